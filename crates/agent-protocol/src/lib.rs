@@ -1,0 +1,20 @@
+//! What the orchestrator and `septet-agent` say to each other over an SSH channel.
+//!
+//! Purpose: one closed set of [`Action`]s, their [`Outcome`]s, and the framing that carries them.
+//! Invariant: a frame that was cut, flipped or is too long is never delivered; a peer that speaks
+//! another [`PROTOCOL_VERSION`] is told so before any action is performed.
+
+mod action;
+mod frame;
+
+pub use action::*;
+pub use frame::*;
+
+/// Version of this protocol. Both sides must have the same; the agent states its own in [`Hello`].
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Directory on a host that belongs to Septet: agents, stored blobs, what is restored at boot.
+pub const STATE_DIR: &str = "/var/lib/septet";
+
+/// Directory (below [`STATE_DIR`]) where blobs lie under their SHA-256.
+pub const STORE_DIR: &str = "/var/lib/septet/store";

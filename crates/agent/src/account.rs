@@ -1,0 +1,122 @@
+//! `user` and `group`, by way of the host's own account tools.
+
+use std::process::Command;
+
+use nix::unistd::{Group, User};
+use septet_agent_protocol::{Action, Outcome};
+
+use crate::atomic::FileError;
+
+fn run(program: &str, args: &[String]) -> Result<(), FileError> {
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .map_err(|e| FileError::Refused(format!("{program} cannot be started: {e}")))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    Err(FileError::Refused(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim())))
+}
+
+fn done(what: String, program: &str, args: Vec<String>, check: bool) -> Result<Outcome, FileError> {
+    if !check {
+        run(program, &args)?;
+    }
+    Ok(Outcome::changed_if(true).with_diff(Some(what + "\n")))
+}
+
+/// Brings an account to the state asked for.
+pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
+    let system = |e: nix::Error| FileError::Refused(format!("look up accounts: {e}"));
+    match action {
+        Action::Group { name, absent, gid, system: is_system } => {
+            let old = Group::from_name(name).map_err(system)?;
+            match old {
+                Some(_) if *absent => done(format!("group {name} removed"), "groupdel", vec![name.clone()], check),
+                None if *absent => Ok(Outcome::ok()),
+                Some(g) => match gid {
+                    Some(want) if g.gid.as_raw() != *want => {
+                        done(format!("group {name}: id {want}"), "groupmod", vec!["-g".into(), want.to_string(), name.clone()], check)
+                    }
+                    _ => Ok(Outcome::ok()),
+                },
+                None => {
+                    let mut args = Vec::new();
+                    if *is_system {
+                        args.push("-r".to_owned());
+                    }
+                    if let Some(id) = gid {
+                        args.extend(["-g".to_owned(), id.to_string()]);
+                    }
+                    args.push(name.clone());
+                    done(format!("group {name} made"), "groupadd", args, check)
+                }
+            }
+        }
+        Action::User { name, absent, uid, group, groups, home, create_home, shell, system: is_system } => {
+            let old = User::from_name(name).map_err(system)?;
+            let mut args: Vec<String> = Vec::new();
+            let mut option = |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
+            match old {
+                Some(_) if *absent => return done(format!("user {name} removed"), "userdel", vec![name.clone()], check),
+                None if *absent => return Ok(Outcome::ok()),
+                Some(u) => {
+                    if let Some(id) = uid.filter(|id| u.uid.as_raw() != *id) {
+                        option("-u", &id.to_string());
+                    }
+                    if let Some(g) = group {
+                        let now = Group::from_gid(u.gid).map_err(system)?.map(|x| x.name);
+                        if now.as_deref() != Some(g) && u.gid.as_raw().to_string() != *g {
+                            option("-g", g);
+                        }
+                    }
+                    if let Some(h) = home.as_ref().filter(|h| u.dir != std::path::Path::new(h)) {
+                        option("-d", h);
+                    }
+                    if let Some(s) = shell.as_ref().filter(|s| u.shell != std::path::Path::new(s)) {
+                        option("-s", s);
+                    }
+                    let lacking: Vec<&str> = groups
+                        .iter()
+                        .filter(|g| !Group::from_name(g).ok().flatten().is_some_and(|g| g.mem.contains(name)))
+                        .map(String::as_str)
+                        .collect();
+                    if !lacking.is_empty() {
+                        option("-G", &lacking.join(","));
+                        args.push("-a".into());
+                    }
+                    if args.is_empty() {
+                        return Ok(Outcome::ok());
+                    }
+                    let what = format!("user {name}: {}", args.join(" "));
+                    args.push(name.clone());
+                    done(what, "usermod", args, check)
+                }
+                None => {
+                    if let Some(id) = uid {
+                        option("-u", &id.to_string());
+                    }
+                    if let Some(g) = group {
+                        option("-g", g);
+                    }
+                    if let Some(h) = home {
+                        option("-d", h);
+                    }
+                    if let Some(s) = shell {
+                        option("-s", s);
+                    }
+                    if !groups.is_empty() {
+                        option("-G", &groups.join(","));
+                    }
+                    if *is_system {
+                        args.push("-r".into());
+                    }
+                    args.push(if *create_home { "-m" } else { "-M" }.into());
+                    args.push(name.clone());
+                    done(format!("user {name} made"), "useradd", args, check)
+                }
+            }
+        }
+        other => Err(FileError::Refused(format!("{} is not about accounts", other.name()))),
+    }
+}

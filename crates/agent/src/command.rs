@@ -1,0 +1,149 @@
+//! `command` and `shell`: another program's run, with its output, bounded in time and size.
+
+use std::{
+    io::{Read, Write},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{sys::signal::Signal, unistd::Pid};
+use septet_agent_protocol::{Action, Outcome, Status};
+
+use crate::atomic::FileError;
+
+/// Bytes kept of each of a command's outputs.
+const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
+
+/// Process group of the command that runs now, 0 for none.
+static RUNNING: AtomicI32 = AtomicI32::new(0);
+/// Set when the channel has ended.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// The channel has ended: ends the running command with all that it started.
+pub fn stop_running() {
+    STOPPED.store(true, Ordering::SeqCst);
+    kill(RUNNING.load(Ordering::SeqCst));
+}
+
+fn kill(group: i32) {
+    if group > 0 {
+        let _ = nix::sys::signal::killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+}
+
+/// A command that ended.
+pub struct Finished {
+    /// exit code; `None` when it was killed
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+fn drain(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        let mut buffer = [0u8; 16 * 1024];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            let room = MAX_OUTPUT_BYTES.saturating_sub(kept.len());
+            kept.extend_from_slice(&buffer[..n.min(room)]);
+        }
+        kept
+    })
+}
+
+/// Runs a command to its end, or for `timeout_s` seconds (0: no limit).
+pub fn run(mut command: Command, stdin: Option<&str>, timeout_s: u64) -> Result<Finished, FileError> {
+    let shown = command.get_program().to_string_lossy().into_owned();
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().map_err(|e| FileError::Refused(format!("{shown} cannot be started: {e}")))?;
+    let group = child.id() as i32;
+    RUNNING.store(group, Ordering::SeqCst);
+    if STOPPED.load(Ordering::SeqCst) {
+        kill(group);
+    }
+    if let (Some(text), Some(mut pipe)) = (stdin, child.stdin.take()) {
+        let text = text.to_owned();
+        thread::spawn(move || pipe.write_all(text.as_bytes()));
+    }
+    let out = child.stdout.take().map(drain);
+    let err = child.stderr.take().map(drain);
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break Some(status),
+            Ok(None) if timeout_s > 0 && started.elapsed() > Duration::from_secs(timeout_s) => {
+                kill(group);
+                let _ = child.wait();
+                break None;
+            }
+            Ok(None) => {
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            Err(e) => return Err(FileError::Refused(format!("wait for {shown}: {e}"))),
+        }
+    };
+    RUNNING.store(0, Ordering::SeqCst);
+    let text = |t: Option<thread::JoinHandle<Vec<u8>>>| {
+        // A background child may hold the pipe open for ever; what the command itself wrote is there by now.
+        let Some(t) = t else { return String::new() };
+        let waited = Instant::now();
+        while !t.is_finished() && waited.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(2));
+        }
+        if !t.is_finished() {
+            return String::new();
+        }
+        String::from_utf8_lossy(&t.join().unwrap_or_default()).into_owned()
+    };
+    Ok(Finished { code: status.and_then(|s| s.code()), stdout: text(out), stderr: text(err) })
+}
+
+/// Performs a `command` action.
+pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
+    let Action::Command { argv, chdir, creates, removes, stdin, environment, timeout_s, check_safe } = action else {
+        return Err(FileError::Refused("not a command".into()));
+    };
+    let [program, args @ ..] = argv.as_slice() else {
+        return Err(FileError::Refused("command is empty".into()));
+    };
+    let exists = |p: &String| std::fs::symlink_metadata(p).is_ok();
+    if let Some(path) = creates.as_ref().filter(|p| exists(p)) {
+        return Ok(Outcome::ok().with_msg(format!("not run: {path} exists")).with("rc", 0));
+    }
+    if let Some(path) = removes.as_ref().filter(|p| !exists(p)) {
+        return Ok(Outcome::ok().with_msg(format!("not run: {path} does not exist")).with("rc", 0));
+    }
+    if check && !check_safe {
+        return Ok(Outcome::new(Status::Skipped).with_msg("a command is not run in check mode"));
+    }
+    let mut c = Command::new(program);
+    c.args(args).envs(environment);
+    if let Some(dir) = chdir {
+        c.current_dir(dir);
+    }
+    let started = Instant::now();
+    let out = run(c, stdin.as_deref(), *timeout_s)?;
+    let mut outcome = match out.code {
+        Some(0) => Outcome::changed_if(true),
+        Some(code) => {
+            let words = if out.stderr.trim().is_empty() { &out.stdout } else { &out.stderr };
+            Outcome::failed(format!("ended with {code}: {}", words.trim()))
+        }
+        None => Outcome::failed(format!("killed, or not done after {timeout_s} s: {}", out.stderr.trim())),
+    };
+    let split = |s: &str| s.lines().map(str::to_owned).collect::<Vec<_>>();
+    outcome = outcome
+        .with("rc", out.code.unwrap_or(-1))
+        .with("stdout_lines", split(&out.stdout))
+        .with("stderr_lines", split(&out.stderr))
+        .with("stdout", out.stdout.trim_end_matches('\n'))
+        .with("stderr", out.stderr.trim_end_matches('\n'))
+        .with("delta_s", started.elapsed().as_secs_f64());
+    Ok(outcome)
+}

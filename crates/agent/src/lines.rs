@@ -1,0 +1,173 @@
+//! `lineinfile` and `blockinfile`: edits inside a file. The pure edit is a function over lines; the file is
+//! then replaced as a whole.
+
+use std::{fs, io::ErrorKind};
+
+use regex::Regex;
+use septet_agent_protocol::{Attributes, Insert, Outcome};
+
+use crate::{
+    atomic::{self, FileError, Resolved, at},
+    file::{absolute, diff},
+};
+
+/// The file that is edited.
+pub struct Target<'a> {
+    pub path: &'a str,
+    pub create: bool,
+    pub attributes: &'a Attributes,
+    pub insert: &'a Insert,
+}
+
+fn pattern(text: &str) -> Result<Regex, FileError> {
+    Regex::new(text).map_err(|e| FileError::Refused(format!("bad regular expression: {e}")))
+}
+
+fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) -> Result<(), FileError>) -> Result<Outcome, FileError> {
+    let path = absolute(target.path)?;
+    let old = match fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(e) if e.kind() == ErrorKind::NotFound && target.create => None,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return Err(FileError::Refused(format!("{} does not exist (create: true makes it)", target.path)));
+        }
+        Err(e) => return Err(at("read", &path)(e)),
+    };
+    let mut lines: Vec<String> = old.as_deref().unwrap_or("").lines().map(str::to_owned).collect();
+    let before = lines.clone();
+    change(&mut lines)?;
+    let attributes = Resolved::of(target.attributes)?;
+    if lines == before && old.is_some() {
+        let meta = fs::metadata(&path).map_err(at("look at", &path))?;
+        if !attributes.differ(&meta) {
+            return Ok(Outcome::ok());
+        }
+        let shown = format!("{}: {}\n", target.path, attributes.describe(&meta));
+        if !check {
+            attributes.apply(&path)?;
+        }
+        return Ok(Outcome::changed_if(true).with_diff(Some(shown)));
+    }
+    if lines.is_empty() && old.is_none() {
+        return Ok(Outcome::ok());
+    }
+    let new = lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect::<String>();
+    if !check {
+        atomic::replace(&path, new.as_bytes(), &attributes, |_| Ok(()))?;
+    }
+    Ok(Outcome::changed_if(true).with_diff(Some(diff(&path, old.as_deref().map(str::as_bytes), new.as_bytes()))))
+}
+
+fn place(lines: &[String], insert: &Insert) -> Result<usize, FileError> {
+    Ok(match insert {
+        Insert::Eof => lines.len(),
+        Insert::Bof => 0,
+        Insert::After(p) => {
+            let p = pattern(p)?;
+            lines.iter().rposition(|l| p.is_match(l)).map_or(lines.len(), |i| i + 1)
+        }
+        Insert::Before(p) => {
+            let p = pattern(p)?;
+            lines.iter().rposition(|l| p.is_match(l)).unwrap_or(lines.len())
+        }
+    })
+}
+
+/// One line is there, replaced, or gone.
+pub fn lineinfile(target: &Target<'_>, line: Option<&str>, regexp: Option<&str>, absent: bool, check: bool) -> Result<Outcome, FileError> {
+    let regexp = regexp.map(pattern).transpose()?;
+    edit(target, check, |lines| change_line(lines, line, regexp.as_ref(), absent, target.insert))
+}
+
+fn change_line(lines: &mut Vec<String>, line: Option<&str>, regexp: Option<&Regex>, absent: bool, insert: &Insert) -> Result<(), FileError> {
+    if absent {
+        match (regexp, line) {
+            (Some(p), _) => lines.retain(|l| !p.is_match(l)),
+            (None, Some(line)) => lines.retain(|l| l != line),
+            (None, None) => return Err(FileError::Refused("state=absent needs line or regexp".into())),
+        }
+        return Ok(());
+    }
+    let line = line.ok_or_else(|| FileError::Refused("state=present needs line".into()))?;
+    if let Some(i) = regexp.and_then(|p| lines.iter().rposition(|l| p.is_match(l))) {
+        lines[i] = line.to_owned();
+    } else if !lines.iter().any(|l| l == line) {
+        let at = place(lines, insert)?;
+        lines.insert(at, line.to_owned());
+    }
+    Ok(())
+}
+
+/// A block between markers is there with this text, or gone.
+pub fn blockinfile(target: &Target<'_>, block: &str, begin: &str, end: &str, check: bool) -> Result<Outcome, FileError> {
+    edit(target, check, |lines| change_block(lines, block, begin, end, target.insert))
+}
+
+fn change_block(lines: &mut Vec<String>, block: &str, begin: &str, end: &str, insert: &Insert) -> Result<(), FileError> {
+    let mut new: Vec<String> = Vec::new();
+    if !block.is_empty() {
+        new.push(begin.to_owned());
+        new.extend(block.lines().map(str::to_owned));
+        new.push(end.to_owned());
+    }
+    let first = lines.iter().position(|l| l == begin);
+    let last = first.and_then(|i| lines[i..].iter().position(|l| l == end).map(|n| i + n));
+    match (first, last) {
+        (Some(a), Some(b)) => {
+            lines.splice(a..=b, new);
+        }
+        (Some(_), None) => return Err(FileError::Refused(format!("the line {begin:?} has no {end:?} behind it"))),
+        _ if new.is_empty() => {}
+        _ => {
+            let at = place(lines, insert)?;
+            lines.splice(at..at, new);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn lines_are_replaced_inserted_and_removed_once() {
+        // (before, line, regexp, absent, insert, after)
+        let cases: [(&str, Option<&str>, Option<&str>, bool, Insert, &str); 8] = [
+            ("a b", Some("c"), None, false, Insert::Eof, "a b c"),
+            ("a b", Some("b"), None, false, Insert::Eof, "a b"),
+            ("a=1 b=2 a=3", Some("a=9"), Some("^a="), false, Insert::Eof, "a=1 b=2 a=9"),
+            ("a b", Some("c"), None, false, Insert::Bof, "c a b"),
+            ("a b", Some("c"), None, false, Insert::After("^a".into()), "a c b"),
+            ("a b", Some("c"), None, false, Insert::Before("^b".into()), "a c b"),
+            ("a b a", None, Some("^a$"), true, Insert::Eof, "b"),
+            ("a b a", Some("a"), None, true, Insert::Eof, "b"),
+        ];
+        for (before, line, regexp, absent, insert, after) in cases {
+            let regexp = regexp.map(|p| pattern(p).unwrap());
+            let mut got = lines(before);
+            for _ in 0..2 {
+                change_line(&mut got, line, regexp.as_ref(), absent, &insert).unwrap();
+                assert_eq!(got, lines(after), "{before:?} {line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_is_put_replaced_and_removed() {
+        let mut got = lines("a z");
+        change_block(&mut got, "x\ny", "<", ">", &Insert::After("a".into())).unwrap();
+        assert_eq!(got, lines("a < x y > z"));
+        change_block(&mut got, "q", "<", ">", &Insert::Eof).unwrap();
+        assert_eq!(got, lines("a < q > z"));
+        change_block(&mut got, "", "<", ">", &Insert::Eof).unwrap();
+        assert_eq!(got, lines("a z"));
+        let mut torn = lines("a < b");
+        assert!(change_block(&mut torn, "q", "<", ">", &Insert::Eof).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! `septet-agent`: the host-side program. It performs the actions that arrive on standard input and
+//! answers on standard output; it decides nothing and listens to nothing.
+//!
+//! Invariant: whatever kills it, no file at its final path is half-written (see [`atomic`]), and when its
+//! channel ends it ends too, together with the command that it was running.
+
+mod account;
+mod atomic;
+mod command;
+mod facts;
+mod file;
+mod lines;
+mod names;
+mod perform;
+mod store;
+mod systemd;
+mod wait_for;
+
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    process::ExitCode,
+    sync::mpsc,
+};
+
+use septet_agent_protocol::{FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame, write_frame};
+
+/// Requests that may wait inside the agent; the channel's own flow control holds back the rest.
+const QUEUED_REQUESTS: usize = 64;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("--version") => {
+            println!("septet-agent {} protocol {PROTOCOL_VERSION}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!("septet-agent: unknown argument {other:?}: it takes none, and is started by septet");
+            return ExitCode::from(2);
+        }
+        None => {}
+    }
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("septet-agent: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), FrameError> {
+    let mut out = io::stdout().lock();
+    let digest = File::open("/proc/self/exe").and_then(|mut f| store::sha256(&mut f))?;
+    let hello = Hello {
+        protocol: PROTOCOL_VERSION,
+        version: env!("CARGO_PKG_VERSION").into(),
+        digest,
+        uid: nix::unistd::geteuid().as_raw(),
+    };
+    write_frame(&mut out, &hello, &[])?;
+
+    let (requests, queue) = mpsc::sync_channel(QUEUED_REQUESTS);
+    std::thread::spawn(move || {
+        let mut input = BufReader::with_capacity(256 * 1024, io::stdin());
+        loop {
+            let next = read_frame::<Request>(&mut input);
+            let ended = next.is_err();
+            if ended {
+                command::stop_running();
+            }
+            if requests.send(next).is_err() || ended {
+                return;
+            }
+        }
+    });
+
+    let mut failed_batch = None;
+    while let Ok(next) = queue.recv() {
+        let (request, tail) = match next {
+            Ok(next) => next,
+            Err(FrameError::Closed) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let outcome = if failed_batch == Some(request.batch) {
+            Outcome::new(Status::NotRun)
+        } else {
+            perform::perform(&request, &tail)
+        };
+        if outcome.status == Status::Failed && !request.ignore_errors {
+            failed_batch = Some(request.batch);
+        }
+        write_frame(&mut out, &Response { id: request.id, outcome }, &[])?;
+    }
+    Ok(())
+}
