@@ -1,2 +1,76 @@
-//! x
-fn main() {}
+//! `septet-coordinator ZOO_CFG`: runs one server of the ensemble.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use septet_coordinator::{
+    config::Config,
+    node::Node,
+    server::{self, Counters},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// The bundled coordinator: a server of a ZooKeeper ensemble.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration, as ZooKeeper's zoo.cfg
+    config: PathBuf,
+    /// Check the configuration and stop
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG").unwrap_or_else(|_| "info,openraft=error".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).without_time().with_target(false).init();
+    let (config, warnings) = match Config::read(&arguments.config) {
+        Ok(c) => c,
+        Err(e) => {
+            eprintln!("septet-coordinator: {e}");
+            return ExitCode::from(2);
+        }
+    };
+    warnings.iter().for_each(|w| tracing::warn!("{w}"));
+    if arguments.check {
+        println!("{}: ok", arguments.config.display());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(config)),
+        Err(e) => Err(e.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("septet-coordinator: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<(), String> {
+    let address = format!("{}:{}", config.client_address, config.client_port);
+    let listener = TcpListener::bind(&address).await.map_err(|e| format!("cannot listen on {address}: {e}"))?;
+    let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let node = Node::start(config).await.map_err(|e| e.to_string())?;
+    tracing::info!("server {} of {} listens on {address}", node.config.id, node.config.members.len().max(1));
+    // Ready when it answers, not when there is a majority: the others are started after this one.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    let clients = tokio::spawn(server::serve(node.clone(), listener, Arc::new(Counters::default())));
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        r = clients => return Err(format!("the client listener ended: {r:?}")),
+    }
+    tracing::info!("stopping");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    node.stop().await;
+    Ok(())
+}

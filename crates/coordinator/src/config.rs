@@ -1,0 +1,214 @@
+//! `zoo.cfg` and `myid`: each key is obeyed, or a warning says that it is not; a bad value names its line.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Why a configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// the file
+        path: PathBuf,
+        /// the system's reason
+        source: std::io::Error,
+    },
+    /// A value is wrong.
+    #[error("{path}:{line}: {key}: {reason}")]
+    Value {
+        /// the file
+        path: PathBuf,
+        /// line, from 1
+        line: usize,
+        /// the key
+        key: String,
+        /// what is wrong
+        reason: String,
+    },
+    /// Something is missing.
+    #[error("{path}: {reason}")]
+    Missing {
+        /// the file
+        path: PathBuf,
+        /// what is missing
+        reason: String,
+    },
+}
+
+/// A server of the ensemble.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// host name or address; resolved anew at each connection
+    pub host: String,
+    /// port for the servers among themselves
+    pub port: u16,
+}
+
+/// The configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// this server's number; 1 when it stands alone
+    pub id: u64,
+    /// all servers by number; empty when it stands alone
+    pub members: BTreeMap<u64, Member>,
+    /// where everything is kept
+    pub data_dir: PathBuf,
+    /// port for clients
+    pub client_port: u16,
+    /// address for clients
+    pub client_address: String,
+    /// basic unit of time, in milliseconds
+    pub tick_ms: u64,
+    /// shortest session timeout granted, in milliseconds
+    pub min_session_timeout_ms: i32,
+    /// longest session timeout granted, in milliseconds
+    pub max_session_timeout_ms: i32,
+    /// connections per client address, 0 for no limit
+    pub max_client_connections: usize,
+    /// log entries between two snapshots
+    pub snap_count: u64,
+    /// four-letter words that are answered
+    pub four_letter_words: Vec<String>,
+    /// largest request, in bytes (`jute.maxbuffer`)
+    pub max_request_bytes: usize,
+    /// the file it was read from
+    pub path: PathBuf,
+}
+
+/// Keys of ZooKeeper's that are accepted without effect.
+const NOT_OBEYED: &[&str] = &[
+    "dataLogDir", "initLimit", "syncLimit", "electionAlg", "autopurge.snapRetainCount", "autopurge.purgeInterval",
+    "admin.enableServer", "admin.serverPort", "admin.serverAddress", "maxCnxns", "standaloneEnabled", "reconfigEnabled",
+    "peerType", "preAllocSize", "globalOutstandingLimit", "forceSync", "leaderServes", "serverCnxnFactory",
+    "secureClientPort", "metricsProvider.className", "metricsProvider.httpPort", "dynamicConfigFile", "skipACL",
+    "extendedTypesEnabled", "quorumListenOnAllIPs", "cnxTimeout", "localSessionsEnabled", "localSessionsUpgradingEnabled",
+];
+
+/// All four-letter words that this server knows.
+pub const FOUR_LETTER_WORDS: &[&str] = &["ruok", "srvr", "stat", "mntr", "conf", "isro"];
+
+impl Config {
+    /// Reads a configuration file and the `myid` beside its data. Returns warnings too.
+    pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let (mut config, warnings) = Self::parse(path, &text)?;
+        if !config.members.is_empty() {
+            let file = config.data_dir.join("myid");
+            let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { path: file.clone(), source })?;
+            let id = text.trim().parse().ok().filter(|id| (1..=255).contains(id));
+            let bad = |reason: String| ConfigError::Value { path: file.clone(), line: 1, key: "myid".into(), reason };
+            config.id = id.ok_or_else(|| bad(format!("{:?} is not a number from 1 to 255", text.trim())))?;
+            if !config.members.contains_key(&config.id) {
+                return Err(bad(format!("{} is not one of the servers in {}", config.id, path.display())));
+            }
+        }
+        Ok((config, warnings))
+    }
+
+    /// Parses the text of `zoo.cfg`.
+    pub fn parse(path: &Path, text: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut c = Self {
+            id: 1,
+            members: BTreeMap::new(),
+            data_dir: PathBuf::new(),
+            client_port: 0,
+            client_address: "0.0.0.0".into(),
+            tick_ms: 3000,
+            min_session_timeout_ms: -1,
+            max_session_timeout_ms: -1,
+            max_client_connections: 60,
+            snap_count: 100_000,
+            four_letter_words: vec!["srvr".into()],
+            max_request_bytes: 0xf_ffff,
+            path: path.into(),
+        };
+        let mut warnings = Vec::new();
+        for (i, raw) in text.lines().enumerate() {
+            let line = raw.trim();
+            if line.is_empty() || line.starts_with(['#', '!']) {
+                continue;
+            }
+            let (key, value) = line.split_once('=').map_or((line, ""), |(k, v)| (k.trim(), v.trim()));
+            let bad = |reason: String| ConfigError::Value { path: path.into(), line: i + 1, key: key.into(), reason };
+            let number = |min: i64, max: i64| -> Result<i64, ConfigError> {
+                value.parse::<i64>().ok().filter(|n| (min..=max).contains(n)).ok_or_else(|| bad(format!("{value:?} is not a number from {min} to {max}")))
+            };
+            match key {
+                "dataDir" if value.is_empty() => return Err(bad("is empty".into())),
+                "dataDir" => c.data_dir = value.into(),
+                "clientPort" => c.client_port = number(1, 65535)? as u16,
+                "clientPortAddress" => c.client_address = value.into(),
+                "tickTime" => c.tick_ms = number(100, 3_600_000)? as u64,
+                "minSessionTimeout" => c.min_session_timeout_ms = number(-1, i32::MAX.into())? as i32,
+                "maxSessionTimeout" => c.max_session_timeout_ms = number(-1, i32::MAX.into())? as i32,
+                "maxClientCnxns" => c.max_client_connections = number(0, 1_000_000)? as usize,
+                "snapCount" => c.snap_count = number(2, 100_000_000)? as u64,
+                "jute.maxbuffer" => c.max_request_bytes = number(1024, 64 * 1024 * 1024)? as usize,
+                "4lw.commands.whitelist" => {
+                    c.four_letter_words = match value {
+                        "*" => FOUR_LETTER_WORDS.iter().map(|w| (*w).to_owned()).collect(),
+                        list => list.split(',').map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect(),
+                    };
+                    for w in c.four_letter_words.iter().filter(|w| !FOUR_LETTER_WORDS.contains(&w.as_str())) {
+                        warnings.push(format!("{}:{}: four-letter word {w:?} is not supported", path.display(), i + 1));
+                    }
+                }
+                _ if key.starts_with("server.") => {
+                    let id: u64 = key[7..].parse().ok().filter(|id| (1..=255).contains(id)).ok_or_else(|| bad("the number must be 1 to 255".into()))?;
+                    let member = parse_member(value).map_err(&bad)?;
+                    if c.members.insert(id, member).is_some() {
+                        return Err(bad("is given twice".into()));
+                    }
+                }
+                _ if NOT_OBEYED.contains(&key) || key.starts_with("authProvider.") || key.starts_with("ssl.") => {
+                    warnings.push(format!("{}:{}: {key} is known but has no effect here", path.display(), i + 1));
+                }
+                _ => warnings.push(format!("{}:{}: {key} is not a known key", path.display(), i + 1)),
+            }
+        }
+        let missing = |reason: &str| ConfigError::Missing { path: path.into(), reason: reason.into() };
+        if c.data_dir.as_os_str().is_empty() {
+            return Err(missing("dataDir is not set"));
+        }
+        if c.client_port == 0 {
+            return Err(missing("clientPort is not set"));
+        }
+        let tick = i32::try_from(c.tick_ms).unwrap_or(i32::MAX);
+        if c.min_session_timeout_ms < 0 {
+            c.min_session_timeout_ms = tick.saturating_mul(2);
+        }
+        if c.max_session_timeout_ms < 0 {
+            c.max_session_timeout_ms = tick.saturating_mul(20);
+        }
+        if c.min_session_timeout_ms > c.max_session_timeout_ms {
+            return Err(missing("minSessionTimeout is larger than maxSessionTimeout"));
+        }
+        Ok((c, warnings))
+    }
+}
+
+/// `host:port:electionPort[:participant][;[address:]clientPort]`
+fn parse_member(value: &str) -> Result<Member, String> {
+    let form = "must be host:port:electionPort";
+    let address = value.split(';').next().unwrap_or_default();
+    let (host, rest) = match address.strip_prefix('[') {
+        Some(v6) => v6.split_once("]:").ok_or(form)?,
+        None => address.split_once(':').ok_or(form)?,
+    };
+    let mut parts = rest.split(':');
+    let port = |p: Option<&str>| p.and_then(|p| p.parse::<u16>().ok()).filter(|p| *p > 0).ok_or(form);
+    let first = port(parts.next())?;
+    port(parts.next())?;
+    match parts.next() {
+        None | Some("participant") => {}
+        Some("observer") => return Err("observers are not supported".into()),
+        Some(other) => return Err(format!("{other:?} is not a role")),
+    }
+    if host.is_empty() {
+        return Err(form.into());
+    }
+    Ok(Member { host: host.to_owned(), port: first })
+}

@@ -1,0 +1,26 @@
+//! The bundled coordinator: a ZooKeeper ensemble, replicated by Raft.
+//!
+//! Purpose: ZooKeeper's client protocol, configuration and four-letter words over a replicated tree of znodes.
+//! Invariant: the tree changes only by [`state::State::apply`], which is a pure function of the replicated log;
+//! what a client was told is on disk on a majority.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | `zoo.cfg` and `myid` |
+//! | [`jute`], [`protocol`] | the wire: records, requests, answers, error codes |
+//! | [`tree`], [`state`] | the pure core: znodes, sessions, commands |
+//! | [`watches`] | who is told of a change on this server |
+//! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, the Raft node |
+//! | [`server`], [`four_letter`] | clients |
+
+pub mod config;
+pub mod four_letter;
+pub mod jute;
+pub mod node;
+pub mod peer;
+pub mod protocol;
+pub mod server;
+pub mod state;
+pub mod storage;
+pub mod tree;
+pub mod watches;

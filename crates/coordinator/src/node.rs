@@ -1,0 +1,571 @@
+//! The node: Raft, the replicated state, this server's connections, and who waits for which answer.
+//!
+//! Invariant: a client's answer is made when its command is applied on the server that it is connected to, so
+//! a client never sees its own write later than its answer.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use openraft::{
+    BasicNode, Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy,
+    error::{Infallible, InitializeError, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable},
+    network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    config::Config,
+    peer::{self, Peer},
+    protocol::{EventType, event},
+    server::Connections,
+    state::{Answer, Applied, Ask, Command, Origin, State},
+    storage::{Batch, Hooks, LogStore, Machine, StorageFault, TypeConfig},
+    watches::Watches,
+};
+
+/// Commands proposed together, at the most.
+const MAX_BATCH: usize = 1000;
+/// Bytes of data proposed together, about.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// A proposal that is not committed by then is given up; its clients are disconnected.
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("{0}")]
+    Storage(#[from] StorageFault),
+    /// Raft.
+    #[error("consensus does not start: {0}")]
+    Raft(String),
+    /// A socket.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(String, io::Error),
+}
+
+/// What changes together with the state, under its own lock.
+#[derive(Debug, Default)]
+pub struct Local {
+    /// watches of this server's clients
+    pub watches: Watches,
+    /// this server's clients
+    pub connections: Connections,
+    /// who waits for a command, by its number
+    pending: HashMap<u64, oneshot::Sender<(i64, Answer)>>,
+}
+
+/// Told of what is applied; see [`Hooks`].
+struct Listener {
+    origin: Origin,
+    local: Arc<Mutex<Local>>,
+}
+
+fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hooks for Listener {
+    fn applied(&self, state: &State, command: &Command, applied: Applied) {
+        let local = &mut *locked(&self.local);
+        for (kind, path) in &applied.events {
+            for connection in local.watches.fire(*kind, path) {
+                local.connections.send(connection, event(*kind, path));
+            }
+        }
+        if let Some(session) = applied.closed {
+            local.connections.close_session(session);
+        }
+        if let Some(session) = applied.moved.filter(|_| command.origin != self.origin) {
+            local.connections.close_session(session);
+        }
+        if command.origin == self.origin
+            && let Some(waiter) = local.pending.remove(&command.seq)
+        {
+            let _ = waiter.send((state.zxid, applied.answer));
+        }
+    }
+
+    fn replaced(&self, _state: &State) {
+        // Events in between are lost, so clients must look again: they come back with setWatches.
+        let local = &mut *locked(&self.local);
+        local.connections.close_all();
+        local.pending.clear();
+    }
+}
+
+/// A running node.
+pub struct Node {
+    /// its configuration
+    pub config: Config,
+    /// the replicated state
+    pub state: Arc<Mutex<State>>,
+    /// this server's side of it
+    pub local: Arc<Mutex<Local>>,
+    /// Raft
+    pub raft: Raft<TypeConfig>,
+    origin: Origin,
+    peers: BTreeMap<u64, Peer>,
+    seq: AtomicU64,
+    proposals: mpsc::Sender<(u64, Ask)>,
+    /// sessions whose client was heard here since the last report to the leader
+    touched: Mutex<HashMap<i64, ()>>,
+    /// on the leader: when each session was last heard
+    heard: Mutex<HashMap<i64, Instant>>,
+    serving: watch::Sender<bool>,
+    stopping: AtomicBool,
+}
+
+/// The peers as Raft calls them.
+#[derive(Clone)]
+struct Network(BTreeMap<u64, Peer>);
+
+struct Target {
+    id: u64,
+    peer: Option<Peer>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Target;
+    async fn new_client(&mut self, target: u64, _: &BasicNode) -> Target {
+        Target { id: target, peer: self.0.get(&target).cloned() }
+    }
+}
+
+type Rpc<E = Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
+
+impl Target {
+    async fn call<T: DeserializeOwned, E: std::error::Error + DeserializeOwned>(&self, ask: peer::Ask, ttl: Duration) -> Result<T, Rpc<E>> {
+        let Some(peer) = &self.peer else {
+            return Err(Unreachable::new(&io::Error::other(format!("server.{} is not in zoo.cfg", self.id))).into());
+        };
+        match peer.call::<Result<T, RaftError<u64, E>>>(&ask, ttl).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(e)) => Err(RPCError::RemoteError(RemoteError::new(self.id, e))),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(NetworkError::new(&e).into()),
+            Err(e) => Err(Unreachable::new(&e).into()),
+        }
+    }
+}
+
+impl RaftNetwork<TypeConfig> for Target {
+    async fn append_entries(&mut self, rpc: AppendEntriesRequest<TypeConfig>, option: RPCOption) -> Result<AppendEntriesResponse<u64>, Rpc> {
+        // A follower may be syncing a large batch: the heartbeat interval, which openraft allows, is too short.
+        self.call(peer::Ask::Append(rpc), option.hard_ttl().max(Duration::from_secs(2))).await
+    }
+    async fn install_snapshot(&mut self, rpc: InstallSnapshotRequest<TypeConfig>, option: RPCOption) -> Result<InstallSnapshotResponse<u64>, Rpc<InstallSnapshotError>> {
+        self.call(peer::Ask::Snapshot(rpc), option.hard_ttl()).await
+    }
+    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Rpc> {
+        self.call(peer::Ask::Vote(rpc), option.hard_ttl()).await
+    }
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(Duration::from_millis(100)))
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+impl Node {
+    /// Opens the data directory and starts Raft, peers and timers.
+    pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        let dir = config.data_dir.join("version-2");
+        let origin = Origin { server: config.id, boot: rand::random() };
+        let state = Arc::new(Mutex::new(State::default()));
+        let local = Arc::new(Mutex::new(Local::default()));
+        let (covered, covers) = watch::channel(0);
+        let hooks = Arc::new(Listener { origin, local: local.clone() });
+        let machine = Machine::open(&dir, state.clone(), hooks, covered)?;
+        let log = LogStore::open(&dir, covers)?;
+        let peers: BTreeMap<u64, Peer> = config
+            .members
+            .iter()
+            .filter(|(id, _)| **id != config.id)
+            .map(|(id, m)| (*id, Peer::new(config.id, *id, m.clone())))
+            .collect();
+        let listener = match config.members.get(&config.id) {
+            Some(me) => {
+                let address = format!("0.0.0.0:{}", me.port);
+                Some(tokio::net::TcpListener::bind(&address).await.map_err(|e| StartError::Listen(address, e))?)
+            }
+            None => None,
+        };
+        let raft_config = RaftConfig {
+            cluster_name: "septet".into(),
+            heartbeat_interval: 200,
+            election_timeout_min: 700,
+            election_timeout_max: 1200,
+            install_snapshot_timeout: 60_000,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snap_count.min(20_000)),
+            max_in_snapshot_log_to_keep: 2000,
+            ..RaftConfig::default()
+        };
+        let raft_config = raft_config.validate().map_err(|e| StartError::Raft(e.to_string()))?;
+        let raft = Raft::new(config.id, Arc::new(raft_config), Network(peers.clone()), log, machine)
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let (proposals, queue) = mpsc::channel(4 * MAX_BATCH);
+        let (serving, _) = watch::channel(false);
+        let node = Arc::new(Self {
+            config,
+            state,
+            local,
+            raft,
+            origin,
+            peers,
+            seq: AtomicU64::new(1),
+            proposals,
+            touched: Mutex::default(),
+            heard: Mutex::default(),
+            serving,
+            stopping: AtomicBool::new(false),
+        });
+        if let Some(listener) = listener {
+            let service = node.clone();
+            tokio::spawn(async move {
+                loop {
+                    let Ok((stream, from)) = listener.accept().await else {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    };
+                    let service = service.clone();
+                    tokio::spawn(async move {
+                        if let Err(e) = peer::serve_connection(stream, service.config.id, service.clone()).await {
+                            tracing::warn!("connection from server at {from}: {e}");
+                        }
+                    });
+                }
+            });
+        }
+        tokio::spawn(node.clone().propose(queue));
+        tokio::spawn(node.clone().watch_leadership());
+        tokio::spawn(node.clone().keep_sessions());
+        tokio::spawn(node.clone().form_ensemble());
+        Ok(node)
+    }
+
+    /// The first formation. All would name the same members, which Raft allows; the lowest number goes first so that
+    /// their elections do not collide, the others follow only if it does not come.
+    async fn form_ensemble(self: Arc<Self>) {
+        let members: BTreeMap<u64, BasicNode> = if self.config.members.is_empty() {
+            BTreeMap::from([(self.config.id, BasicNode::default())])
+        } else {
+            self.config.members.keys().map(|id| (*id, BasicNode::default())).collect()
+        };
+        let rank = members.keys().position(|id| *id == self.config.id).unwrap_or(0) as u32;
+        tokio::time::sleep(Duration::from_secs(4) * rank).await;
+        loop {
+            match self.raft.is_initialized().await {
+                Ok(true) | Err(_) => return,
+                Ok(false) => {}
+            }
+            match self.raft.initialize(members.clone()).await {
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return,
+                Err(e) => tracing::warn!("the ensemble is not formed yet: {e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Whether this server has a leader with a majority, and serves clients.
+    pub fn is_serving(&self) -> bool {
+        *self.serving.borrow()
+    }
+
+    /// Waits until this server serves.
+    pub async fn wait_serving(&self) {
+        let _ = self.serving.subscribe().wait_for(|s| *s).await;
+    }
+
+    /// Whether this server leads.
+    pub fn is_leader(&self) -> bool {
+        self.raft.metrics().borrow().state == ServerState::Leader
+    }
+
+    /// Followers and servers that are caught up to within one heartbeat, as the leader knows them.
+    pub fn followers(&self) -> (usize, usize) {
+        let metrics = self.raft.metrics().borrow().clone();
+        let last = metrics.last_applied.index();
+        let synced = metrics.replication.map_or(0, |r| {
+            r.iter().filter(|(id, at)| **id != self.config.id && at.index().unwrap_or(0) + 50 >= last.unwrap_or(0)).count()
+        });
+        (self.peers.len(), synced)
+    }
+
+    async fn watch_leadership(self: Arc<Self>) {
+        let mut metrics = self.raft.metrics();
+        let grace = Duration::from_millis(3000);
+        loop {
+            let (serving, fatal) = {
+                let m = metrics.borrow_and_update();
+                let serving = match m.state {
+                    // A leader without a majority does not step down by itself.
+                    ServerState::Leader => {
+                        m.last_applied.is_some_and(|l| l.leader_id == m.vote.leader_id)
+                            && (self.peers.is_empty() || m.millis_since_quorum_ack.is_some_and(|t| t < grace.as_millis() as u64))
+                    }
+                    ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some(),
+                    _ => false,
+                };
+                (serving, m.running_state.clone().err())
+            };
+            if let Some(e) = fatal {
+                if !self.stopping.load(Ordering::SeqCst) {
+                    // Storage failed: what is on disk cannot be trusted to grow, so this server must not go on.
+                    tracing::error!("this server stops: {e}");
+                    std::process::exit(1);
+                }
+                return;
+            }
+            if self.serving.send_if_modified(|s| std::mem::replace(s, serving) != serving) {
+                tracing::info!("{}", if serving { "serving clients" } else { "not serving clients: no leader with a majority" });
+                if serving {
+                    locked(&self.heard).clear();
+                } else {
+                    locked(&self.local).connections.close_all();
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(500), metrics.changed()).await;
+        }
+    }
+
+    /// Queues a command; its answer comes when it is applied here. An error means that the outcome is unknown.
+    pub async fn command(&self, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
+        let (answer, wait) = oneshot::channel();
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        locked(&self.local).pending.insert(seq, answer);
+        if self.proposals.send((seq, ask)).await.is_err() {
+            locked(&self.local).pending.remove(&seq);
+        }
+        wait
+    }
+
+    async fn propose(self: Arc<Self>, mut queue: mpsc::Receiver<(u64, Ask)>) {
+        let mut held = None;
+        loop {
+            let first = match held.take() {
+                Some(f) => f,
+                None => match queue.recv().await {
+                    Some(f) => f,
+                    None => return,
+                },
+            };
+            let (mut seqs, mut commands, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let mut next = Some(first);
+            while let Some((seq, ask)) = next.take() {
+                bytes += weight(&ask);
+                seqs.push(seq);
+                commands.push(Command { origin: self.origin, seq, time_ms: 0, ask });
+                if commands.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+                    next = queue.try_recv().ok();
+                }
+            }
+            if let Err(e) = self.propose_batch(commands).await {
+                tracing::warn!("{} commands are not known to be committed: {e}", seqs.len());
+                let local = &mut *locked(&self.local);
+                for seq in seqs {
+                    local.pending.remove(&seq);
+                }
+            }
+        }
+    }
+
+    async fn propose_batch(&self, commands: Vec<Command>) -> Result<(), String> {
+        let leader = self.raft.metrics().borrow().current_leader;
+        match leader {
+            Some(id) if id == self.config.id => self.commit(commands).await,
+            Some(id) => match self.peers.get(&id) {
+                Some(peer) => peer
+                    .call::<Result<(), String>>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT)
+                    .await
+                    .map_err(|e| e.to_string())?,
+                None => Err(format!("leader {id} is not in zoo.cfg")),
+            },
+            None => Err("there is no leader".into()),
+        }
+    }
+
+    /// On the leader: stamps the time and replicates.
+    async fn commit(&self, mut commands: Vec<Command>) -> Result<(), String> {
+        let now = now_ms();
+        commands.iter_mut().for_each(|c| c.time_ms = now);
+        match tokio::time::timeout(PROPOSAL_TIMEOUT, self.raft.client_write(Batch(commands))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err("no majority in time".into()),
+        }
+    }
+
+    /// Waits until this server has applied all that was committed when this was called.
+    pub async fn catch_up(&self) -> Result<(), String> {
+        let leader = self.raft.metrics().borrow().current_leader;
+        let index = match leader {
+            Some(id) if id == self.config.id => self.read_index().await?,
+            Some(id) => match self.peers.get(&id) {
+                Some(p) => p.call::<Result<Option<u64>, String>>(&peer::Ask::ReadIndex, Duration::from_secs(5)).await.map_err(|e| e.to_string())??,
+                None => return Err(format!("leader {id} is not in zoo.cfg")),
+            },
+            None => return Err("there is no leader".into()),
+        };
+        if let Some(index) = index {
+            self.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(index), "sync").await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    async fn read_index(&self) -> Result<Option<u64>, String> {
+        let read = tokio::time::timeout(Duration::from_secs(5), self.raft.ensure_linearizable()).await;
+        Ok(read.map_err(|_| "no majority in time")?.map_err(|e| e.to_string())?.index())
+    }
+
+    /// A client of this session was heard here.
+    pub fn touch(&self, session: i64) {
+        locked(&self.touched).insert(session, ());
+    }
+
+    fn hear(&self, sessions: impl IntoIterator<Item = i64>) {
+        let now = Instant::now();
+        let mut heard = locked(&self.heard);
+        for s in sessions {
+            heard.insert(s, now);
+        }
+    }
+
+    /// Reports heard sessions to the leader; on the leader, ends those that were not heard in time.
+    async fn keep_sessions(self: Arc<Self>) {
+        let pause = Duration::from_millis((self.config.tick_ms / 4).clamp(50, 500));
+        loop {
+            tokio::time::sleep(pause).await;
+            let sessions: Vec<i64> = std::mem::take(&mut *locked(&self.touched)).into_keys().collect();
+            let leader = self.raft.metrics().borrow().current_leader;
+            match leader {
+                Some(id) if id == self.config.id => {
+                    self.hear(sessions);
+                    if self.is_serving() {
+                        self.expire().await;
+                    }
+                }
+                Some(id) => {
+                    if let Some(peer) = self.peers.get(&id).filter(|_| !sessions.is_empty()) {
+                        let ask = peer::Ask::Touch(sessions.clone());
+                        if peer.call::<()>(&ask, Duration::from_secs(2)).await.is_err() {
+                            sessions.into_iter().for_each(|s| self.touch(s));
+                        }
+                    }
+                }
+                None => sessions.into_iter().for_each(|s| self.touch(s)),
+            }
+        }
+    }
+
+    async fn expire(&self) {
+        let late: Vec<i64> = {
+            let now = Instant::now();
+            let state = locked(&self.state);
+            let mut heard = locked(&self.heard);
+            heard.retain(|id, _| state.sessions.contains_key(id));
+            state
+                .sessions
+                .iter()
+                // A session that this leader never heard of gets its whole time from now on.
+                .filter(|(id, s)| now.duration_since(*heard.entry(**id).or_insert(now)) > Duration::from_millis(s.timeout_ms.max(0) as u64))
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        for id in late {
+            tracing::info!("session 0x{id:x} timed out");
+            let _ = self.command(Ask::CloseSession { id }).await.await;
+        }
+    }
+
+    /// A session id that no other server and no other run gives out: server in the upper byte, then the time.
+    pub fn new_session_id(&self) -> i64 {
+        let n = self.seq.fetch_add(1, Ordering::Relaxed) & 0xffff;
+        let low = ((now_ms() as u64) << 16 | n) & 0x00ff_ffff_ffff_ffff;
+        (((self.config.id << 56) | low) & 0x7fff_ffff_ffff_ffff) as i64
+    }
+
+    /// Stops Raft; the log is closed.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        locked(&self.local).connections.close_all();
+        let _ = self.raft.shutdown().await;
+    }
+
+    /// Locks the state, then this server's side of it: always in this order.
+    pub fn with<T>(&self, f: impl FnOnce(&State, &mut Local) -> T) -> T {
+        let state = locked(&self.state);
+        let mut local = locked(&self.local);
+        f(&state, &mut local)
+    }
+}
+
+fn weight(ask: &Ask) -> usize {
+    use crate::protocol::Write;
+    fn of(w: &Write) -> usize {
+        match w {
+            Write::Create { data, .. } | Write::SetData { data, .. } => data.len(),
+            Write::Multi(all) => all.iter().map(of).sum(),
+            _ => 0,
+        }
+    }
+    match ask {
+        Ask::Write { write, .. } => 64 + of(write),
+        _ => 64,
+    }
+}
+
+fn bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).unwrap_or_default()
+}
+
+impl peer::Serve for Node {
+    async fn serve(&self, ask: peer::Ask) -> Vec<u8> {
+        match ask {
+            peer::Ask::Append(rpc) => bytes(&self.raft.append_entries(rpc).await),
+            peer::Ask::Vote(rpc) => bytes(&self.raft.vote(rpc).await),
+            peer::Ask::Snapshot(rpc) => bytes(&self.raft.install_snapshot(rpc).await),
+            peer::Ask::Propose(commands) => bytes(&self.commit(commands).await),
+            peer::Ask::ReadIndex => bytes(&self.read_index().await),
+            peer::Ask::Touch(sessions) => {
+                self.hear(sessions);
+                bytes(&())
+            }
+        }
+    }
+}
+
+/// Events of `setWatches`: what changed since the client last looked.
+pub fn missed(state: &State, since: i64, path: &str, kind: Missed) -> Option<EventType> {
+    let stat = state.tree.get(path).map(|n| n.stat());
+    match (kind, stat) {
+        (Missed::Data, None) => Some(EventType::Deleted),
+        (Missed::Data, Some(s)) => (s.mzxid > since).then_some(EventType::DataChanged),
+        (Missed::Exist, Some(_)) => Some(EventType::Created),
+        (Missed::Exist, None) => None,
+        (Missed::Child, None) => Some(EventType::Deleted),
+        (Missed::Child, Some(s)) => (s.pzxid > since).then_some(EventType::ChildrenChanged),
+    }
+}
+
+/// Kinds of watches in `setWatches`.
+#[derive(Debug, Clone, Copy)]
+pub enum Missed {
+    /// on data
+    Data,
+    /// on a node that did not exist
+    Exist,
+    /// on children
+    Child,
+}

@@ -1,0 +1,163 @@
+//! What is replicated: the tree and the sessions, changed by commands in the order of the log.
+//!
+//! Invariant: [`State::apply`] is deterministic; every server that applied the same log has the same state.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    protocol::{Code, Write, WriteAnswer},
+    tree::{Event, Stamp, Tree},
+};
+
+/// Which run of which server a command comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// server id
+    pub server: u64,
+    /// random number of this run of the server
+    pub boot: u64,
+}
+
+/// What is asked of the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// a new session
+    CreateSession {
+        /// its id
+        id: i64,
+        /// its password
+        password: Vec<u8>,
+        /// milliseconds without a word after which it ends
+        timeout_ms: i32,
+    },
+    /// a client of an existing session came to this server
+    MoveSession {
+        /// session
+        id: i64,
+        /// its password
+        password: Vec<u8>,
+    },
+    /// the session ends, asked for or timed out
+    CloseSession {
+        /// session
+        id: i64,
+    },
+    /// a client's write
+    Write {
+        /// session
+        session: i64,
+        /// what to change
+        write: Write,
+    },
+}
+
+/// A command of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// who waits for the answer
+    pub origin: Origin,
+    /// number that the origin gave it
+    pub seq: u64,
+    /// the leader's clock when it was proposed, in milliseconds since 1970
+    pub time_ms: i64,
+    /// what is asked
+    pub ask: Ask,
+}
+
+/// Answer to a command, for its origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// session made or moved, with its timeout
+    Session(i32),
+    /// session ended, or was not there
+    Closed,
+    /// result of a write
+    Write(Result<WriteAnswer, Code>),
+    /// there is no such session, or the password is wrong
+    NoSession,
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// proves that a client owns it
+    pub password: Vec<u8>,
+    /// milliseconds without a word after which it ends
+    pub timeout_ms: i32,
+    /// the server whose client it is
+    pub owner: Origin,
+}
+
+/// Everything that is replicated.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// znodes
+    pub tree: Tree,
+    /// sessions by id
+    pub sessions: BTreeMap<i64, Session>,
+    /// newest transaction id: term in the upper half, a count in the lower
+    pub zxid: i64,
+}
+
+/// What followed from one command.
+#[derive(Debug)]
+pub struct Applied {
+    /// for the origin
+    pub answer: Answer,
+    /// for watches
+    pub events: Vec<Event>,
+    /// the session that ended
+    pub closed: Option<i64>,
+    /// the session that now belongs to the command's origin
+    pub moved: Option<i64>,
+}
+
+impl State {
+    /// A leader of this term has begun.
+    pub fn begin_term(&mut self, term: u64) {
+        if (self.zxid >> 32) < term as i64 {
+            self.zxid = (term as i64) << 32;
+        }
+    }
+
+    /// Applies the next command of the log.
+    pub fn apply(&mut self, term: u64, command: &Command) -> Applied {
+        self.begin_term(term);
+        self.zxid += 1;
+        let mut done = Applied { answer: Answer::NoSession, events: Vec::new(), closed: None, moved: None };
+        match &command.ask {
+            Ask::CreateSession { id, password, timeout_ms } => {
+                let session = Session { password: password.clone(), timeout_ms: *timeout_ms, owner: command.origin };
+                self.sessions.insert(*id, session);
+                done.answer = Answer::Session(*timeout_ms);
+            }
+            Ask::MoveSession { id, password } => {
+                if let Some(s) = self.sessions.get_mut(id).filter(|s| s.password == *password) {
+                    s.owner = command.origin;
+                    done.answer = Answer::Session(s.timeout_ms);
+                    done.moved = Some(*id);
+                }
+            }
+            Ask::CloseSession { id } => {
+                if self.sessions.remove(id).is_some() {
+                    self.tree.drop_ephemerals(*id, self.zxid, &mut done.events);
+                    done.closed = Some(*id);
+                }
+                done.answer = Answer::Closed;
+            }
+            Ask::Write { session, write } => {
+                done.answer = Answer::Write(match self.sessions.get(session) {
+                    None => Err(Code::SessionExpired),
+                    Some(s) if s.owner != command.origin => Err(Code::SessionMoved),
+                    Some(_) => {
+                        let stamp = Stamp { session: *session, zxid: self.zxid, time_ms: command.time_ms };
+                        self.tree.apply(write, stamp, &mut done.events)
+                    }
+                });
+            }
+        }
+        done
+    }
+}

@@ -1,0 +1,305 @@
+//! The Raft log: segment files `log.<first index>`, each a row of records, and a small file for the vote.
+//!
+//! One thread writes and syncs, in the order of the calls; entries since the last purge are held in memory too.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    fs::{self, File, OpenOptions},
+    io::{self, Seek, SeekFrom, Write},
+    ops::{Bound, RangeBounds},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+};
+
+use openraft::{
+    Entry, LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
+    storage::{LogFlushed, LogState, RaftLogStorage},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::{BadRecord, StorageFault, TypeConfig, at, read_one, read_record, record, replace_file, sync_parent};
+
+/// A segment is closed when it is longer than this, in bytes.
+const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+type Fault = StorageError<u64>;
+type Done = oneshot::Sender<io::Result<()>>;
+
+enum Job {
+    Append(Vec<(u64, Vec<u8>)>, LogFlushed<TypeConfig>),
+    Vote(Vec<u8>, Done),
+    Truncate(u64, Done),
+    Purge(LogId<u64>, Done),
+}
+
+#[derive(Default)]
+struct Held {
+    entries: BTreeMap<u64, Entry<TypeConfig>>,
+    purged: Option<LogId<u64>>,
+    vote: Option<Vote<u64>>,
+    committed: Option<LogId<u64>>,
+}
+
+/// Handle to the log; clones share it.
+#[derive(Clone)]
+pub struct LogStore {
+    held: Arc<Mutex<Held>>,
+    jobs: mpsc::Sender<Job>,
+    /// newest log index that a durable snapshot covers: nothing beyond it is purged
+    covered: watch::Receiver<u64>,
+}
+
+fn lock(m: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LogStore {
+    /// Opens or makes the log in a directory. `covered` follows the durable snapshots.
+    pub fn open(dir: &Path, covered: watch::Receiver<u64>) -> Result<Self, StorageFault> {
+        fs::create_dir_all(dir).map_err(at(dir))?;
+        let mut held =
+            Held { vote: read_one(&dir.join("vote"))?, purged: read_one(&dir.join("purged"))?, ..Held::default() };
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(dir).map_err(at(dir))? {
+            let path = entry.map_err(at(dir))?.path();
+            let first = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("log.")).and_then(|n| n.parse::<u64>().ok());
+            if let Some(first) = first {
+                segments.push((first, path));
+            }
+        }
+        segments.sort();
+        let last = segments.len().saturating_sub(1);
+        for (i, (_, path)) in segments.iter().enumerate() {
+            load(path, i == last, &mut held)?;
+        }
+        let from = held.purged.map_or(0, |p| p.index + 1);
+        held.entries = held.entries.split_off(&from);
+        // Entries must follow one another without a gap, or something was lost.
+        let mut want = held.entries.keys().next().copied();
+        if let (Some(first), Some(p)) = (want, held.purged)
+            && first != p.index + 1
+        {
+            return Err(StorageFault::Damaged { path: dir.into(), offset: 0, reason: format!("entries {} to {} are missing", p.index + 1, first - 1) });
+        }
+        for index in held.entries.keys() {
+            if Some(*index) != want {
+                return Err(StorageFault::Damaged { path: dir.into(), offset: 0, reason: format!("entry {want:?} is missing before {index}") });
+            }
+            want = Some(index + 1);
+        }
+        let (jobs, queue) = mpsc::channel();
+        let writer = Writer { dir: dir.to_owned(), segments: segments.into_iter().collect(), file: None };
+        std::thread::Builder::new().name("log".into()).spawn(move || writer.run(&queue)).map_err(at(dir))?;
+        Ok(Self { held: Arc::new(Mutex::new(held)), jobs, covered })
+    }
+
+    async fn job(&self, make: impl FnOnce(Done) -> Job) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        let gone = || io::Error::other("the log's writer has ended");
+        self.jobs.send(make(done)).map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?
+    }
+}
+
+fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
+    let bytes = fs::read(path).map_err(at(path))?;
+    let mut offset = 0;
+    while offset < bytes.len() {
+        match read_record::<Entry<TypeConfig>>(&bytes, offset) {
+            Ok((entry, end)) => {
+                // A later record with the same index replaces what a truncation cut off.
+                held.entries.split_off(&entry.log_id.index);
+                held.entries.insert(entry.log_id.index, entry);
+                offset = end;
+            }
+            Err(bad) => {
+                let (torn, reason) = match bad {
+                    BadRecord::Short => (true, "record ends early".to_owned()),
+                    BadRecord::Wrong { end, reason } => (end == bytes.len(), reason),
+                };
+                if !(last && torn) {
+                    return Err(StorageFault::Damaged { path: path.into(), offset: offset as u64, reason });
+                }
+                tracing::warn!("{}: cut a torn record off at byte {offset} ({reason})", path.display());
+                let f = OpenOptions::new().write(true).open(path).map_err(at(path))?;
+                f.set_len(offset as u64).and_then(|()| f.sync_all()).map_err(at(path))?;
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The thread that owns the files.
+struct Writer {
+    dir: PathBuf,
+    segments: BTreeMap<u64, PathBuf>,
+    file: Option<(File, u64)>,
+}
+
+impl Writer {
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            match job {
+                Job::Append(records, flushed) => flushed.log_io_completed(self.append(&records)),
+                Job::Vote(bytes, done) => drop(done.send(replace_file(&self.dir.join("vote"), &bytes))),
+                Job::Truncate(from, done) => drop(done.send(self.truncate(from))),
+                Job::Purge(upto, done) => drop(done.send(self.purge(upto))),
+            }
+        }
+    }
+
+    fn append(&mut self, records: &[(u64, Vec<u8>)]) -> io::Result<()> {
+        for (index, bytes) in records {
+            if self.file.as_ref().is_none_or(|(_, n)| *n > SEGMENT_BYTES) {
+                if let Some((f, _)) = &self.file {
+                    f.sync_data()?;
+                }
+                let path = self.dir.join(format!("log.{index:020}"));
+                let file = OpenOptions::new().create(true).append(true).open(&path)?;
+                let length = file.metadata()?.len();
+                sync_parent(&path)?;
+                self.segments.insert(*index, path);
+                self.file = Some((file, length));
+            }
+            if let Some((file, length)) = &mut self.file {
+                file.write_all(bytes)?;
+                *length += bytes.len() as u64;
+            }
+        }
+        match &self.file {
+            Some((file, _)) => file.sync_data(),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes records with an index of at least `from`.
+    fn truncate(&mut self, from: u64) -> io::Result<()> {
+        self.file = None;
+        let whole: Vec<u64> = self.segments.range(from..).map(|(k, _)| *k).collect();
+        for first in whole.into_iter().rev() {
+            if let Some(path) = self.segments.remove(&first) {
+                fs::remove_file(path)?;
+            }
+        }
+        if let Some((_, path)) = self.segments.last_key_value() {
+            let bytes = fs::read(path)?;
+            let mut offset = 0;
+            while let Ok((entry, end)) = read_record::<Entry<TypeConfig>>(&bytes, offset) {
+                if entry.log_id.index >= from {
+                    break;
+                }
+                offset = end;
+            }
+            let mut f = OpenOptions::new().write(true).open(path)?;
+            f.set_len(offset as u64)?;
+            f.seek(SeekFrom::End(0))?;
+            f.sync_all()?;
+        }
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn purge(&mut self, upto: LogId<u64>) -> io::Result<()> {
+        replace_file(&self.dir.join("purged"), &record(&upto)?)?;
+        // A segment goes when the next one begins at or before the first entry that is kept.
+        let firsts: Vec<u64> = self.segments.keys().copied().collect();
+        for pair in firsts.windows(2) {
+            if pair[1] <= upto.index + 1
+                && let Some(path) = self.segments.remove(&pair[0])
+            {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> Result<Vec<Entry<TypeConfig>>, Fault> {
+        let start = match range.start_bound() {
+            Bound::Included(i) => *i,
+            Bound::Excluded(i) => i + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(i) => i + 1,
+            Bound::Excluded(i) => *i,
+            Bound::Unbounded => u64::MAX,
+        };
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        Ok(lock(&self.held).entries.range(start..end).map(|(_, e)| e.clone()).collect())
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Fault> {
+        let held = lock(&self.held);
+        let last = held.entries.values().next_back().map(|e| e.log_id).or(held.purged);
+        Ok(LogState { last_purged_log_id: held.purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), Fault> {
+        let bytes = record(vote).map_err(|e| StorageIOError::write_vote(&e))?;
+        self.job(|done| Job::Vote(bytes, done)).await.map_err(|e| StorageIOError::write_vote(&e))?;
+        lock(&self.held).vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, Fault> {
+        Ok(lock(&self.held).vote)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), Fault> {
+        lock(&self.held).committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, Fault> {
+        Ok(lock(&self.held).committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), Fault>
+    where
+        I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        {
+            let mut held = lock(&self.held);
+            for entry in entries {
+                records.push((entry.log_id.index, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?));
+                held.entries.insert(entry.log_id.index, entry);
+            }
+        }
+        self.jobs
+            .send(Job::Append(records, callback))
+            .map_err(|_| StorageIOError::write_logs(&io::Error::other("the log's writer has ended")).into())
+    }
+
+    async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
+        lock(&self.held).entries.split_off(&log_id.index);
+        self.job(|done| Job::Truncate(log_id.index, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
+    }
+
+    async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
+        // openraft purges a follower's log as soon as a snapshot is on its way in; what is purged must be in a
+        // snapshot that is on disk, or a crash in between would lose it.
+        let mut covered = self.covered.clone();
+        covered.wait_for(|c| *c > log_id.index).await.map_err(|e| StorageIOError::write_logs(&e))?;
+        {
+            let mut held = lock(&self.held);
+            held.purged = Some(log_id);
+            held.entries = held.entries.split_off(&(log_id.index + 1));
+        }
+        self.job(|done| Job::Purge(log_id, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
+    }
+}
