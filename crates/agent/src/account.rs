@@ -58,8 +58,8 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
             let mut args: Vec<String> = Vec::new();
             let mut option = |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
             match old {
-                Some(_) if *absent => return done(format!("user {name} removed"), "userdel", vec![name.clone()], check),
-                None if *absent => return Ok(Outcome::ok()),
+                Some(_) if *absent => done(format!("user {name} removed"), "userdel", vec![name.clone()], check),
+                None if *absent => Ok(Outcome::ok()),
                 Some(u) => {
                     if let Some(id) = uid.filter(|id| u.uid.as_raw() != *id) {
                         option("-u", &id.to_string());

@@ -4,7 +4,10 @@ use std::{
     io::{Read, Write},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicI32, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -28,6 +31,11 @@ pub fn stop_running() {
     kill(RUNNING.load(Ordering::SeqCst));
 }
 
+/// Whether the channel has ended: what waits then has nobody to wait for.
+pub fn stopped() -> bool {
+    STOPPED.load(Ordering::SeqCst)
+}
+
 fn kill(group: i32) {
     if group > 0 {
         let _ = nix::sys::signal::killpg(Pid::from_raw(group), Signal::SIGKILL);
@@ -42,16 +50,24 @@ pub struct Finished {
     pub stderr: String,
 }
 
-fn drain(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut kept = Vec::new();
+/// What came out of a pipe so far, and the thread that reads on.
+struct Drain {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reader: thread::JoinHandle<()>,
+}
+
+fn drain(mut from: impl Read + Send + 'static) -> Drain {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&kept);
+    let reader = thread::spawn(move || {
         let mut buffer = [0u8; 16 * 1024];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
+            let mut kept = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let room = MAX_OUTPUT_BYTES.saturating_sub(kept.len());
             kept.extend_from_slice(&buffer[..n.min(room)]);
         }
-        kept
-    })
+    });
+    Drain { kept, reader }
 }
 
 /// Runs a command to its end, or for `timeout_s` seconds (0: no limit).
@@ -89,17 +105,14 @@ pub fn run(mut command: Command, stdin: Option<&str>, timeout_s: u64) -> Result<
         }
     };
     RUNNING.store(0, Ordering::SeqCst);
-    let text = |t: Option<thread::JoinHandle<Vec<u8>>>| {
-        // A background child may hold the pipe open for ever; what the command itself wrote is there by now.
-        let Some(t) = t else { return String::new() };
-        let waited = Instant::now();
-        while !t.is_finished() && waited.elapsed() < Duration::from_secs(2) {
+    let ended = Instant::now();
+    let text = |d: Option<Drain>| {
+        // A background child may hold the pipe open for ever; what the command itself wrote is there by then.
+        let Some(d) = d else { return String::new() };
+        while !d.reader.is_finished() && ended.elapsed() < Duration::from_secs(2) {
             thread::sleep(Duration::from_millis(2));
         }
-        if !t.is_finished() {
-            return String::new();
-        }
-        String::from_utf8_lossy(&t.join().unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&d.kept.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     };
     Ok(Finished { code: status.and_then(|s| s.code()), stdout: text(out), stderr: text(err) })
 }

@@ -14,7 +14,7 @@ use similar::TextDiff;
 
 use crate::{
     atomic::{self, FileError, Resolved, at},
-    store,
+    command, store,
 };
 
 /// Files over this many bytes are compared by digest and not shown as a diff.
@@ -50,11 +50,7 @@ pub struct Copy<'a> {
 /// A file with given bytes and attributes.
 pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileError> {
     let path = absolute(ask.path)?;
-    // In check mode an owner whom an earlier task would have made may be missing still.
-    let attributes = match Resolved::of(ask.attributes) {
-        Err(FileError::NoAccount { .. }) if check => Resolved::default(),
-        other => other?,
-    };
+    let attributes = Resolved::of(ask.attributes, check)?;
     let old = match fs::read(&path) {
         Ok(bytes) => Some(bytes),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory => None,
@@ -99,7 +95,7 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
         return Ok(outcome);
     }
     if same {
-        attributes.apply(&path)?;
+        attributes.apply(&atomic::behind_links(&path))?;
     } else {
         if ask.backup && old.is_some() {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -120,11 +116,13 @@ fn validate(words: &str, file: &Path) -> Result<(), FileError> {
         return Err(FileError::Refused(format!("validate: {words:?} has no %s for the file")));
     }
     let line = words.replace("%s", &file.display().to_string());
-    let out = Command::new("/bin/sh").arg("-c").arg(&line).output().map_err(at("run the validation of", file))?;
-    if out.status.success() {
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(&line);
+    let out = command::run(shell, None, 0)?;
+    if out.code == Some(0) {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(if out.stderr.is_empty() { &out.stdout } else { &out.stderr }).trim().to_owned();
+    let said = if out.stderr.is_empty() { out.stdout.trim() } else { out.stderr.trim() };
     Err(FileError::Refused(format!("validation failed, the old file stays: {line}: {said}")))
 }
 
@@ -142,15 +140,12 @@ pub fn file(path: &str, state: FileState, src: Option<&str>, attributes: &Attrib
     let shown = path;
     let path = absolute(path)?;
     let meta = fs::symlink_metadata(&path).ok();
-    let attributes = match Resolved::of(attributes) {
-        Err(FileError::NoAccount { .. }) if check => Resolved::default(),
-        other => other?,
-    };
+    let attributes = Resolved::of(attributes, check)?;
     let mut changes = Vec::new();
     match state {
         FileState::Absent => {
             let Some(meta) = meta else { return Ok(Outcome::ok()) };
-            if shown.trim_end_matches('/').is_empty() {
+            if meta.is_dir() && fs::canonicalize(&path).is_ok_and(|p| p == Path::new("/")) {
                 return Err(FileError::Refused("will not remove /".into()));
             }
             if !check {
@@ -203,6 +198,8 @@ pub fn file(path: &str, state: FileState, src: Option<&str>, attributes: &Attrib
         }
     }
     if path.exists() || path.is_symlink() {
+        // A directory or file that is reached by a link is meant itself, not the link.
+        let path = if state == FileState::Link { path } else { atomic::behind_links(&path) };
         set_attributes(&path, &attributes, recurse, check, &mut changes, 0)?;
     }
     let text = changes.iter().map(|c| format!("{shown}: {c}\n")).collect::<String>();

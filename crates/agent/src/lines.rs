@@ -36,7 +36,7 @@ fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) 
     let mut lines: Vec<String> = old.as_deref().unwrap_or("").lines().map(str::to_owned).collect();
     let before = lines.clone();
     change(&mut lines)?;
-    let attributes = Resolved::of(target.attributes)?;
+    let attributes = Resolved::of(target.attributes, check)?;
     if lines == before && old.is_some() {
         let meta = fs::metadata(&path).map_err(at("look at", &path))?;
         if !attributes.differ(&meta) {
@@ -44,7 +44,7 @@ fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) 
         }
         let shown = format!("{}: {}\n", target.path, attributes.describe(&meta));
         if !check {
-            attributes.apply(&path)?;
+            attributes.apply(&atomic::behind_links(&path))?;
         }
         return Ok(Outcome::changed_if(true).with_diff(Some(shown)));
     }
@@ -137,8 +137,9 @@ mod tests {
 
     #[test]
     fn lines_are_replaced_inserted_and_removed_once() {
+        type Case = (&'static str, Option<&'static str>, Option<&'static str>, bool, Insert, &'static str);
         // (before, line, regexp, absent, insert, after)
-        let cases: [(&str, Option<&str>, Option<&str>, bool, Insert, &str); 8] = [
+        let cases: [Case; 8] = [
             ("a b", Some("c"), None, false, Insert::Eof, "a b c"),
             ("a b", Some("b"), None, false, Insert::Eof, "a b"),
             ("a=1 b=2 a=3", Some("a=9"), Some("^a="), false, Insert::Eof, "a=1 b=2 a=9"),

@@ -19,10 +19,15 @@ mod wait_for;
 use std::{
     fs::File,
     io::{self, BufReader},
+    os::fd::AsFd,
     process::ExitCode,
     sync::mpsc,
 };
 
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use septet_agent_protocol::{FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame, write_frame};
 
 /// Requests that may wait inside the agent; the channel's own flow control holds back the rest.
@@ -60,6 +65,7 @@ fn serve() -> Result<(), FrameError> {
     };
     write_frame(&mut out, &hello, &[])?;
 
+    std::thread::spawn(watch_channel);
     let (requests, queue) = mpsc::sync_channel(QUEUED_REQUESTS);
     std::thread::spawn(move || {
         let mut input = BufReader::with_capacity(256 * 1024, io::stdin());
@@ -90,7 +96,38 @@ fn serve() -> Result<(), FrameError> {
         if outcome.status == Status::Failed && !request.ignore_errors {
             failed_batch = Some(request.batch);
         }
-        write_frame(&mut out, &Response { id: request.id, outcome }, &[])?;
+        let response = Response { id: request.id, outcome };
+        match write_frame(&mut out, &response, &[]) {
+            Err(FrameError::Length(bytes)) => write_frame(&mut out, &shortened(response, bytes), &[])?,
+            other => other?,
+        }
     }
     Ok(())
+}
+
+/// Ends the running command as soon as the other side is gone. The reading thread cannot see that while the queue is
+/// full and it waits to hand on a request.
+fn watch_channel() {
+    let stdin = io::stdin();
+    let closed = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+    loop {
+        let mut fds = [PollFd::new(stdin.as_fd(), closed)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Ok(_) if fds[0].revents() != Some(PollFlags::POLLNVAL) => return command::stop_running(),
+            _ => return,
+        }
+    }
+}
+
+/// An answer that fits into a frame in place of one that does not: how it ended, without its text.
+fn shortened(mut response: Response, bytes: usize) -> Response {
+    /// Characters of the message that stay.
+    const KEPT_CHARS: usize = 4096;
+    let Outcome { msg, diff, values, .. } = &mut response.outcome;
+    *msg = msg.chars().take(KEPT_CHARS).collect();
+    *msg += &format!("\n(the answer of {bytes} bytes is too long; its output is left out)");
+    *diff = None;
+    values.retain(|_, v| v.is_number());
+    response
 }

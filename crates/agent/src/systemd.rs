@@ -26,7 +26,7 @@ fn properties(unit: &str) -> Result<HashMap<String, String>, FileError> {
 }
 
 /// A file of `files` that changed after the unit's main process was started.
-fn newer_than_start<'a>(files: &'a [String], started_us: u64) -> Result<Option<&'a String>, FileError> {
+fn newer_than_start(files: &[String], started_us: u64) -> Result<Option<&String>, FileError> {
     let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| FileError::Refused(format!("clock_gettime: {e}")))?;
     let now_us = clock.tv_sec() as u64 * 1_000_000 + clock.tv_nsec() as u64 / 1000;
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);

@@ -8,7 +8,10 @@ use std::{
 
 use septet_agent_protocol::{Action, Outcome, Status, WaitState};
 
-use crate::atomic::FileError;
+use crate::{atomic::FileError, command};
+
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
 
 fn connects(host: &str, port: u16) -> bool {
     let Ok(addresses) = (host, port).to_socket_addrs() else { return false };
@@ -23,7 +26,11 @@ pub fn wait_for(action: &Action, check: bool) -> Result<Outcome, FileError> {
     if check {
         return Ok(Outcome::new(Status::Skipped).with_msg("does not wait in check mode"));
     }
-    thread::sleep(Duration::from_secs((*delay_s).min(*timeout_s)));
+    let delay = Duration::from_secs((*delay_s).min(*timeout_s));
+    let asked = Instant::now();
+    while asked.elapsed() < delay && !command::stopped() {
+        thread::sleep((delay - asked.elapsed().min(delay)).min(PAUSE));
+    }
     let host = host.as_deref().unwrap_or("127.0.0.1");
     let what = match (port, path) {
         (Some(port), _) => format!("{host}:{port}"),
@@ -32,6 +39,9 @@ pub fn wait_for(action: &Action, check: bool) -> Result<Outcome, FileError> {
     };
     let started = Instant::now();
     loop {
+        if command::stopped() {
+            return Err(FileError::Refused("the channel ended while waiting".into()));
+        }
         let there = match (port, path) {
             (Some(port), _) => connects(host, *port),
             (None, path) => path.as_ref().is_some_and(|p| std::path::Path::new(p).exists()),
@@ -43,6 +53,6 @@ pub fn wait_for(action: &Action, check: bool) -> Result<Outcome, FileError> {
             let want = if *state == WaitState::Started { "there" } else { "gone" };
             return Ok(Outcome::failed(format!("{what} is not {want} after {timeout_s} s")));
         }
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(PAUSE);
     }
 }

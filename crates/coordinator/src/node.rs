@@ -120,9 +120,16 @@ pub struct Node {
     /// sessions whose client was heard here since the last report to the leader
     touched: Mutex<HashMap<i64, ()>>,
     /// on the leader: when each session was last heard
-    heard: Mutex<HashMap<i64, Instant>>,
+    heard: Mutex<Heard>,
     serving: watch::Sender<bool>,
     stopping: AtomicBool,
+}
+
+/// When sessions were last heard, in one term: what an earlier one knew must not end a session.
+#[derive(Default)]
+struct Heard {
+    term: u64,
+    at: HashMap<i64, Instant>,
 }
 
 /// The peers as Raft calls them.
@@ -328,11 +335,12 @@ impl Node {
                 }
                 return;
             }
+            if serving && !self.is_serving() {
+                locked(&self.heard).at.clear();
+            }
             if self.serving.send_if_modified(|s| std::mem::replace(s, serving) != serving) {
                 tracing::info!("{}", if serving { "serving clients" } else { "not serving clients: no leader with a majority" });
-                if serving {
-                    locked(&self.heard).clear();
-                } else {
+                if !serving {
                     locked(&self.local).connections.close_all();
                 }
             }
@@ -400,6 +408,11 @@ impl Node {
     async fn commit(&self, mut commands: Vec<Command>) -> Result<(), String> {
         let now = now_ms();
         commands.iter_mut().for_each(|c| c.time_ms = now);
+        // A client that comes to another server just in time must not be ended before that server's next report.
+        self.hear(commands.iter().filter_map(|c| match c.ask {
+            Ask::CreateSession { id, .. } | Ask::MoveSession { id, .. } | Ask::Write { session: id, .. } => Some(id),
+            Ask::CloseSession { .. } => None,
+        }));
         match tokio::time::timeout(PROPOSAL_TIMEOUT, self.raft.client_write(Batch(commands))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) => Err(e.to_string()),
@@ -438,7 +451,7 @@ impl Node {
         let now = Instant::now();
         let mut heard = locked(&self.heard);
         for s in sessions {
-            heard.insert(s, now);
+            heard.at.insert(s, now);
         }
     }
 
@@ -471,15 +484,19 @@ impl Node {
 
     async fn expire(&self) {
         let late: Vec<i64> = {
-            let now = Instant::now();
+            let term = self.raft.metrics().borrow().current_term;
             let state = locked(&self.state);
             let mut heard = locked(&self.heard);
-            heard.retain(|id, _| state.sessions.contains_key(id));
+            let now = Instant::now();
+            if heard.term != term {
+                *heard = Heard { term, at: HashMap::new() };
+            }
+            heard.at.retain(|id, _| state.sessions.contains_key(id));
             state
                 .sessions
                 .iter()
                 // A session that this leader never heard of gets its whole time from now on.
-                .filter(|(id, s)| now.duration_since(*heard.entry(**id).or_insert(now)) > Duration::from_millis(s.timeout_ms.max(0) as u64))
+                .filter(|(id, s)| now.duration_since(*heard.at.entry(**id).or_insert(now)) > Duration::from_millis(s.timeout_ms.max(0) as u64))
                 .map(|(id, _)| *id)
                 .collect()
         };
@@ -494,6 +511,11 @@ impl Node {
         let n = self.seq.fetch_add(1, Ordering::Relaxed) & 0xffff;
         let low = ((now_ms() as u64) << 16 | n) & 0x00ff_ffff_ffff_ffff;
         (((self.config.id << 56) | low) & 0x7fff_ffff_ffff_ffff) as i64
+    }
+
+    /// Whether a session is this server's, in this run of it.
+    pub fn owns(&self, state: &State, session: i64) -> bool {
+        state.sessions.get(&session).is_some_and(|s| s.owner == self.origin)
     }
 
     /// Stops Raft; the log is closed.

@@ -260,7 +260,7 @@ pub fn valid_path(path: &str) -> bool {
                 && part != "."
                 && part != ".."
                 && !part.chars().any(|c| {
-                    matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{ffff}')
+                    matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
                 })
         })
 }
@@ -285,7 +285,8 @@ fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
             let flags = r.int()?;
             let sequential = flags & 2 != 0;
             match (perms, flags) {
-                (_, f) if !(0..=3).contains(&f) => Write::Invalid { op: code, code: Code::Unimplemented },
+                (_, 4..=6) => Write::Invalid { op: code, code: Code::Unimplemented }, // containers and TTLs
+                (_, f) if !(0..=3).contains(&f) => Write::Invalid { op: code, code: Code::BadArguments },
                 (Err(e), _) => Write::Invalid { op: code, code: e },
                 (Ok(perms), flags) => {
                     let tested = if sequential { format!("{path}0") } else { path.clone() };
@@ -321,11 +322,14 @@ fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
     }))
 }
 
-/// Decodes a request behind its length.
+/// Decodes a request behind its length. Only a bad header is an error: a body that does not decode is answered.
 pub fn decode(bytes: &[u8]) -> Result<(Header, Request), JuteError> {
     let mut r = Reader(bytes);
     let header = Header { xid: r.int()?, op: r.int()? };
-    let r = &mut r;
+    Ok((header, body(header, &mut r).unwrap_or(Request::Refused(Code::MarshallingError))))
+}
+
+fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
     let read = |read: Read, path: &str| if valid_path(path) { Request::Read(read) } else { Request::Refused(Code::BadArguments) };
     let request = match header.op {
         op::PING => Request::Ping,
@@ -361,11 +365,11 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Request), JuteError> {
                     break;
                 }
                 if all.len() >= MAX_MULTI {
-                    return Ok((header, Request::Refused(Code::BadArguments)));
+                    return Ok(Request::Refused(Code::BadArguments));
                 }
                 match write_op(code, r)? {
                     Some(w) if code != op::SET_ACL => all.push(w),
-                    _ => return Ok((header, Request::Refused(Code::Unimplemented))),
+                    _ => return Ok(Request::Refused(Code::Unimplemented)),
                 }
             }
             Request::Write(Write::Multi(all))
@@ -377,7 +381,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Request), JuteError> {
             None => Request::Refused(Code::Unimplemented),
         },
     };
-    Ok((header, request))
+    Ok(request)
 }
 
 /// A node's metadata.

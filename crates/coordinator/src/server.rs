@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -49,6 +49,8 @@ pub struct Connection {
     pub received: u64,
     /// frames that went
     pub sent: u64,
+    /// the client asked for the end of its session: the connection ends after the answer
+    closing: bool,
     out: Outbox,
 }
 
@@ -63,6 +65,8 @@ struct Outbox {
 impl Outbox {
     fn send(&self, frame: Vec<u8>) {
         if self.queued.fetch_add(frame.len(), Ordering::Relaxed) > MAX_QUEUED_BYTES || self.frames.send(frame).is_err() {
+            // Nothing may follow a frame that was left out.
+            self.queued.store(usize::MAX / 2, Ordering::Relaxed);
             self.close.notify_one();
         }
     }
@@ -73,12 +77,14 @@ impl Outbox {
 pub struct Connections {
     by_id: HashMap<ConnectionId, Connection>,
     next: ConnectionId,
+    /// sockets by client address, from the first byte on
+    by_ip: HashMap<IpAddr, usize>,
 }
 
 impl Connections {
     fn add(&mut self, address: SocketAddr, out: Outbox) -> ConnectionId {
         self.next += 1;
-        self.by_id.insert(self.next, Connection { address, session: 0, received: 0, sent: 0, out });
+        self.by_id.insert(self.next, Connection { address, session: 0, received: 0, sent: 0, closing: false, out });
         self.next
     }
     /// All of them.
@@ -93,8 +99,20 @@ impl Connections {
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
-    fn count_from(&self, ip: IpAddr) -> usize {
-        self.by_id.values().filter(|c| c.address.ip() == ip).count()
+    /// Counts a socket, unless its address has as many as it may (0: no limit).
+    fn admit(&mut self, ip: IpAddr, limit: usize) -> bool {
+        let n = self.by_ip.entry(ip).or_default();
+        let room = limit == 0 || *n < limit;
+        *n += usize::from(room);
+        room
+    }
+    fn leave(&mut self, ip: IpAddr) {
+        if let Some(n) = self.by_ip.get_mut(&ip) {
+            *n -= 1;
+            if *n == 0 {
+                self.by_ip.remove(&ip);
+            }
+        }
     }
     /// Queues a frame.
     pub fn send(&mut self, id: ConnectionId, frame: Vec<u8>) {
@@ -103,9 +121,9 @@ impl Connections {
             c.out.send(frame);
         }
     }
-    /// Ends the connections of a session.
+    /// Ends the connections of a session, but for one that waits for the answer to its close: that one ends itself.
     pub fn close_session(&mut self, session: i64) {
-        self.by_id.values().filter(|c| c.session == session).for_each(|c| c.out.close.notify_one());
+        self.by_id.values().filter(|c| c.session == session && !c.closing).for_each(|c| c.out.close.notify_one());
     }
     /// Ends all of them.
     pub fn close_all(&mut self) {
@@ -145,6 +163,15 @@ impl Counters {
     }
 }
 
+/// A socket that counts towards its address's limit.
+struct Slot(Arc<Node>, IpAddr);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.with(|_, l| l.connections.leave(self.1));
+    }
+}
+
 /// Accepts clients until the listener fails.
 pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counters>) -> io::Result<()> {
     loop {
@@ -158,12 +185,14 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counter
             }
         };
         let limit = node.config.max_client_connections;
-        if limit > 0 && node.with(|_, l| l.connections.count_from(address.ip())) >= limit {
+        if !node.with(|_, l| l.connections.admit(address.ip(), limit)) {
             tracing::warn!("{address}: refused, the address has {limit} connections (maxClientCnxns)");
             continue;
         }
         let (node, counters) = (node.clone(), counters.clone());
+        let slot = Slot(node.clone(), address.ip());
         tokio::spawn(async move {
+            let _slot = slot;
             if let Err(e) = client(node, stream, address, counters).await {
                 tracing::debug!("{address}: {e}");
             }
@@ -184,7 +213,7 @@ async fn client(node: Arc<Node>, stream: TcpStream, address: SocketAddr, counter
         let text = four_letter::answer(&node, &counters, word);
         return timeout(Duration::from_secs(5), write.write_all(text.as_bytes())).await?;
     }
-    if !(40..=1024).contains(&head) {
+    if !(28..=1024).contains(&head) {
         return Err(invalid(format!("{head} is not the length of a connect request")));
     }
     let mut first = vec![0; head as usize];
@@ -240,6 +269,23 @@ struct Turn {
     xid: i32,
     since: Instant,
     what: Due,
+    _under_way: UnderWay,
+}
+
+/// Counts a request as outstanding until it is answered, or its connection ends.
+struct UnderWay(Arc<Counters>);
+
+impl UnderWay {
+    fn begin(counters: &Arc<Counters>) -> Self {
+        counters.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(counters.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 enum Due {
@@ -279,20 +325,31 @@ async fn session(node: &Arc<Node>, id: ConnectionId, connect: &Connect, read: &m
         node.with(|_, l| l.connections.send(id, connected(0, 0, &[0; 16], connect.knows_read_only)));
         return Ok(());
     };
-    node.with(|_, l| {
+    let mine = node.with(|s, l| {
+        // Meanwhile it may have ended or moved on, or another connection may have come for it: one remains.
+        if !node.owns(s, session) {
+            return false;
+        }
+        l.connections.close_session(session);
         if let Some(c) = l.connections.by_id.get_mut(&id) {
             c.session = session;
         }
         l.connections.send(id, connected(timeout_ms, session, &password, connect.knows_read_only));
+        true
     });
+    if !mine {
+        return Err(lost());
+    }
     node.touch(session);
 
     let (turns, queue) = mpsc::channel(MAX_OUTSTANDING);
-    let responder = respond(node.clone(), id, queue, counters.clone());
+    let (answered, mut done) = watch::channel(0);
+    let responder = respond(node.clone(), id, queue, answered, counters.clone());
     tokio::pin!(responder);
     let max = node.config.max_request_bytes;
     let idle = Duration::from_millis(timeout_ms.max(0) as u64);
     let reader = async {
+        let (mut asked, mut last_read) = (0u64, 0);
         loop {
             let length = timeout(idle, read.read_i32()).await.map_err(|_| lost())??;
             if length < 8 || length as usize > max {
@@ -309,9 +366,17 @@ async fn session(node: &Arc<Node>, id: ConnectionId, connect: &Connect, read: &m
             node.with(|_, l| {
                 if let Some(c) = l.connections.by_id.get_mut(&id) {
                     c.received += 1;
+                    c.closing |= request == Request::Close;
                 }
             });
+            asked += 1;
             let closing = request == Request::Close;
+            match request {
+                // A session's requests take effect in their order: a read must not see a write behind it.
+                Request::Write(_) | Request::Close => drop(done.wait_for(|n| *n >= last_read).await.map_err(|_| lost())?),
+                Request::Read(_) => last_read = asked,
+                _ => {}
+            }
             let what = match request {
                 Request::Write(write) => Due::Write(node.command(Ask::Write { session, write }).await),
                 Request::Close => Due::Close(node.command(Ask::CloseSession { id: session }).await),
@@ -320,8 +385,8 @@ async fn session(node: &Arc<Node>, id: ConnectionId, connect: &Connect, read: &m
                 Request::Ping => Due::Ping,
                 Request::Refused(code) => Due::Refused(code),
             };
-            counters.outstanding.fetch_add(1, Ordering::Relaxed);
-            if turns.send(Turn { xid: header.xid, since: Instant::now(), what }).await.is_err() || closing {
+            let turn = Turn { xid: header.xid, since: Instant::now(), what, _under_way: UnderWay::begin(counters) };
+            if turns.send(turn).await.is_err() || closing {
                 // The responder ends after the answer to the close.
                 std::future::pending::<()>().await;
             }
@@ -333,7 +398,7 @@ async fn session(node: &Arc<Node>, id: ConnectionId, connect: &Connect, read: &m
     }
 }
 
-async fn respond(node: Arc<Node>, id: ConnectionId, mut queue: mpsc::Receiver<Turn>, counters: Arc<Counters>) -> io::Result<()> {
+async fn respond(node: Arc<Node>, id: ConnectionId, mut queue: mpsc::Receiver<Turn>, answered: watch::Sender<u64>, counters: Arc<Counters>) -> io::Result<()> {
     let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
     while let Some(turn) = queue.recv().await {
         let xid = turn.xid;
@@ -362,7 +427,7 @@ async fn respond(node: Arc<Node>, id: ConnectionId, mut queue: mpsc::Receiver<Tu
             Due::Ping => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, 0, |_| {}))),
             Due::Refused(code) => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, code as i32, |_| {}))),
         }
-        counters.outstanding.fetch_sub(1, Ordering::Relaxed);
+        answered.send_modify(|n| *n += 1);
         counters.sent.fetch_add(1, Ordering::Relaxed);
         counters.took(turn.since);
         if closing {

@@ -80,8 +80,24 @@ impl Default for Tree {
     }
 }
 
-/// Nodes as they were before a change, to put back when it fails.
-type Undo = Vec<(String, Option<Znode>)>;
+/// Nodes that ZooKeeper keeps for itself: they are never deleted.
+const SPECIAL: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+
+/// What to put back when a change fails. Never a whole parent: it may have very many children.
+enum Old {
+    /// there was no node
+    Absent,
+    /// the node that was removed
+    Node(Znode),
+    /// data and stat
+    Data(Vec<u8>, Stat),
+    /// permissions and stat
+    Perms(i32, Stat),
+    /// a parent's stat, and whether it listed this child
+    Child(Stat, String, bool),
+}
+
+type Undo = Vec<(String, Old)>;
 
 impl Tree {
     /// A node.
@@ -144,11 +160,30 @@ impl Tree {
     fn roll_back(&mut self, undo: Undo) {
         for (path, old) in undo.into_iter().rev() {
             match old {
-                Some(node) => self.put(path, node),
-                None => {
+                Old::Node(node) => self.put(path, node),
+                Old::Absent => {
                     self.take(&path);
                 }
+                Old::Data(data, stat) => self.put_back(&path, |node, bytes| {
+                    *bytes = *bytes - node.data.len() as u64 + data.len() as u64;
+                    (node.data, node.stat) = (data, stat);
+                }),
+                Old::Perms(perms, stat) => self.put_back(&path, |node, _| (node.perms, node.stat) = (perms, stat)),
+                Old::Child(stat, name, listed) => self.put_back(&path, |node, _| {
+                    node.stat = stat;
+                    if listed {
+                        node.children.insert(name);
+                    } else {
+                        node.children.remove(&name);
+                    }
+                }),
             }
+        }
+    }
+
+    fn put_back(&mut self, path: &str, change: impl FnOnce(&mut Znode, &mut u64)) {
+        if let Some(node) = self.nodes.get_mut(path) {
+            change(node, &mut self.data_bytes);
         }
     }
 
@@ -175,11 +210,8 @@ impl Tree {
         Some(node)
     }
 
-    /// A node to change, with its old self remembered.
-    fn edit(&mut self, path: &str, undo: &mut Undo) -> Result<&mut Znode, Code> {
-        let node = self.nodes.get_mut(path).ok_or(Code::NoNode)?;
-        undo.push((path.to_owned(), Some(node.clone())));
-        Ok(node)
+    fn edit(&mut self, path: &str) -> Result<&mut Znode, Code> {
+        self.nodes.get_mut(path).ok_or(Code::NoNode)
     }
 
     fn allowed(&self, path: &str, perm: i32) -> Result<&Znode, Code> {
@@ -191,9 +223,6 @@ impl Tree {
         let version_ok = |expected: i32, is: i32| if expected == -1 || expected == is { Ok(()) } else { Err(Code::BadVersion) };
         match write {
             Write::Create { path, data, perms, ephemeral, sequential, with_stat } => {
-                if path == "/" {
-                    return Err(Code::NodeExists);
-                }
                 let (parent, _) = split(path);
                 let parent = parent.to_owned();
                 let above = self.allowed(&parent, perm::CREATE)?;
@@ -205,7 +234,8 @@ impl Tree {
                     return Err(Code::NoChildrenForEphemerals);
                 }
                 let name = split(&path).1.to_owned();
-                let above = self.edit(&parent, undo)?;
+                let above = self.edit(&parent)?;
+                undo.push((parent.clone(), Old::Child(above.stat, name.clone(), false)));
                 above.children.insert(name);
                 above.stat.cversion = above.stat.cversion.wrapping_add(1);
                 above.stat.pzxid = stamp.zxid;
@@ -220,19 +250,19 @@ impl Tree {
                 };
                 let node = Znode { data: data.clone(), perms: *perms, stat, children: BTreeSet::new() };
                 let shown = with_stat.then(|| node.stat());
-                undo.push((path.clone(), None));
+                undo.push((path.clone(), Old::Absent));
                 self.put(path.clone(), node);
                 events.push((EventType::Created, path.clone()));
                 events.push((EventType::ChildrenChanged, parent));
                 Ok(WriteAnswer::Created(path, shown))
             }
             Write::Delete { path, version } => {
-                if path == "/" || path == "/zookeeper" || path.starts_with("/zookeeper/") {
+                if SPECIAL.contains(&path.as_str()) {
                     return Err(Code::BadArguments);
                 }
                 let (parent, name) = split(path);
-                let node = self.nodes.get(path).ok_or(Code::NoNode)?;
                 self.allowed(parent, perm::DELETE)?;
+                let node = self.nodes.get(path).ok_or(Code::NoNode)?;
                 version_ok(*version, node.stat.version)?;
                 if !node.children.is_empty() {
                     return Err(Code::NotEmpty);
@@ -243,20 +273,23 @@ impl Tree {
             Write::SetData { path, data, version } => {
                 let node = self.allowed(path, perm::WRITE)?;
                 version_ok(*version, node.stat.version)?;
-                let node = self.edit(path, undo)?;
-                let old = std::mem::replace(&mut node.data, data.clone()).len() as u64;
+                let node = self.edit(path)?;
+                let old = std::mem::replace(&mut node.data, data.clone());
+                let old_bytes = old.len() as u64;
+                undo.push((path.clone(), Old::Data(old, node.stat)));
                 node.stat.version = node.stat.version.wrapping_add(1);
                 node.stat.mzxid = stamp.zxid;
                 node.stat.mtime = stamp.time_ms;
                 let stat = node.stat();
-                self.data_bytes = self.data_bytes - old + data.len() as u64;
+                self.data_bytes = self.data_bytes - old_bytes + data.len() as u64;
                 events.push((EventType::DataChanged, path.clone()));
                 Ok(WriteAnswer::Stat(stat))
             }
             Write::SetAcl { path, perms, version } => {
                 let node = self.allowed(path, perm::ADMIN)?;
                 version_ok(*version, node.stat.aversion)?;
-                let node = self.edit(path, undo)?;
+                let node = self.edit(path)?;
+                undo.push((path.clone(), Old::Perms(node.perms, node.stat)));
                 node.perms = *perms;
                 node.stat.aversion = node.stat.aversion.wrapping_add(1);
                 Ok(WriteAnswer::Stat(node.stat()))
@@ -272,11 +305,12 @@ impl Tree {
     }
 
     fn remove(&mut self, path: &str, name: &str, parent: &str, zxid: i64, events: &mut Vec<Event>, undo: &mut Undo) -> Result<(), Code> {
-        let above = self.edit(parent, undo)?;
+        let above = self.edit(parent)?;
+        undo.push((parent.to_owned(), Old::Child(above.stat, name.to_owned(), true)));
         above.children.remove(name);
         above.stat.pzxid = zxid;
         if let Some(node) = self.take(path) {
-            undo.push((path.to_owned(), Some(node)));
+            undo.push((path.to_owned(), Old::Node(node)));
         }
         events.push((EventType::Deleted, path.to_owned()));
         events.push((EventType::ChildrenChanged, parent.to_owned()));

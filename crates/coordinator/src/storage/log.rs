@@ -22,6 +22,8 @@ use super::{BadRecord, StorageFault, TypeConfig, at, read_one, read_record, reco
 
 /// A segment is closed when it is longer than this, in bytes.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Entries that go to a follower at once end before this many bytes, or after the first.
+const MAX_SENT_BYTES: usize = 4 * 1024 * 1024;
 
 type Fault = StorageError<u64>;
 type Done = oneshot::Sender<io::Result<()>>;
@@ -35,7 +37,8 @@ enum Job {
 
 #[derive(Default)]
 struct Held {
-    entries: BTreeMap<u64, Entry<TypeConfig>>,
+    /// with the length of their records
+    entries: BTreeMap<u64, (Entry<TypeConfig>, usize)>,
     purged: Option<LogId<u64>>,
     vote: Option<Vote<u64>>,
     committed: Option<LogId<u64>>,
@@ -76,17 +79,10 @@ impl LogStore {
         let from = held.purged.map_or(0, |p| p.index + 1);
         held.entries = held.entries.split_off(&from);
         // Entries must follow one another without a gap, or something was lost.
-        let mut want = held.entries.keys().next().copied();
-        if let (Some(first), Some(p)) = (want, held.purged)
-            && first != p.index + 1
-        {
-            return Err(StorageFault::Damaged { path: dir.into(), offset: 0, reason: format!("entries {} to {} are missing", p.index + 1, first - 1) });
-        }
-        for index in held.entries.keys() {
-            if Some(*index) != want {
-                return Err(StorageFault::Damaged { path: dir.into(), offset: 0, reason: format!("entry {want:?} is missing before {index}") });
+        for (want, index) in (from..).zip(held.entries.keys()) {
+            if *index != want {
+                return Err(StorageFault::Damaged { path: dir.into(), offset: 0, reason: format!("entries {want} to {} are missing", index - 1) });
             }
-            want = Some(index + 1);
         }
         let (jobs, queue) = mpsc::channel();
         let writer = Writer { dir: dir.to_owned(), segments: segments.into_iter().collect(), file: None };
@@ -110,13 +106,13 @@ fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
             Ok((entry, end)) => {
                 // A later record with the same index replaces what a truncation cut off.
                 held.entries.split_off(&entry.log_id.index);
-                held.entries.insert(entry.log_id.index, entry);
+                held.entries.insert(entry.log_id.index, (entry, end - offset));
                 offset = end;
             }
             Err(bad) => {
                 let (torn, reason) = match bad {
                     BadRecord::Short => (true, "record ends early".to_owned()),
-                    BadRecord::Wrong { end, reason } => (end == bytes.len(), reason),
+                    BadRecord::Wrong { unwritten, reason } => (unwritten, reason),
                 };
                 if !(last && torn) {
                     return Err(StorageFault::Damaged { path: path.into(), offset: offset as u64, reason });
@@ -230,7 +226,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        Ok(lock(&self.held).entries.range(start..end).map(|(_, e)| e.clone()).collect())
+        Ok(lock(&self.held).entries.range(start..end).map(|(_, (e, _))| e.clone()).collect())
+    }
+
+    /// For followers: as many as fit a message. Without a limit, entries with large data would make a frame that no
+    /// peer takes, and the follower would never catch up.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<TypeConfig>>, Fault> {
+        let mut total = 0;
+        let held = lock(&self.held);
+        let fits = held.entries.range(start..end.max(start)).take_while(|(index, (_, bytes))| {
+            total += bytes;
+            **index == start || total <= MAX_SENT_BYTES
+        });
+        Ok(fits.map(|(_, (e, _))| e.clone()).collect())
     }
 }
 
@@ -239,7 +247,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Fault> {
         let held = lock(&self.held);
-        let last = held.entries.values().next_back().map(|e| e.log_id).or(held.purged);
+        let last = held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged);
         Ok(LogState { last_purged_log_id: held.purged, last_log_id: last })
     }
 
@@ -276,8 +284,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut held = lock(&self.held);
             for entry in entries {
-                records.push((entry.log_id.index, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?));
-                held.entries.insert(entry.log_id.index, entry);
+                let (index, bytes) = (entry.log_id.index, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?);
+                held.entries.insert(index, (entry, bytes.len()));
+                records.push((index, bytes));
             }
         }
         self.jobs

@@ -69,11 +69,19 @@ pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StorageFault + '_ {
     move |source| StorageFault::Io { path: path.to_owned(), source }
 }
 
-/// `length:u32 crc32c:u32 bytes`
+/// Length, checksum of the length, checksum of the bytes: with the second, a damaged length is not taken for a
+/// record that was cut short.
+const HEAD_BYTES: usize = 12;
+/// What a disk writes as a whole.
+const SECTOR_BYTES: usize = 512;
+
+/// `length:u32 crc32c(length):u32 crc32c(bytes):u32 bytes`
 pub(crate) fn record<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
     let body = postcard::to_stdvec(value).map_err(io::Error::other)?;
-    let mut out = Vec::with_capacity(8 + body.len());
-    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    let mut out = Vec::with_capacity(HEAD_BYTES + body.len());
+    let length = (body.len() as u32).to_be_bytes();
+    out.extend_from_slice(&length);
+    out.extend_from_slice(&crc32c::crc32c(&length).to_be_bytes());
     out.extend_from_slice(&crc32c::crc32c(&body).to_be_bytes());
     out.extend_from_slice(&body);
     Ok(out)
@@ -83,20 +91,32 @@ pub(crate) fn record<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 pub(crate) enum BadRecord {
     /// The file ends first.
     Short,
-    /// Checksum or encoding is wrong; the record would end here.
-    Wrong { end: usize, reason: String },
+    /// A checksum or the encoding is wrong. A write that a loss of power interrupted may look like this when it is
+    /// the file's last, and then sectors of it were never written and read as zeros.
+    Wrong { unwritten: bool, reason: String },
 }
 
 pub(crate) fn read_record<T: DeserializeOwned>(bytes: &[u8], offset: usize) -> Result<(T, usize), BadRecord> {
-    let word = |i: usize| bytes.get(i..i + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-    let (Some(length), Some(crc)) = (word(offset), word(offset + 4)) else { return Err(BadRecord::Short) };
-    let end = offset + 8 + length as usize;
-    let Some(body) = bytes.get(offset + 8..end) else { return Err(BadRecord::Short) };
-    if crc32c::crc32c(body) != crc {
-        return Err(BadRecord::Wrong { end, reason: "checksum does not match".into() });
+    let Some(head) = bytes.get(offset..offset + HEAD_BYTES) else { return Err(BadRecord::Short) };
+    let word = |i: usize| u32::from_be_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
+    if crc32c::crc32c(&head[..4]) != word(4) {
+        let unwritten = bytes[offset..].iter().all(|b| *b == 0);
+        return Err(BadRecord::Wrong { unwritten, reason: "checksum of the length does not match".into() });
     }
-    let value = postcard::from_bytes(body).map_err(|e| BadRecord::Wrong { end, reason: e.to_string() })?;
+    let end = offset + HEAD_BYTES + word(0) as usize;
+    let Some(body) = bytes.get(offset + HEAD_BYTES..end) else { return Err(BadRecord::Short) };
+    if crc32c::crc32c(body) != word(8) {
+        return Err(BadRecord::Wrong { unwritten: end == bytes.len() && has_empty_sector(bytes, offset), reason: "checksum does not match".into() });
+    }
+    let value = postcard::from_bytes(body).map_err(|e| BadRecord::Wrong { unwritten: false, reason: e.to_string() })?;
     Ok((value, end))
+}
+
+/// Whether the part from an offset on lies in a sector, at least one, with nothing but zeros.
+fn has_empty_sector(bytes: &[u8], offset: usize) -> bool {
+    let first = (SECTOR_BYTES - offset % SECTOR_BYTES).min(bytes.len() - offset);
+    let (head, rest) = bytes[offset..].split_at(first);
+    std::iter::once(head).chain(rest.chunks(SECTOR_BYTES)).any(|part| part.iter().all(|b| *b == 0))
 }
 
 /// Writes a small file so that it is either the old or the new one.

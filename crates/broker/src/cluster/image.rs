@@ -1,0 +1,171 @@
+//! What a broker knows of the cluster, and how it is read from the coordinator.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use futures_util::future::join_all;
+use serde_json::Value;
+use zookeeper_client as zk;
+
+use super::path;
+use crate::config::Listener;
+
+/// A registered broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerInfo {
+    /// where it can be reached, by listener
+    pub endpoints: Vec<Listener>,
+}
+
+/// A partition's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionInfo {
+    /// brokers that hold it
+    pub replicas: Vec<i32>,
+    /// leader, -1 for none
+    pub leader: i32,
+    /// counts the leaders
+    pub leader_epoch: i32,
+    /// replicas that are in sync
+    pub isr: Vec<i32>,
+}
+
+/// A topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// version of the topic's znode that this was read from
+    pub version: i32,
+    /// partitions by number
+    pub partitions: BTreeMap<i32, PartitionInfo>,
+}
+
+/// Everything that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// `/cluster/id`
+    pub cluster_id: String,
+    /// the controller, if there is one
+    pub controller: Option<i32>,
+    /// brokers that are alive
+    pub brokers: BTreeMap<i32, BrokerInfo>,
+    /// topics by name
+    pub topics: BTreeMap<String, Arc<TopicInfo>>,
+}
+
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or(Value::Null)
+}
+
+fn number(v: &Value) -> Option<i32> {
+    v.as_i64().and_then(|n| i32::try_from(n).ok())
+}
+
+fn numbers(v: &Value) -> Vec<i32> {
+    v.as_array().map(|a| a.iter().filter_map(number).collect()).unwrap_or_default()
+}
+
+/// The broker in `/controller`.
+pub fn parse_controller(bytes: &[u8]) -> Option<i32> {
+    number(&json(bytes)["brokerid"])
+}
+
+/// A broker's registration; endpoints that do not parse are left out.
+pub fn parse_broker(bytes: &[u8]) -> BrokerInfo {
+    let value = json(bytes);
+    let endpoint = |v: &Value| {
+        let (name, rest) = v.as_str()?.split_once("://")?;
+        let (host, port) = rest.rsplit_once(':')?;
+        Some(Listener { name: name.to_owned(), host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
+    };
+    BrokerInfo { endpoints: value["endpoints"].as_array().map(|a| a.iter().filter_map(endpoint).collect()).unwrap_or_default() }
+}
+
+/// Assignments in a topic's znode.
+pub fn parse_assignment(bytes: &[u8]) -> BTreeMap<i32, Vec<i32>> {
+    let value = json(bytes);
+    let Some(map) = value["partitions"].as_object() else { return BTreeMap::new() };
+    map.iter().filter_map(|(k, v)| Some((k.parse().ok()?, numbers(v)))).collect()
+}
+
+/// A partition's `state`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct PartitionState {
+    pub leader: i32,
+    pub leader_epoch: i32,
+    pub isr: Vec<i32>,
+}
+
+impl PartitionState {
+    /// From the znode's data.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let v = json(bytes);
+        Some(Self { leader: number(&v["leader"])?, leader_epoch: number(&v["leader_epoch"])?, isr: numbers(&v["isr"]) })
+    }
+    /// To the znode's data.
+    pub fn encode(&self, controller_epoch: i32) -> Vec<u8> {
+        let v = serde_json::json!({
+            "controller_epoch": controller_epoch, "leader": self.leader, "version": 1, "leader_epoch": self.leader_epoch, "isr": self.isr,
+        });
+        v.to_string().into_bytes()
+    }
+}
+
+/// Znodes that are read at once.
+const AT_ONCE: usize = 256;
+
+/// Reads nodes; one that is gone meanwhile is left out.
+async fn read_all(client: &zk::Client, paths: Vec<String>) -> Result<HashMap<String, (Vec<u8>, zk::Stat)>, zk::Error> {
+    let mut out = HashMap::new();
+    for chunk in paths.chunks(AT_ONCE) {
+        let results = join_all(chunk.iter().map(|p| client.get_data(p))).await;
+        for (path, result) in chunk.iter().zip(results) {
+            match result {
+                Ok(found) => drop(out.insert(path.clone(), found)),
+                Err(zk::Error::NoNode) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Reads brokers and topics.
+pub async fn load(client: &zk::Client, cluster_id: &str, ids: &[String], topics: &[String], controller: Option<i32>) -> Result<Image, zk::Error> {
+    let mut image = Image { cluster_id: cluster_id.to_owned(), controller, ..Image::default() };
+    let mut nodes = read_all(client, ids.iter().map(|id| format!("{}/{id}", path::BROKER_IDS)).collect()).await?;
+    for id in ids {
+        if let (Ok(number), Some((data, _))) = (id.parse(), nodes.remove(&format!("{}/{id}", path::BROKER_IDS))) {
+            image.brokers.insert(number, parse_broker(&data));
+        }
+    }
+    let nodes = read_all(client, topics.iter().map(|t| format!("{}/{t}", path::TOPICS)).collect()).await?;
+    let mut states = Vec::new();
+    let mut read = Vec::new();
+    for topic in topics {
+        if let Some((data, stat)) = nodes.get(&format!("{}/{topic}", path::TOPICS)) {
+            let assignment = parse_assignment(data);
+            states.extend(assignment.keys().map(|p| state_path(topic, *p)));
+            read.push((topic, assignment, stat.version));
+        }
+    }
+    let states = read_all(client, states).await?;
+    for (topic, assignment, version) in read {
+        let mut info = TopicInfo { version, ..TopicInfo::default() };
+        for (number, replicas) in assignment {
+            let state = states.get(&state_path(topic, number)).and_then(|(data, _)| PartitionState::parse(data));
+            // Until the controller has given it a state, a partition has no leader.
+            let state = state.unwrap_or(PartitionState { leader: -1, leader_epoch: -1, isr: Vec::new() });
+            info.partitions.insert(number, PartitionInfo { replicas, leader: state.leader, leader_epoch: state.leader_epoch, isr: state.isr });
+        }
+        image.topics.insert(topic.clone(), Arc::new(info));
+    }
+    Ok(image)
+}
+
+/// Path of a partition's state.
+pub fn state_path(topic: &str, partition: i32) -> String {
+    format!("{}/{topic}/partitions/{partition}/state", path::TOPICS)
+}

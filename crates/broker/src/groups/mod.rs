@@ -1,0 +1,80 @@
+//! Committed offsets of consumer groups: a map that is rebuilt from `__consumer_offsets`.
+//!
+//! Invariant: an offset is in the map only after its record is in the log.
+
+mod record;
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use kafka_protocol::ResponseError;
+
+use crate::partition::Partition;
+pub use record::{Commit, Key};
+
+/// The internal topic's name.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// Longest metadata string that a commit may carry (`offset.metadata.max.bytes`).
+pub const MAX_METADATA_BYTES: usize = 4096;
+
+/// `String.hashCode` of Java, by which Kafka spreads groups.
+fn java_hash(text: &str) -> i32 {
+    text.encode_utf16().fold(0i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)))
+}
+
+/// Partition of the offsets topic that a group belongs to (Utils.abs of Kafka: the sign bit is dropped).
+pub fn partition_for(group: &str, partitions: i32) -> i32 {
+    (java_hash(group) & 0x7fff_ffff) % partitions.max(1)
+}
+
+/// Offsets of the groups of one partition of the offsets topic.
+#[derive(Debug, Default)]
+pub struct Offsets {
+    map: Mutex<HashMap<Key, Commit>>,
+}
+
+impl Offsets {
+    /// Reads a partition of the offsets topic from its beginning.
+    pub fn load(partition: &Partition) -> Result<Self, ResponseError> {
+        let mut map = HashMap::new();
+        let (mut offset, end) = partition.offsets();
+        while offset < end {
+            let read = partition.read(offset, 1024 * 1024)?;
+            let Some(next) = record::replay(&read.bytes, &mut map) else { break };
+            offset = next;
+        }
+        Ok(Self { map: Mutex::new(map) })
+    }
+
+    /// Writes commits to the log, then to the map.
+    pub fn commit(&self, partition: &Partition, commits: Vec<(Key, Commit)>) -> Result<(), ResponseError> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let bytes = record::encode(&commits).map_err(|e| {
+            tracing::error!("offset commit: {e}");
+            ResponseError::UnknownServerError
+        })?;
+        // The lock spans both, so that the map has the order of the log.
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        partition.append(&bytes)?;
+        map.extend(commits);
+        Ok(())
+    }
+
+    /// A committed offset.
+    pub fn get(&self, key: &Key) -> Option<Commit> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// All topics and partitions that a group has offsets for.
+    pub fn of_group(&self, group: &str) -> Vec<(Key, Commit)> {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out: Vec<_> = map.iter().filter(|(k, _)| k.group == group).map(|(k, c)| (k.clone(), c.clone())).collect();
+        out.sort_by(|(a, _), (b, _)| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        out
+    }
+}

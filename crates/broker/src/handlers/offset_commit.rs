@@ -1,0 +1,68 @@
+//! OffsetCommit, for consumers that assign their partitions themselves. Membership of groups comes later: a commit
+//! that names a generation is from a member that this broker cannot know.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        OffsetCommitRequest, OffsetCommitResponse,
+        offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic},
+    },
+};
+
+use crate::{
+    broker::Broker,
+    groups::{Commit, Key, MAX_METADATA_BYTES, OFFSETS_TOPIC, partition_for},
+};
+
+/// The partition of the offsets topic that a group belongs to, if this broker leads it.
+pub fn led_for(broker: &Broker, group: &str) -> Result<std::sync::Arc<crate::broker::Led>, ResponseError> {
+    if group.is_empty() {
+        return Err(ResponseError::InvalidGroupId);
+    }
+    let partitions = broker.image().topics.get(OFFSETS_TOPIC).map_or(0, |t| t.partitions.len()) as i32;
+    broker.led(OFFSETS_TOPIC, partition_for(group, partitions)).ok_or(ResponseError::NotCoordinator)
+}
+
+fn commit(broker: &Broker, request: &OffsetCommitRequest) -> Result<(), ResponseError> {
+    let led = led_for(broker, &request.group_id.0)?;
+    if request.generation_id_or_member_epoch >= 0 || !request.member_id.is_empty() {
+        return Err(ResponseError::UnknownMemberId);
+    }
+    let offsets = led.offsets.as_ref().ok_or(ResponseError::NotCoordinator)?;
+    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    let mut commits = Vec::new();
+    for topic in &request.topics {
+        for p in &topic.partitions {
+            if too_long(p.committed_metadata.as_deref()) {
+                continue;
+            }
+            let key = Key { group: request.group_id.0.to_string(), topic: topic.name.0.to_string(), partition: p.partition_index };
+            let metadata = p.committed_metadata.as_deref().unwrap_or_default().to_owned();
+            commits.push((key, Commit { offset: p.committed_offset, leader_epoch: p.committed_leader_epoch, metadata, timestamp }));
+        }
+    }
+    offsets.commit(&led.partition, commits)
+}
+
+fn too_long(metadata: Option<&str>) -> bool {
+    metadata.is_some_and(|m| m.len() > MAX_METADATA_BYTES)
+}
+
+/// Answers a request.
+pub fn handle(broker: &Broker, request: &OffsetCommitRequest) -> OffsetCommitResponse {
+    let result = commit(broker, request);
+    let topics = request.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|p| {
+            let error = match result {
+                Err(e) => e.code(),
+                Ok(()) if too_long(p.committed_metadata.as_deref()) => ResponseError::OffsetMetadataTooLarge.code(),
+                Ok(()) => 0,
+            };
+            OffsetCommitResponsePartition::default().with_partition_index(p.partition_index).with_error_code(error)
+        });
+        OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+    });
+    OffsetCommitResponse::default().with_topics(topics.collect())
+}

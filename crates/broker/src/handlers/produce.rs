@@ -1,0 +1,52 @@
+//! Produce: appends to partitions that this broker leads.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        ProduceRequest, ProduceResponse,
+        produce_response::{PartitionProduceResponse, TopicProduceResponse},
+    },
+    protocol::StrBytes,
+};
+
+use crate::{broker::Broker, cluster::topics};
+
+fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&[u8]>) -> Result<(i64, i64), ResponseError> {
+    if !(-1..=1).contains(&acks) {
+        return Err(ResponseError::InvalidRequiredAcks);
+    }
+    if topics::is_internal(topic) {
+        return Err(ResponseError::InvalidTopicException);
+    }
+    let Some(led) = broker.led(topic, index) else {
+        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&index));
+        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
+    };
+    led.partition.append(records.unwrap_or_default())
+}
+
+/// Answers a request; `None` if it wants no answer.
+pub fn handle(broker: &Broker, request: &ProduceRequest) -> Option<ProduceResponse> {
+    let transactional = request.transactional_id.is_some();
+    let mut responses = Vec::new();
+    for topic in &request.topic_data {
+        let mut partitions = Vec::new();
+        for p in &topic.partition_data {
+            let result = if transactional {
+                Err(ResponseError::TransactionalIdAuthorizationFailed)
+            } else {
+                append(broker, request.acks, topic.name.as_str(), p.index, p.records.as_deref())
+            };
+            let answer = PartitionProduceResponse::default().with_index(p.index);
+            partitions.push(match result {
+                Ok((base, start)) => answer.with_base_offset(base).with_log_start_offset(start),
+                Err(e) => answer
+                    .with_error_code(e.code())
+                    .with_base_offset(-1)
+                    .with_error_message(Some(StrBytes::from_string(format!("{e:?}")))),
+            });
+        }
+        responses.push(TopicProduceResponse::default().with_name(topic.name.clone()).with_partition_responses(partitions));
+    }
+    (request.acks != 0).then(|| ProduceResponse::default().with_responses(responses))
+}

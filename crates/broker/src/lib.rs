@@ -1,0 +1,24 @@
+//! The bundled broker: Kafka's protocol, files and znodes.
+//!
+//! Purpose: serve Kafka's own clients from Kafka's segment files, registered in a ZooKeeper ensemble as Kafka is.
+//! Invariant: a record that was acknowledged is in the segment file and found again after kill -9; the bytes of a
+//! batch are kept as they came, but for base offset and leader epoch.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | `server.properties` |
+//! | [`batch`], [`log`], [`partition`] | record batches, segment files, one partition's state |
+//! | [`groups`] | committed offsets, in `__consumer_offsets` |
+//! | [`cluster`] | registration, controller, what is known of topics and brokers |
+//! | [`wire`], [`server`], [`handlers`] | checking requests, connections, one file per API |
+
+pub mod batch;
+pub mod broker;
+pub mod cluster;
+pub mod config;
+pub mod groups;
+pub mod handlers;
+pub mod log;
+pub mod partition;
+pub mod server;
+pub mod wire;

@@ -1,0 +1,148 @@
+//! Checks a request's lengths before it is decoded.
+//!
+//! The message crate allocates by the lengths that it reads, before it sees whether the bytes are there; a number
+//! of two thousand million in a frame of fifty bytes would end the process. So every array and string of a request
+//! is walked first, by the layout of the request in a small notation, and must fit into the frame.
+//!
+//! Notation: `b` 1 byte, `h` 2, `i` 4, `l` 8 bytes, `s` string or null, `y` bytes or null, `I` array of plain
+//! 4-byte numbers, `[` … `]` array of structures. A field
+//! may be followed by `@min-max`, the versions that have it.
+
+/// Layout of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// first version with compact lengths and tagged fields
+    pub flexible: i16,
+    /// the fields
+    pub fields: &'static str,
+}
+
+#[derive(Debug)]
+struct Field {
+    kind: u8,
+    min: i16,
+    max: i16,
+    inner: Vec<Field>,
+}
+
+fn parse(words: &mut std::str::SplitWhitespace<'_>) -> Vec<Field> {
+    let mut out: Vec<Field> = Vec::new();
+    while let Some(word) = words.next() {
+        let (kind, range) = word.split_once('@').unwrap_or((word, ""));
+        let (min, max) = match range.split_once('-') {
+            Some((a, b)) => (a.parse().unwrap_or(0), b.parse().unwrap_or(i16::MAX)),
+            None => (0, i16::MAX),
+        };
+        match kind.as_bytes() {
+            b"]" => break,
+            b"[" => {
+                let inner = parse(words);
+                out.push(Field { kind: b'[', min, max, inner });
+            }
+            [kind] => out.push(Field { kind: *kind, min, max, inner: Vec::new() }),
+            _ => {}
+        }
+    }
+    out
+}
+
+struct Walk<'a> {
+    rest: &'a [u8],
+    version: i16,
+    compact: bool,
+}
+
+impl Walk<'_> {
+    fn skip(&mut self, n: usize) -> Option<()> {
+        self.rest = self.rest.get(n..)?;
+        Some(())
+    }
+    fn fixed<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let b = self.rest.get(..N)?.try_into().ok()?;
+        self.skip(N)?;
+        Some(b)
+    }
+    fn varint(&mut self) -> Option<usize> {
+        let mut out = 0usize;
+        for i in 0..5 {
+            let [b] = self.fixed::<1>()?;
+            out |= usize::from(b & 0x7f) << (7 * i);
+            if b & 0x80 == 0 {
+                return Some(out);
+            }
+        }
+        None
+    }
+    /// A length; null counts as nothing.
+    fn length(&mut self, short: bool) -> Option<usize> {
+        if self.compact {
+            return Some(self.varint()?.saturating_sub(1));
+        }
+        let n = if short { i16::from_be_bytes(self.fixed()?).into() } else { i32::from_be_bytes(self.fixed()?) };
+        match n {
+            -1 => Some(0),
+            n => usize::try_from(n).ok(),
+        }
+    }
+    fn fields(&mut self, fields: &[Field]) -> Option<()> {
+        let version = self.version;
+        for f in fields.iter().filter(|f| (f.min..=f.max).contains(&version)) {
+            match f.kind {
+                b'b' => self.skip(1)?,
+                b'h' => self.skip(2)?,
+                b'i' => self.skip(4)?,
+                b'l' => self.skip(8)?,
+                b's' => {
+                    let n = self.length(true)?;
+                    self.skip(n)?;
+                }
+                b'I' => {
+                    let n = self.length(false)?;
+                    self.skip(n.checked_mul(4)?)?;
+                }
+                b'y' => {
+                    let n = self.length(false)?;
+                    self.skip(n)?;
+                }
+                _ => {
+                    let n = self.length(false)?;
+                    // Each element takes at least a byte, so this bounds the loop by the frame.
+                    if n > self.rest.len() {
+                        return None;
+                    }
+                    for _ in 0..n {
+                        self.fields(&f.inner)?;
+                    }
+                }
+            }
+        }
+        if self.compact {
+            let tags = self.varint()?;
+            if tags > self.rest.len() {
+                return None;
+            }
+            for _ in 0..tags {
+                self.varint()?;
+                let n = self.varint()?;
+                self.skip(n)?;
+            }
+        }
+        Some(())
+    }
+}
+
+/// Whether every length in a request's body fits into it.
+pub fn fits(layout: &Layout, version: i16, body: &[u8]) -> bool {
+    let fields = parse(&mut layout.fields.split_whitespace());
+    let mut walk = Walk { rest: body, version, compact: version >= layout.flexible };
+    walk.fields(&fields).is_some()
+}
+
+/// Whether the head of a request (key, version, correlation id, client id, tags) is whole.
+pub fn header_fits(frame: &[u8], flexible: bool) -> bool {
+    let Some(rest) = frame.get(8..) else { return false };
+    let mut walk = Walk { rest, version: 0, compact: false };
+    let client_id = walk.length(true).and_then(|n| walk.skip(n));
+    walk.compact = flexible;
+    client_id.is_some() && walk.fields(&[]).is_some()
+}
