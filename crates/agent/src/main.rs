@@ -28,7 +28,10 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use septet_agent_protocol::{FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame, write_frame};
+use septet_agent_protocol::{
+    FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame,
+    write_frame,
+};
 
 /// Requests that may wait inside the agent; the channel's own flow control holds back the rest.
 const QUEUED_REQUESTS: usize = 64;
@@ -36,11 +39,16 @@ const QUEUED_REQUESTS: usize = 64;
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("--version") => {
-            println!("septet-agent {} protocol {PROTOCOL_VERSION}", env!("CARGO_PKG_VERSION"));
+            println!(
+                "septet-agent {} protocol {PROTOCOL_VERSION}",
+                env!("CARGO_PKG_VERSION")
+            );
             return ExitCode::SUCCESS;
         }
         Some(other) => {
-            eprintln!("septet-agent: unknown argument {other:?}: it takes none, and is started by septet");
+            eprintln!(
+                "septet-agent: unknown argument {other:?}: it takes none, and is started by septet"
+            );
             return ExitCode::from(2);
         }
         None => {}
@@ -96,9 +104,14 @@ fn serve() -> Result<(), FrameError> {
         if outcome.status == Status::Failed && !request.ignore_errors {
             failed_batch = Some(request.batch);
         }
-        let response = Response { id: request.id, outcome };
+        let response = Response {
+            id: request.id,
+            outcome,
+        };
         match write_frame(&mut out, &response, &[]) {
-            Err(FrameError::Length(bytes)) => write_frame(&mut out, &shortened(response, bytes), &[])?,
+            Err(FrameError::Length(bytes)) => {
+                write_frame(&mut out, &shortened(response, bytes), &[])?
+            }
             other => other?,
         }
     }
@@ -114,7 +127,9 @@ fn watch_channel() {
         let mut fds = [PollFd::new(stdin.as_fd(), closed)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
-            Ok(_) if fds[0].revents() != Some(PollFlags::POLLNVAL) => return command::stop_running(),
+            Ok(_) if fds[0].revents() != Some(PollFlags::POLLNVAL) => {
+                return command::stop_running();
+            }
             _ => return,
         }
     }
@@ -124,7 +139,9 @@ fn watch_channel() {
 fn shortened(mut response: Response, bytes: usize) -> Response {
     /// Characters of the message that stay.
     const KEPT_CHARS: usize = 4096;
-    let Outcome { msg, diff, values, .. } = &mut response.outcome;
+    let Outcome {
+        msg, diff, values, ..
+    } = &mut response.outcome;
     *msg = msg.chars().take(KEPT_CHARS).collect();
     *msg += &format!("\n(the answer of {bytes} bytes is too long; its output is left out)");
     *diff = None;

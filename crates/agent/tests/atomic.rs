@@ -35,8 +35,16 @@ fn killed_while_copying(new: &[u8], from_host: bool, kill: Kill) -> (bool, bool)
     let dir = Dir::new();
     let old = vec![b'o'; new.len() / 3];
     let path = dir.write("f", &old);
-    let content = if from_host { Content::HostFile(text(dir.write("source", new))) } else { Content::Tail };
-    let action = Copy { content, ..Copy::default() }.to(&path);
+    let content = if from_host {
+        Content::HostFile(text(dir.write("source", new)))
+    } else {
+        Content::Tail
+    };
+    let action = Copy {
+        content,
+        ..Copy::default()
+    }
+    .to(&path);
     let mut agent = Agent::start();
     let wire = encode(&agent.request(action), if from_host { &[] } else { new }).unwrap();
     let mut stdin = agent.stdin.take().unwrap();
@@ -50,7 +58,10 @@ fn killed_while_copying(new: &[u8], from_host: bool, kill: Kill) -> (bool, bool)
         Kill::After(delay) => thread::sleep(delay.saturating_sub(started.elapsed())),
         Kill::InTheMiddle(delay) => {
             while !waiting_in(&dir) && fs::metadata(&path).unwrap().len() == old.len() as u64 {
-                assert!(started.elapsed() < Duration::from_secs(30), "the copy does not begin");
+                assert!(
+                    started.elapsed() < Duration::from_secs(30),
+                    "the copy does not begin"
+                );
             }
             thread::sleep(delay);
         }
@@ -59,15 +70,27 @@ fn killed_while_copying(new: &[u8], from_host: bool, kill: Kill) -> (bool, bool)
     assert_eq!(agent.child.wait().unwrap().signal(), Some(9));
     drop(sender.join().unwrap());
     let now = fs::read(&path).unwrap();
-    assert!(now == old || now == new, "{kill:?}: {} bytes that are neither the old nor the new file", now.len());
+    assert!(
+        now == old || now == new,
+        "{kill:?}: {} bytes that are neither the old nor the new file",
+        now.len()
+    );
     (now == old, waiting_in(&dir))
 }
 
 /// How long a copy takes here when nobody kills it.
 fn duration_of(new: &[u8], from_host: bool) -> Duration {
     let dir = Dir::new();
-    let content = if from_host { Content::HostFile(text(dir.write("source", new))) } else { Content::Tail };
-    let action = Copy { content, ..Copy::default() }.to(dir.write("f", "o"));
+    let content = if from_host {
+        Content::HostFile(text(dir.write("source", new)))
+    } else {
+        Content::Tail
+    };
+    let action = Copy {
+        content,
+        ..Copy::default()
+    }
+    .to(dir.write("f", "o"));
     let mut agent = Agent::start();
     let request = agent.request(action);
     let started = Instant::now();
@@ -75,26 +98,36 @@ fn duration_of(new: &[u8], from_host: bool) -> Duration {
     started.elapsed()
 }
 
-#[test]
-fn a_killed_agent_leaves_no_half_file() {
-    const TIMES: u32 = 16;
+fn killed_at_many_moments(bytes: usize, from_host: bool) {
+    const TIMES: u32 = 10;
     let (mut old, mut new, mut halfway) = (0, 0, 0);
-    for (bytes, from_host) in [(TAIL_BYTES, false), (HOST_FILE_BYTES, true)] {
-        let content = vec![b'n'; bytes];
-        let whole = duration_of(&content, from_host);
-        for i in 0..TIMES {
-            let share = whole * i / TIMES;
-            for kill in [Kill::After(share * 3 / 2), Kill::InTheMiddle(share / 4)] {
-                let (is_old, temporary_left) = killed_while_copying(&content, from_host, kill);
-                old += u32::from(is_old);
-                new += u32::from(!is_old);
-                halfway += u32::from(temporary_left);
-            }
+    let content = vec![b'n'; bytes];
+    let whole = duration_of(&content, from_host);
+    for i in 0..TIMES {
+        let share = whole * i / TIMES;
+        for kill in [Kill::After(share * 3 / 2), Kill::InTheMiddle(share / 4)] {
+            let (is_old, temporary_left) = killed_while_copying(&content, from_host, kill);
+            old += u32::from(is_old);
+            new += u32::from(!is_old);
+            halfway += u32::from(temporary_left);
         }
     }
     eprintln!("old {old}, new {new}, killed halfway {halfway}");
     assert!(old > 0, "no kill came before the new file was in place");
-    assert!(halfway > 0, "no kill came while the new file was being written");
+    assert!(
+        halfway > 0,
+        "no kill came while the new file was being written"
+    );
+}
+
+#[test]
+fn a_killed_agent_leaves_no_half_file_of_what_was_sent() {
+    killed_at_many_moments(TAIL_BYTES, false);
+}
+
+#[test]
+fn a_killed_agent_leaves_no_half_file_of_what_was_on_the_host() {
+    killed_at_many_moments(HOST_FILE_BYTES, true);
 }
 
 /// A reader that looks all the time sees one or the other.
@@ -107,7 +140,8 @@ fn a_reader_never_sees_a_half_file() {
         let mut reads = 0;
         while stopped.try_recv().is_err() {
             let now = fs::read(&path).unwrap();
-            let whole = now.len() == 2_000_000 + usize::from(now[0] - b'a') * 100_000 && now.iter().all(|b| *b == now[0]);
+            let whole = now.len() == 2_000_000 + usize::from(now[0] - b'a') * 100_000
+                && now.iter().all(|b| *b == now[0]);
             assert!(whole, "{} bytes, the first is {}", now.len(), now[0]);
             reads += 1;
         }

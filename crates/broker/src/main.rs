@@ -21,13 +21,21 @@ struct Arguments {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |n| n.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |n| n.trim().to_owned())
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG").unwrap_or_else(|_| "info,zookeeper_client=error".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).without_time().with_target(false).init();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG")
+        .unwrap_or_else(|_| "info,zookeeper_client=error".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .init();
     let (config, warnings) = match Config::read(&arguments.config, &host_name()) {
         Ok(c) => c,
         Err(e) => {
@@ -40,7 +48,10 @@ fn main() -> ExitCode {
         println!("{}: ok", arguments.config.display());
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(config)),
         Err(e) => Err(e.to_string()),
@@ -57,22 +68,36 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> Result<(), String> {
     let mut listeners = Vec::new();
     for l in &config.listeners {
-        let host = if l.host.is_empty() { "0.0.0.0" } else { &l.host };
-        let bound = TcpListener::bind((host, l.port)).await.map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
+        let host = if l.host.is_empty() {
+            "0.0.0.0"
+        } else {
+            &l.host
+        };
+        let bound = TcpListener::bind((host, l.port))
+            .await
+            .map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
         listeners.push((l.name.clone(), bound));
     }
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let broker = Arc::new(Broker::open(config).map_err(|e| e.to_string())?);
-    let session = tokio::spawn(cluster::run(broker.clone()));
+    let mut session = tokio::spawn(cluster::run(broker.clone()));
     let ready = {
         let broker = broker.clone();
         async move {
             // Clients are let in once the broker knows the cluster; until then they would be told that it is empty.
             let id = broker.id();
-            let _ = broker.image.subscribe().wait_for(|i| i.brokers.contains_key(&id)).await;
+            let _ = broker
+                .image
+                .subscribe()
+                .wait_for(|i| i.brokers.contains_key(&id))
+                .await;
             for (name, listener) in listeners {
-                tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name }));
+                tokio::spawn(server::serve(
+                    broker.clone(),
+                    listener,
+                    Context { listener: name },
+                ));
             }
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             tracing::info!("serving");
@@ -83,12 +108,14 @@ async fn run(config: Config) -> Result<(), String> {
         _ = term.recv() => {}
         _ = int.recv() => {}
         () = ready => {}
-        e = session => return Err(e.map_or_else(|e| e.to_string(), |e| e.to_string())),
+        e = &mut session => return Err(e.map_or_else(|e| e.to_string(), |e| e.to_string())),
     }
     tracing::info!("stopping");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     // Leave the cluster first, so that clients go elsewhere, then write everything down.
-    broker.zookeeper.send_replace(None);
+    session.abort();
+    let _ = session.await;
+    cluster::leave(&broker).await;
     broker.shut_down();
     Ok(())
 }

@@ -8,7 +8,7 @@ mod session;
 pub mod topics;
 
 pub use image::{BrokerInfo, Image, PartitionInfo, TopicInfo};
-pub use session::run;
+pub use session::{leave, run};
 
 /// Paths, as Kafka's ZkData.scala has them; `SIGNAL` is our own.
 pub mod path {
@@ -23,7 +23,19 @@ pub mod path {
     pub const SIGNAL: &str = "/septet_state_changes";
     /// Made at the start, as Kafka makes them.
     pub const PERSISTENT: &[&str] = &[
-        "/consumers", BROKER_IDS, TOPICS, "/config/changes", "/admin/delete_topics", "/brokers/seqid", "/isr_change_notification",
-        "/latest_producer_id_block", "/log_dir_event_notification", CONFIG_TOPICS, "/config/clients", "/config/users", "/config/brokers", SIGNAL,
+        "/consumers",
+        BROKER_IDS,
+        TOPICS,
+        "/config/changes",
+        "/admin/delete_topics",
+        "/brokers/seqid",
+        "/isr_change_notification",
+        "/latest_producer_id_block",
+        "/log_dir_event_notification",
+        CONFIG_TOPICS,
+        "/config/clients",
+        "/config/users",
+        "/config/brokers",
+        SIGNAL,
     ];
 }

@@ -22,12 +22,13 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 
 /// `String.hashCode` of Java, by which Kafka spreads groups.
 fn java_hash(text: &str) -> i32 {
-    text.encode_utf16().fold(0i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)))
+    text.encode_utf16()
+        .fold(0i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)))
 }
 
-/// Partition of the offsets topic that a group belongs to (Utils.abs of Kafka: the sign bit is dropped).
+/// Partition of the offsets topic that a group belongs to (Utils.abs of Kafka: of the smallest number, 0).
 pub fn partition_for(group: &str, partitions: i32) -> i32 {
-    (java_hash(group) & 0x7fff_ffff) % partitions.max(1)
+    java_hash(group).checked_abs().unwrap_or(0) % partitions.max(1)
 }
 
 /// Offsets of the groups of one partition of the offsets topic.
@@ -43,14 +44,22 @@ impl Offsets {
         let (mut offset, end) = partition.offsets();
         while offset < end {
             let read = partition.read(offset, 1024 * 1024)?;
-            let Some(next) = record::replay(&read.bytes, &mut map) else { break };
+            let Some(next) = record::replay(&read.bytes, &mut map) else {
+                break;
+            };
             offset = next;
         }
-        Ok(Self { map: Mutex::new(map) })
+        Ok(Self {
+            map: Mutex::new(map),
+        })
     }
 
     /// Writes commits to the log, then to the map.
-    pub fn commit(&self, partition: &Partition, commits: Vec<(Key, Commit)>) -> Result<(), ResponseError> {
+    pub fn commit(
+        &self,
+        partition: &Partition,
+        commits: Vec<(Key, Commit)>,
+    ) -> Result<(), ResponseError> {
         if commits.is_empty() {
             return Ok(());
         }
@@ -67,13 +76,21 @@ impl Offsets {
 
     /// A committed offset.
     pub fn get(&self, key: &Key) -> Option<Commit> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// All topics and partitions that a group has offsets for.
     pub fn of_group(&self, group: &str) -> Vec<(Key, Commit)> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out: Vec<_> = map.iter().filter(|(k, _)| k.group == group).map(|(k, c)| (k.clone(), c.clone())).collect();
+        let mut out: Vec<_> = map
+            .iter()
+            .filter(|(k, _)| k.group == group)
+            .map(|(k, c)| (k.clone(), c.clone()))
+            .collect();
         out.sort_by(|(a, _), (b, _)| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         out
     }

@@ -9,10 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kafka_protocol::records::RecordBatchDecoder;
-
 use super::{Found, Limits, LogError, at};
-use crate::batch::{HEAD_BYTES, Head};
+use crate::batch::{HEAD_BYTES, Head, record_times};
 
 /// How much is read at once when a segment is walked, in bytes.
 const WALK_BYTES: usize = 256 * 1024;
@@ -27,6 +25,8 @@ pub struct Segment {
     size: u32,
     next_offset: i64,
     max_timestamp: i64,
+    /// last offset of the batch that `max_timestamp` is from
+    max_timestamp_offset: i64,
     limits: Limits,
     /// (last offset of the batch relative to the base, position)
     index: Vec<(u32, u32)>,
@@ -37,7 +37,13 @@ pub struct Segment {
 }
 
 fn open(path: &Path) -> Result<File, LogError> {
-    OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(at(path))
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(at(path))
 }
 
 impl Segment {
@@ -53,6 +59,7 @@ impl Segment {
             size: 0,
             next_offset: base,
             max_timestamp: -1,
+            max_timestamp_offset: base,
             limits,
             index: Vec::new(),
             index_file: open(&file("index"))?,
@@ -61,23 +68,38 @@ impl Segment {
             since_entry: 0,
             path,
         };
-        this.index_file.set_len(0).and_then(|()| this.time_index_file.set_len(0)).map_err(at(&this.path))?;
+        this.index_file
+            .set_len(0)
+            .and_then(|()| this.time_index_file.set_len(0))
+            .map_err(at(&this.path))?;
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let mut position = 0u32;
         while position < length {
             // A closed segment was synced before the next was begun: its checksums are trusted.
-            let Some(head) = this.check(position, length, active)? else { break };
+            let Some(head) = this.check(position, length, active)? else {
+                break;
+            };
             this.note(&head, position)?;
             position += head.size as u32;
             this.size = position;
         }
         if position < length {
             if !active {
-                let e = std::io::Error::new(std::io::ErrorKind::InvalidData, format!("damaged at byte {position} of {length}"));
+                let e = std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    format!("damaged at byte {position} of {length}"),
+                );
                 return Err(at(&this.path)(e));
             }
-            tracing::warn!("{}: cut {} bytes off, from byte {position} on: no whole batch there", this.path.display(), length - position);
-            this.log.set_len(position.into()).and_then(|()| this.log.sync_all()).map_err(at(&this.path))?;
+            tracing::warn!(
+                "{}: cut {} bytes off, from byte {position} on: no whole batch there",
+                this.path.display(),
+                length - position
+            );
+            this.log
+                .set_len(position.into())
+                .and_then(|()| this.log.sync_all())
+                .map_err(at(&this.path))?;
         }
         Ok(this)
     }
@@ -88,15 +110,29 @@ impl Segment {
         if (length - position) < HEAD_BYTES as u32 {
             return Ok(None);
         }
-        self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
-        let Some(head) = Head::parse(&head) else { return Ok(None) };
+        self.log
+            .read_exact_at(&mut head, position.into())
+            .map_err(at(&self.path))?;
+        let Some(head) = Head::parse(&head) else {
+            return Ok(None);
+        };
         let fits = head.size <= (length - position) as usize && head.size <= MAX_BATCH_BYTES;
-        if !fits || head.magic != 2 || head.base_offset < self.next_offset || head.last_offset_delta < 0 {
+        // The checksum does not cover the base offset: one that no index can hold is damage.
+        let last = head.base_offset.checked_add(head.last_offset_delta.into());
+        let in_reach = last.is_some_and(|l| l.saturating_sub(self.base) <= i32::MAX.into());
+        if !fits
+            || !in_reach
+            || head.magic != 2
+            || head.base_offset < self.next_offset
+            || head.last_offset_delta < 0
+        {
             return Ok(None);
         }
         if with_crc {
             let mut whole = vec![0u8; head.size];
-            self.log.read_exact_at(&mut whole, position.into()).map_err(at(&self.path))?;
+            self.log
+                .read_exact_at(&mut whole, position.into())
+                .map_err(at(&self.path))?;
             if !head.crc_ok(&whole) {
                 return Ok(None);
             }
@@ -120,7 +156,10 @@ impl Segment {
     /// Takes a batch at a position into account, in memory and in the indexes.
     fn note(&mut self, head: &Head, position: u32) -> Result<(), LogError> {
         self.next_offset = head.last_offset() + 1;
-        self.max_timestamp = self.max_timestamp.max(head.max_timestamp);
+        if head.max_timestamp > self.max_timestamp {
+            self.max_timestamp = head.max_timestamp;
+            self.max_timestamp_offset = head.last_offset();
+        }
         if position > 0 && self.since_entry > self.limits.index_interval_bytes {
             let relative = (head.last_offset() - self.base) as u32;
             self.index.push((relative, position));
@@ -128,12 +167,16 @@ impl Segment {
             entry[..4].copy_from_slice(&relative.to_be_bytes());
             entry[4..].copy_from_slice(&position.to_be_bytes());
             self.index_file.write_all(&entry).map_err(at(&self.path))?;
-            if head.max_timestamp > self.last_time_entry {
-                self.last_time_entry = head.max_timestamp;
+            // The latest batch so far, which need not be this one: Kafka looks for later ones behind it only.
+            if self.max_timestamp > self.last_time_entry {
+                self.last_time_entry = self.max_timestamp;
+                let relative = (self.max_timestamp_offset - self.base) as u32;
                 let mut entry = [0u8; 12];
-                entry[..8].copy_from_slice(&head.max_timestamp.to_be_bytes());
+                entry[..8].copy_from_slice(&self.max_timestamp.to_be_bytes());
                 entry[8..].copy_from_slice(&relative.to_be_bytes());
-                self.time_index_file.write_all(&entry).map_err(at(&self.path))?;
+                self.time_index_file
+                    .write_all(&entry)
+                    .map_err(at(&self.path))?;
             }
             self.since_entry = 0;
         }
@@ -158,7 +201,10 @@ impl Segment {
 
     pub fn seal(&mut self) -> Result<(), LogError> {
         self.flush()?;
-        self.index_file.sync_data().and_then(|()| self.time_index_file.sync_data()).map_err(at(&self.path))
+        self.index_file
+            .sync_data()
+            .and_then(|()| self.time_index_file.sync_data())
+            .map_err(at(&self.path))
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
@@ -169,7 +215,9 @@ impl Segment {
         let mut position = if i == 0 { 0 } else { self.index[i - 1].1 };
         while position < self.size {
             let mut head = [0u8; HEAD_BYTES];
-            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
+            self.log
+                .read_exact_at(&mut head, position.into())
+                .map_err(at(&self.path))?;
             match Head::parse(&head) {
                 Some(h) if h.last_offset() < offset => position += h.size as u32,
                 _ => break,
@@ -188,12 +236,16 @@ impl Segment {
         let mut want = left.min(max_bytes.saturating_sub(out.len()));
         if out.is_empty() && want < left {
             let mut head = [0u8; HEAD_BYTES];
-            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
+            self.log
+                .read_exact_at(&mut head, position.into())
+                .map_err(at(&self.path))?;
             want = want.max(Head::parse(&head).map_or(0, |h| h.size)).min(left);
         }
         let start = out.len();
         out.resize(start + want, 0);
-        self.log.read_exact_at(&mut out[start..], position.into()).map_err(at(&self.path))?;
+        self.log
+            .read_exact_at(&mut out[start..], position.into())
+            .map_err(at(&self.path))?;
         let mut end = start;
         while let Some(h) = Head::parse(&out[end..]) {
             if end + h.size > out.len() {
@@ -228,11 +280,7 @@ impl Segment {
 
 /// The record in a batch; of a compressed batch, which is not opened here, the first.
 fn find_in(bytes: &[u8], head: &Head, timestamp: i64) -> Found {
-    if head.codec() == 0
-        && let Ok(set) = RecordBatchDecoder::decode(&mut bytes::Bytes::copy_from_slice(bytes))
-        && let Some(r) = set.records.iter().find(|r| r.timestamp >= timestamp)
-    {
-        return Found { offset: r.offset, timestamp: r.timestamp };
-    }
-    Found { offset: head.base_offset, timestamp: head.max_timestamp }
+    let found = record_times(bytes, head).find(|(_, time)| *time >= timestamp);
+    let (offset, timestamp) = found.unwrap_or((head.base_offset, head.max_timestamp));
+    Found { offset, timestamp }
 }

@@ -1,0 +1,248 @@
+//! Clients that others wrote: kcat from PATH, confluent-kafka and kafka-python of the Python in SEPTET_TEST_PYTHON,
+//! Kafka's own dump-log from the distribution in SEPTET_TEST_KAFKA. What is not there is skipped, and said to be.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use common::processes::{Cluster, Process};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Says on standard error itself, which the test runner does not swallow, that something is skipped.
+fn skip(what: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {what}: {why}");
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|d| d.join(program))
+        .find(|p| p.is_file())
+}
+
+/// Runs a program with a file for its input. Returns what it wrote.
+fn run(dir: &Path, program: &Path, arguments: &[&str], input: &str) -> String {
+    let (from, to, log) = (dir.join("in"), dir.join("out"), dir.join("client.stderr"));
+    fs::write(&from, input).unwrap();
+    let _ = fs::remove_file(&log);
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(fs::File::open(&from).unwrap())
+        .stdout(fs::File::create(&to).unwrap());
+    let mut process = Process::spawn(command, log);
+    let status = process.exit(LIMIT);
+    let out = fs::read_to_string(&to).unwrap();
+    assert!(
+        status.success(),
+        "{} {arguments:?}: {status}\n{}\n{out}",
+        program.display(),
+        process.said()
+    );
+    out
+}
+
+fn bootstrap(cluster: &Cluster) -> String {
+    cluster
+        .nodes
+        .iter()
+        .map(|n| format!("127.0.0.1:{}", n.port))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[test]
+fn kcat() {
+    let Some(kcat) = on_path("kcat") else {
+        return skip("kcat", "it is not on PATH (apt install kcat)");
+    };
+    let cluster = Cluster::start(3, "");
+    let (dir, servers) = (cluster.dir.path(), bootstrap(&cluster));
+    let kcat = |arguments: &[&str], input: &str| {
+        run(
+            dir,
+            &kcat,
+            &[&["-b", &servers, "-m", "20"], arguments].concat(),
+            input,
+        )
+    };
+    // The topic is made when it is first produced to. Each codec's batches are passed through.
+    let mut want = BTreeMap::new();
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let lines: Vec<(String, String)> = (0..200)
+            .map(|i| {
+                (
+                    format!("{codec}-{i}"),
+                    format!("value {i} {}", "of many bytes ".repeat(i % 7)),
+                )
+            })
+            .collect();
+        let input: String = lines.iter().map(|(k, v)| format!("{k}\t{v}\n")).collect();
+        kcat(
+            &[
+                "-P",
+                "-t",
+                "lines",
+                "-K",
+                "\t",
+                "-z",
+                codec,
+                "-X",
+                "acks=all",
+                "-X",
+                "linger.ms=20",
+            ],
+            &input,
+        );
+        want.extend(lines);
+    }
+    let got = kcat(
+        &[
+            "-C",
+            "-t",
+            "lines",
+            "-e",
+            "-q",
+            "-o",
+            "beginning",
+            "-f",
+            "%k\t%s\n",
+            "-X",
+            "check.crcs=true",
+        ],
+        "",
+    );
+    let got: Vec<(&str, &str)> = got.lines().map(|l| l.split_once('\t').unwrap()).collect();
+    assert_eq!(got.len(), want.len(), "each once");
+    assert_eq!(
+        got.into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect::<BTreeMap<_, _>>(),
+        want
+    );
+    let listed = kcat(&["-L", "-t", "lines"], "");
+    assert!(
+        listed.contains(" 3 brokers:") && listed.contains("topic \"lines\" with 3 partitions:"),
+        "{listed}"
+    );
+    let offsets = kcat(
+        &[
+            "-Q",
+            "-t",
+            "lines:0:-1",
+            "-t",
+            "lines:1:-1",
+            "-t",
+            "lines:2:-1",
+        ],
+        "",
+    );
+    let sum: i64 = offsets
+        .lines()
+        .map(|l| l.rsplit_once(' ').unwrap().1.parse::<i64>().unwrap())
+        .sum();
+    assert_eq!(sum, 1000, "{offsets}");
+    dump_log(&cluster, "lines");
+}
+
+/// Every segment and index of a topic, as Kafka's own tool sees it.
+fn dump_log(cluster: &Cluster, topic: &str) {
+    let Some(kafka) = std::env::var_os("SEPTET_TEST_KAFKA") else {
+        return skip("kafka-dump-log", "SEPTET_TEST_KAFKA is not set");
+    };
+    let mut all = Vec::new();
+    for dir in cluster
+        .nodes
+        .iter()
+        .flat_map(|n| fs::read_dir(n.logs()).unwrap())
+        .map(|e| e.unwrap().path())
+    {
+        if dir
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(&format!("{topic}-"))
+        {
+            all.extend(
+                fs::read_dir(&dir)
+                    .unwrap()
+                    .map(|e| e.unwrap().path().display().to_string()),
+            );
+        }
+    }
+    assert!(all.len() >= 9, "{all:?}");
+    let tool = Path::new(&kafka).join("bin/kafka-dump-log.sh");
+    let out = run(
+        cluster.dir.path(),
+        &tool,
+        &["--deep-iteration", "--files", &all.join(",")],
+        "",
+    );
+    for complaint in [
+        "Mismatches",
+        "out of order",
+        "not found",
+        "Found",
+        "nvalid",
+        "Exception",
+    ] {
+        assert!(!out.contains(complaint), "{complaint}: {out}");
+    }
+    assert_eq!(
+        out.lines().filter(|l| l.contains("isvalid: true")).count(),
+        out.lines().filter(|l| l.contains("isvalid:")).count()
+    );
+    assert_eq!(
+        out.matches("| offset: ").count(),
+        1000,
+        "all records are seen"
+    );
+}
+
+fn python(script: &str, module: &str) {
+    let Some(python) = std::env::var_os("SEPTET_TEST_PYTHON").map(PathBuf::from) else {
+        return skip(script, "SEPTET_TEST_PYTHON is not set");
+    };
+    let has = Command::new(&python)
+        .args(["-c", &format!("import {module}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !has.is_ok_and(|s| s.success()) {
+        return skip(
+            script,
+            &format!("{} has no module {module}", python.display()),
+        );
+    }
+    let cluster = Cluster::start(3, "");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/clients")
+        .join(script);
+    let out = run(
+        cluster.dir.path(),
+        &python,
+        &["-B", file.to_str().unwrap(), &bootstrap(&cluster)],
+        "",
+    );
+    assert_eq!(out.lines().last(), Some("done"), "{out}");
+}
+
+#[test]
+fn confluent_kafka() {
+    python("confluent.py", "confluent_kafka");
+}
+
+#[test]
+fn kafka_python() {
+    python("kafka_python.py", "kafka");
+}

@@ -1,0 +1,454 @@
+//! `server.properties`: Kafka's names and defaults; what is wrong is named by file, line and key.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use septet_broker::config::{Config, ConfigError, Listener};
+
+const BASE: &str = "broker.id=1\nzookeeper.connect=zk1:2181\n";
+
+fn parse(text: &str) -> Result<(Config, Vec<String>), ConfigError> {
+    Config::parse(Path::new("/etc/server.properties"), text, "host-1")
+}
+
+/// A file whose first two lines are right.
+fn with(lines: &str) -> Result<(Config, Vec<String>), ConfigError> {
+    parse(&format!("{BASE}{lines}"))
+}
+
+fn listener(name: &str, host: &str, port: u16) -> Listener {
+    Listener {
+        name: name.into(),
+        host: host.into(),
+        port,
+    }
+}
+
+#[test]
+fn defaults_are_those_of_kafka() {
+    let (c, warnings) = parse(BASE).unwrap();
+    assert_eq!(warnings, [] as [String; 0]);
+    assert_eq!(c.broker_id, 1);
+    assert_eq!(c.listeners, [listener("PLAINTEXT", "", 9092)]);
+    assert_eq!(c.advertised, [listener("PLAINTEXT", "host-1", 9092)]);
+    assert_eq!(c.log_dir, Path::new("/tmp/kafka-logs"));
+    assert_eq!(
+        (c.zookeeper.as_str(), c.zookeeper_session_ms),
+        ("zk1:2181", 18_000)
+    );
+    assert_eq!(
+        (
+            c.num_partitions,
+            c.default_replication_factor,
+            c.auto_create_topics
+        ),
+        (1, 1, true)
+    );
+    assert_eq!(
+        (c.segment_bytes, c.index_interval_bytes),
+        (1_073_741_824, 4096)
+    );
+    assert_eq!(
+        (c.message_max_bytes, c.request_max_bytes),
+        (1_048_588, 104_857_600)
+    );
+    assert_eq!(
+        (c.offsets_partitions, c.offsets_replication_factor),
+        (50, 3)
+    );
+    assert_eq!(c.max_connections, i32::MAX as usize);
+}
+
+#[test]
+fn every_obeyed_key_is_obeyed() {
+    let text = "# a comment\n! another\n\n   broker.id = 7  \nlisteners=plaintext://0.0.0.0:19092,INSIDE://10.0.0.7:19093\n\
+        advertised.listeners=INSIDE://10.0.0.7:19093, PLAINTEXT://kafka.example:9092\n\
+        listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INSIDE:PLAINTEXT\ninter.broker.listener.name=INSIDE\n\
+        log.dirs=/data/kafka-logs\nzookeeper.connect=a:2181, b:2181 ,c:2181/kafka\nzookeeper.session.timeout.ms=6000\nnum.partitions=6\n\
+        default.replication.factor=3\nauto.create.topics.enable=FALSE\nlog.segment.bytes=1000\nlog.index.interval.bytes=0\nmessage.max.bytes=0\n\
+        socket.request.max.bytes=1\noffsets.topic.num.partitions=5\noffsets.topic.replication.factor=1\nmax.connections=10\r\n";
+    let (c, warnings) = parse(text).unwrap();
+    assert_eq!(warnings, [] as [String; 0]);
+    assert_eq!(c.broker_id, 7);
+    assert_eq!(
+        c.listeners,
+        [
+            listener("PLAINTEXT", "0.0.0.0", 19092),
+            listener("INSIDE", "10.0.0.7", 19093)
+        ]
+    );
+    assert_eq!(
+        c.advertised,
+        [
+            listener("INSIDE", "10.0.0.7", 19093),
+            listener("PLAINTEXT", "kafka.example", 9092)
+        ]
+    );
+    assert_eq!(c.log_dir, Path::new("/data/kafka-logs"));
+    assert_eq!(
+        (c.zookeeper.as_str(), c.zookeeper_session_ms),
+        ("a:2181,b:2181,c:2181/kafka", 6000)
+    );
+    assert_eq!(
+        (
+            c.num_partitions,
+            c.default_replication_factor,
+            c.auto_create_topics
+        ),
+        (6, 3, false)
+    );
+    assert_eq!(
+        (
+            c.segment_bytes,
+            c.index_interval_bytes,
+            c.message_max_bytes,
+            c.request_max_bytes
+        ),
+        (1000, 0, 0, 1)
+    );
+    assert_eq!(
+        (
+            c.offsets_partitions,
+            c.offsets_replication_factor,
+            c.max_connections
+        ),
+        (5, 1, 10)
+    );
+}
+
+#[test]
+fn advertised_listeners_are_derived_where_they_are_not_given() {
+    // (listeners, advertised)
+    let cases = [
+        ("PLAINTEXT://:9092", listener("PLAINTEXT", "host-1", 9092)),
+        (
+            "PLAINTEXT://0.0.0.0:9092",
+            listener("PLAINTEXT", "host-1", 9092),
+        ),
+        (
+            "PLAINTEXT://[::]:9092",
+            listener("PLAINTEXT", "host-1", 9092),
+        ),
+        (
+            "PLAINTEXT://[fe80::1]:9092",
+            listener("PLAINTEXT", "fe80::1", 9092),
+        ),
+        (
+            "PLAINTEXT://10.1.2.3:65535",
+            listener("PLAINTEXT", "10.1.2.3", 65535),
+        ),
+        (
+            "outside://kafka-1.example:1",
+            listener("OUTSIDE", "kafka-1.example", 1),
+        ),
+    ];
+    for (given, want) in cases {
+        let (c, _) = with(&format!("listeners={given}")).unwrap();
+        assert_eq!(c.advertised, [want], "{given}");
+    }
+}
+
+#[test]
+fn a_bad_value_names_file_line_and_key() {
+    // (third line of the file, key, part of the reason)
+    let cases = [
+        ("broker.id=-1", "broker.id", "\"-1\" is not a number from 0"),
+        ("broker.id=one", "broker.id", "\"one\""),
+        ("broker.id=2147483648", "broker.id", "2147483648"),
+        ("broker.id=", "broker.id", "\"\""),
+        ("broker.id", "broker.id", "\"\""),
+        ("listeners=", "listeners", "is empty"),
+        ("listeners= , ", "listeners", "is empty"),
+        (
+            "listeners=host:9092",
+            "listeners",
+            "must be NAME://host:port",
+        ),
+        (
+            "listeners=PLAINTEXT://host",
+            "listeners",
+            "must be NAME://host:port",
+        ),
+        (
+            "listeners=PLAINTEXT://host:",
+            "listeners",
+            "must be NAME://host:port",
+        ),
+        (
+            "listeners=PLAINTEXT://host:65536",
+            "listeners",
+            "must be NAME://host:port",
+        ),
+        (
+            "listeners=PLAINTEXT://host:-1",
+            "listeners",
+            "must be NAME://host:port",
+        ),
+        (
+            "listeners=://host:9092",
+            "listeners",
+            "must be NAME://host:port",
+        ),
+        (
+            "listeners=PLAINTEXT://a:9092,PLAINTEXT://b:9093",
+            "listeners",
+            "given once",
+        ),
+        (
+            "listeners=PLAINTEXT://a:9092,plaintext://b:9093",
+            "listeners",
+            "given once",
+        ),
+        (
+            "listeners=PLAINTEXT://a:9092,OTHER://a:9092",
+            "listeners",
+            "given once",
+        ),
+        (
+            "listeners=SSL://a:9093",
+            "listeners",
+            "only PLAINTEXT is supported",
+        ),
+        (
+            "listeners=PLAINTEXT://a:9092,sasl_ssl://a:9093",
+            "listeners",
+            "only PLAINTEXT is supported",
+        ),
+        (
+            "listeners=SASL_PLAINTEXT://a:9093",
+            "listeners",
+            "only PLAINTEXT is supported",
+        ),
+        ("advertised.listeners=", "advertised.listeners", "is empty"),
+        (
+            "advertised.listeners=PLAINTEXT://0.0.0.0:9092",
+            "advertised.listeners",
+            "no address that a client could use",
+        ),
+        (
+            "advertised.listeners=PLAINTEXT://:9092",
+            "advertised.listeners",
+            "no address that a client could use",
+        ),
+        (
+            "advertised.listeners=PLAINTEXT://[::]:9092",
+            "advertised.listeners",
+            "no address that a client could use",
+        ),
+        (
+            "advertised.listeners=OUTSIDE://a:9092",
+            "advertised.listeners",
+            "OUTSIDE is not one of the listeners",
+        ),
+        (
+            "advertised.listeners=PLAINTEXT://a:1,PLAINTEXT://b:2",
+            "advertised.listeners",
+            "given once",
+        ),
+        (
+            "listener.security.protocol.map=PLAINTEXT:SSL",
+            "listener.security.protocol.map",
+            "only PLAINTEXT is supported",
+        ),
+        (
+            "listener.security.protocol.map=PLAINTEXT",
+            "listener.security.protocol.map",
+            "only PLAINTEXT is supported",
+        ),
+        (
+            "security.inter.broker.protocol=SSL",
+            "security.inter.broker.protocol",
+            "only PLAINTEXT is supported",
+        ),
+        (
+            "inter.broker.listener.name=INSIDE",
+            "inter.broker.listener.name",
+            "INSIDE is not one of the listeners",
+        ),
+        ("log.dirs=/a,/b", "log.dirs", "only one directory"),
+        ("log.dir=/a,/b", "log.dir", "only one directory"),
+        ("log.dirs=", "log.dirs", "is empty"),
+        (
+            "zookeeper.session.timeout.ms=99",
+            "zookeeper.session.timeout.ms",
+            "from 100",
+        ),
+        ("num.partitions=0", "num.partitions", "from 1"),
+        ("num.partitions=1.5", "num.partitions", "\"1.5\""),
+        (
+            "default.replication.factor=0",
+            "default.replication.factor",
+            "from 1",
+        ),
+        (
+            "auto.create.topics.enable=yes",
+            "auto.create.topics.enable",
+            "neither true nor false",
+        ),
+        ("log.segment.bytes=13", "log.segment.bytes", "from 14"),
+        ("log.segment.bytes=1GB", "log.segment.bytes", "\"1GB\""),
+        (
+            "log.index.interval.bytes=-1",
+            "log.index.interval.bytes",
+            "from 0",
+        ),
+        ("message.max.bytes=-1", "message.max.bytes", "from 0"),
+        (
+            "socket.request.max.bytes=0",
+            "socket.request.max.bytes",
+            "from 1",
+        ),
+        (
+            "offsets.topic.num.partitions=0",
+            "offsets.topic.num.partitions",
+            "from 1",
+        ),
+        (
+            "offsets.topic.replication.factor=0",
+            "offsets.topic.replication.factor",
+            "from 1",
+        ),
+        ("max.connections=0", "max.connections", "from 1"),
+    ];
+    for (line, key, reason) in cases {
+        let error = with(line).map(|(c, _)| c).expect_err(line).to_string();
+        assert!(
+            error.starts_with(&format!("/etc/server.properties:3: {key}: ")),
+            "{line}: {error}"
+        );
+        assert!(error.contains(reason), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_must_be_given_is_asked_for() {
+    for (text, key) in [
+        ("", "broker.id"),
+        ("zookeeper.connect=a:2181", "broker.id"),
+        ("broker.id=1", "zookeeper.connect"),
+        ("broker.id=1\nzookeeper.connect=", "zookeeper.connect"),
+        ("# broker.id=1\nzookeeper.connect=a:2181", "broker.id"),
+    ] {
+        assert_eq!(
+            parse(text).expect_err(text).to_string(),
+            format!("/etc/server.properties: {key} is not set"),
+            "{text:?}"
+        );
+    }
+    let error = Config::read(Path::new("/nonexistent/server.properties"), "h").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("/nonexistent/server.properties: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_not_obeyed_is_warned_of() {
+    // (text from the third line on, warnings)
+    let cases: [(&str, &[&str]); 5] = [
+        (
+            "log.retention.hours=72",
+            &["/etc/server.properties:3: log.retention.hours is known but has no effect so far"],
+        ),
+        (
+            "log.retenttion.hours=72",
+            &["/etc/server.properties:3: log.retenttion.hours is not a known key"],
+        ),
+        (
+            "Log.Dirs=/a",
+            &["/etc/server.properties:3: Log.Dirs is not a known key"],
+        ),
+        (
+            "num.partitions=2\nnum.partitions=3",
+            &["/etc/server.properties:4: num.partitions is given twice; this one counts"],
+        ),
+        (
+            "\nmin.insync.replicas=2\nnonsense",
+            &[
+                "/etc/server.properties:4: min.insync.replicas is known but has no effect so far",
+                "/etc/server.properties:5: nonsense is not a known key",
+            ],
+        ),
+    ];
+    for (text, want) in cases {
+        let (_, warnings) = with(text).unwrap();
+        assert_eq!(warnings, want, "{text:?}");
+    }
+}
+
+#[test]
+fn of_a_doubled_key_the_last_counts_and_errors_name_its_line() {
+    let (c, _) = with("num.partitions=2\nnum.partitions=3").unwrap();
+    assert_eq!(c.num_partitions, 3);
+    let error = with("num.partitions=2\nnum.partitions=x")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("/etc/server.properties:4: num.partitions: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_listener_named_after_a_protocol_may_be_mapped_to_plaintext() {
+    let (c, _) = with("listeners=SSL://:9092\nlistener.security.protocol.map=SSL:PLAINTEXT\ninter.broker.listener.name=SSL").unwrap();
+    assert_eq!(c.advertised, [listener("SSL", "host-1", 9092)]);
+    with("security.inter.broker.protocol=plaintext").unwrap();
+}
+
+#[test]
+fn the_program_checks_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server.properties");
+    let run = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_septet-broker"))
+            .arg("--check")
+            .arg(&file)
+            .output()
+            .unwrap();
+        (
+            out.status.code(),
+            String::from_utf8(out.stdout).unwrap(),
+            String::from_utf8(out.stderr).unwrap(),
+        )
+    };
+    let (code, stdout, stderr) = run(&format!("{BASE}nonsense=1"));
+    assert_eq!(
+        (code, stdout),
+        (Some(0), format!("{}: ok\n", file.display()))
+    );
+    assert!(
+        stderr.contains(&format!(
+            "{}:3: nonsense is not a known key",
+            file.display()
+        )),
+        "{stderr}"
+    );
+    let (code, stdout, stderr) = run(&format!("{BASE}num.partitions=none"));
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(
+        stderr.starts_with(&format!(
+            "septet-broker: {}:3: num.partitions: ",
+            file.display()
+        )),
+        "{stderr}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_taken_or_refused(text in "([a-z.]{0,20}[=:]?[ -~\u{e4}]{0,20}\n){0,10}", lines in prop::collection::vec("[ -~]{0,30}", 0..4)) {
+        let _ = parse(&text);
+        for key in ["listeners", "advertised.listeners", "listener.security.protocol.map", "log.dirs", "num.partitions"] {
+            for value in &lines {
+                let _ = with(&format!("{key}={value}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! One node in this process: what it answered is there after a restart, with snapshots and a log that was purged.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use openraft::{
+    StorageError,
+    testing::{StoreBuilder, Suite},
+};
+use septet_coordinator::{
+    config::Config,
+    node::{Node, StartError},
+    protocol::{Code, Write, WriteAnswer, perm},
+    state::{Answer, Applied, Ask, Command, State},
+    storage::{Hooks, LogStore, Machine, StorageFault, TypeConfig},
+};
+use tempfile::{TempDir, tempdir};
+use tokio::sync::watch;
+
+const SESSION: i64 = 77;
+
+fn config(dir: &Path, snap_count: u64) -> Config {
+    let text = format!(
+        "dataDir={}\nclientPort=1\nsnapCount={snap_count}\n",
+        dir.display()
+    );
+    Config::parse(&dir.join("zoo.cfg"), &text).unwrap().0
+}
+
+async fn start(dir: &Path, snap_count: u64) -> Arc<Node> {
+    let node = Node::start(config(dir, snap_count)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), node.wait_serving())
+        .await
+        .expect("it does not serve");
+    node
+}
+
+async fn ask(node: &Node, ask: Ask) -> (i64, Answer) {
+    node.command(ask).await.await.unwrap()
+}
+
+async fn write(node: &Node, write: Write) -> Result<WriteAnswer, Code> {
+    match ask(
+        node,
+        Ask::Write {
+            session: SESSION,
+            write,
+        },
+    )
+    .await
+    .1
+    {
+        Answer::Write(result) => result,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A session that lasts, and comes to this run of the node.
+async fn session(node: &Node) {
+    let (id, password) = (SESSION, vec![1]);
+    let have = node.with(|s, _| s.sessions.contains_key(&SESSION));
+    let come = if have {
+        Ask::MoveSession { id, password }
+    } else {
+        Ask::CreateSession {
+            id,
+            password,
+            timeout_ms: i32::MAX,
+        }
+    };
+    assert_eq!(ask(node, come).await.1, Answer::Session(i32::MAX));
+}
+
+fn create(path: &str, sequential: bool) -> Write {
+    Write::Create {
+        path: path.into(),
+        data: path.as_bytes().to_vec(),
+        perms: perm::ALL,
+        ephemeral: false,
+        sequential,
+        with_stat: false,
+    }
+}
+
+fn state(node: &Node) -> State {
+    node.with(|s, _| s.clone())
+}
+
+/// Waits until something is so.
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !is() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A directory in which a node made snapshots and purged its log, and its state at the end. In memory where there is
+/// such a place: each write is synced, and a busy disk takes long.
+async fn long_history() -> (TempDir, State) {
+    let dir = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempdir())
+        .unwrap();
+    let node = start(dir.path(), 100).await;
+    session(&node).await;
+    write(&node, create("/q", false)).await.unwrap();
+    // The log keeps 2,000 entries behind a snapshot.
+    for i in 0..2300 {
+        let one = match i % 3 {
+            0 => create("/q/n-", true),
+            1 => Write::SetData {
+                path: "/q".into(),
+                data: vec![i as u8; 20],
+                version: -1,
+            },
+            _ => Write::Multi(vec![
+                create(&format!("/m{i}"), false),
+                Write::Delete {
+                    path: format!("/m{i}"),
+                    version: 0,
+                },
+            ]),
+        };
+        write(&node, one).await.unwrap();
+    }
+    let purged = dir.path().join("version-2/purged");
+    until("the log is purged", || purged.exists()).await;
+    let end = state(&node);
+    node.stop().await;
+    (dir, end)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_state_after_every_restart() {
+    let (dir, mut want) = long_history().await;
+    assert_eq!(want.tree.get("/q").unwrap().children.len(), 767);
+    for i in 0..3 {
+        let node = start(dir.path(), 100).await;
+        // A client is there when its session is applied here: all before it is, too.
+        session(&node).await;
+        let got = state(&node);
+        assert_eq!(got.tree, want.tree);
+        assert_eq!(
+            got.sessions.keys().collect::<Vec<_>>(),
+            want.sessions.keys().collect::<Vec<_>>()
+        );
+        assert!(got.zxid > want.zxid, "a zxid was given twice");
+        // Names go on where they were.
+        assert_eq!(
+            write(&node, create("/q/n-", true)).await,
+            Ok(WriteAnswer::Created(format!("/q/n-{:010}", 767 + i), None))
+        );
+        want = state(&node);
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_or_damaged_stops_the_start() {
+    let (dir, _) = long_history().await;
+    let version = dir.path().join("version-2");
+    let snapshot = version.join("snapshot");
+    let good = fs::read(&snapshot).unwrap();
+    let refused = || async {
+        match Node::start(config(dir.path(), 100)).await {
+            Err(StartError::Storage(StorageFault::Damaged { path, .. })) => path,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it started"),
+        }
+    };
+    let mut damaged = good.clone();
+    damaged[good.len() / 2] ^= 4;
+    fs::write(&snapshot, damaged).unwrap();
+    assert_eq!(refused().await, snapshot);
+    // Without its snapshot, a purged log is not the whole story.
+    fs::remove_file(&snapshot).unwrap();
+    assert_eq!(refused().await, snapshot);
+    fs::write(&snapshot, good).unwrap();
+    start(dir.path(), 100).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_are_answered_each() {
+    let dir = tempdir().unwrap();
+    let node = start(dir.path(), 100_000).await;
+    session(&node).await;
+    let mut waiting = Vec::new();
+    for i in 0..3000 {
+        waiting.push((
+            i,
+            node.command(Ask::Write {
+                session: SESSION,
+                write: create(&format!("/{i}"), false),
+            })
+            .await,
+        ));
+    }
+    let mut last = 0;
+    for (i, wait) in waiting {
+        let (zxid, answer) = wait.await.unwrap();
+        assert_eq!(
+            answer,
+            Answer::Write(Ok(WriteAnswer::Created(format!("/{i}"), None)))
+        );
+        assert!(zxid > last, "answers are in the order of the requests");
+        last = zxid;
+    }
+    let end = state(&node);
+    node.stop().await;
+    let again = start(dir.path(), 100_000).await;
+    session(&again).await;
+    assert_eq!(state(&again).tree, end.tree);
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_in_its_time_and_not_before() {
+    let dir = tempdir().unwrap();
+    let node = start(dir.path(), 1000).await;
+    let began = Instant::now();
+    for (id, timeout_ms) in [(1, 1500), (2, 600_000)] {
+        ask(
+            &node,
+            Ask::CreateSession {
+                id,
+                password: vec![],
+                timeout_ms,
+            },
+        )
+        .await;
+    }
+    let held = node.clone();
+    let has = move |id| held.with(|s, _| s.sessions.contains_key(&id));
+    until("the session ends", || {
+        let had = has(1);
+        assert!(
+            had || began.elapsed() >= Duration::from_millis(1500),
+            "ended after {:?}",
+            began.elapsed()
+        );
+        !had
+    })
+    .await;
+    assert!(has(2));
+    node.stop().await;
+}
+
+struct Storage;
+
+impl Hooks for Storage {
+    fn applied(&self, _: &State, _: &Command, _: Applied) {}
+    fn replaced(&self, _: &State) {}
+}
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Storage {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<u64>> {
+        let dir = tempdir().unwrap();
+        let log = LogStore::open(dir.path(), watch::channel(u64::MAX).1).unwrap();
+        let machine = Machine::open(
+            dir.path(),
+            Arc::new(Mutex::new(State::default())),
+            Arc::new(Self),
+            watch::channel(0).0,
+        )
+        .unwrap();
+        Ok((dir, log, machine))
+    }
+}
+
+/// What openraft asks of any storage. It sleeps most of its time, so it is here, beside others that take long.
+#[test]
+fn openrafts_own_suite() {
+    Suite::test_all(Storage).unwrap();
+}

@@ -1,0 +1,306 @@
+//! The replicated state: sessions, who may write, and that the same log makes the same state.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use proptest::prelude::*;
+use septet_coordinator::{
+    protocol::{Code, EventType, Write, WriteAnswer, perm},
+    state::{Answer, Applied, Ask, Command, Origin, State},
+};
+
+const A: Origin = Origin {
+    server: 1,
+    boot: 10,
+};
+const B: Origin = Origin {
+    server: 2,
+    boot: 20,
+};
+const A_RESTARTED: Origin = Origin {
+    server: 1,
+    boot: 11,
+};
+
+fn create(path: &str, ephemeral: bool) -> Write {
+    Write::Create {
+        path: path.into(),
+        data: vec![1],
+        perms: perm::ALL,
+        ephemeral,
+        sequential: false,
+        with_stat: false,
+    }
+}
+
+fn at(origin: Origin, ask: Ask) -> Command {
+    Command {
+        origin,
+        seq: 1,
+        time_ms: 5,
+        ask,
+    }
+}
+
+fn new_session(id: i64) -> Ask {
+    Ask::CreateSession {
+        id,
+        password: b"secret".to_vec(),
+        timeout_ms: 4000,
+    }
+}
+
+fn move_session(id: i64, password: &[u8]) -> Ask {
+    Ask::MoveSession {
+        id,
+        password: password.to_vec(),
+    }
+}
+
+fn write(session: i64, write: Write) -> Ask {
+    Ask::Write { session, write }
+}
+
+/// A state, in term 3.
+#[derive(Default)]
+struct Rig(State);
+
+impl Rig {
+    fn apply(&mut self, origin: Origin, ask: Ask) -> Applied {
+        self.0.apply(3, &at(origin, ask))
+    }
+    fn answer(&mut self, origin: Origin, ask: Ask) -> Answer {
+        self.apply(origin, ask).answer
+    }
+    fn write(&mut self, origin: Origin, session: i64, w: Write) -> Result<WriteAnswer, Code> {
+        match self.answer(origin, write(session, w)) {
+            Answer::Write(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+    fn has(&self, path: &str) -> bool {
+        self.0.tree.get(path).is_some()
+    }
+}
+
+#[test]
+fn a_session_moves_with_its_password_only() {
+    let mut rig = Rig::default();
+    assert_eq!(rig.answer(A, new_session(1)), Answer::Session(4000));
+    rig.write(A, 1, create("/a", true)).unwrap();
+    let before = rig.0.sessions.clone();
+    for (id, password) in [(1, &b"wrong"[..]), (1, b""), (2, b"secret"), (0, b"secret")] {
+        let applied = rig.apply(B, move_session(id, password));
+        assert_eq!((applied.answer, applied.moved), (Answer::NoSession, None));
+    }
+    assert_eq!(rig.0.sessions, before);
+    let applied = rig.apply(B, move_session(1, b"secret"));
+    assert_eq!(
+        (applied.answer, applied.moved, applied.closed),
+        (Answer::Session(4000), Some(1), None)
+    );
+    assert_eq!(rig.0.sessions[&1].owner, B);
+    assert!(rig.has("/a"));
+}
+
+#[test]
+fn only_the_server_that_has_the_session_writes_for_it() {
+    let mut rig = Rig::default();
+    rig.apply(A, new_session(1));
+    rig.apply(B, move_session(1, b"secret"));
+    assert_eq!(
+        rig.write(A, 1, create("/a", false)),
+        Err(Code::SessionMoved)
+    );
+    assert_eq!(
+        rig.write(B, 1, create("/a", false)),
+        Ok(WriteAnswer::Created("/a".into(), None))
+    );
+    // A server that was restarted is another origin: what its former run left in a queue does not count.
+    rig.apply(A_RESTARTED, move_session(1, b"secret"));
+    assert_eq!(
+        rig.write(A, 1, create("/b", false)),
+        Err(Code::SessionMoved)
+    );
+    assert_eq!(
+        rig.write(B, 1, create("/b", false)),
+        Err(Code::SessionMoved)
+    );
+    assert!(!rig.has("/b"));
+}
+
+#[test]
+fn the_end_of_a_session_ends_its_ephemerals_and_no_others() {
+    let mut rig = Rig::default();
+    rig.apply(A, new_session(1));
+    rig.apply(A, new_session(2));
+    rig.write(A, 1, create("/keep", false)).unwrap();
+    rig.write(A, 1, create("/keep/mine", true)).unwrap();
+    rig.write(A, 1, create("/mine", true)).unwrap();
+    rig.write(A, 2, create("/other", true)).unwrap();
+    let applied = rig.apply(B, Ask::CloseSession { id: 1 });
+    assert_eq!(
+        (&applied.answer, applied.closed),
+        (&Answer::Closed, Some(1))
+    );
+    let event = |kind, path: &str| (kind, path.to_owned());
+    let (gone, child) = (EventType::Deleted, EventType::ChildrenChanged);
+    assert_eq!(
+        applied.events,
+        [
+            event(gone, "/keep/mine"),
+            event(child, "/keep"),
+            event(gone, "/mine"),
+            event(child, "/")
+        ]
+    );
+    assert!(rig.has("/keep") && rig.has("/other") && !rig.has("/mine") && !rig.has("/keep/mine"));
+    // Once more is nothing.
+    let again = rig.apply(A, Ask::CloseSession { id: 1 });
+    assert_eq!(
+        (again.answer, again.closed, again.events),
+        (Answer::Closed, None, vec![])
+    );
+    assert_eq!(rig.0.tree.ephemeral_count(), 1);
+}
+
+#[test]
+fn a_session_that_ended_writes_no_more() {
+    let mut rig = Rig::default();
+    rig.apply(A, new_session(1));
+    rig.apply(A, Ask::CloseSession { id: 1 });
+    let tree = rig.0.tree.clone();
+    for w in [
+        create("/a", false),
+        create("/e", true),
+        Write::Multi(vec![create("/a", false)]),
+        Write::Multi(vec![]),
+    ] {
+        assert_eq!(rig.write(A, 1, w), Err(Code::SessionExpired));
+    }
+    assert_eq!(rig.answer(A, move_session(1, b"secret")), Answer::NoSession);
+    assert_eq!(rig.0.tree, tree);
+}
+
+#[test]
+fn a_zxid_has_its_term_in_the_upper_half() {
+    let mut state = State::default();
+    assert_eq!(state.zxid, 0);
+    state.apply(3, &at(A, new_session(1)));
+    assert_eq!(state.zxid, (3 << 32) + 1);
+    state.apply(3, &at(A, write(1, create("/a", false))));
+    state.apply(3, &at(A, write(1, create("/a", false)))); // a failure counts too
+    assert_eq!(state.zxid, (3 << 32) + 3);
+    assert_eq!(state.tree.get("/a").unwrap().stat().czxid, (3 << 32) + 2);
+    state.begin_term(3);
+    assert_eq!(state.zxid, (3 << 32) + 3);
+    state.begin_term(5);
+    assert_eq!(state.zxid, 5 << 32);
+    state.begin_term(4);
+    assert_eq!(state.zxid, 5 << 32);
+    let stat = |s: &State| s.tree.get("/a").unwrap().stat();
+    state.apply(
+        6,
+        &Command {
+            time_ms: 77,
+            ..at(
+                A,
+                write(
+                    1,
+                    Write::SetData {
+                        path: "/a".into(),
+                        data: vec![],
+                        version: -1,
+                    },
+                ),
+            )
+        },
+    );
+    assert_eq!(
+        (stat(&state).mzxid, stat(&state).mtime, stat(&state).ctime),
+        ((6 << 32) + 1, 77, 5)
+    );
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let path = || "(/[ab]){1,2}";
+    let one = move || {
+        prop_oneof![
+            3 => (path(), any::<[bool; 2]>()).prop_map(|(path, [ephemeral, sequential])| {
+                Write::Create { path, data: vec![7; 3], perms: perm::ALL, ephemeral, sequential, with_stat: true }
+            }),
+            1 => path().prop_map(|path| Write::Delete { path, version: -1 }),
+            1 => (path(), 0..2i32).prop_map(|(path, version)| Write::SetData { path, data: vec![9], version }),
+        ]
+    };
+    let password = prop_oneof![4 => Just(b"secret".to_vec()), 1 => Just(b"wrong".to_vec())];
+    prop_oneof![
+        2 => (1..4i64).prop_map(new_session),
+        1 => (1..4i64).prop_map(|id| Ask::CloseSession { id }),
+        1 => (1..4i64, password).prop_map(|(id, password)| Ask::MoveSession { id, password }),
+        6 => (1..4i64, one()).prop_map(|(s, w)| write(s, w)),
+        2 => (1..4i64, prop::collection::vec(one(), 0..4)).prop_map(|(s, all)| write(s, Write::Multi(all))),
+    ]
+}
+
+fn log() -> impl Strategy<Value = Vec<(u64, Command)>> {
+    let entry = (
+        prop::bool::weighted(0.1),
+        prop_oneof![Just(A), Just(B)],
+        ask(),
+        any::<u32>(),
+    );
+    prop::collection::vec(entry, 0..60).prop_map(|all| {
+        let mut term = 1;
+        let step = |(i, (next, origin, ask, time)): (usize, (bool, Origin, Ask, u32))| {
+            term += u64::from(next);
+            (
+                term,
+                Command {
+                    origin,
+                    seq: i as u64,
+                    time_ms: time.into(),
+                    ask,
+                },
+            )
+        };
+        all.into_iter().enumerate().map(step).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_same_log_makes_the_same_state(log in log(), at in any::<prop::sample::Index>()) {
+        let (mut one, mut other) = (State::default(), State::default());
+        let stop = at.index(log.len() + 1);
+        for (i, (term, command)) in log.iter().enumerate() {
+            if i == stop {
+                // A snapshot in between makes no difference.
+                other = postcard::from_bytes(&postcard::to_stdvec(&other).unwrap()).unwrap();
+            }
+            let before = one.zxid;
+            let (a, b) = (one.apply(*term, command), other.apply(*term, command));
+            prop_assert!(one.zxid > before);
+            prop_assert_eq!(one.zxid >> 32, *term as i64);
+            prop_assert_eq!(&a.answer, &b.answer);
+            prop_assert_eq!((&a.events, a.closed, a.moved), (&b.events, b.closed, b.moved));
+            prop_assert_eq!(&one, &other);
+        }
+    }
+
+    #[test]
+    fn an_ephemeral_has_a_session(log in log()) {
+        let mut state = State::default();
+        for (term, command) in &log {
+            state.apply(*term, command);
+            let mut found = 0;
+            let mut paths = vec![String::new()];
+            while let Some(path) = paths.pop() {
+                let node = state.tree.get(if path.is_empty() { "/" } else { &path }).unwrap();
+                let owner = node.stat().ephemeral_owner;
+                prop_assert!(owner == 0 || state.sessions.contains_key(&owner));
+                found += usize::from(owner != 0);
+                paths.extend(node.children.iter().map(|c| format!("{path}/{c}")));
+            }
+            prop_assert_eq!(found, state.tree.ephemeral_count());
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! The tree under random writes: what fails leaves no trace, and what is counted is counted as ZooKeeper does.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use septet_coordinator::{
+    protocol::{Code, EventType, Stat, Write, WriteAnswer, perm, valid_path},
+    tree::{Event, Stamp, Tree, split},
+};
+
+fn stamp(zxid: i64, session: i64) -> Stamp {
+    Stamp {
+        session,
+        zxid,
+        time_ms: 1_000_000 + zxid,
+    }
+}
+
+/// A tree, and a model of what its stats must be, made from the events alone.
+#[derive(Default)]
+struct Rig {
+    tree: Tree,
+    zxid: i64,
+    creates: BTreeMap<String, i32>,
+    pzxid: BTreeMap<String, i64>,
+}
+
+fn failed(answer: &Result<WriteAnswer, Code>) -> bool {
+    match answer {
+        Err(_) => true,
+        Ok(WriteAnswer::Multi(results, _)) => results.iter().any(Result::is_err),
+        Ok(_) => false,
+    }
+}
+
+impl Rig {
+    fn write(&mut self, write: &Write, session: i64) -> (Result<WriteAnswer, Code>, Vec<Event>) {
+        self.zxid += 1;
+        let before = self.tree.clone();
+        let mut events = vec![(EventType::Created, "/an earlier event".to_owned())];
+        let answer = self
+            .tree
+            .apply(write, stamp(self.zxid, session), &mut events);
+        events.remove(0);
+        if failed(&answer) {
+            assert_eq!(self.tree, before, "{write:?} failed and changed something");
+            assert_eq!(events, []);
+        }
+        self.note(&events);
+        (answer, events)
+    }
+
+    fn drop_ephemerals(&mut self, session: i64) -> Vec<Event> {
+        self.zxid += 1;
+        let mut events = Vec::new();
+        self.tree.drop_ephemerals(session, self.zxid, &mut events);
+        self.note(&events);
+        events
+    }
+
+    fn note(&mut self, events: &[Event]) {
+        for (kind, path) in events {
+            match kind {
+                EventType::Created => {
+                    *self.creates.entry(split(path).0.to_owned()).or_default() += 1;
+                    self.creates.insert(path.clone(), 0);
+                    self.pzxid.insert(path.clone(), self.zxid);
+                }
+                EventType::Deleted => {
+                    self.creates.remove(path);
+                    self.pzxid.remove(path);
+                }
+                EventType::ChildrenChanged
+                    if self.pzxid.contains_key(path) || self.tree.get(path).is_some() =>
+                {
+                    self.pzxid.insert(path.clone(), self.zxid);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<String> {
+        let mut found = vec!["/".to_owned()];
+        let mut next = 0;
+        while let Some(path) = found.get(next).cloned() {
+            let prefix = if path == "/" {
+                String::new()
+            } else {
+                path.clone()
+            };
+            found.extend(
+                self.tree
+                    .get(&path)
+                    .unwrap()
+                    .children
+                    .iter()
+                    .map(|c| format!("{prefix}/{c}")),
+            );
+            next += 1;
+        }
+        found
+    }
+
+    fn check(&self) {
+        let all = self.all();
+        assert_eq!(
+            all.len(),
+            self.tree.len(),
+            "a node without a parent that lists it"
+        );
+        let (mut bytes, mut ephemerals) = (0, 0);
+        for path in &all {
+            let node = self.tree.get(path).unwrap();
+            let stat = node.stat();
+            assert!(valid_path(path), "{path}");
+            bytes += (path.len() + node.data.len()) as u64;
+            assert_eq!(stat.data_length as usize, node.data.len());
+            assert_eq!(stat.num_children as usize, node.children.len());
+            let creates = self.creates.get(path).copied().unwrap_or(0);
+            assert_eq!(stat.cversion, 2 * creates - stat.num_children, "{path}");
+            assert_eq!(
+                stat.pzxid,
+                self.pzxid.get(path).copied().unwrap_or(0),
+                "{path}"
+            );
+            assert!(
+                stat.czxid <= stat.mzxid && stat.czxid <= stat.pzxid && stat.mzxid <= self.zxid
+            );
+            if stat.ephemeral_owner != 0 {
+                ephemerals += 1;
+                assert!(
+                    node.children.is_empty(),
+                    "{path} is ephemeral and has children"
+                );
+            }
+        }
+        assert_eq!(self.tree.ephemeral_count(), ephemerals);
+        assert_eq!(self.tree.approximate_bytes(), bytes);
+    }
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![8 => "(/[ab]){1,3}", 1 => Just("/".to_owned()), 1 => "/zookeeper(/quota)?"]
+}
+
+fn version() -> impl Strategy<Value = i32> {
+    prop_oneof![3 => Just(-1), 1 => 0..2i32]
+}
+
+fn simple() -> impl Strategy<Value = Write> {
+    let data = || prop::collection::vec(any::<u8>(), 0..10);
+    let perms = || prop_oneof![12 => Just(perm::ALL), 1 => 0..32i32];
+    prop_oneof![
+        6 => (path(), data(), perms(), any::<bool>(), prop::bool::weighted(0.2), any::<bool>()).prop_map(
+            |(path, data, perms, ephemeral, sequential, with_stat)| Write::Create { path, data, perms, ephemeral, sequential, with_stat }
+        ),
+        3 => (path(), version()).prop_map(|(path, version)| Write::Delete { path, version }),
+        3 => (path(), data(), version()).prop_map(|(path, data, version)| Write::SetData { path, data, version }),
+        1 => (path(), perms(), version()).prop_map(|(path, perms, version)| Write::SetAcl { path, perms, version }),
+        1 => (path(), version()).prop_map(|(path, version)| Write::Check { path, version }),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(Write, i64),
+    Drop(i64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let fail = Just(Write::Invalid {
+        op: 1,
+        code: Code::InvalidAcl,
+    });
+    let multi = prop::collection::vec(prop_oneof![12 => simple().boxed(), 1 => fail.boxed()], 0..6)
+        .prop_map(Write::Multi);
+    prop_oneof![
+        6 => (simple(), 1..4i64).prop_map(|(w, s)| Step::Write(w, s)),
+        4 => (multi, 1..4i64).prop_map(|(w, s)| Step::Write(w, s)),
+        1 => (1..4i64).prop_map(Step::Drop),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn random_writes_keep_the_invariants(steps in prop::collection::vec(step(), 1..40)) {
+        let mut rig = Rig::default();
+        rig.check();
+        for s in &steps {
+            match s {
+                Step::Write(write, session) => {
+                    let (answer, events) = rig.write(write, *session);
+                    if let (Ok(WriteAnswer::Created(path, shown)), Write::Create { with_stat, .. }) = (&answer, write) {
+                        prop_assert_eq!(shown.is_some(), *with_stat);
+                        let stat = rig.tree.get(path).unwrap().stat();
+                        prop_assert_eq!(shown.unwrap_or(stat), stat);
+                        prop_assert_eq!(events, vec![(EventType::Created, path.clone()), (EventType::ChildrenChanged, split(path).0.to_owned())]);
+                    }
+                }
+                Step::Drop(session) => {
+                    let own = |rig: &Rig| rig.all().into_iter().filter(|p| rig.tree.get(p).unwrap().stat().ephemeral_owner == *session).count();
+                    let owned = own(&rig);
+                    let gone = rig.drop_ephemerals(*session).iter().filter(|(kind, _)| *kind == EventType::Deleted).count();
+                    prop_assert_eq!((gone, own(&rig)), (owned, 0));
+                }
+            }
+            rig.check();
+        }
+    }
+
+    /// A multi that goes through does what its parts do one by one.
+    #[test]
+    fn a_multi_is_its_parts(steps in prop::collection::vec(simple(), 0..12), parts in prop::collection::vec(simple(), 1..6)) {
+        let (mut one, mut many) = (Tree::default(), Tree::default());
+        for s in &steps {
+            let _ = one.apply(s, stamp(1, 1), &mut Vec::new());
+            let _ = many.apply(s, stamp(1, 1), &mut Vec::new());
+        }
+        let (mut events, mut singly) = (Vec::new(), Vec::new());
+        let Ok(WriteAnswer::Multi(results, ops)) = one.apply(&Write::Multi(parts.clone()), stamp(2, 1), &mut events) else { panic!() };
+        prop_assert_eq!(ops, parts.iter().map(Write::op).collect::<Vec<_>>());
+        let single: Vec<_> = parts.iter().map_while(|p| many.apply(p, stamp(2, 1), &mut singly).map_err(|c| c as i32).ok()).collect();
+        if single.len() == parts.len() {
+            prop_assert_eq!(results, single.into_iter().map(Ok).collect::<Vec<_>>());
+            prop_assert_eq!(one, many);
+            prop_assert_eq!(events, singly);
+        } else {
+            prop_assert!(results[..single.len()].iter().all(|r| *r == Err(0)));
+            prop_assert!(results[single.len()].as_ref().is_err_and(|c| *c != 0 && *c != -2));
+            prop_assert!(results[single.len() + 1..].iter().all(|r| *r == Err(-2)));
+        }
+    }
+}
+
+fn create(path: &str) -> Write {
+    Write::Create {
+        path: path.into(),
+        data: b"data".to_vec(),
+        perms: perm::ALL,
+        ephemeral: false,
+        sequential: false,
+        with_stat: false,
+    }
+}
+
+fn with(path: &str, ephemeral: bool, sequential: bool) -> Write {
+    Write::Create {
+        path: path.into(),
+        data: vec![],
+        perms: perm::ALL,
+        ephemeral,
+        sequential,
+        with_stat: false,
+    }
+}
+
+fn perms(path: &str, perms: i32) -> Write {
+    Write::Create {
+        path: path.into(),
+        data: vec![],
+        perms,
+        ephemeral: false,
+        sequential: false,
+        with_stat: false,
+    }
+}
+
+fn delete(path: &str, version: i32) -> Write {
+    Write::Delete {
+        path: path.into(),
+        version,
+    }
+}
+
+fn set(path: &str, version: i32) -> Write {
+    Write::SetData {
+        path: path.into(),
+        data: b"new".to_vec(),
+        version,
+    }
+}
+
+#[test]
+fn why_a_write_fails() {
+    let mut rig = Rig::default();
+    for w in [
+        create("/a"),
+        create("/a/b"),
+        with("/e", true, false),
+        perms("/locked", 0),
+        perms("/no-delete", perm::CREATE),
+    ] {
+        rig.write(&w, 1).0.unwrap();
+    }
+    rig.write(&create("/no-delete/x"), 1).0.unwrap();
+    let check = |path: &str, version| Write::Check {
+        path: path.into(),
+        version,
+    };
+    let acl = |path: &str, version| Write::SetAcl {
+        path: path.into(),
+        perms: 1,
+        version,
+    };
+    for (write, code) in [
+        (create("/a"), Code::NodeExists),
+        (create("/"), Code::NodeExists),
+        (create("/zookeeper"), Code::NodeExists),
+        (create("/none/x"), Code::NoNode),
+        (create("/e/x"), Code::NoChildrenForEphemerals),
+        (with("/e/x", true, true), Code::NoChildrenForEphemerals),
+        (create("/locked/x"), Code::NoAuth),
+        (delete("/none", -1), Code::NoNode),
+        (delete("/a", -1), Code::NotEmpty),
+        (delete("/a", 3), Code::BadVersion),
+        (delete("/a/b", 1), Code::BadVersion),
+        (delete("/no-delete/x", -1), Code::NoAuth),
+        (delete("/no-delete/none", -1), Code::NoAuth),
+        (delete("/", -1), Code::BadArguments),
+        (delete("/zookeeper", -1), Code::BadArguments),
+        (delete("/zookeeper/quota", -1), Code::BadArguments),
+        (delete("/zookeeper/config", -1), Code::BadArguments),
+        (delete("/zookeeper/none", -1), Code::NoNode),
+        (set("/none", -1), Code::NoNode),
+        (set("/a", 1), Code::BadVersion),
+        (set("/locked", -1), Code::NoAuth),
+        (acl("/a", 1), Code::BadVersion),
+        (acl("/locked", -1), Code::NoAuth),
+        (check("/none", -1), Code::NoNode),
+        (check("/a", 1), Code::BadVersion),
+        (check("/locked", 0), Code::NoAuth),
+        (Write::Multi(vec![]), Code::BadArguments), // in a multi, see below
+    ] {
+        let (answer, _) = rig.write(
+            &Write::Multi(vec![create("/before"), write.clone(), create("/behind")]),
+            2,
+        );
+        let Ok(WriteAnswer::Multi(results, _)) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(results, [Err(0), Err(code as i32), Err(-2)], "{write:?}");
+        if !matches!(write, Write::Multi(_)) {
+            assert_eq!(rig.write(&write, 2).0, Err(code), "{write:?}");
+        }
+    }
+    rig.check();
+}
+
+#[test]
+fn stats_as_zookeeper_shows_them() {
+    let mut rig = Rig::default();
+    rig.write(&create("/a"), 7).0.unwrap();
+    rig.write(&with("/a/e", true, false), 7).0.unwrap();
+    rig.write(&create("/a/b"), 7).0.unwrap();
+    rig.write(&delete("/a/b", 0), 7).0.unwrap();
+    let got = rig.write(&set("/a", 0), 7).0;
+    let want = Stat {
+        czxid: 1,
+        mzxid: 5,
+        ctime: 1_000_001,
+        mtime: 1_000_005,
+        version: 1,
+        cversion: 3,
+        aversion: 0,
+        ephemeral_owner: 0,
+        data_length: 3,
+        num_children: 1,
+        pzxid: 4,
+    };
+    assert_eq!(got, Ok(WriteAnswer::Stat(want)));
+    assert_eq!(rig.tree.get("/a/e").unwrap().stat().ephemeral_owner, 7);
+    rig.write(
+        &Write::SetAcl {
+            path: "/a".into(),
+            perms: perm::READ,
+            version: 0,
+        },
+        7,
+    )
+    .0
+    .unwrap();
+    assert_eq!(
+        rig.tree.get("/a").unwrap().stat(),
+        Stat {
+            aversion: 1,
+            ..want
+        }
+    );
+    // A fresh ensemble, as ZooKeeper 3.8 shows it.
+    let fresh = |path: &str| {
+        Tree::default()
+            .get(path)
+            .map(|n| (n.stat().cversion, n.stat().num_children))
+            .unwrap()
+    };
+    assert_eq!((fresh("/"), fresh("/zookeeper")), ((-1, 1), (-2, 2)));
+    assert_eq!(
+        rig.drop_ephemerals(7),
+        [
+            (EventType::Deleted, "/a/e".into()),
+            (EventType::ChildrenChanged, "/a".into())
+        ]
+    );
+    assert_eq!(
+        rig.tree.get("/a").unwrap().stat(),
+        Stat {
+            aversion: 1,
+            cversion: 4,
+            num_children: 0,
+            pzxid: 7,
+            ..want
+        }
+    );
+    rig.check();
+}
+
+#[test]
+fn sequential_names_never_repeat() {
+    let mut rig = Rig::default();
+    rig.write(&create("/q"), 1).0.unwrap();
+    let mut next = |write: &Write| match rig.write(write, 1).0 {
+        Ok(WriteAnswer::Created(path, _)) => path,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(next(&with("/q/n-", false, true)), "/q/n-0000000000");
+    assert_eq!(next(&with("/q/", true, true)), "/q/0000000001");
+    assert_eq!(next(&create("/q/plain")), "/q/plain");
+    assert_eq!(next(&with("/q/n-", false, true)), "/q/n-0000000003");
+    // As in ZooKeeper, the first in the root: `/zookeeper` was not counted.
+    assert_eq!(next(&with("/", false, true)), "/0000000001");
+    for path in ["/q/n-0000000003", "/q/plain"] {
+        rig.write(&delete(path, -1), 1).0.unwrap();
+    }
+    rig.drop_ephemerals(1);
+    // A name that failed to be made does not count, one in a multi that failed neither.
+    assert!(failed(
+        &rig.write(
+            &Write::Multi(vec![
+                with("/q/n-", false, true),
+                create("/q/n-0000000004"),
+                create("/q/n-0000000004")
+            ]),
+            1
+        )
+        .0
+    ));
+    let both = rig
+        .write(
+            &Write::Multi(vec![with("/q/n-", false, true), with("/q/n-", false, true)]),
+            1,
+        )
+        .0;
+    let named = |n: &str| Ok(WriteAnswer::Created(format!("/q/n-{n}"), None));
+    assert_eq!(
+        both,
+        Ok(WriteAnswer::Multi(
+            vec![named("0000000004"), named("0000000005")],
+            vec![1, 1]
+        ))
+    );
+    // The name is taken: ZooKeeper does not look for the next free one.
+    rig.write(&create("/q/n-0000000007"), 1).0.unwrap();
+    assert_eq!(
+        rig.write(&with("/q/n-", false, true), 1).0,
+        Err(Code::NodeExists)
+    );
+    rig.check();
+}
+
+/// Each change once cost a copy of its parent's list of children.
+#[test]
+fn a_change_does_not_copy_its_siblings() {
+    let mut tree = Tree::default();
+    let began = std::time::Instant::now();
+    tree.apply(&create("/many"), stamp(1, 1), &mut Vec::new())
+        .unwrap();
+    for zxid in 2..30_002 {
+        tree.apply(
+            &with("/many/n-", true, true),
+            stamp(zxid, 1),
+            &mut Vec::new(),
+        )
+        .unwrap();
+        tree.apply(&set("/many", -1), stamp(zxid, 1), &mut Vec::new())
+            .unwrap();
+    }
+    tree.drop_ephemerals(1, 30_002, &mut Vec::new());
+    assert_eq!((tree.len(), tree.ephemeral_count()), (5, 0));
+    // It takes a second here, and took many minutes.
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+}

@@ -1,0 +1,127 @@
+//! Watches fire once, for those who left them, and leave nothing behind.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::{BTreeSet, HashSet};
+
+use proptest::prelude::*;
+use septet_coordinator::{protocol::EventType, watches::Watches};
+
+const KINDS: [EventType; 4] = [
+    EventType::Created,
+    EventType::Deleted,
+    EventType::DataChanged,
+    EventType::ChildrenChanged,
+];
+
+fn ids(all: &[u64]) -> HashSet<u64> {
+    all.iter().copied().collect()
+}
+
+#[test]
+fn a_data_watch_fires_once_for_each_who_left_it() {
+    let mut w = Watches::default();
+    w.add(1, "/a", false);
+    w.add(2, "/a", false);
+    w.add(2, "/a", false);
+    w.add(3, "/b", false);
+    assert_eq!((w.len(), w.of(2)), (3, 1));
+    assert_eq!(w.fire(EventType::ChildrenChanged, "/a"), ids(&[]));
+    assert_eq!(w.fire(EventType::DataChanged, "/a"), ids(&[1, 2]));
+    assert_eq!(w.fire(EventType::DataChanged, "/a"), ids(&[]));
+    assert_eq!((w.len(), w.of(2), w.of(3)), (1, 0, 1));
+}
+
+#[test]
+fn kinds_of_events_fire_kinds_of_watches() {
+    for (kind, data, child) in [
+        (EventType::Created, true, false),
+        (EventType::DataChanged, true, false),
+        (EventType::ChildrenChanged, false, true),
+        (EventType::Deleted, true, true),
+    ] {
+        let mut w = Watches::default();
+        w.add(1, "/a", false);
+        w.add(2, "/a", true);
+        let fired = w.fire(kind, "/a");
+        assert_eq!(
+            (fired.contains(&1), fired.contains(&2)),
+            (data, child),
+            "{kind:?}"
+        );
+        assert_eq!(w.len(), 2 - fired.len());
+    }
+}
+
+#[test]
+fn one_deletion_is_one_event_for_a_client_with_both_watches() {
+    let mut w = Watches::default();
+    w.add(1, "/a", false);
+    w.add(1, "/a", true);
+    assert_eq!(w.of(1), 2);
+    assert_eq!(w.fire(EventType::Deleted, "/a"), ids(&[1]));
+    assert!(w.is_empty());
+}
+
+#[test]
+fn a_connection_that_goes_takes_its_watches_with_it() {
+    let mut w = Watches::default();
+    w.add(1, "/a", false);
+    w.add(1, "/b", true);
+    w.add(2, "/a", false);
+    w.drop_connection(1);
+    w.drop_connection(9);
+    assert_eq!(w.len(), 1);
+    assert_eq!(w.fire(EventType::Deleted, "/b"), ids(&[]));
+    assert_eq!(w.fire(EventType::Created, "/a"), ids(&[2]));
+    assert!(w.is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u64, usize, bool),
+    Fire(usize, usize),
+    Drop(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..4u64, 0..4usize, any::<bool>()).prop_map(|(c, p, k)| Step::Add(c, p, k)),
+        2 => (0..4usize, 0..4usize).prop_map(|(k, p)| Step::Fire(k, p)),
+        1 => (0..4u64).prop_map(Step::Drop),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn as_a_plain_set_would_do(steps in prop::collection::vec(step(), 0..60)) {
+        let paths = ["/", "/a", "/a/b", "/b"];
+        let (mut watches, mut model) = (Watches::default(), BTreeSet::new());
+        for s in steps {
+            match s {
+                Step::Add(c, p, child) => {
+                    watches.add(c, paths[p], child);
+                    model.insert((c, p, child));
+                }
+                Step::Drop(c) => {
+                    watches.drop_connection(c);
+                    model.retain(|w| w.0 != c);
+                }
+                Step::Fire(k, p) => {
+                    let hit = |w: &(u64, usize, bool)| w.1 == p && match KINDS[k] {
+                        EventType::Deleted => true,
+                        EventType::ChildrenChanged => w.2,
+                        _ => !w.2,
+                    };
+                    let want: HashSet<u64> = model.iter().filter(|w| hit(w)).map(|w| w.0).collect();
+                    prop_assert_eq!(watches.fire(KINDS[k], paths[p]), want);
+                    model.retain(|w| !hit(w));
+                }
+            }
+            prop_assert_eq!(watches.len(), model.len());
+            prop_assert_eq!(watches.is_empty(), model.is_empty());
+            for c in 0..4 {
+                prop_assert_eq!(watches.of(c), model.iter().filter(|w| w.0 == c).count());
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `septet health`
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use super::{Global, print_data, print_json};
+use crate::{
+    error::{Error, Kind, Result},
+    health::{Checker, Report},
+    operations::{Access, Cluster},
+    playbook::Options,
+    report::health_table,
+};
+
+/// Arguments.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Check again and again
+    #[arg(long)]
+    watch: bool,
+    /// Wait so many seconds for the cluster to be healthy
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u64,
+}
+
+async fn check(cluster: &Cluster, access: &mut Option<Access>) -> Result<Report> {
+    let observed = cluster.provider.observe().await?;
+    // Connections are kept from one check to the next, for as long as the hosts are the same.
+    if access.as_ref().is_none_or(|a| a.observed != observed) && observed.uuid.is_some() {
+        *access = Some(Access::new(cluster, observed.clone())?);
+    }
+    let fleet = access
+        .as_ref()
+        .map(|a| &a.fleet)
+        .filter(|_| !observed.hosts.is_empty());
+    Ok(Checker {
+        inventory: &cluster.inventory,
+        observed: &observed,
+        fleet,
+    }
+    .check()
+    .await)
+}
+
+/// Runs it.
+pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
+    let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
+    let begun = Instant::now();
+    let mut access = None;
+    loop {
+        let report = check(&cluster, &mut access).await?;
+        let waiting = !report.healthy && begun.elapsed() < Duration::from_secs(a.wait);
+        if !waiting {
+            if g.json {
+                print_json(&report)?;
+            } else {
+                print_data(&(health_table(&report) + "\n"))?;
+            }
+            if !a.watch {
+                return if report.healthy {
+                    Ok(())
+                } else {
+                    Err(Error::failed("").kind(Kind::Unhealthy))
+                };
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(if a.watch { 2000 } else { 300 })).await;
+    }
+}

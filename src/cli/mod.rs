@@ -1,0 +1,328 @@
+//! The command line.
+//!
+//! Exit codes: 0 done · 1 failed · 2 bad usage or invalid file · 3 unhealthy · 4 changes pending · 130 interrupted.
+
+mod completions;
+mod down;
+mod endpoints;
+mod exec;
+mod health;
+mod init;
+mod logs;
+mod plan;
+mod rename;
+mod run;
+mod ssh;
+mod up;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Kind, Result},
+    inventory::Inventory,
+    operations::Cluster,
+    playbook::{Options, project::Project},
+    report::{Color, Reporter},
+    template::Vars,
+};
+
+/// A real Kafka cluster under your own name: seven hosts, one command.
+#[derive(Parser)]
+#[command(
+    name = "septet",
+    version,
+    max_term_width = 110,
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or invalid file, 3 unhealthy, 4 changes pending (plan --exit-code), 130 interrupted."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone)]
+pub struct Global {
+    /// The inventory [default: inventories/local.yml, else the built-in local one]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+    /// Directory with playbooks/ and templates/ that override the shipped ones [default: .]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub project: Option<PathBuf>,
+    /// JSON on standard output, and nothing else there
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Do not ask
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Hosts worked on at a time, 0 for all
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub forks: usize,
+    /// Colours
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the cluster what the inventory says: hosts, names, programs, configuration
+    Up(up::Arguments),
+    /// Show what `up` would do, with a diff per file; change nothing
+    Plan(plan::Arguments),
+    /// Check that the cluster does its work, by producing and consuming through each broker
+    Health(health::Arguments),
+    /// Print where clients find the cluster
+    Endpoints,
+    /// Give every host another prefix without stopping the cluster
+    Rename(rename::Arguments),
+    /// Remove everything that belongs to the cluster
+    Down,
+    /// Run a playbook against the cluster's hosts
+    Run(run::Arguments),
+    /// Run a command on the hosts of a group or pattern
+    Exec(exec::Arguments),
+    /// Log in to a host
+    Ssh(ssh::Arguments),
+    /// Show what a host's service says
+    Logs(logs::Arguments),
+    /// Write inventories, playbooks and templates out for editing
+    Init(init::Arguments),
+    /// Print a completion script for a shell
+    Completions(completions::Arguments),
+}
+
+/// Which tasks, with which variables; for the commands that run playbooks.
+#[derive(Args, Clone, Default)]
+pub struct RunOptions {
+    /// Only tasks with one of these tags
+    #[arg(short, long, value_delimiter = ',', value_name = "TAGS")]
+    pub tags: Vec<String>,
+    /// No tasks with one of these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAGS")]
+    pub skip_tags: Vec<String>,
+    /// A variable that wins over all others: name=value, or a JSON object
+    #[arg(short, long, value_name = "VAR")]
+    pub extra_vars: Vec<String>,
+    /// Show what changes in files
+    #[arg(short = 'D', long)]
+    pub diff: bool,
+}
+
+impl RunOptions {
+    fn options(&self, global: &Global) -> Result<Options> {
+        let mut extra_vars = Vars::new();
+        for text in &self.extra_vars {
+            if text.trim_start().starts_with('{') {
+                match serde_json::from_str(text) {
+                    Ok(Value::Object(m)) => extra_vars.extend(m),
+                    _ => {
+                        return Err(Error::invalid(format!(
+                            "--extra-vars: `{text}` is not a JSON object"
+                        )));
+                    }
+                }
+                continue;
+            }
+            let (k, v) = text.split_once('=').ok_or_else(|| {
+                Error::invalid(format!("--extra-vars: `{text}` is not name=value"))
+            })?;
+            extra_vars.insert(k.trim().to_owned(), v.into());
+        }
+        Ok(Options {
+            tags: self.tags.clone(),
+            skip_tags: self.skip_tags.clone(),
+            extra_vars,
+            forks: global.forks,
+            ..Options::default()
+        })
+    }
+}
+
+impl Global {
+    fn project(&self) -> Result<Project> {
+        let root = match &self.project {
+            Some(p) if !p.is_dir() => {
+                return Err(Error::invalid(format!(
+                    "--project: {} is not a directory",
+                    p.display()
+                )));
+            }
+            Some(p) => p.clone(),
+            None => PathBuf::from("."),
+        };
+        Ok(Project { root })
+    }
+
+    fn inventory(&self) -> Result<Inventory> {
+        if let Some(path) = &self.inventory {
+            return Inventory::read(path);
+        }
+        let path = self
+            .project
+            .clone()
+            .unwrap_or_default()
+            .join("inventories/local.yml");
+        if path.is_file() {
+            Inventory::read(&path)
+        } else {
+            Inventory::built_in()
+        }
+    }
+
+    fn reporter(&self, diffs: bool) -> Arc<Reporter> {
+        Arc::new(Reporter::new(self.verbose, diffs, self.color, false))
+    }
+
+    fn cluster(
+        &self,
+        options: Options,
+        reporter: Arc<Reporter>,
+        interrupted: &Arc<AtomicBool>,
+    ) -> Result<Cluster> {
+        Cluster::open(
+            self.inventory()?,
+            self.project()?,
+            reporter,
+            interrupted.clone(),
+            options,
+        )
+    }
+}
+
+/// Prints JSON for a program.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::failed(e.to_string()))?;
+    print_data(&(text + "\n"))
+}
+
+/// Prints data; a reader that went away is no error.
+fn print_data(text: &str) -> Result<()> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Parses, runs, and says how it ended.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(c) => c,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(r) => r,
+        Err(e) => {
+            eprintln!("error: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let json = cli.global.json;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let result = runtime.block_on(async {
+        tokio::spawn(on_interrupt(interrupted.clone()));
+        dispatch(cli, &interrupted).await
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // A health report has said everything already.
+            if !e.message.is_empty() {
+                eprintln!("error: {e}");
+            }
+            if json && !e.message.is_empty() {
+                let _ = print_json(
+                    &serde_json::json!({ "error": e.message, "hint": e.hint, "exit_code": e.kind.exit_code() }),
+                );
+            }
+            ExitCode::from(e.kind.exit_code())
+        }
+    }
+}
+
+/// Once: stop after the task in hand. Twice: stop at once.
+async fn on_interrupt(interrupted: Arc<AtomicBool>) {
+    loop {
+        if tokio::signal::ctrl_c().await.is_err() {
+            return;
+        }
+        if interrupted.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+        }
+        eprintln!("\nstopping after the task in hand; Ctrl-C again stops at once");
+    }
+}
+
+/// Says how to go on after an interruption.
+fn resumable<T>(result: Result<T>, command: &str) -> Result<T> {
+    result.map_err(|e| {
+        if e.kind == Kind::Interrupted && e.hint.is_none() {
+            e.hint(format!("`{command}` goes on from here"))
+        } else {
+            e
+        }
+    })
+}
+
+/// Ends at the first Ctrl-C: for commands that only look, or that wait for somebody.
+async fn until_interrupted<T>(
+    interrupted: &Arc<AtomicBool>,
+    what: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let flag = interrupted.clone();
+    let watch = async move {
+        while !flag.load(Ordering::SeqCst) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        r = what => r,
+        () = watch => Err(Error::failed("interrupted").kind(Kind::Interrupted)),
+    }
+}
+
+async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
+    let g = &cli.global;
+    match cli.command {
+        Command::Up(a) => resumable(up::run(g, &a, interrupted).await, "septet up"),
+        Command::Plan(a) => until_interrupted(interrupted, plan::run(g, &a, interrupted)).await,
+        Command::Health(a) => until_interrupted(interrupted, health::run(g, &a, interrupted)).await,
+        Command::Endpoints => until_interrupted(interrupted, endpoints::run(g, interrupted)).await,
+        Command::Rename(a) => {
+            let command = format!("septet rename {}", a.prefix);
+            resumable(rename::run(g, &a, interrupted).await, &command)
+        }
+        Command::Down => resumable(down::run(g, interrupted).await, "septet down"),
+        Command::Run(a) => {
+            let command = format!("septet run {}", a.playbook);
+            resumable(run::run(g, &a, interrupted).await, &command)
+        }
+        Command::Exec(a) => until_interrupted(interrupted, exec::run(g, &a, interrupted)).await,
+        Command::Ssh(a) => ssh::run(g, &a, interrupted).await,
+        Command::Logs(a) => until_interrupted(interrupted, logs::run(g, &a, interrupted)).await,
+        Command::Init(a) => init::run(g, &a),
+        Command::Completions(a) => completions::run(&a),
+    }
+}

@@ -1,0 +1,48 @@
+//! `septet plan`
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use serde_json::json;
+
+use super::{Global, RunOptions, print_json};
+use crate::{
+    error::{Error, Kind, Result},
+    operations,
+};
+
+/// Arguments.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// End with 4 if something would change
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    options: RunOptions,
+}
+
+/// Runs it.
+pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
+    let reporter = g.reporter(true);
+    let cluster = g.cluster(a.options.options(g)?, reporter, interrupted)?;
+    let planned = operations::preview(&cluster).await?;
+    let (steps, tasks) = (planned.plan.all().count(), planned.recap.changed());
+    if g.json {
+        print_json(
+            &json!({ "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap }),
+        )?;
+    } else if planned.pending() {
+        eprintln!(
+            "\n{steps} changes to hosts, {tasks} tasks would change something; `septet up` does it"
+        );
+    } else {
+        eprintln!(
+            "nothing would change: {} is as {} says",
+            cluster.inventory.cluster,
+            cluster.inventory.shown_path()
+        );
+    }
+    if a.exit_code && planned.pending() {
+        return Err(Error::failed("").kind(Kind::Pending));
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The ensemble: one leader, the others followers, one epoch, nobody behind.
+
+use std::{collections::BTreeMap, io};
+
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+use super::{Checker, Problem, QUESTION_TIMEOUT};
+use crate::{
+    inventory::{HostId, Role},
+    ssh::Connection,
+};
+
+/// Transactions that a follower may be behind: what is on its way while one asks.
+const MAX_LAG: u64 = 1000;
+/// Longest answer to a four-letter word, in bytes.
+const MAX_ANSWER_BYTES: u64 = 256 * 1024;
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoordinatorView {
+    /// leader, follower, standalone
+    pub mode: String,
+    /// its newest transaction
+    pub zxid: u64,
+}
+
+async fn word(control: &Connection, host: &str, word: &str) -> Result<String, String> {
+    let ask = async {
+        let mut stream = control.tcp(host, 2181).await.map_err(|e| e.to_string())?;
+        let text = |e: io::Error| e.to_string();
+        stream.write_all(word.as_bytes()).await.map_err(text)?;
+        let mut answer = Vec::new();
+        stream
+            .take(MAX_ANSWER_BYTES)
+            .read_to_end(&mut answer)
+            .await
+            .map_err(text)?;
+        Ok::<_, String>(String::from_utf8_lossy(&answer).into_owned())
+    };
+    timeout(QUESTION_TIMEOUT, ask)
+        .await
+        .map_err(|_| format!("no answer to `{word}` in time"))?
+}
+
+async fn view(control: &Connection, host: &str) -> Result<CoordinatorView, String> {
+    let text = word(control, host, "srvr").await?;
+    let get = |k: &str| text.lines().find_map(|l| l.strip_prefix(k)).map(str::trim);
+    let (Some(mode), Some(zxid)) = (get("Mode:"), get("Zxid:")) else {
+        let first = text.lines().next().unwrap_or("an empty answer").trim();
+        return Err(if first.contains("not currently serving") {
+            "it has no leader with a majority (not serving)".into()
+        } else {
+            format!("strange answer: {first}")
+        });
+    };
+    let zxid = u64::from_str_radix(zxid.trim_start_matches("0x"), 16)
+        .map_err(|_| format!("strange zxid {zxid}"))?;
+    Ok(CoordinatorView {
+        mode: mode.to_owned(),
+        zxid,
+    })
+}
+
+/// Asks all servers; who does not answer is left out.
+pub async fn views(
+    checker: &Checker<'_>,
+    control: &Connection,
+    ids: &[HostId],
+) -> BTreeMap<HostId, CoordinatorView> {
+    let asks = ids.iter().map(|id| async move {
+        (
+            *id,
+            view(control, &checker.address(*id).unwrap_or_default()).await,
+        )
+    });
+    join_all(asks)
+        .await
+        .into_iter()
+        .filter_map(|(id, v)| Some((id, v.ok()?)))
+        .collect()
+}
+
+/// Checks the ensemble over the hosts that can be reached.
+pub async fn check(
+    checker: &Checker<'_>,
+    control: &Connection,
+    ids: &[HostId],
+) -> (Vec<Problem>, BTreeMap<HostId, String>) {
+    let mut problems = Vec::new();
+    let mut notes = BTreeMap::new();
+    let mut add = |host: String, reason: String| problems.push(Problem { host, reason });
+    let asks = ids.iter().map(|id| async move {
+        (
+            *id,
+            view(control, &checker.address(*id).unwrap_or_default()).await,
+        )
+    });
+    let mut views: BTreeMap<HostId, CoordinatorView> = BTreeMap::new();
+    for (id, v) in join_all(asks).await {
+        match v {
+            Ok(v) => {
+                notes.insert(id, v.mode.clone());
+                views.insert(id, v);
+            }
+            Err(e) => add(checker.name(id), format!("coordinator: {e}")),
+        }
+    }
+    let all = checker.inventory.of(Role::Coordinator).count();
+    let leaders: Vec<HostId> = views
+        .iter()
+        .filter(|(_, v)| v.mode == "leader" || v.mode == "standalone")
+        .map(|(id, _)| *id)
+        .collect();
+    match leaders.as_slice() {
+        [_] => {}
+        [] if views.is_empty() => add("coordinators".into(), format!("none of {all} answers")),
+        [] => add(
+            "coordinators".into(),
+            format!("no leader among the {} of {all} that answer", views.len()),
+        ),
+        many => {
+            let names: Vec<String> = many.iter().map(|id| checker.name(*id)).collect();
+            add(
+                "coordinators".into(),
+                format!("{} leaders: {}", many.len(), names.join(", ")),
+            );
+        }
+    }
+    if let Some(top) = leaders.first().and_then(|l| views.get(l)) {
+        for (id, v) in &views {
+            if v.zxid >> 32 != top.zxid >> 32 {
+                add(
+                    checker.name(*id),
+                    format!(
+                        "coordinator: epoch {} while the leader is in {}",
+                        v.zxid >> 32,
+                        top.zxid >> 32
+                    ),
+                );
+            } else if top.zxid.saturating_sub(v.zxid) > MAX_LAG {
+                add(
+                    checker.name(*id),
+                    format!(
+                        "coordinator: {} transactions behind the leader",
+                        top.zxid - v.zxid
+                    ),
+                );
+            }
+        }
+    }
+    (problems, notes)
+}

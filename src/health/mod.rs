@@ -1,0 +1,363 @@
+//! Health: not whether ports are open, but whether the cluster does its work. Every problem has a reason and names
+//! its host.
+
+mod broker;
+mod coordinator;
+mod kafka;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use septet_agent_protocol::Action;
+use serde::Serialize;
+
+pub use broker::BrokerView;
+pub use coordinator::CoordinatorView;
+
+use crate::{
+    inventory::{HostId, Inventory, Role},
+    provider::{HostState, Observed},
+    ssh::{Fleet, SshError},
+};
+
+/// How long one question may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// where; a host's name, or the role for the whole
+    pub host: String,
+    /// what and why
+    pub reason: String,
+}
+
+/// A host's line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostHealth {
+    /// its name
+    pub name: String,
+    /// its role
+    pub role: &'static str,
+    /// its address
+    pub address: String,
+    /// `healthy`, or the short form of what is wrong
+    pub state: String,
+    /// what it does: leader, follower, controller
+    pub note: String,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// whether there is no problem
+    pub healthy: bool,
+    /// the cluster's name
+    pub cluster: String,
+    /// all hosts
+    pub hosts: Vec<HostHealth>,
+    /// all problems
+    pub problems: Vec<Problem>,
+}
+
+/// Asks one cluster.
+pub struct Checker<'a> {
+    /// what is wanted
+    pub inventory: &'a Inventory,
+    /// what exists
+    pub observed: &'a Observed,
+    /// the hosts; `None` if there are none
+    pub fleet: Option<&'a Arc<Fleet>>,
+}
+
+struct Notes {
+    problems: Vec<Problem>,
+    notes: BTreeMap<HostId, String>,
+}
+
+impl Notes {
+    fn add(&mut self, host: &str, reason: impl Into<String>) {
+        self.problems.push(Problem {
+            host: host.to_owned(),
+            reason: reason.into(),
+        });
+    }
+}
+
+/// The unit of a role.
+pub fn unit(role: Role) -> Option<&'static str> {
+    match role {
+        Role::Control => None,
+        Role::Coordinator => Some("zookeeper-server.service"),
+        Role::Broker => Some("kafka-server.service"),
+    }
+}
+
+impl Checker<'_> {
+    fn name(&self, id: HostId) -> String {
+        let wanted = self
+            .inventory
+            .hosts
+            .iter()
+            .find(|h| h.id == id)
+            .map(|h| h.name.clone());
+        self.observed
+            .host(id)
+            .map(|h| h.name.clone())
+            .or(wanted)
+            .unwrap_or_default()
+    }
+
+    fn address(&self, id: HostId) -> Option<String> {
+        self.observed.host(id).map(|h| h.address.to_string())
+    }
+
+    /// Hosts that run, as the provider says; the others become problems.
+    fn existing(&self, notes: &mut Notes) -> Vec<HostId> {
+        let mut out = Vec::new();
+        for host in &self.inventory.hosts {
+            match self.observed.host(host.id).map(|o| o.state) {
+                Some(HostState::Running) => out.push(host.id),
+                Some(HostState::Stopped) => notes.add(&self.name(host.id), "the host is stopped"),
+                Some(HostState::Paused) => notes.add(&self.name(host.id), "the host is paused"),
+                Some(HostState::Unfinished) => {
+                    notes.add(&self.name(host.id), "the host was made and never started")
+                }
+                None => notes.add(&host.name, "the host does not exist"),
+            }
+        }
+        out
+    }
+
+    /// Checks everything.
+    pub async fn check(&self) -> Report {
+        let mut notes = Notes {
+            problems: Vec::new(),
+            notes: BTreeMap::new(),
+        };
+        let running = self.existing(&mut notes);
+        if let Some(fleet) = self.fleet {
+            let reachable = self.reach(fleet, &running, &mut notes).await;
+            if let Ok(control) = fleet.control().await {
+                let (zk, kafka) = (
+                    self.of(Role::Coordinator, &reachable),
+                    self.of(Role::Broker, &reachable),
+                );
+                let (coordinators, brokers) = tokio::join!(
+                    coordinator::check(self, &control, &zk),
+                    broker::check(self, &control, &kafka)
+                );
+                for (problems, said) in [coordinators, brokers] {
+                    notes.problems.extend(problems);
+                    notes.notes.extend(said);
+                }
+            }
+        }
+        self.report(notes)
+    }
+
+    fn of(&self, role: Role, ids: &[HostId]) -> Vec<HostId> {
+        ids.iter().copied().filter(|i| i.role == role).collect()
+    }
+
+    /// Logs in everywhere and looks at the units.
+    async fn reach(
+        &self,
+        fleet: &Arc<Fleet>,
+        running: &[HostId],
+        notes: &mut Notes,
+    ) -> Vec<HostId> {
+        let one = |id: HostId| async move {
+            let agent = fleet.agent(id, None).await?;
+            let Some(unit) = unit(id.role) else {
+                return Ok::<_, SshError>(Vec::new());
+            };
+            let argv = [
+                "systemctl",
+                "show",
+                "-p",
+                "ActiveState,SubState,UnitFileState,NRestarts,Result",
+                "--",
+                unit,
+            ]
+            .map(str::to_owned)
+            .to_vec();
+            let action = Action::Command {
+                argv,
+                chdir: None,
+                creates: None,
+                removes: None,
+                stdin: None,
+                environment: BTreeMap::new(),
+                timeout_s: 10,
+                check_safe: true,
+            };
+            let out = agent.perform(action, false).await?;
+            let text = out
+                .values
+                .get("stdout")
+                .and_then(|v| v.as_str())
+                .unwrap_or_default()
+                .to_owned();
+            let get = |k: &str| {
+                text.lines()
+                    .filter_map(|l| l.split_once('='))
+                    .find(|(key, _)| *key == k)
+                    .map(|(_, v)| v.to_owned())
+                    .unwrap_or_default()
+            };
+            let mut wrong = Vec::new();
+            if get("ActiveState") != "active" {
+                wrong.push(format!(
+                    "{unit} is {} ({}, result {})",
+                    get("ActiveState"),
+                    get("SubState"),
+                    get("Result")
+                ));
+            }
+            if get("UnitFileState") != "enabled" {
+                wrong.push(format!("{unit} is not enabled: it would not start at boot"));
+            }
+            Ok(wrong)
+        };
+        let results = join_all(running.iter().map(|id| async move {
+            (
+                *id,
+                tokio::time::timeout(QUESTION_TIMEOUT * 2, one(*id)).await,
+            )
+        }))
+        .await;
+        let mut reachable = Vec::new();
+        for (id, result) in results {
+            let name = self.name(id);
+            match result {
+                Ok(Ok(wrong)) => {
+                    wrong.into_iter().for_each(|w| notes.add(&name, w));
+                    reachable.push(id);
+                }
+                Ok(Err(SshError::Jump(jump))) => {
+                    notes.add(&name, format!("not examined: it is reached through {jump}"))
+                }
+                Ok(Err(e)) => notes.add(&name, format!("SSH: {e}")),
+                Err(_) => notes.add(&name, "SSH: no answer in time"),
+            }
+        }
+        reachable
+    }
+
+    fn report(&self, notes: Notes) -> Report {
+        let mut problems = notes.problems;
+        problems.sort();
+        problems.dedup();
+        let hosts = self
+            .inventory
+            .hosts
+            .iter()
+            .map(|h| {
+                let name = self.name(h.id);
+                let own: Vec<&Problem> = problems.iter().filter(|p| p.host == name).collect();
+                let state = match own.as_slice() {
+                    [] => "healthy".to_owned(),
+                    [one] => one.reason.clone(),
+                    [one, more @ ..] => format!("{} (and {} more)", one.reason, more.len()),
+                };
+                HostHealth {
+                    state,
+                    role: h.id.role.name(),
+                    address: self.address(h.id).unwrap_or_default(),
+                    note: notes.notes.get(&h.id).cloned().unwrap_or_default(),
+                    name,
+                }
+            })
+            .collect();
+        Report {
+            healthy: problems.is_empty(),
+            cluster: self.inventory.cluster.clone(),
+            hosts,
+            problems,
+        }
+    }
+
+    /// The ensemble as its servers see it, without judging.
+    pub async fn coordinators(&self) -> BTreeMap<HostId, CoordinatorView> {
+        match self.fleet {
+            Some(fleet) => match fleet.control().await {
+                Ok(control) => {
+                    coordinator::views(
+                        self,
+                        &control,
+                        &self
+                            .observed
+                            .hosts
+                            .iter()
+                            .filter(|h| h.id.role == Role::Coordinator)
+                            .map(|h| h.id)
+                            .collect::<Vec<_>>(),
+                    )
+                    .await
+                }
+                Err(_) => BTreeMap::new(),
+            },
+            None => BTreeMap::new(),
+        }
+    }
+
+    /// The brokers as they see the cluster, without judging.
+    pub async fn brokers(&self) -> BTreeMap<HostId, BrokerView> {
+        match self.fleet {
+            Some(fleet) => match fleet.control().await {
+                Ok(control) => {
+                    broker::views(
+                        self,
+                        &control,
+                        &self
+                            .observed
+                            .hosts
+                            .iter()
+                            .filter(|h| h.id.role == Role::Broker)
+                            .map(|h| h.id)
+                            .collect::<Vec<_>>(),
+                    )
+                    .await
+                }
+                Err(_) => BTreeMap::new(),
+            },
+            None => BTreeMap::new(),
+        }
+    }
+
+    /// Problems of one role only: what a rolling restart waits for.
+    pub async fn role(&self, role: Role) -> Vec<Problem> {
+        let mut notes = Notes {
+            problems: Vec::new(),
+            notes: BTreeMap::new(),
+        };
+        let running: Vec<HostId> = self
+            .existing(&mut notes)
+            .into_iter()
+            .filter(|i| i.role == role)
+            .collect();
+        let control_name = self.name(HostId {
+            role: Role::Control,
+            index: 1,
+        });
+        notes.problems.retain(|p| {
+            p.host == control_name || self.inventory.of(role).any(|h| self.name(h.id) == p.host)
+        });
+        match self.fleet {
+            None => notes.add(&control_name, "not connected"),
+            Some(fleet) => match fleet.control().await {
+                Err(e) => notes.add(&control_name, format!("SSH: {e}")),
+                Ok(control) => {
+                    let (problems, _) = match role {
+                        Role::Control => return notes.problems,
+                        Role::Coordinator => coordinator::check(self, &control, &running).await,
+                        Role::Broker => broker::check(self, &control, &running).await,
+                    };
+                    notes.problems.extend(problems);
+                }
+            },
+        }
+        notes.problems
+    }
+}

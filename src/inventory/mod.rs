@@ -1,0 +1,461 @@
+//! The inventory: what the cluster is to be, read strictly.
+//!
+//! Invariant: an [`Inventory`] that exists is valid: names are DNS labels, counts are sensible, nothing is unknown.
+
+mod edit;
+mod pattern;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+pub use edit::set_prefix;
+pub use pattern::select;
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    template::{Renderer, Vars},
+    yaml::{self, Node},
+};
+
+/// What a host is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// where one logs in; the way to the others
+    Control,
+    /// keeps the cluster's metadata
+    Coordinator,
+    /// keeps the records
+    Broker,
+}
+
+impl Role {
+    /// All, in the order of their start.
+    pub const ALL: [Role; 3] = [Role::Control, Role::Coordinator, Role::Broker];
+
+    /// As in labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Control => "control",
+            Role::Coordinator => "coordinator",
+            Role::Broker => "broker",
+        }
+    }
+    /// The group of its hosts.
+    pub fn group(self) -> &'static str {
+        match self {
+            Role::Control => "control",
+            Role::Coordinator => "coordinators",
+            Role::Broker => "brokers",
+        }
+    }
+    /// From a label.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.name() == name)
+    }
+    fn default_hostname(self) -> &'static str {
+        match self {
+            Role::Control => "{{ prefix }}-control{{ index | pad(width=2) }}",
+            Role::Coordinator => "{{ prefix }}-zk{{ index | pad(width=2) }}",
+            Role::Broker => "{{ prefix }}-kafka{{ index | pad(width=2) }}",
+        }
+    }
+    /// How many there may be, the default in the middle.
+    fn counts(self) -> (i64, u16, i64) {
+        match self {
+            Role::Control => (1, 1, 1),
+            Role::Coordinator => (1, 3, 7),
+            Role::Broker => (1, 3, 100),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Who a host is, whatever it is called: role and number, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId {
+    /// its role
+    pub role: Role,
+    /// its number within the role
+    pub index: u16,
+}
+
+/// A host as it is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Host {
+    /// who it is
+    pub id: HostId,
+    /// its short name
+    pub name: String,
+    /// variables of its group and its own
+    pub vars: Vars,
+}
+
+/// What is deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// ours
+    Bundled,
+}
+
+impl Engine {
+    /// As in the inventory.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Bundled => "bundled",
+        }
+    }
+}
+
+/// Settings of local containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DockerSettings {
+    /// image to use as it is, instead of our own
+    pub image: Option<String>,
+    /// subnet, as `10.1.2.0/24`; picked free otherwise
+    pub subnet: Option<String>,
+    /// first of the published ports; picked free otherwise
+    pub ports_from: Option<u16>,
+}
+
+/// Where hosts come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProviderSettings {
+    /// local containers
+    Docker(DockerSettings),
+}
+
+/// The inventory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inventory {
+    /// file it was read from; `None` for the built-in one
+    pub path: Option<PathBuf>,
+    /// the cluster's name
+    pub cluster: String,
+    /// what every host name starts with
+    pub prefix: String,
+    /// domain of the full names
+    pub domain: Option<String>,
+    /// what is deployed
+    pub engine: Engine,
+    /// where hosts come from
+    pub provider: ProviderSettings,
+    /// all hosts: control, coordinators, brokers, each by number
+    pub hosts: Vec<Host>,
+    /// variables for all
+    pub vars: Vars,
+    templates: BTreeMap<Role, String>,
+}
+
+/// The inventory that is used where there is none.
+pub const BUILT_IN: &str = include_str!("../../inventories/local.yml");
+
+fn is_label(s: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !s.is_empty() && s.bytes().all(inner) && !s.starts_with('-') && !s.ends_with('-')
+}
+
+/// Checks a prefix on its own; host names are checked once they are rendered.
+pub fn check_prefix(prefix: &str) -> Result<(), String> {
+    if !is_label(prefix) || !prefix.starts_with(|c: char| c.is_ascii_lowercase()) {
+        return Err(format!(
+            "`{prefix}` cannot begin a host name: lower-case letters, digits and `-`, beginning with a letter and not ending with `-`"
+        ));
+    }
+    Ok(())
+}
+
+impl Inventory {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut this = Self::from_node(&yaml::read(path)?)?;
+        this.path = Some(path.to_owned());
+        Ok(this)
+    }
+
+    /// The built-in one.
+    pub fn built_in() -> Result<Self> {
+        Self::parse(Path::new("inventories/local.yml (built in)"), BUILT_IN)
+    }
+
+    /// Parses text.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        Self::from_node(&yaml::parse(path, text.to_owned())?)
+    }
+
+    fn from_node(root: &Node) -> Result<Self> {
+        let mut f = root.fields()?;
+        let name_node = f.need("cluster")?;
+        let cluster = name_node.string()?;
+        if !is_label(&cluster) || cluster.len() > 40 {
+            return Err(name_node.error(
+                "a cluster's name has lower-case letters, digits and `-`, and at most 40 of them",
+            ));
+        }
+        let prefix_node = f.need("prefix")?;
+        let prefix = prefix_node.string()?;
+        check_prefix(&prefix).map_err(|m| prefix_node.error(m))?;
+        let domain = match f.take("domain").filter(|n| !n.is_null()) {
+            Some(n) => {
+                let d = n.string()?;
+                if !d.split('.').all(|l| is_label(l) && l.len() <= 63) || d.len() > 180 {
+                    return Err(n.error(format!("`{d}` is not a domain name")));
+                }
+                Some(d)
+            }
+            None => None,
+        };
+        let engine = match f.take("engine") {
+            None => Engine::Bundled,
+            Some(n) => match n.string()?.as_str() {
+                "bundled" => Engine::Bundled,
+                other => {
+                    return Err(n
+                        .error(format!("engine `{other}` is not known"))
+                        .hint("this version deploys `bundled`"));
+                }
+            },
+        };
+        let provider = match f.take("provider") {
+            None => ProviderSettings::Docker(DockerSettings::default()),
+            Some(n) => provider(n)?,
+        };
+        let vars = f
+            .take("vars")
+            .map_or_else(|| Ok(Vars::new()), Node::object)?;
+        let mut this = Self {
+            path: None,
+            cluster,
+            prefix,
+            domain,
+            engine,
+            provider,
+            hosts: Vec::new(),
+            vars,
+            templates: BTreeMap::new(),
+        };
+        let groups = f.take("groups");
+        this.groups(groups, prefix_node)?;
+        f.finish()?;
+        Ok(this)
+    }
+
+    fn groups(&mut self, groups: Option<&Node>, prefix_node: &Node) -> Result<()> {
+        let mut fields = groups.map(Node::fields).transpose()?;
+        for role in Role::ALL {
+            let (min, mut count, max) = role.counts();
+            let mut template = (role.default_hostname().to_owned(), prefix_node);
+            let mut group_vars = Vars::new();
+            let mut host_vars: BTreeMap<u16, Vars> = BTreeMap::new();
+            if let Some(node) = fields.as_mut().and_then(|f| f.take(role.group())) {
+                let mut g = node.fields()?;
+                if let Some(n) = g.take("count") {
+                    count = n.number(min, max)? as u16;
+                    if role == Role::Coordinator && count % 2 == 0 {
+                        return Err(n
+                            .error(format!("{count} coordinators"))
+                            .hint("an even number fails as early as one less: take 1, 3, 5 or 7"));
+                    }
+                }
+                if let Some(n) = g.take("hostname") {
+                    template = (n.string()?, n);
+                }
+                if let Some(n) = g.take("vars") {
+                    group_vars = n.object()?;
+                }
+                if let Some(n) = g.take("hosts") {
+                    for (key, at, vars) in n.fields()?.rest() {
+                        let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
+                        let index = index.ok_or_else(|| {
+                            at.error(format!("`{key}` is no number of a host: 1 to {count}"))
+                        })?;
+                        host_vars.insert(index, vars.object()?);
+                    }
+                }
+                g.finish()?;
+            }
+            for index in 1..=count {
+                let mut vars = group_vars.clone();
+                vars.extend(host_vars.remove(&index).unwrap_or_default());
+                let id = HostId { role, index };
+                let name = self
+                    .render_name(&template.0, id, &self.prefix)
+                    .map_err(|e| template.1.error(e.message))?;
+                if let Err(reason) = check_name(&name) {
+                    return Err(template
+                        .1
+                        .error(reason)
+                        .hint("choose a shorter or simpler prefix"));
+                }
+                if self.hosts.iter().any(|h| h.name == name) {
+                    return Err(template
+                        .1
+                        .error(format!("two hosts would be called `{name}`"))
+                        .hint("use {{ index }} in `hostname`"));
+                }
+                self.hosts.push(Host { id, name, vars });
+            }
+            self.templates.insert(role, template.0);
+        }
+        match fields {
+            Some(f) => f.finish(),
+            None => Ok(()),
+        }
+    }
+
+    fn render_name(&self, template: &str, id: HostId, prefix: &str) -> Result<String> {
+        let mut vars = Vars::new();
+        vars.insert("prefix".into(), prefix.into());
+        vars.insert("index".into(), id.index.into());
+        vars.insert("role".into(), id.role.name().into());
+        vars.insert("cluster".into(), self.cluster.clone().into());
+        Renderer::new(&vars)?.text("hostname", template)
+    }
+
+    /// The same inventory under another prefix.
+    pub fn with_prefix(&self, prefix: &str) -> Result<Self> {
+        check_prefix(prefix).map_err(Error::invalid)?;
+        let mut this = self.clone();
+        this.prefix = prefix.to_owned();
+        for host in &mut this.hosts {
+            let template = self
+                .templates
+                .get(&host.id.role)
+                .cloned()
+                .unwrap_or_default();
+            host.name = self.render_name(&template, host.id, prefix)?;
+            check_name(&host.name).map_err(Error::invalid)?;
+        }
+        Ok(this)
+    }
+
+    /// Hosts of a role.
+    pub fn of(&self, role: Role) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(move |h| h.id.role == role)
+    }
+
+    /// A host by its name, full name, or a name without its prefix (`kafka01`).
+    pub fn find(&self, name: &str) -> Option<&Host> {
+        let short = name.split('.').next().unwrap_or(name);
+        self.hosts.iter().find(|h| {
+            h.name == short
+                || h.name
+                    .strip_prefix(&self.prefix)
+                    .and_then(|r| r.strip_prefix('-'))
+                    == Some(short)
+        })
+    }
+
+    /// The name with the domain, or the short name where there is none.
+    pub fn fqdn(&self, host: &str) -> String {
+        match &self.domain {
+            Some(d) => format!("{host}.{d}"),
+            None => host.to_owned(),
+        }
+    }
+
+    /// How the user names this inventory.
+    pub fn shown_path(&self) -> String {
+        self.path.as_ref().map_or_else(
+            || "the built-in inventory".into(),
+            |p| p.display().to_string(),
+        )
+    }
+}
+
+/// Whether a rendered host name can be one.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.len() > 63 {
+        return Err(format!(
+            "host name `{name}` has {} characters, a DNS label has at most 63",
+            name.len()
+        ));
+    }
+    if !is_label(name) {
+        return Err(format!(
+            "host name `{name}` is not a DNS label: lower-case letters, digits and `-` only"
+        ));
+    }
+    Ok(())
+}
+
+fn provider(n: &Node) -> Result<ProviderSettings> {
+    let mut f = n.fields()?;
+    let docker = f.take("docker");
+    for other in ["ec2", "static"] {
+        if f.take(if other == "ec2" { "ec2" } else { "static" })
+            .is_some()
+        {
+            return Err(n
+                .error(format!("provider `{other}` is not in this version"))
+                .hint("this version knows `docker: {}`"));
+        }
+    }
+    f.finish()?;
+    let Some(d) = docker else {
+        return Err(n
+            .error("a provider is missing here")
+            .hint("write `docker: {}`"));
+    };
+    let mut f = d.fields()?;
+    let text = |n: Option<&Node>| n.map(Node::string).transpose();
+    let subnet_node = f.take("subnet");
+    let settings = DockerSettings {
+        image: text(f.take("image"))?,
+        subnet: text(subnet_node)?,
+        ports_from: f
+            .take("ports_from")
+            .map(|n| n.number(1024, 65000))
+            .transpose()?
+            .map(|p| p as u16),
+    };
+    if let (Some(s), Some(at)) = (&settings.subnet, subnet_node)
+        && crate::provider::docker::Subnet::parse(s).is_none()
+    {
+        return Err(at.error(format!(
+            "`{s}` is not a subnet with 24 bits, such as 10.20.30.0/24"
+        )));
+    }
+    f.finish()?;
+    Ok(ProviderSettings::Docker(settings))
+}
+
+/// Variables that every host has, under Ansible's names where it has them.
+pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
+    let mut v = Vars::new();
+    let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
+    put("inventory_hostname", host.name.clone().into());
+    put("inventory_hostname_short", host.name.clone().into());
+    put("fqdn", inventory.fqdn(&host.name).into());
+    put("group_names", vec![host.id.role.group()].into());
+    put("cluster", inventory.cluster.clone().into());
+    put("prefix", inventory.prefix.clone().into());
+    put(
+        "domain",
+        inventory.domain.clone().unwrap_or_default().into(),
+    );
+    put("engine", inventory.engine.name().into());
+    put("role", host.id.role.name().into());
+    put("index", host.id.index.into());
+    let mut groups = serde_json::Map::new();
+    for role in Role::ALL {
+        groups.insert(
+            role.group().into(),
+            inventory.of(role).map(|h| h.name.clone()).collect(),
+        );
+    }
+    groups.insert(
+        "all".into(),
+        inventory.hosts.iter().map(|h| h.name.clone()).collect(),
+    );
+    put("groups", groups.into());
+    v
+}

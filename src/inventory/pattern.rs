@@ -1,0 +1,159 @@
+//! Host patterns, as Ansible's: names, groups and globs joined by `:` or `,`; `!` takes away, `&` keeps what is in
+//! both.
+
+use super::{Host, Inventory};
+use crate::error::{Error, Result, nearest};
+
+/// Hosts that a pattern selects, in the inventory's order.
+pub fn select<'a>(inventory: &'a Inventory, pattern: &str) -> Result<Vec<&'a Host>> {
+    let mut include: Vec<bool> = vec![false; inventory.hosts.len()];
+    let mut terms: Vec<&str> = pattern
+        .split([':', ','])
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
+        .collect();
+    if terms.is_empty() {
+        return Err(Error::invalid("the host pattern is empty"));
+    }
+    // As in Ansible: first what is added, then what must be in both, then what is taken away.
+    terms.sort_by_key(|t| match t.as_bytes()[0] {
+        b'&' => 1,
+        b'!' => 2,
+        _ => 0,
+    });
+    if terms[0].starts_with(['!', '&']) {
+        include.fill(true);
+    }
+    for term in terms {
+        let (sign, name) = match term.as_bytes()[0] {
+            b'!' => ('!', &term[1..]),
+            b'&' => ('&', &term[1..]),
+            _ => ('+', term),
+        };
+        let hits = matching(inventory, name)?;
+        for (slot, hit) in include.iter_mut().zip(hits) {
+            match sign {
+                '+' => *slot |= hit,
+                '&' => *slot &= hit,
+                _ => *slot &= !hit,
+            }
+        }
+    }
+    Ok(inventory
+        .hosts
+        .iter()
+        .zip(include)
+        .filter(|(_, i)| *i)
+        .map(|(h, _)| h)
+        .collect())
+}
+
+fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
+    let all = name == "all" || name == "*";
+    let glob = name.contains(['*', '?', '[']);
+    let hits: Vec<bool> = inventory
+        .hosts
+        .iter()
+        .map(|h| {
+            let group = h.id.role.group();
+            all || group == name
+                || (!glob && inventory.find(name).is_some_and(|f| f.id == h.id))
+                || (glob
+                    && (matches_glob(name, &h.name)
+                        || h.name
+                            .strip_prefix(&inventory.prefix)
+                            .is_some_and(|r| matches_glob(name, r.trim_start_matches('-')))
+                        || matches_glob(name, group)
+                        || matches_glob(name, &inventory.fqdn(&h.name))))
+        })
+        .collect();
+    if !hits.contains(&true) && !glob {
+        let names = ["all", "control", "coordinators", "brokers"]
+            .into_iter()
+            .chain(inventory.hosts.iter().map(|h| h.name.as_str()));
+        let e = Error::invalid(format!("no host or group is called `{name}`"));
+        return Err(match nearest(name, names) {
+            Some(n) => e.hint(format!("did you mean `{n}`?")),
+            None => e.hint("groups: all, control, coordinators, brokers"),
+        });
+    }
+    Ok(hits)
+}
+
+/// `*`, `?` and `[a-z]` as in a shell.
+fn matches_glob(pattern: &str, text: &str) -> bool {
+    fn go(p: &[char], t: &[char]) -> bool {
+        match p.first() {
+            None => t.is_empty(),
+            Some('*') => (0..=t.len()).any(|i| go(&p[1..], &t[i..])),
+            Some('?') => !t.is_empty() && go(&p[1..], &t[1..]),
+            Some('[') => {
+                let (Some(end), Some(c)) = (p.iter().position(|c| *c == ']'), t.first()) else {
+                    return false;
+                };
+                let set = &p[1..end];
+                let (negated, set) = match set.first() {
+                    Some('!') => (true, &set[1..]),
+                    _ => (false, set),
+                };
+                let mut hit = false;
+                let mut i = 0;
+                while i < set.len() {
+                    if i + 2 < set.len() && set[i + 1] == '-' {
+                        hit |= (set[i]..=set[i + 2]).contains(c);
+                        i += 3;
+                    } else {
+                        hit |= set[i] == *c;
+                        i += 1;
+                    }
+                }
+                hit != negated && go(&p[end + 1..], &t[1..])
+            }
+            Some(c) => t.first() == Some(c) && go(&p[1..], &t[1..]),
+        }
+    }
+    // Bounded: a pattern of many stars would be slow, and nobody needs it.
+    pattern.matches('*').count() <= 4
+        && go(
+            &pattern.chars().collect::<Vec<_>>(),
+            &text.chars().collect::<Vec<_>>(),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn patterns_select_as_ansible_does() {
+        let inventory = Inventory::built_in().unwrap();
+        let names = |p: &str| {
+            select(&inventory, p)
+                .unwrap()
+                .iter()
+                .map(|h| h.name.trim_start_matches("peter-").to_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            names("all"),
+            "control01 zk01 zk02 zk03 kafka01 kafka02 kafka03"
+        );
+        assert_eq!(names("brokers"), "kafka01 kafka02 kafka03");
+        assert_eq!(names("control:coordinators"), "control01 zk01 zk02 zk03");
+        assert_eq!(names("all:!brokers"), "control01 zk01 zk02 zk03");
+        assert_eq!(names("!brokers:all:!zk02"), "control01 zk01 zk03");
+        assert_eq!(names("*01:&brokers"), "kafka01");
+        assert_eq!(names("peter-kafka0[1-2]"), "kafka01 kafka02");
+        assert_eq!(names("kafka0?,zk01"), "zk01 kafka01 kafka02 kafka03");
+        assert_eq!(names("nothing*"), "");
+        assert!(
+            select(&inventory, "broker")
+                .unwrap_err()
+                .hint
+                .unwrap()
+                .contains("brokers")
+        );
+    }
+}

@@ -1,0 +1,27 @@
+//! Septet: a real Kafka cluster under your own name.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | one file per command |
+//! | [`inventory`], [`yaml`], [`template`] | what the user writes |
+//! | [`provider`], [`plan`] | hosts that exist, and the steps to those that are wanted |
+//! | [`ssh`] | connections and agents |
+//! | [`playbook`], [`modules`] | tasks and how they run |
+//! | [`engine`] | what is deployed |
+//! | [`health`], [`operations`] | whether it works, and what the commands do |
+//! | [`report`], [`error`] | what the user sees |
+
+pub mod cli;
+pub mod engine;
+pub mod error;
+pub mod health;
+pub mod inventory;
+pub mod modules;
+pub mod operations;
+pub mod plan;
+pub mod playbook;
+pub mod provider;
+pub mod report;
+pub mod ssh;
+pub mod template;
+pub mod yaml;

@@ -1,0 +1,25 @@
+//! `debug`: shows a text or a variable.
+
+use septet_agent_protocol::Outcome;
+use serde_json::Value;
+
+use super::{Arguments, Context, Prepared};
+use crate::error::Result;
+
+/// Prepares it.
+pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
+    a.take("verbosity");
+    let msg = a.take("msg");
+    let value = match (a.text("var")?, msg) {
+        (Some(_), Some(_)) => return Err(a.error("has both `msg` and `var`")),
+        (Some(var), None) => c.renderer.expression(&var)?,
+        (None, msg) => msg.unwrap_or_else(|| "Hello world!".into()),
+    };
+    let text = match &value {
+        Value::String(s) => s.clone(),
+        other => serde_json::to_string_pretty(other).unwrap_or_default(),
+    };
+    Ok(Prepared::local(
+        Outcome::ok().with_msg(text).with("msg", value),
+    ))
+}

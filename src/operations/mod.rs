@@ -1,0 +1,95 @@
+//! What the commands do: playbooks, gates and provider steps composed.
+//!
+//! Invariant: each operation can be cut off anywhere and begun again; what it finds decides what it does.
+
+mod access;
+mod down;
+mod rename;
+mod rolling;
+mod up;
+
+pub use access::{Access, Lock};
+pub use down::{Receipt, down};
+pub use rename::rename;
+pub use rolling::RollingGate;
+pub use up::{Planned, UpOutcome, endpoints, preview, run_playbook, up};
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    engine::bundle::Bundle,
+    error::Result,
+    inventory::Inventory,
+    playbook::{Options, project::Project},
+    provider::{self, Provider},
+    report::Reporter,
+};
+
+/// A cluster that something is to be done with.
+pub struct Cluster {
+    /// what it is to be
+    pub inventory: Inventory,
+    /// where its hosts come from
+    pub provider: Box<dyn Provider>,
+    /// where playbooks and templates come from
+    pub project: Project,
+    /// the programs for its hosts
+    pub bundle: Bundle,
+    /// who tells the user
+    pub reporter: Arc<Reporter>,
+    /// set when the user wants to stop after the task in hand
+    pub interrupted: Arc<AtomicBool>,
+    /// for playbooks
+    pub options: Options,
+}
+
+impl Cluster {
+    /// Opens the inventory's provider and the bundle.
+    pub fn open(
+        inventory: Inventory,
+        project: Project,
+        reporter: Arc<Reporter>,
+        interrupted: Arc<AtomicBool>,
+        options: Options,
+    ) -> Result<Self> {
+        let provider = provider::open(&inventory)?;
+        Ok(Self {
+            inventory,
+            provider,
+            project,
+            bundle: Bundle::find()?,
+            reporter,
+            interrupted,
+            options,
+        })
+    }
+}
+
+/// Phases of an operation, with their times.
+#[derive(Debug, Default)]
+pub struct Phases {
+    done: Vec<(String, Duration)>,
+}
+
+impl Phases {
+    /// Runs and times one phase.
+    pub async fn time<T>(
+        &mut self,
+        reporter: &Reporter,
+        name: &str,
+        what: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let begun = Instant::now();
+        reporter.phase(name);
+        let result = what.await;
+        self.done.push((name.to_owned(), begun.elapsed()));
+        result
+    }
+    /// All that are done.
+    pub fn list(&self) -> &[(String, Duration)] {
+        &self.done
+    }
+}

@@ -1,0 +1,48 @@
+//! `rename`: the inventory says the new prefix first, then `up` brings the cluster there. Cut off anywhere, either
+//! command goes on from what it finds.
+
+use std::path::{Path, PathBuf};
+
+use super::{Cluster, UpOutcome, access::not_there, up};
+use crate::{
+    error::{Error, Result},
+    inventory::{self, BUILT_IN},
+};
+
+/// Renames every host.
+pub async fn rename(cluster: &mut Cluster, prefix: &str) -> Result<UpOutcome> {
+    let renamed = cluster.inventory.with_prefix(prefix)?;
+    let observed = cluster.provider.observe().await?;
+    if observed.uuid.is_none() {
+        return Err(not_there(&cluster.inventory));
+    }
+    for host in &renamed.hosts {
+        if let Some(what) = observed.taken.get(&host.name) {
+            return Err(crate::provider::foreign(&host.name, what));
+        }
+    }
+    let path = match &cluster.inventory.path {
+        Some(p) => p.clone(),
+        None => write_out(&cluster.project.root)?,
+    };
+    inventory::set_prefix(&path, prefix)?;
+    cluster
+        .reporter
+        .say(&format!("{}: prefix: {prefix}", path.display()));
+    cluster.inventory = renamed;
+    cluster.inventory.path = Some(path);
+    // The provider looks for names that others may have: from here on, the new ones.
+    cluster.provider = crate::provider::open(&cluster.inventory)?;
+    up(cluster).await
+}
+
+/// The built-in inventory as a file, so that the new prefix is written down somewhere.
+fn write_out(root: &Path) -> Result<PathBuf> {
+    let path = root.join("inventories/local.yml");
+    let write = || {
+        std::fs::create_dir_all(root.join("inventories"))?;
+        std::fs::write(&path, BUILT_IN)
+    };
+    write().map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
+    Ok(path.strip_prefix(root).map_or(path.clone(), Path::to_owned))
+}

@@ -1,0 +1,424 @@
+//! `up`: observe, plan, apply, configure, rename, check. Also `plan`, which stops before the first change, and
+//! `run`, which runs any playbook against what exists.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::{Access, Cluster, Lock, Phases, RollingGate, access::not_there};
+use crate::{
+    engine,
+    error::{Error, Kind, Result},
+    health::{Checker, Report},
+    inventory::{HostId, Role},
+    plan::{self, Plan, Step},
+    playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
+    provider::{EXTERNAL_PORT, HostState, Observed, Site},
+    ssh::{Fleet, keys},
+    template::Vars,
+};
+
+/// How long the cluster may take until it is healthy.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// What `up` did.
+pub struct UpOutcome {
+    /// the provider's changes
+    pub steps: Vec<Step>,
+    /// the hosts' changes
+    pub recap: Recap,
+    /// how the cluster is now
+    pub report: Report,
+    /// what exists now
+    pub observed: Observed,
+    /// how long it took
+    pub phases: Phases,
+}
+
+/// What `up` would do.
+pub struct Planned {
+    /// the provider's changes
+    pub plan: Plan,
+    /// the hosts' changes
+    pub recap: Recap,
+}
+
+impl Planned {
+    /// Whether anything would change.
+    pub fn pending(&self) -> bool {
+        !self.plan.is_empty() || self.recap.changed() > 0
+    }
+}
+
+/// Variables of each host that come from what exists.
+fn addresses(cluster: &Cluster, observed: &Observed) -> BTreeMap<HostId, Vars> {
+    let planned = observed.network.as_ref().map(|n| n.subnet);
+    let mut out = BTreeMap::new();
+    for host in &cluster.inventory.hosts {
+        let mut v = Vars::new();
+        let is = observed.host(host.id);
+        let address = is
+            .map(|i| i.address)
+            .or(planned.and_then(|s| s.host(host.id)));
+        v.insert(
+            "address".into(),
+            address
+                .map_or_else(|| "(not known yet)".into(), |a| a.to_string())
+                .into(),
+        );
+        if let Some(outside) = is
+            .filter(|_| host.id.role == Role::Broker)
+            .and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT))
+        {
+            v.insert("external_listener".into(), outside.into());
+        }
+        // While a rename is under way both names lead to the host.
+        if let Some(old) = is.map(|i| i.name.clone()).filter(|n| *n != host.name) {
+            v.insert("previous_name".into(), old.into());
+        }
+        out.insert(host.id, v);
+    }
+    out
+}
+
+fn common(cluster: &Cluster) -> Vars {
+    let mut v = engine::vars(cluster.inventory.engine, &cluster.bundle);
+    v.insert("external_port".into(), json!(EXTERNAL_PORT));
+    v
+}
+
+/// Runs plays with the reporter listening.
+async fn play(
+    cluster: &Cluster,
+    observed: &Observed,
+    fleet: Option<Arc<Fleet>>,
+    plays: &[Play],
+    options: Options,
+) -> Result<Recap> {
+    let (events, told) = mpsc::unbounded_channel();
+    let gate = fleet.clone().map(|fleet| {
+        Arc::new(RollingGate {
+            inventory: cluster.inventory.clone(),
+            observed: observed.clone(),
+            fleet,
+        }) as Arc<dyn Gate>
+    });
+    let absent: HashSet<HostId> = cluster
+        .inventory
+        .hosts
+        .iter()
+        .map(|h| h.id)
+        .filter(|id| {
+            options.check
+                && observed
+                    .host(*id)
+                    .is_none_or(|h| h.state != HostState::Running)
+        })
+        .collect();
+    let shared = Shared {
+        inventory: cluster.inventory.clone(),
+        project: cluster.project.clone(),
+        fleet,
+        absent,
+        options,
+        host_vars: BTreeMap::new(),
+        events,
+        interrupted: cluster.interrupted.clone(),
+    };
+    let runner = Runner::new(
+        shared,
+        &common(cluster),
+        &addresses(cluster, observed),
+        gate,
+    );
+    let listening = tokio::spawn(cluster.reporter.clone().listen(told));
+    let result = runner.run(plays).await;
+    drop(runner);
+    let _ = listening.await;
+    result
+}
+
+fn failed_run(recap: &Recap) -> Error {
+    let hosts: Vec<&str> = recap
+        .hosts
+        .iter()
+        .filter(|(_, c)| c.failed + c.unreachable > 0)
+        .map(|(h, _)| h.as_str())
+        .collect();
+    let mut e = Error::failed(format!("failed on {}", hosts.join(", ")));
+    if !recap.pending_handlers.is_empty() {
+        let names: Vec<String> = recap
+            .pending_handlers
+            .iter()
+            .map(|(h, n)| format!("{n} on {h}"))
+            .collect();
+        e = e.hint(format!("handlers that were notified did not run: {}; run them by hand, or make the task change again", names.join(", ")));
+    }
+    e
+}
+
+fn interrupted(cluster: &Cluster) -> Result<()> {
+    if cluster.interrupted.load(Ordering::SeqCst) {
+        return Err(Error::failed("interrupted").kind(Kind::Interrupted));
+    }
+    Ok(())
+}
+
+/// Does the provider's steps: the network first, then all hosts side by side.
+async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
+    let uuid = observed
+        .uuid
+        .clone()
+        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    // The key is on disk before the first host trusts it.
+    let (key, _) = keys::cluster_key(&uuid)?;
+    let public_key = keys::public_line(&key)?;
+    let site = Site {
+        uuid: &uuid,
+        inventory: &cluster.inventory,
+        observed,
+        public_key: &public_key,
+    };
+    let network = cluster.provider.create_network(&site).await?;
+    interrupted(cluster)?;
+    let steps: Vec<&Step> = plan
+        .steps
+        .iter()
+        .filter(|s| **s != Step::CreateNetwork)
+        .collect();
+    let results = join_all(steps.iter().map(|s| async {
+        let r = cluster.provider.apply(s, &network, &site).await;
+        if r.is_ok() {
+            cluster.reporter.step(s);
+        }
+        r
+    }))
+    .await;
+    results.into_iter().collect::<Result<Vec<()>>>()?;
+    interrupted(cluster)
+}
+
+/// Makes the cluster what the inventory says.
+pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
+    let _lock = Lock::take(&cluster.inventory)?;
+    let plays = parse::playbook(&cluster.project, "site.yml")?;
+    let mut phases = Phases::default();
+    let reporter = &cluster.reporter;
+    let observed = phases
+        .time(reporter, "observe", cluster.provider.observe())
+        .await?;
+    let plan = plan::plan(&cluster.inventory, &observed)?;
+    interrupted(cluster)?;
+    if plan
+        .steps
+        .iter()
+        .any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. }))
+    {
+        let say = |text: String| reporter.say(&text);
+        phases
+            .time(reporter, "image", cluster.provider.prepare(&say))
+            .await?;
+        interrupted(cluster)?;
+    }
+    let mut observed = observed;
+    if !plan.steps.is_empty() {
+        phases
+            .time(reporter, "hosts", apply(cluster, &plan, &observed))
+            .await?;
+        observed = cluster.provider.observe().await?;
+    }
+    let access = Access::new(cluster, observed.clone())?;
+    phases
+        .time(reporter, "connect", access.connect(cluster))
+        .await?;
+    interrupted(cluster)?;
+    let configure = async {
+        let recap = play(
+            cluster,
+            &observed,
+            Some(access.fleet.clone()),
+            &plays,
+            cluster.options.clone(),
+        )
+        .await?;
+        if recap.failed() {
+            Err(failed_run(&recap))
+        } else {
+            Ok(recap)
+        }
+    };
+    let mut recap = phases.time(reporter, "configure", configure).await?;
+    if !plan.renames.is_empty() {
+        let (observed_now, more) = phases
+            .time(
+                reporter,
+                "rename",
+                rename_hosts(cluster, &plan, &observed, &access),
+            )
+            .await?;
+        observed = observed_now;
+        recap.add(more);
+    }
+    let fleet = access.fleet.clone();
+    let report = phases
+        .time(reporter, "health", wait_healthy(cluster, &observed, &fleet))
+        .await?;
+    // Names may have changed since the files for OpenSSH were written.
+    Access::new(cluster, observed.clone())?;
+    fleet.close().await;
+    Ok(UpOutcome {
+        steps: plan.all().cloned().collect(),
+        recap,
+        report,
+        observed,
+        phases,
+    })
+}
+
+/// Every host serves under its new name: the provider's names follow, then the old names go.
+async fn rename_hosts(
+    cluster: &Cluster,
+    plan: &Plan,
+    observed: &Observed,
+    access: &Access,
+) -> Result<(Observed, Recap)> {
+    let uuid = observed.uuid.clone().unwrap_or_default();
+    let site = Site {
+        uuid: &uuid,
+        inventory: &cluster.inventory,
+        observed,
+        public_key: "",
+    };
+    let Some(network) = observed.network.clone() else {
+        return Err(not_there(&cluster.inventory));
+    };
+    for step in &plan.renames {
+        cluster.provider.apply(step, &network, &site).await?;
+        cluster.reporter.step(step);
+    }
+    let observed = cluster.provider.observe().await?;
+    let plays = parse::playbook(&cluster.project, "site.yml")?;
+    let recap = play(
+        cluster,
+        &observed,
+        Some(access.fleet.clone()),
+        &plays,
+        cluster.options.clone(),
+    )
+    .await?;
+    if recap.failed() {
+        Err(failed_run(&recap))
+    } else {
+        Ok((observed, recap))
+    }
+}
+
+async fn wait_healthy(
+    cluster: &Cluster,
+    observed: &Observed,
+    fleet: &Arc<Fleet>,
+) -> Result<Report> {
+    let begun = Instant::now();
+    let checker = Checker {
+        inventory: &cluster.inventory,
+        observed,
+        fleet: Some(fleet),
+    };
+    loop {
+        let report = checker.check().await;
+        if report.healthy {
+            return Ok(report);
+        }
+        interrupted(cluster)?;
+        if begun.elapsed() > HEALTH_TIMEOUT {
+            let lines: Vec<String> = report
+                .problems
+                .iter()
+                .map(|p| format!("{}: {}", p.host, p.reason))
+                .collect();
+            return Err(Error::failed(format!(
+                "the cluster is not healthy after {} s:\n  {}",
+                HEALTH_TIMEOUT.as_secs(),
+                lines.join("\n  ")
+            ))
+            .kind(Kind::Unhealthy)
+            .hint("`septet logs HOST` shows what a host says; `septet health` checks again"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What `up` would do, without doing it.
+pub async fn preview(cluster: &Cluster) -> Result<Planned> {
+    let plays = parse::playbook(&cluster.project, "site.yml")?;
+    let observed = cluster.provider.observe().await?;
+    let plan = plan::plan(&cluster.inventory, &observed)?;
+    cluster.reporter.plan(&plan);
+    let mut options = cluster.options.clone();
+    options.check = true;
+    let running = observed.hosts.iter().any(|h| h.state == HostState::Running);
+    let fleet = if running {
+        let access = Access::new(cluster, observed.clone())?;
+        access.connect(cluster).await?;
+        Some(access.fleet)
+    } else {
+        None
+    };
+    let recap = play(cluster, &observed, fleet.clone(), &plays, options).await?;
+    if let Some(fleet) = fleet {
+        fleet.close().await;
+    }
+    if recap.failed() {
+        return Err(failed_run(&recap));
+    }
+    Ok(Planned { plan, recap })
+}
+
+/// Runs a playbook against the hosts that exist.
+pub async fn run_playbook(cluster: &Cluster, name: &str) -> Result<Recap> {
+    let plays = parse::playbook(&cluster.project, name)?;
+    let _lock = if cluster.options.check {
+        None
+    } else {
+        Some(Lock::take(&cluster.inventory)?)
+    };
+    let observed = cluster.provider.observe().await?;
+    let access = Access::new(cluster, observed.clone())?;
+    access.connect(cluster).await?;
+    let recap = play(
+        cluster,
+        &observed,
+        Some(access.fleet.clone()),
+        &plays,
+        cluster.options.clone(),
+    )
+    .await;
+    access.fleet.close().await;
+    let recap = recap?;
+    cluster.reporter.recap(&recap);
+    if recap.failed() {
+        Err(failed_run(&recap))
+    } else {
+        Ok(recap)
+    }
+}
+
+/// Where clients find the cluster, as `(bootstrap.servers, zookeeper.connect)`.
+pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
+    let of = |role: Role, port: u16| {
+        let list: Vec<String> = observed
+            .hosts
+            .iter()
+            .filter(|h| h.id.role == role)
+            .filter_map(|h| cluster.provider.outside(h, port))
+            .collect();
+        list.join(",")
+    };
+    json!({ "bootstrap.servers": of(Role::Broker, EXTERNAL_PORT), "zookeeper.connect": of(Role::Coordinator, 2181) })
+}

@@ -1,0 +1,12 @@
+//! Playbooks: parsed with places, run by one worker per host, told as events.
+
+pub mod events;
+pub mod model;
+pub mod parse;
+pub mod project;
+pub mod runner;
+mod worker;
+
+pub use events::{Event, TaskStatus};
+pub use parse::words;
+pub use runner::{Gate, Options, Order, Recap, Runner};

@@ -1,0 +1,133 @@
+//! Where playbooks, templates and files come from: a directory of the user's, else what ships inside the program.
+
+use std::{
+    borrow::Cow,
+    path::{Component, Path, PathBuf},
+};
+
+use include_dir::{Dir, include_dir};
+
+use crate::{
+    error::{Error, Result},
+    yaml::{self, Node},
+};
+
+static PLAYBOOKS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/playbooks");
+static TEMPLATES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/templates");
+static INVENTORIES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/inventories");
+
+/// The directories that ship inside the program.
+pub fn shipped() -> [(&'static str, &'static Dir<'static>); 3] {
+    [
+        ("inventories", &INVENTORIES),
+        ("playbooks", &PLAYBOOKS),
+        ("templates", &TEMPLATES),
+    ]
+}
+
+/// A project directory over the shipped files.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// where the user's files are looked for
+    pub root: PathBuf,
+}
+
+/// A file that was found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// as shown to the user
+    pub path: PathBuf,
+    bytes: Cow<'static, [u8]>,
+}
+
+impl Found {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+    /// Its text.
+    pub fn text(&self) -> Result<&str> {
+        std::str::from_utf8(&self.bytes)
+            .map_err(|_| Error::invalid(format!("{}: is not UTF-8", self.path.display())))
+    }
+    /// Its YAML.
+    pub fn yaml(&self) -> Result<Node> {
+        yaml::parse(&self.path, self.text()?.to_owned())
+    }
+}
+
+/// Largest file that is copied or rendered, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
+
+impl Project {
+    fn candidates(&self, kind: &str, name: &Path) -> Vec<PathBuf> {
+        if name.is_absolute() {
+            return vec![name.to_owned()];
+        }
+        vec![
+            name.to_owned(),
+            self.root.join(name),
+            self.root.join(kind).join(name),
+        ]
+    }
+
+    fn shipped(kind: &str, name: &Path) -> Option<Found> {
+        let (_, dir) = shipped().into_iter().find(|(k, _)| *k == kind)?;
+        let inner = name.strip_prefix(kind).unwrap_or(name);
+        if inner
+            .components()
+            .any(|c| !matches!(c, Component::Normal(_)))
+        {
+            return None;
+        }
+        let file = dir.get_file(inner)?;
+        Some(Found {
+            path: Path::new(kind).join(inner),
+            bytes: Cow::Borrowed(file.contents()),
+        })
+    }
+
+    /// Whether there is such a file.
+    pub fn exists(&self, kind: &str, name: &Path) -> bool {
+        self.candidates(kind, name).iter().any(|p| p.is_file())
+            || Self::shipped(kind, name).is_some()
+    }
+
+    /// Finds a file: as it is named, in the project, in the project's directory of that kind, among the shipped.
+    pub fn find(&self, kind: &str, name: &Path, at: Option<&Node>) -> Result<Found> {
+        for path in self.candidates(kind, name) {
+            if path.is_file() {
+                let size = std::fs::metadata(&path).map_or(0, |m| m.len());
+                let limit = if kind == "playbooks" {
+                    16 * 1024 * 1024
+                } else {
+                    MAX_FILE_BYTES
+                };
+                if size > limit {
+                    return Err(Error::invalid(format!(
+                        "{}: {size} bytes are over the limit of {limit}",
+                        path.display()
+                    )));
+                }
+                let bytes = std::fs::read(&path)
+                    .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+                let shown = path.strip_prefix(&self.root).unwrap_or(&path).to_owned();
+                return Ok(Found {
+                    path: if name.is_absolute() { path } else { shown },
+                    bytes: bytes.into(),
+                });
+            }
+        }
+        if let Some(found) = Self::shipped(kind, name) {
+            return Ok(found);
+        }
+        let e = Error::invalid(format!("there is no file `{}`", name.display())).hint(format!(
+            "looked in {} and its {kind}/, and in the files that ship with septet",
+            self.root.display()
+        ));
+        Err(match at {
+            Some(n) => e.at(n.place()),
+            None => e,
+        })
+    }
+}

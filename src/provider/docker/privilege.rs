@@ -1,0 +1,250 @@
+//! The least privilege with which systemd boots on this daemon, found by trying; what was found is remembered per
+//! daemon and image.
+
+use std::{collections::HashMap, time::Duration};
+
+use bollard::{
+    Docker as Engine,
+    container::LogOutput,
+    exec::StartExecResults,
+    models::{ContainerCreateBody, ExecConfig, HostConfig, HostConfigCgroupnsModeEnum},
+    query_parameters::RemoveContainerOptionsBuilder,
+};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use super::explain;
+use crate::{
+    error::{Error, Result},
+    ssh::keys,
+};
+
+/// How long a container may take to boot in a probe.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Privileges that a node gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Privilege {
+    /// `CAP_SYS_ADMIN` under Docker's own seccomp profile
+    SysAdmin,
+    /// `CAP_SYS_ADMIN` without seccomp and AppArmor
+    SysAdminUnconfined,
+    /// the same with the host's cgroup tree, for daemons that cannot give a private one
+    HostCgroup,
+    /// everything
+    Privileged,
+}
+
+impl Privilege {
+    const ALL: [Privilege; 4] = [
+        Privilege::SysAdmin,
+        Privilege::SysAdminUnconfined,
+        Privilege::HostCgroup,
+        Privilege::Privileged,
+    ];
+
+    /// For `-v`.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Privilege::SysAdmin => {
+                "CAP_SYS_ADMIN, Docker's seccomp profile, private cgroup namespace"
+            }
+            Privilege::SysAdminUnconfined => {
+                "CAP_SYS_ADMIN, no seccomp profile, private cgroup namespace"
+            }
+            Privilege::HostCgroup => "CAP_SYS_ADMIN, no seccomp profile, the host's cgroup tree",
+            Privilege::Privileged => "privileged",
+        }
+    }
+
+    /// Sets a container's configuration.
+    pub fn apply(self, config: &mut HostConfig) {
+        let tmpfs = |p: &str| (p.to_owned(), "rw,nosuid,nodev,mode=755".to_owned());
+        config.tmpfs = Some(HashMap::from([
+            tmpfs("/run"),
+            tmpfs("/run/lock"),
+            ("/tmp".to_owned(), "rw,nosuid,nodev,mode=1777".to_owned()),
+        ]));
+        config.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::PRIVATE);
+        config.cap_add = Some(vec!["SYS_ADMIN".into()]);
+        let unconfined = || {
+            Some(vec![
+                "seccomp=unconfined".to_owned(),
+                "apparmor=unconfined".to_owned(),
+            ])
+        };
+        match self {
+            Privilege::SysAdmin => {}
+            Privilege::SysAdminUnconfined => config.security_opt = unconfined(),
+            Privilege::HostCgroup => {
+                config.security_opt = unconfined();
+                config.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::HOST);
+                config.binds = Some(vec!["/sys/fs/cgroup:/sys/fs/cgroup:rw".into()]);
+            }
+            Privilege::Privileged => config.privileged = Some(true),
+        }
+    }
+}
+
+/// What a node runs.
+pub fn command() -> ContainerCreateBody {
+    ContainerCreateBody {
+        cmd: Some(vec!["/sbin/init".into()]),
+        env: Some(vec!["container=docker".into()]),
+        ..Default::default()
+    }
+}
+
+/// Finds the privilege for an image on this daemon.
+pub async fn find(
+    engine: &Engine,
+    image: &str,
+    say: &(dyn Fn(String) + Send + Sync),
+) -> Result<Privilege> {
+    let info = engine
+        .info()
+        .await
+        .map_err(|e| explain("cannot ask Docker about itself", e))?;
+    let id = engine
+        .inspect_image(image)
+        .await
+        .map_err(|e| explain("cannot inspect the node image", e))?
+        .id
+        .unwrap_or_default();
+    let key = format!(
+        "{} {} {id}",
+        info.id.unwrap_or_default(),
+        info.server_version.unwrap_or_default()
+    );
+    let memory = keys::state_dir()?.join("privilege.json");
+    let mut known: HashMap<String, Privilege> = std::fs::read_to_string(&memory)
+        .ok()
+        .and_then(|t| serde_json::from_str(&t).ok())
+        .unwrap_or_default();
+    if let Some(p) = known.get(&key) {
+        return Ok(*p);
+    }
+    let mut reasons = Vec::new();
+    for candidate in Privilege::ALL {
+        match probe(engine, image, candidate).await {
+            Ok(()) => {
+                say(format!("containers boot with: {}", candidate.describe()));
+                known.insert(key, candidate);
+                if let Some(dir) = memory.parent() {
+                    std::fs::create_dir_all(dir)?;
+                }
+                keys::write_private(&memory, &serde_json::to_string(&known).unwrap_or_default())?;
+                return Ok(candidate);
+            }
+            Err(reason) => reasons.push(format!("{}: {reason}", candidate.describe())),
+        }
+    }
+    Err(Error::failed(format!(
+        "systemd boots in no container on this Docker daemon:\n  {}",
+        reasons.join("\n  ")
+    ))
+    .hint("rootless Docker and some sandboxes do not allow it; a virtual machine with Docker does"))
+}
+
+async fn probe(
+    engine: &Engine,
+    image: &str,
+    privilege: Privilege,
+) -> std::result::Result<(), String> {
+    let mut host_config = HostConfig {
+        network_mode: Some("none".into()),
+        ..Default::default()
+    };
+    privilege.apply(&mut host_config);
+    let labels = HashMap::from([("septet.probe".to_owned(), std::process::id().to_string())]);
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        labels: Some(labels),
+        host_config: Some(host_config),
+        ..command()
+    };
+    let made = engine
+        .create_container(None, body)
+        .await
+        .map_err(|e| explain("create", e).message)?;
+    let result = match engine.start_container(&made.id, None).await {
+        Ok(()) => booted(engine, &made.id).await,
+        Err(e) => Err(explain("start", e).message),
+    };
+    let options = RemoveContainerOptionsBuilder::default()
+        .force(true)
+        .v(true)
+        .build();
+    let _ = engine.remove_container(&made.id, Some(options)).await;
+    result
+}
+
+/// Booted, with a host name that can be set: what a node must be able to do.
+async fn booted(engine: &Engine, id: &str) -> std::result::Result<(), String> {
+    let until = Instant::now() + BOOT_TIMEOUT;
+    let mut last = "it did not boot in time".to_owned();
+    while Instant::now() < until {
+        let running = engine
+            .inspect_container(id, None)
+            .await
+            .ok()
+            .and_then(|c| c.state?.running)
+            .unwrap_or(false);
+        if !running {
+            return Err("it ended while booting".into());
+        }
+        match exec(
+            engine,
+            id,
+            "systemctl is-system-running; hostname septet-probe && hostname",
+        )
+        .await
+        {
+            Ok(out) => {
+                let state = out.lines().next().unwrap_or_default().to_owned();
+                if matches!(state.as_str(), "running" | "degraded") {
+                    return if out.contains("septet-probe") {
+                        Ok(())
+                    } else {
+                        Err("the host name cannot be set".into())
+                    };
+                }
+                last = format!("systemd says `{state}`");
+            }
+            Err(e) => last = e,
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    Err(last)
+}
+
+async fn exec(engine: &Engine, id: &str, script: &str) -> std::result::Result<String, String> {
+    let config = ExecConfig {
+        cmd: Some(vec!["sh".into(), "-c".into(), script.into()]),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        ..Default::default()
+    };
+    let made = engine
+        .create_exec(id, config)
+        .await
+        .map_err(|e| e.to_string())?;
+    let StartExecResults::Attached { mut output, .. } = engine
+        .start_exec(&made.id, None)
+        .await
+        .map_err(|e| e.to_string())?
+    else {
+        return Err("not attached".into());
+    };
+    let mut text = String::new();
+    let read = async {
+        while let Some(Ok(m)) = output.next().await {
+            if let LogOutput::StdOut { message } = m {
+                text.push_str(&String::from_utf8_lossy(&message));
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), read).await;
+    Ok(text)
+}

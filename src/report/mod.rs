@@ -1,0 +1,217 @@
+//! What a person sees: progress while it runs, tables at the end. Data goes to standard output, all else to
+//! standard error; with `--json` standard output is JSON and nothing else.
+
+mod tables;
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
+
+pub use tables::{health_table, hosts_table, phases_table, plain_table, recap_table};
+
+use crate::{
+    plan::{Plan, Step},
+    playbook::{Event, Recap, TaskStatus},
+};
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Color {
+    /// on a terminal
+    #[default]
+    Auto,
+    /// always
+    Always,
+    /// never
+    Never,
+}
+
+/// Hosts that get a line of their own while they work; more share one.
+const MAX_LINES: usize = 30;
+
+/// Tells the user.
+pub struct Reporter {
+    verbose: bool,
+    diffs: bool,
+    colored: bool,
+    /// with `--json`, events go to standard output as lines
+    json: bool,
+    bars: Option<MultiProgress>,
+    hosts: Mutex<BTreeMap<String, ProgressBar>>,
+}
+
+impl Reporter {
+    /// A reporter for this process's standard error.
+    pub fn new(verbose: bool, diffs: bool, color: Color, json: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let colored = match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none(),
+        };
+        Self {
+            verbose,
+            diffs,
+            colored,
+            json,
+            bars: terminal.then(MultiProgress::new),
+            hosts: Mutex::default(),
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colored {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Something worth knowing.
+    pub fn say(&self, text: &str) {
+        self.line(text);
+    }
+
+    /// Something for `-v` only.
+    pub fn detail(&self, text: &str) {
+        if self.verbose {
+            self.line(text);
+        }
+    }
+
+    /// A phase begins.
+    pub fn phase(&self, name: &str) {
+        self.line(&self.paint("1", &format!("== {name}")));
+    }
+
+    /// A provider's step is done.
+    pub fn step(&self, step: &Step) {
+        self.line(&format!("   {}", self.paint("32", &step.to_string())));
+    }
+
+    /// Shows a plan.
+    pub fn plan(&self, plan: &Plan) {
+        for step in plan.all() {
+            self.line(&self.paint("32", &step.to_string()));
+        }
+    }
+
+    /// Shows a recap.
+    pub fn recap(&self, recap: &Recap) {
+        self.line(&recap_table(recap));
+    }
+
+    fn bar(&self, host: &str) -> Option<ProgressBar> {
+        let bars = self.bars.as_ref()?;
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = hosts.get(host) {
+            return Some(bar.clone());
+        }
+        if hosts.len() >= MAX_LINES {
+            return hosts.values().next_back().cloned();
+        }
+        let bar = bars.add(ProgressBar::new_spinner());
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {prefix:<20} {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(host.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        hosts.insert(host.to_owned(), bar.clone());
+        Some(bar)
+    }
+
+    /// Follows a run until its last event.
+    pub async fn listen(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            if self.json
+                && let Ok(text) = serde_json::to_string(&event)
+            {
+                println!("{text}");
+            }
+            self.event(&event);
+        }
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        for bar in std::mem::take(&mut *hosts).into_values() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn event(&self, event: &Event) {
+        match event {
+            Event::Play { name, hosts } => {
+                self.detail(&self.paint("1", &format!("-- {name} ({hosts} hosts)")))
+            }
+            Event::Host { host, play } => {
+                if let Some(bar) = self.bar(host) {
+                    bar.set_message(play.clone());
+                }
+            }
+            Event::Note { text } => self.line(&format!("   {text}")),
+            Event::Unreachable { host, reason } => {
+                self.line(&self.paint("31", &format!("   unreachable  {host}: {reason}")))
+            }
+            Event::Task {
+                host,
+                task,
+                place,
+                item,
+                status,
+                msg,
+                diff,
+                module,
+            } => {
+                if let Some(bar) = self.bar(host) {
+                    bar.set_message(task.clone());
+                }
+                let item = item.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
+                let shown = match status {
+                    TaskStatus::Failed => Some(("31", "failed")),
+                    TaskStatus::Ignored => Some(("33", "ignored")),
+                    TaskStatus::Changed => Some(("33", "changed")),
+                    TaskStatus::Ok if self.verbose || module == "debug" => Some(("32", "ok")),
+                    TaskStatus::Skipped if self.verbose => Some(("36", "skipped")),
+                    _ => None,
+                };
+                let Some((color, word)) = shown else { return };
+                self.line(&self.paint(color, &format!("   {word:<8} {host}: {task}{item}")));
+                if matches!(status, TaskStatus::Failed | TaskStatus::Ignored) {
+                    self.line(&format!("            at {place}"));
+                }
+                if !msg.is_empty()
+                    && (matches!(status, TaskStatus::Failed | TaskStatus::Ignored)
+                        || module == "debug"
+                        || self.verbose)
+                {
+                    for l in msg.lines() {
+                        self.line(&format!("            {l}"));
+                    }
+                }
+                if self.diffs
+                    && let Some(diff) = diff
+                {
+                    for l in diff.lines() {
+                        let colored = match l.as_bytes().first() {
+                            Some(b'+') => self.paint("32", l),
+                            Some(b'-') => self.paint("31", l),
+                            _ => l.to_owned(),
+                        };
+                        self.line(&format!("      {colored}"));
+                    }
+                }
+            }
+        }
+    }
+}

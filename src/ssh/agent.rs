@@ -1,0 +1,338 @@
+//! A running agent on a host: started over the SSH channel, installed first if it is not there, spoken to in
+//! frames that need not wait for one another.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use russh::{ChannelMsg, ChannelReadHalf};
+use septet_agent_protocol::{
+    Action, HEAD_BYTES, Head, Hello, Outcome, PROTOCOL_VERSION, Request, Response, STATE_DIR,
+    Status, encode,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::timeout,
+};
+
+use super::{Connection, SshError};
+use crate::{engine::bundle::Program, modules::Blob};
+
+/// Time for the agent's first frame.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for sending the agent to a host.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes of a blob that travel in one frame.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Outcome, SshError>>>>>;
+
+/// A running agent.
+pub struct AgentSession {
+    frames: mpsc::Sender<Vec<u8>>,
+    waiting: Waiting,
+    next: AtomicU64,
+    reader: AbortHandle,
+    writer: AbortHandle,
+}
+
+/// An answer that is on its way.
+pub type Pending = oneshot::Receiver<Result<Outcome, SshError>>;
+
+fn locked<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads frames from a channel's messages.
+struct Frames {
+    channel: ChannelReadHalf,
+    buffer: BytesMut,
+    stderr: String,
+    code: Option<u32>,
+}
+
+impl Frames {
+    async fn next<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, SshError> {
+        loop {
+            if self.buffer.len() >= HEAD_BYTES {
+                let mut head = [0u8; HEAD_BYTES];
+                head.copy_from_slice(&self.buffer[..HEAD_BYTES]);
+                let head = Head::parse(&head).map_err(|e| SshError::Agent(e.to_string()))?;
+                let length = HEAD_BYTES + head.body_len();
+                if self.buffer.len() >= length {
+                    let frame = self.buffer.split_to(length);
+                    return head
+                        .decode(&frame[HEAD_BYTES..])
+                        .map(|(m, _)| m)
+                        .map_err(|e| SshError::Agent(e.to_string()));
+                }
+            }
+            match self.channel.wait().await {
+                Some(ChannelMsg::Data { data }) => self.buffer.extend_from_slice(&data),
+                Some(ChannelMsg::ExtendedData { data, .. }) if self.stderr.len() < 4096 => {
+                    self.stderr.push_str(&String::from_utf8_lossy(&data))
+                }
+                Some(ChannelMsg::ExitStatus { exit_status }) => self.code = Some(exit_status),
+                Some(ChannelMsg::Close) | None => {
+                    return Err(match (self.code, self.stderr.trim()) {
+                        (Some(code), words) => {
+                            SshError::Agent(format!("ended with {code}: {words}"))
+                        }
+                        (None, "") => SshError::Lost("it ended while the agent worked".into()),
+                        (None, words) => SshError::Lost(words.to_owned()),
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+impl AgentSession {
+    /// Starts the agent as a user (`None`: the one that logged in), installing it if it is missing or damaged.
+    pub async fn start(
+        connection: &Connection,
+        program: &Program,
+        become_user: Option<&str>,
+    ) -> Result<Self, SshError> {
+        match Self::try_start(connection, program, become_user).await {
+            Err(Start::Missing) => {
+                install(connection, program).await?;
+                Self::try_start(connection, program, become_user)
+                    .await
+                    .map_err(|e| match e {
+                        Start::Missing => {
+                            SshError::Agent("it does not start right after it was installed".into())
+                        }
+                        Start::Failed(e) => e,
+                    })
+            }
+            Err(Start::Failed(e)) => Err(e),
+            Ok(session) => Ok(session),
+        }
+    }
+
+    async fn try_start(
+        connection: &Connection,
+        program: &Program,
+        become_user: Option<&str>,
+    ) -> Result<Self, Start> {
+        let lost = |e: russh::Error| Start::Failed(SshError::Lost(e.to_string()));
+        let path = agent_path(program);
+        let command = match become_user {
+            Some(user) if user != connection.user => {
+                format!("{} {path}", sudo(&connection.user, user))
+            }
+            _ => path,
+        };
+        let channel = connection
+            .handle
+            .channel_open_session()
+            .await
+            .map_err(lost)?;
+        channel.exec(true, command).await.map_err(lost)?;
+        let (read, write) = channel.split();
+        let mut frames = Frames {
+            channel: read,
+            buffer: BytesMut::new(),
+            stderr: String::new(),
+            code: None,
+        };
+        let hello: Hello = match timeout(HELLO_TIMEOUT, frames.next()).await {
+            Err(_) => {
+                return Err(Start::Failed(SshError::Agent(
+                    "it does not say hello".into(),
+                )));
+            }
+            Ok(Err(SshError::Agent(words))) => {
+                // 126 and 127 are the shell's, 1 with these words is sudo's: there is no such program yet.
+                let missing = matches!(frames.code, Some(126 | 127))
+                    || words.contains("command not found")
+                    || words.contains("No such file");
+                return Err(if missing {
+                    Start::Missing
+                } else {
+                    Start::Failed(SshError::Agent(words))
+                });
+            }
+            Ok(Err(e)) => return Err(Start::Failed(e)),
+            Ok(Ok(hello)) => hello,
+        };
+        if hello.digest != program.digest {
+            // Other bytes under our name: what lies there was changed.
+            let _ = write.close().await;
+            return Err(Start::Missing);
+        }
+        if hello.protocol != PROTOCOL_VERSION {
+            return Err(Start::Failed(SshError::Agent(format!(
+                "it speaks protocol {}, this program speaks {PROTOCOL_VERSION}: septet and septet-agent are not of one build",
+                hello.protocol
+            ))));
+        }
+        let waiting: Waiting = Arc::default();
+        let (sender, mut queue) = mpsc::channel::<Vec<u8>>(64);
+        let writer = tokio::spawn(async move {
+            while let Some(frame) = queue.recv().await {
+                if write.data_bytes(bytes::Bytes::from(frame)).await.is_err() {
+                    return;
+                }
+            }
+            let _ = write.eof().await;
+        });
+        let abort = writer.abort_handle();
+        let answers = waiting.clone();
+        let reader = tokio::spawn(async move {
+            let error = loop {
+                match frames.next::<Response>().await {
+                    Ok(response) => {
+                        if let Some(w) = locked(&answers).remove(&response.id) {
+                            let _ = w.send(Ok(response.outcome));
+                        }
+                    }
+                    Err(e) => break e,
+                }
+            };
+            abort.abort();
+            for (_, w) in locked(&answers).drain() {
+                let _ = w.send(Err(error.clone()));
+            }
+        });
+        Ok(Self {
+            frames: sender,
+            waiting,
+            next: AtomicU64::new(1),
+            reader: reader.abort_handle(),
+            writer: writer.abort_handle(),
+        })
+    }
+
+    /// A number that no request of this session has had.
+    pub fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether the agent has ended.
+    pub fn is_closed(&self) -> bool {
+        self.reader.is_finished() || self.writer.is_finished()
+    }
+
+    /// Sends a request; the answer comes when it comes. The request's id is set here.
+    pub async fn send(&self, mut request: Request, tail: &[u8]) -> Result<Pending, SshError> {
+        request.id = self.next_id();
+        let frame = encode(&request, tail).map_err(|e| SshError::Agent(e.to_string()))?;
+        let (answer, wait) = oneshot::channel();
+        locked(&self.waiting).insert(request.id, answer);
+        // Looked at after it is in the list: the reader empties the list when it ends.
+        if self.is_closed() || self.frames.send(frame).await.is_err() {
+            locked(&self.waiting).remove(&request.id);
+            return Err(SshError::Lost("the agent has ended".into()));
+        }
+        Ok(wait)
+    }
+
+    /// Sends one action and waits for its outcome.
+    pub async fn perform(&self, action: Action, check: bool) -> Result<Outcome, SshError> {
+        let request = Request {
+            id: 0,
+            batch: u64::MAX,
+            check,
+            ignore_errors: true,
+            no_log: false,
+            action,
+        };
+        let wait = self.send(request, &[]).await?;
+        wait.await
+            .map_err(|_| SshError::Lost("the agent has ended".into()))?
+    }
+
+    /// Sends a blob to the host's store.
+    pub async fn put(&self, blob: &Blob) -> Result<(), SshError> {
+        let mut answers = Vec::new();
+        let total = blob.bytes.len() as u64;
+        for (i, chunk) in blob.bytes.chunks(CHUNK_BYTES).enumerate() {
+            let action = Action::PutBlob {
+                digest: blob.digest.clone(),
+                offset: (i * CHUNK_BYTES) as u64,
+                total,
+            };
+            let request = Request {
+                id: 0,
+                batch: u64::MAX,
+                check: false,
+                ignore_errors: true,
+                no_log: false,
+                action,
+            };
+            answers.push(self.send(request, chunk).await?);
+        }
+        for answer in answers {
+            let outcome = answer
+                .await
+                .map_err(|_| SshError::Lost("the agent has ended".into()))??;
+            if outcome.status == Status::Failed {
+                return Err(SshError::Agent(outcome.msg));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for AgentSession {
+    fn drop(&mut self) {
+        // The writer ends by itself and tells the agent that nothing more comes; the reader has nobody to tell.
+        self.reader.abort();
+    }
+}
+
+enum Start {
+    Missing,
+    Failed(SshError),
+}
+
+fn agent_path(program: &Program) -> String {
+    format!("{STATE_DIR}/agent/{}", program.digest)
+}
+
+fn sudo(from: &str, to: &str) -> String {
+    if from == to {
+        String::new()
+    } else {
+        format!("sudo -n -u {to} --")
+    }
+}
+
+/// Puts the agent on a host under its digest, checked there before it gets its name.
+async fn install(connection: &Connection, program: &Program) -> Result<(), SshError> {
+    let digest = &program.digest;
+    let dir = format!("{STATE_DIR}/agent");
+    let script = format!(
+        "set -e; umask 022; mkdir -p {dir}; t={dir}/.{digest}.$$; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
+         echo \"{digest}  $t\" | sha256sum -c --status || {{ echo 'the agent arrived damaged' >&2; exit 1; }}; chmod 0755 \"$t\"; mv -f \"$t\" {dir}/{digest}"
+    );
+    let command = format!(
+        "{} sh -c {}",
+        sudo(&connection.user, "root"),
+        quote(&script)
+    );
+    let bytes = program.read().map_err(|e| SshError::Agent(e.message))?;
+    let out = connection
+        .exec(command.trim_start(), &bytes, INSTALL_TIMEOUT)
+        .await?;
+    if out.code == Some(0) {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+    Err(SshError::Agent(format!("cannot be installed: {words}")))
+}
+
+/// A word for a shell.
+pub fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}

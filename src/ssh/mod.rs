@@ -1,0 +1,348 @@
+//! SSH: one connection per host, through the control host, with host keys that are known beforehand.
+//!
+//! Invariant: a host whose key is not the expected one is never talked to; every wait has an end.
+
+mod agent;
+mod fleet;
+pub mod keys;
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+pub use agent::{AgentSession, Pending, quote};
+pub use fleet::{Endpoint, Fleet};
+use russh::{
+    ChannelMsg, Disconnect, Preferred,
+    client::{self, AuthResult, Handle},
+    keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate},
+};
+use tokio::time::timeout;
+
+/// Time for TCP, key exchange and login together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest output that [`Connection::exec`] keeps, in bytes of each stream.
+const MAX_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why a host cannot be talked to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SshError {
+    /// Nothing answers, or not as SSH.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The host has another key than the one that was planted.
+    #[error("host key has changed: expected {expected}, got {got}")]
+    HostKey {
+        /// what was planted
+        expected: String,
+        /// what the host showed
+        got: String,
+    },
+    /// Our key is not accepted.
+    #[error("login as `{0}` is refused")]
+    Login(String),
+    /// The host through which it is reached cannot be talked to.
+    #[error("reached through {0}, which does not answer")]
+    Jump(String),
+    /// The connection ended.
+    #[error("connection lost: {0}")]
+    Lost(String),
+    /// The agent does not work there.
+    #[error("agent: {0}")]
+    Agent(String),
+}
+
+struct Client {
+    expected: PublicKey,
+    got: Arc<Mutex<Option<String>>>,
+    refused: Arc<AtomicBool>,
+    open_failure: Arc<Mutex<Option<String>>>,
+}
+
+impl client::Handler for Client {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        key: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        let PublicKeyOrCertificate::PublicKey { key, .. } = key else {
+            return Ok(false);
+        };
+        let same = key.key_data() == self.expected.key_data();
+        if !same {
+            *self.got.lock().unwrap_or_else(PoisonError::into_inner) = key.to_openssh().ok();
+            self.refused.store(true, Ordering::SeqCst);
+        }
+        Ok(same)
+    }
+
+    async fn channel_open_failure(
+        &mut self,
+        _: russh::ChannelId,
+        _: russh::ChannelOpenFailure,
+        description: &str,
+        _: &str,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        *self
+            .open_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(description.to_owned());
+        Ok(())
+    }
+}
+
+/// A connection to one host, logged in.
+pub struct Connection {
+    handle: Handle<Client>,
+    open_failure: Arc<Mutex<Option<String>>>,
+    /// who we are there
+    pub user: String,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    /// exit code; `None` when it was killed or the connection was lost
+    pub code: Option<u32>,
+    /// standard output
+    pub stdout: Vec<u8>,
+    /// standard error
+    pub stderr: Vec<u8>,
+}
+
+fn config() -> Arc<client::Config> {
+    Arc::new(client::Config {
+        nodelay: true,
+        keepalive_interval: Some(Duration::from_secs(10)),
+        keepalive_max: 3,
+        inactivity_timeout: Some(Duration::from_secs(120)),
+        window_size: 4 * 1024 * 1024,
+        preferred: Preferred {
+            key: Cow::Owned(vec![Algorithm::Ed25519]),
+            kex: Cow::Owned(vec![
+                russh::kex::CURVE25519,
+                russh::kex::CURVE25519_PRE_RFC_8731,
+                russh::kex::EXTENSION_SUPPORT_AS_CLIENT,
+                russh::kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
+            ]),
+            cipher: Cow::Owned(vec![
+                russh::cipher::AES_256_GCM,
+                russh::cipher::CHACHA20_POLY1305,
+                russh::cipher::AES_256_CTR,
+            ]),
+            ..Preferred::DEFAULT
+        },
+        ..Default::default()
+    })
+}
+
+impl Connection {
+    /// Connects to an endpoint, straight or through another connection.
+    pub async fn open(
+        to: &Endpoint,
+        user: &str,
+        key: &Arc<PrivateKey>,
+        jump: Option<&Connection>,
+    ) -> Result<Self, SshError> {
+        let place = format!("{}:{}", to.host, to.port);
+        match timeout(CONNECT_TIMEOUT, Self::open_inner(to, user, key, jump)).await {
+            Ok(r) => r,
+            Err(_) => Err(SshError::Unreachable(format!(
+                "{place} does not answer within {} s",
+                CONNECT_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
+    async fn open_inner(
+        to: &Endpoint,
+        user: &str,
+        key: &Arc<PrivateKey>,
+        jump: Option<&Connection>,
+    ) -> Result<Self, SshError> {
+        let place = format!("{}:{}", to.host, to.port);
+        let expected = PublicKey::from_openssh(&to.host_key)
+            .map_err(|e| SshError::Agent(format!("the known host key does not parse: {e}")))?;
+        let (got, refused, open_failure) = (
+            Arc::default(),
+            Arc::new(AtomicBool::new(false)),
+            Arc::default(),
+        );
+        let client = Client {
+            expected,
+            got: Arc::clone(&got),
+            refused: refused.clone(),
+            open_failure: Arc::clone(&open_failure),
+        };
+        let connected = match jump {
+            None => client::connect(config(), (to.host.as_str(), to.port), client).await,
+            Some(jump) => {
+                let stream = jump.tcp(&to.host, to.port).await?;
+                client::connect_stream(config(), stream, client).await
+            }
+        };
+        let explain = |e: russh::Error| {
+            if refused.load(Ordering::SeqCst) {
+                let got = got
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()
+                    .unwrap_or_default();
+                return SshError::HostKey {
+                    expected: to.host_key.clone(),
+                    got,
+                };
+            }
+            match e {
+                russh::Error::IO(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    SshError::Unreachable(format!("{place} refuses connections"))
+                }
+                russh::Error::IO(io) => SshError::Unreachable(format!("{place}: {io}")),
+                russh::Error::Disconnect | russh::Error::HUP => {
+                    SshError::Unreachable(format!("{place}: sshd does not answer"))
+                }
+                other => SshError::Unreachable(format!("{place}: {other}")),
+            }
+        };
+        let mut handle = connected.map_err(&explain)?;
+        let login = handle
+            .authenticate_publickey(user, PrivateKeyWithHashAlg::new(key.clone(), None))
+            .await
+            .map_err(&explain)?;
+        match login {
+            AuthResult::Success => Ok(Self {
+                handle,
+                open_failure,
+                user: user.to_owned(),
+            }),
+            AuthResult::Failure {
+                remaining_methods, ..
+            } if remaining_methods.is_empty() => Err(SshError::Unreachable(format!(
+                "{place}: the connection ended during login"
+            ))),
+            AuthResult::Failure { .. } => Err(SshError::Login(user.to_owned())),
+        }
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    /// Opens a TCP connection from the host.
+    pub async fn tcp(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<russh::ChannelStream<client::Msg>, SshError> {
+        match self
+            .handle
+            .channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 0)
+            .await
+        {
+            Ok(channel) => Ok(channel.into_stream()),
+            Err(russh::Error::ChannelOpenFailure(reason)) => {
+                let said = self
+                    .open_failure
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
+                Err(SshError::Unreachable(format!(
+                    "{host}:{port}: {}",
+                    said.unwrap_or_else(|| format!("{reason:?}")).to_lowercase()
+                )))
+            }
+            Err(e) => Err(SshError::Lost(e.to_string())),
+        }
+    }
+
+    /// Runs a command with some input.
+    pub async fn exec(
+        &self,
+        command: &str,
+        input: &[u8],
+        limit: Duration,
+    ) -> Result<Output, SshError> {
+        match timeout(limit, self.exec_inner(command, input)).await {
+            Ok(r) => r,
+            Err(_) => Err(SshError::Lost(format!(
+                "`{command}` is not done after {} s",
+                limit.as_secs()
+            ))),
+        }
+    }
+
+    async fn exec_inner(&self, command: &str, input: &[u8]) -> Result<Output, SshError> {
+        let lost = |e: russh::Error| SshError::Lost(e.to_string());
+        let channel = self.handle.channel_open_session().await.map_err(lost)?;
+        channel.exec(true, command).await.map_err(lost)?;
+        let (mut read, write) = channel.split();
+        let feed = async {
+            write
+                .data_bytes(bytes::Bytes::copy_from_slice(input))
+                .await
+                .map_err(lost)?;
+            write.eof().await.map_err(lost)?;
+            std::future::pending::<Result<Output, SshError>>().await
+        };
+        let drain = async {
+            let mut out = Output::default();
+            let keep = |into: &mut Vec<u8>, data: &[u8]| {
+                let room = MAX_OUTPUT_BYTES.saturating_sub(into.len());
+                into.extend_from_slice(&data[..data.len().min(room)]);
+            };
+            loop {
+                match read.wait().await {
+                    Some(ChannelMsg::Data { data }) => keep(&mut out.stdout, &data),
+                    Some(ChannelMsg::ExtendedData { data, .. }) => keep(&mut out.stderr, &data),
+                    Some(ChannelMsg::ExitStatus { exit_status }) => out.code = Some(exit_status),
+                    Some(ChannelMsg::Close) => return Ok(out),
+                    Some(_) => {}
+                    None if out.code.is_some() => return Ok(out),
+                    None => return Err(SshError::Lost("it ended while a command ran".into())),
+                }
+            }
+        };
+        let result = tokio::select! { r = feed => r, r = drain => r };
+        let _ = write.close().await;
+        result
+    }
+
+    /// Runs a command and hands out its output as it comes. Returns its exit code.
+    pub async fn stream(
+        &self,
+        command: &str,
+        mut each: impl FnMut(&[u8], bool) + Send,
+    ) -> Result<Option<u32>, SshError> {
+        let lost = |e: russh::Error| SshError::Lost(e.to_string());
+        let mut channel = self.handle.channel_open_session().await.map_err(lost)?;
+        channel.exec(true, command).await.map_err(lost)?;
+        let _ = channel.eof().await;
+        let mut code = None;
+        while let Some(message) = channel.wait().await {
+            match message {
+                ChannelMsg::Data { data } => each(&data, false),
+                ChannelMsg::ExtendedData { data, .. } => each(&data, true),
+                ChannelMsg::ExitStatus { exit_status } => code = Some(exit_status),
+                ChannelMsg::Close => break,
+                _ => {}
+            }
+        }
+        Ok(code)
+    }
+
+    /// Ends the connection.
+    pub async fn close(&self) {
+        let _ = self
+            .handle
+            .disconnect(Disconnect::ByApplication, "", "en")
+            .await;
+    }
+}
