@@ -187,6 +187,11 @@ impl Global {
         Arc::new(Reporter::new(self.verbose, diffs, self.color, false))
     }
 
+    /// For a command whose lines are its data.
+    fn data_reporter(&self, diffs: bool) -> Arc<Reporter> {
+        Arc::new(Reporter::new(self.verbose, diffs, self.color, !self.json))
+    }
+
     fn cluster(
         &self,
         options: Options,

@@ -35,6 +35,9 @@ use crate::{
 /// The topic that records go through: one partition per broker.
 pub const TOPIC: &str = "__septet_health";
 
+/// How the problem begins that a broker does not see others.
+pub const UNSEEN: &str = "broker: does not see ";
+
 /// Newest versions of the messages that are understood here; the oldest broker's offer decides.
 mod newest {
     pub const METADATA: i16 = 9;
@@ -479,12 +482,12 @@ fn disagreements(
             .collect();
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(|n| broker_name(*n)).collect();
-            add(format!("does not see {}", names.join(", ")));
+            out.push(Problem { host: checker.name(*id), reason: format!("{UNSEEN}{}", names.join(", ")) });
         }
     }
     // Partitions are named once, by whoever sees them; of the health topic only the state of its hosts counts.
     let mut partitions: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-    for (topic, number, what) in &first.lacking {
+    for (topic, number, what) in first.lacking.iter().filter(|(t, ..)| t != TOPIC) {
         partitions
             .entry(format!("topic {topic} {what}"))
             .or_default()

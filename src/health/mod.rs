@@ -247,6 +247,12 @@ impl Checker<'_> {
 
     fn report(&self, notes: Notes) -> Report {
         let mut problems = notes.problems;
+        // That others do not see a host follows from its own problem, which is said already.
+        let down: Vec<String> = problems.iter().filter(|p| !p.reason.starts_with(broker::UNSEEN)).map(|p| p.host.clone()).collect();
+        problems.retain(|p| match p.reason.strip_prefix(broker::UNSEEN) {
+            Some(names) => !names.split(", ").all(|n| down.iter().any(|d| d == n)),
+            None => true,
+        });
         problems.sort();
         problems.dedup();
         let hosts = self

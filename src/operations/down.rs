@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Cluster, Lock};
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     provider::Resource,
     ssh::keys,
 };
@@ -46,7 +46,7 @@ pub async fn down(
         return Ok(None);
     }
     if !agree(&all)? {
-        return Err(Error::failed("nothing was removed").kind(Kind::Interrupted));
+        return Err(Error::failed("that is not the cluster's name; nothing was removed"));
     }
     let mut last = String::new();
     let mut left = all.clone();

@@ -50,6 +50,8 @@ pub struct HostState {
     facts: Vars,
     /// `set_fact` and `register`
     learnt: Vars,
+    /// in check mode: files that would change, so that a unit that reads them is known to restart
+    would_change: HashSet<String>,
 }
 
 /// An answer that is here or on its way, with what it takes to ask again.
@@ -634,6 +636,16 @@ impl<'a> Worker<'a> {
                 task.no_log,
             ))));
         }
+        if self.checking(task)
+            && let Action::Systemd { name, restart_if_newer, state: Some(septet_agent_protocol::UnitState::Started), .. } = &action
+        {
+            // What is under way may be one of the files.
+            Box::pin(self.flush()).await?;
+            if let Some(file) = restart_if_newer.iter().find(|f| self.state.would_change.contains(*f)) {
+                let diff = format!("{name}: restart, since {file} changes\n");
+                return Ok(Answer::Ready(Box::new(Outcome::changed_if(true).with_diff(Some(diff)))));
+            }
+        }
         let user = task.r#become.or(&self.play.r#become).target();
         if self.become_now.as_ref().is_some_and(|now| *now != user) {
             // Another agent: it must not overtake the one before.
@@ -840,6 +852,10 @@ impl<'a> Worker<'a> {
             return Err(Stop::Failed);
         }
         let (failed, changed) = (any(Status::Failed), any(Status::Changed));
+        if self.checking(task) {
+            let files = results.iter().filter(|(_, o)| o.status == Status::Changed).filter_map(|(_, o)| o.values.get("dest")?.as_str().map(str::to_owned));
+            self.state.would_change.extend(files);
+        }
         for (label, outcome) in &results {
             let status = match outcome.status {
                 Status::Ok => TaskStatus::Ok,

@@ -40,26 +40,27 @@ pub struct Reporter {
     verbose: bool,
     diffs: bool,
     colored: bool,
-    /// with `--json`, events go to standard output as lines
-    json: bool,
+    /// lines are the command's data (`plan`): they go to standard output
+    data: bool,
     bars: Option<MultiProgress>,
     hosts: Mutex<BTreeMap<String, ProgressBar>>,
 }
 
 impl Reporter {
     /// A reporter for this process's standard error.
-    pub fn new(verbose: bool, diffs: bool, color: Color, json: bool) -> Self {
+    pub fn new(verbose: bool, diffs: bool, color: Color, data: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
+        let painted = if data { std::io::stdout().is_terminal() } else { terminal };
         let colored = match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none(),
+            Color::Auto => painted && std::env::var_os("NO_COLOR").is_none(),
         };
         Self {
             verbose,
             diffs,
             colored,
-            json,
+            data,
             bars: terminal.then(MultiProgress::new),
             hosts: Mutex::default(),
         }
@@ -74,9 +75,14 @@ impl Reporter {
     }
 
     fn line(&self, text: &str) {
+        let print = || {
+            use std::io::Write;
+            // A reader that went away is no reason to stop.
+            let _ = if self.data { writeln!(std::io::stdout(), "{text}") } else { writeln!(std::io::stderr(), "{text}") };
+        };
         match &self.bars {
-            Some(bars) => bars.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bars) => bars.suspend(print),
+            None => print(),
         }
     }
 
@@ -136,11 +142,6 @@ impl Reporter {
     /// Follows a run until its last event.
     pub async fn listen(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
-            if self.json
-                && let Ok(text) = serde_json::to_string(&event)
-            {
-                println!("{text}");
-            }
             self.event(&event);
         }
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,9 +24,7 @@ fn skip(what: &str, why: &str) {
 
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|d| d.join(program))
-        .find(|p| p.is_file())
+    std::env::split_paths(&path).map(|d| d.join(program)).find(|p| p.is_file())
 }
 
 /// Runs a program with a file for its input. Returns what it wrote.
@@ -35,29 +33,16 @@ fn run(dir: &Path, program: &Path, arguments: &[&str], input: &str) -> String {
     fs::write(&from, input).unwrap();
     let _ = fs::remove_file(&log);
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(fs::File::open(&from).unwrap())
-        .stdout(fs::File::create(&to).unwrap());
+    command.args(arguments).stdin(fs::File::open(&from).unwrap()).stdout(fs::File::create(&to).unwrap());
     let mut process = Process::spawn(command, log);
     let status = process.exit(LIMIT);
     let out = fs::read_to_string(&to).unwrap();
-    assert!(
-        status.success(),
-        "{} {arguments:?}: {status}\n{}\n{out}",
-        program.display(),
-        process.said()
-    );
+    assert!(status.success(), "{} {arguments:?}: {status}\n{}\n{out}", program.display(), process.said());
     out
 }
 
 fn bootstrap(cluster: &Cluster) -> String {
-    cluster
-        .nodes
-        .iter()
-        .map(|n| format!("127.0.0.1:{}", n.port))
-        .collect::<Vec<_>>()
-        .join(",")
+    cluster.nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect::<Vec<_>>().join(",")
 }
 
 #[test]
@@ -67,89 +52,24 @@ fn kcat() {
     };
     let cluster = Cluster::start(3, "");
     let (dir, servers) = (cluster.dir.path(), bootstrap(&cluster));
-    let kcat = |arguments: &[&str], input: &str| {
-        run(
-            dir,
-            &kcat,
-            &[&["-b", &servers, "-m", "20"], arguments].concat(),
-            input,
-        )
-    };
+    let kcat = |arguments: &[&str], input: &str| run(dir, &kcat, &[&["-b", &servers, "-m", "20"], arguments].concat(), input);
     // The topic is made when it is first produced to. Each codec's batches are passed through.
     let mut want = BTreeMap::new();
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
-        let lines: Vec<(String, String)> = (0..200)
-            .map(|i| {
-                (
-                    format!("{codec}-{i}"),
-                    format!("value {i} {}", "of many bytes ".repeat(i % 7)),
-                )
-            })
-            .collect();
+        let lines: Vec<(String, String)> =
+            (0..200).map(|i| (format!("{codec}-{i}"), format!("value {i} {}", "of many bytes ".repeat(i % 7)))).collect();
         let input: String = lines.iter().map(|(k, v)| format!("{k}\t{v}\n")).collect();
-        kcat(
-            &[
-                "-P",
-                "-t",
-                "lines",
-                "-K",
-                "\t",
-                "-z",
-                codec,
-                "-X",
-                "acks=all",
-                "-X",
-                "linger.ms=20",
-            ],
-            &input,
-        );
+        kcat(&["-P", "-t", "lines", "-K", "\t", "-z", codec, "-X", "acks=all", "-X", "linger.ms=20"], &input);
         want.extend(lines);
     }
-    let got = kcat(
-        &[
-            "-C",
-            "-t",
-            "lines",
-            "-e",
-            "-q",
-            "-o",
-            "beginning",
-            "-f",
-            "%k\t%s\n",
-            "-X",
-            "check.crcs=true",
-        ],
-        "",
-    );
+    let got = kcat(&["-C", "-t", "lines", "-e", "-q", "-o", "beginning", "-f", "%k\t%s\n", "-X", "check.crcs=true"], "");
     let got: Vec<(&str, &str)> = got.lines().map(|l| l.split_once('\t').unwrap()).collect();
     assert_eq!(got.len(), want.len(), "each once");
-    assert_eq!(
-        got.into_iter()
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect::<BTreeMap<_, _>>(),
-        want
-    );
+    assert_eq!(got.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<BTreeMap<_, _>>(), want);
     let listed = kcat(&["-L", "-t", "lines"], "");
-    assert!(
-        listed.contains(" 3 brokers:") && listed.contains("topic \"lines\" with 3 partitions:"),
-        "{listed}"
-    );
-    let offsets = kcat(
-        &[
-            "-Q",
-            "-t",
-            "lines:0:-1",
-            "-t",
-            "lines:1:-1",
-            "-t",
-            "lines:2:-1",
-        ],
-        "",
-    );
-    let sum: i64 = offsets
-        .lines()
-        .map(|l| l.rsplit_once(' ').unwrap().1.parse::<i64>().unwrap())
-        .sum();
+    assert!(listed.contains(" 3 brokers:") && listed.contains("topic \"lines\" with 3 partitions:"), "{listed}");
+    let offsets = kcat(&["-Q", "-t", "lines:0:-1", "-t", "lines:1:-1", "-t", "lines:2:-1"], "");
+    let sum: i64 = offsets.lines().map(|l| l.rsplit_once(' ').unwrap().1.parse::<i64>().unwrap()).sum();
     assert_eq!(sum, 1000, "{offsets}");
     dump_log(&cluster, "lines");
 }
@@ -160,80 +80,32 @@ fn dump_log(cluster: &Cluster, topic: &str) {
         return skip("kafka-dump-log", "SEPTET_TEST_KAFKA is not set");
     };
     let mut all = Vec::new();
-    for dir in cluster
-        .nodes
-        .iter()
-        .flat_map(|n| fs::read_dir(n.logs()).unwrap())
-        .map(|e| e.unwrap().path())
-    {
-        if dir
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .starts_with(&format!("{topic}-"))
-        {
-            all.extend(
-                fs::read_dir(&dir)
-                    .unwrap()
-                    .map(|e| e.unwrap().path().display().to_string()),
-            );
+    for dir in cluster.nodes.iter().flat_map(|n| fs::read_dir(n.logs()).unwrap()).map(|e| e.unwrap().path()) {
+        if dir.file_name().unwrap().to_str().unwrap().starts_with(&format!("{topic}-")) {
+            all.extend(fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path().display().to_string()));
         }
     }
     assert!(all.len() >= 9, "{all:?}");
     let tool = Path::new(&kafka).join("bin/kafka-dump-log.sh");
-    let out = run(
-        cluster.dir.path(),
-        &tool,
-        &["--deep-iteration", "--files", &all.join(",")],
-        "",
-    );
-    for complaint in [
-        "Mismatches",
-        "out of order",
-        "not found",
-        "Found",
-        "nvalid",
-        "Exception",
-    ] {
+    let out = run(cluster.dir.path(), &tool, &["--deep-iteration", "--files", &all.join(",")], "");
+    for complaint in ["Mismatches", "out of order", "not found", "Found", "nvalid", "Exception"] {
         assert!(!out.contains(complaint), "{complaint}: {out}");
     }
-    assert_eq!(
-        out.lines().filter(|l| l.contains("isvalid: true")).count(),
-        out.lines().filter(|l| l.contains("isvalid:")).count()
-    );
-    assert_eq!(
-        out.matches("| offset: ").count(),
-        1000,
-        "all records are seen"
-    );
+    assert_eq!(out.lines().filter(|l| l.contains("isvalid: true")).count(), out.lines().filter(|l| l.contains("isvalid:")).count());
+    assert_eq!(out.matches("| offset: ").count(), 1000, "all records are seen");
 }
 
 fn python(script: &str, module: &str) {
     let Some(python) = std::env::var_os("SEPTET_TEST_PYTHON").map(PathBuf::from) else {
         return skip(script, "SEPTET_TEST_PYTHON is not set");
     };
-    let has = Command::new(&python)
-        .args(["-c", &format!("import {module}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let has = Command::new(&python).args(["-c", &format!("import {module}")]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !has.is_ok_and(|s| s.success()) {
-        return skip(
-            script,
-            &format!("{} has no module {module}", python.display()),
-        );
+        return skip(script, &format!("{} has no module {module}", python.display()));
     }
     let cluster = Cluster::start(3, "");
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/clients")
-        .join(script);
-    let out = run(
-        cluster.dir.path(),
-        &python,
-        &["-B", file.to_str().unwrap(), &bootstrap(&cluster)],
-        "",
-    );
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let out = run(cluster.dir.path(), &python, &["-B", file.to_str().unwrap(), &bootstrap(&cluster)], "");
     assert_eq!(out.lines().last(), Some("done"), "{out}");
 }
 

@@ -18,11 +18,7 @@ fn with(lines: &str) -> Result<(Config, Vec<String>), ConfigError> {
 }
 
 fn listener(name: &str, host: &str, port: u16) -> Listener {
-    Listener {
-        name: name.into(),
-        host: host.into(),
-        port,
-    }
+    Listener { name: name.into(), host: host.into(), port }
 }
 
 #[test]
@@ -33,30 +29,11 @@ fn defaults_are_those_of_kafka() {
     assert_eq!(c.listeners, [listener("PLAINTEXT", "", 9092)]);
     assert_eq!(c.advertised, [listener("PLAINTEXT", "host-1", 9092)]);
     assert_eq!(c.log_dir, Path::new("/tmp/kafka-logs"));
-    assert_eq!(
-        (c.zookeeper.as_str(), c.zookeeper_session_ms),
-        ("zk1:2181", 18_000)
-    );
-    assert_eq!(
-        (
-            c.num_partitions,
-            c.default_replication_factor,
-            c.auto_create_topics
-        ),
-        (1, 1, true)
-    );
-    assert_eq!(
-        (c.segment_bytes, c.index_interval_bytes),
-        (1_073_741_824, 4096)
-    );
-    assert_eq!(
-        (c.message_max_bytes, c.request_max_bytes),
-        (1_048_588, 104_857_600)
-    );
-    assert_eq!(
-        (c.offsets_partitions, c.offsets_replication_factor),
-        (50, 3)
-    );
+    assert_eq!((c.zookeeper.as_str(), c.zookeeper_session_ms), ("zk1:2181", 18_000));
+    assert_eq!((c.num_partitions, c.default_replication_factor, c.auto_create_topics), (1, 1, true));
+    assert_eq!((c.segment_bytes, c.index_interval_bytes), (1_073_741_824, 4096));
+    assert_eq!((c.message_max_bytes, c.request_max_bytes), (1_048_588, 104_857_600));
+    assert_eq!((c.offsets_partitions, c.offsets_replication_factor), (50, 3));
     assert_eq!(c.max_connections, i32::MAX as usize);
 }
 
@@ -71,50 +48,13 @@ fn every_obeyed_key_is_obeyed() {
     let (c, warnings) = parse(text).unwrap();
     assert_eq!(warnings, [] as [String; 0]);
     assert_eq!(c.broker_id, 7);
-    assert_eq!(
-        c.listeners,
-        [
-            listener("PLAINTEXT", "0.0.0.0", 19092),
-            listener("INSIDE", "10.0.0.7", 19093)
-        ]
-    );
-    assert_eq!(
-        c.advertised,
-        [
-            listener("INSIDE", "10.0.0.7", 19093),
-            listener("PLAINTEXT", "kafka.example", 9092)
-        ]
-    );
+    assert_eq!(c.listeners, [listener("PLAINTEXT", "0.0.0.0", 19092), listener("INSIDE", "10.0.0.7", 19093)]);
+    assert_eq!(c.advertised, [listener("INSIDE", "10.0.0.7", 19093), listener("PLAINTEXT", "kafka.example", 9092)]);
     assert_eq!(c.log_dir, Path::new("/data/kafka-logs"));
-    assert_eq!(
-        (c.zookeeper.as_str(), c.zookeeper_session_ms),
-        ("a:2181,b:2181,c:2181/kafka", 6000)
-    );
-    assert_eq!(
-        (
-            c.num_partitions,
-            c.default_replication_factor,
-            c.auto_create_topics
-        ),
-        (6, 3, false)
-    );
-    assert_eq!(
-        (
-            c.segment_bytes,
-            c.index_interval_bytes,
-            c.message_max_bytes,
-            c.request_max_bytes
-        ),
-        (1000, 0, 0, 1)
-    );
-    assert_eq!(
-        (
-            c.offsets_partitions,
-            c.offsets_replication_factor,
-            c.max_connections
-        ),
-        (5, 1, 10)
-    );
+    assert_eq!((c.zookeeper.as_str(), c.zookeeper_session_ms), ("a:2181,b:2181,c:2181/kafka", 6000));
+    assert_eq!((c.num_partitions, c.default_replication_factor, c.auto_create_topics), (6, 3, false));
+    assert_eq!((c.segment_bytes, c.index_interval_bytes, c.message_max_bytes, c.request_max_bytes), (1000, 0, 0, 1));
+    assert_eq!((c.offsets_partitions, c.offsets_replication_factor, c.max_connections), (5, 1, 10));
 }
 
 #[test]
@@ -122,26 +62,11 @@ fn advertised_listeners_are_derived_where_they_are_not_given() {
     // (listeners, advertised)
     let cases = [
         ("PLAINTEXT://:9092", listener("PLAINTEXT", "host-1", 9092)),
-        (
-            "PLAINTEXT://0.0.0.0:9092",
-            listener("PLAINTEXT", "host-1", 9092),
-        ),
-        (
-            "PLAINTEXT://[::]:9092",
-            listener("PLAINTEXT", "host-1", 9092),
-        ),
-        (
-            "PLAINTEXT://[fe80::1]:9092",
-            listener("PLAINTEXT", "fe80::1", 9092),
-        ),
-        (
-            "PLAINTEXT://10.1.2.3:65535",
-            listener("PLAINTEXT", "10.1.2.3", 65535),
-        ),
-        (
-            "outside://kafka-1.example:1",
-            listener("OUTSIDE", "kafka-1.example", 1),
-        ),
+        ("PLAINTEXT://0.0.0.0:9092", listener("PLAINTEXT", "host-1", 9092)),
+        ("PLAINTEXT://[::]:9092", listener("PLAINTEXT", "host-1", 9092)),
+        ("PLAINTEXT://[fe80::1]:9092", listener("PLAINTEXT", "fe80::1", 9092)),
+        ("PLAINTEXT://10.1.2.3:65535", listener("PLAINTEXT", "10.1.2.3", 65535)),
+        ("outside://kafka-1.example:1", listener("OUTSIDE", "kafka-1.example", 1)),
     ];
     for (given, want) in cases {
         let (c, _) = with(&format!("listeners={given}")).unwrap();
@@ -160,163 +85,48 @@ fn a_bad_value_names_file_line_and_key() {
         ("broker.id", "broker.id", "\"\""),
         ("listeners=", "listeners", "is empty"),
         ("listeners= , ", "listeners", "is empty"),
-        (
-            "listeners=host:9092",
-            "listeners",
-            "must be NAME://host:port",
-        ),
-        (
-            "listeners=PLAINTEXT://host",
-            "listeners",
-            "must be NAME://host:port",
-        ),
-        (
-            "listeners=PLAINTEXT://host:",
-            "listeners",
-            "must be NAME://host:port",
-        ),
-        (
-            "listeners=PLAINTEXT://host:65536",
-            "listeners",
-            "must be NAME://host:port",
-        ),
-        (
-            "listeners=PLAINTEXT://host:-1",
-            "listeners",
-            "must be NAME://host:port",
-        ),
-        (
-            "listeners=://host:9092",
-            "listeners",
-            "must be NAME://host:port",
-        ),
-        (
-            "listeners=PLAINTEXT://a:9092,PLAINTEXT://b:9093",
-            "listeners",
-            "given once",
-        ),
-        (
-            "listeners=PLAINTEXT://a:9092,plaintext://b:9093",
-            "listeners",
-            "given once",
-        ),
-        (
-            "listeners=PLAINTEXT://a:9092,OTHER://a:9092",
-            "listeners",
-            "given once",
-        ),
-        (
-            "listeners=SSL://a:9093",
-            "listeners",
-            "only PLAINTEXT is supported",
-        ),
-        (
-            "listeners=PLAINTEXT://a:9092,sasl_ssl://a:9093",
-            "listeners",
-            "only PLAINTEXT is supported",
-        ),
-        (
-            "listeners=SASL_PLAINTEXT://a:9093",
-            "listeners",
-            "only PLAINTEXT is supported",
-        ),
+        ("listeners=host:9092", "listeners", "must be NAME://host:port"),
+        ("listeners=PLAINTEXT://host", "listeners", "must be NAME://host:port"),
+        ("listeners=PLAINTEXT://host:", "listeners", "must be NAME://host:port"),
+        ("listeners=PLAINTEXT://host:65536", "listeners", "must be NAME://host:port"),
+        ("listeners=PLAINTEXT://host:-1", "listeners", "must be NAME://host:port"),
+        ("listeners=://host:9092", "listeners", "must be NAME://host:port"),
+        ("listeners=PLAINTEXT://a:9092,PLAINTEXT://b:9093", "listeners", "given once"),
+        ("listeners=PLAINTEXT://a:9092,plaintext://b:9093", "listeners", "given once"),
+        ("listeners=PLAINTEXT://a:9092,OTHER://a:9092", "listeners", "given once"),
+        ("listeners=SSL://a:9093", "listeners", "only PLAINTEXT is supported"),
+        ("listeners=PLAINTEXT://a:9092,sasl_ssl://a:9093", "listeners", "only PLAINTEXT is supported"),
+        ("listeners=SASL_PLAINTEXT://a:9093", "listeners", "only PLAINTEXT is supported"),
         ("advertised.listeners=", "advertised.listeners", "is empty"),
-        (
-            "advertised.listeners=PLAINTEXT://0.0.0.0:9092",
-            "advertised.listeners",
-            "no address that a client could use",
-        ),
-        (
-            "advertised.listeners=PLAINTEXT://:9092",
-            "advertised.listeners",
-            "no address that a client could use",
-        ),
-        (
-            "advertised.listeners=PLAINTEXT://[::]:9092",
-            "advertised.listeners",
-            "no address that a client could use",
-        ),
-        (
-            "advertised.listeners=OUTSIDE://a:9092",
-            "advertised.listeners",
-            "OUTSIDE is not one of the listeners",
-        ),
-        (
-            "advertised.listeners=PLAINTEXT://a:1,PLAINTEXT://b:2",
-            "advertised.listeners",
-            "given once",
-        ),
-        (
-            "listener.security.protocol.map=PLAINTEXT:SSL",
-            "listener.security.protocol.map",
-            "only PLAINTEXT is supported",
-        ),
-        (
-            "listener.security.protocol.map=PLAINTEXT",
-            "listener.security.protocol.map",
-            "only PLAINTEXT is supported",
-        ),
-        (
-            "security.inter.broker.protocol=SSL",
-            "security.inter.broker.protocol",
-            "only PLAINTEXT is supported",
-        ),
-        (
-            "inter.broker.listener.name=INSIDE",
-            "inter.broker.listener.name",
-            "INSIDE is not one of the listeners",
-        ),
+        ("advertised.listeners=PLAINTEXT://0.0.0.0:9092", "advertised.listeners", "no address that a client could use"),
+        ("advertised.listeners=PLAINTEXT://:9092", "advertised.listeners", "no address that a client could use"),
+        ("advertised.listeners=PLAINTEXT://[::]:9092", "advertised.listeners", "no address that a client could use"),
+        ("advertised.listeners=OUTSIDE://a:9092", "advertised.listeners", "OUTSIDE is not one of the listeners"),
+        ("advertised.listeners=PLAINTEXT://a:1,PLAINTEXT://b:2", "advertised.listeners", "given once"),
+        ("listener.security.protocol.map=PLAINTEXT:SSL", "listener.security.protocol.map", "only PLAINTEXT is supported"),
+        ("listener.security.protocol.map=PLAINTEXT", "listener.security.protocol.map", "only PLAINTEXT is supported"),
+        ("security.inter.broker.protocol=SSL", "security.inter.broker.protocol", "only PLAINTEXT is supported"),
+        ("inter.broker.listener.name=INSIDE", "inter.broker.listener.name", "INSIDE is not one of the listeners"),
         ("log.dirs=/a,/b", "log.dirs", "only one directory"),
         ("log.dir=/a,/b", "log.dir", "only one directory"),
         ("log.dirs=", "log.dirs", "is empty"),
-        (
-            "zookeeper.session.timeout.ms=99",
-            "zookeeper.session.timeout.ms",
-            "from 100",
-        ),
+        ("zookeeper.session.timeout.ms=99", "zookeeper.session.timeout.ms", "from 100"),
         ("num.partitions=0", "num.partitions", "from 1"),
         ("num.partitions=1.5", "num.partitions", "\"1.5\""),
-        (
-            "default.replication.factor=0",
-            "default.replication.factor",
-            "from 1",
-        ),
-        (
-            "auto.create.topics.enable=yes",
-            "auto.create.topics.enable",
-            "neither true nor false",
-        ),
+        ("default.replication.factor=0", "default.replication.factor", "from 1"),
+        ("auto.create.topics.enable=yes", "auto.create.topics.enable", "neither true nor false"),
         ("log.segment.bytes=13", "log.segment.bytes", "from 14"),
         ("log.segment.bytes=1GB", "log.segment.bytes", "\"1GB\""),
-        (
-            "log.index.interval.bytes=-1",
-            "log.index.interval.bytes",
-            "from 0",
-        ),
+        ("log.index.interval.bytes=-1", "log.index.interval.bytes", "from 0"),
         ("message.max.bytes=-1", "message.max.bytes", "from 0"),
-        (
-            "socket.request.max.bytes=0",
-            "socket.request.max.bytes",
-            "from 1",
-        ),
-        (
-            "offsets.topic.num.partitions=0",
-            "offsets.topic.num.partitions",
-            "from 1",
-        ),
-        (
-            "offsets.topic.replication.factor=0",
-            "offsets.topic.replication.factor",
-            "from 1",
-        ),
+        ("socket.request.max.bytes=0", "socket.request.max.bytes", "from 1"),
+        ("offsets.topic.num.partitions=0", "offsets.topic.num.partitions", "from 1"),
+        ("offsets.topic.replication.factor=0", "offsets.topic.replication.factor", "from 1"),
         ("max.connections=0", "max.connections", "from 1"),
     ];
     for (line, key, reason) in cases {
         let error = with(line).map(|(c, _)| c).expect_err(line).to_string();
-        assert!(
-            error.starts_with(&format!("/etc/server.properties:3: {key}: ")),
-            "{line}: {error}"
-        );
+        assert!(error.starts_with(&format!("/etc/server.properties:3: {key}: ")), "{line}: {error}");
         assert!(error.contains(reason), "{line}: {error}");
     }
 }
@@ -330,41 +140,20 @@ fn what_must_be_given_is_asked_for() {
         ("broker.id=1\nzookeeper.connect=", "zookeeper.connect"),
         ("# broker.id=1\nzookeeper.connect=a:2181", "broker.id"),
     ] {
-        assert_eq!(
-            parse(text).expect_err(text).to_string(),
-            format!("/etc/server.properties: {key} is not set"),
-            "{text:?}"
-        );
+        assert_eq!(parse(text).expect_err(text).to_string(), format!("/etc/server.properties: {key} is not set"), "{text:?}");
     }
     let error = Config::read(Path::new("/nonexistent/server.properties"), "h").unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("/nonexistent/server.properties: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("/nonexistent/server.properties: "), "{error}");
 }
 
 #[test]
 fn what_is_not_obeyed_is_warned_of() {
     // (text from the third line on, warnings)
     let cases: [(&str, &[&str]); 5] = [
-        (
-            "log.retention.hours=72",
-            &["/etc/server.properties:3: log.retention.hours is known but has no effect so far"],
-        ),
-        (
-            "log.retenttion.hours=72",
-            &["/etc/server.properties:3: log.retenttion.hours is not a known key"],
-        ),
-        (
-            "Log.Dirs=/a",
-            &["/etc/server.properties:3: Log.Dirs is not a known key"],
-        ),
-        (
-            "num.partitions=2\nnum.partitions=3",
-            &["/etc/server.properties:4: num.partitions is given twice; this one counts"],
-        ),
+        ("log.retention.hours=72", &["/etc/server.properties:3: log.retention.hours is known but has no effect so far"]),
+        ("log.retenttion.hours=72", &["/etc/server.properties:3: log.retenttion.hours is not a known key"]),
+        ("Log.Dirs=/a", &["/etc/server.properties:3: Log.Dirs is not a known key"]),
+        ("num.partitions=2\nnum.partitions=3", &["/etc/server.properties:4: num.partitions is given twice; this one counts"]),
         (
             "\nmin.insync.replicas=2\nnonsense",
             &[
@@ -383,13 +172,8 @@ fn what_is_not_obeyed_is_warned_of() {
 fn of_a_doubled_key_the_last_counts_and_errors_name_its_line() {
     let (c, _) = with("num.partitions=2\nnum.partitions=3").unwrap();
     assert_eq!(c.num_partitions, 3);
-    let error = with("num.partitions=2\nnum.partitions=x")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("/etc/server.properties:4: num.partitions: "),
-        "{error}"
-    );
+    let error = with("num.partitions=2\nnum.partitions=x").unwrap_err().to_string();
+    assert!(error.starts_with("/etc/server.properties:4: num.partitions: "), "{error}");
 }
 
 #[test]
@@ -405,38 +189,15 @@ fn the_program_checks_a_file() {
     let file = dir.path().join("server.properties");
     let run = |text: &str| {
         std::fs::write(&file, text).unwrap();
-        let out = std::process::Command::new(env!("CARGO_BIN_EXE_septet-broker"))
-            .arg("--check")
-            .arg(&file)
-            .output()
-            .unwrap();
-        (
-            out.status.code(),
-            String::from_utf8(out.stdout).unwrap(),
-            String::from_utf8(out.stderr).unwrap(),
-        )
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_septet-broker")).arg("--check").arg(&file).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
     };
     let (code, stdout, stderr) = run(&format!("{BASE}nonsense=1"));
-    assert_eq!(
-        (code, stdout),
-        (Some(0), format!("{}: ok\n", file.display()))
-    );
-    assert!(
-        stderr.contains(&format!(
-            "{}:3: nonsense is not a known key",
-            file.display()
-        )),
-        "{stderr}"
-    );
+    assert_eq!((code, stdout), (Some(0), format!("{}: ok\n", file.display())));
+    assert!(stderr.contains(&format!("{}:3: nonsense is not a known key", file.display())), "{stderr}");
     let (code, stdout, stderr) = run(&format!("{BASE}num.partitions=none"));
     assert_eq!((code, stdout.as_str()), (Some(2), ""));
-    assert!(
-        stderr.starts_with(&format!(
-            "septet-broker: {}:3: num.partitions: ",
-            file.display()
-        )),
-        "{stderr}"
-    );
+    assert!(stderr.starts_with(&format!("septet-broker: {}:3: num.partitions: ", file.display())), "{stderr}");
 }
 
 proptest! {

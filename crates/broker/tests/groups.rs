@@ -19,8 +19,7 @@ use septet_broker::{
 /// What Kafka 3.9.1 writes: OffsetCommitKey 1 of shop, orders, 7.
 const KEY: &[u8] = b"\x00\x01\x00\x04shop\x00\x06orders\x00\x00\x00\x07";
 /// OffsetCommitValue 3: offset 4242, leader epoch 3, "märk", 1700000000123.
-const VALUE_3: &[u8] =
-    b"\x00\x03\0\0\0\0\0\0\x10\x92\0\0\0\x03\x00\x05m\xc3\xa4rk\x00\x00\x01\x8b\xcf\xe5\x68\x7b";
+const VALUE_3: &[u8] = b"\x00\x03\0\0\0\0\0\0\x10\x92\0\0\0\x03\x00\x05m\xc3\xa4rk\x00\x00\x01\x8b\xcf\xe5\x68\x7b";
 /// OffsetCommitValue 1, which has a time of expiry and no leader epoch.
 const VALUE_1: &[u8] = b"\x00\x01\0\0\0\0\0\0\x10\x92\x00\x05m\xc3\xa4rk\x00\x00\x01\x8b\xcf\xe5\x68\x7b\x00\x00\x01\x8b\xcf\xe6\xee\x9f";
 
@@ -29,20 +28,11 @@ fn open(dir: &Path) -> Partition {
 }
 
 fn key(group: &str, topic: &str, partition: i32) -> Key {
-    Key {
-        group: group.into(),
-        topic: topic.into(),
-        partition,
-    }
+    Key { group: group.into(), topic: topic.into(), partition }
 }
 
 fn commit(offset: i64) -> Commit {
-    Commit {
-        offset,
-        leader_epoch: 3,
-        metadata: "märk".into(),
-        timestamp: 1_700_000_000_123,
-    }
+    Commit { offset, leader_epoch: 3, metadata: "märk".into(), timestamp: 1_700_000_000_123 }
 }
 
 #[test]
@@ -61,17 +51,9 @@ fn groups_are_spread_as_kafka_spreads_them() {
         ("grüppe", 12, 3),            // hash code -1233264812
         ("gruppe-\u{1f600}", 11, 5),  // hash code -593860811, with a surrogate pair
     ] {
-        assert_eq!(
-            (partition_for(group, 50), partition_for(group, 7)),
-            (of_50, of_7),
-            "{group:?}"
-        );
+        assert_eq!((partition_for(group, 50), partition_for(group, 7)), (of_50, of_7), "{group:?}");
         assert_eq!(partition_for(group, 1), 0);
-        assert_eq!(
-            (partition_for(group, 0), partition_for(group, -1)),
-            (0, 0),
-            "no partitions yet"
-        );
+        assert_eq!((partition_for(group, 0), partition_for(group, -1)), (0, 0), "no partitions yet");
     }
 }
 
@@ -80,41 +62,14 @@ fn records_have_kafkas_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let partition = open(dir.path());
     let offsets = Offsets::load(&partition).unwrap();
-    let second = Commit {
-        leader_epoch: -1,
-        metadata: String::new(),
-        ..commit(0)
-    };
-    offsets
-        .commit(
-            &partition,
-            vec![
-                (key("shop", "orders", 7), commit(4242)),
-                (key("shop", "t", 0), second),
-            ],
-        )
-        .unwrap();
+    let second = Commit { leader_epoch: -1, metadata: String::new(), ..commit(0) };
+    offsets.commit(&partition, vec![(key("shop", "orders", 7), commit(4242)), (key("shop", "t", 0), second)]).unwrap();
     let (head, bytes) = batches(&partition.read(0, 1000).unwrap().bytes).remove(0);
-    assert_eq!(
-        (
-            head.base_offset,
-            head.leader_epoch,
-            head.count,
-            head.attributes,
-            head.producer_id
-        ),
-        (0, 3, 2, 0, -1)
-    );
+    assert_eq!((head.base_offset, head.leader_epoch, head.count, head.attributes, head.producer_id), (0, 3, 2, 0, -1));
     let got = keys_and_values(&bytes);
     assert_eq!(got[0], (Some(KEY.to_vec()), Some(VALUE_3.to_vec())));
     let value = b"\x00\x03\0\0\0\0\0\0\0\0\xff\xff\xff\xff\x00\x00\x00\x00\x01\x8b\xcf\xe5\x68\x7b";
-    assert_eq!(
-        got[1],
-        (
-            Some(b"\x00\x01\x00\x04shop\x00\x01t\0\0\0\0".to_vec()),
-            Some(value.to_vec())
-        )
-    );
+    assert_eq!(got[1], (Some(b"\x00\x01\x00\x04shop\x00\x01t\0\0\0\0".to_vec()), Some(value.to_vec())));
     // Nothing to commit writes nothing.
     offsets.commit(&partition, vec![]).unwrap();
     assert_eq!(partition.offsets(), (0, 2));
@@ -124,12 +79,7 @@ fn records_have_kafkas_bytes() {
 fn records_of_kafka_are_understood() {
     let dir = tempfile::tempdir().unwrap();
     let partition = open(dir.path());
-    let other = |k: &[u8], from: &str, to: &str| {
-        String::from_utf8(k.to_vec())
-            .unwrap()
-            .replace(from, to)
-            .into_bytes()
-    };
+    let other = |k: &[u8], from: &str, to: &str| String::from_utf8(k.to_vec()).unwrap().replace(from, to).into_bytes();
     let old = other(KEY, "shop", "old1");
     let gone = other(KEY, "shop", "gone");
     let version_0 = [&[0, 0], &other(KEY, "shop", "zero")[2..]].concat();
@@ -137,13 +87,8 @@ fn records_of_kafka_are_understood() {
     let cut = KEY[..9].to_vec();
     let long = b"\x00\x01\x7f\xffshop".to_vec();
     let some = |k: &[u8], v: &[u8]| (0, Some(k.to_vec()), Some(v.to_vec()));
-    let first = [
-        some(KEY, VALUE_1),
-        some(&old, VALUE_1),
-        some(&gone, VALUE_3),
-        some(&version_0, VALUE_3),
-        some(&group_metadata, b"a member list"),
-    ];
+    let first =
+        [some(KEY, VALUE_1), some(&old, VALUE_1), some(&gone, VALUE_3), some(&version_0, VALUE_3), some(&group_metadata, b"a member list")];
     let second = [
         some(KEY, VALUE_3),
         (0, Some(gone), None),
@@ -153,39 +98,17 @@ fn records_of_kafka_are_understood() {
         some(b"", b""),
     ];
     for batch in [&first[..], &second[..]] {
-        partition
-            .append(&Batch::new(1).records(batch).build())
-            .unwrap();
+        partition.append(&Batch::new(1).records(batch).build()).unwrap();
     }
     let offsets = Offsets::load(&partition).unwrap();
-    assert_eq!(
-        offsets.of_group("shop"),
-        [(key("shop", "orders", 7), commit(4242))]
-    );
-    assert_eq!(
-        offsets.get(&key("old1", "orders", 7)),
-        Some(Commit {
-            leader_epoch: -1,
-            ..commit(4242)
-        })
-    );
+    assert_eq!(offsets.of_group("shop"), [(key("shop", "orders", 7), commit(4242))]);
+    assert_eq!(offsets.get(&key("old1", "orders", 7)), Some(Commit { leader_epoch: -1, ..commit(4242) }));
     assert_eq!(offsets.get(&key("zero", "orders", 7)), Some(commit(4242)));
-    assert_eq!(
-        offsets.get(&key("gone", "orders", 7)),
-        None,
-        "a tombstone removes"
-    );
+    assert_eq!(offsets.get(&key("gone", "orders", 7)), None, "a tombstone removes");
     assert_eq!(offsets.get(&key("shop", "orders", 6)), None);
     // A commit after the tombstone counts.
-    offsets
-        .commit(&partition, vec![(key("gone", "orders", 7), commit(1))])
-        .unwrap();
-    assert_eq!(
-        Offsets::load(&partition)
-            .unwrap()
-            .get(&key("gone", "orders", 7)),
-        Some(commit(1))
-    );
+    offsets.commit(&partition, vec![(key("gone", "orders", 7), commit(1))]).unwrap();
+    assert_eq!(Offsets::load(&partition).unwrap().get(&key("gone", "orders", 7)), Some(commit(1)));
 }
 
 #[test]
@@ -194,15 +117,7 @@ fn the_offsets_of_a_group_are_sorted_and_only_its_own() {
     let partition = open(dir.path());
     let offsets = Offsets::load(&partition).unwrap();
     for (topic, number) in [("b", 1), ("a", 10), ("b", 0), ("a", 9)] {
-        offsets
-            .commit(
-                &partition,
-                vec![
-                    (key("g", topic, number), commit(1)),
-                    (key("h", topic, number), commit(2)),
-                ],
-            )
-            .unwrap();
+        offsets.commit(&partition, vec![(key("g", topic, number), commit(1)), (key("h", topic, number), commit(2))]).unwrap();
     }
     let want = [("a", 9), ("a", 10), ("b", 0), ("b", 1)].map(|(t, n)| (key("g", t, n), commit(1)));
     assert_eq!(offsets.of_group("g"), want);
@@ -219,27 +134,12 @@ fn what_a_record_cannot_hold_is_refused() {
     for bad in [
         (key(&long, "t", 0), commit(1)),
         (key("g", &long, 0), commit(1)),
-        (
-            key("g", "t", 0),
-            Commit {
-                metadata: long.clone(),
-                ..commit(1)
-            },
-        ),
+        (key("g", "t", 0), Commit { metadata: long.clone(), ..commit(1) }),
     ] {
         assert!(offsets.commit(&partition, vec![good.clone(), bad]).is_err());
     }
-    assert_eq!(
-        (partition.offsets(), offsets.of_group("g")),
-        ((0, 0), vec![])
-    );
-    let longest = (
-        key("g", &long[1..], 0),
-        Commit {
-            metadata: long[1..].into(),
-            ..commit(1)
-        },
-    );
+    assert_eq!((partition.offsets(), offsets.of_group("g")), ((0, 0), vec![]));
+    let longest = (key("g", &long[1..], 0), Commit { metadata: long[1..].into(), ..commit(1) });
     offsets.commit(&partition, vec![longest.clone()]).unwrap();
     assert_eq!(Offsets::load(&partition).unwrap().of_group("g"), [longest]);
 }
@@ -255,11 +155,7 @@ fn a_partition_knows_its_offsets_and_epochs() {
     assert_eq!(*end.borrow(), 2);
     let large = Batch::new(1).values(&["x".repeat(200).as_str()]).build();
     assert_eq!(p.append(&large), Err(ResponseError::MessageTooLarge));
-    assert_eq!(
-        p.append(&[&batch[..], &large].concat()),
-        Err(ResponseError::MessageTooLarge),
-        "all of it or nothing"
-    );
+    assert_eq!(p.append(&[&batch[..], &large].concat()), Err(ResponseError::MessageTooLarge), "all of it or nothing");
     assert_eq!((p.offsets(), *end.borrow()), ((0, 2), 2));
     for (offset, want) in [
         (-1, Err(ResponseError::OffsetOutOfRange)),
@@ -268,30 +164,20 @@ fn a_partition_knows_its_offsets_and_epochs() {
         (2, Ok(0)),
         (3, Err(ResponseError::OffsetOutOfRange)),
     ] {
-        assert_eq!(
-            p.read(offset, 1000).map(|r| r.bytes.len()),
-            want,
-            "{offset}"
-        );
+        assert_eq!(p.read(offset, 1000).map(|r| r.bytes.len()), want, "{offset}");
     }
     let read = p.read(2, 1000).unwrap();
     assert_eq!((read.high_watermark, read.start_offset), (2, 0));
-    for (epoch, want) in [
-        (-1, Ok(())),
-        (2, Err(ResponseError::FencedLeaderEpoch)),
-        (3, Ok(())),
-        (4, Err(ResponseError::UnknownLeaderEpoch)),
-    ] {
+    for (epoch, want) in
+        [(-1, Ok(())), (2, Err(ResponseError::FencedLeaderEpoch)), (3, Ok(())), (4, Err(ResponseError::UnknownLeaderEpoch))]
+    {
         assert_eq!(p.check_epoch(epoch), want, "{epoch}");
     }
     p.set_leader_epoch(9);
     p.set_leader_epoch(4);
     assert_eq!(p.leader_epoch(), 9, "an epoch never goes back");
     p.append(&batch).unwrap();
-    let epochs: Vec<_> = batches(&p.read(0, 1000).unwrap().bytes)
-        .iter()
-        .map(|(h, _)| h.leader_epoch)
-        .collect();
+    let epochs: Vec<_> = batches(&p.read(0, 1000).unwrap().bytes).iter().map(|(h, _)| h.leader_epoch).collect();
     assert_eq!(epochs, [3, 9]);
     assert_eq!(p.flush().unwrap(), 4);
 }

@@ -20,9 +20,8 @@ use common::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, FetchResponse,
-        FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse,
-        OffsetCommitResponse, OffsetFetchResponse, ProduceResponse,
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, FetchResponse, FindCoordinatorRequest,
+        FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse, ProduceResponse,
     },
     protocol::Decodable,
 };
@@ -47,10 +46,7 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
 
 #[test]
 fn one_broker_and_all_that_can_be_asked_of_it() {
-    let cluster = Cluster::start(
-        1,
-        "auto.create.topics.enable=false\nsocket.request.max.bytes=2000000",
-    );
+    let cluster = Cluster::start(1, "auto.create.topics.enable=false\nsocket.request.max.bytes=2000000");
     every_version_is_answered(&cluster);
     every_version_works(&cluster);
     api_versions_answers_every_version(&cluster);
@@ -66,24 +62,10 @@ fn every_version_is_answered(cluster: &Cluster) {
     for api in APIS {
         for version in api.served_from..=api.versions.1 {
             for body in samples(api.key, version) {
-                client
-                    .send_body(
-                        api.key as i16,
-                        version,
-                        api.key.request_header_version(version),
-                        &body,
-                    )
-                    .unwrap();
+                client.send_body(api.key as i16, version, api.key.request_header_version(version), &body).unwrap();
                 let answer = client.receive_body(api.key.response_header_version(version));
-                let answer = answer.unwrap_or_else(|e| {
-                    panic!("{:?} version {version}: {e}: {body:02x?}", api.key)
-                });
-                assert_eq!(
-                    decode(api.key, version, answer),
-                    0,
-                    "{:?} version {version}",
-                    api.key
-                );
+                let answer = answer.unwrap_or_else(|e| panic!("{:?} version {version}: {e}: {body:02x?}", api.key));
+                assert_eq!(decode(api.key, version, answer), 0, "{:?} version {version}", api.key);
             }
         }
     }
@@ -92,62 +74,26 @@ fn every_version_is_answered(cluster: &Cluster) {
 fn every_version_works(cluster: &Cluster) {
     cluster.create("t", 1);
     eventually("the group has a coordinator", SOON, || {
-        (cluster
-            .client(1)
-            .call(2, &FindCoordinatorRequest::default().with_key(text("g")))
-            .error_code
-            == 0)
-            .then_some(())
+        (cluster.client(1).call(2, &FindCoordinatorRequest::default().with_key(text("g"))).error_code == 0).then_some(())
     });
     let mut client = cluster.client(1);
     for (i, version) in (0i64..).zip(3..=9) {
         let answer = client.produce_in(version, "t", 0, &GOLDEN);
-        assert_eq!(
-            (
-                answer.error_code,
-                answer.base_offset,
-                answer.log_append_time_ms
-            ),
-            (0, i * 3, -1),
-            "Produce {version}"
-        );
+        assert_eq!((answer.error_code, answer.base_offset, answer.log_append_time_ms), (0, i * 3, -1), "Produce {version}");
     }
     for version in 4..=12 {
         let data = client.fetch_in(version, "t", 0, 4, Duration::ZERO);
-        assert_eq!(
-            (
-                data.error_code,
-                data.high_watermark,
-                data.records.unwrap().len()
-            ),
-            (0, 21, 6 * GOLDEN.len()),
-            "Fetch {version}"
-        );
+        assert_eq!((data.error_code, data.high_watermark, data.records.unwrap().len()), (0, 21, 6 * GOLDEN.len()), "Fetch {version}");
     }
     for version in 2..=8 {
-        assert_eq!(
-            client.commit(version, "g", "t", &[(0, version.into(), "m")]),
-            [0],
-            "OffsetCommit {version}"
-        );
+        assert_eq!(client.commit(version, "g", "t", &[(0, version.into(), "m")]), [0], "OffsetCommit {version}");
         for fetch in 1..=7 {
-            assert_eq!(
-                client.committed(fetch, "g", "t", 0),
-                (0, version.into(), "m".into()),
-                "OffsetFetch {fetch}"
-            );
+            assert_eq!(client.committed(fetch, "g", "t", 0), (0, version.into(), "m".into()), "OffsetFetch {fetch}");
         }
     }
     for version in 0..=3 {
-        let answer = client.call(
-            version,
-            &FindCoordinatorRequest::default().with_key(text("g")),
-        );
-        assert_eq!(
-            (answer.error_code, answer.node_id.0, answer.host.as_str()),
-            (0, 1, "127.0.0.1"),
-            "FindCoordinator {version}"
-        );
+        let answer = client.call(version, &FindCoordinatorRequest::default().with_key(text("g")));
+        assert_eq!((answer.error_code, answer.node_id.0, answer.host.as_str()), (0, 1, "127.0.0.1"), "FindCoordinator {version}");
     }
 }
 
@@ -155,48 +101,23 @@ fn api_versions_answers_every_version(cluster: &Cluster) {
     let mut client = cluster.client(1);
     for version in 0..=3 {
         let answer = client.call(version, &ApiVersionsRequest::default());
-        let got: Vec<_> = answer
-            .api_keys
-            .iter()
-            .map(|k| (k.api_key, k.min_version, k.max_version))
-            .collect();
-        let want: Vec<_> = APIS
-            .iter()
-            .map(|a| (a.key as i16, a.versions.0, a.versions.1))
-            .collect();
+        let got: Vec<_> = answer.api_keys.iter().map(|k| (k.api_key, k.min_version, k.max_version)).collect();
+        let want: Vec<_> = APIS.iter().map(|a| (a.key as i16, a.versions.0, a.versions.1)).collect();
         assert_eq!((answer.error_code, got), (0, want));
     }
     // Java and kafka-python open with a version that is too high: the answer has the form of version 0.
     for version in [4, 5, 100, i16::MAX, -1, i16::MIN] {
-        client
-            .send_body(18, version, 2, &[5, b'j', b'a', b'v', b'a', 2, b'1', 0])
-            .unwrap();
+        client.send_body(18, version, 2, &[5, b'j', b'a', b'v', b'a', 2, b'1', 0]).unwrap();
         let mut answer = client.receive_body(0).unwrap();
         assert_eq!(answer.get_i16(), 35, "UNSUPPORTED_VERSION");
-        assert_eq!(
-            (
-                answer.get_i32(),
-                answer.get_i16(),
-                answer.get_i16(),
-                answer.get_i16(),
-                answer.len()
-            ),
-            (1, 18, 0, 3, 0)
-        );
+        assert_eq!((answer.get_i32(), answer.get_i16(), answer.get_i16(), answer.get_i16(), answer.len()), (1, 18, 0, 3, 0));
     }
-    assert_eq!(
-        client.call(3, &ApiVersionsRequest::default()).error_code,
-        0,
-        "the connection goes on"
-    );
+    assert_eq!(client.call(3, &ApiVersionsRequest::default()).error_code, 0, "the connection goes on");
 }
 
 fn topics_are_not_made_where_that_is_switched_off(cluster: &Cluster) {
     let answer = cluster.client(1).metadata(Some(&["wished-for"]), true);
-    assert_eq!(
-        answer.topics[0].error_code,
-        ResponseError::UnknownTopicOrPartition.code()
-    );
+    assert_eq!(answer.topics[0].error_code, ResponseError::UnknownTopicOrPartition.code());
 }
 
 /// Sends bytes on a connection of their own; the broker must close it.
@@ -211,12 +132,7 @@ fn framed(body: &[u8]) -> Vec<u8> {
 }
 
 fn head(key: i16, version: i16) -> Vec<u8> {
-    [
-        &key.to_be_bytes()[..],
-        &version.to_be_bytes(),
-        &[0, 0, 0, 1, 0xff, 0xff],
-    ]
-    .concat()
+    [&key.to_be_bytes()[..], &version.to_be_bytes(), &[0, 0, 0, 1, 0xff, 0xff]].concat()
 }
 
 fn what_is_not_served_ends_the_connection(cluster: &Cluster) {
@@ -236,11 +152,7 @@ fn what_is_not_served_ends_the_connection(cluster: &Cluster) {
         (-1, 0),
         (i16::MIN, i16::MAX),
     ] {
-        ends(
-            cluster,
-            &format!("API {key} version {version}"),
-            &framed(&[&head(key, version)[..], &[0; 40]].concat()),
-        );
+        ends(cluster, &format!("API {key} version {version}"), &framed(&[&head(key, version)[..], &[0; 40]].concat()));
     }
 }
 
@@ -253,40 +165,14 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
     ends(cluster, "the smallest length", &huge(i32::MIN));
     ends(cluster, "no length", &huge(0));
     ends(cluster, "shorter than a head", &framed(&[0; 7]));
-    ends(
-        cluster,
-        "one byte more than socket.request.max.bytes",
-        &huge(2_000_001),
-    );
-    ends(
-        cluster,
-        "HTTP",
-        b"GET /metrics HTTP/1.1\r\nHost: kafka\r\n\r\n",
-    );
-    ends(
-        cluster,
-        "TLS",
-        &[
-            0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03,
-        ],
-    );
-    ends(
-        cluster,
-        "a client id that is too long",
-        &framed(&[0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff, 0, 0, 0, 0]),
-    );
-    ends(
-        cluster,
-        "a client id that is no text",
-        &framed(&[0, 3, 0, 1, 0, 0, 0, 1, 0, 2, 0xff, 0xfe, 0, 0, 0, 0]),
-    );
+    ends(cluster, "one byte more than socket.request.max.bytes", &huge(2_000_001));
+    ends(cluster, "HTTP", b"GET /metrics HTTP/1.1\r\nHost: kafka\r\n\r\n");
+    ends(cluster, "TLS", &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03]);
+    ends(cluster, "a client id that is too long", &framed(&[0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff, 0, 0, 0, 0]));
+    ends(cluster, "a client id that is no text", &framed(&[0, 3, 0, 1, 0, 0, 0, 1, 0, 2, 0xff, 0xfe, 0, 0, 0, 0]));
     for api in APIS {
         for version in [api.served_from, api.versions.1] {
-            let tags: &[u8] = if api.key.request_header_version(version) >= 2 {
-                &[0]
-            } else {
-                &[]
-            };
+            let tags: &[u8] = if api.key.request_header_version(version) >= 2 { &[0] } else { &[] };
             let start = [&head(api.key as i16, version)[..], tags].concat();
             if api.key != ApiKey::ApiVersions || version >= 3 {
                 let what = format!("{:?} version {version}", api.key);
@@ -312,18 +198,11 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
         let mut frame = head(key, (next() % 13) as i16);
         frame.extend((0..next() % 80).map(|_| next() as u8));
         let mut client = cluster.client(1);
-        client
-            .stream
-            .set_read_timeout(Some(Duration::from_millis(10)))
-            .unwrap();
+        client.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
         client.send_frame(&frame).unwrap();
         let _ = client.stream.read(&mut [0; 4096]);
     }
-    assert_eq!(
-        bystander.produce("t", 0, &GOLDEN),
-        21,
-        "another connection has not noticed"
-    );
+    assert_eq!(bystander.produce("t", 0, &GOLDEN), 21, "another connection has not noticed");
     let grown = resident_bytes(cluster).saturating_sub(before);
     assert!(grown < 50_000_000, "{grown} bytes more");
 }
@@ -333,16 +212,7 @@ fn lies_in_records_end_nothing(cluster: &Cluster) {
     cluster.create("lies", 1);
     let headers = [24, 0, 0, 0, 1, 1, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0];
     for (i, count) in [1, i32::MAX].into_iter().enumerate() {
-        client.produce(
-            "lies",
-            0,
-            &Batch::new(5)
-                .count(count)
-                .last_offset_delta(count - 1)
-                .max_timestamp(9)
-                .body(&headers)
-                .build(),
-        );
+        client.produce("lies", 0, &Batch::new(5).count(count).last_offset_delta(count - 1).max_timestamp(9).body(&headers).build());
         assert_eq!(client.list_offsets(7, "lies", 0, 7).0, 0, "{i}");
     }
 }
@@ -370,10 +240,7 @@ fn half_a_frame_hurts_nobody(cluster: &Cluster) {
     assert_eq!(client.produce("t", 0, &GOLDEN), end);
     assert!(begun.elapsed() < Duration::from_secs(5));
     let grown = resident_bytes(cluster).saturating_sub(before);
-    assert!(
-        grown < 50_000_000,
-        "{grown} bytes more, for 100 MB that were announced"
-    );
+    assert!(grown < 50_000_000, "{grown} bytes more, for 100 MB that were announced");
     drop(held);
     // A request that comes byte by byte is a request; two in one packet are two.
     let mut slow = cluster.client(1);
@@ -385,31 +252,18 @@ fn half_a_frame_hurts_nobody(cluster: &Cluster) {
     assert_eq!(first[4..], [0, 0, 0, 1]);
     let mut both = TcpStream::connect(("127.0.0.1", port)).unwrap();
     both.set_read_timeout(Some(SOON)).unwrap();
-    both.write_all(&[framed(&head(18, 0)), framed(&head(18, 9))].concat())
-        .unwrap();
+    both.write_all(&[framed(&head(18, 0)), framed(&head(18, 9))].concat()).unwrap();
     for _ in 0..2 {
         let mut length = [0; 4];
         both.read_exact(&mut length).unwrap();
-        both.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize])
-            .unwrap();
+        both.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize]).unwrap();
     }
     // The largest request that is allowed is taken.
     let padding = "x".repeat(1_000_000);
-    assert_eq!(
-        client.produce("t", 0, &Batch::new(1).values(&[&padding]).build()),
-        end + 3
-    );
-    let too_large = produce_request(
-        "t",
-        0,
-        &Batch::new(1).values(&[&padding.repeat(2)]).build(),
-        -1,
-    );
+    assert_eq!(client.produce("t", 0, &Batch::new(1).values(&[&padding]).build()), end + 3);
+    let too_large = produce_request("t", 0, &Batch::new(1).values(&[&padding.repeat(2)]).build(), -1);
     let mut other = cluster.client(1);
-    assert!(
-        other.try_call(9, &too_large).is_err(),
-        "larger than socket.request.max.bytes"
-    );
+    assert!(other.try_call(9, &too_large).is_err(), "larger than socket.request.max.bytes");
     assert_eq!(client.list_offsets(7, "t", 0, -1), (0, end + 4, -1));
 }
 
@@ -417,16 +271,8 @@ fn half_a_frame_hurts_nobody(cluster: &Cluster) {
 fn resident_bytes(cluster: &Cluster) -> u64 {
     let id = cluster.nodes[0].process.as_ref().unwrap().id();
     let status = fs::read_to_string(format!("/proc/{id}/status")).expect("it still runs");
-    let line = status
-        .lines()
-        .find(|l| l.starts_with("VmRSS:"))
-        .expect("it still runs");
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("it still runs");
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 #[test]
@@ -436,16 +282,10 @@ fn connections_are_limited() {
     // Those that the start of the cluster has used may not be closed yet.
     let held = eventually("five connections are served", SOON, || {
         let mut held: Vec<Client> = (0..5).map(|_| Client::connect(port)).collect();
-        held.iter_mut()
-            .all(|c| c.try_call(3, &ApiVersionsRequest::default()).is_ok())
-            .then_some(held)
+        held.iter_mut().all(|c| c.try_call(3, &ApiVersionsRequest::default()).is_ok()).then_some(held)
     });
     let mut sixth = Client::connect(port);
     assert!(sixth.try_call(3, &ApiVersionsRequest::default()).is_err());
     drop(held);
-    eventually("there is room again", SOON, || {
-        Client::connect(port)
-            .try_call(3, &ApiVersionsRequest::default())
-            .ok()
-    });
+    eventually("there is room again", SOON, || Client::connect(port).try_call(3, &ApiVersionsRequest::default()).ok());
 }

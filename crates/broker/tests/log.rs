@@ -20,26 +20,17 @@ fn sized(timestamp: i64, bytes: usize) -> Vec<u8> {
 fn batches_are_kept_as_they_came_but_for_offset_and_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(dir.path(), limits(10_000, 4096)).unwrap();
-    assert_eq!(
-        (log.start_offset(), log.end_offset(), log.size()),
-        (0, 0, 0)
-    );
+    assert_eq!((log.start_offset(), log.end_offset(), log.size()), (0, 0, 0));
     assert!(log.read(0, 1000).unwrap().is_empty());
     let two = [&GOLDEN[..], &Batch::new(7).values(&["a", "b"]).build()].concat();
     assert_eq!(append(&mut log, &two), 0);
     assert_eq!(append(&mut log, &GOLDEN), 5);
-    assert_eq!(
-        (log.start_offset(), log.end_offset(), log.size()),
-        (0, 8, two.len() as u64 + 97)
-    );
+    assert_eq!((log.start_offset(), log.end_offset(), log.size()), (0, 8, two.len() as u64 + 97));
     let got = batches(&log.read(0, 1000).unwrap());
     let want = [&two[..], &GOLDEN].concat();
     for ((head, bytes), (came, base)) in got.iter().zip(batches(&want).iter().zip([0, 3, 5])) {
         assert_eq!((head.base_offset, head.leader_epoch), (base, 5));
-        assert_eq!(
-            (&bytes[8..12], &bytes[16..]),
-            (&came.1[8..12], &came.1[16..])
-        );
+        assert_eq!((&bytes[8..12], &bytes[16..]), (&came.1[8..12], &came.1[16..]));
     }
     assert_eq!(got.len(), 3);
     log.flush().unwrap();
@@ -54,22 +45,13 @@ fn segments_are_named_by_their_first_offset_and_keep_their_size() {
     // Three fit into 300 bytes; one that is larger than a segment has one to itself.
     let all = [vec![sized(1, 22); 4].concat(), sized(2, 400), sized(3, 22)].concat();
     append(&mut log, &all);
-    let got: Vec<_> = files(dir.path(), "log")
-        .into_iter()
-        .map(|(base, bytes)| (base, bytes.len()))
-        .collect();
+    let got: Vec<_> = files(dir.path(), "log").into_iter().map(|(base, bytes)| (base, bytes.len())).collect();
     assert_eq!(one, 90);
     assert_eq!(got, [(0, 270), (3, 90), (4, sized(2, 400).len()), (5, 90)]);
-    assert!(
-        dir.path().join("00000000000000000004.index").exists()
-            && dir.path().join("00000000000000000004.timeindex").exists()
-    );
+    assert!(dir.path().join("00000000000000000004.index").exists() && dir.path().join("00000000000000000004.timeindex").exists());
     assert_eq!(read_all(&log).len(), all.len());
     let again = Log::open(dir.path(), limits(300, 4096)).unwrap();
-    assert_eq!(
-        (again.start_offset(), again.end_offset(), again.size()),
-        (0, 6, all.len() as u64)
-    );
+    assert_eq!((again.start_offset(), again.end_offset(), again.size()), (0, 6, all.len() as u64));
 }
 
 #[test]
@@ -82,24 +64,14 @@ fn a_read_begins_with_the_batch_that_holds_the_offset() {
             let values = vec!["v"; 1 + i % 4];
             append(&mut log, &Batch::new(i as i64).values(&values).build());
         }
-        let all: Vec<_> = batches(&read_all(&log))
-            .into_iter()
-            .map(|(h, _)| h)
-            .collect();
+        let all: Vec<_> = batches(&read_all(&log)).into_iter().map(|(h, _)| h).collect();
         for offset in 0..log.end_offset() {
             let holder = all.iter().position(|h| h.last_offset() >= offset).unwrap();
             for max in [0, 1, 60, 100, 250, 699, 5000] {
                 let bytes = log.read(offset, max).unwrap();
                 let got: Vec<_> = batches(&bytes).into_iter().map(|(h, _)| h).collect();
-                assert_eq!(
-                    got,
-                    all[holder..holder + got.len()],
-                    "offset {offset} max {max}"
-                );
-                assert!(
-                    !got.is_empty() && (got.len() == 1 || bytes.len() <= max),
-                    "offset {offset} max {max}"
-                );
+                assert_eq!(got, all[holder..holder + got.len()], "offset {offset} max {max}");
+                assert!(!got.is_empty() && (got.len() == 1 || bytes.len() <= max), "offset {offset} max {max}");
             }
         }
         for offset in [log.end_offset(), log.end_offset() + 1, i64::MAX] {
@@ -117,15 +89,8 @@ fn indexes_have_kafkas_bytes() {
     for time in [10, 20, 30, 40, 50] {
         append(&mut log, &sized(time, 22));
     }
-    assert_eq!(
-        files(dir.path(), "index"),
-        [(0, vec![0, 0, 0, 2, 0, 0, 0, 180, 0, 0, 0, 4, 0, 0, 1, 104])]
-    );
-    let times = [
-        [0, 0, 0, 0, 0, 0, 0, 30, 0, 0, 0, 2],
-        [0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0, 4],
-    ]
-    .concat();
+    assert_eq!(files(dir.path(), "index"), [(0, vec![0, 0, 0, 2, 0, 0, 0, 180, 0, 0, 0, 4, 0, 0, 1, 104])]);
+    let times = [[0, 0, 0, 0, 0, 0, 0, 30, 0, 0, 0, 2], [0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0, 4]].concat();
     assert_eq!(files(dir.path(), "timeindex"), [(0, times)]);
     check_indexes(dir.path(), 100);
 }
@@ -138,11 +103,7 @@ fn the_time_index_tells_of_the_latest_batch_so_far() {
     for time in [10, 500, 20, 40, 30, 400, 600] {
         append(&mut log, &sized(time, 22));
     }
-    let times = [
-        [0, 0, 0, 0, 0, 0, 1, 244, 0, 0, 0, 1],
-        [0, 0, 0, 0, 0, 0, 2, 88, 0, 0, 0, 6],
-    ]
-    .concat();
+    let times = [[0, 0, 0, 0, 0, 0, 1, 244, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 2, 88, 0, 0, 0, 6]].concat();
     assert_eq!(files(dir.path(), "timeindex"), [(0, times)]);
     check_indexes(dir.path(), 100);
 }
@@ -152,26 +113,14 @@ fn the_first_record_at_or_after_a_time_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(dir.path(), limits(250, 50)).unwrap();
     let of = |base: i64, deltas: &[i64]| {
-        let records: Vec<_> = deltas
-            .iter()
-            .map(|d| (*d, Some("key"), Some("value")))
-            .collect();
+        let records: Vec<_> = deltas.iter().map(|d| (*d, Some("key"), Some("value"))).collect();
         Batch::new(base).records(&records)
     };
     append(&mut log, &of(1000, &[0, 5, 3]).build()); // 0, 1, 2
     append(&mut log, &of(1010, &[0, -8]).build()); // 3, 4
     append(&mut log, &of(990, &[0, 0]).build()); // 5, 6
-    append(
-        &mut log,
-        &of(1020, &[0, 1])
-            .attributes(1)
-            .body(b"not to be opened")
-            .build(),
-    ); // 7, 8
-    append(
-        &mut log,
-        &of(1030, &[0]).attributes(8).max_timestamp(1040).build(),
-    ); // 9: the time of the log
+    append(&mut log, &of(1020, &[0, 1]).attributes(1).body(b"not to be opened").build()); // 7, 8
+    append(&mut log, &of(1030, &[0]).attributes(8).max_timestamp(1040).build()); // 9: the time of the log
     assert!(files(dir.path(), "log").len() > 1);
     let cases = [
         (0, Some((0, 1000))),
@@ -191,22 +140,12 @@ fn the_first_record_at_or_after_a_time_is_found() {
     for round in ["as written", "opened again"] {
         for (time, want) in cases {
             let want = want.map(|(offset, timestamp)| Found { offset, timestamp });
-            assert_eq!(
-                log.offset_for_timestamp(time).unwrap(),
-                want,
-                "{time}, {round}"
-            );
+            assert_eq!(log.offset_for_timestamp(time).unwrap(), want, "{time}, {round}");
         }
         log = Log::open(dir.path(), limits(250, 50)).unwrap();
     }
     let empty = tempfile::tempdir().unwrap();
-    assert_eq!(
-        Log::open(empty.path(), limits(250, 50))
-            .unwrap()
-            .offset_for_timestamp(0)
-            .unwrap(),
-        None
-    );
+    assert_eq!(Log::open(empty.path(), limits(250, 50)).unwrap().offset_for_timestamp(0).unwrap(), None);
 }
 
 /// A producer's checksum says nothing about its records: numbers in them must not be believed.
@@ -219,8 +158,8 @@ fn records_that_lie_about_themselves_cost_nothing() {
         vec![0xff; 40],
         vec![0],
         vec![2, 0],
-        [&[24, 0, 0, 0, 1, 1][..], &huge, &[0; 10]].concat(), // headers
-        [&[24, 0, 0, 0][..], &huge, &[0; 10]].concat(),       // key
+        [&[24, 0, 0, 0, 1, 1][..], &huge, &[0; 10]].concat(),     // headers
+        [&[24, 0, 0, 0][..], &huge, &[0; 10]].concat(),           // key
         [&[32, 0][..], &[0xff; 9], &[1, 0, 1, 1, 0, 0]].concat(), // time stamp delta
         [&[32, 0, 0][..], &[0xff, 0xff, 0xff, 0xff, 0x0f], &[1, 1, 0]].concat(), // offset delta
     ];
@@ -228,19 +167,11 @@ fn records_that_lie_about_themselves_cost_nothing() {
         for (count, base) in [(1, 10), (i32::MAX, 10), (1, i64::MAX), (1, i64::MIN)] {
             let dir = tempfile::tempdir().unwrap();
             let mut log = Log::open(dir.path(), limits(10_000, 0)).unwrap();
-            let bytes = Batch::new(base)
-                .count(count)
-                .last_offset_delta(count - 1)
-                .max_timestamp(100)
-                .body(&body)
-                .build();
+            let bytes = Batch::new(base).count(count).last_offset_delta(count - 1).max_timestamp(100).body(&body).build();
             append(&mut log, &bytes);
             let begun = Instant::now();
             let found = log.offset_for_timestamp(50).unwrap();
-            assert!(
-                found.is_some_and(|f| (0..i64::from(count)).contains(&f.offset)),
-                "{body:?}: {found:?}"
-            );
+            assert!(found.is_some_and(|f| (0..i64::from(count)).contains(&f.offset)), "{body:?}: {found:?}");
             assert!(begun.elapsed() < Duration::from_secs(1), "{body:?}");
         }
     }
@@ -251,15 +182,7 @@ fn offsets_that_jump_far_begin_a_new_segment() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(dir.path(), limits(100_000, 0)).unwrap();
     for _ in 0..3 {
-        append(
-            &mut log,
-            &Batch::new(1)
-                .count(i32::MAX)
-                .last_offset_delta(i32::MAX - 1)
-                .body(b"packed")
-                .attributes(1)
-                .build(),
-        );
+        append(&mut log, &Batch::new(1).count(i32::MAX).last_offset_delta(i32::MAX - 1).body(b"packed").attributes(1).build());
         append(&mut log, &GOLDEN);
     }
     let end = log.end_offset();
@@ -270,10 +193,7 @@ fn offsets_that_jump_far_begin_a_new_segment() {
     assert_eq!(log.end_offset(), end);
     for offset in [0, 5, i64::from(i32::MAX), i64::from(i32::MAX) + 2, end - 1] {
         let (head, _) = batches(&log.read(offset, 1).unwrap())[0].clone();
-        assert!(
-            (head.base_offset..=head.last_offset()).contains(&offset),
-            "{offset}"
-        );
+        assert!((head.base_offset..=head.last_offset()).contains(&offset), "{offset}");
     }
 }
 

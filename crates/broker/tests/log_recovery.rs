@@ -12,21 +12,13 @@ use common::{
 use proptest::prelude::*;
 use septet_broker::log::{Limits, Log};
 
-const LIMITS: Limits = Limits {
-    segment_bytes: 100_000,
-    index_interval_bytes: 50,
-};
+const LIMITS: Limits = Limits { segment_bytes: 100_000, index_interval_bytes: 50 };
 
 /// A log with three batches in one segment: offsets 0–2, 3 and 4–6. Returns its bytes and where the last one begins.
 fn three(dir: &Path) -> (Vec<u8>, usize) {
     let mut log = Log::open(dir, LIMITS).unwrap();
     append(&mut log, &GOLDEN);
-    append(
-        &mut log,
-        &Batch::new(1_700_000_000_900)
-            .values(&["in the middle"])
-            .build(),
-    );
+    append(&mut log, &Batch::new(1_700_000_000_900).values(&["in the middle"]).build());
     append(&mut log, &GOLDEN);
     let bytes = files(dir, "log").remove(0).1;
     let last = bytes.len() - GOLDEN.len();
@@ -44,11 +36,7 @@ fn is_cut(dir: &Path, first_two: &[u8], what: &str) {
     assert_eq!(fs::read(segment(dir, 0)).unwrap(), first_two, "{what}");
     assert_eq!(log.read(0, 10_000).unwrap(), first_two, "{what}");
     assert_eq!(append(&mut log, &GOLDEN), 4, "{what}");
-    assert_eq!(
-        read_all(&log).len(),
-        first_two.len() + GOLDEN.len(),
-        "{what}"
-    );
+    assert_eq!(read_all(&log).len(), first_two.len() + GOLDEN.len(), "{what}");
     check_indexes(dir, LIMITS.index_interval_bytes);
     assert_eq!(Log::open(dir, LIMITS).unwrap().end_offset(), 7, "{what}");
 }
@@ -69,10 +57,7 @@ fn a_torn_tail_is_cut_wherever_it_is_torn() {
 fn a_tail_that_never_reached_the_disk_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let (bytes, last) = three(&dir.path().join("log"));
-    let mut tails: Vec<Vec<u8>> = [1, 11, 12, 17, 60, 61, 97, 4096]
-        .iter()
-        .map(|n| vec![0; *n])
-        .collect();
+    let mut tails: Vec<Vec<u8>> = [1, 11, 12, 17, 60, 61, 97, 4096].iter().map(|n| vec![0; *n]).collect();
     tails.extend([1, 12, 61, 500].iter().map(|n| vec![0xff; *n]));
     for n in 0..GOLDEN.len() {
         // The file has its new length, but from some byte on nothing was written.
@@ -110,10 +95,7 @@ fn a_flipped_bit_in_the_tail_never_hurts_what_is_before_it() {
                     let log = Log::open(&torn, LIMITS).unwrap();
                     let all = read_all(&log);
                     assert_eq!(&all[..last], &bytes[..last], "{what}");
-                    assert!(
-                        all.len() == last || all[last + 16..] == bytes[last + 16..],
-                        "{what}"
-                    );
+                    assert!(all.len() == last || all[last + 16..] == bytes[last + 16..], "{what}");
                 }
                 _ => is_cut(&torn, &bytes[..last], &what),
             }
@@ -168,17 +150,9 @@ fn a_damaged_closed_segment_is_an_error_that_names_file_and_byte() {
         copy(&good, &bad);
         fs::write(segment(&bad, 6), &content).unwrap();
         let error = Log::open(&bad, small).expect_err(what);
-        let want = format!(
-            "{}: damaged at byte {byte} of {}",
-            segment(&bad, 6).display(),
-            content.len()
-        );
+        let want = format!("{}: damaged at byte {byte} of {}", segment(&bad, 6).display(), content.len());
         assert_eq!(error.to_string(), want, "{what}");
-        assert_eq!(
-            fs::read(segment(&bad, 6)).unwrap(),
-            content,
-            "{what}: the file is left for a person to look at"
-        );
+        assert_eq!(fs::read(segment(&bad, 6)).unwrap(), content, "{what}: the file is left for a person to look at");
     }
 }
 
@@ -198,10 +172,7 @@ fn lost_or_wrong_indexes_are_made_anew() {
     }
     fs::write(dir.path().join(format!("{:020}.index", 24)), [0; 4096]).unwrap();
     let log = Log::open(dir.path(), small).unwrap();
-    assert_eq!(
-        (files(dir.path(), "index"), files(dir.path(), "timeindex")),
-        (index, times)
-    );
+    assert_eq!((files(dir.path(), "index"), files(dir.path(), "timeindex")), (index, times));
     assert_eq!(batches(&read_all(&log)).len(), 9);
 }
 

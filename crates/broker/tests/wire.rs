@@ -20,14 +20,11 @@ use septet_broker::{
 
 /// Every API with every version that is served.
 fn served() -> impl Iterator<Item = (&'static Api, i16)> {
-    APIS.iter()
-        .flat_map(|api| (api.served_from..=api.versions.1).map(move |v| (api, v)))
+    APIS.iter().flat_map(|api| (api.served_from..=api.versions.1).map(move |v| (api, v)))
 }
 
 fn find(hay: &[u8], needle: &[u8]) -> Vec<usize> {
-    (0..hay.len().saturating_sub(needle.len() - 1))
-        .filter(|i| hay[*i..].starts_with(needle))
-        .collect()
+    (0..hay.len().saturating_sub(needle.len() - 1)).filter(|i| hay[*i..].starts_with(needle)).collect()
 }
 
 /// Where the lengths are, and how many bytes each takes: in the samples, strings begin with `A-` if their array
@@ -40,11 +37,7 @@ fn lengths(frame: &[u8], compact: bool) -> Vec<(usize, usize)> {
     }
     out.extend(find(frame, b"S-").into_iter().map(|p| (p - string, string)));
     out.extend(find(frame, b"R-").into_iter().map(|p| (p - array, array)));
-    out.extend(
-        find(frame, &FIRST.to_be_bytes())
-            .into_iter()
-            .map(|p| (p - array, array)),
-    );
+    out.extend(find(frame, &FIRST.to_be_bytes()).into_iter().map(|p| (p - array, array)));
     out
 }
 
@@ -56,17 +49,10 @@ fn every_request_of_every_served_version_fits_and_is_decoded() {
         for frame in all {
             let what = format!("{:?} version {version}: {frame:02x?}", api.key);
             assert!(fits(&api.layout, version, &frame), "{what}");
-            assert_eq!(
-                decode(api.key, version, frame.clone()),
-                Ok(0),
-                "{what}: bytes that are left"
-            );
+            assert_eq!(decode(api.key, version, frame.clone()), Ok(0), "{what}: bytes that are left");
             // Not a byte less: so the layout has neither too few fields nor too short ones.
             for n in 0..frame.len() {
-                assert!(
-                    !fits(&api.layout, version, &frame[..n]),
-                    "{what} cut at {n}"
-                );
+                assert!(!fits(&api.layout, version, &frame[..n]), "{what} cut at {n}");
             }
         }
     }
@@ -81,27 +67,14 @@ fn every_length_that_is_too_large_is_refused() {
             for (at, width) in lengths(&frame, compact) {
                 let lies: &[&[u8]] = match (compact, width) {
                     (false, 2) => &[&[0x7f, 0xff], &[0x80, 0], &[0xff, 0xfe]],
-                    (false, _) => &[
-                        &[0x7f, 0xff, 0xff, 0xff],
-                        &[0x80, 0, 0, 0],
-                        &[0xff, 0xff, 0xff, 0xfe],
-                        &[0, 1, 0, 0],
-                    ],
-                    (true, _) => &[
-                        &[0xff, 0xff, 0xff, 0xff, 0x0f],
-                        &[0xff, 0xff, 0xff, 0xff, 0x7f],
-                        &[0xff; 6],
-                        &[0xff, 0xff, 0x03],
-                        &[0xff, 0x7f],
-                    ],
+                    (false, _) => &[&[0x7f, 0xff, 0xff, 0xff], &[0x80, 0, 0, 0], &[0xff, 0xff, 0xff, 0xfe], &[0, 1, 0, 0]],
+                    (true, _) => {
+                        &[&[0xff, 0xff, 0xff, 0xff, 0x0f], &[0xff, 0xff, 0xff, 0xff, 0x7f], &[0xff; 6], &[0xff, 0xff, 0x03], &[0xff, 0x7f]]
+                    }
                 };
                 for lie in lies {
                     let bad = [&frame[..at], lie, &frame[at + width..]].concat();
-                    assert!(
-                        !fits(&api.layout, version, &bad),
-                        "{:?} version {version}: {lie:02x?} at {at} of {frame:02x?}",
-                        api.key
-                    );
+                    assert!(!fits(&api.layout, version, &bad), "{:?} version {version}: {lie:02x?} at {at} of {frame:02x?}", api.key);
                     seen += 1;
                 }
             }
@@ -167,9 +140,7 @@ fn tagged_fields_are_walked_too() {
 }
 
 fn header(version: i16, client_id: Option<&str>) -> Bytes {
-    let h = RequestHeader::default()
-        .with_request_api_key(3)
-        .with_client_id(client_id.map(|c| StrBytes::from_string(c.to_owned())));
+    let h = RequestHeader::default().with_request_api_key(3).with_client_id(client_id.map(|c| StrBytes::from_string(c.to_owned())));
     let mut b = BytesMut::new();
     h.encode(&mut b, version).unwrap();
     b.freeze()
@@ -181,25 +152,16 @@ fn heads_of_requests_are_checked() {
         for client_id in [None, Some(""), Some("me"), Some(&*"x".repeat(300))] {
             let head = header(version, client_id);
             assert!(header_fits(&head, version == 2), "{version} {client_id:?}");
-            assert!(header_fits(
-                &[&head[..], b"and a body"].concat(),
-                version == 2
-            ));
+            assert!(header_fits(&[&head[..], b"and a body"].concat(), version == 2));
             for n in 0..head.len() {
-                assert!(
-                    !header_fits(&head[..n], version == 2),
-                    "{version} {client_id:?} cut at {n}"
-                );
+                assert!(!header_fits(&head[..n], version == 2), "{version} {client_id:?} cut at {n}");
             }
         }
     }
     for lie in [[0x7f, 0xff], [0xff, 0xfe], [0x80, 0], [0, 3]] {
         let mut head = header(1, Some("me")).to_vec();
         head[8..10].copy_from_slice(&lie);
-        assert!(
-            !header_fits(&head, false) && !header_fits(&head, true),
-            "{lie:?}"
-        );
+        assert!(!header_fits(&head, false) && !header_fits(&head, true), "{lie:?}");
     }
 }
 

@@ -116,32 +116,16 @@ pub const FOUR_LETTER_WORDS: &[&str] = &["ruok", "srvr", "stat", "mntr", "conf",
 impl Config {
     /// Reads a configuration file and the `myid` beside its data. Returns warnings too.
     pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         let (mut config, warnings) = Self::parse(path, &text)?;
         if !config.members.is_empty() {
             let file = config.data_dir.join("myid");
-            let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Read {
-                path: file.clone(),
-                source,
-            })?;
+            let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { path: file.clone(), source })?;
             let id = text.trim().parse().ok().filter(|id| (1..=255).contains(id));
-            let bad = |reason: String| ConfigError::Value {
-                path: file.clone(),
-                line: 1,
-                key: "myid".into(),
-                reason,
-            };
-            config.id =
-                id.ok_or_else(|| bad(format!("{:?} is not a number from 1 to 255", text.trim())))?;
+            let bad = |reason: String| ConfigError::Value { path: file.clone(), line: 1, key: "myid".into(), reason };
+            config.id = id.ok_or_else(|| bad(format!("{:?} is not a number from 1 to 255", text.trim())))?;
             if !config.members.contains_key(&config.id) {
-                return Err(bad(format!(
-                    "{} is not one of the servers in {}",
-                    config.id,
-                    path.display()
-                )));
+                return Err(bad(format!("{} is not one of the servers in {}", config.id, path.display())));
             }
         }
         Ok((config, warnings))
@@ -170,15 +154,8 @@ impl Config {
             if line.is_empty() || line.starts_with(['#', '!']) {
                 continue;
             }
-            let (key, value) = line
-                .split_once('=')
-                .map_or((line, ""), |(k, v)| (k.trim(), v.trim()));
-            let bad = |reason: String| ConfigError::Value {
-                path: path.into(),
-                line: i + 1,
-                key: key.into(),
-                reason,
-            };
+            let (key, value) = line.split_once('=').map_or((line, ""), |(k, v)| (k.trim(), v.trim()));
+            let bad = |reason: String| ConfigError::Value { path: path.into(), line: i + 1, key: key.into(), reason };
             let number = |min: i64, max: i64| -> Result<i64, ConfigError> {
                 value
                     .parse::<i64>()
@@ -192,34 +169,18 @@ impl Config {
                 "clientPort" => c.client_port = number(1, 65535)? as u16,
                 "clientPortAddress" => c.client_address = value.into(),
                 "tickTime" => c.tick_ms = number(100, 3_600_000)? as u64,
-                "minSessionTimeout" => {
-                    c.min_session_timeout_ms = number(-1, i32::MAX.into())? as i32
-                }
-                "maxSessionTimeout" => {
-                    c.max_session_timeout_ms = number(-1, i32::MAX.into())? as i32
-                }
+                "minSessionTimeout" => c.min_session_timeout_ms = number(-1, i32::MAX.into())? as i32,
+                "maxSessionTimeout" => c.max_session_timeout_ms = number(-1, i32::MAX.into())? as i32,
                 "maxClientCnxns" => c.max_client_connections = number(0, 1_000_000)? as usize,
                 "snapCount" => c.snap_count = number(2, 100_000_000)? as u64,
                 "jute.maxbuffer" => c.max_request_bytes = number(1024, 64 * 1024 * 1024)? as usize,
                 "4lw.commands.whitelist" => {
                     c.four_letter_words = match value {
                         "*" => FOUR_LETTER_WORDS.iter().map(|w| (*w).to_owned()).collect(),
-                        list => list
-                            .split(',')
-                            .map(|w| w.trim().to_owned())
-                            .filter(|w| !w.is_empty())
-                            .collect(),
+                        list => list.split(',').map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect(),
                     };
-                    for w in c
-                        .four_letter_words
-                        .iter()
-                        .filter(|w| !FOUR_LETTER_WORDS.contains(&w.as_str()))
-                    {
-                        warnings.push(format!(
-                            "{}:{}: four-letter word {w:?} is not supported",
-                            path.display(),
-                            i + 1
-                        ));
+                    for w in c.four_letter_words.iter().filter(|w| !FOUR_LETTER_WORDS.contains(&w.as_str())) {
+                        warnings.push(format!("{}:{}: four-letter word {w:?} is not supported", path.display(), i + 1));
                     }
                 }
                 _ if key.starts_with("server.") => {
@@ -233,27 +194,13 @@ impl Config {
                         return Err(bad("is given twice".into()));
                     }
                 }
-                _ if NOT_OBEYED.contains(&key)
-                    || key.starts_with("authProvider.")
-                    || key.starts_with("ssl.") =>
-                {
-                    warnings.push(format!(
-                        "{}:{}: {key} is known but has no effect here",
-                        path.display(),
-                        i + 1
-                    ));
+                _ if NOT_OBEYED.contains(&key) || key.starts_with("authProvider.") || key.starts_with("ssl.") => {
+                    warnings.push(format!("{}:{}: {key} is known but has no effect here", path.display(), i + 1));
                 }
-                _ => warnings.push(format!(
-                    "{}:{}: {key} is not a known key",
-                    path.display(),
-                    i + 1
-                )),
+                _ => warnings.push(format!("{}:{}: {key} is not a known key", path.display(), i + 1)),
             }
         }
-        let missing = |reason: &str| ConfigError::Missing {
-            path: path.into(),
-            reason: reason.into(),
-        };
+        let missing = |reason: &str| ConfigError::Missing { path: path.into(), reason: reason.into() };
         if c.data_dir.as_os_str().is_empty() {
             return Err(missing("dataDir is not set"));
         }
@@ -268,9 +215,7 @@ impl Config {
             c.max_session_timeout_ms = tick.saturating_mul(20);
         }
         if c.min_session_timeout_ms > c.max_session_timeout_ms {
-            return Err(missing(
-                "minSessionTimeout is larger than maxSessionTimeout",
-            ));
+            return Err(missing("minSessionTimeout is larger than maxSessionTimeout"));
         }
         Ok((c, warnings))
     }
@@ -285,11 +230,7 @@ fn parse_member(value: &str) -> Result<Member, String> {
         None => address.split_once(':').ok_or(form)?,
     };
     let mut parts = rest.split(':');
-    let port = |p: Option<&str>| {
-        p.and_then(|p| p.parse::<u16>().ok())
-            .filter(|p| *p > 0)
-            .ok_or(form)
-    };
+    let port = |p: Option<&str>| p.and_then(|p| p.parse::<u16>().ok()).filter(|p| *p > 0).ok_or(form);
     let first = port(parts.next())?;
     port(parts.next())?;
     match parts.next() {
@@ -300,8 +241,5 @@ fn parse_member(value: &str) -> Result<Member, String> {
     if host.is_empty() {
         return Err(form.into());
     }
-    Ok(Member {
-        host: host.to_owned(),
-        port: first,
-    })
+    Ok(Member { host: host.to_owned(), port: first })
 }

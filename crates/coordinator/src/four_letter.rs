@@ -6,11 +6,7 @@ use std::{fmt::Write as _, sync::atomic::Ordering};
 use crate::{node::Node, server::Counters};
 
 /// What this server calls itself. Tools parse the number in front.
-pub const VERSION: &str = concat!(
-    "3.8.0-septet-",
-    env!("CARGO_PKG_VERSION"),
-    ", built on septet"
-);
+pub const VERSION: &str = concat!("3.8.0-septet-", env!("CARGO_PKG_VERSION"), ", built on septet");
 
 /// The word that the first four bytes of a connection spell, if they do.
 pub fn word(head: i32) -> Option<[u8; 4]> {
@@ -29,9 +25,7 @@ pub fn answer(node: &Node, counters: &Counters, word: [u8; 4]) -> String {
         "conf" => conf(node),
         "isro" if node.is_serving() => "rw".into(),
         "isro" => "null".into(),
-        _ if !node.is_serving() => {
-            "This ZooKeeper instance is not currently serving requests\n".into()
-        }
+        _ if !node.is_serving() => "This ZooKeeper instance is not currently serving requests\n".into(),
         "srvr" => format!("Zookeeper version: {VERSION}\n{}", srvr(node, counters)),
         "stat" => stat(node, counters),
         "mntr" => mntr(node, counters),
@@ -64,14 +58,7 @@ fn stat(node: &Node, counters: &Counters) -> String {
     let mut out = format!("Zookeeper version: {VERSION}\nClients:\n");
     node.with(|_, l| {
         for c in l.connections.iter() {
-            let _ = writeln!(
-                out,
-                " /{}[{}](queued=0,recved={},sent={})",
-                c.address,
-                u8::from(c.session != 0),
-                c.received,
-                c.sent
-            );
+            let _ = writeln!(out, " /{}[{}](queued=0,recved={},sent={})", c.address, u8::from(c.session != 0), c.received, c.sent);
         }
     });
     out.push('\n');
@@ -86,50 +73,23 @@ fn mntr(node: &Node, counters: &Counters) -> String {
     };
     line("version", VERSION.into());
     line("server_state", mode(node).into());
-    line(
-        "peer_state",
-        if node.is_leader() {
-            "leading - broadcast"
-        } else {
-            "following - broadcast"
-        }
-        .into(),
-    );
+    line("peer_state", if node.is_leader() { "leading - broadcast" } else { "following - broadcast" }.into());
     line("min_latency", min.to_string());
     line("avg_latency", format!("{mean:.4}"));
     line("max_latency", max.to_string());
-    line(
-        "packets_received",
-        counters.received.load(Ordering::Relaxed).to_string(),
-    );
-    line(
-        "packets_sent",
-        counters.sent.load(Ordering::Relaxed).to_string(),
-    );
-    line(
-        "outstanding_requests",
-        counters
-            .outstanding
-            .load(Ordering::Relaxed)
-            .max(0)
-            .to_string(),
-    );
+    line("packets_received", counters.received.load(Ordering::Relaxed).to_string());
+    line("packets_sent", counters.sent.load(Ordering::Relaxed).to_string());
+    line("outstanding_requests", counters.outstanding.load(Ordering::Relaxed).max(0).to_string());
     node.with(|s, l| {
         line("num_alive_connections", l.connections.len().to_string());
         line("znode_count", s.tree.len().to_string());
         line("watch_count", l.watches.len().to_string());
         line("ephemerals_count", s.tree.ephemeral_count().to_string());
-        line(
-            "approximate_data_size",
-            s.tree.approximate_bytes().to_string(),
-        );
+        line("approximate_data_size", s.tree.approximate_bytes().to_string());
         line("global_sessions", s.sessions.len().to_string());
     });
     let fds = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
-    line(
-        "open_file_descriptor_count",
-        fds("/proc/self/fd").to_string(),
-    );
+    line("open_file_descriptor_count", fds("/proc/self/fd").to_string());
     if mode(node) == "leader" {
         let (all, synced) = node.followers();
         line("learners", all.to_string());

@@ -47,9 +47,7 @@ impl<'a> Reader<'a> {
     /// `long`
     pub fn long(&mut self) -> Result<i64> {
         let b = self.take(8)?;
-        Ok(i64::from_be_bytes([
-            b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7],
-        ]))
+        Ok(i64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
     }
     /// `buffer`; null (-1) reads as empty, as ZooKeeper's server treats it
     pub fn buffer(&mut self) -> Result<&'a [u8]> {
@@ -62,16 +60,10 @@ impl<'a> Reader<'a> {
     }
     /// `ustring`
     pub fn string(&mut self) -> Result<String> {
-        std::str::from_utf8(self.buffer()?)
-            .map(str::to_owned)
-            .map_err(|_| JuteError::Utf8)
+        std::str::from_utf8(self.buffer()?).map(str::to_owned).map_err(|_| JuteError::Utf8)
     }
     /// `vector<T>`; each element takes at least `min_bytes`, which bounds the allocation
-    pub fn vector<T>(
-        &mut self,
-        min_bytes: usize,
-        mut one: impl FnMut(&mut Self) -> Result<T>,
-    ) -> Result<Vec<T>> {
+    pub fn vector<T>(&mut self, min_bytes: usize, mut one: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
         let n = self.int()?;
         if n == -1 {
             return Ok(Vec::new());

@@ -26,8 +26,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG")
-        .unwrap_or_else(|_| "info,openraft=error".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG").unwrap_or_else(|_| "info,openraft=error".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -47,10 +46,7 @@ fn main() -> ExitCode {
         println!("{}: ok", arguments.config.display());
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(config)),
         Err(e) => Err(e.to_string()),
@@ -66,24 +62,14 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), String> {
     let address = format!("{}:{}", config.client_address, config.client_port);
-    let listener = TcpListener::bind(&address)
-        .await
-        .map_err(|e| format!("cannot listen on {address}: {e}"))?;
+    let listener = TcpListener::bind(&address).await.map_err(|e| format!("cannot listen on {address}: {e}"))?;
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let node = Node::start(config).await.map_err(|e| e.to_string())?;
-    tracing::info!(
-        "server {} of {} listens on {address}",
-        node.config.id,
-        node.config.members.len().max(1)
-    );
+    tracing::info!("server {} of {} listens on {address}", node.config.id, node.config.members.len().max(1));
     // Ready when it answers, not when there is a majority: the others are started after this one.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    let clients = tokio::spawn(server::serve(
-        node.clone(),
-        listener,
-        Arc::new(Counters::default()),
-    ));
+    let clients = tokio::spawn(server::serve(node.clone(), listener, Arc::new(Counters::default())));
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}

@@ -15,15 +15,9 @@ use std::{
 
 use openraft::{
     BasicNode, Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy,
-    error::{
-        Infallible, InitializeError, InstallSnapshotError, NetworkError, RPCError, RaftError,
-        RemoteError, Unreachable,
-    },
+    error::{Infallible, InitializeError, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable},
     network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory},
-    raft::{
-        AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest,
-        InstallSnapshotResponse, VoteRequest, VoteResponse,
-    },
+    raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -150,27 +144,16 @@ struct Target {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
     async fn new_client(&mut self, target: u64, _: &BasicNode) -> Target {
-        Target {
-            id: target,
-            peer: self.0.get(&target).cloned(),
-        }
+        Target { id: target, peer: self.0.get(&target).cloned() }
     }
 }
 
 type Rpc<E = Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
 
 impl Target {
-    async fn call<T: DeserializeOwned, E: std::error::Error + DeserializeOwned>(
-        &self,
-        ask: peer::Ask,
-        ttl: Duration,
-    ) -> Result<T, Rpc<E>> {
+    async fn call<T: DeserializeOwned, E: std::error::Error + DeserializeOwned>(&self, ask: peer::Ask, ttl: Duration) -> Result<T, Rpc<E>> {
         let Some(peer) = &self.peer else {
-            return Err(Unreachable::new(&io::Error::other(format!(
-                "server.{} is not in zoo.cfg",
-                self.id
-            )))
-            .into());
+            return Err(Unreachable::new(&io::Error::other(format!("server.{} is not in zoo.cfg", self.id))).into());
         };
         match peer.call::<Result<T, RaftError<u64, E>>>(&ask, ttl).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -188,11 +171,7 @@ impl RaftNetwork<TypeConfig> for Target {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Rpc> {
         // A follower may be syncing a large batch: the heartbeat interval, which openraft allows, is too short.
-        self.call(
-            peer::Ask::Append(rpc),
-            option.hard_ttl().max(Duration::from_secs(2)),
-        )
-        .await
+        self.call(peer::Ask::Append(rpc), option.hard_ttl().max(Duration::from_secs(2))).await
     }
     async fn install_snapshot(
         &mut self,
@@ -201,11 +180,7 @@ impl RaftNetwork<TypeConfig> for Target {
     ) -> Result<InstallSnapshotResponse<u64>, Rpc<InstallSnapshotError>> {
         self.call(peer::Ask::Snapshot(rpc), option.hard_ttl()).await
     }
-    async fn vote(
-        &mut self,
-        rpc: VoteRequest<u64>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<u64>, Rpc> {
+    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Rpc> {
         self.call(peer::Ask::Vote(rpc), option.hard_ttl()).await
     }
     fn backoff(&self) -> Backoff {
@@ -214,42 +189,26 @@ impl RaftNetwork<TypeConfig> for Target {
 }
 
 fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
 impl Node {
     /// Opens the data directory and starts Raft, peers and timers.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let dir = config.data_dir.join("version-2");
-        let origin = Origin {
-            server: config.id,
-            boot: rand::random(),
-        };
+        let origin = Origin { server: config.id, boot: rand::random() };
         let state = Arc::new(Mutex::new(State::default()));
         let local = Arc::new(Mutex::new(Local::default()));
         let (covered, covers) = watch::channel(0);
-        let hooks = Arc::new(Listener {
-            origin,
-            local: local.clone(),
-        });
+        let hooks = Arc::new(Listener { origin, local: local.clone() });
         let machine = Machine::open(&dir, state.clone(), hooks, covered)?;
         let log = LogStore::open(&dir, covers)?;
-        let peers: BTreeMap<u64, Peer> = config
-            .members
-            .iter()
-            .filter(|(id, _)| **id != config.id)
-            .map(|(id, m)| (*id, Peer::new(config.id, *id, m.clone())))
-            .collect();
+        let peers: BTreeMap<u64, Peer> =
+            config.members.iter().filter(|(id, _)| **id != config.id).map(|(id, m)| (*id, Peer::new(config.id, *id, m.clone()))).collect();
         let listener = match config.members.get(&config.id) {
             Some(me) => {
                 let address = format!("0.0.0.0:{}", me.port);
-                Some(
-                    tokio::net::TcpListener::bind(&address)
-                        .await
-                        .map_err(|e| StartError::Listen(address, e))?,
-                )
+                Some(tokio::net::TcpListener::bind(&address).await.map_err(|e| StartError::Listen(address, e))?)
             }
             None => None,
         };
@@ -263,18 +222,10 @@ impl Node {
             max_in_snapshot_log_to_keep: 2000,
             ..RaftConfig::default()
         };
-        let raft_config = raft_config
-            .validate()
+        let raft_config = raft_config.validate().map_err(|e| StartError::Raft(e.to_string()))?;
+        let raft = Raft::new(config.id, Arc::new(raft_config), Network(peers.clone()), log, machine)
+            .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
-        let raft = Raft::new(
-            config.id,
-            Arc::new(raft_config),
-            Network(peers.clone()),
-            log,
-            machine,
-        )
-        .await
-        .map_err(|e| StartError::Raft(e.to_string()))?;
         let (proposals, queue) = mpsc::channel(4 * MAX_BATCH);
         let (serving, _) = watch::channel(false);
         let node = Arc::new(Self {
@@ -301,9 +252,7 @@ impl Node {
                     };
                     let service = service.clone();
                     tokio::spawn(async move {
-                        if let Err(e) =
-                            peer::serve_connection(stream, service.config.id, service.clone()).await
-                        {
+                        if let Err(e) = peer::serve_connection(stream, service.config.id, service.clone()).await {
                             tracing::warn!("connection from server at {from}: {e}");
                         }
                     });
@@ -323,16 +272,9 @@ impl Node {
         let members: BTreeMap<u64, BasicNode> = if self.config.members.is_empty() {
             BTreeMap::from([(self.config.id, BasicNode::default())])
         } else {
-            self.config
-                .members
-                .keys()
-                .map(|id| (*id, BasicNode::default()))
-                .collect()
+            self.config.members.keys().map(|id| (*id, BasicNode::default())).collect()
         };
-        let rank = members
-            .keys()
-            .position(|id| *id == self.config.id)
-            .unwrap_or(0) as u32;
+        let rank = members.keys().position(|id| *id == self.config.id).unwrap_or(0) as u32;
         tokio::time::sleep(Duration::from_secs(4) * rank).await;
         loop {
             match self.raft.is_initialized().await {
@@ -366,13 +308,9 @@ impl Node {
     pub fn followers(&self) -> (usize, usize) {
         let metrics = self.raft.metrics().borrow().clone();
         let last = metrics.last_applied.index();
-        let synced = metrics.replication.map_or(0, |r| {
-            r.iter()
-                .filter(|(id, at)| {
-                    **id != self.config.id && at.index().unwrap_or(0) + 50 >= last.unwrap_or(0)
-                })
-                .count()
-        });
+        let synced = metrics
+            .replication
+            .map_or(0, |r| r.iter().filter(|(id, at)| **id != self.config.id && at.index().unwrap_or(0) + 50 >= last.unwrap_or(0)).count());
         (self.peers.len(), synced)
     }
 
@@ -385,11 +323,8 @@ impl Node {
                 let serving = match m.state {
                     // A leader without a majority does not step down by itself.
                     ServerState::Leader => {
-                        m.last_applied
-                            .is_some_and(|l| l.leader_id == m.vote.leader_id)
-                            && (self.peers.is_empty()
-                                || m.millis_since_quorum_ack
-                                    .is_some_and(|t| t < grace.as_millis() as u64))
+                        m.last_applied.is_some_and(|l| l.leader_id == m.vote.leader_id)
+                            && (self.peers.is_empty() || m.millis_since_quorum_ack.is_some_and(|t| t < grace.as_millis() as u64))
                     }
                     ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some(),
                     _ => false,
@@ -407,25 +342,13 @@ impl Node {
             if serving && !self.is_serving() {
                 locked(&self.heard).at.clear();
             }
-            if self
-                .serving
-                .send_if_modified(|s| std::mem::replace(s, serving) != serving)
-            {
-                tracing::info!(
-                    "{}",
-                    if serving {
-                        "serving clients"
-                    } else {
-                        "not serving clients: no leader with a majority"
-                    }
-                );
+            if self.serving.send_if_modified(|s| std::mem::replace(s, serving) != serving) {
+                tracing::info!("{}", if serving { "serving clients" } else { "not serving clients: no leader with a majority" });
                 if !serving {
                     locked(&self.local).connections.close_all();
                 }
             }
-            if let Ok(Err(_)) =
-                tokio::time::timeout(Duration::from_millis(500), metrics.changed()).await
-            {
+            if let Ok(Err(_)) = tokio::time::timeout(Duration::from_millis(500), metrics.changed()).await {
                 if !self.stopping.load(Ordering::SeqCst) {
                     tracing::error!("this server stops: consensus has ended");
                     std::process::exit(1);
@@ -461,12 +384,7 @@ impl Node {
             while let Some((seq, ask)) = next.take() {
                 bytes += weight(&ask);
                 seqs.push(seq);
-                commands.push(Command {
-                    origin: self.origin,
-                    seq,
-                    time_ms: 0,
-                    ask,
-                });
+                commands.push(Command { origin: self.origin, seq, time_ms: 0, ask });
                 if commands.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
                     next = queue.try_recv().ok();
                 }
@@ -486,10 +404,9 @@ impl Node {
         match leader {
             Some(id) if id == self.config.id => self.commit(commands).await,
             Some(id) => match self.peers.get(&id) {
-                Some(peer) => peer
-                    .call::<Result<(), String>>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT)
-                    .await
-                    .map_err(|e| e.to_string())?,
+                Some(peer) => {
+                    peer.call::<Result<(), String>>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT).await.map_err(|e| e.to_string())?
+                }
                 None => Err(format!("leader {id} is not in zoo.cfg")),
             },
             None => Err("there is no leader".into()),
@@ -502,13 +419,10 @@ impl Node {
         commands.iter_mut().for_each(|c| c.time_ms = now);
         // A client that comes to another server just in time must not be ended before that server's next report.
         self.hear(commands.iter().filter_map(|c| match c.ask {
-            Ask::CreateSession { id, .. }
-            | Ask::MoveSession { id, .. }
-            | Ask::Write { session: id, .. } => Some(id),
+            Ask::CreateSession { id, .. } | Ask::MoveSession { id, .. } | Ask::Write { session: id, .. } => Some(id),
             Ask::CloseSession { .. } => None,
         }));
-        match tokio::time::timeout(PROPOSAL_TIMEOUT, self.raft.client_write(Batch(commands))).await
-        {
+        match tokio::time::timeout(PROPOSAL_TIMEOUT, self.raft.client_write(Batch(commands))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(e)) => Err(e.to_string()),
             Err(_) => Err("no majority in time".into()),
@@ -522,10 +436,7 @@ impl Node {
             Some(id) if id == self.config.id => self.read_index().await?,
             Some(id) => match self.peers.get(&id) {
                 Some(p) => p
-                    .call::<Result<Option<u64>, String>>(
-                        &peer::Ask::ReadIndex,
-                        Duration::from_secs(5),
-                    )
+                    .call::<Result<Option<u64>, String>>(&peer::Ask::ReadIndex, Duration::from_secs(5))
                     .await
                     .map_err(|e| e.to_string())??,
                 None => return Err(format!("leader {id} is not in zoo.cfg")),
@@ -533,22 +444,14 @@ impl Node {
             None => return Err("there is no leader".into()),
         };
         if let Some(index) = index {
-            self.raft
-                .wait(Some(Duration::from_secs(5)))
-                .applied_index_at_least(Some(index), "sync")
-                .await
-                .map_err(|e| e.to_string())?;
+            self.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(index), "sync").await.map_err(|e| e.to_string())?;
         }
         Ok(())
     }
 
     async fn read_index(&self) -> Result<Option<u64>, String> {
-        let read =
-            tokio::time::timeout(Duration::from_secs(5), self.raft.ensure_linearizable()).await;
-        Ok(read
-            .map_err(|_| "no majority in time")?
-            .map_err(|e| e.to_string())?
-            .index())
+        let read = tokio::time::timeout(Duration::from_secs(5), self.raft.ensure_linearizable()).await;
+        Ok(read.map_err(|_| "no majority in time")?.map_err(|e| e.to_string())?.index())
     }
 
     /// A client of this session was heard here.
@@ -569,9 +472,7 @@ impl Node {
         let pause = Duration::from_millis((self.config.tick_ms / 4).clamp(50, 500));
         loop {
             tokio::time::sleep(pause).await;
-            let sessions: Vec<i64> = std::mem::take(&mut *locked(&self.touched))
-                .into_keys()
-                .collect();
+            let sessions: Vec<i64> = std::mem::take(&mut *locked(&self.touched)).into_keys().collect();
             let leader = self.raft.metrics().borrow().current_leader;
             match leader {
                 Some(id) if id == self.config.id => {
@@ -600,10 +501,7 @@ impl Node {
             let mut heard = locked(&self.heard);
             let now = Instant::now();
             if heard.term != term {
-                *heard = Heard {
-                    term,
-                    at: HashMap::new(),
-                };
+                *heard = Heard { term, at: HashMap::new() };
             }
             heard.at.retain(|id, _| state.sessions.contains_key(id));
             state
@@ -611,8 +509,7 @@ impl Node {
                 .iter()
                 // A session that this leader never heard of gets its whole time from now on.
                 .filter(|(id, s)| {
-                    now.duration_since(*heard.at.entry(**id).or_insert(now))
-                        > Duration::from_millis(s.timeout_ms.max(0) as u64)
+                    now.duration_since(*heard.at.entry(**id).or_insert(now)) > Duration::from_millis(s.timeout_ms.max(0) as u64)
                 })
                 .map(|(id, _)| *id)
                 .collect()
@@ -632,10 +529,7 @@ impl Node {
 
     /// Whether a session is this server's, in this run of it.
     pub fn owns(&self, state: &State, session: i64) -> bool {
-        state
-            .sessions
-            .get(&session)
-            .is_some_and(|s| s.owner == self.origin)
+        state.sessions.get(&session).is_some_and(|s| s.owner == self.origin)
     }
 
     /// Stops Raft; the log is closed.

@@ -80,15 +80,7 @@ impl Peer {
     /// Starts the task that connects to a peer when it is needed.
     pub fn new(me: u64, id: u64, member: Member) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(run(
-            Hello {
-                version: PEER_VERSION,
-                from: me,
-                to: id,
-            },
-            member,
-            queue,
-        ));
+        tokio::spawn(run(Hello { version: PEER_VERSION, from: me, to: id }, member, queue));
         Self { calls }
     }
 
@@ -96,9 +88,7 @@ impl Peer {
     pub async fn call<T: DeserializeOwned>(&self, ask: &Ask, ttl: Duration) -> io::Result<T> {
         let frame = postcard::to_stdvec(ask).map_err(io::Error::other)?;
         let (reply, wait) = oneshot::channel();
-        self.calls
-            .try_send(Call { frame, reply })
-            .map_err(|_| io::Error::other("too many calls wait for this peer"))?;
+        self.calls.try_send(Call { frame, reply }).map_err(|_| io::Error::other("too many calls wait for this peer"))?;
         let bytes = timeout(ttl, wait)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
@@ -111,12 +101,7 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<io::Result<Vec<u8>>>>>>;
 
 async fn run(hello: Hello, member: Member, mut queue: mpsc::Receiver<Call>) {
     while let Some(first) = queue.recv().await {
-        let stream = match timeout(
-            CONNECT_TIMEOUT,
-            TcpStream::connect((member.host.as_str(), member.port)),
-        )
-        .await
-        {
+        let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect((member.host.as_str(), member.port))).await {
             Ok(Ok(s)) => s,
             other => {
                 let e = match other {
@@ -157,41 +142,24 @@ async fn run(hello: Hello, member: Member, mut queue: mpsc::Receiver<Call>) {
                 w.retain(|_, r| !r.is_closed());
                 w.insert(number, call.reply);
             }
-            ok = matches!(
-                timeout(
-                    Duration::from_secs(10),
-                    write_frame(&mut write, number, &call.frame)
-                )
-                .await,
-                Ok(Ok(()))
-            );
+            ok = matches!(timeout(Duration::from_secs(10), write_frame(&mut write, number, &call.frame)).await, Ok(Ok(())));
         }
         answers.abort();
-        waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
 async fn read_answers(read: impl tokio::io::AsyncRead + Unpin, waiting: Waiting) {
     let mut read = BufReader::new(read);
     while let Ok((number, body)) = read_frame(&mut read).await {
-        let reply = waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&number);
+        let reply = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         if let Some(reply) = reply {
             let _ = reply.send(Ok(body));
         }
     }
 }
 
-async fn write_frame(
-    to: &mut (impl tokio::io::AsyncWrite + Unpin),
-    number: u64,
-    body: &[u8],
-) -> io::Result<()> {
+async fn write_frame(to: &mut (impl tokio::io::AsyncWrite + Unpin), number: u64, body: &[u8]) -> io::Result<()> {
     if body.len() > MAX_FRAME_BYTES {
         return Err(io::Error::other("frame is too long"));
     }
@@ -219,22 +187,15 @@ async fn read_frame(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Resul
 
 /// Serves one connection of another server. Each ask is answered on its own, so that a snapshot does not hold
 /// up a heartbeat.
-pub async fn serve_connection<S: Serve>(
-    stream: TcpStream,
-    me: u64,
-    service: Arc<S>,
-) -> io::Result<()> {
+pub async fn serve_connection<S: Serve>(stream: TcpStream, me: u64, service: Arc<S>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::with_capacity(64 * 1024, read);
-    let (_, bytes) = timeout(Duration::from_secs(5), read_frame(&mut read))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (_, bytes) =
+        timeout(Duration::from_secs(5), read_frame(&mut read)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let hello: Hello = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
     if hello.version != PEER_VERSION || hello.to != me || hello.from == me {
-        return Err(io::Error::other(format!(
-            "not for this server: {hello:?}, this is {me}"
-        )));
+        return Err(io::Error::other(format!("not for this server: {hello:?}, this is {me}")));
     }
     let (replies, mut queue) = mpsc::channel::<(u64, Vec<u8>)>(QUEUE);
     let writer = tokio::spawn(async move {

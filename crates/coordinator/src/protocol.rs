@@ -124,9 +124,7 @@ impl Write {
     /// The operation's code.
     pub fn op(&self) -> i32 {
         match self {
-            Write::Create {
-                with_stat: true, ..
-            } => op::CREATE2,
+            Write::Create { with_stat: true, .. } => op::CREATE2,
             Write::Create { .. } => op::CREATE,
             Write::Delete { .. } => op::DELETE,
             Write::SetData { .. } => op::SET_DATA,
@@ -228,13 +226,8 @@ impl Connect {
     pub fn decode(bytes: &[u8]) -> Result<Self, JuteError> {
         let mut r = Reader(bytes);
         let _protocol = r.int()?;
-        let mut this = Self {
-            last_zxid: r.long()?,
-            timeout_ms: r.int()?,
-            session: r.long()?,
-            password: r.buffer()?.to_vec(),
-            knows_read_only: false,
-        };
+        let mut this =
+            Self { last_zxid: r.long()?, timeout_ms: r.int()?, session: r.long()?, password: r.buffer()?.to_vec(), knows_read_only: false };
         this.knows_read_only = !r.is_empty();
         Ok(this)
     }
@@ -261,9 +254,7 @@ pub fn valid_path(path: &str) -> bool {
             !part.is_empty()
                 && part != "."
                 && part != ".."
-                && !part.chars().any(|c| {
-                    matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
-                })
+                && !part.chars().any(|c| matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..))
         })
 }
 
@@ -271,15 +262,8 @@ pub fn valid_path(path: &str) -> bool {
 /// protection that is not there.
 fn acl(r: &mut Reader<'_>) -> Result<Result<i32, Code>, JuteError> {
     let list = r.vector(12, |r| Ok((r.int()?, r.string()?, r.string()?)))?;
-    let known = !list.is_empty()
-        && list
-            .iter()
-            .all(|(p, s, i)| s == "world" && i == "anyone" && p & !perm::ALL == 0);
-    Ok(if known {
-        Ok(list.iter().fold(0, |all, (p, _, _)| all | p))
-    } else {
-        Err(Code::InvalidAcl)
-    })
+    let known = !list.is_empty() && list.iter().all(|(p, s, i)| s == "world" && i == "anyone" && p & !perm::ALL == 0);
+    Ok(if known { Ok(list.iter().fold(0, |all, (p, _, _)| all | p)) } else { Err(Code::InvalidAcl) })
 }
 
 /// How deep and how long a multi may be.
@@ -287,14 +271,7 @@ const MAX_MULTI: usize = 10_000;
 
 fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
     let checked = |w: Write, path: &str| {
-        if valid_path(path) {
-            w
-        } else {
-            Write::Invalid {
-                op: code,
-                code: Code::BadArguments,
-            }
-        }
+        if valid_path(path) { w } else { Write::Invalid { op: code, code: Code::BadArguments } }
     };
     Ok(Some(match code {
         op::CREATE | op::CREATE2 => {
@@ -303,30 +280,13 @@ fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
             let flags = r.int()?;
             let sequential = flags & 2 != 0;
             match (perms, flags) {
-                (_, 4..=6) => Write::Invalid {
-                    op: code,
-                    code: Code::Unimplemented,
-                }, // containers and TTLs
-                (_, f) if !(0..=3).contains(&f) => Write::Invalid {
-                    op: code,
-                    code: Code::BadArguments,
-                },
+                (_, 4..=6) => Write::Invalid { op: code, code: Code::Unimplemented }, // containers and TTLs
+                (_, f) if !(0..=3).contains(&f) => Write::Invalid { op: code, code: Code::BadArguments },
                 (Err(e), _) => Write::Invalid { op: code, code: e },
                 (Ok(perms), flags) => {
-                    let tested = if sequential {
-                        format!("{path}0")
-                    } else {
-                        path.clone()
-                    };
+                    let tested = if sequential { format!("{path}0") } else { path.clone() };
                     checked(
-                        Write::Create {
-                            path,
-                            data,
-                            perms,
-                            ephemeral: flags & 1 != 0,
-                            sequential,
-                            with_stat: code == op::CREATE2,
-                        },
+                        Write::Create { path, data, perms, ephemeral: flags & 1 != 0, sequential, with_stat: code == op::CREATE2 },
                         &tested,
                     )
                 }
@@ -334,50 +294,24 @@ fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
         }
         op::DELETE => {
             let (path, version) = (r.string()?, r.int()?);
-            checked(
-                Write::Delete {
-                    path: path.clone(),
-                    version,
-                },
-                &path,
-            )
+            checked(Write::Delete { path: path.clone(), version }, &path)
         }
         op::SET_DATA => {
             let (path, data, version) = (r.string()?, r.buffer()?.to_vec(), r.int()?);
-            checked(
-                Write::SetData {
-                    path: path.clone(),
-                    data,
-                    version,
-                },
-                &path,
-            )
+            checked(Write::SetData { path: path.clone(), data, version }, &path)
         }
         op::SET_ACL => {
             let path = r.string()?;
             let perms = acl(r)?;
             let version = r.int()?;
             match perms {
-                Ok(perms) => checked(
-                    Write::SetAcl {
-                        path: path.clone(),
-                        perms,
-                        version,
-                    },
-                    &path,
-                ),
+                Ok(perms) => checked(Write::SetAcl { path: path.clone(), perms, version }, &path),
                 Err(e) => Write::Invalid { op: code, code: e },
             }
         }
         op::CHECK => {
             let (path, version) = (r.string()?, r.int()?);
-            checked(
-                Write::Check {
-                    path: path.clone(),
-                    version,
-                },
-                &path,
-            )
+            checked(Write::Check { path: path.clone(), version }, &path)
         }
         _ => return Ok(None),
     }))
@@ -386,23 +320,13 @@ fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
 /// Decodes a request behind its length. Only a bad header is an error: a body that does not decode is answered.
 pub fn decode(bytes: &[u8]) -> Result<(Header, Request), JuteError> {
     let mut r = Reader(bytes);
-    let header = Header {
-        xid: r.int()?,
-        op: r.int()?,
-    };
-    Ok((
-        header,
-        body(header, &mut r).unwrap_or(Request::Refused(Code::MarshallingError)),
-    ))
+    let header = Header { xid: r.int()?, op: r.int()? };
+    Ok((header, body(header, &mut r).unwrap_or(Request::Refused(Code::MarshallingError))))
 }
 
 fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
     let read = |read: Read, path: &str| {
-        if valid_path(path) {
-            Request::Read(read)
-        } else {
-            Request::Refused(Code::BadArguments)
-        }
+        if valid_path(path) { Request::Read(read) } else { Request::Refused(Code::BadArguments) }
     };
     let request = match header.op {
         op::PING => Request::Ping,
@@ -411,23 +335,11 @@ fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
         op::AUTH => Request::Refused(Code::AuthFailed),
         op::EXISTS => {
             let (path, watch) = (r.string()?, r.bool()?);
-            read(
-                Read::Exists {
-                    path: path.clone(),
-                    watch,
-                },
-                &path,
-            )
+            read(Read::Exists { path: path.clone(), watch }, &path)
         }
         op::GET_DATA => {
             let (path, watch) = (r.string()?, r.bool()?);
-            read(
-                Read::Data {
-                    path: path.clone(),
-                    watch,
-                },
-                &path,
-            )
+            read(Read::Data { path: path.clone(), watch }, &path)
         }
         op::GET_ACL => {
             let path = r.string()?;
@@ -435,24 +347,12 @@ fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
         }
         op::GET_CHILDREN | op::GET_CHILDREN2 => {
             let (path, watch) = (r.string()?, r.bool()?);
-            read(
-                Read::Children {
-                    path: path.clone(),
-                    watch,
-                    with_stat: header.op == op::GET_CHILDREN2,
-                },
-                &path,
-            )
+            read(Read::Children { path: path.clone(), watch, with_stat: header.op == op::GET_CHILDREN2 }, &path)
         }
         op::SET_WATCHES => {
             let since = r.long()?;
             let mut list = || r.vector(4, Reader::string);
-            Request::Read(Read::SetWatches {
-                since,
-                data: list()?,
-                exist: list()?,
-                child: list()?,
-            })
+            Request::Read(Read::SetWatches { since, data: list()?, exist: list()?, child: list()? })
         }
         op::MULTI => {
             let mut all = Vec::new();
@@ -501,17 +401,9 @@ pub struct Stat {
 impl Stat {
     /// Writes it in the protocol's order.
     pub fn encode(&self, w: &mut Writer) {
-        w.long(self.czxid)
-            .long(self.mzxid)
-            .long(self.ctime)
-            .long(self.mtime);
-        w.int(self.version)
-            .int(self.cversion)
-            .int(self.aversion)
-            .long(self.ephemeral_owner);
-        w.int(self.data_length)
-            .int(self.num_children)
-            .long(self.pzxid);
+        w.long(self.czxid).long(self.mzxid).long(self.ctime).long(self.mtime);
+        w.int(self.version).int(self.cversion).int(self.aversion).long(self.ephemeral_owner);
+        w.int(self.data_length).int(self.num_children).long(self.pzxid);
     }
 }
 
@@ -581,11 +473,6 @@ pub enum EventType {
 /// A watch event's frame.
 pub fn event(kind: EventType, path: &str) -> Vec<u8> {
     let mut w = Writer::framed();
-    w.int(-1)
-        .long(-1)
-        .int(0)
-        .int(kind as i32)
-        .int(3)
-        .string(path);
+    w.int(-1).long(-1).int(0).int(kind as i32).int(3).string(path);
     w.frame()
 }

@@ -64,9 +64,7 @@ struct Outbox {
 
 impl Outbox {
     fn send(&self, frame: Vec<u8>) {
-        if self.queued.fetch_add(frame.len(), Ordering::Relaxed) > MAX_QUEUED_BYTES
-            || self.frames.send(frame).is_err()
-        {
+        if self.queued.fetch_add(frame.len(), Ordering::Relaxed) > MAX_QUEUED_BYTES || self.frames.send(frame).is_err() {
             // Nothing may follow a frame that was left out.
             self.queued.store(usize::MAX / 2, Ordering::Relaxed);
             self.close.notify_one();
@@ -86,17 +84,7 @@ pub struct Connections {
 impl Connections {
     fn add(&mut self, address: SocketAddr, out: Outbox) -> ConnectionId {
         self.next += 1;
-        self.by_id.insert(
-            self.next,
-            Connection {
-                address,
-                session: 0,
-                received: 0,
-                sent: 0,
-                closing: false,
-                out,
-            },
-        );
+        self.by_id.insert(self.next, Connection { address, session: 0, received: 0, sent: 0, closing: false, out });
         self.next
     }
     /// All of them.
@@ -135,10 +123,7 @@ impl Connections {
     }
     /// Ends the connections of a session, but for one that waits for the answer to its close: that one ends itself.
     pub fn close_session(&mut self, session: i64) {
-        self.by_id
-            .values()
-            .filter(|c| c.session == session && !c.closing)
-            .for_each(|c| c.out.close.notify_one());
+        self.by_id.values().filter(|c| c.session == session && !c.closing).for_each(|c| c.out.close.notify_one());
     }
     /// Ends all of them.
     pub fn close_all(&mut self) {
@@ -166,26 +151,15 @@ impl Counters {
         let us = since.elapsed().as_micros() as u64;
         self.latency_us.fetch_add(us, Ordering::Relaxed);
         self.latency_max_us.fetch_max(us, Ordering::Relaxed);
-        let mut min = self
-            .latency_min_us
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut min = self.latency_min_us.lock().unwrap_or_else(PoisonError::into_inner);
         *min = Some(min.map_or(us, |m| m.min(us)));
     }
     /// Shortest, mean and longest latency in milliseconds.
     pub fn latency_ms(&self) -> (u64, f64, u64) {
         let sent = self.sent.load(Ordering::Relaxed).max(1);
-        let min = self
-            .latency_min_us
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .unwrap_or(0);
+        let min = self.latency_min_us.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
         let mean = self.latency_us.load(Ordering::Relaxed) as f64 / sent as f64 / 1000.0;
-        (
-            min / 1000,
-            mean,
-            self.latency_max_us.load(Ordering::Relaxed) / 1000,
-        )
+        (min / 1000, mean, self.latency_max_us.load(Ordering::Relaxed) / 1000)
     }
 }
 
@@ -199,11 +173,7 @@ impl Drop for Slot {
 }
 
 /// Accepts clients until the listener fails.
-pub async fn serve(
-    node: Arc<Node>,
-    listener: TcpListener,
-    counters: Arc<Counters>,
-) -> io::Result<()> {
+pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counters>) -> io::Result<()> {
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(next) => next,
@@ -216,9 +186,7 @@ pub async fn serve(
         };
         let limit = node.config.max_client_connections;
         if !node.with(|_, l| l.connections.admit(address.ip(), limit)) {
-            tracing::warn!(
-                "{address}: refused, the address has {limit} connections (maxClientCnxns)"
-            );
+            tracing::warn!("{address}: refused, the address has {limit} connections (maxClientCnxns)");
             continue;
         }
         let (node, counters) = (node.clone(), counters.clone());
@@ -236,12 +204,7 @@ fn invalid(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
-async fn client(
-    node: Arc<Node>,
-    stream: TcpStream,
-    address: SocketAddr,
-    counters: Arc<Counters>,
-) -> io::Result<()> {
+async fn client(node: Arc<Node>, stream: TcpStream, address: SocketAddr, counters: Arc<Counters>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -251,9 +214,7 @@ async fn client(
         return timeout(Duration::from_secs(5), write.write_all(text.as_bytes())).await?;
     }
     if !(28..=1024).contains(&head) {
-        return Err(invalid(format!(
-            "{head} is not the length of a connect request"
-        )));
+        return Err(invalid(format!("{head} is not the length of a connect request")));
     }
     let mut first = vec![0; head as usize];
     timeout(HELLO_TIMEOUT, read.read_exact(&mut first)).await??;
@@ -263,11 +224,7 @@ async fn client(
     }
 
     let (frames, queue) = mpsc::unbounded_channel();
-    let out = Outbox {
-        frames,
-        queued: Arc::default(),
-        close: Arc::default(),
-    };
+    let out = Outbox { frames, queued: Arc::default(), close: Arc::default() };
     let id = node.with(|_, l| l.connections.add(address, out.clone()));
     let writer = tokio::spawn(write_frames(write, queue, out.queued.clone()));
     let close = out.close.clone();
@@ -288,11 +245,7 @@ async fn client(
     result
 }
 
-async fn write_frames(
-    mut write: tokio::net::tcp::OwnedWriteHalf,
-    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
-    queued: Arc<AtomicUsize>,
-) {
+async fn write_frames(mut write: tokio::net::tcp::OwnedWriteHalf, mut queue: mpsc::UnboundedReceiver<Vec<u8>>, queued: Arc<AtomicUsize>) {
     let mut batch = Vec::new();
     while let Some(frame) = queue.recv().await {
         batch.extend_from_slice(&frame);
@@ -357,37 +310,16 @@ async fn session(
         node.catch_up().await.map_err(invalid)?;
         let mine = node.with(|s, _| s.zxid);
         if connect.last_zxid > mine {
-            return Err(invalid(format!(
-                "client has seen zxid 0x{:x}, this server is at 0x{mine:x}",
-                connect.last_zxid
-            )));
+            return Err(invalid(format!("client has seen zxid 0x{:x}, this server is at 0x{mine:x}", connect.last_zxid)));
         }
     }
     let (session, password, ask) = if connect.session == 0 {
         let session = node.new_session_id();
         let password: [u8; 16] = rand::random();
-        let timeout_ms = connect.timeout_ms.clamp(
-            node.config.min_session_timeout_ms,
-            node.config.max_session_timeout_ms,
-        );
-        (
-            session,
-            password.to_vec(),
-            Ask::CreateSession {
-                id: session,
-                password: password.to_vec(),
-                timeout_ms,
-            },
-        )
+        let timeout_ms = connect.timeout_ms.clamp(node.config.min_session_timeout_ms, node.config.max_session_timeout_ms);
+        (session, password.to_vec(), Ask::CreateSession { id: session, password: password.to_vec(), timeout_ms })
     } else {
-        (
-            connect.session,
-            connect.password.clone(),
-            Ask::MoveSession {
-                id: connect.session,
-                password: connect.password.clone(),
-            },
-        )
+        (connect.session, connect.password.clone(), Ask::MoveSession { id: connect.session, password: connect.password.clone() })
     };
     // Before the command: an older connection of the session ends, this one does not.
     node.with(|_, l| {
@@ -396,10 +328,7 @@ async fn session(
     node.touch(session);
     let (_, answer) = node.command(ask).await.await.map_err(|_| lost())?;
     let Answer::Session(timeout_ms) = answer else {
-        node.with(|_, l| {
-            l.connections
-                .send(id, connected(0, 0, &[0; 16], connect.knows_read_only))
-        });
+        node.with(|_, l| l.connections.send(id, connected(0, 0, &[0; 16], connect.knows_read_only)));
         return Ok(());
     };
     let mine = node.with(|s, l| {
@@ -411,10 +340,7 @@ async fn session(
         if let Some(c) = l.connections.by_id.get_mut(&id) {
             c.session = session;
         }
-        l.connections.send(
-            id,
-            connected(timeout_ms, session, &password, connect.knows_read_only),
-        );
+        l.connections.send(id, connected(timeout_ms, session, &password, connect.knows_read_only));
         true
     });
     if !mine {
@@ -433,17 +359,10 @@ async fn session(
         loop {
             let length = timeout(idle, read.read_i32()).await.map_err(|_| lost())??;
             if length < 8 || length as usize > max {
-                return Err(invalid(format!(
-                    "request of {length} bytes (jute.maxbuffer is {max})"
-                )));
+                return Err(invalid(format!("request of {length} bytes (jute.maxbuffer is {max})")));
             }
             let mut body = Vec::with_capacity((length as usize).min(64 * 1024));
-            let got = timeout(
-                idle,
-                (&mut *read).take(length as u64).read_to_end(&mut body),
-            )
-            .await
-            .map_err(|_| lost())??;
+            let got = timeout(idle, (&mut *read).take(length as u64).read_to_end(&mut body)).await.map_err(|_| lost())??;
             if got != length as usize {
                 return Err(lost());
             }
@@ -461,29 +380,18 @@ async fn session(
             match request {
                 // A session's requests take effect in their order: neither a read nor the zxid of an answer shows a
                 // write that was asked for later.
-                Request::Write(_) | Request::Close => drop(
-                    done.wait_for(|n| *n >= last_read)
-                        .await
-                        .map_err(|_| lost())?,
-                ),
+                Request::Write(_) | Request::Close => drop(done.wait_for(|n| *n >= last_read).await.map_err(|_| lost())?),
                 _ => last_read = asked,
             }
             let what = match request {
-                Request::Write(write) => {
-                    Due::Write(node.command(Ask::Write { session, write }).await)
-                }
+                Request::Write(write) => Due::Write(node.command(Ask::Write { session, write }).await),
                 Request::Close => Due::Close(node.command(Ask::CloseSession { id: session }).await),
                 Request::Read(r) => Due::Read(r),
                 Request::Sync(path) => Due::Sync(path),
                 Request::Ping => Due::Ping,
                 Request::Refused(code) => Due::Refused(code),
             };
-            let turn = Turn {
-                xid: header.xid,
-                since: Instant::now(),
-                what,
-                _under_way: UnderWay::begin(counters),
-            };
+            let turn = Turn { xid: header.xid, since: Instant::now(), what, _under_way: UnderWay::begin(counters) };
             if turns.send(turn).await.is_err() || closing {
                 // The responder ends after the answer to the close.
                 std::future::pending::<()>().await;
@@ -536,10 +444,7 @@ async fn respond(
                 });
             }
             Due::Ping => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, 0, |_| {}))),
-            Due::Refused(code) => node.with(|s, l| {
-                l.connections
-                    .send(id, reply(xid, s.zxid, code as i32, |_| {}))
-            }),
+            Due::Refused(code) => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, code as i32, |_| {}))),
         }
         answered.send_modify(|n| *n += 1);
         counters.sent.fetch_add(1, Ordering::Relaxed);
@@ -566,11 +471,7 @@ fn answer_read(state: &State, local: &mut Local, id: ConnectionId, xid: i32, rea
     let result = match read {
         Read::Exists { path, watch: w } => {
             watch(*w, path, false);
-            state
-                .tree
-                .get(path)
-                .ok_or(Code::NoNode)
-                .map(|n| reply(xid, zxid, 0, |w| n.stat().encode(w)))
+            state.tree.get(path).ok_or(Code::NoNode).map(|n| reply(xid, zxid, 0, |w| n.stat().encode(w)))
         }
         Read::Data { path, watch: w } => readable(path).map(|n| {
             watch(*w, path, false);
@@ -585,11 +486,7 @@ fn answer_read(state: &State, local: &mut Local, id: ConnectionId, xid: i32, rea
                 n.stat().encode(w);
             })
         }),
-        Read::Children {
-            path,
-            watch: w,
-            with_stat,
-        } => readable(path).map(|n| {
+        Read::Children { path, watch: w, with_stat } => readable(path).map(|n| {
             watch(*w, path, true);
             reply(xid, zxid, 0, |w| {
                 w.int(n.children.len() as i32);
@@ -601,18 +498,9 @@ fn answer_read(state: &State, local: &mut Local, id: ConnectionId, xid: i32, rea
                 }
             })
         }),
-        Read::SetWatches {
-            since,
-            data,
-            exist,
-            child,
-        } => {
+        Read::SetWatches { since, data, exist, child } => {
             let mut late = Vec::new();
-            for (paths, kind) in [
-                (data, Missed::Data),
-                (exist, Missed::Exist),
-                (child, Missed::Child),
-            ] {
+            for (paths, kind) in [(data, Missed::Data), (exist, Missed::Exist), (child, Missed::Child)] {
                 for path in paths {
                     match missed(state, *since, path, kind) {
                         Some(happened) => late.push(event(happened, path)),
@@ -624,8 +512,5 @@ fn answer_read(state: &State, local: &mut Local, id: ConnectionId, xid: i32, rea
             Ok(reply(xid, zxid, 0, |_| {}))
         }
     };
-    local.connections.send(
-        id,
-        result.unwrap_or_else(|code| reply(xid, zxid, code as i32, |_| {})),
-    );
+    local.connections.send(id, result.unwrap_or_else(|code| reply(xid, zxid, code as i32, |_| {})));
 }

@@ -126,32 +126,15 @@ impl State {
     pub fn apply(&mut self, term: u64, command: &Command) -> Applied {
         self.begin_term(term);
         self.zxid += 1;
-        let mut done = Applied {
-            answer: Answer::NoSession,
-            events: Vec::new(),
-            closed: None,
-            moved: None,
-        };
+        let mut done = Applied { answer: Answer::NoSession, events: Vec::new(), closed: None, moved: None };
         match &command.ask {
-            Ask::CreateSession {
-                id,
-                password,
-                timeout_ms,
-            } => {
-                let session = Session {
-                    password: password.clone(),
-                    timeout_ms: *timeout_ms,
-                    owner: command.origin,
-                };
+            Ask::CreateSession { id, password, timeout_ms } => {
+                let session = Session { password: password.clone(), timeout_ms: *timeout_ms, owner: command.origin };
                 self.sessions.insert(*id, session);
                 done.answer = Answer::Session(*timeout_ms);
             }
             Ask::MoveSession { id, password } => {
-                if let Some(s) = self
-                    .sessions
-                    .get_mut(id)
-                    .filter(|s| s.password == *password)
-                {
+                if let Some(s) = self.sessions.get_mut(id).filter(|s| s.password == *password) {
                     s.owner = command.origin;
                     done.answer = Answer::Session(s.timeout_ms);
                     done.moved = Some(*id);
@@ -169,11 +152,7 @@ impl State {
                     None => Err(Code::SessionExpired),
                     Some(s) if s.owner != command.origin => Err(Code::SessionMoved),
                     Some(_) => {
-                        let stamp = Stamp {
-                            session: *session,
-                            zxid: self.zxid,
-                            time_ms: command.time_ms,
-                        };
+                        let stamp = Stamp { session: *session, zxid: self.zxid, time_ms: command.time_ms };
                         self.tree.apply(write, stamp, &mut done.events)
                     }
                 });

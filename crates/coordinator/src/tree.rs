@@ -81,11 +81,7 @@ impl Default for Tree {
             ("/zookeeper/config", node(&[])),
             ("/zookeeper/quota", node(&[])),
         ];
-        Self {
-            nodes: nodes.into_iter().map(|(p, n)| (p.to_owned(), n)).collect(),
-            ephemerals: BTreeMap::new(),
-            data_bytes: 0,
-        }
+        Self { nodes: nodes.into_iter().map(|(p, n)| (p.to_owned(), n)).collect(), ephemerals: BTreeMap::new(), data_bytes: 0 }
     }
 }
 
@@ -131,12 +127,7 @@ impl Tree {
     }
 
     /// Does one write, or none of it.
-    pub fn apply(
-        &mut self,
-        write: &Write,
-        stamp: Stamp,
-        events: &mut Vec<Event>,
-    ) -> Result<WriteAnswer, Code> {
+    pub fn apply(&mut self, write: &Write, stamp: Stamp, events: &mut Vec<Event>) -> Result<WriteAnswer, Code> {
         let mut undo = Undo::new();
         let mark = events.len();
         let result = match write {
@@ -182,9 +173,7 @@ impl Tree {
                     *bytes = *bytes - node.data.len() as u64 + data.len() as u64;
                     (node.data, node.stat) = (data, stat);
                 }),
-                Old::Perms(perms, stat) => {
-                    self.put_back(&path, |node, _| (node.perms, node.stat) = (perms, stat))
-                }
+                Old::Perms(perms, stat) => self.put_back(&path, |node, _| (node.perms, node.stat) = (perms, stat)),
                 Old::Child(stat, name, listed) => self.put_back(&path, |node, _| {
                     node.stat = stat;
                     if listed {
@@ -206,10 +195,7 @@ impl Tree {
     fn put(&mut self, path: String, node: Znode) {
         self.data_bytes += node.data.len() as u64;
         if node.stat.ephemeral_owner != 0 {
-            self.ephemerals
-                .entry(node.stat.ephemeral_owner)
-                .or_default()
-                .insert(path.clone());
+            self.ephemerals.entry(node.stat.ephemeral_owner).or_default().insert(path.clone());
         }
         if let Some(old) = self.nodes.insert(path, node) {
             self.data_bytes -= old.data.len() as u64;
@@ -235,44 +221,19 @@ impl Tree {
 
     fn allowed(&self, path: &str, perm: i32) -> Result<&Znode, Code> {
         let node = self.nodes.get(path).ok_or(Code::NoNode)?;
-        if node.perms & perm == 0 {
-            Err(Code::NoAuth)
-        } else {
-            Ok(node)
-        }
+        if node.perms & perm == 0 { Err(Code::NoAuth) } else { Ok(node) }
     }
 
-    fn one(
-        &mut self,
-        write: &Write,
-        stamp: Stamp,
-        events: &mut Vec<Event>,
-        undo: &mut Undo,
-    ) -> Result<WriteAnswer, Code> {
+    fn one(&mut self, write: &Write, stamp: Stamp, events: &mut Vec<Event>, undo: &mut Undo) -> Result<WriteAnswer, Code> {
         let version_ok = |expected: i32, is: i32| {
-            if expected == -1 || expected == is {
-                Ok(())
-            } else {
-                Err(Code::BadVersion)
-            }
+            if expected == -1 || expected == is { Ok(()) } else { Err(Code::BadVersion) }
         };
         match write {
-            Write::Create {
-                path,
-                data,
-                perms,
-                ephemeral,
-                sequential,
-                with_stat,
-            } => {
+            Write::Create { path, data, perms, ephemeral, sequential, with_stat } => {
                 let (parent, _) = split(path);
                 let parent = parent.to_owned();
                 let above = self.allowed(&parent, perm::CREATE)?;
-                let path = if *sequential {
-                    format!("{path}{:010}", above.stat.cversion)
-                } else {
-                    path.clone()
-                };
+                let path = if *sequential { format!("{path}{:010}", above.stat.cversion) } else { path.clone() };
                 if self.nodes.contains_key(&path) {
                     return Err(Code::NodeExists);
                 }
@@ -294,12 +255,7 @@ impl Tree {
                     ephemeral_owner: if *ephemeral { stamp.session } else { 0 },
                     ..Stat::default()
                 };
-                let node = Znode {
-                    data: data.clone(),
-                    perms: *perms,
-                    stat,
-                    children: BTreeSet::new(),
-                };
+                let node = Znode { data: data.clone(), perms: *perms, stat, children: BTreeSet::new() };
                 let shown = with_stat.then(|| node.stat());
                 undo.push((path.clone(), Old::Absent));
                 self.put(path.clone(), node);
@@ -321,11 +277,7 @@ impl Tree {
                 self.remove(path, name, parent, stamp.zxid, events, undo)?;
                 Ok(WriteAnswer::Done)
             }
-            Write::SetData {
-                path,
-                data,
-                version,
-            } => {
+            Write::SetData { path, data, version } => {
                 let node = self.allowed(path, perm::WRITE)?;
                 version_ok(*version, node.stat.version)?;
                 let node = self.edit(path)?;
@@ -340,11 +292,7 @@ impl Tree {
                 events.push((EventType::DataChanged, path.clone()));
                 Ok(WriteAnswer::Stat(stat))
             }
-            Write::SetAcl {
-                path,
-                perms,
-                version,
-            } => {
+            Write::SetAcl { path, perms, version } => {
                 let node = self.allowed(path, perm::ADMIN)?;
                 version_ok(*version, node.stat.aversion)?;
                 let node = self.edit(path)?;
@@ -363,20 +311,9 @@ impl Tree {
         }
     }
 
-    fn remove(
-        &mut self,
-        path: &str,
-        name: &str,
-        parent: &str,
-        zxid: i64,
-        events: &mut Vec<Event>,
-        undo: &mut Undo,
-    ) -> Result<(), Code> {
+    fn remove(&mut self, path: &str, name: &str, parent: &str, zxid: i64, events: &mut Vec<Event>, undo: &mut Undo) -> Result<(), Code> {
         let above = self.edit(parent)?;
-        undo.push((
-            parent.to_owned(),
-            Old::Child(above.stat, name.to_owned(), true),
-        ));
+        undo.push((parent.to_owned(), Old::Child(above.stat, name.to_owned(), true)));
         above.children.remove(name);
         above.stat.pzxid = zxid;
         if let Some(node) = self.take(path) {

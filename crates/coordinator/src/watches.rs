@@ -20,16 +20,9 @@ pub struct Watches {
 impl Watches {
     /// Leaves a watch on a node's data and existence, or on its children.
     pub fn add(&mut self, connection: ConnectionId, path: &str, child: bool) {
-        let map = if child {
-            &mut self.child
-        } else {
-            &mut self.data
-        };
+        let map = if child { &mut self.child } else { &mut self.data };
         map.entry(path.to_owned()).or_default().insert(connection);
-        self.by_connection
-            .entry(connection)
-            .or_default()
-            .insert((child, path.to_owned()));
+        self.by_connection.entry(connection).or_default().insert((child, path.to_owned()));
     }
 
     /// Number of watches.
@@ -51,11 +44,7 @@ impl Watches {
     pub fn fire(&mut self, kind: EventType, path: &str) -> HashSet<ConnectionId> {
         let mut out = HashSet::new();
         let mut take = |child: bool| {
-            let map = if child {
-                &mut self.child
-            } else {
-                &mut self.data
-            };
+            let map = if child { &mut self.child } else { &mut self.data };
             for id in map.remove(path).unwrap_or_default() {
                 if let Some(set) = self.by_connection.get_mut(&id) {
                     set.remove(&(child, path.to_owned()));
@@ -80,11 +69,7 @@ impl Watches {
     /// Forgets a connection.
     pub fn drop_connection(&mut self, connection: ConnectionId) {
         for (child, path) in self.by_connection.remove(&connection).unwrap_or_default() {
-            let map = if child {
-                &mut self.child
-            } else {
-                &mut self.data
-            };
+            let map = if child { &mut self.child } else { &mut self.data };
             if let Some(set) = map.get_mut(&path) {
                 set.remove(&connection);
                 if set.is_empty() {

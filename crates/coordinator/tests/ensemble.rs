@@ -41,16 +41,10 @@ fn what_one_server_was_told_the_others_show_and_watches_fire() {
     for client in [&mut b, &mut c] {
         let seen = eventually("the new data", || {
             let (data, _) = client.get("/x", false).unwrap().unwrap();
-            assert!(
-                data != b"two" || client.events == [(CHANGED, "/x".into())],
-                "the change showed before its event"
-            );
+            assert!(data != b"two" || client.events == [(CHANGED, "/x".into())], "the change showed before its event");
             (data == b"two").then_some(data)
         });
-        assert_eq!(
-            (seen.as_slice(), client.event().unwrap()),
-            (&b"two"[..], (CHANGED, "/x".into()))
-        );
+        assert_eq!((seen.as_slice(), client.event().unwrap()), (&b"two"[..], (CHANGED, "/x".into())));
     }
     a.create("/x/new", b"", 0).unwrap().unwrap();
     for client in [&mut b, &mut c] {
@@ -64,10 +58,7 @@ fn what_one_server_was_told_the_others_show_and_watches_fire() {
     for _ in 0..5 {
         for client in [&mut a, &mut b, &mut c] {
             let name = client.create("/x/n-", b"", SEQUENTIAL).unwrap().unwrap();
-            assert!(
-                names.last().is_none_or(|last| *last < name),
-                "{name} after {names:?}"
-            );
+            assert!(names.last().is_none_or(|last| *last < name), "{name} after {names:?}");
             names.insert(name);
             assert_eq!(client.events, []);
         }
@@ -109,11 +100,7 @@ fn an_ephemeral_outlives_its_connection_but_not_its_session() {
     eventually("the session ends", || {
         back.ping().unwrap();
         let there = seer.exists("/gone", true).unwrap().is_ok();
-        assert!(
-            there || last_word.elapsed() >= timeout,
-            "gone after {:?}",
-            last_word.elapsed()
-        );
+        assert!(there || last_word.elapsed() >= timeout, "gone after {:?}", last_word.elapsed());
         (!there).then_some(())
     });
     assert_eq!(seer.event().unwrap(), (DELETED, "/gone".into()));
@@ -124,14 +111,7 @@ fn an_ephemeral_outlives_its_connection_but_not_its_session() {
         let mut client = Client::new(ensemble.port(i), LONG_MS);
         client.sync().unwrap().unwrap();
         assert_eq!(client.exists("/gone", false).unwrap(), Err(NO_NODE));
-        assert_eq!(
-            client
-                .exists("/back", false)
-                .unwrap()
-                .unwrap()
-                .ephemeral_owner,
-            back.session
-        );
+        assert_eq!(client.exists("/back", false).unwrap().unwrap().ephemeral_owner, back.session);
     }
     // The end of a session at its own wish takes no time.
     assert!(back.close().unwrap());
@@ -164,11 +144,7 @@ impl Load {
                     let mut next = me;
                     let again = eventually("another server", || {
                         next += 1;
-                        if self.stop.load(Ordering::SeqCst) {
-                            Some(None)
-                        } else {
-                            client.resume(ensemble_ports[next % 3]).ok().map(Some)
-                        }
+                        if self.stop.load(Ordering::SeqCst) { Some(None) } else { client.resume(ensemble_ports[next % 3]).ok().map(Some) }
                     });
                     match again {
                         Some(c) => client = c,
@@ -186,19 +162,10 @@ impl Load {
 }
 
 /// Runs the load while something is done to the servers; returns all that was acknowledged.
-fn under_load(
-    ensemble: &mut Ensemble,
-    act: impl FnOnce(&mut Ensemble, &dyn Fn(usize)),
-) -> Vec<String> {
+fn under_load(ensemble: &mut Ensemble, act: impl FnOnce(&mut Ensemble, &dyn Fn(usize))) -> Vec<String> {
     let ports: Vec<u16> = ensemble.servers.iter().map(|s| s.port).collect();
-    Client::new(ports[0], LONG_MS)
-        .create("/w", b"", 0)
-        .unwrap()
-        .unwrap();
-    let load = Load {
-        stop: AtomicBool::new(false),
-        acknowledged: AtomicUsize::new(0),
-    };
+    Client::new(ports[0], LONG_MS).create("/w", b"", 0).unwrap().unwrap();
+    let load = Load { stop: AtomicBool::new(false), acknowledged: AtomicUsize::new(0) };
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..3)
             .map(|me| {
@@ -210,17 +177,11 @@ fn under_load(
             .collect();
         let more = |n: usize| {
             let from = load.acknowledged.load(Ordering::SeqCst);
-            eventually("writes go on", || {
-                (load.acknowledged.load(Ordering::SeqCst) >= from + n).then_some(())
-            });
+            eventually("writes go on", || (load.acknowledged.load(Ordering::SeqCst) >= from + n).then_some(()));
         };
-        let result =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(ensemble, &more)));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(ensemble, &more)));
         load.stop.store(true, Ordering::SeqCst);
-        let done = writers
-            .into_iter()
-            .flat_map(|w| w.join().unwrap())
-            .collect();
+        let done = writers.into_iter().flat_map(|w| w.join().unwrap()).collect();
         result.unwrap_or_else(|e| std::panic::resume_unwind(e));
         done
     })
@@ -231,23 +192,9 @@ fn check_all_there(ensemble: &Ensemble, acknowledged: &[String]) {
     for server in &ensemble.servers {
         let mut client = Client::new(server.port, LONG_MS);
         client.sync().unwrap().unwrap();
-        let there: BTreeSet<_> = client
-            .children("/w", false)
-            .unwrap()
-            .unwrap()
-            .into_iter()
-            .map(|c| format!("/w/{c}"))
-            .collect();
-        let lost: Vec<_> = acknowledged
-            .iter()
-            .filter(|p| !there.contains(*p))
-            .collect();
-        assert!(
-            lost.is_empty(),
-            "{} of {} acknowledged writes are lost: {lost:?}",
-            lost.len(),
-            acknowledged.len()
-        );
+        let there: BTreeSet<_> = client.children("/w", false).unwrap().unwrap().into_iter().map(|c| format!("/w/{c}")).collect();
+        let lost: Vec<_> = acknowledged.iter().filter(|p| !there.contains(*p)).collect();
+        assert!(lost.is_empty(), "{} of {} acknowledged writes are lost: {lost:?}", lost.len(), acknowledged.len());
         for path in acknowledged.iter().step_by(1 + acknowledged.len() / 50) {
             assert_eq!(client.get(path, false).unwrap().unwrap().0, path.as_bytes());
         }
@@ -260,10 +207,7 @@ fn kill_9_of_the_leader_loses_no_acknowledged_write_and_no_session() {
     let leader = ensemble.leader();
     let mut client = Client::new(ensemble.port(leader), LONG_MS);
     for path in ["/mine", "/watched", "/parent"] {
-        client
-            .create(path, b"", i32::from(path == "/mine"))
-            .unwrap()
-            .unwrap();
+        client.create(path, b"", i32::from(path == "/mine")).unwrap().unwrap();
     }
     let seen = client.zxid;
     let acknowledged = under_load(&mut ensemble, |ensemble, more| {
@@ -278,37 +222,13 @@ fn kill_9_of_the_leader_loses_no_acknowledged_write_and_no_session() {
     let other = Client::new(ensemble.port((leader + 1) % 3), LONG_MS).set("/watched", b"new");
     other.unwrap().unwrap();
     // The session goes on elsewhere: same id, its ephemeral is there, and it is told what it missed.
-    let mut client = eventually("another server takes the session", || {
-        client.resume(ensemble.port((leader + 2) % 3)).ok()
-    });
+    let mut client = eventually("another server takes the session", || client.resume(ensemble.port((leader + 2) % 3)).ok());
     client.sync().unwrap().unwrap();
-    assert_eq!(
-        client
-            .exists("/mine", false)
-            .unwrap()
-            .unwrap()
-            .ephemeral_owner,
-        client.session
-    );
-    client
-        .set_watches(
-            seen,
-            [
-                &["/watched", "/mine", "/none"],
-                &["/parent", "/later"],
-                &["/parent", "/w"],
-            ],
-        )
-        .unwrap()
-        .unwrap();
+    assert_eq!(client.exists("/mine", false).unwrap().unwrap().ephemeral_owner, client.session);
+    client.set_watches(seen, [&["/watched", "/mine", "/none"], &["/parent", "/later"], &["/parent", "/w"]]).unwrap().unwrap();
     let mut events = std::mem::take(&mut client.events);
     events.sort();
-    let want = [
-        (CREATED, "/parent"),
-        (DELETED, "/none"),
-        (CHANGED, "/watched"),
-        (CHILD, "/w"),
-    ];
+    let want = [(CREATED, "/parent"), (DELETED, "/none"), (CHANGED, "/watched"), (CHILD, "/w")];
     assert_eq!(events, want.map(|(kind, path)| (kind, path.to_owned())));
     client.create("/later", b"", 0).unwrap().unwrap();
     assert_eq!(client.event().unwrap(), (CREATED, "/later".into()));
@@ -338,14 +258,7 @@ fn kill_9_of_all_three_loses_no_acknowledged_write() {
     // Sessions are on disk, too.
     let mut client = client.resume(ensemble.port(2)).unwrap();
     client.sync().unwrap().unwrap();
-    assert_eq!(
-        client
-            .exists("/mine", false)
-            .unwrap()
-            .unwrap()
-            .ephemeral_owner,
-        client.session
-    );
+    assert_eq!(client.exists("/mine", false).unwrap().unwrap().ephemeral_owner, client.session);
     assert!(client.close().unwrap());
 }
 
@@ -360,24 +273,15 @@ fn without_a_majority_nothing_is_promised_and_then_all_goes_on() {
     // It is not acknowledged: the connection ends.
     let promised = client.create("/alone", b"", 0);
     assert!(promised.is_err(), "{promised:?}");
-    eventually("it serves no more", || {
-        common::mode(&ensemble.servers[leader])
-            .is_none()
-            .then_some(())
-    });
+    eventually("it serves no more", || common::mode(&ensemble.servers[leader]).is_none().then_some(()));
     let said = ensemble.servers[leader].ask("srvr").unwrap();
-    assert_eq!(
-        said,
-        "This ZooKeeper instance is not currently serving requests\n"
-    );
+    assert_eq!(said, "This ZooKeeper instance is not currently serving requests\n");
     assert_eq!(ensemble.servers[leader].ask("ruok").unwrap(), "imok");
     assert_eq!(ensemble.servers[leader].ask("isro").unwrap(), "null");
     assert!(client.resume(ensemble.port(leader)).is_err());
     ensemble.servers[others[0]].start();
     ensemble.leader();
-    let mut client = eventually("the session goes on", || {
-        client.resume(ensemble.port(others[0])).ok()
-    });
+    let mut client = eventually("the session goes on", || client.resume(ensemble.port(others[0])).ok());
     client.sync().unwrap().unwrap();
     client.exists("/before", false).unwrap().unwrap();
     client.create("/behind", b"", 0).unwrap().unwrap();
@@ -387,29 +291,16 @@ fn without_a_majority_nothing_is_promised_and_then_all_goes_on() {
 fn a_server_that_was_away_for_long_gets_a_snapshot() {
     let mut ensemble = Ensemble::start(3, "snapCount=200");
     let away = ensemble.follower();
-    let (port, other) = (
-        ensemble.port(ensemble.leader()),
-        ensemble.port(
-            (0..3)
-                .find(|i| *i != away && *i != ensemble.leader())
-                .unwrap(),
-        ),
-    );
+    let (port, other) = (ensemble.port(ensemble.leader()), ensemble.port((0..3).find(|i| *i != away && *i != ensemble.leader()).unwrap()));
     ensemble.servers[away].kill();
-    Client::new(port, LONG_MS)
-        .create("/n", b"", 0)
-        .unwrap()
-        .unwrap();
+    Client::new(port, LONG_MS).create("/n", b"", 0).unwrap().unwrap();
     // The log keeps 2,000 entries behind a snapshot: one at a time, so that each is an entry.
     std::thread::scope(|scope| {
         for p in [port, other] {
             scope.spawn(move || {
                 let mut client = Client::new(p, LONG_MS);
                 for _ in 0..1250 {
-                    client
-                        .create("/n/", b"some data", SEQUENTIAL)
-                        .unwrap()
-                        .unwrap();
+                    client.create("/n/", b"some data", SEQUENTIAL).unwrap().unwrap();
                 }
             });
         }
@@ -418,27 +309,15 @@ fn a_server_that_was_away_for_long_gets_a_snapshot() {
     let mut late = Client::new(ensemble.port(away), LONG_MS);
     let all = late.children("/n", false).unwrap().unwrap();
     assert_eq!(all.len(), 2500);
-    assert_eq!(
-        Client::new(port, LONG_MS)
-            .children("/n", false)
-            .unwrap()
-            .unwrap(),
-        all
-    );
-    assert_eq!(
-        late.create("/n/", b"", SEQUENTIAL).unwrap().unwrap(),
-        "/n/0000002500"
-    );
+    assert_eq!(Client::new(port, LONG_MS).children("/n", false).unwrap().unwrap(), all);
+    assert_eq!(late.create("/n/", b"", SEQUENTIAL).unwrap().unwrap(), "/n/0000002500");
 }
 
 #[test]
 fn a_server_that_comes_back_shows_nobody_the_past() {
     let mut ensemble = Ensemble::start(3, "");
     let away = ensemble.follower();
-    Client::new(ensemble.port(away), LONG_MS)
-        .create("/n", b"", 0)
-        .unwrap()
-        .unwrap();
+    Client::new(ensemble.port(away), LONG_MS).create("/n", b"", 0).unwrap().unwrap();
     ensemble.servers[away].kill();
     // These take a while to apply.
     let slow = multi_body(&vec![(op::SET_DATA, set_body("/n", b"x")); 2000]);
@@ -462,23 +341,12 @@ fn garbage_on_the_port_of_the_servers_hurts_nobody() {
         .servers
         .iter()
         .flat_map(|s| {
-            let bytes: [&[u8]; 5] = [
-                b"",
-                b"\0\0\0\x08",
-                &[0xff; 64],
-                b"\x07\xff\xff\xff\0\0\0\0\0\0\0\0x",
-                b"GET / HTTP/1.1\r\n\r\n",
-            ];
-            bytes.map(|b| {
-                TcpStream::connect(("127.0.0.1", s.peer_port))
-                    .and_then(|mut stream| stream.write_all(b).map(|()| stream))
-            })
+            let bytes: [&[u8]; 5] = [b"", b"\0\0\0\x08", &[0xff; 64], b"\x07\xff\xff\xff\0\0\0\0\0\0\0\0x", b"GET / HTTP/1.1\r\n\r\n"];
+            bytes.map(|b| TcpStream::connect(("127.0.0.1", s.peer_port)).and_then(|mut stream| stream.write_all(b).map(|()| stream)))
         })
         .collect();
     for i in 0..50 {
-        client
-            .send(op::CREATE, &create_body(&format!("/x/{i}"), b"", 0))
-            .unwrap();
+        client.send(op::CREATE, &create_body(&format!("/x/{i}"), b"", 0)).unwrap();
     }
     for _ in 0..50 {
         assert_eq!(client.receive().unwrap().err, 0);

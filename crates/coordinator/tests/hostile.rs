@@ -103,11 +103,7 @@ fn garbage_of_any_kind() {
         drop(stream);
         // Framed garbage is answered, with whatever; so a ping behind it is too, unless it was a close.
         let mut stream = connected(server);
-        let all: Vec<u8> = requests
-            .iter()
-            .flat_map(|(code, body)| request(1, *code, body))
-            .chain(request(77, op::PING, &[]))
-            .collect();
+        let all: Vec<u8> = requests.iter().flat_map(|(code, body)| request(1, *code, body)).chain(request(77, op::PING, &[])).collect();
         let _ = stream.write_all(&all);
         let closes = requests.iter().any(|(code, _)| *code == op::CLOSE);
         loop {
@@ -132,8 +128,7 @@ fn a_client_that_never_reads_is_dropped_and_costs_little() {
     let mut good = Client::new(server.port, LONG_MS);
     good.create("/big", &vec![7; 900_000], 0).unwrap().unwrap();
     let mut mean = connected(server);
-    mean.set_write_timeout(Some(Duration::from_millis(200)))
-        .unwrap();
+    mean.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let ask = request(1, op::GET_DATA, &path_body("/big", false)).repeat(100);
     // Answers of nearly 10 GB, if they were all made.
     for _ in 0..100 {
@@ -166,8 +161,7 @@ fn connections_per_address_are_limited_from_the_first_byte_on() {
     eventually("four connections", || {
         let mut client = connected_now(server)?;
         client.set_nonblocking(true).unwrap();
-        let is_open =
-            matches!(client.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock);
+        let is_open = matches!(client.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock);
         client.set_nonblocking(false).unwrap();
         if is_open {
             held.push(client);

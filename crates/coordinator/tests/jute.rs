@@ -115,36 +115,17 @@ fn a_vector_of_large_elements_is_bounded_by_their_least_size() {
     // 3 elements of at least 12 bytes do not fit 35 bytes: refused before the first is read.
     let mut bytes = 3i32.to_be_bytes().to_vec();
     bytes.resize(4 + 35, 0);
-    let read = Reader(&bytes).vector(12, |_| -> Result<(), JuteError> {
-        panic!("an element was read")
-    });
+    let read = Reader(&bytes).vector(12, |_| -> Result<(), JuteError> { panic!("an element was read") });
     assert_eq!(read.unwrap_err(), JuteError::Length(3));
     let huge = i32::MAX.to_be_bytes();
-    assert_eq!(
-        Reader(&huge).vector(12, Reader::string).unwrap_err(),
-        JuteError::Length(i32::MAX)
-    );
+    assert_eq!(Reader(&huge).vector(12, Reader::string).unwrap_err(), JuteError::Length(i32::MAX));
 }
 
 #[test]
 fn integers_are_big_endian_and_null_reads_as_empty() {
     let mut w = Writer::default();
-    w.bool(true)
-        .int(-2)
-        .long(0x0102_0304_0506_0708)
-        .buffer(b"ab")
-        .string("é");
-    assert_eq!(
-        w.0,
-        [
-            &[
-                1, 0xff, 0xff, 0xff, 0xfe, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 2
-            ][..],
-            b"ab",
-            &[0, 0, 0, 2, 0xc3, 0xa9]
-        ]
-        .concat()
-    );
+    w.bool(true).int(-2).long(0x0102_0304_0506_0708).buffer(b"ab").string("é");
+    assert_eq!(w.0, [&[1, 0xff, 0xff, 0xff, 0xfe, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 2][..], b"ab", &[0, 0, 0, 2, 0xc3, 0xa9]].concat());
     let null = [0xff; 4];
     assert_eq!(Reader(&null).buffer().unwrap(), b"");
     assert_eq!(Reader(&null).string().unwrap(), "");
@@ -153,19 +134,13 @@ fn integers_are_big_endian_and_null_reads_as_empty() {
 
 #[test]
 fn text_must_be_utf8() {
-    assert_eq!(
-        Reader(&[0, 0, 0, 1, 0xff]).string().unwrap_err(),
-        JuteError::Utf8
-    );
+    assert_eq!(Reader(&[0, 0, 0, 1, 0xff]).string().unwrap_err(), JuteError::Utf8);
 }
 
 #[test]
 fn a_frame_carries_its_length() {
     let mut w = Writer::framed();
     w.int(7).string("abc");
-    assert_eq!(
-        w.frame(),
-        [0, 0, 0, 11, 0, 0, 0, 7, 0, 0, 0, 3, b'a', b'b', b'c']
-    );
+    assert_eq!(w.frame(), [0, 0, 0, 11, 0, 0, 0, 7, 0, 0, 0, 3, b'a', b'b', b'c']);
     assert_eq!(Writer::framed().frame(), [0; 4]);
 }

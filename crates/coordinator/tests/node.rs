@@ -25,18 +25,14 @@ use tokio::sync::watch;
 const SESSION: i64 = 77;
 
 fn config(dir: &Path, snap_count: u64) -> Config {
-    let text = format!(
-        "dataDir={}\nclientPort=1\nsnapCount={snap_count}\n",
-        dir.display()
-    );
+    let text = format!("dataDir={}\nclientPort=1\nsnapCount={snap_count}\n", dir.display());
     Config::parse(&dir.join("zoo.cfg"), &text).unwrap().0
 }
 
 async fn start(dir: &Path, snap_count: u64) -> Arc<Node> {
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("error").with_ansi(false).try_init();
     let node = Node::start(config(dir, snap_count)).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(10), node.wait_serving())
-        .await
-        .expect("it does not serve");
+    tokio::time::timeout(Duration::from_secs(10), node.wait_serving()).await.expect("it does not serve");
     node
 }
 
@@ -45,16 +41,7 @@ async fn ask(node: &Node, ask: Ask) -> (i64, Answer) {
 }
 
 async fn write(node: &Node, write: Write) -> Result<WriteAnswer, Code> {
-    match ask(
-        node,
-        Ask::Write {
-            session: SESSION,
-            write,
-        },
-    )
-    .await
-    .1
-    {
+    match ask(node, Ask::Write { session: SESSION, write }).await.1 {
         Answer::Write(result) => result,
         other => panic!("{other:?}"),
     }
@@ -64,27 +51,12 @@ async fn write(node: &Node, write: Write) -> Result<WriteAnswer, Code> {
 async fn session(node: &Node) {
     let (id, password) = (SESSION, vec![1]);
     let have = node.with(|s, _| s.sessions.contains_key(&SESSION));
-    let come = if have {
-        Ask::MoveSession { id, password }
-    } else {
-        Ask::CreateSession {
-            id,
-            password,
-            timeout_ms: i32::MAX,
-        }
-    };
+    let come = if have { Ask::MoveSession { id, password } } else { Ask::CreateSession { id, password, timeout_ms: i32::MAX } };
     assert_eq!(ask(node, come).await.1, Answer::Session(i32::MAX));
 }
 
 fn create(path: &str, sequential: bool) -> Write {
-    Write::Create {
-        path: path.into(),
-        data: path.as_bytes().to_vec(),
-        perms: perm::ALL,
-        ephemeral: false,
-        sequential,
-        with_stat: false,
-    }
+    Write::Create { path: path.into(), data: path.as_bytes().to_vec(), perms: perm::ALL, ephemeral: false, sequential, with_stat: false }
 }
 
 fn state(node: &Node) -> State {
@@ -103,9 +75,7 @@ async fn until(what: &str, mut is: impl FnMut() -> bool) {
 /// A directory in which a node made snapshots and purged its log, and its state at the end. In memory where there is
 /// such a place: each write is synced, and a busy disk takes long.
 async fn long_history() -> (TempDir, State) {
-    let dir = tempfile::tempdir_in("/dev/shm")
-        .or_else(|_| tempdir())
-        .unwrap();
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempdir()).unwrap();
     let node = start(dir.path(), 100).await;
     session(&node).await;
     write(&node, create("/q", false)).await.unwrap();
@@ -113,18 +83,8 @@ async fn long_history() -> (TempDir, State) {
     for i in 0..2300 {
         let one = match i % 3 {
             0 => create("/q/n-", true),
-            1 => Write::SetData {
-                path: "/q".into(),
-                data: vec![i as u8; 20],
-                version: -1,
-            },
-            _ => Write::Multi(vec![
-                create(&format!("/m{i}"), false),
-                Write::Delete {
-                    path: format!("/m{i}"),
-                    version: 0,
-                },
-            ]),
+            1 => Write::SetData { path: "/q".into(), data: vec![i as u8; 20], version: -1 },
+            _ => Write::Multi(vec![create(&format!("/m{i}"), false), Write::Delete { path: format!("/m{i}"), version: 0 }]),
         };
         write(&node, one).await.unwrap();
     }
@@ -145,16 +105,10 @@ async fn the_same_state_after_every_restart() {
         session(&node).await;
         let got = state(&node);
         assert_eq!(got.tree, want.tree);
-        assert_eq!(
-            got.sessions.keys().collect::<Vec<_>>(),
-            want.sessions.keys().collect::<Vec<_>>()
-        );
+        assert_eq!(got.sessions.keys().collect::<Vec<_>>(), want.sessions.keys().collect::<Vec<_>>());
         assert!(got.zxid > want.zxid, "a zxid was given twice");
         // Names go on where they were.
-        assert_eq!(
-            write(&node, create("/q/n-", true)).await,
-            Ok(WriteAnswer::Created(format!("/q/n-{:010}", 767 + i), None))
-        );
+        assert_eq!(write(&node, create("/q/n-", true)).await, Ok(WriteAnswer::Created(format!("/q/n-{:010}", 767 + i), None)));
         want = state(&node);
         node.stop().await;
     }
@@ -191,22 +145,12 @@ async fn many_at_once_are_answered_each() {
     session(&node).await;
     let mut waiting = Vec::new();
     for i in 0..3000 {
-        waiting.push((
-            i,
-            node.command(Ask::Write {
-                session: SESSION,
-                write: create(&format!("/{i}"), false),
-            })
-            .await,
-        ));
+        waiting.push((i, node.command(Ask::Write { session: SESSION, write: create(&format!("/{i}"), false) }).await));
     }
     let mut last = 0;
     for (i, wait) in waiting {
         let (zxid, answer) = wait.await.unwrap();
-        assert_eq!(
-            answer,
-            Answer::Write(Ok(WriteAnswer::Created(format!("/{i}"), None)))
-        );
+        assert_eq!(answer, Answer::Write(Ok(WriteAnswer::Created(format!("/{i}"), None))));
         assert!(zxid > last, "answers are in the order of the requests");
         last = zxid;
     }
@@ -224,25 +168,13 @@ async fn a_session_ends_in_its_time_and_not_before() {
     let node = start(dir.path(), 1000).await;
     let began = Instant::now();
     for (id, timeout_ms) in [(1, 1500), (2, 600_000)] {
-        ask(
-            &node,
-            Ask::CreateSession {
-                id,
-                password: vec![],
-                timeout_ms,
-            },
-        )
-        .await;
+        ask(&node, Ask::CreateSession { id, password: vec![], timeout_ms }).await;
     }
     let held = node.clone();
     let has = move |id| held.with(|s, _| s.sessions.contains_key(&id));
     until("the session ends", || {
         let had = has(1);
-        assert!(
-            had || began.elapsed() >= Duration::from_millis(1500),
-            "ended after {:?}",
-            began.elapsed()
-        );
+        assert!(had || began.elapsed() >= Duration::from_millis(1500), "ended after {:?}", began.elapsed());
         !had
     })
     .await;
@@ -261,13 +193,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Storage {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<u64>> {
         let dir = tempdir().unwrap();
         let log = LogStore::open(dir.path(), watch::channel(u64::MAX).1).unwrap();
-        let machine = Machine::open(
-            dir.path(),
-            Arc::new(Mutex::new(State::default())),
-            Arc::new(Self),
-            watch::channel(0).0,
-        )
-        .unwrap();
+        let machine = Machine::open(dir.path(), Arc::new(Mutex::new(State::default())), Arc::new(Self), watch::channel(0).0).unwrap();
         Ok((dir, log, machine))
     }
 }

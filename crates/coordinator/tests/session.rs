@@ -26,10 +26,7 @@ fn the_newer_of_two_connections_has_the_session() {
         assert_eq!(new.session, old.session);
         assert!(is_ended(&mut old.stream), "the old connection goes on");
         new.sync().unwrap().unwrap();
-        assert_eq!(
-            new.exists(&path, false).unwrap().unwrap().ephemeral_owner,
-            new.session
-        );
+        assert_eq!(new.exists(&path, false).unwrap().unwrap().ephemeral_owner, new.session);
         new.set(&path, b"x").unwrap().unwrap();
         assert!(new.close().unwrap());
     }
@@ -46,9 +43,7 @@ fn of_many_that_come_at_once_for_a_session_one_stays() {
     for _ in 0..10 {
         // All stay open on this side: the server ends them.
         let _open: Vec<_> = std::thread::scope(|scope| {
-            let all: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| first.resume(ensemble.port(0))))
-                .collect();
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(|| first.resume(ensemble.port(0)))).collect();
             all.into_iter().map(|t| t.join().unwrap()).collect()
         });
         eventually("one is left", one_is_left);
@@ -64,15 +59,9 @@ fn a_wrong_password_gets_no_session() {
     let ensemble = Ensemble::start(1, "");
     let mut client = Client::new(ensemble.port(0), LONG_MS);
     client.create("/e", b"", EPHEMERAL).unwrap().unwrap();
-    for (session, password) in [
-        (client.session, vec![7; 16]),
-        (client.session, vec![]),
-        (client.session + 1, client.password.clone()),
-    ] {
+    for (session, password) in [(client.session, vec![7; 16]), (client.session, vec![]), (client.session + 1, client.password.clone())] {
         let mut stream = ensemble.servers[0].raw().unwrap();
-        stream
-            .write_all(&hello(0, LONG_MS, session, &password))
-            .unwrap();
+        stream.write_all(&hello(0, LONG_MS, session, &password)).unwrap();
         // Protocol, timeout, session and a password of 16 zeros, read-only: ZooKeeper's way to say that it is gone.
         let mut want = vec![0; 37];
         want[19] = 16;
@@ -80,10 +69,7 @@ fn a_wrong_password_gets_no_session() {
         assert!(is_ended(&mut stream));
     }
     let mut client = client.resume(ensemble.port(0)).unwrap();
-    assert_eq!(
-        client.exists("/e", false).unwrap().unwrap().ephemeral_owner,
-        client.session
-    );
+    assert_eq!(client.exists("/e", false).unwrap().unwrap().ephemeral_owner, client.session);
 }
 
 #[test]
@@ -97,10 +83,7 @@ fn a_new_session_needs_no_password_and_no_read_only_field() {
         let answer = read_frame(&mut stream).unwrap();
         assert_eq!(answer.len(), length);
         // Asked for 1 ms, given the least: two ticks.
-        assert_eq!(
-            (&answer[4..8], &answer[16..20]),
-            (&1000i32.to_be_bytes()[..], &16i32.to_be_bytes()[..])
-        );
+        assert_eq!((&answer[4..8], &answer[16..20]), (&1000i32.to_be_bytes()[..], &16i32.to_be_bytes()[..]));
         assert_ne!(answer[8..16], [0; 8]);
     }
     // No more than the most: twenty ticks.
@@ -128,10 +111,7 @@ fn requests_take_effect_in_their_order() {
             let _ = client.create(path, b"", 0).unwrap();
         }
         for i in 0..30 {
-            let (old, new) = (
-                format!("{i} old").into_bytes(),
-                format!("{i} new").into_bytes(),
-            );
+            let (old, new) = (format!("{i} old").into_bytes(), format!("{i} new").into_bytes());
             client.set("/a", &old).unwrap().unwrap();
             // The read stands between two writes that go to the log together.
             let read = |path: &str| (op::GET_DATA, path_body(path, false));
@@ -149,32 +129,15 @@ fn requests_take_effect_in_their_order() {
                 ])
                 .unwrap();
             let replies: Vec<_> = (0..7).map(|_| client.receive().unwrap()).collect();
-            assert!(
-                replies
-                    .windows(2)
-                    .all(|w| w[0].xid + 1 == w[1].xid && w[0].zxid <= w[1].zxid)
-            );
-            assert_eq!(
-                replies[1].body[4..4 + old.len()],
-                old,
-                "a read saw the write behind it"
-            );
+            assert!(replies.windows(2).all(|w| w[0].xid + 1 == w[1].xid && w[0].zxid <= w[1].zxid));
+            assert_eq!(replies[1].body[4..4 + old.len()], old, "a read saw the write behind it");
             assert_eq!(replies[3].body[4..4 + new.len()], new);
-            assert_eq!(
-                (replies[4].err, replies[5].err, replies[6].err),
-                (NO_NODE, 0, 0)
-            );
+            assert_eq!((replies[4].err, replies[5].err, replies[6].err), (NO_NODE, 0, 0));
             client.delete("/e").unwrap().unwrap();
         }
         // What comes before a close is done before it.
         client.create("/mine", b"mine", EPHEMERAL).unwrap().unwrap();
-        client
-            .send_all(&[
-                (op::SET_DATA, set_body("/b", b"y")),
-                (op::GET_DATA, path_body("/mine", false)),
-                (op::CLOSE, vec![]),
-            ])
-            .unwrap();
+        client.send_all(&[(op::SET_DATA, set_body("/b", b"y")), (op::GET_DATA, path_body("/mine", false)), (op::CLOSE, vec![])]).unwrap();
         assert_eq!([0; 3].map(|_| client.receive().unwrap().err), [0; 3]);
     }
 }
@@ -195,10 +158,7 @@ fn a_thousand_requests_under_way_are_answered_in_order() {
     for i in 0..2000 {
         // The client sees to it that no zxid is lower than one before.
         let reply = client.receive().unwrap();
-        assert_eq!(
-            (reply.xid, reply.err),
-            (i + 1, if i == 0 || i % 5 == 1 { NO_NODE } else { 0 })
-        );
+        assert_eq!((reply.xid, reply.err), (i + 1, if i == 0 || i % 5 == 1 { NO_NODE } else { 0 }));
     }
 }
 
@@ -208,18 +168,12 @@ fn requests_of_a_client_that_left_are_not_outstanding() {
     let server = &ensemble.servers[0];
     for _ in 0..5 {
         let mut client = Client::new(server.port, LONG_MS);
-        let all: Vec<_> = (0..500)
-            .map(|i| (op::SET_DATA, set_body("/none", &[i as u8; 100])))
-            .collect();
+        let all: Vec<_> = (0..500).map(|i| (op::SET_DATA, set_body("/none", &[i as u8; 100]))).collect();
         client.send_all(&all).unwrap();
         hang_up(&client.stream);
     }
-    eventually("nothing is outstanding", || {
-        (server.measured("outstanding_requests")? == "0").then_some(())
-    });
-    eventually("nobody is connected", || {
-        (server.measured("num_alive_connections")? == "0").then_some(())
-    });
+    eventually("nothing is outstanding", || (server.measured("outstanding_requests")? == "0").then_some(()));
+    eventually("nobody is connected", || (server.measured("num_alive_connections")? == "0").then_some(()));
 }
 
 #[test]
@@ -231,9 +185,7 @@ fn a_server_that_is_behind_does_not_take_a_client_back_in_time() {
     for i in 1..=100 {
         assert_eq!(writer.set("/n", b"x").unwrap().unwrap().version, i);
         // Comes to the other server with what it has seen: the client checks each zxid, and the version says it too.
-        writer = writer
-            .resume(ensemble.port(if i % 2 == 1 { follower } else { leader }))
-            .unwrap();
+        writer = writer.resume(ensemble.port(if i % 2 == 1 { follower } else { leader })).unwrap();
         assert_eq!(writer.exists("/n", false).unwrap().unwrap().version, i);
     }
     // A zxid from the future is refused, not believed.

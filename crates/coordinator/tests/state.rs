@@ -7,52 +7,24 @@ use septet_coordinator::{
     state::{Answer, Applied, Ask, Command, Origin, State},
 };
 
-const A: Origin = Origin {
-    server: 1,
-    boot: 10,
-};
-const B: Origin = Origin {
-    server: 2,
-    boot: 20,
-};
-const A_RESTARTED: Origin = Origin {
-    server: 1,
-    boot: 11,
-};
+const A: Origin = Origin { server: 1, boot: 10 };
+const B: Origin = Origin { server: 2, boot: 20 };
+const A_RESTARTED: Origin = Origin { server: 1, boot: 11 };
 
 fn create(path: &str, ephemeral: bool) -> Write {
-    Write::Create {
-        path: path.into(),
-        data: vec![1],
-        perms: perm::ALL,
-        ephemeral,
-        sequential: false,
-        with_stat: false,
-    }
+    Write::Create { path: path.into(), data: vec![1], perms: perm::ALL, ephemeral, sequential: false, with_stat: false }
 }
 
 fn at(origin: Origin, ask: Ask) -> Command {
-    Command {
-        origin,
-        seq: 1,
-        time_ms: 5,
-        ask,
-    }
+    Command { origin, seq: 1, time_ms: 5, ask }
 }
 
 fn new_session(id: i64) -> Ask {
-    Ask::CreateSession {
-        id,
-        password: b"secret".to_vec(),
-        timeout_ms: 4000,
-    }
+    Ask::CreateSession { id, password: b"secret".to_vec(), timeout_ms: 4000 }
 }
 
 fn move_session(id: i64, password: &[u8]) -> Ask {
-    Ask::MoveSession {
-        id,
-        password: password.to_vec(),
-    }
+    Ask::MoveSession { id, password: password.to_vec() }
 }
 
 fn write(session: i64, write: Write) -> Ask {
@@ -93,10 +65,7 @@ fn a_session_moves_with_its_password_only() {
     }
     assert_eq!(rig.0.sessions, before);
     let applied = rig.apply(B, move_session(1, b"secret"));
-    assert_eq!(
-        (applied.answer, applied.moved, applied.closed),
-        (Answer::Session(4000), Some(1), None)
-    );
+    assert_eq!((applied.answer, applied.moved, applied.closed), (Answer::Session(4000), Some(1), None));
     assert_eq!(rig.0.sessions[&1].owner, B);
     assert!(rig.has("/a"));
 }
@@ -106,24 +75,12 @@ fn only_the_server_that_has_the_session_writes_for_it() {
     let mut rig = Rig::default();
     rig.apply(A, new_session(1));
     rig.apply(B, move_session(1, b"secret"));
-    assert_eq!(
-        rig.write(A, 1, create("/a", false)),
-        Err(Code::SessionMoved)
-    );
-    assert_eq!(
-        rig.write(B, 1, create("/a", false)),
-        Ok(WriteAnswer::Created("/a".into(), None))
-    );
+    assert_eq!(rig.write(A, 1, create("/a", false)), Err(Code::SessionMoved));
+    assert_eq!(rig.write(B, 1, create("/a", false)), Ok(WriteAnswer::Created("/a".into(), None)));
     // A server that was restarted is another origin: what its former run left in a queue does not count.
     rig.apply(A_RESTARTED, move_session(1, b"secret"));
-    assert_eq!(
-        rig.write(A, 1, create("/b", false)),
-        Err(Code::SessionMoved)
-    );
-    assert_eq!(
-        rig.write(B, 1, create("/b", false)),
-        Err(Code::SessionMoved)
-    );
+    assert_eq!(rig.write(A, 1, create("/b", false)), Err(Code::SessionMoved));
+    assert_eq!(rig.write(B, 1, create("/b", false)), Err(Code::SessionMoved));
     assert!(!rig.has("/b"));
 }
 
@@ -137,28 +94,14 @@ fn the_end_of_a_session_ends_its_ephemerals_and_no_others() {
     rig.write(A, 1, create("/mine", true)).unwrap();
     rig.write(A, 2, create("/other", true)).unwrap();
     let applied = rig.apply(B, Ask::CloseSession { id: 1 });
-    assert_eq!(
-        (&applied.answer, applied.closed),
-        (&Answer::Closed, Some(1))
-    );
+    assert_eq!((&applied.answer, applied.closed), (&Answer::Closed, Some(1)));
     let event = |kind, path: &str| (kind, path.to_owned());
     let (gone, child) = (EventType::Deleted, EventType::ChildrenChanged);
-    assert_eq!(
-        applied.events,
-        [
-            event(gone, "/keep/mine"),
-            event(child, "/keep"),
-            event(gone, "/mine"),
-            event(child, "/")
-        ]
-    );
+    assert_eq!(applied.events, [event(gone, "/keep/mine"), event(child, "/keep"), event(gone, "/mine"), event(child, "/")]);
     assert!(rig.has("/keep") && rig.has("/other") && !rig.has("/mine") && !rig.has("/keep/mine"));
     // Once more is nothing.
     let again = rig.apply(A, Ask::CloseSession { id: 1 });
-    assert_eq!(
-        (again.answer, again.closed, again.events),
-        (Answer::Closed, None, vec![])
-    );
+    assert_eq!((again.answer, again.closed, again.events), (Answer::Closed, None, vec![]));
     assert_eq!(rig.0.tree.ephemeral_count(), 1);
 }
 
@@ -168,12 +111,7 @@ fn a_session_that_ended_writes_no_more() {
     rig.apply(A, new_session(1));
     rig.apply(A, Ask::CloseSession { id: 1 });
     let tree = rig.0.tree.clone();
-    for w in [
-        create("/a", false),
-        create("/e", true),
-        Write::Multi(vec![create("/a", false)]),
-        Write::Multi(vec![]),
-    ] {
+    for w in [create("/a", false), create("/e", true), Write::Multi(vec![create("/a", false)]), Write::Multi(vec![])] {
         assert_eq!(rig.write(A, 1, w), Err(Code::SessionExpired));
     }
     assert_eq!(rig.answer(A, move_session(1, b"secret")), Answer::NoSession);
@@ -197,27 +135,8 @@ fn a_zxid_has_its_term_in_the_upper_half() {
     state.begin_term(4);
     assert_eq!(state.zxid, 5 << 32);
     let stat = |s: &State| s.tree.get("/a").unwrap().stat();
-    state.apply(
-        6,
-        &Command {
-            time_ms: 77,
-            ..at(
-                A,
-                write(
-                    1,
-                    Write::SetData {
-                        path: "/a".into(),
-                        data: vec![],
-                        version: -1,
-                    },
-                ),
-            )
-        },
-    );
-    assert_eq!(
-        (stat(&state).mzxid, stat(&state).mtime, stat(&state).ctime),
-        ((6 << 32) + 1, 77, 5)
-    );
+    state.apply(6, &Command { time_ms: 77, ..at(A, write(1, Write::SetData { path: "/a".into(), data: vec![], version: -1 })) });
+    assert_eq!((stat(&state).mzxid, stat(&state).mtime, stat(&state).ctime), ((6 << 32) + 1, 77, 5));
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
@@ -242,25 +161,12 @@ fn ask() -> impl Strategy<Value = Ask> {
 }
 
 fn log() -> impl Strategy<Value = Vec<(u64, Command)>> {
-    let entry = (
-        prop::bool::weighted(0.1),
-        prop_oneof![Just(A), Just(B)],
-        ask(),
-        any::<u32>(),
-    );
+    let entry = (prop::bool::weighted(0.1), prop_oneof![Just(A), Just(B)], ask(), any::<u32>());
     prop::collection::vec(entry, 0..60).prop_map(|all| {
         let mut term = 1;
         let step = |(i, (next, origin, ask, time)): (usize, (bool, Origin, Ask, u32))| {
             term += u64::from(next);
-            (
-                term,
-                Command {
-                    origin,
-                    seq: i as u64,
-                    time_ms: time.into(),
-                    ask,
-                },
-            )
+            (term, Command { origin, seq: i as u64, time_ms: time.into(), ask })
         };
         all.into_iter().enumerate().map(step).collect()
     })

@@ -32,26 +32,17 @@ fn id(index: u64) -> LogId<u64> {
 }
 
 fn command(bytes: usize, seed: u64) -> Command {
-    let password = (0..bytes)
-        .map(|i| (i as u64 * 7 + seed) as u8 | 1)
-        .collect();
+    let password = (0..bytes).map(|i| (i as u64 * 7 + seed) as u8 | 1).collect();
     Command {
         origin: Origin { server: 1, boot: 2 },
         seq: seed,
         time_ms: 3,
-        ask: Ask::CreateSession {
-            id: seed as i64,
-            password,
-            timeout_ms: 4,
-        },
+        ask: Ask::CreateSession { id: seed as i64, password, timeout_ms: 4 },
     }
 }
 
 fn entry(index: u64, bytes: usize) -> Entry<TypeConfig> {
-    Entry {
-        log_id: id(index),
-        payload: EntryPayload::Normal(Batch(vec![command(bytes, index)])),
-    }
+    Entry { log_id: id(index), payload: EntryPayload::Normal(Batch(vec![command(bytes, index)])) }
 }
 
 /// A log for which everything is in snapshots, so that anything may be purged.
@@ -60,9 +51,7 @@ fn open(dir: &Path) -> Result<LogStore, StorageFault> {
 }
 
 async fn append(log: &mut LogStore, entries: impl IntoIterator<Item = Entry<TypeConfig>>) {
-    log.blocking_append(entries.into_iter().collect::<Vec<_>>())
-        .await
-        .unwrap();
+    log.blocking_append(entries.into_iter().collect::<Vec<_>>()).await.unwrap();
 }
 
 async fn all(log: &mut LogStore) -> Vec<Entry<TypeConfig>> {
@@ -71,11 +60,7 @@ async fn all(log: &mut LogStore) -> Vec<Entry<TypeConfig>> {
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
     let name = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with("log.");
-    let mut found: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(name)
-        .collect();
+    let mut found: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(name).collect();
     found.sort();
     found
 }
@@ -93,19 +78,11 @@ async fn written(sizes: &[usize]) -> (String, Vec<u8>, Vec<usize>) {
     let mut log = open(dir.path()).unwrap();
     let mut starts = Vec::new();
     for (i, size) in sizes.iter().enumerate() {
-        starts.push(
-            segments(dir.path())
-                .last()
-                .map_or(0, |p| fs::metadata(p).unwrap().len() as usize),
-        );
+        starts.push(segments(dir.path()).last().map_or(0, |p| fs::metadata(p).unwrap().len() as usize));
         append(&mut log, [entry(i as u64, *size)]).await;
     }
     let file = segments(dir.path()).pop().unwrap();
-    (
-        file.file_name().unwrap().to_str().unwrap().to_owned(),
-        fs::read(file).unwrap(),
-        starts,
-    )
+    (file.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(file).unwrap(), starts)
 }
 
 #[tokio::test]
@@ -118,22 +95,14 @@ async fn the_log_survives_a_restart() {
         append(&mut log, want[..10].to_vec()).await;
         append(&mut log, want[10..].to_vec()).await;
         log.save_vote(&Vote::new(TERM, 1)).await.unwrap();
-        log.save_vote(&Vote::new_committed(TERM + 1, 3))
-            .await
-            .unwrap();
+        log.save_vote(&Vote::new_committed(TERM + 1, 3)).await.unwrap();
     }
     for _ in 0..3 {
         let mut log = open(dir.path()).unwrap();
         assert_eq!(all(&mut log).await, want);
-        assert_eq!(
-            log.read_vote().await.unwrap(),
-            Some(Vote::new_committed(TERM + 1, 3))
-        );
+        assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(TERM + 1, 3)));
         let state = log.get_log_state().await.unwrap();
-        assert_eq!(
-            (state.last_purged_log_id, state.last_log_id),
-            (None, Some(id(19)))
-        );
+        assert_eq!((state.last_purged_log_id, state.last_log_id), (None, Some(id(19))));
         assert_eq!(log.try_get_log_entries(3..=4).await.unwrap(), want[3..5]);
         assert!(log.try_get_log_entries(30..40).await.unwrap().is_empty());
     }
@@ -147,35 +116,20 @@ async fn a_torn_tail_is_cut_off_wherever_it_tore() {
         let dir = with_log(&name, &bytes[..cut]);
         let mut log = open(dir.path()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
         assert_eq!(all(&mut log).await.len(), 4, "cut at {cut}");
-        assert_eq!(
-            fs::metadata(dir.path().join(&name)).unwrap().len() as usize,
-            last
-        );
+        assert_eq!(fs::metadata(dir.path().join(&name)).unwrap().len() as usize, last);
         if cut % 40 == 0 {
             append(&mut log, [entry(4, 10)]).await;
             let mut log = open(dir.path()).unwrap();
-            assert_eq!(
-                all(&mut log).await.last(),
-                Some(&entry(4, 10)),
-                "cut at {cut}"
-            );
+            assert_eq!(all(&mut log).await.last(), Some(&entry(4, 10)), "cut at {cut}");
         }
     }
     // A power failure may leave the file longer than what was written, with sectors of zeros.
     let sector = last.next_multiple_of(512);
-    for (from, to) in [
-        (last, bytes.len()),
-        (sector, bytes.len()),
-        (sector, sector + 512),
-    ] {
+    for (from, to) in [(last, bytes.len()), (sector, bytes.len()), (sector, sector + 512)] {
         let mut zeros = bytes.clone();
         zeros[from..to].fill(0);
         let dir = with_log(&name, &zeros);
-        assert_eq!(
-            all(&mut open(dir.path()).unwrap()).await.len(),
-            4,
-            "zeros from {from} to {to}"
-        );
+        assert_eq!(all(&mut open(dir.path()).unwrap()).await.len(), 4, "zeros from {from} to {to}");
     }
     let dir = with_log(&name, &[&bytes[..], &[0; 3000]].concat());
     assert_eq!(all(&mut open(dir.path()).unwrap()).await.len(), 5);
@@ -192,32 +146,19 @@ async fn a_flipped_bit_is_refused_with_file_and_offset() {
             let file = dir.path().join(&name);
             let start = starts.iter().rfind(|s| **s <= at).unwrap();
             match open(dir.path()) {
-                Err(StorageFault::Damaged { path, offset, .. }) => assert_eq!(
-                    (path, offset),
-                    (file.clone(), *start as u64),
-                    "bit {bit} of {at}"
-                ),
+                Err(StorageFault::Damaged { path, offset, .. }) => {
+                    assert_eq!((path, offset), (file.clone(), *start as u64), "bit {bit} of {at}")
+                }
                 other => panic!("bit {bit} of {at}: {:?}", other.map(|_| "opened")),
             }
-            assert_eq!(
-                fs::read(&file).unwrap(),
-                damaged,
-                "what is refused is left as it is"
-            );
+            assert_eq!(fs::read(&file).unwrap(), damaged, "what is refused is left as it is");
         }
     }
     let mut damaged = bytes.clone();
     damaged[starts[2] + 50] ^= 1;
     let dir = with_log(&name, &damaged);
     let text = open(dir.path()).err().unwrap().to_string();
-    assert_eq!(
-        text,
-        format!(
-            "{}: damaged at byte {}: checksum does not match",
-            dir.path().join(&name).display(),
-            starts[2]
-        )
-    );
+    assert_eq!(text, format!("{}: damaged at byte {}: checksum does not match", dir.path().join(&name).display(), starts[2]));
 }
 
 #[tokio::test]
@@ -229,9 +170,7 @@ async fn a_torn_record_is_only_believed_in_the_last_file() {
     assert_eq!(files.len(), 2);
     let bytes = fs::read(&files[0]).unwrap();
     fs::write(&files[0], &bytes[..bytes.len() - 1]).unwrap();
-    assert!(
-        matches!(open(dir.path()), Err(StorageFault::Damaged { path, .. }) if path == files[0])
-    );
+    assert!(matches!(open(dir.path()), Err(StorageFault::Damaged { path, .. }) if path == files[0]));
     // A file that is lost, first or in between, leaves a gap.
     for lost in [0, 1] {
         let dir = tempdir().unwrap();
@@ -240,10 +179,7 @@ async fn a_torn_record_is_only_believed_in_the_last_file() {
         }
         fs::remove_file(&segments(dir.path())[lost]).unwrap();
         let text = open(dir.path()).err().unwrap().to_string();
-        assert!(
-            text.ends_with(&format!("entries {lost} to {lost} are missing")),
-            "{text}"
-        );
+        assert!(text.ends_with(&format!("entries {lost} to {lost} are missing")), "{text}");
     }
 }
 
@@ -259,10 +195,7 @@ async fn truncate_and_purge_last() {
     for _ in 0..2 {
         assert_eq!(all(&mut log).await, want);
         let state = log.get_log_state().await.unwrap();
-        assert_eq!(
-            (state.last_purged_log_id, state.last_log_id),
-            (Some(id(3)), Some(id(6)))
-        );
+        assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(3)), Some(id(6))));
         log = open(dir.path()).unwrap();
     }
     // All of it, and then beyond, as when a snapshot arrives.
@@ -270,21 +203,14 @@ async fn truncate_and_purge_last() {
     append(&mut log, [entry(51, 10)]).await;
     let mut log = open(dir.path()).unwrap();
     assert_eq!(all(&mut log).await, [entry(51, 10)]);
-    assert_eq!(
-        log.get_log_state().await.unwrap().last_purged_log_id,
-        Some(id(50))
-    );
+    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(id(50)));
 }
 
 #[tokio::test]
 async fn files_go_when_all_in_them_is_purged() {
     let dir = tempdir().unwrap();
     for i in 0..5 {
-        append(
-            &mut open(dir.path()).unwrap(),
-            [entry(2 * i, 10), entry(2 * i + 1, 10)],
-        )
-        .await;
+        append(&mut open(dir.path()).unwrap(), [entry(2 * i, 10), entry(2 * i + 1, 10)]).await;
     }
     let mut log = open(dir.path()).unwrap();
     for (upto, left) in [(0, 5), (1, 4), (6, 2), (9, 1)] {
@@ -317,24 +243,13 @@ async fn what_goes_to_a_follower_at_once_fits_a_message() {
     let dir = tempdir().unwrap();
     let mut log = open(dir.path()).unwrap();
     let mega = 1 << 20;
-    append(
-        &mut log,
-        (0..12).map(|i| entry(i, if i == 8 { 6 * mega } else { mega - 200 })),
-    )
-    .await;
+    append(&mut log, (0..12).map(|i| entry(i, if i == 8 { 6 * mega } else { mega - 200 }))).await;
     let mut sent = Vec::new();
     let mut next = 0;
     while next < 12 {
         let some = log.limited_get_log_entries(next, 12).await.unwrap();
-        let size: usize = some
-            .iter()
-            .map(|e| postcard::to_stdvec(e).unwrap().len())
-            .sum();
-        assert!(
-            !some.is_empty() && (size <= 4 * mega || some.len() == 1),
-            "{} entries of {size} bytes",
-            some.len()
-        );
+        let size: usize = some.iter().map(|e| postcard::to_stdvec(e).unwrap().len()).sum();
+        assert!(!some.is_empty() && (size <= 4 * mega || some.len() == 1), "{} entries of {size} bytes", some.len());
         next = some.last().unwrap().log_id.index + 1;
         sent.extend(some);
     }
@@ -349,22 +264,13 @@ impl Hooks for NoHooks {
 }
 
 fn machine(dir: &Path) -> Result<Machine, StorageFault> {
-    Machine::open(
-        dir,
-        Arc::new(Mutex::new(State::default())),
-        Arc::new(NoHooks),
-        watch::channel(0).0,
-    )
+    Machine::open(dir, Arc::new(Mutex::new(State::default())), Arc::new(NoHooks), watch::channel(0).0)
 }
 
 #[tokio::test]
 async fn a_damaged_snapshot_or_vote_is_refused() {
     let dir = tempdir().unwrap();
-    open(dir.path())
-        .unwrap()
-        .save_vote(&Vote::new(TERM, 1))
-        .await
-        .unwrap();
+    open(dir.path()).unwrap().save_vote(&Vote::new(TERM, 1)).await.unwrap();
     let mut m = machine(dir.path()).unwrap();
     m.apply((0..5).map(|i| entry(i, 50))).await.unwrap();
     m.build_snapshot().await.unwrap();
@@ -381,11 +287,7 @@ async fn a_damaged_snapshot_or_vote_is_refused() {
         });
         for damaged in cuts.chain(flips) {
             fs::write(&path, damaged).unwrap();
-            let error = if name == "vote" {
-                open(dir.path()).err()
-            } else {
-                machine(dir.path()).err()
-            };
+            let error = if name == "vote" { open(dir.path()).err() } else { machine(dir.path()).err() };
             assert!(matches!(error, Some(StorageFault::Damaged { path: p, .. }) if p == path));
         }
         fs::write(&path, bytes).unwrap();

@@ -10,11 +10,7 @@ use septet_coordinator::{
 };
 
 fn stamp(zxid: i64, session: i64) -> Stamp {
-    Stamp {
-        session,
-        zxid,
-        time_ms: 1_000_000 + zxid,
-    }
+    Stamp { session, zxid, time_ms: 1_000_000 + zxid }
 }
 
 /// A tree, and a model of what its stats must be, made from the events alone.
@@ -39,9 +35,7 @@ impl Rig {
         self.zxid += 1;
         let before = self.tree.clone();
         let mut events = vec![(EventType::Created, "/an earlier event".to_owned())];
-        let answer = self
-            .tree
-            .apply(write, stamp(self.zxid, session), &mut events);
+        let answer = self.tree.apply(write, stamp(self.zxid, session), &mut events);
         events.remove(0);
         if failed(&answer) {
             assert_eq!(self.tree, before, "{write:?} failed and changed something");
@@ -71,9 +65,7 @@ impl Rig {
                     self.creates.remove(path);
                     self.pzxid.remove(path);
                 }
-                EventType::ChildrenChanged
-                    if self.pzxid.contains_key(path) || self.tree.get(path).is_some() =>
-                {
+                EventType::ChildrenChanged if self.pzxid.contains_key(path) || self.tree.get(path).is_some() => {
                     self.pzxid.insert(path.clone(), self.zxid);
                 }
                 _ => {}
@@ -85,19 +77,8 @@ impl Rig {
         let mut found = vec!["/".to_owned()];
         let mut next = 0;
         while let Some(path) = found.get(next).cloned() {
-            let prefix = if path == "/" {
-                String::new()
-            } else {
-                path.clone()
-            };
-            found.extend(
-                self.tree
-                    .get(&path)
-                    .unwrap()
-                    .children
-                    .iter()
-                    .map(|c| format!("{prefix}/{c}")),
-            );
+            let prefix = if path == "/" { String::new() } else { path.clone() };
+            found.extend(self.tree.get(&path).unwrap().children.iter().map(|c| format!("{prefix}/{c}")));
             next += 1;
         }
         found
@@ -105,11 +86,7 @@ impl Rig {
 
     fn check(&self) {
         let all = self.all();
-        assert_eq!(
-            all.len(),
-            self.tree.len(),
-            "a node without a parent that lists it"
-        );
+        assert_eq!(all.len(), self.tree.len(), "a node without a parent that lists it");
         let (mut bytes, mut ephemerals) = (0, 0);
         for path in &all {
             let node = self.tree.get(path).unwrap();
@@ -120,20 +97,11 @@ impl Rig {
             assert_eq!(stat.num_children as usize, node.children.len());
             let creates = self.creates.get(path).copied().unwrap_or(0);
             assert_eq!(stat.cversion, 2 * creates - stat.num_children, "{path}");
-            assert_eq!(
-                stat.pzxid,
-                self.pzxid.get(path).copied().unwrap_or(0),
-                "{path}"
-            );
-            assert!(
-                stat.czxid <= stat.mzxid && stat.czxid <= stat.pzxid && stat.mzxid <= self.zxid
-            );
+            assert_eq!(stat.pzxid, self.pzxid.get(path).copied().unwrap_or(0), "{path}");
+            assert!(stat.czxid <= stat.mzxid && stat.czxid <= stat.pzxid && stat.mzxid <= self.zxid);
             if stat.ephemeral_owner != 0 {
                 ephemerals += 1;
-                assert!(
-                    node.children.is_empty(),
-                    "{path} is ephemeral and has children"
-                );
+                assert!(node.children.is_empty(), "{path} is ephemeral and has children");
             }
         }
         assert_eq!(self.tree.ephemeral_count(), ephemerals);
@@ -170,12 +138,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let fail = Just(Write::Invalid {
-        op: 1,
-        code: Code::InvalidAcl,
-    });
-    let multi = prop::collection::vec(prop_oneof![12 => simple().boxed(), 1 => fail.boxed()], 0..6)
-        .prop_map(Write::Multi);
+    let fail = Just(Write::Invalid { op: 1, code: Code::InvalidAcl });
+    let multi = prop::collection::vec(prop_oneof![12 => simple().boxed(), 1 => fail.boxed()], 0..6).prop_map(Write::Multi);
     prop_oneof![
         6 => (simple(), 1..4i64).prop_map(|(w, s)| Step::Write(w, s)),
         4 => (multi, 1..4i64).prop_map(|(w, s)| Step::Write(w, s)),
@@ -237,75 +201,34 @@ proptest! {
 }
 
 fn create(path: &str) -> Write {
-    Write::Create {
-        path: path.into(),
-        data: b"data".to_vec(),
-        perms: perm::ALL,
-        ephemeral: false,
-        sequential: false,
-        with_stat: false,
-    }
+    Write::Create { path: path.into(), data: b"data".to_vec(), perms: perm::ALL, ephemeral: false, sequential: false, with_stat: false }
 }
 
 fn with(path: &str, ephemeral: bool, sequential: bool) -> Write {
-    Write::Create {
-        path: path.into(),
-        data: vec![],
-        perms: perm::ALL,
-        ephemeral,
-        sequential,
-        with_stat: false,
-    }
+    Write::Create { path: path.into(), data: vec![], perms: perm::ALL, ephemeral, sequential, with_stat: false }
 }
 
 fn perms(path: &str, perms: i32) -> Write {
-    Write::Create {
-        path: path.into(),
-        data: vec![],
-        perms,
-        ephemeral: false,
-        sequential: false,
-        with_stat: false,
-    }
+    Write::Create { path: path.into(), data: vec![], perms, ephemeral: false, sequential: false, with_stat: false }
 }
 
 fn delete(path: &str, version: i32) -> Write {
-    Write::Delete {
-        path: path.into(),
-        version,
-    }
+    Write::Delete { path: path.into(), version }
 }
 
 fn set(path: &str, version: i32) -> Write {
-    Write::SetData {
-        path: path.into(),
-        data: b"new".to_vec(),
-        version,
-    }
+    Write::SetData { path: path.into(), data: b"new".to_vec(), version }
 }
 
 #[test]
 fn why_a_write_fails() {
     let mut rig = Rig::default();
-    for w in [
-        create("/a"),
-        create("/a/b"),
-        with("/e", true, false),
-        perms("/locked", 0),
-        perms("/no-delete", perm::CREATE),
-    ] {
+    for w in [create("/a"), create("/a/b"), with("/e", true, false), perms("/locked", 0), perms("/no-delete", perm::CREATE)] {
         rig.write(&w, 1).0.unwrap();
     }
     rig.write(&create("/no-delete/x"), 1).0.unwrap();
-    let check = |path: &str, version| Write::Check {
-        path: path.into(),
-        version,
-    };
-    let acl = |path: &str, version| Write::SetAcl {
-        path: path.into(),
-        perms: 1,
-        version,
-    };
+    let check = |path: &str, version| Write::Check { path: path.into(), version };
+    let acl = |path: &str, version| Write::SetAcl { path: path.into(), perms: 1, version };
     for (write, code) in [
         (create("/a"), Code::NodeExists),
         (create("/"), Code::NodeExists),
@@ -335,13 +258,8 @@ fn why_a_write_fails() {
         (check("/locked", 0), Code::NoAuth),
         (Write::Multi(vec![]), Code::BadArguments), // in a multi, see below
     ] {
-        let (answer, _) = rig.write(
-            &Write::Multi(vec![create("/before"), write.clone(), create("/behind")]),
-            2,
-        );
-        let Ok(WriteAnswer::Multi(results, _)) = answer else {
-            panic!("{answer:?}")
-        };
+        let (answer, _) = rig.write(&Write::Multi(vec![create("/before"), write.clone(), create("/behind")]), 2);
+        let Ok(WriteAnswer::Multi(results, _)) = answer else { panic!("{answer:?}") };
         assert_eq!(results, [Err(0), Err(code as i32), Err(-2)], "{write:?}");
         if !matches!(write, Write::Multi(_)) {
             assert_eq!(rig.write(&write, 2).0, Err(code), "{write:?}");
@@ -373,48 +291,13 @@ fn stats_as_zookeeper_shows_them() {
     };
     assert_eq!(got, Ok(WriteAnswer::Stat(want)));
     assert_eq!(rig.tree.get("/a/e").unwrap().stat().ephemeral_owner, 7);
-    rig.write(
-        &Write::SetAcl {
-            path: "/a".into(),
-            perms: perm::READ,
-            version: 0,
-        },
-        7,
-    )
-    .0
-    .unwrap();
-    assert_eq!(
-        rig.tree.get("/a").unwrap().stat(),
-        Stat {
-            aversion: 1,
-            ..want
-        }
-    );
+    rig.write(&Write::SetAcl { path: "/a".into(), perms: perm::READ, version: 0 }, 7).0.unwrap();
+    assert_eq!(rig.tree.get("/a").unwrap().stat(), Stat { aversion: 1, ..want });
     // A fresh ensemble, as ZooKeeper 3.8 shows it.
-    let fresh = |path: &str| {
-        Tree::default()
-            .get(path)
-            .map(|n| (n.stat().cversion, n.stat().num_children))
-            .unwrap()
-    };
+    let fresh = |path: &str| Tree::default().get(path).map(|n| (n.stat().cversion, n.stat().num_children)).unwrap();
     assert_eq!((fresh("/"), fresh("/zookeeper")), ((-1, 1), (-2, 2)));
-    assert_eq!(
-        rig.drop_ephemerals(7),
-        [
-            (EventType::Deleted, "/a/e".into()),
-            (EventType::ChildrenChanged, "/a".into())
-        ]
-    );
-    assert_eq!(
-        rig.tree.get("/a").unwrap().stat(),
-        Stat {
-            aversion: 1,
-            cversion: 4,
-            num_children: 0,
-            pzxid: 7,
-            ..want
-        }
-    );
+    assert_eq!(rig.drop_ephemerals(7), [(EventType::Deleted, "/a/e".into()), (EventType::ChildrenChanged, "/a".into())]);
+    assert_eq!(rig.tree.get("/a").unwrap().stat(), Stat { aversion: 1, cversion: 4, num_children: 0, pzxid: 7, ..want });
     rig.check();
 }
 
@@ -437,37 +320,13 @@ fn sequential_names_never_repeat() {
     }
     rig.drop_ephemerals(1);
     // A name that failed to be made does not count, one in a multi that failed neither.
-    assert!(failed(
-        &rig.write(
-            &Write::Multi(vec![
-                with("/q/n-", false, true),
-                create("/q/n-0000000004"),
-                create("/q/n-0000000004")
-            ]),
-            1
-        )
-        .0
-    ));
-    let both = rig
-        .write(
-            &Write::Multi(vec![with("/q/n-", false, true), with("/q/n-", false, true)]),
-            1,
-        )
-        .0;
+    assert!(failed(&rig.write(&Write::Multi(vec![with("/q/n-", false, true), create("/q/n-0000000004"), create("/q/n-0000000004")]), 1).0));
+    let both = rig.write(&Write::Multi(vec![with("/q/n-", false, true), with("/q/n-", false, true)]), 1).0;
     let named = |n: &str| Ok(WriteAnswer::Created(format!("/q/n-{n}"), None));
-    assert_eq!(
-        both,
-        Ok(WriteAnswer::Multi(
-            vec![named("0000000004"), named("0000000005")],
-            vec![1, 1]
-        ))
-    );
+    assert_eq!(both, Ok(WriteAnswer::Multi(vec![named("0000000004"), named("0000000005")], vec![1, 1])));
     // The name is taken: ZooKeeper does not look for the next free one.
     rig.write(&create("/q/n-0000000007"), 1).0.unwrap();
-    assert_eq!(
-        rig.write(&with("/q/n-", false, true), 1).0,
-        Err(Code::NodeExists)
-    );
+    assert_eq!(rig.write(&with("/q/n-", false, true), 1).0, Err(Code::NodeExists));
     rig.check();
 }
 
@@ -476,24 +335,13 @@ fn sequential_names_never_repeat() {
 fn a_change_does_not_copy_its_siblings() {
     let mut tree = Tree::default();
     let began = std::time::Instant::now();
-    tree.apply(&create("/many"), stamp(1, 1), &mut Vec::new())
-        .unwrap();
+    tree.apply(&create("/many"), stamp(1, 1), &mut Vec::new()).unwrap();
     for zxid in 2..30_002 {
-        tree.apply(
-            &with("/many/n-", true, true),
-            stamp(zxid, 1),
-            &mut Vec::new(),
-        )
-        .unwrap();
-        tree.apply(&set("/many", -1), stamp(zxid, 1), &mut Vec::new())
-            .unwrap();
+        tree.apply(&with("/many/n-", true, true), stamp(zxid, 1), &mut Vec::new()).unwrap();
+        tree.apply(&set("/many", -1), stamp(zxid, 1), &mut Vec::new()).unwrap();
     }
     tree.drop_ephemerals(1, 30_002, &mut Vec::new());
     assert_eq!((tree.len(), tree.ephemeral_count()), (5, 0));
     // It takes a second here, and took many minutes.
-    assert!(
-        began.elapsed() < std::time::Duration::from_secs(30),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
 }

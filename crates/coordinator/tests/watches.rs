@@ -6,12 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use proptest::prelude::*;
 use septet_coordinator::{protocol::EventType, watches::Watches};
 
-const KINDS: [EventType; 4] = [
-    EventType::Created,
-    EventType::Deleted,
-    EventType::DataChanged,
-    EventType::ChildrenChanged,
-];
+const KINDS: [EventType; 4] = [EventType::Created, EventType::Deleted, EventType::DataChanged, EventType::ChildrenChanged];
 
 fn ids(all: &[u64]) -> HashSet<u64> {
     all.iter().copied().collect()
@@ -43,11 +38,7 @@ fn kinds_of_events_fire_kinds_of_watches() {
         w.add(1, "/a", false);
         w.add(2, "/a", true);
         let fired = w.fire(kind, "/a");
-        assert_eq!(
-            (fired.contains(&1), fired.contains(&2)),
-            (data, child),
-            "{kind:?}"
-        );
+        assert_eq!((fired.contains(&1), fired.contains(&2)), (data, child), "{kind:?}");
         assert_eq!(w.len(), 2 - fired.len());
     }
 }

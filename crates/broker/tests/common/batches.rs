@@ -51,11 +51,7 @@ pub fn keys_and_values(batch: &[u8]) -> Vec<KeyAndValue> {
         let (mut record, tail) = rest.split_at(n);
         record = &record[1..];
         number(&mut record);
-        assert_eq!(
-            number(&mut record),
-            out.len() as i64,
-            "offsets within a batch count up"
-        );
+        assert_eq!(number(&mut record), out.len() as i64, "offsets within a batch count up");
         out.push((field(&mut record), field(&mut record)));
         assert_eq!(record, [0], "no headers");
         rest = tail;
@@ -92,15 +88,7 @@ pub struct Batch {
 #[allow(dead_code)]
 impl Batch {
     pub fn new(base_timestamp: i64) -> Self {
-        Self {
-            base_timestamp,
-            max_timestamp: base_timestamp,
-            magic: 2,
-            attributes: 0,
-            count: 0,
-            last_offset_delta: -1,
-            body: Vec::new(),
-        }
+        Self { base_timestamp, max_timestamp: base_timestamp, magic: 2, attributes: 0, count: 0, last_offset_delta: -1, body: Vec::new() }
     }
     /// Adds records: time stamp delta, key, value.
     pub fn records<T: AsRef<[u8]>>(mut self, records: &[(i64, Option<T>, Option<T>)]) -> Self {
@@ -121,12 +109,7 @@ impl Batch {
     }
     /// Adds records without keys, all at the base time stamp.
     pub fn values(self, values: &[&str]) -> Self {
-        self.records(
-            &values
-                .iter()
-                .map(|v| (0, None, Some(*v)))
-                .collect::<Vec<_>>(),
-        )
+        self.records(&values.iter().map(|v| (0, None, Some(*v))).collect::<Vec<_>>())
     }
     /// Puts something else in the place of the records.
     pub fn body(mut self, body: &[u8]) -> Self {

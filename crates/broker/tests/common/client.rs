@@ -9,9 +9,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        BrokerId, CreateTopicsRequest, FetchRequest, GroupId, ListOffsetsRequest, MetadataRequest,
-        MetadataResponse, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader,
-        ResponseHeader, TopicName,
+        BrokerId, CreateTopicsRequest, FetchRequest, GroupId, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest,
+        OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
         create_topics_request::CreatableTopic,
         create_topics_response::CreatableTopicResult,
         fetch_request::{FetchPartition, FetchTopic},
@@ -35,10 +34,7 @@ pub fn topic_name(s: &str) -> TopicName {
 }
 
 pub fn new_topic(name: &str, partitions: i32, factor: i16) -> CreatableTopic {
-    CreatableTopic::default()
-        .with_name(topic_name(name))
-        .with_num_partitions(partitions)
-        .with_replication_factor(factor)
+    CreatableTopic::default().with_name(topic_name(name)).with_num_partitions(partitions).with_replication_factor(factor)
 }
 
 /// A connection.
@@ -54,39 +50,24 @@ impl Client {
 
     pub fn try_connect(port: u16) -> std::io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            correlation: 1000,
-        })
+        Ok(Self { stream, correlation: 1000 })
     }
 
     /// Sends a request of any API; `body` is encoded already.
-    pub fn send_body(
-        &mut self,
-        key: i16,
-        version: i16,
-        header_version: i16,
-        body: &[u8],
-    ) -> std::io::Result<()> {
+    pub fn send_body(&mut self, key: i16, version: i16, header_version: i16, body: &[u8]) -> std::io::Result<()> {
         self.correlation += 1;
-        let header = RequestHeader::default()
-            .with_request_api_key(key)
-            .with_request_api_version(version)
-            .with_correlation_id(self.correlation);
+        let header =
+            RequestHeader::default().with_request_api_key(key).with_request_api_version(version).with_correlation_id(self.correlation);
         let mut frame = BytesMut::new();
-        header
-            .with_client_id(Some(text("test")))
-            .encode(&mut frame, header_version)
-            .unwrap();
+        header.with_client_id(Some(text("test"))).encode(&mut frame, header_version).unwrap();
         frame.extend_from_slice(body);
         self.send_frame(&frame)
     }
 
     pub fn send_frame(&mut self, frame: &[u8]) -> std::io::Result<()> {
-        self.stream
-            .write_all(&[&(frame.len() as u32).to_be_bytes(), frame].concat())
+        self.stream.write_all(&[&(frame.len() as u32).to_be_bytes(), frame].concat())
     }
 
     /// Receives an answer. Its head is checked and taken off.
@@ -108,19 +89,13 @@ impl Client {
     }
 
     pub fn receive<R: Request>(&mut self, version: i16) -> std::io::Result<R::Response> {
-        let mut body = self.receive_body(
-            <R::Response as kafka_protocol::protocol::HeaderVersion>::header_version(version),
-        )?;
+        let mut body = self.receive_body(<R::Response as kafka_protocol::protocol::HeaderVersion>::header_version(version))?;
         let response = R::Response::decode(&mut body, version).unwrap();
         assert!(body.is_empty(), "bytes are left behind the answer");
         Ok(response)
     }
 
-    pub fn try_call<R: Request>(
-        &mut self,
-        version: i16,
-        request: &R,
-    ) -> std::io::Result<R::Response> {
+    pub fn try_call<R: Request>(&mut self, version: i16, request: &R) -> std::io::Result<R::Response> {
         self.send(version, request)?;
         self.receive::<R>(version)
     }
@@ -139,71 +114,30 @@ impl Client {
     }
 
     pub fn metadata(&mut self, topics: Option<&[&str]>, create: bool) -> MetadataResponse {
-        let wanted = topics.map(|t| {
-            t.iter()
-                .map(|t| MetadataRequestTopic::default().with_name(Some(topic_name(t))))
-                .collect()
-        });
-        self.call(
-            9,
-            &MetadataRequest::default()
-                .with_topics(wanted)
-                .with_allow_auto_topic_creation(create),
-        )
+        let wanted = topics.map(|t| t.iter().map(|t| MetadataRequestTopic::default().with_name(Some(topic_name(t)))).collect());
+        self.call(9, &MetadataRequest::default().with_topics(wanted).with_allow_auto_topic_creation(create))
     }
 
-    pub fn create_topics(
-        &mut self,
-        topics: Vec<CreatableTopic>,
-        validate_only: bool,
-    ) -> Vec<CreatableTopicResult> {
-        let request = CreateTopicsRequest::default()
-            .with_topics(topics)
-            .with_timeout_ms(20_000)
-            .with_validate_only(validate_only);
+    pub fn create_topics(&mut self, topics: Vec<CreatableTopic>, validate_only: bool) -> Vec<CreatableTopicResult> {
+        let request = CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(20_000).with_validate_only(validate_only);
         self.call(7, &request).topics
     }
 
-    pub fn produce_in(
-        &mut self,
-        version: i16,
-        topic: &str,
-        partition: i32,
-        batch: &[u8],
-    ) -> PartitionProduceResponse {
+    pub fn produce_in(&mut self, version: i16, topic: &str, partition: i32, batch: &[u8]) -> PartitionProduceResponse {
         let request = produce_request(topic, partition, batch, -1);
-        self.call(version, &request)
-            .responses
-            .remove(0)
-            .partition_responses
-            .remove(0)
+        self.call(version, &request).responses.remove(0).partition_responses.remove(0)
     }
 
     /// Produces; there must be no error. Returns the base offset.
     pub fn produce(&mut self, topic: &str, partition: i32, batch: &[u8]) -> i64 {
         let answer = self.produce_in(9, topic, partition, batch);
-        assert_eq!(
-            answer.error_code, 0,
-            "{topic}-{partition}: {:?}",
-            answer.error_message
-        );
+        assert_eq!(answer.error_code, 0, "{topic}-{partition}: {:?}", answer.error_message);
         answer.base_offset
     }
 
-    pub fn fetch_in(
-        &mut self,
-        version: i16,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        wait: Duration,
-    ) -> PartitionData {
+    pub fn fetch_in(&mut self, version: i16, topic: &str, partition: i32, offset: i64, wait: Duration) -> PartitionData {
         let request = fetch_request(topic, partition, offset, wait);
-        self.call(version, &request)
-            .responses
-            .remove(0)
-            .partitions
-            .remove(0)
+        self.call(version, &request).responses.remove(0).partitions.remove(0)
     }
 
     /// All bytes of a partition from an offset on.
@@ -222,117 +156,48 @@ impl Client {
     }
 
     /// Error, offset and time stamp.
-    pub fn list_offsets(
-        &mut self,
-        version: i16,
-        topic: &str,
-        partition: i32,
-        timestamp: i64,
-    ) -> (i16, i64, i64) {
-        let p = ListOffsetsPartition::default()
-            .with_partition_index(partition)
-            .with_timestamp(timestamp);
-        let t = ListOffsetsTopic::default()
-            .with_name(topic_name(topic))
-            .with_partitions(vec![p]);
-        let request = ListOffsetsRequest::default()
-            .with_replica_id(BrokerId(-1))
-            .with_topics(vec![t]);
-        let answer = self
-            .call(version, &request)
-            .topics
-            .remove(0)
-            .partitions
-            .remove(0);
+    pub fn list_offsets(&mut self, version: i16, topic: &str, partition: i32, timestamp: i64) -> (i16, i64, i64) {
+        let p = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp);
+        let t = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![p]);
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![t]);
+        let answer = self.call(version, &request).topics.remove(0).partitions.remove(0);
         (answer.error_code, answer.offset, answer.timestamp)
     }
 
     /// Commits offsets of partitions of a topic. Returns the error of each.
-    pub fn commit(
-        &mut self,
-        version: i16,
-        group: &str,
-        topic: &str,
-        offsets: &[(i32, i64, &str)],
-    ) -> Vec<i16> {
+    pub fn commit(&mut self, version: i16, group: &str, topic: &str, offsets: &[(i32, i64, &str)]) -> Vec<i16> {
         let partition = |(p, o, m): &(i32, i64, &str)| {
             OffsetCommitRequestPartition::default()
                 .with_partition_index(*p)
                 .with_committed_offset(*o)
                 .with_committed_metadata(Some(text(m)))
         };
-        let t = OffsetCommitRequestTopic::default()
-            .with_name(topic_name(topic))
-            .with_partitions(offsets.iter().map(partition).collect());
-        let request = OffsetCommitRequest::default()
-            .with_group_id(GroupId(text(group)))
-            .with_topics(vec![t])
-            .with_generation_id_or_member_epoch(-1);
-        self.call(version, &request)
-            .topics
-            .remove(0)
-            .partitions
-            .iter()
-            .map(|p| p.error_code)
-            .collect()
+        let t = OffsetCommitRequestTopic::default().with_name(topic_name(topic)).with_partitions(offsets.iter().map(partition).collect());
+        let request =
+            OffsetCommitRequest::default().with_group_id(GroupId(text(group))).with_topics(vec![t]).with_generation_id_or_member_epoch(-1);
+        self.call(version, &request).topics.remove(0).partitions.iter().map(|p| p.error_code).collect()
     }
 
     /// Error and committed offset with its metadata.
-    pub fn committed(
-        &mut self,
-        version: i16,
-        group: &str,
-        topic: &str,
-        partition: i32,
-    ) -> (i16, i64, String) {
-        let t = OffsetFetchRequestTopic::default()
-            .with_name(topic_name(topic))
-            .with_partition_indexes(vec![partition]);
-        let request = OffsetFetchRequest::default()
-            .with_group_id(GroupId(text(group)))
-            .with_topics(Some(vec![t]));
-        let p = self
-            .call(version, &request)
-            .topics
-            .remove(0)
-            .partitions
-            .remove(0);
-        (
-            p.error_code,
-            p.committed_offset,
-            p.metadata.map(|m| m.to_string()).unwrap_or_default(),
-        )
+    pub fn committed(&mut self, version: i16, group: &str, topic: &str, partition: i32) -> (i16, i64, String) {
+        let t = OffsetFetchRequestTopic::default().with_name(topic_name(topic)).with_partition_indexes(vec![partition]);
+        let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(Some(vec![t]));
+        let p = self.call(version, &request).topics.remove(0).partitions.remove(0);
+        (p.error_code, p.committed_offset, p.metadata.map(|m| m.to_string()).unwrap_or_default())
     }
 }
 
 pub fn produce_request(topic: &str, partition: i32, batch: &[u8], acks: i16) -> ProduceRequest {
-    let p = PartitionProduceData::default()
-        .with_index(partition)
-        .with_records(Some(Bytes::copy_from_slice(batch)));
-    let t = TopicProduceData::default()
-        .with_name(topic_name(topic))
-        .with_partition_data(vec![p]);
-    ProduceRequest::default()
-        .with_acks(acks)
-        .with_timeout_ms(10_000)
-        .with_topic_data(vec![t])
+    let p = PartitionProduceData::default().with_index(partition).with_records(Some(Bytes::copy_from_slice(batch)));
+    let t = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![p]);
+    ProduceRequest::default().with_acks(acks).with_timeout_ms(10_000).with_topic_data(vec![t])
 }
 
 pub fn fetch_request(topic: &str, partition: i32, offset: i64, wait: Duration) -> FetchRequest {
-    let p = FetchPartition::default()
-        .with_partition(partition)
-        .with_fetch_offset(offset)
-        .with_partition_max_bytes(1 << 20);
-    let t = FetchTopic::default()
-        .with_topic(topic_name(topic))
-        .with_partitions(vec![p]);
-    let request = FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(wait.as_millis() as i32);
-    request
-        .with_min_bytes(1)
-        .with_max_bytes(1 << 20)
-        .with_topics(vec![t])
+    let p = FetchPartition::default().with_partition(partition).with_fetch_offset(offset).with_partition_max_bytes(1 << 20);
+    let t = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![p]);
+    let request = FetchRequest::default().with_replica_id(BrokerId(-1)).with_max_wait_ms(wait.as_millis() as i32);
+    request.with_min_bytes(1).with_max_bytes(1 << 20).with_topics(vec![t])
 }
 
 /// Asks again until there is something, for at the most so long.

@@ -11,10 +11,7 @@ use septet_broker::{
 };
 
 pub fn limits(segment_bytes: u32, index_interval_bytes: u32) -> Limits {
-    Limits {
-        segment_bytes,
-        index_interval_bytes,
-    }
+    Limits { segment_bytes, index_interval_bytes }
 }
 
 /// Appends as a leader of epoch 5 does. Returns the base offset.
@@ -49,21 +46,10 @@ pub fn read_all(log: &Log) -> Vec<u8> {
 
 /// Base offset and content of the files with an ending, by base offset.
 pub fn files(dir: &Path, ending: &str) -> Vec<(i64, Vec<u8>)> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == ending))
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == ending)).collect();
     paths.sort();
-    paths
-        .iter()
-        .map(|p| {
-            (
-                p.file_stem().unwrap().to_str().unwrap().parse().unwrap(),
-                fs::read(p).unwrap(),
-            )
-        })
-        .collect()
+    paths.iter().map(|p| (p.file_stem().unwrap().to_str().unwrap().parse().unwrap(), fs::read(p).unwrap())).collect()
 }
 
 pub fn copy(from: &Path, to: &Path) {
@@ -75,9 +61,7 @@ pub fn copy(from: &Path, to: &Path) {
 }
 
 fn int(b: &[u8]) -> i64 {
-    b.iter().fold(if b[0] >= 128 { -1 } else { 0 }, |n, b| {
-        (n << 8) | i64::from(*b)
-    })
+    b.iter().fold(if b[0] >= 128 { -1 } else { 0 }, |n, b| (n << 8) | i64::from(*b))
 }
 
 /// Checks the indexes of all segments by the rules of kafka-dump-log (DumpLogSegments.scala), and those by which
@@ -91,58 +75,28 @@ pub fn check_indexes(dir: &Path, interval: u32) {
             at.push((position, head));
             position += bytes.len() as i64;
         }
-        assert_eq!(
-            (indexes[i].0, times[i].0),
-            (base, base),
-            "each segment has its indexes"
-        );
-        let entries: Vec<(i64, i64)> = indexes[i]
-            .1
-            .chunks_exact(8)
-            .map(|e| (base + int(&e[..4]), int(&e[4..])))
-            .collect();
+        assert_eq!((indexes[i].0, times[i].0), (base, base), "each segment has its indexes");
+        let entries: Vec<(i64, i64)> = indexes[i].1.chunks_exact(8).map(|e| (base + int(&e[..4]), int(&e[4..]))).collect();
         assert_eq!(indexes[i].1.len() % 8, 0);
         for (n, (offset, position)) in entries.iter().enumerate() {
-            let (_, head) = at
-                .iter()
-                .find(|(p, _)| p == position)
-                .expect("a batch begins where the index says");
-            assert_eq!(
-                head.last_offset(),
-                *offset,
-                "the entry names the last offset of the batch at its position"
-            );
+            let (_, head) = at.iter().find(|(p, _)| p == position).expect("a batch begins where the index says");
+            assert_eq!(head.last_offset(), *offset, "the entry names the last offset of the batch at its position");
             let before = n.checked_sub(1).map_or((-1, 0), |n| entries[n]);
-            assert!(
-                *offset > before.0 && position - before.1 > interval.into(),
-                "entries grow, and are not closer than the interval"
-            );
+            assert!(*offset > before.0 && position - before.1 > interval.into(), "entries grow, and are not closer than the interval");
         }
         let after = entries.last().map_or(0, |e| e.1);
         let last = at.last().map_or(0, |b| b.0);
         let largest = at.iter().map(|(_, h)| h.size as i64).max().unwrap_or(0);
-        assert!(
-            last - after <= i64::from(interval) + largest,
-            "no stretch is left without an entry"
-        );
+        assert!(last - after <= i64::from(interval) + largest, "no stretch is left without an entry");
         let mut previous = -1;
         assert_eq!(times[i].1.len() % 12, 0);
         for e in times[i].1.chunks_exact(12) {
             let (time, offset) = (int(&e[..8]), base + int(&e[8..]));
             assert!(time > previous, "times strictly increase");
             previous = time;
-            let n = at
-                .iter()
-                .position(|(_, h)| h.last_offset() == offset)
-                .expect("the entry names the last offset of a batch");
-            assert_eq!(
-                at[n].1.max_timestamp, time,
-                "the time is the largest of that batch"
-            );
-            assert!(
-                at[..n].iter().all(|(_, h)| h.max_timestamp < time),
-                "no batch before it is as late: a look-up would miss it"
-            );
+            let n = at.iter().position(|(_, h)| h.last_offset() == offset).expect("the entry names the last offset of a batch");
+            assert_eq!(at[n].1.max_timestamp, time, "the time is the largest of that batch");
+            assert!(at[..n].iter().all(|(_, h)| h.max_timestamp < time), "no batch before it is as late: a look-up would miss it");
         }
         assert!(times[i].1.len() / 12 <= entries.len());
     }

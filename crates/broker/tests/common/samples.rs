@@ -3,9 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, FetchRequest,
-        FindCoordinatorRequest, GroupId, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-        OffsetFetchRequest, ProduceRequest, TopicName, TransactionalId,
+        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, GroupId, ListOffsetsRequest,
+        MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, TopicName, TransactionalId,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
@@ -39,43 +38,21 @@ fn list<T>(n: usize, one: impl Fn(usize) -> T) -> Vec<T> {
 
 fn produce(v: i16, n: usize, nulls: bool) -> ProduceRequest {
     assert!(v >= 3);
-    let partition = |i| {
-        PartitionProduceData::default()
-            .with_index(number(i))
-            .with_records((!nulls).then(|| Bytes::from_static(b"R-records")))
-    };
+    let partition =
+        |i| PartitionProduceData::default().with_index(number(i)).with_records((!nulls).then(|| Bytes::from_static(b"R-records")));
     ProduceRequest::default()
         .with_transactional_id((!nulls).then(|| TransactionalId(text("S-transaction"))))
         .with_acks(-1)
         .with_timeout_ms(30_000)
-        .with_topic_data(list(n, |i| {
-            TopicProduceData::default()
-                .with_name(TopicName(name(i)))
-                .with_partition_data(list(n, partition))
-        }))
+        .with_topic_data(list(n, |i| TopicProduceData::default().with_name(TopicName(name(i))).with_partition_data(list(n, partition))))
 }
 
 fn fetch(v: i16, n: usize) -> FetchRequest {
     let partition = |i| {
-        let p = FetchPartition::default()
-            .with_partition(number(i))
-            .with_fetch_offset(5)
-            .with_partition_max_bytes(1 << 20);
-        let p = if v >= 5 {
-            p.with_log_start_offset(-1)
-        } else {
-            p
-        };
-        let p = if v >= 9 {
-            p.with_current_leader_epoch(3)
-        } else {
-            p
-        };
-        if v >= 12 {
-            p.with_last_fetched_epoch(2)
-        } else {
-            p
-        }
+        let p = FetchPartition::default().with_partition(number(i)).with_fetch_offset(5).with_partition_max_bytes(1 << 20);
+        let p = if v >= 5 { p.with_log_start_offset(-1) } else { p };
+        let p = if v >= 9 { p.with_current_leader_epoch(3) } else { p };
+        if v >= 12 { p.with_last_fetched_epoch(2) } else { p }
     };
     let r = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
@@ -83,155 +60,66 @@ fn fetch(v: i16, n: usize) -> FetchRequest {
         .with_min_bytes(1)
         .with_max_bytes(1 << 20)
         .with_isolation_level(1)
-        .with_topics(list(n, |i| {
-            FetchTopic::default()
-                .with_topic(TopicName(name(i)))
-                .with_partitions(list(n, partition))
-        }));
-    let forgotten = |i| {
-        ForgottenTopic::default()
-            .with_topic(TopicName(name(i)))
-            .with_partitions(list(n, number))
-    };
-    let r = if v >= 7 {
-        r.with_session_id(9)
-            .with_session_epoch(8)
-            .with_forgotten_topics_data(list(n, forgotten))
-    } else {
-        r
-    };
-    if v >= 11 {
-        r.with_rack_id(text("S-rack"))
-    } else {
-        r
-    }
+        .with_topics(list(n, |i| FetchTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, partition))));
+    let forgotten = |i| ForgottenTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, number));
+    let r = if v >= 7 { r.with_session_id(9).with_session_epoch(8).with_forgotten_topics_data(list(n, forgotten)) } else { r };
+    if v >= 11 { r.with_rack_id(text("S-rack")) } else { r }
 }
 
 fn list_offsets(v: i16, n: usize) -> ListOffsetsRequest {
     let partition = |i| {
-        let p = ListOffsetsPartition::default()
-            .with_partition_index(number(i))
-            .with_timestamp(-1);
-        if v >= 4 {
-            p.with_current_leader_epoch(7)
-        } else {
-            p
-        }
+        let p = ListOffsetsPartition::default().with_partition_index(number(i)).with_timestamp(-1);
+        if v >= 4 { p.with_current_leader_epoch(7) } else { p }
     };
-    let topic = |i| {
-        ListOffsetsTopic::default()
-            .with_name(TopicName(name(i)))
-            .with_partitions(list(n, partition))
-    };
-    let r = ListOffsetsRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_topics(list(n, topic));
+    let topic = |i| ListOffsetsTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
+    let r = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(list(n, topic));
     if v >= 2 { r.with_isolation_level(1) } else { r }
 }
 
 fn metadata(v: i16, n: usize, nulls: bool) -> MetadataRequest {
-    let topics = list(n, |i| {
-        MetadataRequestTopic::default().with_name(Some(TopicName(name(i))))
-    });
+    let topics = list(n, |i| MetadataRequestTopic::default().with_name(Some(TopicName(name(i)))));
     let r = MetadataRequest::default().with_topics((!nulls || v == 0).then_some(topics));
-    let r = if v >= 4 {
-        r.with_allow_auto_topic_creation(false)
-    } else {
-        r
-    };
-    if v >= 8 {
-        r.with_include_cluster_authorized_operations(true)
-            .with_include_topic_authorized_operations(true)
-    } else {
-        r
-    }
+    let r = if v >= 4 { r.with_allow_auto_topic_creation(false) } else { r };
+    if v >= 8 { r.with_include_cluster_authorized_operations(true).with_include_topic_authorized_operations(true) } else { r }
 }
 
 fn offset_commit(v: i16, n: usize, nulls: bool) -> OffsetCommitRequest {
     let partition = |i| {
-        let p = OffsetCommitRequestPartition::default()
-            .with_partition_index(number(i))
-            .with_committed_offset(42);
+        let p = OffsetCommitRequestPartition::default().with_partition_index(number(i)).with_committed_offset(42);
         let p = p.with_committed_metadata((!nulls).then(|| text("S-metadata")));
-        if v >= 6 {
-            p.with_committed_leader_epoch(4)
-        } else {
-            p
-        }
+        if v >= 6 { p.with_committed_leader_epoch(4) } else { p }
     };
     let r = OffsetCommitRequest::default()
         .with_group_id(GroupId(text("S-group")))
         .with_generation_id_or_member_epoch(-1)
         .with_member_id(text("S-member"))
-        .with_topics(list(n, |i| {
-            OffsetCommitRequestTopic::default()
-                .with_name(TopicName(name(i)))
-                .with_partitions(list(n, partition))
-        }));
-    let r = if v <= 4 {
-        r.with_retention_time_ms(1000)
-    } else {
-        r
-    };
-    if v >= 7 {
-        r.with_group_instance_id((!nulls).then(|| text("S-instance")))
-    } else {
-        r
-    }
+        .with_topics(list(n, |i| OffsetCommitRequestTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition))));
+    let r = if v <= 4 { r.with_retention_time_ms(1000) } else { r };
+    if v >= 7 { r.with_group_instance_id((!nulls).then(|| text("S-instance"))) } else { r }
 }
 
 fn offset_fetch(v: i16, n: usize, nulls: bool) -> OffsetFetchRequest {
-    let topics = list(n, |i| {
-        OffsetFetchRequestTopic::default()
-            .with_name(TopicName(name(i)))
-            .with_partition_indexes(list(n, number))
-    });
-    let r = OffsetFetchRequest::default()
-        .with_group_id(GroupId(text("S-group")))
-        .with_topics((!nulls || v < 2).then_some(topics));
-    if v >= 7 {
-        r.with_require_stable(true)
-    } else {
-        r
-    }
+    let topics = list(n, |i| OffsetFetchRequestTopic::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number)));
+    let r = OffsetFetchRequest::default().with_group_id(GroupId(text("S-group"))).with_topics((!nulls || v < 2).then_some(topics));
+    if v >= 7 { r.with_require_stable(true) } else { r }
 }
 
 fn create_topics(n: usize, nulls: bool) -> CreateTopicsRequest {
-    let assignment = |i| {
-        CreatableReplicaAssignment::default()
-            .with_partition_index(number(i))
-            .with_broker_ids(list(n, |i| BrokerId(number(i))))
-    };
-    let config = |i| {
-        CreatableTopicConfig::default()
-            .with_name(name(i))
-            .with_value((!nulls).then(|| text("S-value")))
-    };
+    let assignment =
+        |i| CreatableReplicaAssignment::default().with_partition_index(number(i)).with_broker_ids(list(n, |i| BrokerId(number(i))));
+    let config = |i| CreatableTopicConfig::default().with_name(name(i)).with_value((!nulls).then(|| text("S-value")));
     let topic = |i| {
-        let t = CreatableTopic::default()
-            .with_name(TopicName(name(i)))
-            .with_num_partitions(3)
-            .with_replication_factor(1);
-        t.with_assignments(list(n, assignment))
-            .with_configs(list(n, config))
+        let t = CreatableTopic::default().with_name(TopicName(name(i))).with_num_partitions(3).with_replication_factor(1);
+        t.with_assignments(list(n, assignment)).with_configs(list(n, config))
     };
-    CreateTopicsRequest::default()
-        .with_topics(list(n, topic))
-        .with_timeout_ms(1000)
-        .with_validate_only(true)
+    CreateTopicsRequest::default().with_topics(list(n, topic)).with_timeout_ms(1000).with_validate_only(true)
 }
 
 fn encoded<R: Encodable + Decodable + PartialEq + std::fmt::Debug>(v: i16, request: &R) -> Bytes {
     let mut b = BytesMut::new();
-    request
-        .encode(&mut b, v)
-        .unwrap_or_else(|e| panic!("version {v}: {request:?}: {e}"));
+    request.encode(&mut b, v).unwrap_or_else(|e| panic!("version {v}: {request:?}: {e}"));
     let b = b.freeze();
-    assert_eq!(
-        &R::decode(&mut b.clone(), v).unwrap(),
-        request,
-        "version {v}: every field of the sample is in its bytes"
-    );
+    assert_eq!(&R::decode(&mut b.clone(), v).unwrap(), request, "version {v}: every field of the sample is in its bytes");
     b
 }
 
@@ -254,9 +142,7 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::ApiVersions => {
                     let r = ApiVersionsRequest::default();
                     let named = || {
-                        ApiVersionsRequest::default()
-                            .with_client_software_name(text("S-name"))
-                            .with_client_software_version(text("S-1.0"))
+                        ApiVersionsRequest::default().with_client_software_name(text("S-name")).with_client_software_version(text("S-1.0"))
                     };
                     encoded(v, &if v >= 3 { named() } else { r })
                 }

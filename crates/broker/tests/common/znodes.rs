@@ -10,11 +10,7 @@ pub struct Znodes {
 
 impl Znodes {
     pub fn connect(servers: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = runtime.block_on(zk::Client::connect(servers)).unwrap();
         Self { runtime, client }
     }
@@ -28,11 +24,8 @@ impl Znodes {
     }
 
     pub fn json(&self, path: &str) -> Value {
-        let (data, _) = self
-            .data(path)
-            .unwrap_or_else(|| panic!("{path} is not there"));
-        serde_json::from_slice(&data)
-            .unwrap_or_else(|e| panic!("{path}: {e}: {}", String::from_utf8_lossy(&data)))
+        let (data, _) = self.data(path).unwrap_or_else(|| panic!("{path} is not there"));
+        serde_json::from_slice(&data).unwrap_or_else(|e| panic!("{path}: {e}: {}", String::from_utf8_lossy(&data)))
     }
 
     /// The session that a node lives as long as; 0 for none.
@@ -41,10 +34,7 @@ impl Znodes {
     }
 
     pub fn children(&self, path: &str) -> Vec<String> {
-        let mut list = self
-            .runtime
-            .block_on(self.client.list_children(path))
-            .unwrap();
+        let mut list = self.runtime.block_on(self.client.list_children(path)).unwrap();
         list.sort();
         list
     }

@@ -18,10 +18,7 @@ use openraft::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::{
-    BadRecord, StorageFault, TypeConfig, at, read_one, read_record, record, replace_file,
-    sync_parent,
-};
+use super::{BadRecord, StorageFault, TypeConfig, at, read_one, read_record, record, replace_file, sync_parent};
 
 /// A segment is closed when it is longer than this, in bytes.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
@@ -64,32 +61,17 @@ impl LogStore {
     /// Opens or makes the log in a directory. `covered` follows the durable snapshots.
     pub fn open(dir: &Path, covered: watch::Receiver<u64>) -> Result<Self, StorageFault> {
         fs::create_dir_all(dir).map_err(at(dir))?;
-        let mut held = Held {
-            vote: read_one(&dir.join("vote"))?,
-            purged: read_one(&dir.join("purged"))?,
-            ..Held::default()
-        };
+        let mut held = Held { vote: read_one(&dir.join("vote"))?, purged: read_one(&dir.join("purged"))?, ..Held::default() };
         if let Some(p) = held.purged
             && *covered.borrow() <= p.index
         {
-            let reason = format!(
-                "entries up to {} were purged, and it does not cover them",
-                p.index
-            );
-            return Err(StorageFault::Damaged {
-                path: dir.join("snapshot"),
-                offset: 0,
-                reason,
-            });
+            let reason = format!("entries up to {} were purged, and it does not cover them", p.index);
+            return Err(StorageFault::Damaged { path: dir.join("snapshot"), offset: 0, reason });
         }
         let mut segments = Vec::new();
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let path = entry.map_err(at(dir))?.path();
-            let first = path
-                .file_name()
-                .and_then(|n| n.to_str())
-                .and_then(|n| n.strip_prefix("log."))
-                .and_then(|n| n.parse::<u64>().ok());
+            let first = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("log.")).and_then(|n| n.parse::<u64>().ok());
             if let Some(first) = first {
                 segments.push((first, path));
             }
@@ -112,20 +94,9 @@ impl LogStore {
             }
         }
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer {
-            dir: dir.to_owned(),
-            segments: segments.into_iter().collect(),
-            file: None,
-        };
-        std::thread::Builder::new()
-            .name("log".into())
-            .spawn(move || writer.run(&queue))
-            .map_err(at(dir))?;
-        Ok(Self {
-            held: Arc::new(Mutex::new(held)),
-            jobs,
-            covered,
-        })
+        let writer = Writer { dir: dir.to_owned(), segments: segments.into_iter().collect(), file: None };
+        std::thread::Builder::new().name("log".into()).spawn(move || writer.run(&queue)).map_err(at(dir))?;
+        Ok(Self { held: Arc::new(Mutex::new(held)), jobs, covered })
     }
 
     async fn job(&self, make: impl FnOnce(Done) -> Job) -> io::Result<()> {
@@ -144,8 +115,7 @@ fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
             Ok((entry, end)) => {
                 // A later record with the same index replaces what a truncation cut off.
                 held.entries.split_off(&entry.log_id.index);
-                held.entries
-                    .insert(entry.log_id.index, (entry, end - offset));
+                held.entries.insert(entry.log_id.index, (entry, end - offset));
                 offset = end;
             }
             Err(bad) => {
@@ -154,23 +124,11 @@ fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
                     BadRecord::Wrong { unwritten, reason } => (unwritten, reason),
                 };
                 if !(last && torn) {
-                    return Err(StorageFault::Damaged {
-                        path: path.into(),
-                        offset: offset as u64,
-                        reason,
-                    });
+                    return Err(StorageFault::Damaged { path: path.into(), offset: offset as u64, reason });
                 }
-                tracing::warn!(
-                    "{}: cut a torn record off at byte {offset} ({reason})",
-                    path.display()
-                );
-                let f = OpenOptions::new()
-                    .write(true)
-                    .open(path)
-                    .map_err(at(path))?;
-                f.set_len(offset as u64)
-                    .and_then(|()| f.sync_all())
-                    .map_err(at(path))?;
+                tracing::warn!("{}: cut a torn record off at byte {offset} ({reason})", path.display());
+                let f = OpenOptions::new().write(true).open(path).map_err(at(path))?;
+                f.set_len(offset as u64).and_then(|()| f.sync_all()).map_err(at(path))?;
                 break;
             }
         }
@@ -190,9 +148,7 @@ impl Writer {
         while let Ok(job) = queue.recv() {
             match job {
                 Job::Append(records, flushed) => flushed.log_io_completed(self.append(&records)),
-                Job::Vote(bytes, done) => {
-                    drop(done.send(replace_file(&self.dir.join("vote"), &bytes)))
-                }
+                Job::Vote(bytes, done) => drop(done.send(replace_file(&self.dir.join("vote"), &bytes))),
                 Job::Truncate(from, done) => drop(done.send(self.truncate(from))),
                 Job::Purge(upto, done) => drop(done.send(self.purge(upto))),
             }
@@ -282,29 +238,18 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        Ok(lock(&self.held)
-            .entries
-            .range(start..end)
-            .map(|(_, (e, _))| e.clone())
-            .collect())
+        Ok(lock(&self.held).entries.range(start..end).map(|(_, (e, _))| e.clone()).collect())
     }
 
     /// For followers: as many as fit a message. Without a limit, entries with large data would make a frame that no
     /// peer takes, and the follower would never catch up.
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> Result<Vec<Entry<TypeConfig>>, Fault> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<TypeConfig>>, Fault> {
         let mut total = 0;
         let held = lock(&self.held);
-        let fits = held
-            .entries
-            .range(start..end.max(start))
-            .take_while(|(index, (_, bytes))| {
-                total += bytes;
-                **index == start || total <= MAX_SENT_BYTES
-            });
+        let fits = held.entries.range(start..end.max(start)).take_while(|(index, (_, bytes))| {
+            total += bytes;
+            **index == start || total <= MAX_SENT_BYTES
+        });
         Ok(fits.map(|(_, (e, _))| e.clone()).collect())
     }
 }
@@ -314,16 +259,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Fault> {
         let held = lock(&self.held);
-        let last = held
-            .entries
-            .values()
-            .next_back()
-            .map(|(e, _)| e.log_id)
-            .or(held.purged);
-        Ok(LogState {
-            last_purged_log_id: held.purged,
-            last_log_id: last,
-        })
+        let last = held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged);
+        Ok(LogState { last_purged_log_id: held.purged, last_log_id: last })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -332,9 +269,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), Fault> {
         let bytes = record(vote).map_err(|e| StorageIOError::write_vote(&e))?;
-        self.job(|done| Job::Vote(bytes, done))
-            .await
-            .map_err(|e| StorageIOError::write_vote(&e))?;
+        self.job(|done| Job::Vote(bytes, done)).await.map_err(|e| StorageIOError::write_vote(&e))?;
         lock(&self.held).vote = Some(*vote);
         Ok(())
     }
@@ -361,41 +296,31 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut held = lock(&self.held);
             for entry in entries {
-                let (index, bytes) = (
-                    entry.log_id.index,
-                    record(&entry).map_err(|e| StorageIOError::write_logs(&e))?,
-                );
+                let (index, bytes) = (entry.log_id.index, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?);
                 held.entries.insert(index, (entry, bytes.len()));
                 records.push((index, bytes));
             }
         }
-        self.jobs.send(Job::Append(records, callback)).map_err(|_| {
-            StorageIOError::write_logs(&io::Error::other("the log's writer has ended")).into()
-        })
+        self.jobs
+            .send(Job::Append(records, callback))
+            .map_err(|_| StorageIOError::write_logs(&io::Error::other("the log's writer has ended")).into())
     }
 
     async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
         lock(&self.held).entries.split_off(&log_id.index);
-        self.job(|done| Job::Truncate(log_id.index, done))
-            .await
-            .map_err(|e| StorageIOError::write_logs(&e).into())
+        self.job(|done| Job::Truncate(log_id.index, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
     }
 
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
         // openraft purges a follower's log as soon as a snapshot is on its way in; what is purged must be in a
         // snapshot that is on disk, or a crash in between would lose it.
         let mut covered = self.covered.clone();
-        covered
-            .wait_for(|c| *c > log_id.index)
-            .await
-            .map_err(|e| StorageIOError::write_logs(&e))?;
+        covered.wait_for(|c| *c > log_id.index).await.map_err(|e| StorageIOError::write_logs(&e))?;
         {
             let mut held = lock(&self.held);
             held.purged = Some(log_id);
             held.entries = held.entries.split_off(&(log_id.index + 1));
         }
-        self.job(|done| Job::Purge(log_id, done))
-            .await
-            .map_err(|e| StorageIOError::write_logs(&e).into())
+        self.job(|done| Job::Purge(log_id, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
     }
 }

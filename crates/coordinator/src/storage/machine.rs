@@ -8,8 +8,7 @@ use std::{
 };
 
 use openraft::{
-    BasicNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, SnapshotMeta,
-    StorageError, StorageIOError, StoredMembership,
+    BasicNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StorageError, StorageIOError, StoredMembership,
     storage::{RaftStateMachine, Snapshot},
 };
 use serde::{Deserialize, Serialize};
@@ -62,25 +61,14 @@ fn locked<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Machine {
     /// Opens the newest snapshot of a directory, or starts with an empty tree. `covered` is told one more than the
     /// last index of each snapshot once that is durable.
-    pub fn open(
-        dir: &Path,
-        state: Arc<Mutex<State>>,
-        hooks: Arc<dyn Hooks>,
-        covered: watch::Sender<u64>,
-    ) -> Result<Self, StorageFault> {
+    pub fn open(dir: &Path, state: Arc<Mutex<State>>, hooks: Arc<dyn Hooks>, covered: watch::Sender<u64>) -> Result<Self, StorageFault> {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
         let path = dir.join("snapshot");
         let image: Option<Image> = read_one(&path)?;
-        let mut inner = Inner {
-            last: None,
-            membership: StoredMembership::default(),
-        };
+        let mut inner = Inner { last: None, membership: StoredMembership::default() };
         let mut index = None;
         if let Some(image) = image {
-            inner = Inner {
-                last: image.last,
-                membership: image.membership,
-            };
+            inner = Inner { last: image.last, membership: image.membership };
             index = image.last.map(|l| l.index);
             *locked(&state) = image.state;
         }
@@ -98,33 +86,16 @@ impl Machine {
     fn image(&self) -> Image {
         let inner = locked(&self.inner);
         let state = locked(&self.state).clone();
-        let micros = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_micros());
-        let id = format!(
-            "{}-{micros}",
-            inner.last.map_or_else(
-                || "none".to_owned(),
-                |l| format!("{}-{}", l.leader_id.term, l.index)
-            )
-        );
-        Image {
-            last: inner.last,
-            membership: inner.membership.clone(),
-            id,
-            state,
-        }
+        let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+        let id = format!("{}-{micros}", inner.last.map_or_else(|| "none".to_owned(), |l| format!("{}-{}", l.leader_id.term, l.index)));
+        Image { last: inner.last, membership: inner.membership.clone(), id, state }
     }
 
     /// Puts an image on disk, unless a newer one is there.
     async fn store(&self, image: &Image) -> Result<Snapshot<TypeConfig>, Fault> {
         let write = |e: &io::Error| Fault::from(StorageIOError::write_snapshot(None, e));
         let bytes = record(image).map_err(|e| write(&e))?;
-        let meta = SnapshotMeta {
-            last_log_id: image.last,
-            last_membership: image.membership.clone(),
-            snapshot_id: image.id.clone(),
-        };
+        let meta = SnapshotMeta { last_log_id: image.last, last_membership: image.membership.clone(), snapshot_id: image.id.clone() };
         let index = image.last.map(|l| l.index);
         let mut on_disk = self.on_disk.lock().await;
         if *on_disk <= index {
@@ -136,10 +107,7 @@ impl Machine {
             *on_disk = index;
             self.covered.send_replace(index.map_or(0, |i| i + 1));
         }
-        Ok(Snapshot {
-            meta,
-            snapshot: Box::new(Cursor::new(bytes)),
-        })
+        Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) })
     }
 }
 
@@ -153,9 +121,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
 impl RaftStateMachine<TypeConfig> for Machine {
     type SnapshotBuilder = Self;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), Fault> {
+    async fn applied_state(&mut self) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), Fault> {
         let inner = locked(&self.inner);
         Ok((inner.last, inner.membership.clone()))
     }
@@ -172,9 +138,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let mut state = locked(&self.state);
             match entry.payload {
                 EntryPayload::Blank => state.begin_term(term),
-                EntryPayload::Membership(m) => {
-                    inner.membership = StoredMembership::new(Some(entry.log_id), m)
-                }
+                EntryPayload::Membership(m) => inner.membership = StoredMembership::new(Some(entry.log_id), m),
                 EntryPayload::Normal(batch) => {
                     for command in &batch.0 {
                         let applied = state.apply(term, command);
@@ -196,24 +160,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(Box::new(Cursor::new(Vec::new())))
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta<u64, BasicNode>,
-        snapshot: Box<Cursor<Vec<u8>>>,
-    ) -> Result<(), Fault> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta<u64, BasicNode>, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), Fault> {
         let bytes = snapshot.into_inner();
         let (image, _) = super::read_record::<Image>(&bytes, 0).map_err(|_| {
-            StorageIOError::read_snapshot(
-                Some(meta.signature()),
-                &io::Error::other("the snapshot that arrived is damaged"),
-            )
+            StorageIOError::read_snapshot(Some(meta.signature()), &io::Error::other("the snapshot that arrived is damaged"))
         })?;
         self.store(&image).await?;
         let mut inner = locked(&self.inner);
-        *inner = Inner {
-            last: image.last,
-            membership: image.membership,
-        };
+        *inner = Inner { last: image.last, membership: image.membership };
         let mut state = locked(&self.state);
         *state = image.state;
         self.hooks.replaced(&state);
@@ -222,18 +176,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, Fault> {
         let _held = self.on_disk.lock().await;
-        let image: Option<Image> = read_one(&self.path)
-            .map_err(|e| StorageIOError::read_snapshot(None, &io::Error::other(e)))?;
+        let image: Option<Image> = read_one(&self.path).map_err(|e| StorageIOError::read_snapshot(None, &io::Error::other(e)))?;
         let Some(image) = image else { return Ok(None) };
         let bytes = record(&image).map_err(|e| StorageIOError::read_snapshot(None, &e))?;
-        let meta = SnapshotMeta {
-            last_log_id: image.last,
-            last_membership: image.membership,
-            snapshot_id: image.id,
-        };
-        Ok(Some(Snapshot {
-            meta,
-            snapshot: Box::new(Cursor::new(bytes)),
-        }))
+        let meta = SnapshotMeta { last_log_id: image.last, last_membership: image.membership, snapshot_id: image.id };
+        Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
     }
 }

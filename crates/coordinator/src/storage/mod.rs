@@ -66,10 +66,7 @@ pub enum StorageFault {
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StorageFault + '_ {
-    move |source| StorageFault::Io {
-        path: path.to_owned(),
-        source,
-    }
+    move |source| StorageFault::Io { path: path.to_owned(), source }
 }
 
 /// Length, checksum of the length, checksum of the bytes: with the second, a damaged length is not taken for a
@@ -99,20 +96,14 @@ pub(crate) enum BadRecord {
     Wrong { unwritten: bool, reason: String },
 }
 
-pub(crate) fn read_record<T: DeserializeOwned>(
-    bytes: &[u8],
-    offset: usize,
-) -> Result<(T, usize), BadRecord> {
+pub(crate) fn read_record<T: DeserializeOwned>(bytes: &[u8], offset: usize) -> Result<(T, usize), BadRecord> {
     let Some(head) = bytes.get(offset..offset + HEAD_BYTES) else {
         return Err(BadRecord::Short);
     };
     let word = |i: usize| u32::from_be_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
     if crc32c::crc32c(&head[..4]) != word(4) {
         let unwritten = bytes[offset..].iter().all(|b| *b == 0);
-        return Err(BadRecord::Wrong {
-            unwritten,
-            reason: "checksum of the length does not match".into(),
-        });
+        return Err(BadRecord::Wrong { unwritten, reason: "checksum of the length does not match".into() });
     }
     let end = offset + HEAD_BYTES + word(0) as usize;
     let Some(body) = bytes.get(offset + HEAD_BYTES..end) else {
@@ -124,10 +115,7 @@ pub(crate) fn read_record<T: DeserializeOwned>(
             reason: "checksum does not match".into(),
         });
     }
-    let value = postcard::from_bytes(body).map_err(|e| BadRecord::Wrong {
-        unwritten: false,
-        reason: e.to_string(),
-    })?;
+    let value = postcard::from_bytes(body).map_err(|e| BadRecord::Wrong { unwritten: false, reason: e.to_string() })?;
     Ok((value, end))
 }
 
@@ -135,9 +123,7 @@ pub(crate) fn read_record<T: DeserializeOwned>(
 fn has_empty_sector(bytes: &[u8], offset: usize) -> bool {
     let first = (SECTOR_BYTES - offset % SECTOR_BYTES).min(bytes.len() - offset);
     let (head, rest) = bytes[offset..].split_at(first);
-    std::iter::once(head)
-        .chain(rest.chunks(SECTOR_BYTES))
-        .any(|part| part.iter().all(|b| *b == 0))
+    std::iter::once(head).chain(rest.chunks(SECTOR_BYTES)).any(|part| part.iter().all(|b| *b == 0))
 }
 
 /// Writes a small file so that it is either the old or the new one.
@@ -166,15 +152,7 @@ pub(crate) fn read_one<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, St
     };
     match read_record(&bytes, 0) {
         Ok((value, _)) => Ok(Some(value)),
-        Err(BadRecord::Short) => Err(StorageFault::Damaged {
-            path: path.into(),
-            offset: 0,
-            reason: "file ends early".into(),
-        }),
-        Err(BadRecord::Wrong { reason, .. }) => Err(StorageFault::Damaged {
-            path: path.into(),
-            offset: 0,
-            reason,
-        }),
+        Err(BadRecord::Short) => Err(StorageFault::Damaged { path: path.into(), offset: 0, reason: "file ends early".into() }),
+        Err(BadRecord::Wrong { reason, .. }) => Err(StorageFault::Damaged { path: path.into(), offset: 0, reason }),
     }
 }

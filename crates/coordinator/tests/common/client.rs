@@ -50,12 +50,7 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
 /// A connect request, framed.
 pub fn hello(last_zxid: i64, timeout_ms: i32, session: i64, password: &[u8]) -> Vec<u8> {
     let mut w = Writer::framed();
-    w.int(0)
-        .long(last_zxid)
-        .int(timeout_ms)
-        .long(session)
-        .buffer(password)
-        .bool(false);
+    w.int(0).long(last_zxid).int(timeout_ms).long(session).buffer(password).bool(false);
     w.frame()
 }
 
@@ -71,31 +66,13 @@ pub fn stat(r: &mut Reader<'_>) -> Result<Stat, JuteError> {
     let (czxid, mzxid, ctime, mtime) = (r.long()?, r.long()?, r.long()?, r.long()?);
     let (version, cversion, aversion, ephemeral_owner) = (r.int()?, r.int()?, r.int()?, r.long()?);
     let (data_length, num_children, pzxid) = (r.int()?, r.int()?, r.long()?);
-    Ok(Stat {
-        czxid,
-        mzxid,
-        ctime,
-        mtime,
-        version,
-        cversion,
-        aversion,
-        ephemeral_owner,
-        data_length,
-        num_children,
-        pzxid,
-    })
+    Ok(Stat { czxid, mzxid, ctime, mtime, version, cversion, aversion, ephemeral_owner, data_length, num_children, pzxid })
 }
 
 /// Body of a create.
 pub fn create_body(path: &str, data: &[u8], flags: i32) -> Vec<u8> {
     let mut w = Writer::default();
-    w.string(path)
-        .buffer(data)
-        .int(1)
-        .int(31)
-        .string("world")
-        .string("anyone")
-        .int(flags);
+    w.string(path).buffer(data).int(1).int(31).string("world").string("anyone").int(flags);
     w.0
 }
 
@@ -125,13 +102,7 @@ pub fn path_body(path: &str, watch: bool) -> Vec<u8> {
 
 impl Client {
     /// A session, new if `session` is 0.
-    fn open(
-        port: u16,
-        timeout_ms: i32,
-        session: i64,
-        password: &[u8],
-        zxid: i64,
-    ) -> io::Result<Self> {
+    fn open(port: u16, timeout_ms: i32, session: i64, password: &[u8], zxid: i64) -> io::Result<Self> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(DEADLINE))?;
@@ -144,41 +115,23 @@ impl Client {
         if session == 0 {
             return Err(io::Error::other("session expired"));
         }
-        Ok(Self {
-            stream,
-            session,
-            password,
-            timeout_ms,
-            zxid,
-            events: Vec::new(),
-            xid: 0,
-        })
+        Ok(Self { stream, session, password, timeout_ms, zxid, events: Vec::new(), xid: 0 })
     }
 
     /// A new session, as soon as the server takes it.
     pub fn new(port: u16, timeout_ms: i32) -> Self {
-        eventually("a session", || {
-            Self::open(port, timeout_ms, 0, &[0; 16], 0).ok()
-        })
+        eventually("a session", || Self::open(port, timeout_ms, 0, &[0; 16], 0).ok())
     }
 
     /// Goes on with this session over another connection.
     pub fn resume(&self, port: u16) -> io::Result<Self> {
-        Self::open(
-            port,
-            self.timeout_ms,
-            self.session,
-            &self.password,
-            self.zxid,
-        )
+        Self::open(port, self.timeout_ms, self.session, &self.password, self.zxid)
     }
 
     pub fn send(&mut self, op: i32, body: &[u8]) -> io::Result<i32> {
         self.xid += 1;
         let xid = self.xid;
-        self.stream.write_all(&frame(
-            &[&xid.to_be_bytes()[..], &op.to_be_bytes(), body].concat(),
-        ))?;
+        self.stream.write_all(&frame(&[&xid.to_be_bytes()[..], &op.to_be_bytes(), body].concat()))?;
         Ok(xid)
     }
 
@@ -187,9 +140,7 @@ impl Client {
         let mut bytes = Vec::new();
         for (op, body) in requests {
             self.xid += 1;
-            bytes.extend(frame(
-                &[&self.xid.to_be_bytes()[..], &op.to_be_bytes(), body].concat(),
-            ));
+            bytes.extend(frame(&[&self.xid.to_be_bytes()[..], &op.to_be_bytes(), body].concat()));
         }
         self.stream.write_all(&bytes)
     }
@@ -198,33 +149,16 @@ impl Client {
     fn next(&mut self) -> io::Result<Option<Reply>> {
         let bytes = read_frame(&mut self.stream)?;
         let mut r = Reader(&bytes);
-        let (xid, zxid, err) = (
-            r.int().map_err(bad)?,
-            r.long().map_err(bad)?,
-            r.int().map_err(bad)?,
-        );
+        let (xid, zxid, err) = (r.int().map_err(bad)?, r.long().map_err(bad)?, r.int().map_err(bad)?);
         if xid == -1 {
-            let (kind, state, path) = (
-                r.int().map_err(bad)?,
-                r.int().map_err(bad)?,
-                r.string().map_err(bad)?,
-            );
+            let (kind, state, path) = (r.int().map_err(bad)?, r.int().map_err(bad)?, r.string().map_err(bad)?);
             assert_eq!((zxid, err, state), (-1, 0, 3));
             self.events.push((kind, path));
             return Ok(None);
         }
-        assert!(
-            zxid >= self.zxid,
-            "time went back from {:x} to {zxid:x}",
-            self.zxid
-        );
+        assert!(zxid >= self.zxid, "time went back from {:x} to {zxid:x}", self.zxid);
         self.zxid = zxid;
-        Ok(Some(Reply {
-            xid,
-            zxid,
-            err,
-            body: r.0.to_vec(),
-        }))
+        Ok(Some(Reply { xid, zxid, err, body: r.0.to_vec() }))
     }
 
     /// The next reply; events before it are kept.
@@ -243,12 +177,7 @@ impl Client {
         Ok(reply)
     }
 
-    fn ask<T>(
-        &mut self,
-        op: i32,
-        body: &[u8],
-        read: impl FnOnce(&mut Reader<'_>) -> Result<T, JuteError>,
-    ) -> Answer<T> {
+    fn ask<T>(&mut self, op: i32, body: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Result<T, JuteError>) -> Answer<T> {
         let reply = self.call(op, body)?;
         match reply.err {
             0 => Ok(Ok(read(&mut Reader(&reply.body)).map_err(bad)?)),
@@ -271,9 +200,7 @@ impl Client {
     }
 
     pub fn get(&mut self, path: &str, watch: bool) -> Answer<(Vec<u8>, Stat)> {
-        self.ask(op::GET_DATA, &path_body(path, watch), |r| {
-            Ok((r.buffer()?.to_vec(), stat(r)?))
-        })
+        self.ask(op::GET_DATA, &path_body(path, watch), |r| Ok((r.buffer()?.to_vec(), stat(r)?)))
     }
 
     pub fn exists(&mut self, path: &str, watch: bool) -> Answer<Stat> {
@@ -281,9 +208,7 @@ impl Client {
     }
 
     pub fn children(&mut self, path: &str, watch: bool) -> Answer<Vec<String>> {
-        self.ask(op::GET_CHILDREN, &path_body(path, watch), |r| {
-            r.vector(4, Reader::string)
-        })
+        self.ask(op::GET_CHILDREN, &path_body(path, watch), |r| r.vector(4, Reader::string))
     }
 
     pub fn sync(&mut self) -> Answer<String> {

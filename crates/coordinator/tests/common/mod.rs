@@ -81,17 +81,8 @@ pub struct Server {
 impl Server {
     pub fn start(&mut self) {
         assert!(self.child.is_none());
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.join("stderr"))
-            .unwrap();
-        let child = Command::new(PROGRAM)
-            .arg(self.dir.join("zoo.cfg"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
+        let log = File::options().create(true).append(true).open(self.dir.join("stderr")).unwrap();
+        let child = Command::new(PROGRAM).arg(self.dir.join("zoo.cfg")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.unwrap());
     }
 
@@ -106,35 +97,20 @@ impl Server {
     /// SIGTERM, and how it ended.
     pub fn terminate(&mut self) -> ExitStatus {
         let child = self.child.as_mut().unwrap();
-        assert!(
-            Command::new("kill")
-                .arg(child.id().to_string())
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
         let status = eventually("it stops", || child.try_wait().unwrap());
         self.child = None;
         status
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|c| c.try_wait().unwrap().is_none())
+        self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none())
     }
 
     /// Most memory that it ever had, in MiB.
     pub fn peak_mib(&self) -> u64 {
-        let status = fs::read_to_string(format!(
-            "/proc/{}/status",
-            self.child.as_ref().unwrap().id()
-        ))
-        .unwrap();
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:"))
-            .unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.as_ref().unwrap().id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
@@ -154,8 +130,7 @@ impl Server {
     /// A value of `mntr`.
     pub fn measured(&self, key: &str) -> Option<String> {
         let all = self.ask("mntr").ok()?;
-        all.lines()
-            .find_map(|l| l.strip_prefix(&format!("zk_{key}\t")).map(str::to_owned))
+        all.lines().find_map(|l| l.strip_prefix(&format!("zk_{key}\t")).map(str::to_owned))
     }
 
     /// A socket to its client port.
@@ -174,11 +149,7 @@ impl Drop for Server {
         if std::thread::panicking() {
             let log = self.stderr();
             let tail = log.lines().count().saturating_sub(30);
-            eprintln!(
-                "--- {}\n{}",
-                self.dir.display(),
-                log.lines().skip(tail).collect::<Vec<_>>().join("\n")
-            );
+            eprintln!("--- {}\n{}", self.dir.display(), log.lines().skip(tail).collect::<Vec<_>>().join("\n"));
         }
     }
 }
@@ -195,38 +166,21 @@ impl Ensemble {
     pub fn start(count: usize, extra: &str) -> Self {
         let turn = Turn::take();
         // In memory where there is such a place: kill -9 keeps what is not synced anyway, and a busy disk takes long.
-        let dir = tempfile::tempdir_in("/dev/shm")
-            .or_else(|_| tempfile::tempdir())
-            .unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
         let members = |count| if count == 1 { 0..0 } else { 0..count };
-        let list: String = members(count)
-            .map(|i| format!("server.{}=127.0.0.1:{}:1\n", i + 1, ports[i].1))
-            .collect();
+        let list: String = members(count).map(|i| format!("server.{}=127.0.0.1:{}:1\n", i + 1, ports[i].1)).collect();
         let server = |i: usize| {
             let (port, peer_port) = ports[i];
             let dir = dir.path().join(format!("{}", i + 1));
             fs::create_dir_all(dir.join("data")).unwrap();
             fs::write(dir.join("data/myid"), format!("{}\n", i + 1)).unwrap();
-            write_config(
-                &dir,
-                port,
-                &format!("4lw.commands.whitelist=*\n{extra}\n{list}"),
-            );
-            let mut server = Server {
-                port,
-                peer_port,
-                dir,
-                child: None,
-            };
+            write_config(&dir, port, &format!("4lw.commands.whitelist=*\n{extra}\n{list}"));
+            let mut server = Server { port, peer_port, dir, child: None };
             server.start();
             server
         };
-        let this = Self {
-            servers: (0..count).map(server).collect(),
-            _dir: dir,
-            _turn: turn,
-        };
+        let this = Self { servers: (0..count).map(server).collect(), _dir: dir, _turn: turn };
         this.leader();
         this
     }
@@ -234,14 +188,8 @@ impl Ensemble {
     /// Waits until all that run serve, and says which leads; the only one, if it stands alone.
     pub fn leader(&self) -> usize {
         eventually("a leader, and all serve", || {
-            let running = self
-                .servers
-                .iter()
-                .enumerate()
-                .filter(|(_, s)| s.child.is_some());
-            let modes: Vec<_> = running
-                .map(|(i, s)| Some((i, mode(s)?)))
-                .collect::<Option<_>>()?;
+            let running = self.servers.iter().enumerate().filter(|(_, s)| s.child.is_some());
+            let modes: Vec<_> = running.map(|(i, s)| Some((i, mode(s)?))).collect::<Option<_>>()?;
             modes.iter().find(|(_, m)| m != "follower").map(|(i, _)| *i)
         })
     }
@@ -249,9 +197,7 @@ impl Ensemble {
     /// One that does not lead.
     pub fn follower(&self) -> usize {
         let leader = self.leader();
-        (0..self.servers.len())
-            .find(|i| *i != leader && self.servers[*i].child.is_some())
-            .unwrap()
+        (0..self.servers.len()).find(|i| *i != leader && self.servers[*i].child.is_some()).unwrap()
     }
 
     pub fn port(&self, i: usize) -> u16 {
@@ -260,19 +206,14 @@ impl Ensemble {
 }
 
 pub fn write_config(dir: &Path, port: u16, extra: &str) {
-    let text = format!(
-        "tickTime=500\nclientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\n{extra}\n",
-        dir.join("data").display()
-    );
+    let text = format!("tickTime=500\nclientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\n{extra}\n", dir.join("data").display());
     fs::write(dir.join("zoo.cfg"), text).unwrap();
 }
 
 /// `leader`, `follower` or `standalone`, if it serves.
 pub fn mode(server: &Server) -> Option<String> {
     let answer = server.ask("srvr").ok()?;
-    answer
-        .lines()
-        .find_map(|l| l.strip_prefix("Mode: ").map(str::to_owned))
+    answer.lines().find_map(|l| l.strip_prefix("Mode: ").map(str::to_owned))
 }
 
 /// Whether the other side ends the connection, reading all that it still sends.
@@ -282,12 +223,7 @@ pub fn is_ended(stream: &mut TcpStream) -> bool {
         match stream.read(&mut buffer) {
             Ok(0) => return true,
             Ok(_) => {}
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
-            {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                 return false;
             }
             Err(_) => return true,

@@ -1,0 +1,22 @@
+# The two commands of the README, and what they are made of.
+.PHONY: up test build lint unit e2e bench clean-tests
+
+up: ## set up what is missing, build, bring a cluster up
+	@scripts/setup up
+	cargo build --release --workspace
+	@target/release/septet up
+
+test: ## everything that must hold, on a fresh machine too
+	@scripts/setup test
+	@scripts/test
+
+build:
+	cargo build --release --workspace
+
+lint:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+bench: ## first converge and no-op over seven hosts, beside a bare parallel ssh
+	@scripts/setup test
+	cargo build --release --workspace
+	@scripts/bench

@@ -1,0 +1,24 @@
+//! The local Docker cluster end to end: the real program, driven as a user drives it, with docker, kcat, kazoo and
+//! librdkafka as the judges. One file per theme; each test has its own cluster, directory and state.
+//!
+//! Needs a Docker daemon and takes minutes, so it asks for `SEPTET_E2E=1`. Also read: `SEPTET_BUNDLE` (directory of the
+//! agent, the coordinator and the broker; else they lie beside `septet`) and `SEPTET_TEST_PYTHON` (a python that has
+//! kazoo and confluent-kafka; else `python3`).
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "local_cluster/clients.rs"]
+mod clients;
+#[path = "local_cluster/everyday.rs"]
+mod everyday;
+#[path = "local_cluster/faults.rs"]
+mod faults;
+#[path = "local_cluster/harness.rs"]
+mod harness;
+#[path = "local_cluster/interruptions.rs"]
+mod interruptions;
+#[path = "local_cluster/neighbours.rs"]
+mod neighbours;
+#[path = "local_cluster/rename.rs"]
+mod rename;
+#[path = "local_cluster/watch.rs"]
+mod watch;

@@ -1,0 +1,300 @@
+//! Playbooks: what every mistake in one is answered with, when it is read and when it is run.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use septet::playbook::model::{Serial, Work};
+use serde_json::json;
+use support::Case;
+
+/// One snapshot of many mistakes that are found before anything is run.
+fn answers(cases: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    for (name, text) in cases {
+        let _ = writeln!(out, "## {name}\n{}\n", Case::playbook(text).parse_error());
+    }
+    out
+}
+
+fn tasks(text: &str) -> String {
+    let indented: String = text.lines().map(|l| format!("    {l}\n")).collect();
+    format!("- hosts: control\n  tasks:\n{indented}")
+}
+
+#[test]
+fn mistakes_in_plays() {
+    insta::assert_snapshot!(answers(&[
+        ("empty", ""),
+        ("no play", "[]\n"),
+        ("a map", "hosts: all\n"),
+        ("a play is a text", "- all\n"),
+        ("hosts missing", "- name: x\n  tasks: []\n"),
+        ("unknown keyword", "- hosts: all\n  taks: []\n"),
+        ("unknown keyword, nothing near", "- hosts: all\n  strategy: free\n"),
+        ("duplicate keyword", "- hosts: all\n  tasks: []\n  tasks: []\n"),
+        ("tasks is a map", "- hosts: all\n  tasks: {debug: {}}\n"),
+        ("vars is a list", "- hosts: all\n  vars: [a]\n"),
+        ("serial 0", "- hosts: all\n  serial: 0\n"),
+        ("serial text", "- hosts: all\n  serial: some\n"),
+        ("serial 0%", "- hosts: all\n  serial: 0%\n"),
+        ("serial 101%", "- hosts: all\n  serial: [1, 101%]\n"),
+        ("serial negative", "- hosts: all\n  serial: -1\n"),
+        ("serial is a map", "- hosts: all\n  serial: {n: 1}\n"),
+        ("become is no boolean", "- hosts: all\n  become: maybe\n"),
+        ("import with something else", "- import_playbook: other.yml\n  hosts: all\n"),
+    ]));
+}
+
+#[test]
+fn mistakes_in_tasks() {
+    let case = |t: &str| tasks(t);
+    insta::assert_snapshot!(answers(&[
+        ("unknown module", &case("- name: Say\n  debgu: {msg: x}")),
+        ("unknown module, nothing near", &case("- yum: {name: x}")),
+        ("unknown module of a collection", &case("- ansible.posix.sysctl: {name: x}")),
+        ("unknown keyword", &case("- debug: {msg: x}\n  regster: y")),
+        ("unknown keyword before the module", &case("- whne: true\n  debug: {msg: x}")),
+        ("two modules", &case("- debug: {msg: x}\n  command: ls")),
+        ("no module", &case("- name: nothing")),
+        ("no module, a condition", &case("- when: true")),
+        ("a task is a text", &case("- debug")),
+        ("arguments are a list", &case("- copy: [a, b]")),
+        ("words without =", &case("- copy: src=a b")),
+        ("notify without handler", &case("- debug: {}\n  notify: restart broker")),
+        ("retries no number", &case("- command: ls\n  retries: many")),
+        ("delay too long", &case("- command: ls\n  delay: 3601")),
+        ("ignore_errors no boolean", &case("- command: ls\n  ignore_errors: 1")),
+        ("loop_control unknown", &case("- command: ls\n  loop_control: {lop_var: x}")),
+        ("include with a module", &case("- include_tasks: x.yml\n  debug: {}")),
+        ("include without file", &case("- include_tasks: {}")),
+        ("become_user is a list", &case("- command: ls\n  become_user: [a]")),
+        (
+            "notify with a near handler",
+            "- hosts: all\n  tasks:\n    - debug: {}\n      notify: [Restart brokr]\n  handlers:\n    - name: Restart broker\n      debug: {}\n",
+        ),
+    ]));
+}
+
+#[test]
+fn files_that_are_not_there() {
+    let none = Case::new().parse("p.yml").unwrap_err().to_string();
+    assert!(none.starts_with("there is no file `p.yml`\nhint: looked in "), "{none}");
+    let imported = Case::playbook("- hosts: all\n- import_playbook: gone.yml\n").parse_error();
+    insta::assert_snapshot!(imported, @r"
+    there is no file `gone.yml`
+      --> p.yml:2:20
+       |
+     2 | - import_playbook: gone.yml
+       |                    ^
+    hint: looked in DIR and its playbooks/, and in the files that ship with septet
+    ");
+}
+
+#[test]
+fn playbooks_that_import_one_another_in_a_circle() {
+    let itself = Case::playbook("- import_playbook: p.yml\n").parse_error();
+    let through = Case::playbook("- import_playbook: sub/a.yml\n")
+        .file("sub/a.yml", "- import_playbook: b.yml\n")
+        .file("sub/b.yml", "- hosts: all\n- import_playbook: a.yml\n")
+        .parse_error();
+    let mut deep = Case::playbook("- import_playbook: 0.yml\n");
+    for i in 0..30 {
+        deep = deep.file(&format!("{i}.yml"), format!("- import_playbook: {}.yml\n", i + 1));
+    }
+    insta::assert_snapshot!(format!("{itself}\n\n{through}\n\n{}\n", deep.parse_error()));
+}
+
+#[test]
+fn the_same_playbook_may_be_imported_twice() {
+    let plays = Case::playbook("- import_playbook: a.yml\n- import_playbook: a.yml\n")
+        .file("a.yml", "- hosts: all\n")
+        .parse("p.yml")
+        .unwrap();
+    assert_eq!(plays.len(), 2);
+}
+
+#[test]
+fn hostile_playbooks_are_refused_quickly() {
+    let begun = Instant::now();
+    let big = Case::playbook(&format!("- hosts: all\n# {}\n", "x".repeat(10_000_000)));
+    let huge = Case::playbook(&"- hosts: all\n".repeat(1_500_000));
+    let many = Case::playbook(&"- hosts: all\n".repeat(100_000));
+    let mut bomb = "- hosts: all\n  vars:\n    a0: &a0 [lol]\n".to_owned();
+    for i in 1..20 {
+        let _ = writeln!(bomb, "    a{i}: &a{i} [{}]", vec![format!("*a{}", i - 1); 10].join(","));
+    }
+    let errors = [big, huge, many, Case::playbook(&bomb)]
+        .map(|c| c.parse_error().lines().next().unwrap().to_owned());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    insta::assert_snapshot!(errors.join("\n"), @r"");
+}
+
+#[test]
+fn arguments_as_words_and_as_free_text() {
+    let plays = Case::playbook(&tasks(
+        r#"- command: ls -l "/a b" {{ x | default(value='c d') }}
+- shell: echo a=b | wc -c
+  args: {chdir: /tmp}
+- copy: src=a dest="/b c" mode='0644'
+- ansible.builtin.file: path=/x/{{ a + ' ' + b }} state=directory
+- debug:
+- debug: msg="a 'b' {{ c == \"d e\" }}""#,
+    ))
+    .parse("p.yml")
+    .unwrap();
+    let arguments: Vec<_> = plays[0]
+        .tasks
+        .iter()
+        .map(|t| match &t.work {
+            Work::Module { name, arguments, .. } => json!({ *name: arguments }),
+            Work::Include { .. } => json!(null),
+        })
+        .collect();
+    assert_eq!(
+        arguments,
+        [
+            json!({"command": {"cmd": r#"ls -l "/a b" {{ x | default(value='c d') }}"#}}),
+            json!({"shell": {"cmd": "echo a=b | wc -c", "chdir": "/tmp"}}),
+            json!({"copy": {"src": "a", "dest": "/b c", "mode": "0644"}}),
+            json!({"file": {"path": "/x/{{ a + ' ' + b }}", "state": "directory"}}),
+            json!({"debug": {}}),
+            json!({"debug": {"msg": r#"a 'b' {{ c == \"d e\" }}"#}}),
+        ]
+    );
+}
+
+#[test]
+fn keywords_become_what_they_say() {
+    let plays = Case::playbook(
+        "- hosts: [brokers, '!kafka02']\n  serial: [1, 50%]\n  become: yes\n  gather_facts: no\n  tags: a, b\n  tasks:\n    - name: T\n      command: ls\n      become: false\n      tags: [c, 'd,e']\n      loop: [1]\n      loop_control: {loop_var: x, label: y}\n      when: a\n      until: [b, c]\n      retries: 7\n      delay: 0\n      notify: H\n      register: r\n  handlers:\n    - name: other\n      listen: H\n      debug:\n",
+    )
+    .parse("p.yml")
+    .unwrap();
+    let (play, task) = (&plays[0], &plays[0].tasks[0]);
+    assert_eq!((play.name.as_str(), play.hosts.as_str()), ("brokers:!kafka02", "brokers:!kafka02"));
+    assert_eq!(play.serial, [Serial::Count(1), Serial::Percent(50)]);
+    assert_eq!(play.tags, ["a", "b"]);
+    assert_eq!(task.tags, ["c", "d", "e"]);
+    assert!(!play.gather_facts);
+    assert_eq!(task.r#become.or(&play.r#become).target(), None);
+    assert_eq!(play.r#become.target().as_deref(), Some("root"));
+    assert_eq!((task.loop_var.as_str(), task.retries, task.delay_s), ("x", 7, 0));
+    assert_eq!((task.when.len(), task.until.as_ref().unwrap().len()), (1, 2));
+    assert_eq!(task.register.as_deref(), Some("r"));
+    assert!(task.place().ends_with("p.yml:7"), "{}", task.place());
+    for (serial, all, n) in [(Serial::Percent(50), 3, 1), (Serial::Percent(1), 3, 1), (Serial::Count(9), 3, 9)] {
+        assert_eq!(serial.of(all), n);
+    }
+}
+
+/// One snapshot of many mistakes that are found when the task is run.
+fn told(cases: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    for (name, t) in cases {
+        let text = format!("- hosts: control\n  gather_facts: false\n  tasks:\n{}",
+            t.lines().map(|l| format!("    {l}\n")).collect::<String>());
+        let all = Case::playbook(&text)
+            .file("templates/syntax.conf", "one\ntwo {% if a %}\nthree\n")
+            .file("templates/open.conf", "one\ntwo {{ a b }}\n")
+            .file("templates/undefined.conf", "one\ntwo\n  x={{ nowhere }}\n")
+            .file("templates/deep.conf", "{{ inventory_hostname.first.second }}\n")
+            .file("templates/filter.conf", "a\n{{ index | shout }}\n")
+            .file("templates/type.conf", "a\nb {{ inventory_hostname | pad(width=2) }}\n")
+            .file("templates/binary.conf", [0xff, 0xfe])
+            .told();
+        let shown: String = all.lines().filter(|l| l.starts_with("      |") || l.starts_with("error"))
+            .map(|l| format!("{}\n", l.trim_start_matches("      | "))).collect();
+        let _ = writeln!(out, "## {name}\n{shown}");
+    }
+    out
+}
+
+#[test]
+fn mistakes_in_arguments() {
+    insta::assert_snapshot!(told(&[
+        ("unknown argument", "- copy: {content: x, dest: /x, mod: '0644'}"),
+        ("unknown argument, nothing near", "- hostname: {name: x, frobnicate: 1}"),
+        ("unknown argument as a word", "- file: path=/x stat=directory"),
+        ("argument missing", "- file: {state: directory}"),
+        ("mode without quotes", "- copy: {content: x, dest: /x, mode: 644}"),
+        ("mode not octal", "- copy: {content: x, dest: /x, mode: '0689'}"),
+        ("mode with letters", "- copy:\n    content: x\n    dest: /x\n    mode: u=rw"),
+        ("not one of the words", "- file: {path: /x, state: dir}"),
+        ("src and content", "- copy: {src: a, content: b, dest: /x}"),
+        ("neither src nor content", "- copy: {dest: /x}"),
+        ("file not there", "- copy: {src: gone.txt, dest: /x}"),
+        ("template not there", "- template: {src: gone.conf, dest: /x}"),
+        ("number out of range", "- wait_for: {port: 70000}"),
+        ("port and path", "- wait_for: {port: 1, path: /x}"),
+        ("boolean expected", "- systemd: {name: x, enabled: maybe}"),
+        ("unit missing", "- systemd: {state: started}"),
+        ("empty command", "- command: ''"),
+        ("cmd and argv", "- command: {cmd: ls, argv: [ls]}"),
+        ("line missing", "- lineinfile: {path: /x}"),
+        ("marker without mark", "- blockinfile: {path: /x, block: b, marker: '#'}"),
+        ("fact of a bad name", "- set_fact: {'a-b': 1}"),
+        ("msg and var", "- debug: {msg: a, var: b}"),
+        ("append false", "- user: {name: x, append: false}"),
+    ]));
+}
+
+#[test]
+fn mistakes_in_templates() {
+    insta::assert_snapshot!(told(&[
+        ("undefined variable", "- name: Say\n  debug: {msg: 'a {{ nowhere }}'}"),
+        ("undefined variable as a whole", "- debug:\n    msg: '{{ nowhere }}'"),
+        ("undefined variable in var", "- debug: {var: nowhere}"),
+        ("undefined in a second argument", "- copy:\n    content: x\n    dest: '/{{ nowhere }}'"),
+        ("undefined in a loop", "- debug: {msg: x}\n  loop: '{{ nowhere }}'"),
+        ("a loop over a number", "- debug: {msg: x}\n  loop: '{{ index }}'"),
+        ("syntax error in an argument", "- debug: {msg: '{{ index + }}'}"),
+        ("unknown filter", "- debug: {msg: '{{ index | shout }}'}"),
+        ("a filter without names of arguments", "- debug: {msg: \"{{ x | default('a') }}\"}"),
+        ("syntax error in a when", "- debug: {msg: x}\n  when: index ="),
+        ("undefined in a when", "- debug: {msg: x}\n  when:\n    - index == 1\n    - nowhere > 1"),
+        ("a when that is a list in a list", "- debug: {msg: x}\n  when: [[a]]"),
+        ("syntax error in an assert", "- assert: {that: ['index ==']}"),
+        ("a variable that refers to an undefined one", "- debug: {msg: '{{ a }}'}\n  vars: {a: '{{ b }}', b: '{{ c }}'}"),
+        ("variables that refer to one another", "- debug: {msg: '{{ a }}'}\n  vars: {a: '{{ b }}', b: '{{ a }}'}"),
+        ("file: block not closed", "- template: {src: syntax.conf, dest: /x}"),
+        ("file: syntax", "- template: {src: open.conf, dest: /x}"),
+        ("file: undefined", "- template: {src: undefined.conf, dest: /x}"),
+        ("file: field of a text", "- template: {src: deep.conf, dest: /x}"),
+        ("file: unknown filter", "- template: {src: filter.conf, dest: /x}"),
+        ("file: wrong type", "- template: {src: type.conf, dest: /x}"),
+        ("file: not text", "- template: {src: binary.conf, dest: /x}"),
+    ]));
+}
+
+#[test]
+fn mistakes_in_included_files() {
+    let include = "- hosts: control\n  gather_facts: false\n  tasks:\n    - include_tasks: \"{{ 'inner' }}.yml\"\n";
+    let case = |inner: &str| {
+        let told = Case::playbook(include).file("inner.yml", inner).told();
+        told.lines().filter(|l| l.starts_with("      |")).map(|l| format!("{}\n", l.trim_start_matches("      | "))).collect::<String>()
+    };
+    let out = [
+        ("module", case("- debug: {msg: x}\n- debgu: {msg: x}\n")),
+        ("a playbook", case("- hosts: all\n  tasks: []\n")),
+        ("a map", case("debug: {}\n")),
+        ("yaml", case("- debug: {msg: \"x}\n")),
+        ("itself", case("- include_tasks: inner.yml\n")),
+        ("gone", case("- include_tasks: gone.yml\n")),
+        ("undefined", case("- include_tasks: '{{ nowhere }}.yml'\n")),
+    ]
+    .map(|(name, text)| format!("## {name}\n{text}"))
+    .join("\n");
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn unknown_hosts_are_told_at_the_play() {
+    insta::assert_snapshot!(Case::playbook("- hosts: all\n\n- hosts: broker\n").error(), @"");
+    let e = Case::playbook("- hosts: ''\n").error();
+    assert!(e.message.contains("the host pattern is empty"), "{e}");
+}
