@@ -62,19 +62,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Something could not be done.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::Failed,
-            message: message.into(),
-            place: None,
-            hint: None,
-        }
+        Self { kind: Kind::Failed, message: message.into(), place: None, hint: None }
     }
     /// Bad usage or an invalid file.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self {
-            kind: Kind::Invalid,
-            ..Self::failed(message)
-        }
+        Self { kind: Kind::Invalid, ..Self::failed(message) }
     }
     /// Adds what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -106,7 +98,13 @@ impl fmt::Display for Error {
             if !p.text.trim().is_empty() {
                 let number = p.line.to_string();
                 let pad = " ".repeat(number.len());
-                let shown: String = p.text.chars().take(160).collect();
+                // One column per character, so that the caret is where it should be; nothing that a terminal obeys.
+                let visible = |c: char| match c {
+                    '\t' => ' ',
+                    c if c.is_control() => '\u{fffd}',
+                    c => c,
+                };
+                let shown: String = p.text.trim_end().chars().map(visible).take(160).collect();
                 let caret = " ".repeat(p.column.saturating_sub(1).min(160));
                 write!(f, "\n {pad} |\n {number} | {shown}\n {pad} | {caret}^")?;
             }
@@ -128,11 +126,7 @@ impl From<std::io::Error> for Error {
 
 /// The closest of some names, for "did you mean".
 pub fn nearest<'a>(name: &str, of: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    of.into_iter()
-        .map(|c| (distance(name, c), c))
-        .filter(|(d, c)| *d <= 1 + c.len() / 4)
-        .min_by_key(|(d, _)| *d)
-        .map(|(_, c)| c)
+    of.into_iter().map(|c| (distance(name, c), c)).filter(|(d, c)| *d <= 1 + c.len() / 4).min_by_key(|(d, _)| *d).map(|(_, c)| c)
 }
 
 /// Edit distance (Levenshtein).
@@ -143,9 +137,7 @@ fn distance(a: &str, b: &str) -> usize {
         let mut diagonal = row[0];
         row[0] = i + 1;
         for (j, y) in b.iter().enumerate() {
-            let next = (diagonal + usize::from(x != *y))
-                .min(row[j] + 1)
-                .min(row[j + 1] + 1);
+            let next = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
             diagonal = row[j + 1];
             row[j + 1] = next;
         }

@@ -61,11 +61,7 @@ impl Renderer {
         let mut context = Context::new();
         let mut waiting: Vec<(&String, &Value)> = Vec::new();
         for (k, v) in vars {
-            if holds_template(v) {
-                waiting.push((k, v))
-            } else {
-                context.insert(k.clone(), v)
-            }
+            if holds_template(v) { waiting.push((k, v)) } else { context.insert(k.clone(), v) }
         }
         let mut this = Self { tera, context };
         // A variable may refer to others; one that cannot be rendered stays undefined, and whoever uses it is told.
@@ -97,9 +93,7 @@ impl Renderer {
             return Ok(text.to_owned());
         }
         let mut tera = self.tera.clone();
-        tera.add_raw_template(name, text)
-            .and_then(|()| tera.render(name, &self.context))
-            .map_err(|e| explain(&e, name, text))
+        tera.add_raw_template(name, text).and_then(|()| tera.render(name, &self.context)).map_err(|e| explain(&e, name, text))
     }
 
     /// Renders the texts in a value. A text that is one expression keeps the expression's type.
@@ -109,16 +103,8 @@ impl Renderer {
                 Some(inner) => self.expression(inner)?,
                 None => Value::String(self.text("value", s)?),
             },
-            Value::Array(a) => a
-                .iter()
-                .map(|v| self.value(v))
-                .collect::<Result<Vec<_>>>()?
-                .into(),
-            Value::Object(o) => Value::Object(
-                o.iter()
-                    .map(|(k, v)| Ok((k.clone(), self.value(v)?)))
-                    .collect::<Result<_>>()?,
-            ),
+            Value::Array(a) => a.iter().map(|v| self.value(v)).collect::<Result<Vec<_>>>()?.into(),
+            Value::Object(o) => Value::Object(o.iter().map(|(k, v)| Ok((k.clone(), self.value(v)?))).collect::<Result<_>>()?),
             other => other.clone(),
         })
     }
@@ -127,9 +113,7 @@ impl Renderer {
     pub fn expression(&self, inner: &str) -> Result<Value> {
         let json = self.text("expression", &format!("{{{{ ({inner}) | to_json }}}}"));
         match json {
-            Ok(json) => {
-                serde_json::from_str(&json).map_err(|e| Error::invalid(format!("{inner}: {e}")))
-            }
+            Ok(json) => serde_json::from_str(&json).map_err(|e| Error::invalid(format!("{inner}: {e}"))),
             // Again without the filter: then the error names the variable.
             Err(e) => match self.text("expression", &format!("{{{{ {inner} }}}}")) {
                 Err(better) => Err(better),
@@ -162,50 +146,23 @@ fn expression(text: &str) -> Option<&str> {
 
 fn explain(e: &tera::Error, name: &str, text: &str) -> Error {
     let (message, line, column) = match e.kind() {
-        ErrorKind::SyntaxError(r) | ErrorKind::RenderingError(r) => (
-            r.message().to_owned(),
-            r.span().start_line,
-            r.span().start_col + 1,
-        ),
+        ErrorKind::SyntaxError(r) | ErrorKind::RenderingError(r) => (r.message().to_owned(), r.span().start_line, r.span().start_col + 1),
         _ => {
             let full = e.to_string();
-            (
-                full.lines()
-                    .next()
-                    .unwrap_or_default()
-                    .trim_start_matches("error: ")
-                    .to_owned(),
-                1,
-                1,
-            )
+            (full.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(), 1, 1)
         }
     };
     // The names of all variables would bury what is wrong.
-    let message = message
-        .split(" Available ")
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('.')
-        .to_owned();
+    let message = message.split(" Available ").next().unwrap_or_default().trim_end_matches('.').to_owned();
     let message = match std::error::Error::source(e) {
         Some(cause) => format!("{message}: {cause}"),
         None => message,
     };
-    let line_text = text
-        .lines()
-        .nth(line.saturating_sub(1))
-        .unwrap_or_default()
-        .to_owned();
-    let place = Place {
-        file: name.into(),
-        line,
-        column,
-        text: line_text,
-    };
+    let line_text = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
+    let place = Place { file: name.into(), line, column, text: line_text };
     let error = Error::invalid(format!("template: {message}")).at(place);
     if message.contains("expected identifier") {
-        return error
-            .hint("arguments of filters have names here: `default(value=1)`, not `default(1)`");
+        return error.hint("arguments of filters have names here: `default(value=1)`, not `default(1)`");
     }
     error
 }
@@ -222,36 +179,21 @@ mod tests {
 
     #[test]
     fn values_keep_their_types_and_variables_refer_to_others() {
-        let r = renderer(
-            json!({"n": 3, "l": [1, 2], "a": "{{ b }}!", "b": "{{ n }}", "bad": "{{ nope }}"}),
-        );
+        let r = renderer(json!({"n": 3, "l": [1, 2], "a": "{{ b }}!", "b": "{{ n }}", "bad": "{{ nope }}"}));
         assert_eq!(r.value(&json!("{{ n }}")).unwrap(), json!(3));
-        assert_eq!(
-            r.value(&json!({"x": ["{{ l }}", "n={{ n }}"]})).unwrap(),
-            json!({"x": [[1, 2], "n=3"]})
-        );
+        assert_eq!(r.value(&json!({"x": ["{{ l }}", "n={{ n }}"]})).unwrap(), json!({"x": [[1, 2], "n=3"]}));
         assert_eq!(r.value(&json!("{{ a }}")).unwrap(), json!("3!"));
-        assert_eq!(
-            r.value(&json!("{{ n | pad(width=2) }}")).unwrap(),
-            json!("03")
-        );
+        assert_eq!(r.value(&json!("{{ n | pad(width=2) }}")).unwrap(), json!("03"));
         assert!(r.condition("n > 2 and nope is not defined").unwrap());
         assert!(!r.condition("n in [1, 2]").unwrap());
         let e = r.value(&json!("{{ nope }}")).unwrap_err();
         assert!(e.to_string().contains("`nope` is not defined"), "{e}");
-        assert!(
-            r.text("t", "a\n{{ bad }}")
-                .unwrap_err()
-                .to_string()
-                .contains("t:2:")
-        );
+        assert!(r.text("t", "a\n{{ bad }}").unwrap_err().to_string().contains("t:2:"));
     }
 
     #[test]
     fn positional_arguments_get_a_hint() {
-        let e = renderer(json!({}))
-            .text("t", "{{ x | default('a') }}")
-            .unwrap_err();
+        let e = renderer(json!({})).text("t", "{{ x | default('a') }}").unwrap_err();
         assert!(e.hint.is_some(), "{e}");
     }
 }

@@ -67,20 +67,13 @@ impl Node {
         match &self.kind {
             NodeKind::Scalar(v) => v.clone(),
             NodeKind::List(l) => l.iter().map(Node::value).collect(),
-            NodeKind::Map(m) => {
-                Value::Object(m.iter().map(|(k, v)| (k.key_text(), v.value())).collect())
-            }
+            NodeKind::Map(m) => Value::Object(m.iter().map(|(k, v)| (k.key_text(), v.value())).collect()),
         }
     }
     fn key_text(&self) -> String {
         match &self.kind {
             NodeKind::Scalar(Value::String(s)) => s.clone(),
-            other => Self {
-                kind: other.clone(),
-                ..self.clone()
-            }
-            .value()
-            .to_string(),
+            other => Self { kind: other.clone(), ..self.clone() }.value().to_string(),
         }
     }
     /// Whether it is null.
@@ -126,16 +119,8 @@ impl Node {
     /// The fields of a map.
     pub fn fields(&self) -> Result<Fields<'_>> {
         match &self.kind {
-            NodeKind::Map(m) => Ok(Fields {
-                node: self,
-                left: m.iter().collect(),
-                asked: Vec::new(),
-            }),
-            NodeKind::Scalar(Value::Null) => Ok(Fields {
-                node: self,
-                left: Vec::new(),
-                asked: Vec::new(),
-            }),
+            NodeKind::Map(m) => Ok(Fields { node: self, left: m.iter().collect(), asked: Vec::new() }),
+            NodeKind::Scalar(Value::Null) => Ok(Fields { node: self, left: Vec::new(), asked: Vec::new() }),
             _ => Err(self.error("keys and values are expected here")),
         }
     }
@@ -151,18 +136,8 @@ impl Node {
 
 /// Place of a line and column in a source.
 pub fn place(source: &Source, line: usize, column: usize) -> Place {
-    let text = source
-        .text
-        .lines()
-        .nth(line.saturating_sub(1))
-        .unwrap_or_default()
-        .to_owned();
-    Place {
-        file: source.path.clone(),
-        line,
-        column,
-        text,
-    }
+    let text = source.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
+    Place { file: source.path.clone(), line, column, text }
 }
 
 /// Takes the fields of a map one by one; what is left is unknown.
@@ -182,15 +157,19 @@ impl<'a> Fields<'a> {
     /// A field that must be there.
     pub fn need(&mut self, key: &'static str) -> Result<&'a Node> {
         let node = self.node;
-        self.take(key)
-            .ok_or_else(|| node.error(format!("`{key}` is missing here")))
+        if let Some(found) = self.take(key) {
+            return Ok(found);
+        }
+        // A key with nearly this name is what was meant.
+        let close = self.left.iter().find(|(k, _)| nearest(&k.key_text(), [key]).is_some());
+        Err(match close {
+            Some((k, _)) => unknown(k, &k.key_text(), &[key]),
+            None => node.error(format!("`{key}` is missing here")),
+        })
     }
     /// Takes whatever is left.
     pub fn rest(&mut self) -> Vec<(String, &'a Node, &'a Node)> {
-        std::mem::take(&mut self.left)
-            .into_iter()
-            .map(|(k, v)| (k.key_text(), k, v))
-            .collect()
+        std::mem::take(&mut self.left).into_iter().map(|(k, v)| (k.key_text(), k, v)).collect()
     }
     /// Complains about what was not asked for.
     pub fn finish(self) -> Result<()> {
@@ -248,42 +227,22 @@ struct Frame {
 
 /// Reads a file.
 pub fn read(path: &Path) -> Result<Node> {
-    let size = std::fs::metadata(path)
-        .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?
-        .len();
+    let size = std::fs::metadata(path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?.len();
     if size > MAX_BYTES as u64 {
-        return Err(Error::invalid(format!(
-            "{}: {size} bytes are over the limit of {MAX_BYTES}",
-            path.display()
-        )));
+        return Err(Error::invalid(format!("{}: {size} bytes are over the limit of {MAX_BYTES}", path.display())));
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
     parse(path, text)
 }
 
 /// Parses one document.
 pub fn parse(path: &Path, text: String) -> Result<Node> {
     if text.len() > MAX_BYTES {
-        return Err(Error::invalid(format!(
-            "{}: {} bytes are over the limit of {MAX_BYTES}",
-            path.display(),
-            text.len()
-        )));
+        return Err(Error::invalid(format!("{}: {} bytes are over the limit of {MAX_BYTES}", path.display(), text.len())));
     }
-    let source = Arc::new(Source {
-        path: path.to_owned(),
-        text,
-    });
-    let node = |span: Span, kind| Node {
-        line: span.start.line(),
-        column: span.start.col() + 1,
-        source: source.clone(),
-        kind,
-    };
-    let fail = |span: Span, message: String| {
-        Error::invalid(message).at(place(&source, span.start.line(), span.start.col() + 1))
-    };
+    let source = Arc::new(Source { path: path.to_owned(), text });
+    let node = |span: Span, kind| Node { line: span.start.line(), column: span.start.col() + 1, source: source.clone(), kind };
+    let fail = |span: Span, message: String| Error::invalid(message).at(place(&source, span.start.line(), span.start.col() + 1));
     let mut stack: Vec<Frame> = Vec::new();
     let mut anchors: HashMap<usize, (Node, usize)> = HashMap::new();
     let mut root: Option<Node> = None;
@@ -291,11 +250,7 @@ pub fn parse(path: &Path, text: String) -> Result<Node> {
     for item in Parser::new_from_str(&source.text) {
         let (event, span) = item.map_err(|e| {
             let m = e.marker();
-            Error::invalid(format!("not valid YAML: {}", e.info())).at(place(
-                &source,
-                m.line(),
-                m.col() + 1,
-            ))
+            Error::invalid(format!("not valid YAML: {}", e.info())).at(place(&source, m.line(), m.col() + 1))
         })?;
         let (made, count, anchor) = match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => continue,
@@ -310,58 +265,36 @@ pub fn parse(path: &Path, text: String) -> Result<Node> {
                 if stack.len() >= MAX_DEPTH {
                     return Err(fail(span, format!("nested deeper than {MAX_DEPTH}")));
                 }
-                stack.push(Frame {
-                    map: matches!(event, Event::MappingStart(..)),
-                    anchor,
-                    span,
-                    items: Vec::new(),
-                    count: 0,
-                });
+                stack.push(Frame { map: matches!(event, Event::MappingStart(..)), anchor, span, items: Vec::new(), count: 0 });
                 continue;
             }
             Event::Scalar(text, style, anchor, tag) => {
                 if let Some(tag) = tag.filter(|t| t.handle.starts_with('!')) {
-                    return Err(fail(
-                        span,
-                        format!("tag {}{} is not supported", tag.handle, tag.suffix),
-                    ));
+                    return Err(fail(span, format!("tag {}{} is not supported", tag.handle, tag.suffix)));
                 }
                 total += 1;
-                (
-                    node(span, NodeKind::Scalar(scalar(&text, style))),
-                    1,
-                    anchor,
-                )
+                (node(span, NodeKind::Scalar(scalar(&text, style))), 1, anchor)
             }
             Event::Alias(id) => {
-                let (aliased, count) = anchors
-                    .get(&id)
-                    .ok_or_else(|| fail(span, "an alias inside of what it names".into()))?;
+                let (aliased, count) = anchors.get(&id).ok_or_else(|| fail(span, "an alias inside of what it names".into()))?;
                 total += count;
-                let copy = Node {
-                    line: span.start.line(),
-                    column: span.start.col() + 1,
-                    ..aliased.clone()
-                };
+                let copy = Node { line: span.start.line(), column: span.start.col() + 1, ..aliased.clone() };
                 if total > MAX_NODES {
-                    return Err(fail(
-                        span,
-                        format!("more than {MAX_NODES} nodes once its aliases are followed"),
-                    ));
+                    return Err(fail(span, format!("more than {MAX_NODES} nodes once its aliases are followed")));
                 }
                 (copy, *count, 0)
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 total += 1;
                 let Some(f) = stack.pop() else { continue };
-                let kind = if f.map {
-                    NodeKind::Map(pairs(f.items)?)
-                } else {
-                    NodeKind::List(f.items)
-                };
+                let kind = if f.map { NodeKind::Map(pairs(f.items)?) } else { NodeKind::List(f.items) };
                 (node(f.span, kind), f.count + 1, f.anchor)
             }
         };
+        if anchor != 0 {
+            // The copy that is kept counts too: anchors may lie inside of one another.
+            total += count;
+        }
         if total > MAX_NODES {
             return Err(fail(span, format!("more than {MAX_NODES} nodes")));
         }
@@ -376,12 +309,7 @@ pub fn parse(path: &Path, text: String) -> Result<Node> {
             None => root = Some(made),
         }
     }
-    Ok(root.unwrap_or_else(|| Node {
-        line: 1,
-        column: 1,
-        source: source.clone(),
-        kind: NodeKind::Scalar(Value::Null),
-    }))
+    Ok(root.unwrap_or_else(|| Node { line: 1, column: 1, source: source.clone(), kind: NodeKind::Scalar(Value::Null) }))
 }
 
 fn pairs(items: Vec<Node>) -> Result<Vec<(Node, Node)>> {
@@ -392,7 +320,11 @@ fn pairs(items: Vec<Node>) -> Result<Vec<(Node, Node)>> {
     while let (Some(k), Some(v)) = (items.next(), items.next()) {
         let key = match &k.kind {
             NodeKind::Scalar(_) => k.key_text(),
-            _ => return Err(k.error("a key must be a plain text")),
+            // What `a: {{ b }}` is to YAML.
+            NodeKind::Map(_) => {
+                return Err(k.error("a key must be a plain text").hint("a value that begins with {{ needs quotes around it"));
+            }
+            NodeKind::List(_) => return Err(k.error("a key must be a plain text")),
         };
         if key == "<<" {
             for from in v.list() {
@@ -404,7 +336,7 @@ fn pairs(items: Vec<Node>) -> Result<Vec<(Node, Node)>> {
             continue;
         }
         if !seen.insert(key.clone()) {
-            return Err(k.error(format!("`{key}` is given twice")));
+            return Err(k.error(format!("`{key}` is given twice")).hint("keep one of them"));
         }
         out.push((k, v));
     }

@@ -15,16 +15,7 @@ use crate::{
 };
 
 fn table(list: &[Resource]) -> String {
-    plain_table(
-        &["kind", "name", "id"],
-        list.iter().map(|r| {
-            vec![
-                r.kind.to_owned(),
-                r.name.clone(),
-                r.id.chars().take(24).collect(),
-            ]
-        }),
-    )
+    plain_table(&["kind", "name", "id"], list.iter().map(|r| vec![r.kind.to_owned(), r.name.clone(), r.id.chars().take(24).collect()]))
 }
 
 fn ask(cluster: &str, list: &[Resource]) -> Result<bool> {
@@ -32,16 +23,11 @@ fn ask(cluster: &str, list: &[Resource]) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         eprintln!("(standard input is not a terminal; the name is read from it all the same)");
     }
-    eprint!(
-        "All of this is removed, with its data. Type the cluster's name ({cluster}) to go on: "
-    );
+    eprint!("All of this is removed, with its data. Type the cluster's name ({cluster}) to go on: ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     if answer.is_empty() {
-        return Err(
-            Error::failed("nobody typed the cluster's name; nothing was removed")
-                .hint("`--yes` does not ask"),
-        );
+        return Err(Error::failed("nobody typed the cluster's name; nothing was removed").hint("`--yes` does not ask"));
     }
     Ok(answer.trim() == cluster)
 }
@@ -50,15 +36,9 @@ fn ask(cluster: &str, list: &[Resource]) -> Result<bool> {
 pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let name = cluster.inventory.cluster.clone();
-    let receipt = operations::down(
-        &cluster,
-        |list| if g.yes { Ok(true) } else { ask(&name, list) },
-    )
-    .await?;
+    let receipt = operations::down(&cluster, |list| if g.yes { Ok(true) } else { ask(&name, list) }).await?;
     match receipt {
-        None if g.json => {
-            print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] }))
-        }
+        None if g.json => print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] })),
         None => {
             eprintln!("there is nothing of cluster `{name}`");
             Ok(())

@@ -43,11 +43,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         [one] => one.clone(),
         many => many.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
     };
-    let line = if a.r#become {
-        format!("sudo -n -- sh -c {}", quote(&line))
-    } else {
-        line
-    };
+    let line = if a.r#become { format!("sudo -n -- sh -c {}", quote(&line)) } else { line };
     let limit = Duration::from_secs(a.timeout);
     let asks = hosts.iter().map(|h| {
         let (access, line) = (&access, line.as_str());
@@ -65,28 +61,16 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let mut all = Vec::new();
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     for (name, result) in results {
-        let out = result.unwrap_or_else(|e| Output {
-            code: None,
-            stdout: Vec::new(),
-            stderr: e.to_string().into_bytes(),
-        });
+        let out = result.unwrap_or_else(|e| Output { code: None, stdout: Vec::new(), stderr: e.to_string().into_bytes() });
         if out.code != Some(0) {
-            bad.push(format!(
-                "{name} ({})",
-                out.code
-                    .map_or_else(|| "no exit code".into(), |c| c.to_string())
-            ));
+            bad.push(format!("{name} ({})", out.code.map_or_else(|| "no exit code".into(), |c| c.to_string())));
         }
         if g.json {
             all.push(json!({ "host": name, "code": out.code, "stdout": text(&out.stdout), "stderr": text(&out.stderr) }));
             continue;
         }
         // One host's output is left as it is, so that it can be used.
-        let prefix = if hosts.len() > 1 {
-            format!("{name} | ")
-        } else {
-            String::new()
-        };
+        let prefix = if hosts.len() > 1 { format!("{name} | ") } else { String::new() };
         for l in text(&out.stdout).lines() {
             print_data(&format!("{prefix}{l}\n"))?;
         }
@@ -97,9 +81,5 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     if g.json {
         print_json(&all)?;
     }
-    if bad.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::failed(format!("failed on {}", bad.join(", "))))
-    }
+    if bad.is_empty() { Ok(()) } else { Err(Error::failed(format!("failed on {}", bad.join(", ")))) }
 }

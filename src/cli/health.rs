@@ -31,17 +31,8 @@ async fn check(cluster: &Cluster, access: &mut Option<Access>) -> Result<Report>
     if access.as_ref().is_none_or(|a| a.observed != observed) && observed.uuid.is_some() {
         *access = Some(Access::new(cluster, observed.clone())?);
     }
-    let fleet = access
-        .as_ref()
-        .map(|a| &a.fleet)
-        .filter(|_| !observed.hosts.is_empty());
-    Ok(Checker {
-        inventory: &cluster.inventory,
-        observed: &observed,
-        fleet,
-    }
-    .check()
-    .await)
+    let fleet = access.as_ref().map(|a| &a.fleet).filter(|_| !observed.hosts.is_empty());
+    Ok(Checker { inventory: &cluster.inventory, observed: &observed, fleet }.check().await)
 }
 
 /// Runs it.
@@ -59,11 +50,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
                 print_data(&(health_table(&report) + "\n"))?;
             }
             if !a.watch {
-                return if report.healthy {
-                    Ok(())
-                } else {
-                    Err(Error::failed("").kind(Kind::Unhealthy))
-                };
+                return if report.healthy { Ok(()) } else { Err(Error::failed("").kind(Kind::Unhealthy)) };
             }
         }
         tokio::time::sleep(Duration::from_millis(if a.watch { 2000 } else { 300 })).await;

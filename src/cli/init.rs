@@ -36,21 +36,11 @@ pub fn run(_: &Global, a: &Arguments) -> Result<()> {
     for (kind, dir) in shipped() {
         let mut list = Vec::new();
         files(dir, &mut list);
-        all.extend(
-            list.into_iter()
-                .map(|f| (root.join(kind).join(f.path()), f.contents())),
-        );
+        all.extend(list.into_iter().map(|f| (root.join(kind).join(f.path()), f.contents())));
     }
-    let there: Vec<String> = all
-        .iter()
-        .filter(|(p, _)| p.exists())
-        .map(|(p, _)| p.display().to_string())
-        .collect();
+    let there: Vec<String> = all.iter().filter(|(p, _)| p.exists()).map(|(p, _)| p.display().to_string()).collect();
     if !there.is_empty() && !a.force {
-        return Err(
-            Error::failed(format!("there already: {}", there.join(", ")))
-                .hint("`--force` writes over them; nothing was written"),
-        );
+        return Err(Error::failed(format!("there already: {}", there.join(", "))).hint("`--force` writes over them; nothing was written"));
     }
     for (path, bytes) in &all {
         let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
@@ -60,8 +50,6 @@ pub fn run(_: &Global, a: &Arguments) -> Result<()> {
         std::fs::write(path, bytes).map_err(fail)?;
         eprintln!("wrote {}", path.display());
     }
-    eprintln!(
-        "what lies here is used instead of what ships with septet; remove a file to have the shipped one again"
-    );
+    eprintln!("what lies here is used instead of what ships with septet; remove a file to have the shipped one again");
     Ok(())
 }

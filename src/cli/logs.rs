@@ -32,34 +32,19 @@ pub struct Arguments {
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
-    let host = cluster
-        .inventory
-        .find(&a.host)
-        .ok_or_else(|| Error::invalid(format!("there is no host `{}` in the inventory", a.host)))?;
+    let host = cluster.inventory.find(&a.host).ok_or_else(|| Error::invalid(format!("there is no host `{}` in the inventory", a.host)))?;
     let observed = cluster.provider.observe().await?;
     let access = Access::new(&cluster, observed)?;
-    let connection = access
-        .fleet
-        .connection(host.id)
-        .await
-        .map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
-    let unit = unit(host.id.role)
-        .filter(|_| !a.all)
-        .map(|u| format!("-u {u}"))
-        .unwrap_or_default();
+    let connection = access.fleet.connection(host.id).await.map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
+    let unit = unit(host.id.role).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
     let follow = if a.follow { "-f" } else { "" };
-    let command = format!(
-        "sudo -n journalctl --no-pager -n {} {unit} {follow}",
-        a.lines
-    );
+    let command = format!("sudo -n journalctl --no-pager -n {} {unit} {follow}", a.lines);
     let code = connection
         .stream(&command, |data, is_error| {
             let _ = if is_error {
                 std::io::stderr().write_all(data)
             } else {
-                std::io::stdout()
-                    .write_all(data)
-                    .and_then(|()| std::io::stdout().flush())
+                std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush())
             };
         })
         .await

@@ -130,25 +130,15 @@ impl RunOptions {
                 match serde_json::from_str(text) {
                     Ok(Value::Object(m)) => extra_vars.extend(m),
                     _ => {
-                        return Err(Error::invalid(format!(
-                            "--extra-vars: `{text}` is not a JSON object"
-                        )));
+                        return Err(Error::invalid(format!("--extra-vars: `{text}` is not a JSON object")));
                     }
                 }
                 continue;
             }
-            let (k, v) = text.split_once('=').ok_or_else(|| {
-                Error::invalid(format!("--extra-vars: `{text}` is not name=value"))
-            })?;
+            let (k, v) = text.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{text}` is not name=value")))?;
             extra_vars.insert(k.trim().to_owned(), v.into());
         }
-        Ok(Options {
-            tags: self.tags.clone(),
-            skip_tags: self.skip_tags.clone(),
-            extra_vars,
-            forks: global.forks,
-            ..Options::default()
-        })
+        Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, forks: global.forks, ..Options::default() })
     }
 }
 
@@ -156,10 +146,7 @@ impl Global {
     fn project(&self) -> Result<Project> {
         let root = match &self.project {
             Some(p) if !p.is_dir() => {
-                return Err(Error::invalid(format!(
-                    "--project: {} is not a directory",
-                    p.display()
-                )));
+                return Err(Error::invalid(format!("--project: {} is not a directory", p.display())));
             }
             Some(p) => p.clone(),
             None => PathBuf::from("."),
@@ -171,16 +158,8 @@ impl Global {
         if let Some(path) = &self.inventory {
             return Inventory::read(path);
         }
-        let path = self
-            .project
-            .clone()
-            .unwrap_or_default()
-            .join("inventories/local.yml");
-        if path.is_file() {
-            Inventory::read(&path)
-        } else {
-            Inventory::built_in()
-        }
+        let path = self.project.clone().unwrap_or_default().join("inventories/local.yml");
+        if path.is_file() { Inventory::read(&path) } else { Inventory::built_in() }
     }
 
     fn reporter(&self, diffs: bool) -> Arc<Reporter> {
@@ -192,19 +171,8 @@ impl Global {
         Arc::new(Reporter::new(self.verbose, diffs, self.color, !self.json))
     }
 
-    fn cluster(
-        &self,
-        options: Options,
-        reporter: Arc<Reporter>,
-        interrupted: &Arc<AtomicBool>,
-    ) -> Result<Cluster> {
-        Cluster::open(
-            self.inventory()?,
-            self.project()?,
-            reporter,
-            interrupted.clone(),
-            options,
-        )
+    fn cluster(&self, options: Options, reporter: Arc<Reporter>, interrupted: &Arc<AtomicBool>) -> Result<Cluster> {
+        Cluster::open(self.inventory()?, self.project()?, reporter, interrupted.clone(), options)
     }
 }
 
@@ -232,11 +200,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(r) => r,
         Err(e) => {
             eprintln!("error: {e}");
@@ -258,9 +222,7 @@ pub fn main() -> ExitCode {
                 eprintln!("error: {e}");
             }
             if json && !e.message.is_empty() {
-                let _ = print_json(
-                    &serde_json::json!({ "error": e.message, "hint": e.hint, "exit_code": e.kind.exit_code() }),
-                );
+                let _ = print_json(&serde_json::json!({ "error": e.message, "hint": e.hint, "exit_code": e.kind.exit_code() }));
             }
             ExitCode::from(e.kind.exit_code())
         }
@@ -282,20 +244,11 @@ async fn on_interrupt(interrupted: Arc<AtomicBool>) {
 
 /// Says how to go on after an interruption.
 fn resumable<T>(result: Result<T>, command: &str) -> Result<T> {
-    result.map_err(|e| {
-        if e.kind == Kind::Interrupted && e.hint.is_none() {
-            e.hint(format!("`{command}` goes on from here"))
-        } else {
-            e
-        }
-    })
+    result.map_err(|e| if e.kind == Kind::Interrupted && e.hint.is_none() { e.hint(format!("`{command}` goes on from here")) } else { e })
 }
 
 /// Ends at the first Ctrl-C: for commands that only look, or that wait for somebody.
-async fn until_interrupted<T>(
-    interrupted: &Arc<AtomicBool>,
-    what: impl Future<Output = Result<T>>,
-) -> Result<T> {
+async fn until_interrupted<T>(interrupted: &Arc<AtomicBool>, what: impl Future<Output = Result<T>>) -> Result<T> {
     let flag = interrupted.clone();
     let watch = async move {
         while !flag.load(Ordering::SeqCst) {

@@ -27,19 +27,11 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let planned = operations::preview(&cluster).await?;
     let (steps, tasks) = (planned.plan.all().count(), planned.recap.changed());
     if g.json {
-        print_json(
-            &json!({ "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap }),
-        )?;
+        print_json(&json!({ "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap }))?;
     } else if planned.pending() {
-        eprintln!(
-            "\n{steps} changes to hosts, {tasks} tasks would change something; `septet up` does it"
-        );
+        eprintln!("\n{steps} changes to hosts, {tasks} tasks would change something; `septet up` does it");
     } else {
-        eprintln!(
-            "nothing would change: {} is as {} says",
-            cluster.inventory.cluster,
-            cluster.inventory.shown_path()
-        );
+        eprintln!("nothing would change: {} is as {} says", cluster.inventory.cluster, cluster.inventory.shown_path());
     }
     if a.exit_code && planned.pending() {
         return Err(Error::failed("").kind(Kind::Pending));

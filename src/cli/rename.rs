@@ -14,10 +14,7 @@ pub struct Arguments {
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
-    let options = Options {
-        forks: g.forks,
-        ..Options::default()
-    };
+    let options = Options { forks: g.forks, ..Options::default() };
     let mut cluster = g.cluster(options, g.reporter(false), interrupted)?;
     let outcome = operations::rename(&mut cluster, &a.prefix).await?;
     up::finish(g, &cluster, &outcome)

@@ -28,10 +28,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let host = cluster.inventory.find(&a.host).ok_or_else(|| {
         let e = Error::invalid(format!("there is no host `{}` in the inventory", a.host));
-        match nearest(
-            &a.host,
-            cluster.inventory.hosts.iter().map(|h| h.name.as_str()),
-        ) {
+        match nearest(&a.host, cluster.inventory.hosts.iter().map(|h| h.name.as_str())) {
             Some(n) => e.hint(format!("did you mean `{n}`?")),
             None => e,
         }
@@ -43,14 +40,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         .observed
         .host(host.id)
         .map(|h| h.name.clone())
-        .ok_or_else(|| {
-            Error::failed(format!("{} does not exist", host.name)).hint("`septet up` makes it")
-        })?;
-    let error = Command::new("ssh")
-        .arg("-F")
-        .arg(Access::ssh_config(&uuid)?)
-        .arg(name)
-        .args(&a.command)
-        .exec();
+        .ok_or_else(|| Error::failed(format!("{} does not exist", host.name)).hint("`septet up` makes it"))?;
+    let error = Command::new("ssh").arg("-F").arg(Access::ssh_config(&uuid)?).arg(name).args(&a.command).exec();
     Err(Error::failed(format!("ssh: {error}")).hint("install OpenSSH's client"))
 }

@@ -20,11 +20,7 @@ pub struct Arguments {
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
-    let cluster = g.cluster(
-        a.options.options(g)?,
-        g.reporter(a.options.diff),
-        interrupted,
-    )?;
+    let cluster = g.cluster(a.options.options(g)?, g.reporter(a.options.diff), interrupted)?;
     let outcome = operations::up(&cluster).await?;
     finish(g, &cluster, &outcome)
 }
@@ -34,12 +30,8 @@ pub fn finish(g: &Global, cluster: &Cluster, outcome: &UpOutcome) -> Result<()> 
     let endpoints = operations::endpoints(cluster, &outcome.observed);
     let changed = outcome.steps.len() + outcome.recap.changed();
     if g.json {
-        let phases: serde_json::Map<String, serde_json::Value> = outcome
-            .phases
-            .list()
-            .iter()
-            .map(|(n, d)| (n.clone(), d.as_secs_f64().into()))
-            .collect();
+        let phases: serde_json::Map<String, serde_json::Value> =
+            outcome.phases.list().iter().map(|(n, d)| (n.clone(), d.as_secs_f64().into())).collect();
         return print_json(&json!({
             "cluster": cluster.inventory.cluster, "uuid": outcome.observed.uuid, "changed": changed, "steps": outcome.steps,
             "tasks": outcome.recap, "hosts": outcome.report.hosts, "phases_s": phases, "endpoints": endpoints,
@@ -49,24 +41,11 @@ pub fn finish(g: &Global, cluster: &Cluster, outcome: &UpOutcome) -> Result<()> 
     super::print_data(&(hosts_table(&outcome.report.hosts) + "\n"))?;
     eprintln!("\n{}\n", phases_table(outcome.phases.list()));
     if changed == 0 {
-        eprintln!(
-            "nothing changed: {} is as {} says",
-            cluster.inventory.cluster,
-            cluster.inventory.shown_path()
-        );
+        eprintln!("nothing changed: {} is as {} says", cluster.inventory.cluster, cluster.inventory.shown_path());
     } else {
-        eprintln!(
-            "{} is up and healthy ({changed} changes)",
-            cluster.inventory.cluster
-        );
+        eprintln!("{} is up and healthy ({changed} changes)", cluster.inventory.cluster);
     }
-    eprintln!(
-        "bootstrap.servers={}",
-        endpoints["bootstrap.servers"].as_str().unwrap_or_default()
-    );
-    eprintln!(
-        "next: septet health | septet ssh {} | septet down",
-        cluster.inventory.hosts[0].name
-    );
+    eprintln!("bootstrap.servers={}", endpoints["bootstrap.servers"].as_str().unwrap_or_default());
+    eprintln!("next: septet health | septet ssh {} | septet down", cluster.inventory.hosts[0].name);
     Ok(())
 }

@@ -23,29 +23,17 @@ impl Program {
         })?;
         // The ELF header says for which machine it is: e_machine at byte 18.
         let machine = bytes.get(18..20).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        let host = if cfg!(target_arch = "aarch64") {
-            183
-        } else {
-            62
-        };
+        let host = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
         if bytes.get(..4) != Some(b"\x7fELF") || machine != Some(host) {
-            return Err(Error::failed(format!(
-                "{}: is not a program for {}",
-                path.display(),
-                std::env::consts::ARCH
-            )));
+            return Err(Error::failed(format!("{}: is not a program for {}", path.display(), std::env::consts::ARCH)));
         }
-        let digest = Sha256::digest(&bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
         Ok(Self { path, digest })
     }
 
     /// Its bytes.
     pub fn read(&self) -> Result<Vec<u8>> {
-        std::fs::read(&self.path)
-            .map_err(|e| Error::failed(format!("{}: {e}", self.path.display())))
+        std::fs::read(&self.path).map_err(|e| Error::failed(format!("{}: {e}", self.path.display())))
     }
 }
 
@@ -65,16 +53,9 @@ impl Bundle {
     pub fn find() -> Result<Self> {
         let dir = match std::env::var_os("SEPTET_BUNDLE") {
             Some(d) => PathBuf::from(d),
-            None => std::env::current_exe()?
-                .parent()
-                .map(Path::to_owned)
-                .unwrap_or_default(),
+            None => std::env::current_exe()?.parent().map(Path::to_owned).unwrap_or_default(),
         };
         let program = |name: &str| Program::open(dir.join(name));
-        Ok(Self {
-            agent: program("septet-agent")?,
-            coordinator: program("septet-coordinator")?,
-            broker: program("septet-broker")?,
-        })
+        Ok(Self { agent: program("septet-agent")?, coordinator: program("septet-coordinator")?, broker: program("septet-broker")? })
     }
 }

@@ -11,8 +11,7 @@ use futures_util::future::join_all;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, MetadataRequest, ProduceRequest,
-        TopicName,
+        ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, MetadataRequest, ProduceRequest, TopicName,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
         fetch_request::{FetchPartition, FetchTopic},
         metadata_request::MetadataRequestTopic,
@@ -20,8 +19,8 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
     records::{
-        Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, Record,
-        RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+        Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, Record, RecordBatchEncoder, RecordEncodeOptions,
+        TimestampType,
     },
 };
 use tokio::time::timeout;
@@ -67,34 +66,19 @@ pub struct BrokerView {
 
 async fn client(control: &Connection, address: &str) -> Result<Client<Stream>, String> {
     let open = async {
-        let stream = control
-            .tcp(address, 9092)
-            .await
-            .map_err(|e| e.to_string())?;
+        let stream = control.tcp(address, 9092).await.map_err(|e| e.to_string())?;
         Client::open(stream).await
     };
-    timeout(QUESTION_TIMEOUT, open)
-        .await
-        .map_err(|_| "no answer to ApiVersions in time".to_owned())?
+    timeout(QUESTION_TIMEOUT, open).await.map_err(|_| "no answer to ApiVersions in time".to_owned())?
 }
 
-async fn view(
-    control: &Connection,
-    address: &str,
-    id: HostId,
-) -> Result<(Client<Stream>, BrokerView), String> {
+async fn view(control: &Connection, address: &str, id: HostId) -> Result<(Client<Stream>, BrokerView), String> {
     let mut client = client(control, address).await?;
     let ask = async {
-        let request = MetadataRequest::default()
-            .with_topics(None)
-            .with_allow_auto_topic_creation(false);
-        client
-            .ask(ApiKey::Metadata, newest::METADATA, &request)
-            .await
+        let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
+        client.ask(ApiKey::Metadata, newest::METADATA, &request).await
     };
-    let (m, _) = timeout(QUESTION_TIMEOUT, ask)
-        .await
-        .map_err(|_| "no answer to Metadata in time".to_owned())??;
+    let (m, _) = timeout(QUESTION_TIMEOUT, ask).await.map_err(|_| "no answer to Metadata in time".to_owned())??;
     let mut view = BrokerView {
         id: id.index.into(),
         cluster_id: m.cluster_id.map(|c| c.to_string()).unwrap_or_default(),
@@ -109,32 +93,15 @@ async fn view(
             if name == TOPIC {
                 view.leaders.insert(p.partition_index, p.leader_id.0);
             }
-            let gone: Vec<String> = p
-                .replica_nodes
-                .iter()
-                .filter(|r| !view.brokers.contains(&r.0))
-                .map(|r| r.0.to_string())
-                .collect();
+            let gone: Vec<String> = p.replica_nodes.iter().filter(|r| !view.brokers.contains(&r.0)).map(|r| r.0.to_string()).collect();
             if p.leader_id.0 < 0 {
-                let why = if gone.is_empty() {
-                    String::new()
-                } else {
-                    format!(": broker {} is away", gone.join(", "))
-                };
-                view.lacking.push((
-                    name.clone(),
-                    p.partition_index,
-                    format!("has no leader{why}"),
-                ));
+                let why = if gone.is_empty() { String::new() } else { format!(": broker {} is away", gone.join(", ")) };
+                view.lacking.push((name.clone(), p.partition_index, format!("has no leader{why}")));
             } else if p.isr_nodes.len() < p.replica_nodes.len() {
                 view.lacking.push((
                     name.clone(),
                     p.partition_index,
-                    format!(
-                        "has {} of {} replicas in sync",
-                        p.isr_nodes.len(),
-                        p.replica_nodes.len()
-                    ),
+                    format!("has {} of {} replicas in sync", p.isr_nodes.len(), p.replica_nodes.len()),
                 ));
             }
         }
@@ -143,22 +110,9 @@ async fn view(
 }
 
 /// Asks all brokers; who does not answer is left out.
-pub async fn views(
-    checker: &Checker<'_>,
-    control: &Connection,
-    ids: &[HostId],
-) -> BTreeMap<HostId, BrokerView> {
-    let asks = ids.iter().map(|id| async move {
-        (
-            *id,
-            view(control, &checker.address(*id).unwrap_or_default(), *id).await,
-        )
-    });
-    join_all(asks)
-        .await
-        .into_iter()
-        .filter_map(|(id, v)| Some((id, v.ok()?.1)))
-        .collect()
+pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, BrokerView> {
+    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default(), *id).await) });
+    join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?.1))).collect()
 }
 
 fn topic_name() -> TopicName {
@@ -167,34 +121,20 @@ fn topic_name() -> TopicName {
 
 /// Makes the topic, with partition i on broker i+1.
 async fn create_topic(client: &mut Client<Stream>, brokers: u16) -> Result<(), String> {
-    let assignments = (0..brokers).map(|i| {
-        CreatableReplicaAssignment::default()
-            .with_partition_index(i.into())
-            .with_broker_ids(vec![BrokerId(i32::from(i) + 1)])
-    });
+    let assignments = (0..brokers)
+        .map(|i| CreatableReplicaAssignment::default().with_partition_index(i.into()).with_broker_ids(vec![BrokerId(i32::from(i) + 1)]));
     let topic = CreatableTopic::default()
         .with_name(topic_name())
         .with_num_partitions(-1)
         .with_replication_factor(-1)
         .with_assignments(assignments.collect());
-    let request = CreateTopicsRequest::default()
-        .with_topics(vec![topic])
-        .with_timeout_ms(5000);
-    let (answer, _) = client
-        .ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request)
-        .await?;
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5000);
+    let (answer, _) = client.ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request).await?;
     match answer.topics.first() {
-        Some(t)
-            if t.error_code == 0 || t.error_code == ResponseError::TopicAlreadyExists.code() =>
-        {
-            Ok(())
-        }
+        Some(t) if t.error_code == 0 || t.error_code == ResponseError::TopicAlreadyExists.code() => Ok(()),
         Some(t) => Err(format!(
             "topic {TOPIC} is not made: {}",
-            t.error_message
-                .as_ref()
-                .map(|m| m.to_string())
-                .unwrap_or_else(|| error_name(t.error_code))
+            t.error_message.as_ref().map(|m| m.to_string()).unwrap_or_else(|| error_name(t.error_code))
         )),
         None => Err(format!("topic {TOPIC} is not made")),
     }
@@ -206,9 +146,7 @@ fn error_name(code: i16) -> String {
 
 /// Sends a record through a partition and reads it back.
 async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), String> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let payload = Bytes::from(format!("septet health {now} {}", std::process::id()));
     let crc = crc32c::crc32c(&payload);
     let record = Record {
@@ -227,43 +165,19 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
         headers: Default::default(),
     };
     let mut batch = BytesMut::new();
-    let options = RecordEncodeOptions {
-        version: 2,
-        compression: Compression::None,
-    };
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     RecordBatchEncoder::encode(&mut batch, &[record], &options).map_err(|e| e.to_string())?;
-    let data = PartitionProduceData::default()
-        .with_index(partition)
-        .with_records(Some(batch.freeze()));
-    let topic = TopicProduceData::default()
-        .with_name(topic_name())
-        .with_partition_data(vec![data]);
-    let request = ProduceRequest::default()
-        .with_acks(-1)
-        .with_timeout_ms(5000)
-        .with_topic_data(vec![topic]);
-    let (answer, _) = client
-        .ask(ApiKey::Produce, newest::PRODUCE, &request)
-        .await?;
-    let produced = answer
-        .responses
-        .first()
-        .and_then(|t| t.partition_responses.first())
-        .ok_or("Produce: an empty answer")?;
+    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
+    let topic = TopicProduceData::default().with_name(topic_name()).with_partition_data(vec![data]);
+    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![topic]);
+    let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
+    let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
     if produced.error_code != 0 {
-        return Err(format!(
-            "a record is not taken: {}",
-            error_name(produced.error_code)
-        ));
+        return Err(format!("a record is not taken: {}", error_name(produced.error_code)));
     }
     let offset = produced.base_offset;
-    let wanted = FetchPartition::default()
-        .with_partition(partition)
-        .with_fetch_offset(offset)
-        .with_partition_max_bytes(65536);
-    let topic = FetchTopic::default()
-        .with_topic(topic_name())
-        .with_partitions(vec![wanted]);
+    let wanted = FetchPartition::default().with_partition(partition).with_fetch_offset(offset).with_partition_max_bytes(65536);
+    let topic = FetchTopic::default().with_topic(topic_name()).with_partitions(vec![wanted]);
     let request = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(2000)
@@ -272,30 +186,17 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
         .with_session_epoch(-1)
         .with_topics(vec![topic]);
     let (answer, _) = client.ask(ApiKey::Fetch, newest::FETCH, &request).await?;
-    let fetched = answer
-        .responses
-        .first()
-        .and_then(|t| t.partitions.first())
-        .ok_or("Fetch: an empty answer")?;
+    let fetched = answer.responses.first().and_then(|t| t.partitions.first()).ok_or("Fetch: an empty answer")?;
     if fetched.error_code != 0 {
-        return Err(format!(
-            "a record is not given back: {}",
-            error_name(fetched.error_code)
-        ));
+        return Err(format!("a record is not given back: {}", error_name(fetched.error_code)));
     }
     let mut bytes = fetched.records.clone().unwrap_or_default();
     let sets = kafka_protocol::records::RecordBatchDecoder::decode_all(&mut bytes)
         .map_err(|e| format!("what comes back is no record batch: {e}"))?;
-    let value = sets
-        .iter()
-        .flat_map(|s| &s.records)
-        .find(|r| r.offset == offset)
-        .and_then(|r| r.value.clone());
+    let value = sets.iter().flat_map(|s| &s.records).find(|r| r.offset == offset).and_then(|r| r.value.clone());
     match value {
         Some(v) if crc32c::crc32c(&v) == crc => Ok(()),
-        Some(_) => Err(format!(
-            "the record at offset {offset} came back changed (CRC-32C differs)"
-        )),
+        Some(_) => Err(format!("the record at offset {offset} came back changed (CRC-32C differs)")),
         None => Err(format!("the record at offset {offset} did not come back")),
     }
 }
@@ -304,18 +205,10 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
 async fn leaders(client: &mut Client<Stream>, count: usize) -> Result<BTreeMap<i32, i32>, String> {
     for _ in 0..40 {
         let topic = MetadataRequestTopic::default().with_name(Some(topic_name()));
-        let request = MetadataRequest::default()
-            .with_topics(Some(vec![topic]))
-            .with_allow_auto_topic_creation(false);
-        let (answer, _) = client
-            .ask(ApiKey::Metadata, newest::METADATA, &request)
-            .await?;
-        let found: BTreeMap<i32, i32> = answer
-            .topics
-            .iter()
-            .flat_map(|t| &t.partitions)
-            .map(|p| (p.partition_index, p.leader_id.0))
-            .collect();
+        let request = MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
+        let (answer, _) = client.ask(ApiKey::Metadata, newest::METADATA, &request).await?;
+        let found: BTreeMap<i32, i32> =
+            answer.topics.iter().flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.leader_id.0)).collect();
         if found.len() >= count && found.values().all(|l| *l >= 0) {
             return Ok(found);
         }
@@ -325,35 +218,20 @@ async fn leaders(client: &mut Client<Stream>, count: usize) -> Result<BTreeMap<i
 }
 
 /// Checks the brokers that can be reached.
-pub async fn check(
-    checker: &Checker<'_>,
-    control: &Connection,
-    ids: &[HostId],
-) -> (Vec<Problem>, BTreeMap<HostId, String>) {
+pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> (Vec<Problem>, BTreeMap<HostId, String>) {
     let mut problems: Vec<Problem> = Vec::new();
     let mut notes = BTreeMap::new();
-    let asks = ids.iter().map(|id| async move {
-        (
-            *id,
-            view(control, &checker.address(*id).unwrap_or_default(), *id).await,
-        )
-    });
+    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default(), *id).await) });
     let mut asked: BTreeMap<HostId, (Client<Stream>, BrokerView)> = BTreeMap::new();
     for (id, result) in join_all(asks).await {
         match result {
             Ok(one) => drop(asked.insert(id, one)),
-            Err(e) => problems.push(Problem {
-                host: checker.name(id),
-                reason: format!("broker: {e}"),
-            }),
+            Err(e) => problems.push(Problem { host: checker.name(id), reason: format!("broker: {e}") }),
         }
     }
     let all: u16 = checker.inventory.of(Role::Broker).count() as u16;
     if asked.is_empty() {
-        problems.push(Problem {
-            host: "brokers".into(),
-            reason: format!("none of {all} answers"),
-        });
+        problems.push(Problem { host: "brokers".into(), reason: format!("none of {all} answers") });
         return (problems, notes);
     }
     problems.extend(disagreements(checker, &asked, all));
@@ -365,22 +243,14 @@ pub async fn check(
 
     // Who is not registered has been named above; the topic is made by the controller, once.
     let made = async {
-        let view = asked
-            .values()
-            .map(|(_, v)| v.clone())
-            .find(|v| v.leaders.len() >= all.into());
+        let view = asked.values().map(|(_, v)| v.clone()).find(|v| v.leaders.len() >= all.into());
         if let Some(view) = view {
             return Ok(view.leaders);
         }
         let controller = asked.values().next().map_or(-1, |(_, v)| v.controller);
-        let (client, v) = asked
-            .values_mut()
-            .find(|(_, v)| v.id == controller)
-            .ok_or("the controller does not answer")?;
+        let (client, v) = asked.values_mut().find(|(_, v)| v.id == controller).ok_or("the controller does not answer")?;
         if v.brokers.len() < all.into() {
-            return Err(format!(
-                "topic {TOPIC} is not made before all brokers are registered"
-            ));
+            return Err(format!("topic {TOPIC} is not made before all brokers are registered"));
         }
         create_topic(client, all).await?;
         leaders(client, all.into()).await
@@ -388,17 +258,11 @@ pub async fn check(
     let leaders = match timeout(QUESTION_TIMEOUT, made).await {
         Ok(Ok(l)) => l,
         Ok(Err(e)) => {
-            problems.push(Problem {
-                host: "brokers".into(),
-                reason: e,
-            });
+            problems.push(Problem { host: "brokers".into(), reason: e });
             return (problems, notes);
         }
         Err(_) => {
-            problems.push(Problem {
-                host: "brokers".into(),
-                reason: format!("topic {TOPIC} is not made in time"),
-            });
+            problems.push(Problem { host: "brokers".into(), reason: format!("topic {TOPIC} is not made in time") });
             return (problems, notes);
         }
     };
@@ -413,9 +277,7 @@ pub async fn check(
                     for _ in 0..10 {
                         last = timeout(QUESTION_TIMEOUT, round_trip(client, p))
                             .await
-                            .unwrap_or_else(
-                                |_| Err("no answer to Produce or Fetch in time".into()),
-                            );
+                            .unwrap_or_else(|_| Err("no answer to Produce or Fetch in time".into()));
                         match &last {
                             Err(e) if e.contains("NotLeader") || e.contains("UnknownTopic") => {
                                 tokio::time::sleep(std::time::Duration::from_millis(100)).await
@@ -431,55 +293,32 @@ pub async fn check(
     });
     for (id, result) in join_all(trips).await {
         if let Err(e) = result {
-            problems.push(Problem {
-                host: checker.name(id),
-                reason: format!("broker: {e}"),
-            });
+            problems.push(Problem { host: checker.name(id), reason: format!("broker: {e}") });
         }
     }
     (problems, notes)
 }
 
-fn disagreements(
-    checker: &Checker<'_>,
-    asked: &BTreeMap<HostId, (Client<Stream>, BrokerView)>,
-    all: u16,
-) -> Vec<Problem> {
+fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, (Client<Stream>, BrokerView)>, all: u16) -> Vec<Problem> {
     let mut out = Vec::new();
-    let broker_name = |id: i32| {
-        checker.name(HostId {
-            role: Role::Broker,
-            index: u16::try_from(id).unwrap_or(0),
-        })
-    };
+    let broker_name = |id: i32| checker.name(HostId { role: Role::Broker, index: u16::try_from(id).unwrap_or(0) });
     let Some((_, (_, first))) = asked.iter().next() else {
         return out;
     };
     for (id, (_, v)) in asked {
-        let mut add = |reason: String| {
-            out.push(Problem {
-                host: checker.name(*id),
-                reason: format!("broker: {reason}"),
-            })
-        };
+        let mut add = |reason: String| out.push(Problem { host: checker.name(*id), reason: format!("broker: {reason}") });
         if v.cluster_id != first.cluster_id {
-            add(format!(
-                "cluster id {} while broker {} has {}",
-                v.cluster_id, first.id, first.cluster_id
-            ));
+            add(format!("cluster id {} while broker {} has {}", v.cluster_id, first.id, first.cluster_id));
         }
         if v.controller != first.controller {
-            add(format!(
-                "believes that broker {} is the controller, broker {} believes in {}",
-                v.controller, first.id, first.controller
-            ));
+            add(format!("believes that broker {} is the controller, broker {} believes in {}", v.controller, first.id, first.controller));
         }
         if v.controller < 0 {
             add("knows no controller".into());
         }
-        let missing: Vec<i32> = (1..=i32::from(all))
-            .filter(|n| !v.brokers.contains(n))
-            .collect();
+        // A broker that does not answer is named itself; that others miss it is no fault of theirs.
+        let missing: Vec<i32> =
+            (1..=i32::from(all)).filter(|n| !v.brokers.contains(n) && asked.values().any(|(_, o)| o.id == *n)).collect();
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(|n| broker_name(*n)).collect();
             out.push(Problem { host: checker.name(*id), reason: format!("{UNSEEN}{}", names.join(", ")) });
@@ -488,22 +327,12 @@ fn disagreements(
     // Partitions are named once, by whoever sees them; of the health topic only the state of its hosts counts.
     let mut partitions: BTreeMap<String, Vec<i32>> = BTreeMap::new();
     for (topic, number, what) in first.lacking.iter().filter(|(t, ..)| t != TOPIC) {
-        partitions
-            .entry(format!("topic {topic} {what}"))
-            .or_default()
-            .push(*number);
+        partitions.entry(format!("topic {topic} {what}")).or_default().push(*number);
     }
     for (what, numbers) in partitions {
         let shown: Vec<String> = numbers.iter().take(5).map(i32::to_string).collect();
-        let more = if numbers.len() > 5 {
-            format!(" and {} more", numbers.len() - 5)
-        } else {
-            String::new()
-        };
-        out.push(Problem {
-            host: "brokers".into(),
-            reason: format!("{what}: partition {}{more}", shown.join(", ")),
-        });
+        let more = if numbers.len() > 5 { format!(" and {} more", numbers.len() - 5) } else { String::new() };
+        out.push(Problem { host: "brokers".into(), reason: format!("{what}: partition {}{more}", shown.join(", ")) });
     }
     out
 }

@@ -34,16 +34,10 @@ async fn word(control: &Connection, host: &str, word: &str) -> Result<String, St
         let text = |e: io::Error| e.to_string();
         stream.write_all(word.as_bytes()).await.map_err(text)?;
         let mut answer = Vec::new();
-        stream
-            .take(MAX_ANSWER_BYTES)
-            .read_to_end(&mut answer)
-            .await
-            .map_err(text)?;
+        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await.map_err(text)?;
         Ok::<_, String>(String::from_utf8_lossy(&answer).into_owned())
     };
-    timeout(QUESTION_TIMEOUT, ask)
-        .await
-        .map_err(|_| format!("no answer to `{word}` in time"))?
+    timeout(QUESTION_TIMEOUT, ask).await.map_err(|_| format!("no answer to `{word}` in time"))?
 }
 
 async fn view(control: &Connection, host: &str) -> Result<CoordinatorView, String> {
@@ -57,48 +51,22 @@ async fn view(control: &Connection, host: &str) -> Result<CoordinatorView, Strin
             format!("strange answer: {first}")
         });
     };
-    let zxid = u64::from_str_radix(zxid.trim_start_matches("0x"), 16)
-        .map_err(|_| format!("strange zxid {zxid}"))?;
-    Ok(CoordinatorView {
-        mode: mode.to_owned(),
-        zxid,
-    })
+    let zxid = u64::from_str_radix(zxid.trim_start_matches("0x"), 16).map_err(|_| format!("strange zxid {zxid}"))?;
+    Ok(CoordinatorView { mode: mode.to_owned(), zxid })
 }
 
 /// Asks all servers; who does not answer is left out.
-pub async fn views(
-    checker: &Checker<'_>,
-    control: &Connection,
-    ids: &[HostId],
-) -> BTreeMap<HostId, CoordinatorView> {
-    let asks = ids.iter().map(|id| async move {
-        (
-            *id,
-            view(control, &checker.address(*id).unwrap_or_default()).await,
-        )
-    });
-    join_all(asks)
-        .await
-        .into_iter()
-        .filter_map(|(id, v)| Some((id, v.ok()?)))
-        .collect()
+pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, CoordinatorView> {
+    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default()).await) });
+    join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?))).collect()
 }
 
 /// Checks the ensemble over the hosts that can be reached.
-pub async fn check(
-    checker: &Checker<'_>,
-    control: &Connection,
-    ids: &[HostId],
-) -> (Vec<Problem>, BTreeMap<HostId, String>) {
+pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> (Vec<Problem>, BTreeMap<HostId, String>) {
     let mut problems = Vec::new();
     let mut notes = BTreeMap::new();
     let mut add = |host: String, reason: String| problems.push(Problem { host, reason });
-    let asks = ids.iter().map(|id| async move {
-        (
-            *id,
-            view(control, &checker.address(*id).unwrap_or_default()).await,
-        )
-    });
+    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default()).await) });
     let mut views: BTreeMap<HostId, CoordinatorView> = BTreeMap::new();
     for (id, v) in join_all(asks).await {
         match v {
@@ -110,45 +78,22 @@ pub async fn check(
         }
     }
     let all = checker.inventory.of(Role::Coordinator).count();
-    let leaders: Vec<HostId> = views
-        .iter()
-        .filter(|(_, v)| v.mode == "leader" || v.mode == "standalone")
-        .map(|(id, _)| *id)
-        .collect();
+    let leaders: Vec<HostId> = views.iter().filter(|(_, v)| v.mode == "leader" || v.mode == "standalone").map(|(id, _)| *id).collect();
     match leaders.as_slice() {
         [_] => {}
         [] if views.is_empty() => add("coordinators".into(), format!("none of {all} answers")),
-        [] => add(
-            "coordinators".into(),
-            format!("no leader among the {} of {all} that answer", views.len()),
-        ),
+        [] => add("coordinators".into(), format!("no leader among the {} of {all} that answer", views.len())),
         many => {
             let names: Vec<String> = many.iter().map(|id| checker.name(*id)).collect();
-            add(
-                "coordinators".into(),
-                format!("{} leaders: {}", many.len(), names.join(", ")),
-            );
+            add("coordinators".into(), format!("{} leaders: {}", many.len(), names.join(", ")));
         }
     }
     if let Some(top) = leaders.first().and_then(|l| views.get(l)) {
         for (id, v) in &views {
             if v.zxid >> 32 != top.zxid >> 32 {
-                add(
-                    checker.name(*id),
-                    format!(
-                        "coordinator: epoch {} while the leader is in {}",
-                        v.zxid >> 32,
-                        top.zxid >> 32
-                    ),
-                );
+                add(checker.name(*id), format!("coordinator: epoch {} while the leader is in {}", v.zxid >> 32, top.zxid >> 32));
             } else if top.zxid.saturating_sub(v.zxid) > MAX_LAG {
-                add(
-                    checker.name(*id),
-                    format!(
-                        "coordinator: {} transactions behind the leader",
-                        top.zxid - v.zxid
-                    ),
-                );
+                add(checker.name(*id), format!("coordinator: {} transactions behind the leader", top.zxid - v.zxid));
             }
         }
     }

@@ -28,11 +28,7 @@ fn text(e: impl std::fmt::Display) -> String {
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Asks for the versions first.
     pub async fn open(stream: S) -> Result<Self, String> {
-        let mut this = Self {
-            stream,
-            next: 1,
-            versions: HashMap::new(),
-        };
+        let mut this = Self { stream, next: 1, versions: HashMap::new() };
         let request = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str("septet"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
@@ -41,43 +37,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             return Err(format!("ApiVersions: error {}", answer.error_code));
         }
         for a in answer.api_keys {
-            this.versions
-                .insert(a.api_key, (a.min_version, a.max_version));
+            this.versions.insert(a.api_key, (a.min_version, a.max_version));
         }
         Ok(this)
     }
 
     /// Sends a request in the highest version up to `max` that the broker offers.
-    pub async fn ask<R>(
-        &mut self,
-        key: ApiKey,
-        max: i16,
-        request: &R,
-    ) -> Result<(R::Response, i16), String>
+    pub async fn ask<R>(&mut self, key: ApiKey, max: i16, request: &R) -> Result<(R::Response, i16), String>
     where
         R: Request + Encodable,
         R::Response: Decodable,
     {
-        let (low, high) = self
-            .versions
-            .get(&(key as i16))
-            .copied()
-            .ok_or_else(|| format!("{key:?} is not offered"))?;
+        let (low, high) = self.versions.get(&(key as i16)).copied().ok_or_else(|| format!("{key:?} is not offered"))?;
         let version = high.min(max);
         if version < low {
-            return Err(format!(
-                "{key:?} is offered from version {low} on, known is {max}"
-            ));
+            return Err(format!("{key:?} is offered from version {low} on, known is {max}"));
         }
         Ok((self.send(key, version, request).await?, version))
     }
 
-    async fn send<R: Encodable, A: Decodable>(
-        &mut self,
-        key: ApiKey,
-        version: i16,
-        request: &R,
-    ) -> Result<A, String> {
+    async fn send<R: Encodable, A: Decodable>(&mut self, key: ApiKey, version: i16, request: &R) -> Result<A, String> {
         let id = self.next;
         self.next += 1;
         let header = RequestHeader::default()
@@ -86,9 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .with_correlation_id(id)
             .with_client_id(Some(StrBytes::from_static_str("septet-health")));
         let mut frame = BytesMut::from(&[0u8; 4][..]);
-        header
-            .encode(&mut frame, key.request_header_version(version))
-            .map_err(text)?;
+        header.encode(&mut frame, key.request_header_version(version)).map_err(text)?;
         request.encode(&mut frame, version).map_err(text)?;
         let length = (frame.len() - 4) as u32;
         frame[..4].copy_from_slice(&length.to_be_bytes());
@@ -105,8 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let mut body = vec![0u8; length];
         self.stream.read_exact(&mut body).await.map_err(text)?;
         let mut body = Bytes::from(body);
-        let header = ResponseHeader::decode(&mut body, key.response_header_version(version))
-            .map_err(text)?;
+        let header = ResponseHeader::decode(&mut body, key.response_header_version(version)).map_err(text)?;
         if header.correlation_id != id {
             return Err(format!("answer {} to request {id}", header.correlation_id));
         }

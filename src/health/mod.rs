@@ -77,10 +77,7 @@ struct Notes {
 
 impl Notes {
     fn add(&mut self, host: &str, reason: impl Into<String>) {
-        self.problems.push(Problem {
-            host: host.to_owned(),
-            reason: reason.into(),
-        });
+        self.problems.push(Problem { host: host.to_owned(), reason: reason.into() });
     }
 }
 
@@ -95,17 +92,8 @@ pub fn unit(role: Role) -> Option<&'static str> {
 
 impl Checker<'_> {
     fn name(&self, id: HostId) -> String {
-        let wanted = self
-            .inventory
-            .hosts
-            .iter()
-            .find(|h| h.id == id)
-            .map(|h| h.name.clone());
-        self.observed
-            .host(id)
-            .map(|h| h.name.clone())
-            .or(wanted)
-            .unwrap_or_default()
+        let wanted = self.inventory.hosts.iter().find(|h| h.id == id).map(|h| h.name.clone());
+        self.observed.host(id).map(|h| h.name.clone()).or(wanted).unwrap_or_default()
     }
 
     fn address(&self, id: HostId) -> Option<String> {
@@ -120,9 +108,7 @@ impl Checker<'_> {
                 Some(HostState::Running) => out.push(host.id),
                 Some(HostState::Stopped) => notes.add(&self.name(host.id), "the host is stopped"),
                 Some(HostState::Paused) => notes.add(&self.name(host.id), "the host is paused"),
-                Some(HostState::Unfinished) => {
-                    notes.add(&self.name(host.id), "the host was made and never started")
-                }
+                Some(HostState::Unfinished) => notes.add(&self.name(host.id), "the host was made and never started"),
                 None => notes.add(&host.name, "the host does not exist"),
             }
         }
@@ -131,22 +117,13 @@ impl Checker<'_> {
 
     /// Checks everything.
     pub async fn check(&self) -> Report {
-        let mut notes = Notes {
-            problems: Vec::new(),
-            notes: BTreeMap::new(),
-        };
+        let mut notes = Notes { problems: Vec::new(), notes: BTreeMap::new() };
         let running = self.existing(&mut notes);
         if let Some(fleet) = self.fleet {
             let reachable = self.reach(fleet, &running, &mut notes).await;
             if let Ok(control) = fleet.control().await {
-                let (zk, kafka) = (
-                    self.of(Role::Coordinator, &reachable),
-                    self.of(Role::Broker, &reachable),
-                );
-                let (coordinators, brokers) = tokio::join!(
-                    coordinator::check(self, &control, &zk),
-                    broker::check(self, &control, &kafka)
-                );
+                let (zk, kafka) = (self.of(Role::Coordinator, &reachable), self.of(Role::Broker, &reachable));
+                let (coordinators, brokers) = tokio::join!(coordinator::check(self, &control, &zk), broker::check(self, &control, &kafka));
                 for (problems, said) in [coordinators, brokers] {
                     notes.problems.extend(problems);
                     notes.notes.extend(said);
@@ -161,27 +138,14 @@ impl Checker<'_> {
     }
 
     /// Logs in everywhere and looks at the units.
-    async fn reach(
-        &self,
-        fleet: &Arc<Fleet>,
-        running: &[HostId],
-        notes: &mut Notes,
-    ) -> Vec<HostId> {
+    async fn reach(&self, fleet: &Arc<Fleet>, running: &[HostId], notes: &mut Notes) -> Vec<HostId> {
         let one = |id: HostId| async move {
             let agent = fleet.agent(id, None).await?;
             let Some(unit) = unit(id.role) else {
                 return Ok::<_, SshError>(Vec::new());
             };
-            let argv = [
-                "systemctl",
-                "show",
-                "-p",
-                "ActiveState,SubState,UnitFileState,NRestarts,Result",
-                "--",
-                unit,
-            ]
-            .map(str::to_owned)
-            .to_vec();
+            let argv =
+                ["systemctl", "show", "-p", "ActiveState,SubState,UnitFileState,NRestarts,Result", "--", unit].map(str::to_owned).to_vec();
             let action = Action::Command {
                 argv,
                 chdir: None,
@@ -193,40 +157,21 @@ impl Checker<'_> {
                 check_safe: true,
             };
             let out = agent.perform(action, false).await?;
-            let text = out
-                .values
-                .get("stdout")
-                .and_then(|v| v.as_str())
-                .unwrap_or_default()
-                .to_owned();
+            let text = out.values.get("stdout").and_then(|v| v.as_str()).unwrap_or_default().to_owned();
             let get = |k: &str| {
-                text.lines()
-                    .filter_map(|l| l.split_once('='))
-                    .find(|(key, _)| *key == k)
-                    .map(|(_, v)| v.to_owned())
-                    .unwrap_or_default()
+                text.lines().filter_map(|l| l.split_once('=')).find(|(key, _)| *key == k).map(|(_, v)| v.to_owned()).unwrap_or_default()
             };
             let mut wrong = Vec::new();
             if get("ActiveState") != "active" {
-                wrong.push(format!(
-                    "{unit} is {} ({}, result {})",
-                    get("ActiveState"),
-                    get("SubState"),
-                    get("Result")
-                ));
+                wrong.push(format!("{unit} is {} ({}, result {})", get("ActiveState"), get("SubState"), get("Result")));
             }
             if get("UnitFileState") != "enabled" {
                 wrong.push(format!("{unit} is not enabled: it would not start at boot"));
             }
             Ok(wrong)
         };
-        let results = join_all(running.iter().map(|id| async move {
-            (
-                *id,
-                tokio::time::timeout(QUESTION_TIMEOUT * 2, one(*id)).await,
-            )
-        }))
-        .await;
+        let results =
+            join_all(running.iter().map(|id| async move { (*id, tokio::time::timeout(QUESTION_TIMEOUT * 2, one(*id)).await) })).await;
         let mut reachable = Vec::new();
         for (id, result) in results {
             let name = self.name(id);
@@ -235,9 +180,7 @@ impl Checker<'_> {
                     wrong.into_iter().for_each(|w| notes.add(&name, w));
                     reachable.push(id);
                 }
-                Ok(Err(SshError::Jump(jump))) => {
-                    notes.add(&name, format!("not examined: it is reached through {jump}"))
-                }
+                Ok(Err(SshError::Jump(jump))) => notes.add(&name, format!("not examined: it is reached through {jump}")),
                 Ok(Err(e)) => notes.add(&name, format!("SSH: {e}")),
                 Err(_) => notes.add(&name, "SSH: no answer in time"),
             }
@@ -276,12 +219,7 @@ impl Checker<'_> {
                 }
             })
             .collect();
-        Report {
-            healthy: problems.is_empty(),
-            cluster: self.inventory.cluster.clone(),
-            hosts,
-            problems,
-        }
+        Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.clone(), hosts, problems }
     }
 
     /// The ensemble as its servers see it, without judging.
@@ -292,13 +230,7 @@ impl Checker<'_> {
                     coordinator::views(
                         self,
                         &control,
-                        &self
-                            .observed
-                            .hosts
-                            .iter()
-                            .filter(|h| h.id.role == Role::Coordinator)
-                            .map(|h| h.id)
-                            .collect::<Vec<_>>(),
+                        &self.observed.hosts.iter().filter(|h| h.id.role == Role::Coordinator).map(|h| h.id).collect::<Vec<_>>(),
                     )
                     .await
                 }
@@ -316,13 +248,7 @@ impl Checker<'_> {
                     broker::views(
                         self,
                         &control,
-                        &self
-                            .observed
-                            .hosts
-                            .iter()
-                            .filter(|h| h.id.role == Role::Broker)
-                            .map(|h| h.id)
-                            .collect::<Vec<_>>(),
+                        &self.observed.hosts.iter().filter(|h| h.id.role == Role::Broker).map(|h| h.id).collect::<Vec<_>>(),
                     )
                     .await
                 }
@@ -334,22 +260,10 @@ impl Checker<'_> {
 
     /// Problems of one role only: what a rolling restart waits for.
     pub async fn role(&self, role: Role) -> Vec<Problem> {
-        let mut notes = Notes {
-            problems: Vec::new(),
-            notes: BTreeMap::new(),
-        };
-        let running: Vec<HostId> = self
-            .existing(&mut notes)
-            .into_iter()
-            .filter(|i| i.role == role)
-            .collect();
-        let control_name = self.name(HostId {
-            role: Role::Control,
-            index: 1,
-        });
-        notes.problems.retain(|p| {
-            p.host == control_name || self.inventory.of(role).any(|h| self.name(h.id) == p.host)
-        });
+        let mut notes = Notes { problems: Vec::new(), notes: BTreeMap::new() };
+        let running: Vec<HostId> = self.existing(&mut notes).into_iter().filter(|i| i.role == role).collect();
+        let control_name = self.name(HostId { role: Role::Control, index: 1 });
+        notes.problems.retain(|p| p.host == control_name || self.inventory.of(role).any(|h| self.name(h.id) == p.host));
         match self.fleet {
             None => notes.add(&control_name, "not connected"),
             Some(fleet) => match fleet.control().await {

@@ -9,16 +9,12 @@ use crate::{
 
 /// Sets `prefix:` in a file. The file is replaced as a whole.
 pub fn set_prefix(path: &Path, prefix: &str) -> Result<()> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
     let new = replaced(path, &text, prefix)?;
     if new == text {
         return Ok(());
     }
-    let dir = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let doing = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
     let mut temporary = tempfile::NamedTempFile::new_in(dir).map_err(doing)?;
     std::io::Write::write_all(&mut temporary, new.as_bytes()).map_err(doing)?;
@@ -39,24 +35,13 @@ fn replaced(path: &Path, text: &str, prefix: &str) -> Result<String> {
         return Ok(text.to_owned());
     }
     let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
-    let cannot = || {
-        node.error("cannot change this value in its place")
-            .hint(format!(
-                "write `prefix: {prefix}` yourself, then run `septet up`"
-            ))
-    };
+    let cannot =
+        || node.error("cannot change this value in its place").hint(format!("write `prefix: {prefix}` yourself, then run `septet up`"));
     let line = lines.get_mut(node.line - 1).ok_or_else(cannot)?;
-    let start = line
-        .char_indices()
-        .nth(node.column - 1)
-        .map(|(b, _)| b)
-        .ok_or_else(cannot)?;
+    let start = line.char_indices().nth(node.column - 1).map(|(b, _)| b).ok_or_else(cannot)?;
     let rest = &line[start..];
     // The value as it stands, with its quotes if it has any.
-    let written = [format!("\"{old}\""), format!("'{old}'"), old]
-        .into_iter()
-        .find(|w| rest.starts_with(w.as_str()))
-        .ok_or_else(cannot)?;
+    let written = [format!("\"{old}\""), format!("'{old}'"), old].into_iter().find(|w| rest.starts_with(w.as_str())).ok_or_else(cannot)?;
     let new = match written.chars().next() {
         Some(q @ ('"' | '\'')) => format!("{q}{prefix}{q}"),
         _ => prefix.to_owned(),
@@ -78,10 +63,7 @@ mod tests {
                 "# c\ncluster: a\nprefix: kisu   # mine\nvars: {prefix: peter}\n",
             ),
             ("prefix: \"peter\"\n", "prefix: \"kisu\"\n"),
-            (
-                "{cluster: x, prefix: 'peter'}",
-                "{cluster: x, prefix: 'kisu'}",
-            ),
+            ("{cluster: x, prefix: 'peter'}", "{cluster: x, prefix: 'kisu'}"),
             ("prefix:   kisu\r\n", "prefix:   kisu\r\n"),
         ] {
             assert_eq!(replaced(Path::new("i.yml"), before, "kisu").unwrap(), after);

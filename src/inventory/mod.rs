@@ -6,7 +6,7 @@ mod edit;
 mod pattern;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -196,13 +196,11 @@ impl Inventory {
         let name_node = f.need("cluster")?;
         let cluster = name_node.string()?;
         if !is_label(&cluster) || cluster.len() > 40 {
-            return Err(name_node.error(
-                "a cluster's name has lower-case letters, digits and `-`, and at most 40 of them",
-            ));
+            return Err(name_node.error("a cluster's name has lower-case letters, digits and `-`, and at most 40 of them"));
         }
         let prefix_node = f.need("prefix")?;
         let prefix = prefix_node.string()?;
-        check_prefix(&prefix).map_err(|m| prefix_node.error(m))?;
+        check_prefix(&prefix).map_err(|m| prefix_node.error(m).hint("for example `prefix: peter`"))?;
         let domain = match f.take("domain").filter(|n| !n.is_null()) {
             Some(n) => {
                 let d = n.string()?;
@@ -218,9 +216,7 @@ impl Inventory {
             Some(n) => match n.string()?.as_str() {
                 "bundled" => Engine::Bundled,
                 other => {
-                    return Err(n
-                        .error(format!("engine `{other}` is not known"))
-                        .hint("this version deploys `bundled`"));
+                    return Err(n.error(format!("engine `{other}` is not known")).hint("this version deploys `bundled`"));
                 }
             },
         };
@@ -228,20 +224,8 @@ impl Inventory {
             None => ProviderSettings::Docker(DockerSettings::default()),
             Some(n) => provider(n)?,
         };
-        let vars = f
-            .take("vars")
-            .map_or_else(|| Ok(Vars::new()), Node::object)?;
-        let mut this = Self {
-            path: None,
-            cluster,
-            prefix,
-            domain,
-            engine,
-            provider,
-            hosts: Vec::new(),
-            vars,
-            templates: BTreeMap::new(),
-        };
+        let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), Node::object)?;
+        let mut this = Self { path: None, cluster, prefix, domain, engine, provider, hosts: Vec::new(), vars, templates: BTreeMap::new() };
         let groups = f.take("groups");
         this.groups(groups, prefix_node)?;
         f.finish()?;
@@ -258,8 +242,9 @@ impl Inventory {
             if let Some(node) = fields.as_mut().and_then(|f| f.take(role.group())) {
                 let mut g = node.fields()?;
                 if let Some(n) = g.take("count") {
-                    count = n.number(min, max)? as u16;
-                    if role == Role::Coordinator && count % 2 == 0 {
+                    let coordinators = role == Role::Coordinator;
+                    count = n.number(min, max).map_err(|e| if coordinators { e.hint("take 1, 3, 5 or 7") } else { e })? as u16;
+                    if coordinators && count % 2 == 0 {
                         return Err(n
                             .error(format!("{count} coordinators"))
                             .hint("an even number fails as early as one less: take 1, 3, 5 or 7"));
@@ -274,9 +259,7 @@ impl Inventory {
                 if let Some(n) = g.take("hosts") {
                     for (key, at, vars) in n.fields()?.rest() {
                         let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
-                        let index = index.ok_or_else(|| {
-                            at.error(format!("`{key}` is no number of a host: 1 to {count}"))
-                        })?;
+                        let index = index.ok_or_else(|| at.error(format!("`{key}` is no number of a host: 1 to {count}")))?;
                         host_vars.insert(index, vars.object()?);
                     }
                 }
@@ -286,20 +269,17 @@ impl Inventory {
                 let mut vars = group_vars.clone();
                 vars.extend(host_vars.remove(&index).unwrap_or_default());
                 let id = HostId { role, index };
-                let name = self
-                    .render_name(&template.0, id, &self.prefix)
-                    .map_err(|e| template.1.error(e.message))?;
+                let name = self.render_name(&template.0, id, &self.prefix).map_err(|e| template.1.error(e.message))?;
                 if let Err(reason) = check_name(&name) {
-                    return Err(template
-                        .1
-                        .error(reason)
-                        .hint("choose a shorter or simpler prefix"));
+                    let hint = if std::ptr::eq(template.1, prefix_node) {
+                        "choose a shorter prefix"
+                    } else {
+                        "choose a shorter or simpler `hostname`, or a shorter prefix"
+                    };
+                    return Err(template.1.error(reason).hint(hint));
                 }
                 if self.hosts.iter().any(|h| h.name == name) {
-                    return Err(template
-                        .1
-                        .error(format!("two hosts would be called `{name}`"))
-                        .hint("use {{ index }} in `hostname`"));
+                    return Err(template.1.error(format!("two hosts would be called `{name}`")).hint("use {{ index }} in `hostname`"));
                 }
                 self.hosts.push(Host { id, name, vars });
             }
@@ -326,13 +306,13 @@ impl Inventory {
         let mut this = self.clone();
         this.prefix = prefix.to_owned();
         for host in &mut this.hosts {
-            let template = self
-                .templates
-                .get(&host.id.role)
-                .cloned()
-                .unwrap_or_default();
+            let template = self.templates.get(&host.id.role).cloned().unwrap_or_default();
             host.name = self.render_name(&template, host.id, prefix)?;
             check_name(&host.name).map_err(Error::invalid)?;
+        }
+        let mut names = HashSet::new();
+        if let Some(twice) = this.hosts.iter().find(|h| !names.insert(&h.name)) {
+            return Err(Error::invalid(format!("two hosts would be called `{}`", twice.name)));
         }
         Ok(this)
     }
@@ -345,13 +325,7 @@ impl Inventory {
     /// A host by its name, full name, or a name without its prefix (`kafka01`).
     pub fn find(&self, name: &str) -> Option<&Host> {
         let short = name.split('.').next().unwrap_or(name);
-        self.hosts.iter().find(|h| {
-            h.name == short
-                || h.name
-                    .strip_prefix(&self.prefix)
-                    .and_then(|r| r.strip_prefix('-'))
-                    == Some(short)
-        })
+        self.hosts.iter().find(|h| h.name == short || h.name.strip_prefix(&self.prefix).and_then(|r| r.strip_prefix('-')) == Some(short))
     }
 
     /// The name with the domain, or the short name where there is none.
@@ -364,25 +338,17 @@ impl Inventory {
 
     /// How the user names this inventory.
     pub fn shown_path(&self) -> String {
-        self.path.as_ref().map_or_else(
-            || "the built-in inventory".into(),
-            |p| p.display().to_string(),
-        )
+        self.path.as_ref().map_or_else(|| "the built-in inventory".into(), |p| p.display().to_string())
     }
 }
 
 /// Whether a rendered host name can be one.
 pub fn check_name(name: &str) -> Result<(), String> {
     if name.len() > 63 {
-        return Err(format!(
-            "host name `{name}` has {} characters, a DNS label has at most 63",
-            name.len()
-        ));
+        return Err(format!("host name `{name}` has {} characters, a DNS label has at most 63", name.len()));
     }
     if !is_label(name) {
-        return Err(format!(
-            "host name `{name}` is not a DNS label: lower-case letters, digits and `-` only"
-        ));
+        return Err(format!("host name `{name}` is not a DNS label: lower-case letters, digits and `-` only"));
     }
     Ok(())
 }
@@ -391,19 +357,13 @@ fn provider(n: &Node) -> Result<ProviderSettings> {
     let mut f = n.fields()?;
     let docker = f.take("docker");
     for other in ["ec2", "static"] {
-        if f.take(if other == "ec2" { "ec2" } else { "static" })
-            .is_some()
-        {
-            return Err(n
-                .error(format!("provider `{other}` is not in this version"))
-                .hint("this version knows `docker: {}`"));
+        if f.take(if other == "ec2" { "ec2" } else { "static" }).is_some() {
+            return Err(n.error(format!("provider `{other}` is not in this version")).hint("this version knows `docker: {}`"));
         }
     }
     f.finish()?;
     let Some(d) = docker else {
-        return Err(n
-            .error("a provider is missing here")
-            .hint("write `docker: {}`"));
+        return Err(n.error("a provider is missing here").hint("write `docker: {}`"));
     };
     let mut f = d.fields()?;
     let text = |n: Option<&Node>| n.map(Node::string).transpose();
@@ -411,18 +371,12 @@ fn provider(n: &Node) -> Result<ProviderSettings> {
     let settings = DockerSettings {
         image: text(f.take("image"))?,
         subnet: text(subnet_node)?,
-        ports_from: f
-            .take("ports_from")
-            .map(|n| n.number(1024, 65000))
-            .transpose()?
-            .map(|p| p as u16),
+        ports_from: f.take("ports_from").map(|n| n.number(1024, 65000)).transpose()?.map(|p| p as u16),
     };
     if let (Some(s), Some(at)) = (&settings.subnet, subnet_node)
         && crate::provider::docker::Subnet::parse(s).is_none()
     {
-        return Err(at.error(format!(
-            "`{s}` is not a subnet with 24 bits, such as 10.20.30.0/24"
-        )));
+        return Err(at.error(format!("`{s}` is not a subnet with 24 bits, such as 10.20.30.0/24")));
     }
     f.finish()?;
     Ok(ProviderSettings::Docker(settings))
@@ -438,24 +392,15 @@ pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     put("group_names", vec![host.id.role.group()].into());
     put("cluster", inventory.cluster.clone().into());
     put("prefix", inventory.prefix.clone().into());
-    put(
-        "domain",
-        inventory.domain.clone().unwrap_or_default().into(),
-    );
+    put("domain", inventory.domain.clone().unwrap_or_default().into());
     put("engine", inventory.engine.name().into());
     put("role", host.id.role.name().into());
     put("index", host.id.index.into());
     let mut groups = serde_json::Map::new();
     for role in Role::ALL {
-        groups.insert(
-            role.group().into(),
-            inventory.of(role).map(|h| h.name.clone()).collect(),
-        );
+        groups.insert(role.group().into(), inventory.of(role).map(|h| h.name.clone()).collect());
     }
-    groups.insert(
-        "all".into(),
-        inventory.hosts.iter().map(|h| h.name.clone()).collect(),
-    );
+    groups.insert("all".into(), inventory.hosts.iter().map(|h| h.name.clone()).collect());
     put("groups", groups.into());
     v
 }

@@ -7,11 +7,7 @@ use crate::error::{Error, Result, nearest};
 /// Hosts that a pattern selects, in the inventory's order.
 pub fn select<'a>(inventory: &'a Inventory, pattern: &str) -> Result<Vec<&'a Host>> {
     let mut include: Vec<bool> = vec![false; inventory.hosts.len()];
-    let mut terms: Vec<&str> = pattern
-        .split([':', ','])
-        .map(str::trim)
-        .filter(|t| !t.is_empty())
-        .collect();
+    let mut terms: Vec<&str> = pattern.split([':', ',']).map(str::trim).filter(|t| !t.is_empty()).collect();
     if terms.is_empty() {
         return Err(Error::invalid("the host pattern is empty"));
     }
@@ -39,13 +35,7 @@ pub fn select<'a>(inventory: &'a Inventory, pattern: &str) -> Result<Vec<&'a Hos
             }
         }
     }
-    Ok(inventory
-        .hosts
-        .iter()
-        .zip(include)
-        .filter(|(_, i)| *i)
-        .map(|(h, _)| h)
-        .collect())
+    Ok(inventory.hosts.iter().zip(include).filter(|(_, i)| *i).map(|(h, _)| h).collect())
 }
 
 fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
@@ -60,17 +50,13 @@ fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
                 || (!glob && inventory.find(name).is_some_and(|f| f.id == h.id))
                 || (glob
                     && (matches_glob(name, &h.name)
-                        || h.name
-                            .strip_prefix(&inventory.prefix)
-                            .is_some_and(|r| matches_glob(name, r.trim_start_matches('-')))
+                        || h.name.strip_prefix(&inventory.prefix).is_some_and(|r| matches_glob(name, r.trim_start_matches('-')))
                         || matches_glob(name, group)
                         || matches_glob(name, &inventory.fqdn(&h.name))))
         })
         .collect();
     if !hits.contains(&true) && !glob {
-        let names = ["all", "control", "coordinators", "brokers"]
-            .into_iter()
-            .chain(inventory.hosts.iter().map(|h| h.name.as_str()));
+        let names = ["all", "control", "coordinators", "brokers"].into_iter().chain(inventory.hosts.iter().map(|h| h.name.as_str()));
         let e = Error::invalid(format!("no host or group is called `{name}`"));
         return Err(match nearest(name, names) {
             Some(n) => e.hint(format!("did you mean `{n}`?")),
@@ -113,11 +99,7 @@ fn matches_glob(pattern: &str, text: &str) -> bool {
         }
     }
     // Bounded: a pattern of many stars would be slow, and nobody needs it.
-    pattern.matches('*').count() <= 4
-        && go(
-            &pattern.chars().collect::<Vec<_>>(),
-            &text.chars().collect::<Vec<_>>(),
-        )
+    pattern.matches('*').count() <= 4 && go(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -129,17 +111,9 @@ mod tests {
     fn patterns_select_as_ansible_does() {
         let inventory = Inventory::built_in().unwrap();
         let names = |p: &str| {
-            select(&inventory, p)
-                .unwrap()
-                .iter()
-                .map(|h| h.name.trim_start_matches("peter-").to_owned())
-                .collect::<Vec<_>>()
-                .join(" ")
+            select(&inventory, p).unwrap().iter().map(|h| h.name.trim_start_matches("peter-").to_owned()).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(
-            names("all"),
-            "control01 zk01 zk02 zk03 kafka01 kafka02 kafka03"
-        );
+        assert_eq!(names("all"), "control01 zk01 zk02 zk03 kafka01 kafka02 kafka03");
         assert_eq!(names("brokers"), "kafka01 kafka02 kafka03");
         assert_eq!(names("control:coordinators"), "control01 zk01 zk02 zk03");
         assert_eq!(names("all:!brokers"), "control01 zk01 zk02 zk03");
@@ -148,12 +122,6 @@ mod tests {
         assert_eq!(names("peter-kafka0[1-2]"), "kafka01 kafka02");
         assert_eq!(names("kafka0?,zk01"), "zk01 kafka01 kafka02 kafka03");
         assert_eq!(names("nothing*"), "");
-        assert!(
-            select(&inventory, "broker")
-                .unwrap_err()
-                .hint
-                .unwrap()
-                .contains("brokers")
-        );
+        assert!(select(&inventory, "broker").unwrap_err().hint.unwrap().contains("brokers"));
     }
 }

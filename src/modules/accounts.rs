@@ -34,10 +34,5 @@ pub fn user(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
 pub fn group(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let name = a.need(&["name"])?;
     let absent = a.choice("state", &["present", "absent"], "present")? == "absent";
-    Ok(Prepared::action(Action::Group {
-        name,
-        absent,
-        gid: id(a, "gid")?,
-        system: a.boolean("system")?.unwrap_or(false),
-    }))
+    Ok(Prepared::action(Action::Group { name, absent, gid: id(a, "gid")?, system: a.boolean("system")?.unwrap_or(false) }))
 }

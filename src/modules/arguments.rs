@@ -23,26 +23,17 @@ impl<'a> Arguments<'a> {
             Value::Object(m) => m,
             _ => Map::new(),
         };
-        Self {
-            module,
-            node,
-            left,
-            asked: Vec::new(),
-        }
+        Self { module, node, left, asked: Vec::new() }
     }
 
     /// An error at the arguments.
     pub fn error(&self, message: impl Into<String>) -> Error {
-        self.node
-            .error(format!("{}: {}", self.module, message.into()))
+        self.node.error(format!("{}: {}", self.module, message.into()))
     }
 
     fn error_at(&self, key: &str, message: impl Into<String>) -> Error {
         let at = match &self.node.kind {
-            NodeKind::Map(m) => m
-                .iter()
-                .find(|(k, _)| k.string().is_ok_and(|s| s == key))
-                .map_or(self.node, |(_, v)| v),
+            NodeKind::Map(m) => m.iter().find(|(k, _)| k.string().is_ok_and(|s| s == key)).map_or(self.node, |(_, v)| v),
             _ => self.node,
         };
         at.error(format!("{}: {}", self.module, message.into()))
@@ -83,19 +74,8 @@ impl<'a> Arguments<'a> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Bool(b)) => Ok(Some(b)),
-            Some(Value::String(s))
-                if matches!(s.to_ascii_lowercase().as_str(), "yes" | "true" | "on" | "1") =>
-            {
-                Ok(Some(true))
-            }
-            Some(Value::String(s))
-                if matches!(
-                    s.to_ascii_lowercase().as_str(),
-                    "no" | "false" | "off" | "0"
-                ) =>
-            {
-                Ok(Some(false))
-            }
+            Some(Value::String(s)) if matches!(s.to_ascii_lowercase().as_str(), "yes" | "true" | "on" | "1") => Ok(Some(true)),
+            Some(Value::String(s)) if matches!(s.to_ascii_lowercase().as_str(), "no" | "false" | "off" | "0") => Ok(Some(false)),
             Some(_) => Err(self.error_at(key, format!("`{key}` must be true or false"))),
         }
     }
@@ -110,9 +90,7 @@ impl<'a> Arguments<'a> {
         };
         match n.filter(|n| (min..=max).contains(n)) {
             Some(n) => Ok(Some(n)),
-            None => {
-                Err(self.error_at(key, format!("`{key}` must be a number from {min} to {max}")))
-            }
+            None => Err(self.error_at(key, format!("`{key}` must be a number from {min} to {max}"))),
         }
     }
 
@@ -120,11 +98,7 @@ impl<'a> Arguments<'a> {
     pub fn texts(&mut self, key: &'static str) -> Result<Vec<String>> {
         match self.take(key) {
             None => Ok(Vec::new()),
-            Some(Value::String(s)) => Ok(s
-                .split(',')
-                .map(|p| p.trim().to_owned())
-                .filter(|p| !p.is_empty())
-                .collect()),
+            Some(Value::String(s)) => Ok(s.split(',').map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect()),
             Some(Value::Array(a)) => a
                 .into_iter()
                 .map(|v| match v {
@@ -138,30 +112,19 @@ impl<'a> Arguments<'a> {
     }
 
     /// One of a few words.
-    pub fn choice(
-        &mut self,
-        key: &'static str,
-        of: &[&'static str],
-        default: &'static str,
-    ) -> Result<&'static str> {
+    pub fn choice(&mut self, key: &'static str, of: &[&'static str], default: &'static str) -> Result<&'static str> {
         let Some(text) = self.text(key)? else {
             return Ok(default);
         };
-        of.iter().copied().find(|o| *o == text).ok_or_else(|| {
-            self.error_at(
-                key,
-                format!("`{key}` is one of {}, not `{text}`", of.join(", ")),
-            )
-        })
+        of.iter()
+            .copied()
+            .find(|o| *o == text)
+            .ok_or_else(|| self.error_at(key, format!("`{key}` is one of {}, not `{text}`", of.join(", "))))
     }
 
     /// `owner`, `group` and `mode`.
     pub fn attributes(&mut self) -> Result<Attributes> {
-        Ok(Attributes {
-            owner: self.text("owner")?,
-            group: self.text("group")?,
-            mode: self.mode()?,
-        })
+        Ok(Attributes { owner: self.text("owner")?, group: self.text("group")?, mode: self.mode()? })
     }
 
     /// A mode as four octal digits. A bare number is refused: YAML reads 644 and 0644 differently.
@@ -169,10 +132,7 @@ impl<'a> Arguments<'a> {
         let Some(v) = self.take("mode") else {
             return Ok(None);
         };
-        let bad = |this: &Self, why: &str| {
-            this.error_at("mode", format!("`mode` {why}"))
-                .hint("write it in quotes, as \"0644\"")
-        };
+        let bad = |this: &Self, why: &str| this.error_at("mode", format!("`mode` {why}")).hint("write it in quotes, as \"0644\"");
         match v {
             Value::String(s) => match u32::from_str_radix(s.trim_start_matches("0o"), 8) {
                 Ok(m) if m <= 0o7777 && !s.is_empty() => Ok(Some(m)),
@@ -193,11 +153,7 @@ impl<'a> Arguments<'a> {
             return Ok(());
         };
         let at = match &self.node.kind {
-            NodeKind::Map(m) => m
-                .iter()
-                .map(|(k, _)| k)
-                .find(|k| k.string().is_ok_and(|s| s == *key))
-                .unwrap_or(self.node),
+            NodeKind::Map(m) => m.iter().map(|(k, _)| k).find(|k| k.string().is_ok_and(|s| s == *key)).unwrap_or(self.node),
             _ => self.node,
         };
         let e = at.error(format!("{}: `{key}` is not an argument", self.module));

@@ -18,9 +18,7 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     for key in ["msg", "fail_msg"] {
         fail_msg = a.text(key)?.or(fail_msg);
     }
-    let success = a
-        .text("success_msg")?
-        .unwrap_or_else(|| "all assertions hold".into());
+    let success = a.text("success_msg")?.unwrap_or_else(|| "all assertions hold".into());
     for one in that {
         let (shown, holds) = match &one {
             Value::Bool(b) => (b.to_string(), *b),
@@ -29,9 +27,7 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
         };
         if !holds {
             let msg = fail_msg.unwrap_or_else(|| format!("assertion does not hold: {shown}"));
-            return Ok(Prepared::local(
-                Outcome::failed(msg).with("assertion", shown),
-            ));
+            return Ok(Prepared::local(Outcome::failed(msg).with("assertion", shown)));
         }
     }
     Ok(Prepared::local(Outcome::ok().with_msg(success)))

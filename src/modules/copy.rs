@@ -17,24 +17,10 @@ pub fn with_bytes(a: &mut Arguments<'_>, path: String, bytes: Vec<u8>) -> Result
     let (content, tail, blob) = if bytes.len() <= INLINE_BYTES {
         (Content::Tail, bytes, None)
     } else {
-        let digest: String = Sha256::digest(&bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        (
-            Content::Stored(digest.clone()),
-            Vec::new(),
-            Some(Blob {
-                digest,
-                bytes: Arc::new(bytes),
-            }),
-        )
+        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        (Content::Stored(digest.clone()), Vec::new(), Some(Blob { digest, bytes: Arc::new(bytes) }))
     };
-    Ok(Prepared::Remote {
-        action: action(a, path, content)?,
-        tail,
-        blob,
-    })
+    Ok(Prepared::Remote { action: action(a, path, content)?, tail, blob })
 }
 
 fn action(a: &mut Arguments<'_>, path: String, content: Content) -> Result<Action> {
@@ -51,10 +37,7 @@ fn action(a: &mut Arguments<'_>, path: String, content: Content) -> Result<Actio
 /// A destination that ends with `/` is a directory.
 pub fn destination(a: &mut Arguments<'_>, src: Option<&str>) -> Result<String> {
     let dest = a.need(&["dest", "path"])?;
-    match (
-        dest.ends_with('/'),
-        src.and_then(|s| Path::new(s).file_name()),
-    ) {
+    match (dest.ends_with('/'), src.and_then(|s| Path::new(s).file_name())) {
         (true, Some(name)) => Ok(format!("{dest}{}", name.to_string_lossy())),
         _ => Ok(dest),
     }
@@ -69,14 +52,9 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     match (src, content) {
         (Some(_), Some(_)) => Err(a.error("has both `src` and `content`")),
         (None, None) => Err(a.error("`src` or `content` is missing")),
-        (Some(src), None) if remote => {
-            Ok(Prepared::action(action(a, dest, Content::HostFile(src))?))
-        }
+        (Some(src), None) if remote => Ok(Prepared::action(action(a, dest, Content::HostFile(src))?)),
         (Some(src), None) => {
-            let found = c
-                .project
-                .find("files", Path::new(&src), None)
-                .map_err(|e| a.error(e.message).hint(e.hint.unwrap_or_default()))?;
+            let found = c.project.find("files", Path::new(&src), None).map_err(|e| a.error(e.message).hint(e.hint.unwrap_or_default()))?;
             with_bytes(a, dest, found.bytes().to_vec())
         }
         (None, Some(Value::String(text))) => with_bytes(a, dest, text.into_bytes()),

@@ -19,7 +19,5 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
         Value::String(s) => s.clone(),
         other => serde_json::to_string_pretty(other).unwrap_or_default(),
     };
-    Ok(Prepared::local(
-        Outcome::ok().with_msg(text).with("msg", value),
-    ))
+    Ok(Prepared::local(Outcome::ok().with_msg(text).with("msg", value)))
 }

@@ -8,11 +8,7 @@ use crate::error::Result;
 /// Prepares it.
 pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let path = a.need(&["path", "dest", "name"])?;
-    let state = match a.choice(
-        "state",
-        &["file", "directory", "absent", "touch", "link"],
-        "file",
-    )? {
+    let state = match a.choice("state", &["file", "directory", "absent", "touch", "link"], "file")? {
         "directory" => FileState::Directory,
         "absent" => FileState::Absent,
         "touch" => FileState::Touch,
@@ -21,11 +17,5 @@ pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     };
     let (src, attributes) = (a.text("src")?, a.attributes()?);
     let recurse = a.boolean("recurse")?.unwrap_or(false);
-    Ok(Prepared::action(Action::File {
-        path,
-        state,
-        src,
-        attributes,
-        recurse,
-    }))
+    Ok(Prepared::action(Action::File { path, state, src, attributes, recurse }))
 }

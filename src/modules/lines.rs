@@ -26,15 +26,7 @@ pub fn lineinfile(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     }
     let insert = insert(a)?;
     let create = a.boolean("create")?.unwrap_or(false);
-    Ok(Prepared::action(Action::Lineinfile {
-        path,
-        line,
-        regexp,
-        absent,
-        insert,
-        create,
-        attributes: a.attributes()?,
-    }))
+    Ok(Prepared::action(Action::Lineinfile { path, line, regexp, absent, insert, create, attributes: a.attributes()? }))
 }
 
 /// Prepares `blockinfile`.
@@ -42,30 +34,14 @@ pub fn blockinfile(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let path = a.need(&["path", "dest", "name"])?;
     let block = a.text("block")?.unwrap_or_default();
     let absent = a.choice("state", &["present", "absent"], "present")? == "absent";
-    let marker = a
-        .text("marker")?
-        .unwrap_or_else(|| "# {mark} ANSIBLE MANAGED BLOCK".into());
+    let marker = a.text("marker")?.unwrap_or_else(|| "# {mark} ANSIBLE MANAGED BLOCK".into());
     if !marker.contains("{mark}") || marker.contains('\n') {
         return Err(a.error("`marker` must be one line with {mark} in it"));
     }
-    let begin = marker.replace(
-        "{mark}",
-        &a.text("marker_begin")?.unwrap_or_else(|| "BEGIN".into()),
-    );
-    let end = marker.replace(
-        "{mark}",
-        &a.text("marker_end")?.unwrap_or_else(|| "END".into()),
-    );
+    let begin = marker.replace("{mark}", &a.text("marker_begin")?.unwrap_or_else(|| "BEGIN".into()));
+    let end = marker.replace("{mark}", &a.text("marker_end")?.unwrap_or_else(|| "END".into()));
     let insert = insert(a)?;
     let create = a.boolean("create")?.unwrap_or(false);
     let block = if absent { String::new() } else { block };
-    Ok(Prepared::action(Action::Blockinfile {
-        path,
-        block,
-        begin,
-        end,
-        insert,
-        create,
-        attributes: a.attributes()?,
-    }))
+    Ok(Prepared::action(Action::Blockinfile { path, block, begin, end, insert, create, attributes: a.attributes()? }))
 }

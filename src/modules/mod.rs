@@ -69,17 +69,10 @@ pub enum Prepared {
 
 impl Prepared {
     fn action(action: Action) -> Self {
-        Prepared::Remote {
-            action,
-            tail: Vec::new(),
-            blob: None,
-        }
+        Prepared::Remote { action, tail: Vec::new(), blob: None }
     }
     fn local(outcome: Outcome) -> Self {
-        Prepared::Local {
-            outcome,
-            facts: Vars::new(),
-        }
+        Prepared::Local { outcome, facts: Vars::new() }
     }
 }
 
@@ -93,11 +86,7 @@ struct Module {
 }
 
 const fn module(name: &'static str, free_form: Option<&'static str>, prepare: Prepare) -> Module {
-    Module {
-        name,
-        free_form,
-        prepare,
-    }
+    Module { name, free_form, prepare }
 }
 
 static MODULES: &[Module] = &[
@@ -125,10 +114,7 @@ static MODULES: &[Module] = &[
 ];
 
 fn find(name: &str) -> Option<&'static Module> {
-    let short = ["ansible.builtin.", "ansible.legacy.", "community.general."]
-        .iter()
-        .find_map(|p| name.strip_prefix(p))
-        .unwrap_or(name);
+    let short = ["ansible.builtin.", "ansible.legacy.", "community.general."].iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
     MODULES.iter().find(|m| m.name == short)
 }
 
@@ -148,13 +134,8 @@ pub fn free_form(name: &str) -> Option<&'static str> {
 }
 
 /// Prepares a module's work from rendered arguments.
-pub fn prepare(
-    name: &str,
-    mut arguments: Arguments<'_>,
-    context: &Context<'_>,
-) -> Result<Prepared> {
-    let module =
-        find(name).ok_or_else(|| arguments.error(format!("there is no module `{name}`")))?;
+pub fn prepare(name: &str, mut arguments: Arguments<'_>, context: &Context<'_>) -> Result<Prepared> {
+    let module = find(name).ok_or_else(|| arguments.error(format!("there is no module `{name}`")))?;
     let prepared = (module.prepare)(&mut arguments, context)?;
     arguments.finish()?;
     Ok(prepared)

@@ -14,7 +14,5 @@ pub fn hostname(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
 
 /// Prepares `timezone`.
 pub fn timezone(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
-    Ok(Prepared::action(Action::Timezone {
-        name: a.need(&["name"])?,
-    }))
+    Ok(Prepared::action(Action::Timezone { name: a.need(&["name"])? }))
 }

@@ -12,11 +12,7 @@ pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     for key in ["name", "service", "unit"] {
         name = a.text(key)?.unwrap_or(name);
     }
-    let state = match a.choice(
-        "state",
-        &["started", "stopped", "restarted", "reloaded", ""],
-        "",
-    )? {
+    let state = match a.choice("state", &["started", "stopped", "restarted", "reloaded", ""], "")? {
         "started" => Some(UnitState::Started),
         "stopped" => Some(UnitState::Stopped),
         "restarted" => Some(UnitState::Restarted),

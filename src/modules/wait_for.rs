@@ -13,22 +13,11 @@ pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     if port.is_some() == path.is_some() {
         return Err(a.error("needs either `port` or `path`"));
     }
-    let state = match a.choice(
-        "state",
-        &["started", "present", "stopped", "absent"],
-        "started",
-    )? {
+    let state = match a.choice("state", &["started", "present", "stopped", "absent"], "started")? {
         "stopped" | "absent" => WaitState::Stopped,
         _ => WaitState::Started,
     };
     let timeout_s = a.number("timeout", 0, 86_400)?.unwrap_or(300) as u64;
     let delay_s = a.number("delay", 0, 86_400)?.unwrap_or(0) as u64;
-    Ok(Prepared::action(Action::WaitFor {
-        host,
-        port,
-        path,
-        state,
-        timeout_s,
-        delay_s,
-    }))
+    Ok(Prepared::action(Action::WaitFor { host, port, path, state, timeout_s, delay_s }))
 }

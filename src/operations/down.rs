@@ -32,10 +32,7 @@ const ORDER: [&str; 3] = ["container", "network", "volume"];
 const ROUNDS: usize = 10;
 
 /// Removes the cluster. `agree` is shown the list and says whether to go on. `None`: there is nothing.
-pub async fn down(
-    cluster: &Cluster,
-    agree: impl FnOnce(&[Resource]) -> Result<bool>,
-) -> Result<Option<Receipt>> {
+pub async fn down(cluster: &Cluster, agree: impl FnOnce(&[Resource]) -> Result<bool>) -> Result<Option<Receipt>> {
     let _lock = Lock::take(&cluster.inventory)?;
     let observed = cluster.provider.observe().await?;
     let Some(uuid) = observed.uuid else {
@@ -62,22 +59,10 @@ pub async fn down(
         left = cluster.provider.list(&uuid).await?;
         if left.is_empty() {
             keys::forget(&uuid)?;
-            return Ok(Some(Receipt {
-                cluster: cluster.inventory.cluster.clone(),
-                uuid,
-                removed: all,
-                left,
-            }));
+            return Ok(Some(Receipt { cluster: cluster.inventory.cluster.clone(), uuid, removed: all, left }));
         }
         tokio::time::sleep(Duration::from_millis(200 * (round as u64 + 1))).await;
     }
-    let names: Vec<String> = left
-        .iter()
-        .map(|r| format!("{} {}", r.kind, r.name))
-        .collect();
-    Err(Error::failed(format!(
-        "not everything is gone: {}: {last}",
-        names.join(", ")
-    ))
-    .hint("run `septet down` again"))
+    let names: Vec<String> = left.iter().map(|r| format!("{} {}", r.kind, r.name)).collect();
+    Err(Error::failed(format!("not everything is gone: {}: {last}", names.join(", "))).hint("run `septet down` again"))
 }

@@ -56,15 +56,7 @@ impl Cluster {
         options: Options,
     ) -> Result<Self> {
         let provider = provider::open(&inventory)?;
-        Ok(Self {
-            inventory,
-            provider,
-            project,
-            bundle: Bundle::find()?,
-            reporter,
-            interrupted,
-            options,
-        })
+        Ok(Self { inventory, provider, project, bundle: Bundle::find()?, reporter, interrupted, options })
     }
 }
 
@@ -76,12 +68,7 @@ pub struct Phases {
 
 impl Phases {
     /// Runs and times one phase.
-    pub async fn time<T>(
-        &mut self,
-        reporter: &Reporter,
-        name: &str,
-        what: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+    pub async fn time<T>(&mut self, reporter: &Reporter, name: &str, what: impl Future<Output = Result<T>>) -> Result<T> {
         let begun = Instant::now();
         reporter.phase(name);
         let result = what.await;

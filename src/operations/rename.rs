@@ -26,9 +26,7 @@ pub async fn rename(cluster: &mut Cluster, prefix: &str) -> Result<UpOutcome> {
         None => write_out(&cluster.project.root)?,
     };
     inventory::set_prefix(&path, prefix)?;
-    cluster
-        .reporter
-        .say(&format!("{}: prefix: {prefix}", path.display()));
+    cluster.reporter.say(&format!("{}: prefix: {prefix}", path.display()));
     cluster.inventory = renamed;
     cluster.inventory.path = Some(path);
     // The provider looks for names that others may have: from here on, the new ones.

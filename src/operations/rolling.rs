@@ -33,11 +33,7 @@ pub struct RollingGate {
 
 impl RollingGate {
     fn checker(&self) -> Checker<'_> {
-        Checker {
-            inventory: &self.inventory,
-            observed: &self.observed,
-            fleet: Some(&self.fleet),
-        }
+        Checker { inventory: &self.inventory, observed: &self.observed, fleet: Some(&self.fleet) }
     }
 
     async fn wait(&self, id: HostId, limit: Duration) -> Result<()> {
@@ -48,10 +44,7 @@ impl RollingGate {
                 return Ok(());
             }
             if begun.elapsed() > limit {
-                let lines: Vec<String> = problems
-                    .iter()
-                    .map(|Problem { host, reason }| format!("{host}: {reason}"))
-                    .collect();
+                let lines: Vec<String> = problems.iter().map(|Problem { host, reason }| format!("{host}: {reason}")).collect();
                 return Err(Error::failed(format!("the gate does not open within {} s:\n  {}", limit.as_secs(), lines.join("\n  ")))
                     .hint("the hosts that follow are untouched; mend what is named, then run the same command again"));
             }
@@ -64,32 +57,20 @@ impl RollingGate {
         // Who serves, and who of them goes last: the leader of the ensemble, the controller of the brokers.
         let (serving, last): (BTreeSet<HostId>, BTreeSet<HostId>) = match role {
             Role::Control => {
-                return Order {
-                    first: hosts,
-                    then: Vec::new(),
-                };
+                return Order { first: hosts, then: Vec::new() };
             }
             Role::Coordinator => {
                 let views = checker.coordinators().await;
-                let last = views
-                    .iter()
-                    .filter(|(_, v)| v.mode == "leader")
-                    .map(|(id, _)| *id)
-                    .collect();
+                let last = views.iter().filter(|(_, v)| v.mode == "leader").map(|(id, _)| *id).collect();
                 (views.into_keys().collect(), last)
             }
             Role::Broker => {
                 let views = checker.brokers().await;
-                let last = views
-                    .iter()
-                    .filter(|(_, v)| v.controller == v.id)
-                    .map(|(id, _)| *id)
-                    .collect();
+                let last = views.iter().filter(|(_, v)| v.controller == v.id).map(|(id, _)| *id).collect();
                 (views.into_keys().collect(), last)
             }
         };
-        let (mut then, first): (Vec<HostId>, Vec<HostId>) =
-            hosts.into_iter().partition(|id| serving.contains(id));
+        let (mut then, first): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(|id| serving.contains(id));
         then.sort_by_key(|id| last.contains(id));
         Order { first, then }
     }

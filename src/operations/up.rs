@@ -63,19 +63,9 @@ fn addresses(cluster: &Cluster, observed: &Observed) -> BTreeMap<HostId, Vars> {
     for host in &cluster.inventory.hosts {
         let mut v = Vars::new();
         let is = observed.host(host.id);
-        let address = is
-            .map(|i| i.address)
-            .or(planned.and_then(|s| s.host(host.id)));
-        v.insert(
-            "address".into(),
-            address
-                .map_or_else(|| "(not known yet)".into(), |a| a.to_string())
-                .into(),
-        );
-        if let Some(outside) = is
-            .filter(|_| host.id.role == Role::Broker)
-            .and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT))
-        {
+        let address = is.map(|i| i.address).or(planned.and_then(|s| s.host(host.id)));
+        v.insert("address".into(), address.map_or_else(|| "(not known yet)".into(), |a| a.to_string()).into());
+        if let Some(outside) = is.filter(|_| host.id.role == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
             v.insert("external_listener".into(), outside.into());
         }
         // While a rename is under way both names lead to the host.
@@ -94,32 +84,17 @@ fn common(cluster: &Cluster) -> Vars {
 }
 
 /// Runs plays with the reporter listening.
-async fn play(
-    cluster: &Cluster,
-    observed: &Observed,
-    fleet: Option<Arc<Fleet>>,
-    plays: &[Play],
-    options: Options,
-) -> Result<Recap> {
+async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>, plays: &[Play], options: Options) -> Result<Recap> {
     let (events, told) = mpsc::unbounded_channel();
-    let gate = fleet.clone().map(|fleet| {
-        Arc::new(RollingGate {
-            inventory: cluster.inventory.clone(),
-            observed: observed.clone(),
-            fleet,
-        }) as Arc<dyn Gate>
-    });
+    let gate = fleet
+        .clone()
+        .map(|fleet| Arc::new(RollingGate { inventory: cluster.inventory.clone(), observed: observed.clone(), fleet }) as Arc<dyn Gate>);
     let absent: HashSet<HostId> = cluster
         .inventory
         .hosts
         .iter()
         .map(|h| h.id)
-        .filter(|id| {
-            options.check
-                && observed
-                    .host(*id)
-                    .is_none_or(|h| h.state != HostState::Running)
-        })
+        .filter(|id| options.check && observed.host(*id).is_none_or(|h| h.state != HostState::Running))
         .collect();
     let shared = Shared {
         inventory: cluster.inventory.clone(),
@@ -131,12 +106,7 @@ async fn play(
         events,
         interrupted: cluster.interrupted.clone(),
     };
-    let runner = Runner::new(
-        shared,
-        &common(cluster),
-        &addresses(cluster, observed),
-        gate,
-    );
+    let runner = Runner::new(shared, &common(cluster), &addresses(cluster, observed), gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));
     let result = runner.run(plays).await;
     drop(runner);
@@ -145,20 +115,14 @@ async fn play(
 }
 
 fn failed_run(recap: &Recap) -> Error {
-    let hosts: Vec<&str> = recap
-        .hosts
-        .iter()
-        .filter(|(_, c)| c.failed + c.unreachable > 0)
-        .map(|(h, _)| h.as_str())
-        .collect();
+    let hosts: Vec<&str> = recap.hosts.iter().filter(|(_, c)| c.failed + c.unreachable > 0).map(|(h, _)| h.as_str()).collect();
     let mut e = Error::failed(format!("failed on {}", hosts.join(", ")));
     if !recap.pending_handlers.is_empty() {
-        let names: Vec<String> = recap
-            .pending_handlers
-            .iter()
-            .map(|(h, n)| format!("{n} on {h}"))
-            .collect();
-        e = e.hint(format!("handlers that were notified did not run: {}; run them by hand, or make the task change again", names.join(", ")));
+        let names: Vec<String> = recap.pending_handlers.iter().map(|(h, n)| format!("{n} on {h}")).collect();
+        e = e.hint(format!(
+            "handlers that were notified did not run: {}; run them by hand, or make the task change again",
+            names.join(", ")
+        ));
     }
     e
 }
@@ -172,26 +136,14 @@ fn interrupted(cluster: &Cluster) -> Result<()> {
 
 /// Does the provider's steps: the network first, then all hosts side by side.
 async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
-    let uuid = observed
-        .uuid
-        .clone()
-        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let uuid = observed.uuid.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     // The key is on disk before the first host trusts it.
     let (key, _) = keys::cluster_key(&uuid)?;
     let public_key = keys::public_line(&key)?;
-    let site = Site {
-        uuid: &uuid,
-        inventory: &cluster.inventory,
-        observed,
-        public_key: &public_key,
-    };
+    let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
     let network = cluster.provider.create_network(&site).await?;
     interrupted(cluster)?;
-    let steps: Vec<&Step> = plan
-        .steps
-        .iter()
-        .filter(|s| **s != Step::CreateNetwork)
-        .collect();
+    let steps: Vec<&Step> = plan.steps.iter().filter(|s| **s != Step::CreateNetwork).collect();
     let results = join_all(steps.iter().map(|s| async {
         let r = cluster.provider.apply(s, &network, &site).await;
         if r.is_ok() {
@@ -210,91 +162,44 @@ pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
     let plays = parse::playbook(&cluster.project, "site.yml")?;
     let mut phases = Phases::default();
     let reporter = &cluster.reporter;
-    let observed = phases
-        .time(reporter, "observe", cluster.provider.observe())
-        .await?;
+    let observed = phases.time(reporter, "observe", cluster.provider.observe()).await?;
     let plan = plan::plan(&cluster.inventory, &observed)?;
     interrupted(cluster)?;
-    if plan
-        .steps
-        .iter()
-        .any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. }))
-    {
+    if plan.steps.iter().any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. })) {
         let say = |text: String| reporter.say(&text);
-        phases
-            .time(reporter, "image", cluster.provider.prepare(&say))
-            .await?;
+        phases.time(reporter, "image", cluster.provider.prepare(&say)).await?;
         interrupted(cluster)?;
     }
     let mut observed = observed;
     if !plan.steps.is_empty() {
-        phases
-            .time(reporter, "hosts", apply(cluster, &plan, &observed))
-            .await?;
+        phases.time(reporter, "hosts", apply(cluster, &plan, &observed)).await?;
         observed = cluster.provider.observe().await?;
     }
     let access = Access::new(cluster, observed.clone())?;
-    phases
-        .time(reporter, "connect", access.connect(cluster))
-        .await?;
+    phases.time(reporter, "connect", access.connect(cluster)).await?;
     interrupted(cluster)?;
     let configure = async {
-        let recap = play(
-            cluster,
-            &observed,
-            Some(access.fleet.clone()),
-            &plays,
-            cluster.options.clone(),
-        )
-        .await?;
-        if recap.failed() {
-            Err(failed_run(&recap))
-        } else {
-            Ok(recap)
-        }
+        let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?;
+        if recap.failed() { Err(failed_run(&recap)) } else { Ok(recap) }
     };
     let mut recap = phases.time(reporter, "configure", configure).await?;
     if !plan.renames.is_empty() {
-        let (observed_now, more) = phases
-            .time(
-                reporter,
-                "rename",
-                rename_hosts(cluster, &plan, &observed, &access),
-            )
-            .await?;
+        let (observed_now, more) = phases.time(reporter, "rename", rename_hosts(cluster, &plan, &observed, &access)).await?;
         observed = observed_now;
         recap.add(more);
     }
     let fleet = access.fleet.clone();
-    let report = phases
-        .time(reporter, "health", wait_healthy(cluster, &observed, &fleet))
-        .await?;
+    let report = phases.time(reporter, "health", wait_healthy(cluster, &observed, &fleet)).await?;
     // Names may have changed since the files for OpenSSH were written.
     Access::new(cluster, observed.clone())?;
     fleet.close().await;
-    Ok(UpOutcome {
-        steps: plan.all().cloned().collect(),
-        recap,
-        report,
-        observed,
-        phases,
-    })
+    Ok(UpOutcome { steps: plan.all().cloned().collect(), recap, report, observed, phases })
 }
 
 /// Every host serves under its new name: the provider's names follow, then the old names go.
-async fn rename_hosts(
-    cluster: &Cluster,
-    plan: &Plan,
-    observed: &Observed,
-    access: &Access,
-) -> Result<(Observed, Recap)> {
+async fn rename_hosts(cluster: &Cluster, plan: &Plan, observed: &Observed, access: &Access) -> Result<(Observed, Recap)> {
     let uuid = observed.uuid.clone().unwrap_or_default();
-    let site = Site {
-        uuid: &uuid,
-        inventory: &cluster.inventory,
-        observed,
-        public_key: "",
-    };
+    let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: "" };
     let Some(network) = observed.network.clone() else {
         return Err(not_there(&cluster.inventory));
     };
@@ -304,32 +209,13 @@ async fn rename_hosts(
     }
     let observed = cluster.provider.observe().await?;
     let plays = parse::playbook(&cluster.project, "site.yml")?;
-    let recap = play(
-        cluster,
-        &observed,
-        Some(access.fleet.clone()),
-        &plays,
-        cluster.options.clone(),
-    )
-    .await?;
-    if recap.failed() {
-        Err(failed_run(&recap))
-    } else {
-        Ok((observed, recap))
-    }
+    let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?;
+    if recap.failed() { Err(failed_run(&recap)) } else { Ok((observed, recap)) }
 }
 
-async fn wait_healthy(
-    cluster: &Cluster,
-    observed: &Observed,
-    fleet: &Arc<Fleet>,
-) -> Result<Report> {
+async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<Report> {
     let begun = Instant::now();
-    let checker = Checker {
-        inventory: &cluster.inventory,
-        observed,
-        fleet: Some(fleet),
-    };
+    let checker = Checker { inventory: &cluster.inventory, observed, fleet: Some(fleet) };
     loop {
         let report = checker.check().await;
         if report.healthy {
@@ -337,11 +223,7 @@ async fn wait_healthy(
         }
         interrupted(cluster)?;
         if begun.elapsed() > HEALTH_TIMEOUT {
-            let lines: Vec<String> = report
-                .problems
-                .iter()
-                .map(|p| format!("{}: {}", p.host, p.reason))
-                .collect();
+            let lines: Vec<String> = report.problems.iter().map(|p| format!("{}: {}", p.host, p.reason)).collect();
             return Err(Error::failed(format!(
                 "the cluster is not healthy after {} s:\n  {}",
                 HEALTH_TIMEOUT.as_secs(),
@@ -383,41 +265,22 @@ pub async fn preview(cluster: &Cluster) -> Result<Planned> {
 /// Runs a playbook against the hosts that exist.
 pub async fn run_playbook(cluster: &Cluster, name: &str) -> Result<Recap> {
     let plays = parse::playbook(&cluster.project, name)?;
-    let _lock = if cluster.options.check {
-        None
-    } else {
-        Some(Lock::take(&cluster.inventory)?)
-    };
+    let _lock = if cluster.options.check { None } else { Some(Lock::take(&cluster.inventory)?) };
     let observed = cluster.provider.observe().await?;
     let access = Access::new(cluster, observed.clone())?;
     access.connect(cluster).await?;
-    let recap = play(
-        cluster,
-        &observed,
-        Some(access.fleet.clone()),
-        &plays,
-        cluster.options.clone(),
-    )
-    .await;
+    let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
     access.fleet.close().await;
     let recap = recap?;
     cluster.reporter.recap(&recap);
-    if recap.failed() {
-        Err(failed_run(&recap))
-    } else {
-        Ok(recap)
-    }
+    if recap.failed() { Err(failed_run(&recap)) } else { Ok(recap) }
 }
 
 /// Where clients find the cluster, as `(bootstrap.servers, zookeeper.connect)`.
 pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
     let of = |role: Role, port: u16| {
-        let list: Vec<String> = observed
-            .hosts
-            .iter()
-            .filter(|h| h.id.role == role)
-            .filter_map(|h| cluster.provider.outside(h, port))
-            .collect();
+        let list: Vec<String> =
+            observed.hosts.iter().filter(|h| h.id.role == role).filter_map(|h| cluster.provider.outside(h, port)).collect();
         list.join(",")
     };
     json!({ "bootstrap.servers": of(Role::Broker, EXTERNAL_PORT), "zookeeper.connect": of(Role::Coordinator, 2181) })

@@ -101,19 +101,12 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
     let mut plan = Plan::default();
     if observed.network.is_none() {
         if let Some(host) = observed.hosts.first() {
-            return Err(Error::failed(format!(
-                "the cluster's network is gone, but {} is there",
-                host.name
-            ))
-            .hint("`septet down` and `septet up` make the cluster anew; data is lost"));
+            return Err(Error::failed(format!("the cluster's network is gone, but {} is there", host.name))
+                .hint("`septet down` and `septet up` make the cluster anew; data is lost"));
         }
         plan.steps.push(Step::CreateNetwork);
     }
-    if let Some(extra) = observed
-        .hosts
-        .iter()
-        .find(|o| !inventory.hosts.iter().any(|h| h.id == o.id))
-    {
+    if let Some(extra) = observed.hosts.iter().find(|o| !inventory.hosts.iter().any(|h| h.id == o.id)) {
         return Err(Error::failed(format!("{} ({} {}) is not in the inventory any more", extra.name, extra.id.role, extra.id.index))
             .hint("this version does not shrink a cluster: put the host back into the inventory, or `septet down`"));
     }
@@ -123,36 +116,20 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
             return Err(foreign(&host.name, what));
         }
         let Some(is) = observed.host(host.id) else {
-            plan.steps.push(Step::Create {
-                id: host.id,
-                name: name(),
-            });
+            plan.steps.push(Step::Create { id: host.id, name: name() });
             continue;
         };
         match is.state {
             HostState::Running => {}
-            HostState::Stopped => plan.steps.push(Step::Start {
-                id: host.id,
-                name: name(),
-            }),
-            HostState::Paused => plan.steps.push(Step::Unpause {
-                id: host.id,
-                name: name(),
-            }),
+            HostState::Stopped => plan.steps.push(Step::Start { id: host.id, name: name() }),
+            HostState::Paused => plan.steps.push(Step::Unpause { id: host.id, name: name() }),
             HostState::Unfinished => {
-                plan.steps.push(Step::Replace {
-                    id: host.id,
-                    name: name(),
-                });
+                plan.steps.push(Step::Replace { id: host.id, name: name() });
                 continue;
             }
         }
         if is.name != host.name {
-            plan.renames.push(Step::Rename {
-                id: host.id,
-                from: is.name.clone(),
-                to: name(),
-            });
+            plan.renames.push(Step::Rename { id: host.id, from: is.name.clone(), to: name() });
         }
     }
     Ok(plan)
@@ -180,11 +157,7 @@ mod tests {
         });
         Observed {
             uuid: Some("u".into()),
-            network: Some(ObservedNetwork {
-                reference: "n".into(),
-                subnet,
-                ports_from: 19000,
-            }),
+            network: Some(ObservedNetwork { reference: "n".into(), subnet, ports_from: 19000 }),
             hosts: hosts.collect(),
             taken: Default::default(),
         }
@@ -223,25 +196,11 @@ mod tests {
         let inventory = Inventory::built_in().unwrap();
         let mut o = observed(&inventory);
         o.hosts.pop();
-        o.taken
-            .insert("peter-kafka03".into(), "a container of image x".into());
-        assert!(
-            plan(&inventory, &o)
-                .unwrap_err()
-                .message
-                .contains("left alone")
-        );
+        o.taken.insert("peter-kafka03".into(), "a container of image x".into());
+        assert!(plan(&inventory, &o).unwrap_err().message.contains("left alone"));
         let mut o = observed(&inventory);
-        o.hosts[6].id = HostId {
-            role: Role::Broker,
-            index: 4,
-        };
-        assert!(
-            plan(&inventory, &o)
-                .unwrap_err()
-                .message
-                .contains("not in the inventory")
-        );
+        o.hosts[6].id = HostId { role: Role::Broker, index: 4 };
+        assert!(plan(&inventory, &o).unwrap_err().message.contains("not in the inventory"));
         let mut o = observed(&inventory);
         o.network = None;
         assert!(plan(&inventory, &o).is_err());

@@ -67,16 +67,11 @@ pub struct Become {
 impl Become {
     /// This, or what is around it.
     pub fn or(&self, outer: &Become) -> Become {
-        Become {
-            on: self.on.or(outer.on),
-            user: self.user.clone().or(outer.user.clone()),
-        }
+        Become { on: self.on.or(outer.on), user: self.user.clone().or(outer.user.clone()) }
     }
     /// The user to become; `None` for the one that logs in.
     pub fn target(&self) -> Option<String> {
-        self.on
-            .unwrap_or(false)
-            .then(|| self.user.clone().unwrap_or_else(|| "root".into()))
+        self.on.unwrap_or(false).then(|| self.user.clone().unwrap_or_else(|| "root".into()))
     }
 }
 

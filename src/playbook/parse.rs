@@ -60,29 +60,16 @@ pub fn playbook(project: &Project, name: &str) -> Result<Vec<Play>> {
     Ok(plays)
 }
 
-fn read_playbook(
-    project: &Project,
-    file: &Path,
-    above: &mut Vec<PathBuf>,
-    plays: &mut Vec<Play>,
-    at: Option<&Node>,
-) -> Result<()> {
+fn read_playbook(project: &Project, file: &Path, above: &mut Vec<PathBuf>, plays: &mut Vec<Play>, at: Option<&Node>) -> Result<()> {
     let found = project.find("playbooks", file, at)?;
     if above.contains(&found.path) || above.len() >= MAX_IMPORTS {
-        let chain = above
-            .iter()
-            .chain([&found.path])
-            .map(|p| p.display().to_string())
-            .collect::<Vec<_>>()
-            .join(" → ");
+        let chain = above.iter().chain([&found.path]).map(|p| p.display().to_string()).collect::<Vec<_>>().join(" → ");
         let e = Error::invalid(format!("playbooks import one another in a circle: {chain}"));
         return Err(at.map_or(e.clone(), |n| e.at(n.place())));
     }
     let root = found.yaml()?;
     let NodeKind::List(items) = &root.kind else {
-        return Err(root
-            .error("a playbook is a list of plays")
-            .hint("begin with `- hosts: all`"));
+        return Err(root.error("a playbook is a list of plays").hint("begin with `- hosts: all`"));
     };
     above.push(found.path.clone());
     for item in items {
@@ -91,12 +78,7 @@ fn read_playbook(
             let name = n.string()?;
             f.take("name");
             f.finish()?;
-            let next = found
-                .path
-                .parent()
-                .map(|d| d.join(&name))
-                .filter(|p| project.exists("playbooks", p))
-                .unwrap_or_else(|| name.into());
+            let next = found.path.parent().map(|d| d.join(&name)).filter(|p| project.exists("playbooks", p)).unwrap_or_else(|| name.into());
             read_playbook(project, &next, above, plays, Some(n))?;
         } else {
             plays.push(play(item, f)?);
@@ -109,22 +91,13 @@ fn read_playbook(
 fn strings(n: Option<&Node>) -> Result<Vec<String>> {
     let mut out = Vec::new();
     for one in n.map(Node::list).unwrap_or_default() {
-        out.extend(
-            one.string()?
-                .split(',')
-                .map(|s| s.trim().to_owned())
-                .filter(|s| !s.is_empty()),
-        );
+        out.extend(one.string()?.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()));
     }
     Ok(out)
 }
 
 fn names(n: Option<&Node>) -> Result<Vec<String>> {
-    n.map(Node::list)
-        .unwrap_or_default()
-        .into_iter()
-        .map(Node::string)
-        .collect()
+    n.map(Node::list).unwrap_or_default().into_iter().map(Node::string).collect()
 }
 
 fn flag(n: Option<&Node>) -> Result<Option<bool>> {
@@ -132,25 +105,14 @@ fn flag(n: Option<&Node>) -> Result<Option<bool>> {
 }
 
 fn become_of(f: &mut Fields<'_>) -> Result<Become> {
-    Ok(Become {
-        on: flag(f.take("become"))?,
-        user: f.take("become_user").map(Node::string).transpose()?,
-    })
+    Ok(Become { on: flag(f.take("become"))?, user: f.take("become_user").map(Node::string).transpose()? })
 }
 
 fn serial(n: &Node) -> Result<Serial> {
     let text = n.string()?;
-    let bad = || {
-        n.error(format!(
-            "`{text}` is neither a number of hosts nor a percentage"
-        ))
-    };
+    let bad = || n.error(format!("`{text}` is neither a number of hosts nor a percentage"));
     match text.strip_suffix('%') {
-        Some(p) => p
-            .parse()
-            .ok()
-            .filter(|p| (1..=100).contains(p))
-            .map(Serial::Percent),
+        Some(p) => p.parse().ok().filter(|p| (1..=100).contains(p)).map(Serial::Percent),
         None => text.parse().ok().filter(|n| *n > 0).map(Serial::Count),
     }
     .ok_or_else(bad)
@@ -162,17 +124,10 @@ fn object(n: Option<&Node>) -> Result<Vars> {
 
 fn play(node: &Node, mut f: Fields<'_>) -> Result<Play> {
     let Some(hosts) = f.take("hosts") else {
-        return Err(node.error("a play needs `hosts`").hint(format!(
-            "known at the beginning of a play: {}",
-            PLAY_KEYS.join(", ")
-        )));
+        return Err(node.error("a play needs `hosts`").hint(format!("known at the beginning of a play: {}", PLAY_KEYS.join(", "))));
     };
     let hosts = names(Some(hosts))?.join(":");
-    let name = f
-        .take("name")
-        .map(Node::string)
-        .transpose()?
-        .unwrap_or_else(|| hosts.clone());
+    let name = f.take("name").map(Node::string).transpose()?.unwrap_or_else(|| hosts.clone());
     let serials = f.take("serial").map(Node::list).unwrap_or_default();
     let this = Play {
         name,
@@ -193,21 +148,10 @@ fn play(node: &Node, mut f: Fields<'_>) -> Result<Play> {
         node: node.clone(),
     };
     f.finish()?;
-    let answers: HashSet<&str> = this
-        .handlers
-        .iter()
-        .flat_map(|h| h.listen.iter().map(String::as_str).chain([h.name.as_str()]))
-        .collect();
+    let answers: HashSet<&str> = this.handlers.iter().flat_map(|h| h.listen.iter().map(String::as_str).chain([h.name.as_str()])).collect();
     for task in &this.tasks {
-        if let Some(missing) = task
-            .notify
-            .iter()
-            .find(|n| !answers.contains(n.as_str()) && !crate::template::is_template(n))
-        {
-            let e = task.node.error(format!(
-                "task `{}` notifies `{missing}`, and there is no such handler",
-                task.name
-            ));
+        if let Some(missing) = task.notify.iter().find(|n| !answers.contains(n.as_str()) && !crate::template::is_template(n)) {
+            let e = task.node.error(format!("task `{}` notifies `{missing}`, and there is no such handler", task.name));
             return Err(match nearest(missing, answers.iter().copied()) {
                 Some(n) => e.hint(format!("did you mean `{n}`?")),
                 None => e,
@@ -232,8 +176,7 @@ pub fn tasks(n: &Node) -> Result<Vec<Task>> {
 
 fn task(node: &Node) -> Result<Task> {
     let mut f = node.fields()?;
-    let conditions =
-        |n: Option<&Node>| n.map(|n| n.list().into_iter().cloned().collect::<Vec<_>>());
+    let conditions = |n: Option<&Node>| n.map(|n| n.list().into_iter().cloned().collect::<Vec<_>>());
     let name = f.take("name").map(Node::string).transpose()?;
     let when = conditions(f.take("when")).unwrap_or_default();
     let loop_over = f.take("loop").or(f.take("with_items")).cloned();
@@ -255,25 +198,15 @@ fn task(node: &Node) -> Result<Task> {
     let failed_when = conditions(f.take("failed_when"));
     let changed_when = conditions(f.take("changed_when"));
     let until = conditions(f.take("until"));
-    let retries = f
-        .take("retries")
-        .map(|n| n.number(0, 10_000))
-        .transpose()?
-        .unwrap_or(3) as u32;
-    let delay_s = f
-        .take("delay")
-        .map(|n| n.number(0, 3600))
-        .transpose()?
-        .unwrap_or(5) as u64;
+    let retries = f.take("retries").map(|n| n.number(0, 10_000)).transpose()?.unwrap_or(3) as u32;
+    let delay_s = f.take("delay").map(|n| n.number(0, 3600)).transpose()?.unwrap_or(5) as u64;
     let vars = object(f.take("vars"))?;
     let environment = object(f.take("environment"))?;
     let check_mode = flag(f.take("check_mode"))?;
     let diff = flag(f.take("diff"))?;
     let no_log = flag(f.take("no_log"))?.unwrap_or(false);
     let extra = object(f.take("args"))?;
-    let include = f
-        .take("include_tasks")
-        .or(f.take("ansible.builtin.include_tasks"));
+    let include = f.take("include_tasks").or(f.take("ansible.builtin.include_tasks"));
 
     let work = if let Some(n) = include {
         f.finish()?;
@@ -286,10 +219,7 @@ fn task(node: &Node) -> Result<Task> {
             }
             _ => n.string()?,
         };
-        Work::Include {
-            file,
-            node: n.clone(),
-        }
+        Work::Include { file, node: n.clone() }
     } else {
         let mut rest = f.rest();
         let Some((key, _, arguments)) = rest.pop() else {
@@ -302,20 +232,14 @@ fn task(node: &Node) -> Result<Task> {
                 return Err(unknown(at, other));
             }
             if modules::lookup(&key).is_some() {
-                return Err(at.error(format!(
-                    "a task has one module, this one has `{other}` and `{key}`"
-                )));
+                return Err(at.error(format!("a task has one module, this one has `{other}` and `{key}`")));
             }
         }
         let Some(module) = modules::lookup(&key) else {
             let at = node_of_key(node, &key).unwrap_or(node);
             return Err(unknown(at, &key));
         };
-        Work::Module {
-            name: module,
-            arguments: arguments_of(module, arguments, extra)?,
-            node: arguments.clone(),
-        }
+        Work::Module { name: module, arguments: arguments_of(module, arguments, extra)?, node: arguments.clone() }
     };
     let shown = match &work {
         Work::Module { name, .. } => (*name).to_owned(),
@@ -352,18 +276,13 @@ fn task(node: &Node) -> Result<Task> {
 
 fn node_of_key<'a>(map: &'a Node, key: &str) -> Option<&'a Node> {
     match &map.kind {
-        NodeKind::Map(m) => m
-            .iter()
-            .map(|(k, _)| k)
-            .find(|k| k.string().is_ok_and(|s| s == key)),
+        NodeKind::Map(m) => m.iter().map(|(k, _)| k).find(|k| k.string().is_ok_and(|s| s == key)),
         _ => None,
     }
 }
 
 fn unknown(at: &Node, key: &str) -> Error {
-    let e = at.error(format!(
-        "`{key}` is neither a module nor a keyword of a task"
-    ));
+    let e = at.error(format!("`{key}` is neither a module nor a keyword of a task"));
     let known = modules::names();
     match nearest(key, known.iter().copied().chain(TASK_KEYS.iter().copied())) {
         Some(n) => e.hint(format!("did you mean `{n}`?")),
@@ -375,10 +294,7 @@ fn unknown(at: &Node, key: &str) -> Error {
 fn identifiers(v: &Value, out: &mut HashSet<String>) {
     match v {
         Value::String(s) => {
-            for word in s
-                .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-                .filter(|w| !w.is_empty())
-            {
+            for word in s.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|w| !w.is_empty()) {
                 out.insert(word.to_owned());
             }
         }

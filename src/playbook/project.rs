@@ -18,11 +18,7 @@ static INVENTORIES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/inventories");
 
 /// The directories that ship inside the program.
 pub fn shipped() -> [(&'static str, &'static Dir<'static>); 3] {
-    [
-        ("inventories", &INVENTORIES),
-        ("playbooks", &PLAYBOOKS),
-        ("templates", &TEMPLATES),
-    ]
+    [("inventories", &INVENTORIES), ("playbooks", &PLAYBOOKS), ("templates", &TEMPLATES)]
 }
 
 /// A project directory over the shipped files.
@@ -47,8 +43,7 @@ impl Found {
     }
     /// Its text.
     pub fn text(&self) -> Result<&str> {
-        std::str::from_utf8(&self.bytes)
-            .map_err(|_| Error::invalid(format!("{}: is not UTF-8", self.path.display())))
+        std::str::from_utf8(&self.bytes).map_err(|_| Error::invalid(format!("{}: is not UTF-8", self.path.display())))
     }
     /// Its YAML.
     pub fn yaml(&self) -> Result<Node> {
@@ -64,33 +59,22 @@ impl Project {
         if name.is_absolute() {
             return vec![name.to_owned()];
         }
-        vec![
-            name.to_owned(),
-            self.root.join(name),
-            self.root.join(kind).join(name),
-        ]
+        vec![name.to_owned(), self.root.join(name), self.root.join(kind).join(name)]
     }
 
     fn shipped(kind: &str, name: &Path) -> Option<Found> {
         let (_, dir) = shipped().into_iter().find(|(k, _)| *k == kind)?;
         let inner = name.strip_prefix(kind).unwrap_or(name);
-        if inner
-            .components()
-            .any(|c| !matches!(c, Component::Normal(_)))
-        {
+        if inner.components().any(|c| !matches!(c, Component::Normal(_))) {
             return None;
         }
         let file = dir.get_file(inner)?;
-        Some(Found {
-            path: Path::new(kind).join(inner),
-            bytes: Cow::Borrowed(file.contents()),
-        })
+        Some(Found { path: Path::new(kind).join(inner), bytes: Cow::Borrowed(file.contents()) })
     }
 
     /// Whether there is such a file.
     pub fn exists(&self, kind: &str, name: &Path) -> bool {
-        self.candidates(kind, name).iter().any(|p| p.is_file())
-            || Self::shipped(kind, name).is_some()
+        self.candidates(kind, name).iter().any(|p| p.is_file()) || Self::shipped(kind, name).is_some()
     }
 
     /// Finds a file: as it is named, in the project, in the project's directory of that kind, among the shipped.
@@ -98,33 +82,20 @@ impl Project {
         for path in self.candidates(kind, name) {
             if path.is_file() {
                 let size = std::fs::metadata(&path).map_or(0, |m| m.len());
-                let limit = if kind == "playbooks" {
-                    16 * 1024 * 1024
-                } else {
-                    MAX_FILE_BYTES
-                };
+                let limit = if kind == "playbooks" { 16 * 1024 * 1024 } else { MAX_FILE_BYTES };
                 if size > limit {
-                    return Err(Error::invalid(format!(
-                        "{}: {size} bytes are over the limit of {limit}",
-                        path.display()
-                    )));
+                    return Err(Error::invalid(format!("{}: {size} bytes are over the limit of {limit}", path.display())));
                 }
-                let bytes = std::fs::read(&path)
-                    .map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+                let bytes = std::fs::read(&path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
                 let shown = path.strip_prefix(&self.root).unwrap_or(&path).to_owned();
-                return Ok(Found {
-                    path: if name.is_absolute() { path } else { shown },
-                    bytes: bytes.into(),
-                });
+                return Ok(Found { path: if name.is_absolute() { path } else { shown }, bytes: bytes.into() });
             }
         }
         if let Some(found) = Self::shipped(kind, name) {
             return Ok(found);
         }
-        let e = Error::invalid(format!("there is no file `{}`", name.display())).hint(format!(
-            "looked in {} and its {kind}/, and in the files that ship with septet",
-            self.root.display()
-        ));
+        let e = Error::invalid(format!("there is no file `{}`", name.display()))
+            .hint(format!("looked in {} and its {kind}/, and in the files that ship with septet", self.root.display()));
         Err(match at {
             Some(n) => e.at(n.place()),
             None => e,

@@ -149,12 +149,7 @@ struct Ended {
 
 impl Runner {
     /// A runner. `common` are variables below those of the inventory, `addresses` each host's address.
-    pub fn new(
-        mut shared: Shared,
-        common: &Vars,
-        addresses: &BTreeMap<HostId, Vars>,
-        gate: Option<Arc<dyn Gate>>,
-    ) -> Self {
+    pub fn new(mut shared: Shared, common: &Vars, addresses: &BTreeMap<HostId, Vars>, gate: Option<Arc<dyn Gate>>) -> Self {
         let mut hostvars = Vars::new();
         for host in &shared.inventory.hosts {
             let mut v = common.clone();
@@ -174,17 +169,8 @@ impl Runner {
             v.insert("hostvars".into(), hostvars.clone().into());
             v.insert("ansible_check_mode".into(), shared.options.check.into());
         }
-        let states = shared
-            .inventory
-            .hosts
-            .iter()
-            .map(|h| (h.id, Arc::default()))
-            .collect();
-        Self {
-            shared: Arc::new(shared),
-            gate,
-            states,
-        }
+        let states = shared.inventory.hosts.iter().map(|h| (h.id, Arc::default())).collect();
+        Self { shared: Arc::new(shared), gate, states }
     }
 
     fn stopped(&self) -> bool {
@@ -196,10 +182,7 @@ impl Runner {
         let mut recap = Recap::default();
         for play in plays {
             let hosts = self.hosts_of(play)?;
-            let _ = self.shared.events.send(Event::Play {
-                name: play.name.clone(),
-                hosts: hosts.len(),
-            });
+            let _ = self.shared.events.send(Event::Play { name: play.name.clone(), hosts: hosts.len() });
             if hosts.is_empty() {
                 continue;
             }
@@ -216,22 +199,11 @@ impl Runner {
 
     fn hosts_of(&self, play: &Play) -> Result<Vec<Host>> {
         let at_play = |e: Error| {
-            if e.place.is_none() {
-                e.at(play.node.place())
-            } else {
-                e
-            }
+            if e.place.is_none() { e.at(play.node.place()) } else { e }
         };
-        let mut hosts: Vec<Host> = select(&self.shared.inventory, &play.hosts)
-            .map_err(at_play)?
-            .into_iter()
-            .cloned()
-            .collect();
+        let mut hosts: Vec<Host> = select(&self.shared.inventory, &play.hosts).map_err(at_play)?.into_iter().cloned().collect();
         if let Some(limit) = &self.shared.options.limit {
-            let allowed: BTreeSet<HostId> = select(&self.shared.inventory, limit)?
-                .into_iter()
-                .map(|h| h.id)
-                .collect();
+            let allowed: BTreeSet<HostId> = select(&self.shared.inventory, limit)?.into_iter().map(|h| h.id).collect();
             hosts.retain(|h| allowed.contains(&h.id));
         }
         Ok(hosts)
@@ -263,18 +235,10 @@ impl Runner {
     async fn rolling(&self, play: &Play, hosts: &[Host], recap: &mut Recap) -> Result<()> {
         let mut look = Recap::default();
         self.batch(play, hosts, true, &mut look).await;
-        let due: Vec<Host> = hosts
-            .iter()
-            .filter(|h| {
-                look.hosts
-                    .get(&h.name)
-                    .is_none_or(|c| c.changed + c.failed + c.unreachable > 0)
-            })
-            .cloned()
-            .collect();
+        let due: Vec<Host> =
+            hosts.iter().filter(|h| look.hosts.get(&h.name).is_none_or(|c| c.changed + c.failed + c.unreachable > 0)).cloned().collect();
         for host in hosts.iter().filter(|h| !due.iter().any(|d| d.id == h.id)) {
-            recap.hosts.entry(host.name.clone()).or_default().ok +=
-                look.hosts.get(&host.name).map_or(0, |c| c.ok);
+            recap.hosts.entry(host.name.clone()).or_default().ok += look.hosts.get(&host.name).map_or(0, |c| c.ok);
         }
         let Some(role) = due.first().map(|h| h.id.role) else {
             return Ok(());
@@ -282,16 +246,9 @@ impl Runner {
         let ids: Vec<HostId> = due.iter().map(|h| h.id).collect();
         let order = match &self.gate {
             Some(gate) => gate.order(role, ids).await,
-            None => Order {
-                first: Vec::new(),
-                then: ids,
-            },
+            None => Order { first: Vec::new(), then: ids },
         };
-        let first: Vec<Host> = due
-            .iter()
-            .filter(|h| order.first.contains(&h.id))
-            .cloned()
-            .collect();
+        let first: Vec<Host> = due.iter().filter(|h| order.first.contains(&h.id)).cloned().collect();
         if !first.is_empty() {
             self.batch(play, &first, false, recap).await;
             if recap.failed() || order.then.is_empty() {
@@ -308,20 +265,15 @@ impl Runner {
             }
             if let Some(gate) = &self.gate {
                 self.note(format!("{}: may it stop?", host.name));
-                gate.before(id)
-                    .await
-                    .map_err(|e| e.context(format!("the roll stopped before {}", host.name)))?;
+                gate.before(id).await.map_err(|e| e.context(format!("the roll stopped before {}", host.name)))?;
             }
-            self.batch(play, std::slice::from_ref(host), false, recap)
-                .await;
+            self.batch(play, std::slice::from_ref(host), false, recap).await;
             if recap.failed() {
                 return Ok(());
             }
             if let Some(gate) = &self.gate {
                 self.note(format!("{}: waiting until it is back", host.name));
-                gate.after(id)
-                    .await
-                    .map_err(|e| e.context(format!("the roll stopped after {}", host.name)))?;
+                gate.after(id).await.map_err(|e| e.context(format!("the roll stopped after {}", host.name)))?;
             }
         }
         Ok(())
@@ -333,20 +285,11 @@ impl Runner {
 
     /// Hosts side by side. `look` only compares, silently.
     async fn batch(&self, play: &Play, hosts: &[Host], look: bool, recap: &mut Recap) {
-        let limit = Arc::new(Semaphore::new(if self.shared.options.forks == 0 {
-            hosts.len().max(1)
-        } else {
-            self.shared.options.forks
-        }));
+        let limit = Arc::new(Semaphore::new(if self.shared.options.forks == 0 { hosts.len().max(1) } else { self.shared.options.forks }));
         let mut running = tokio::task::JoinSet::new();
         let play = Arc::new(play.clone());
         for host in hosts {
-            let (shared, play, host, limit) = (
-                self.shared.clone(),
-                play.clone(),
-                host.clone(),
-                limit.clone(),
-            );
+            let (shared, play, host, limit) = (self.shared.clone(), play.clone(), host.clone(), limit.clone());
             let Some(state) = self.states.get(&host.id).cloned() else {
                 continue;
             };
@@ -356,25 +299,12 @@ impl Runner {
                 if look {
                     // What is only looked at leaves nothing behind.
                     let mut copy = state.clone();
-                    let (counts, pending) =
-                        worker::play(&shared, &play, &host, &mut copy, true).await;
-                    return Ended {
-                        id: host.id,
-                        counts,
-                        pending,
-                    };
+                    let (counts, pending) = worker::play(&shared, &play, &host, &mut copy, true).await;
+                    return Ended { id: host.id, counts, pending };
                 }
-                let _ = shared.events.send(Event::Host {
-                    host: host.name.clone(),
-                    play: play.name.clone(),
-                });
-                let (counts, pending) =
-                    worker::play(&shared, &play, &host, &mut state, false).await;
-                Ended {
-                    id: host.id,
-                    counts,
-                    pending,
-                }
+                let _ = shared.events.send(Event::Host { host: host.name.clone(), play: play.name.clone() });
+                let (counts, pending) = worker::play(&shared, &play, &host, &mut state, false).await;
+                Ended { id: host.id, counts, pending }
             });
         }
         while let Some(ended) = running.join_next().await {
@@ -385,27 +315,13 @@ impl Runner {
                     continue;
                 }
             };
-            let name = hosts
-                .iter()
-                .find(|h| h.id == ended.id)
-                .map(|h| h.name.clone())
-                .unwrap_or_default();
-            let pending_handlers = ended
-                .pending
-                .into_iter()
-                .map(|p| (name.clone(), p))
-                .collect();
-            recap.add(Recap {
-                hosts: BTreeMap::from([(name, ended.counts)]),
-                pending_handlers,
-            });
+            let name = hosts.iter().find(|h| h.id == ended.id).map(|h| h.name.clone()).unwrap_or_default();
+            let pending_handlers = ended.pending.into_iter().map(|p| (name.clone(), p)).collect();
+            recap.add(Recap { hosts: BTreeMap::from([(name, ended.counts)]), pending_handlers });
         }
         // A worker that panicked left no counts: its host counts as failed.
         for host in hosts {
-            recap.hosts.entry(host.name.clone()).or_insert(Counts {
-                failed: 1,
-                ..Counts::default()
-            });
+            recap.hosts.entry(host.name.clone()).or_insert(Counts { failed: 1, ..Counts::default() });
         }
     }
 }
@@ -413,18 +329,11 @@ impl Runner {
 /// Whether a task is wanted by its tags.
 pub fn wanted(task: &Task, play: &Play, options: &Options) -> bool {
     let has = |t: &str| task.tags.iter().chain(&play.tags).any(|x| x == t);
-    let skipped = options
-        .skip_tags
-        .iter()
-        .any(|t| has(t) || (t == "all" && !has("always")));
+    let skipped = options.skip_tags.iter().any(|t| has(t) || (t == "all" && !has("always")));
     let picked = if options.tags.is_empty() {
         !has("never")
     } else {
-        has("always")
-            || options
-                .tags
-                .iter()
-                .any(|t| has(t) || (t == "all" && !has("never")))
+        has("always") || options.tags.iter().any(|t| has(t) || (t == "all" && !has("never")))
     };
     picked && !skipped
 }

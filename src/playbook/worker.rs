@@ -4,13 +4,15 @@
 //! Invariant: results are told in the order of the tasks; behind a failed task nothing is performed, since the
 //! agent does not run the rest of a batch.
 
+mod flight;
+
 use std::{
     collections::HashSet,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
+use flight::{Answer, Flight, Item};
 use septet_agent_protocol::{Action, Outcome, Request, Status};
 use serde_json::{Map, Value, json};
 
@@ -54,29 +56,6 @@ pub struct HostState {
     would_change: HashSet<String>,
 }
 
-/// An answer that is here or on its way, with what it takes to ask again.
-enum Answer {
-    Ready(Box<Outcome>),
-    Coming {
-        pending: crate::ssh::Pending,
-        request: Box<Request>,
-        tail: Vec<u8>,
-        blob: Option<Blob>,
-    },
-}
-
-struct Item {
-    label: Option<Value>,
-    answer: Answer,
-}
-
-struct Flight<'a> {
-    task: &'a Task,
-    items: Vec<Item>,
-    looped: bool,
-    handler: bool,
-}
-
 /// Why a host stops.
 enum Stop {
     Failed,
@@ -104,22 +83,9 @@ struct Worker<'a> {
 }
 
 /// Runs a play's tasks and handlers on one host.
-pub async fn play(
-    shared: &Shared,
-    play: &Play,
-    host: &Host,
-    state: &mut HostState,
-    look: bool,
-) -> (Counts, Vec<String>) {
+pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostState, look: bool) -> (Counts, Vec<String>) {
     let mut indirect = HashSet::new();
-    for v in shared
-        .host_vars
-        .get(&host.id)
-        .into_iter()
-        .flat_map(|m| m.iter())
-        .chain(&play.vars)
-        .filter(|(k, _)| *k != "hostvars")
-    {
+    for v in shared.host_vars.get(&host.id).into_iter().flat_map(|m| m.iter()).chain(&play.vars).filter(|(k, _)| *k != "hostvars") {
         mentioned(v.1, &mut indirect);
     }
     let mut worker = Worker {
@@ -145,22 +111,14 @@ pub async fn play(
         Err(Stop::Failed) => worker.counts.failed += 1,
         Err(Stop::Unreachable) => worker.counts.unreachable += 1,
     }
-    let pending = if result.is_err() {
-        std::mem::take(&mut worker.notified)
-    } else {
-        Vec::new()
-    };
+    let pending = if result.is_err() { std::mem::take(&mut worker.notified) } else { Vec::new() };
     (worker.counts, pending)
 }
 
 fn mentioned(v: &Value, out: &mut HashSet<String>) {
     match v {
         Value::String(s) if crate::template::is_template(s) => {
-            out.extend(
-                s.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-                    .filter(|w| !w.is_empty())
-                    .map(str::to_owned),
-            );
+            out.extend(s.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).map(str::to_owned));
         }
         Value::Array(a) => a.iter().for_each(|v| mentioned(v, out)),
         Value::Object(o) => o.values().for_each(|v| mentioned(v, out)),
@@ -189,13 +147,11 @@ impl<'a> Worker<'a> {
         let mut ran = HashSet::new();
         // A handler may notify another one; each runs once.
         loop {
-            let due = play.handlers.iter().enumerate().find(|(i, h)| {
-                !ran.contains(i)
-                    && self
-                        .notified
-                        .iter()
-                        .any(|n| *n == h.name || h.listen.contains(n))
-            });
+            let due = play
+                .handlers
+                .iter()
+                .enumerate()
+                .find(|(i, h)| !ran.contains(i) && self.notified.iter().any(|n| *n == h.name || h.listen.contains(n)));
             let Some((i, handler)) = due else { break };
             ran.insert(i);
             self.tasks(std::slice::from_ref(handler), true, 0).await?;
@@ -219,9 +175,7 @@ impl<'a> Worker<'a> {
             for (k, v) in facts {
                 self.state.facts.insert(format!("ansible_{k}"), v.clone());
             }
-            self.state
-                .facts
-                .insert("ansible_facts".into(), facts.clone().into());
+            self.state.facts.insert("ansible_facts".into(), facts.clone().into());
         }
         self.renderer = None;
         Ok(())
@@ -232,17 +186,11 @@ impl<'a> Worker<'a> {
     }
 
     fn lost(&mut self, e: &SshError) -> Stop {
-        self.tell(Event::Unreachable {
-            host: self.host.name.clone(),
-            reason: e.to_string(),
-        });
+        self.tell(Event::Unreachable { host: self.host.name.clone(), reason: e.to_string() });
         Stop::Unreachable
     }
 
-    async fn connect(
-        &mut self,
-        user: Option<String>,
-    ) -> Result<std::sync::Arc<AgentSession>, Stop> {
+    async fn connect(&mut self, user: Option<String>) -> Result<std::sync::Arc<AgentSession>, Stop> {
         if let (Some(agent), Some(now)) = (&self.agent, &self.become_now)
             && *now == user
         {
@@ -263,12 +211,7 @@ impl<'a> Worker<'a> {
 
     fn vars(&self) -> Vars {
         // Ansible's precedence, for what there is: inventory, facts, play, set_fact and register, task, extra.
-        let mut v = self
-            .shared
-            .host_vars
-            .get(&self.host.id)
-            .cloned()
-            .unwrap_or_default();
+        let mut v = self.shared.host_vars.get(&self.host.id).cloned().unwrap_or_default();
         v.extend(self.state.facts.clone());
         v.extend(self.play.vars.clone());
         v.extend(self.state.learnt.clone());
@@ -298,16 +241,8 @@ impl<'a> Worker<'a> {
                 self.flush().await?;
                 return Ok(());
             }
-            let reads_file = matches!(
-                &task.work,
-                Work::Module {
-                    name: "template",
-                    ..
-                } | Work::Include { .. }
-            );
-            if !self.unknown.is_empty()
-                && (reads_file || task.reads.iter().any(|r| self.unknown.contains(r)))
-            {
+            let reads_file = matches!(&task.work, Work::Module { name: "template", .. } | Work::Include { .. });
+            if !self.unknown.is_empty() && (reads_file || task.reads.iter().any(|r| self.unknown.contains(r))) {
                 self.flush().await?;
             }
             if let Work::Include { file, node } = &task.work {
@@ -320,13 +255,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    async fn include(
-        &mut self,
-        task: &Task,
-        file: &str,
-        node: &Node,
-        depth: usize,
-    ) -> Result<(), Stop> {
+    async fn include(&mut self, task: &Task, file: &str, node: &Node, depth: usize) -> Result<(), Stop> {
         let loaded = (|| {
             let renderer = self.renderer_for(task)?;
             if !holds(&renderer, &task.when)? {
@@ -335,20 +264,9 @@ impl<'a> Worker<'a> {
             if depth >= MAX_INCLUDES {
                 return Err(node.error("task files include one another too deeply"));
             }
-            let name = renderer
-                .text("include_tasks", file)
-                .map_err(|e| e.at(node.place()))?;
-            let beside = node
-                .source
-                .path
-                .parent()
-                .map(|d| d.join(&name))
-                .filter(|p| self.shared.project.exists("playbooks", p));
-            let found = self.shared.project.find(
-                "playbooks",
-                &beside.unwrap_or_else(|| Path::new(&name).to_owned()),
-                Some(node),
-            )?;
+            let name = renderer.text("include_tasks", file).map_err(|e| e.at(node.place()))?;
+            let beside = node.source.path.parent().map(|d| d.join(&name)).filter(|p| self.shared.project.exists("playbooks", p));
+            let found = self.shared.project.find("playbooks", &beside.unwrap_or_else(|| Path::new(&name).to_owned()), Some(node))?;
             Ok(Some(parse::tasks(&found.yaml()?)?))
         })();
         let tasks = match loaded {
@@ -381,14 +299,10 @@ impl<'a> Worker<'a> {
             Ok(()) => inner.flush().await,
             Err(e) => Err(e),
         };
-        let (counts, notified, indirect) = (
-            std::mem::take(&mut inner.counts),
-            std::mem::take(&mut inner.notified),
-            std::mem::take(&mut inner.indirect),
-        );
+        let (counts, notified, indirect) =
+            (std::mem::take(&mut inner.counts), std::mem::take(&mut inner.notified), std::mem::take(&mut inner.indirect));
         drop(inner);
-        (self.counts, self.notified, self.indirect, self.batch) =
-            (counts, notified, indirect, next_batch());
+        (self.counts, self.notified, self.indirect, self.batch) = (counts, notified, indirect, next_batch());
         self.renderer = None;
         result
     }
@@ -402,18 +316,9 @@ impl<'a> Worker<'a> {
 
     fn skip(&mut self, task: &Task) {
         self.counts.skipped += 1;
-        self.report(
-            task,
-            None,
-            &Outcome::new(Status::Skipped),
-            TaskStatus::Skipped,
-            false,
-        );
+        self.report(task, None, &Outcome::new(Status::Skipped), TaskStatus::Skipped, false);
         if let Some(name) = &task.register {
-            self.learn(
-                name,
-                json!({ "skipped": true, "changed": false, "failed": false }),
-            );
+            self.learn(name, json!({ "skipped": true, "changed": false, "failed": false }));
         }
     }
 
@@ -422,14 +327,7 @@ impl<'a> Worker<'a> {
         self.state.learnt.insert(name.to_owned(), value);
     }
 
-    fn report(
-        &self,
-        task: &Task,
-        item: Option<&Value>,
-        outcome: &Outcome,
-        status: TaskStatus,
-        handler: bool,
-    ) {
+    fn report(&self, task: &Task, item: Option<&Value>, outcome: &Outcome, status: TaskStatus, handler: bool) {
         let module = match &task.work {
             Work::Module { name, .. } => (*name).to_owned(),
             Work::Include { .. } => "include_tasks".to_owned(),
@@ -440,27 +338,19 @@ impl<'a> Worker<'a> {
         };
         self.tell(Event::Task {
             host: self.host.name.clone(),
-            task: if handler {
-                format!("handler: {}", task.name)
-            } else {
-                task.name.clone()
-            },
+            task: if handler { format!("handler: {}", task.name) } else { task.name.clone() },
             place: task.place(),
             item: item.filter(|_| !task.no_log).map(text),
             status,
             msg: outcome.msg.clone(),
-            diff: outcome
-                .diff
-                .clone()
-                .filter(|_| task.diff != Some(false) && !task.no_log),
+            diff: outcome.diff.clone().filter(|_| task.diff != Some(false) && !task.no_log),
             module,
         });
     }
 
     /// Evaluates a task and sends what it asks for.
     async fn begin(&mut self, task: &'a Task, handler: bool) -> Result<(), Stop> {
-        let alone =
-            task.until.is_some() || task.failed_when.is_some() || self.in_flight >= MAX_FLIGHT;
+        let alone = task.until.is_some() || task.failed_when.is_some() || self.in_flight >= MAX_FLIGHT;
         if alone {
             self.flush().await?;
         }
@@ -473,24 +363,13 @@ impl<'a> Worker<'a> {
             Err(e) => return self.fail_after_flush(task, e, handler).await,
         };
         let looped = task.loop_over.is_some();
-        let mut flight = Flight {
-            task,
-            items: Vec::new(),
-            looped,
-            handler,
-        };
+        let mut flight = Flight { task, items: Vec::new(), looped, handler };
         let mut skipped = 0;
         for item in items {
             if let Some(value) = &item {
                 renderer.set(&task.loop_var, value);
             }
-            let prepared = holds(&renderer, &task.when).and_then(|on| {
-                if on {
-                    self.prepare(&renderer, task).map(Some)
-                } else {
-                    Ok(None)
-                }
-            });
+            let prepared = holds(&renderer, &task.when).and_then(|on| if on { self.prepare(&renderer, task).map(Some) } else { Ok(None) });
             match prepared {
                 Ok(None) => skipped += 1,
                 Ok(Some(Prepared::Local { outcome, facts })) => {
@@ -498,18 +377,12 @@ impl<'a> Worker<'a> {
                         renderer.set(&k, &v);
                         self.state.learnt.insert(k, v);
                     }
-                    flight.items.push(Item {
-                        label: item,
-                        answer: Answer::Ready(Box::new(outcome)),
-                    });
+                    flight.items.push(Item { label: item, answer: Answer::Ready(Box::new(outcome)) });
                 }
                 Ok(Some(Prepared::Remote { action, tail, blob })) => {
                     let answer = self.submit(task, action, tail, blob).await;
                     match answer {
-                        Ok(answer) => flight.items.push(Item {
-                            label: item,
-                            answer,
-                        }),
+                        Ok(answer) => flight.items.push(Item { label: item, answer }),
                         Err(stop) => {
                             self.flights.push(flight);
                             let _ = self.flush().await;
@@ -534,18 +407,12 @@ impl<'a> Worker<'a> {
             }
             return Ok(());
         }
-        let local_failure = flight
-            .items
-            .iter()
-            .any(|i| matches!(&i.answer, Answer::Ready(o) if o.status == Status::Failed));
+        let local_failure = flight.items.iter().any(|i| matches!(&i.answer, Answer::Ready(o) if o.status == Status::Failed));
         self.in_flight += flight.items.len();
         if let Some(name) = &task.register {
             self.unknown.insert(name.clone());
         }
-        let indirect = task
-            .register
-            .as_ref()
-            .is_some_and(|r| self.indirect.contains(r));
+        let indirect = task.register.as_ref().is_some_and(|r| self.indirect.contains(r));
         self.flights.push(flight);
         if alone || local_failure || indirect {
             self.flush().await?;
@@ -553,45 +420,26 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    async fn fail_after_flush(
-        &mut self,
-        task: &'a Task,
-        e: Error,
-        handler: bool,
-    ) -> Result<(), Stop> {
+    async fn fail_after_flush(&mut self, task: &'a Task, e: Error, handler: bool) -> Result<(), Stop> {
         self.flush().await?;
         let stop = self.broken(task, e, handler);
-        if task.ignore_errors {
-            Ok(())
-        } else {
-            Err(stop)
-        }
+        if task.ignore_errors { Ok(()) } else { Err(stop) }
     }
 
     fn items(&self, renderer: &Renderer, task: &Task) -> Result<Vec<Option<Value>>> {
         let Some(node) = &task.loop_over else {
             return Ok(vec![None]);
         };
-        let value = renderer
-            .value(&node.value())
-            .map_err(|e| e.at(node.place()))?;
+        let value = renderer.value(&node.value()).map_err(|e| e.at(node.place()))?;
         match value {
             Value::Array(a) if a.len() <= MAX_ITEMS => Ok(a.into_iter().map(Some).collect()),
-            Value::Array(a) => Err(node.error(format!(
-                "a loop over {} items; the limit is {MAX_ITEMS}",
-                a.len()
-            ))),
+            Value::Array(a) => Err(node.error(format!("a loop over {} items; the limit is {MAX_ITEMS}", a.len()))),
             _ => Err(node.error("a loop needs a list")),
         }
     }
 
     fn prepare(&self, renderer: &Renderer, task: &Task) -> Result<Prepared> {
-        let Work::Module {
-            name,
-            arguments,
-            node,
-        } = &task.work
-        else {
+        let Work::Module { name, arguments, node } = &task.work else {
             return Err(task.node.error("not a module"));
         };
         let at_arguments = |e: Error| match &e.place {
@@ -600,41 +448,20 @@ impl<'a> Worker<'a> {
             _ => e.at(place_of_template(node).unwrap_or_else(|| node.place())),
         };
         // Conditions are expressions already; rendering them would lose what they say.
-        let rendered = if *name == "assert" {
-            arguments.clone()
-        } else {
-            renderer.value(arguments).map_err(at_arguments)?
-        };
+        let rendered = if *name == "assert" { arguments.clone() } else { renderer.value(arguments).map_err(at_arguments)? };
         let mut environment = self.play.environment.clone();
         environment.extend(task.environment.clone());
-        let environment = match renderer
-            .value(&Value::Object(environment))
-            .map_err(at_arguments)?
-        {
+        let environment = match renderer.value(&Value::Object(environment)).map_err(at_arguments)? {
             Value::Object(m) => m,
             _ => Map::new(),
         };
-        let context = modules::Context {
-            renderer,
-            project: &self.shared.project,
-            environment: &environment,
-        };
+        let context = modules::Context { renderer, project: &self.shared.project, environment: &environment };
         modules::prepare(name, Arguments::new(name, node, rendered), &context).map_err(at_arguments)
     }
 
-    async fn submit(
-        &mut self,
-        task: &Task,
-        action: Action,
-        tail: Vec<u8>,
-        blob: Option<Blob>,
-    ) -> Result<Answer, Stop> {
+    async fn submit(&mut self, task: &Task, action: Action, tail: Vec<u8>, blob: Option<Blob>) -> Result<Answer, Stop> {
         if self.absent() {
-            return Ok(Answer::Ready(Box::new(imagined(
-                &action,
-                &tail,
-                task.no_log,
-            ))));
+            return Ok(Answer::Ready(Box::new(imagined(&action, &tail, task.no_log))));
         }
         if self.checking(task)
             && let Action::Systemd { name, restart_if_newer, state: Some(septet_agent_protocol::UnitState::Started), .. } = &action
@@ -652,272 +479,13 @@ impl<'a> Worker<'a> {
             self.flush().await?;
         }
         let agent = self.connect(user).await?;
-        let ignore_errors =
-            task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
-        let request = Request {
-            id: 0,
-            batch: self.batch,
-            check: self.checking(task),
-            ignore_errors,
-            no_log: task.no_log,
-            action,
-        };
+        let ignore_errors = task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
+        let request = Request { id: 0, batch: self.batch, check: self.checking(task), ignore_errors, no_log: task.no_log, action };
         match agent.send(request.clone(), &tail).await {
-            Ok(pending) => Ok(Answer::Coming {
-                pending,
-                request: Box::new(request),
-                tail,
-                blob,
-            }),
+            Ok(pending) => Ok(Answer::Coming { pending, request: Box::new(request), tail, blob }),
             Err(e) => Err(self.lost(&e)),
         }
     }
-
-    /// Waits for all that is under way and tells what became of it.
-    async fn flush(&mut self) -> Result<(), Stop> {
-        let mut flights = std::mem::take(&mut self.flights);
-        self.in_flight = 0;
-        self.unknown.clear();
-        self.batch = next_batch();
-        for i in 0..flights.len() {
-            let mut results = Vec::new();
-            for j in 0..flights[i].items.len() {
-                let outcome = match self.outcome(&mut flights, i, j).await {
-                    Ok(o) => o,
-                    Err(e) => return Err(self.lost(&e)),
-                };
-                let outcome = match self.judge(flights[i].task, outcome).await {
-                    Ok(o) => o,
-                    Err(stop) => return Err(stop),
-                };
-                results.push((flights[i].items[j].label.clone(), outcome));
-                if results
-                    .last()
-                    .is_some_and(|(_, o)| o.status == Status::NotRun)
-                {
-                    break;
-                }
-            }
-            let (task, looped, handler) = (flights[i].task, flights[i].looped, flights[i].handler);
-            self.conclude(task, looped, handler, results)?;
-        }
-        Ok(())
-    }
-
-    /// The outcome of one request; a blob that the host lacks is sent, and everything from there on asked again.
-    async fn outcome(
-        &mut self,
-        flights: &mut [Flight<'a>],
-        i: usize,
-        j: usize,
-    ) -> Result<Outcome, SshError> {
-        let gone = || SshError::Lost("the agent has ended".into());
-        for _ in 0..3 {
-            let (outcome, blob) = match &mut flights[i].items[j].answer {
-                Answer::Ready(o) => return Ok((**o).clone()),
-                Answer::Coming { pending, blob, .. } => {
-                    (pending.await.map_err(|_| gone())??, blob.clone())
-                }
-            };
-            let lacks =
-                outcome.status == Status::Failed && outcome.values.contains_key("missing_blob");
-            let (Some(blob), Some(agent), true) = (blob, self.agent.clone(), lacks) else {
-                flights[i].items[j].answer = Answer::Ready(Box::new(outcome.clone()));
-                return Ok(outcome);
-            };
-            agent.put(&blob).await?;
-            self.batch = next_batch();
-            for (a, flight) in flights.iter_mut().enumerate().skip(i) {
-                for (b, item) in flight.items.iter_mut().enumerate() {
-                    if a == i && b < j {
-                        continue;
-                    }
-                    if let Answer::Coming {
-                        pending,
-                        request,
-                        tail,
-                        ..
-                    } = &mut item.answer
-                    {
-                        request.batch = self.batch;
-                        *pending = agent.send((**request).clone(), tail).await?;
-                    }
-                }
-            }
-        }
-        Err(SshError::Agent(
-            "a blob is missing although it was sent".into(),
-        ))
-    }
-
-    /// Applies `until`, `failed_when` and `changed_when`.
-    async fn judge(&mut self, task: &'a Task, mut outcome: Outcome) -> Result<Outcome, Stop> {
-        if let Some(until) = &task.until {
-            for attempt in 1..=task.retries {
-                let met = self.with_result(task, &outcome, |r| holds(r, until));
-                match met {
-                    Ok(true) => break,
-                    Ok(false) if attempt == task.retries => {
-                        outcome.status = Status::Failed;
-                        if outcome.msg.is_empty() {
-                            outcome.msg = format!("`until` does not hold after {attempt} tries");
-                        }
-                        break;
-                    }
-                    Ok(false) => {}
-                    Err(e) => return Err(self.broken(task, e, false)),
-                }
-                if self.shared.interrupted.load(Ordering::SeqCst)
-                    || self.absent()
-                    || self.checking(task)
-                {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_secs(task.delay_s)).await;
-                let again = self.renderer_for(task).and_then(|r| self.prepare(&r, task));
-                outcome = match again {
-                    Ok(Prepared::Local { outcome, .. }) => outcome,
-                    Ok(Prepared::Remote { action, tail, blob }) => {
-                        match Box::pin(self.submit(task, action, tail, blob)).await? {
-                            Answer::Ready(o) => *o,
-                            Answer::Coming { pending, .. } => match pending.await {
-                                Ok(Ok(o)) => o,
-                                Ok(Err(e)) => return Err(self.lost(&e)),
-                                Err(_) => {
-                                    return Err(
-                                        self.lost(&SshError::Lost("the agent has ended".into()))
-                                    );
-                                }
-                            },
-                        }
-                    }
-                    Err(e) => return Err(self.broken(task, e, false)),
-                };
-            }
-        }
-        if outcome.status == Status::NotRun {
-            return Ok(outcome);
-        }
-        if let Some(conditions) = &task.failed_when {
-            match self.with_result(task, &outcome, |r| holds(r, conditions)) {
-                Ok(true) => {
-                    outcome.status = Status::Failed;
-                    if outcome.msg.is_empty() {
-                        outcome.msg = "`failed_when` holds".into();
-                    }
-                }
-                Ok(false) if outcome.status == Status::Failed => outcome.status = Status::Changed,
-                Ok(false) => {}
-                Err(e) => return Err(self.broken(task, e, false)),
-            }
-        }
-        if let Some(conditions) = &task.changed_when
-            && matches!(outcome.status, Status::Ok | Status::Changed)
-        {
-            match self.with_result(task, &outcome, |r| holds(r, conditions)) {
-                Ok(changed) => outcome.status = if changed { Status::Changed } else { Status::Ok },
-                Err(e) => return Err(self.broken(task, e, false)),
-            }
-        }
-        Ok(outcome)
-    }
-
-    fn with_result<T>(
-        &mut self,
-        task: &Task,
-        outcome: &Outcome,
-        f: impl FnOnce(&Renderer) -> Result<T>,
-    ) -> Result<T> {
-        let mut renderer = self.renderer_for(task)?;
-        if let Some(name) = &task.register {
-            renderer.set(name, &result_value(outcome));
-        }
-        f(&renderer)
-    }
-
-    /// Counts, tells, registers, notifies; stops the host at a failure.
-    fn conclude(
-        &mut self,
-        task: &'a Task,
-        looped: bool,
-        handler: bool,
-        results: Vec<(Option<Value>, Outcome)>,
-    ) -> Result<(), Stop> {
-        let any = |s: Status| results.iter().any(|(_, o)| o.status == s);
-        if results.iter().all(|(_, o)| o.status == Status::NotRun) {
-            // A failure before this one has stopped the host already; here there was none.
-            let outcome =
-                Outcome::failed("the agent did not run this, although nothing failed before it");
-            self.report(task, None, &outcome, TaskStatus::Failed, handler);
-            return Err(Stop::Failed);
-        }
-        let (failed, changed) = (any(Status::Failed), any(Status::Changed));
-        if self.checking(task) {
-            let files = results.iter().filter(|(_, o)| o.status == Status::Changed).filter_map(|(_, o)| o.values.get("dest")?.as_str().map(str::to_owned));
-            self.state.would_change.extend(files);
-        }
-        for (label, outcome) in &results {
-            let status = match outcome.status {
-                Status::Ok => TaskStatus::Ok,
-                Status::Changed => TaskStatus::Changed,
-                Status::Failed if task.ignore_errors => TaskStatus::Ignored,
-                Status::Failed => TaskStatus::Failed,
-                Status::Skipped => TaskStatus::Skipped,
-                Status::NotRun => continue,
-            };
-            self.report(task, label.as_ref(), outcome, status, handler);
-        }
-        match (failed, changed) {
-            (true, _) if task.ignore_errors => self.counts.ignored += 1,
-            (true, _) => {}
-            (false, true) => self.counts.changed += 1,
-            (false, false) if any(Status::Ok) => self.counts.ok += 1,
-            (false, false) => self.counts.skipped += 1,
-        }
-        if let Some(name) = &task.register {
-            let value = if looped {
-                let list: Vec<Value> = results
-                    .iter()
-                    .map(|(label, o)| {
-                        let mut v = result_value(o);
-                        if let (Value::Object(m), Some(l)) = (&mut v, label) {
-                            m.insert(task.loop_var.clone(), l.clone());
-                        }
-                        v
-                    })
-                    .collect();
-                json!({ "results": list, "changed": changed, "failed": failed, "skipped": false })
-            } else {
-                results
-                    .first()
-                    .map(|(_, o)| result_value(o))
-                    .unwrap_or_default()
-            };
-            self.learn(name, value);
-        }
-        if changed && !failed {
-            for name in &task.notify {
-                if !self.notified.contains(name) {
-                    self.notified.push(name.clone());
-                }
-            }
-        }
-        if failed && !task.ignore_errors {
-            Err(Stop::Failed)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// A result as a variable.
-fn result_value(outcome: &Outcome) -> Value {
-    let mut m: Map<String, Value> = outcome.values.clone().into_iter().collect();
-    m.insert("changed".into(), (outcome.status == Status::Changed).into());
-    m.insert("failed".into(), (outcome.status == Status::Failed).into());
-    m.insert("skipped".into(), (outcome.status == Status::Skipped).into());
-    m.entry("msg").or_insert_with(|| outcome.msg.clone().into());
-    Value::Object(m)
 }
 
 /// Whether all conditions hold.
@@ -925,9 +493,7 @@ fn holds(renderer: &Renderer, conditions: &[Node]) -> Result<bool> {
     for node in conditions {
         let on = match &node.kind {
             NodeKind::Scalar(Value::Bool(b)) => *b,
-            _ => renderer
-                .condition(&node.string()?)
-                .map_err(|e| e.at(node.place()))?,
+            _ => renderer.condition(&node.string()?).map_err(|e| e.at(node.place()))?,
         };
         if !on {
             return Ok(false);
@@ -949,22 +515,12 @@ fn place_of_template(node: &Node) -> Option<crate::error::Place> {
 /// What an action would do on a host that does not exist yet.
 fn imagined(action: &Action, tail: &[u8], no_log: bool) -> Outcome {
     match action {
-        Action::Copy {
-            path,
-            content: septet_agent_protocol::Content::Tail,
-            ..
-        } if !no_log => {
+        Action::Copy { path, content: septet_agent_protocol::Content::Tail, .. } if !no_log => {
             let text = String::from_utf8_lossy(tail);
-            let diff = similar::TextDiff::from_lines("", text.as_ref())
-                .unified_diff()
-                .header("/dev/null", path)
-                .to_string();
+            let diff = similar::TextDiff::from_lines("", text.as_ref()).unified_diff().header("/dev/null", path).to_string();
             Outcome::changed_if(true).with_diff(Some(diff))
         }
-        Action::Command { .. }
-        | Action::WaitFor { .. }
-        | Action::Stat { .. }
-        | Action::Slurp { .. } => Outcome::new(Status::Skipped),
+        Action::Command { .. } | Action::WaitFor { .. } | Action::Stat { .. } | Action::Slurp { .. } => Outcome::new(Status::Skipped),
         _ => Outcome::changed_if(true),
     }
 }

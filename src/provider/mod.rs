@@ -114,18 +114,9 @@ pub trait Provider: Send + Sync {
     /// Makes the network. Called before any host is made.
     fn create_network<'a>(&'a self, site: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>>;
     /// Does one step for one host.
-    fn apply<'a>(
-        &'a self,
-        step: &'a Step,
-        network: &'a ObservedNetwork,
-        site: &'a Site<'a>,
-    ) -> Boxed<'a, Result<()>>;
+    fn apply<'a>(&'a self, step: &'a Step, network: &'a ObservedNetwork, site: &'a Site<'a>) -> Boxed<'a, Result<()>>;
     /// Puts a login key on all hosts without logging in.
-    fn plant_key<'a>(
-        &'a self,
-        observed: &'a Observed,
-        public_key: &'a str,
-    ) -> Boxed<'a, Result<()>>;
+    fn plant_key<'a>(&'a self, observed: &'a Observed, public_key: &'a str) -> Boxed<'a, Result<()>>;
     /// Everything that carries a UUID.
     fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>>;
     /// Removes a resource; it may be gone already.
@@ -141,10 +132,7 @@ pub trait Provider: Send + Sync {
 /// The provider of an inventory.
 pub fn open(inventory: &Inventory) -> Result<Box<dyn Provider>> {
     match &inventory.provider {
-        ProviderSettings::Docker(settings) => Ok(Box::new(docker::Docker::connect(
-            inventory,
-            settings.clone(),
-        )?)),
+        ProviderSettings::Docker(settings) => Ok(Box::new(docker::Docker::connect(inventory, settings.clone())?)),
     }
 }
 
@@ -166,8 +154,6 @@ pub const PORTS_PER_CLUSTER: u16 = 120;
 
 /// Says that a name is somebody else's.
 pub fn foreign(name: &str, what: &str) -> Error {
-    Error::failed(format!(
-        "`{name}` exists and does not belong to this cluster ({what}); it is left alone"
-    ))
-    .hint("rename or remove it, or choose another prefix")
+    Error::failed(format!("`{name}` exists and does not belong to this cluster ({what}); it is left alone"))
+        .hint("rename or remove it, or choose another prefix")
 }

@@ -56,22 +56,11 @@ impl Reporter {
             Color::Never => false,
             Color::Auto => painted && std::env::var_os("NO_COLOR").is_none(),
         };
-        Self {
-            verbose,
-            diffs,
-            colored,
-            data,
-            bars: terminal.then(MultiProgress::new),
-            hosts: Mutex::default(),
-        }
+        Self { verbose, diffs, colored, data, bars: terminal.then(MultiProgress::new), hosts: Mutex::default() }
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colored {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     fn line(&self, text: &str) {
@@ -152,28 +141,15 @@ impl Reporter {
 
     fn event(&self, event: &Event) {
         match event {
-            Event::Play { name, hosts } => {
-                self.detail(&self.paint("1", &format!("-- {name} ({hosts} hosts)")))
-            }
+            Event::Play { name, hosts } => self.detail(&self.paint("1", &format!("-- {name} ({hosts} hosts)"))),
             Event::Host { host, play } => {
                 if let Some(bar) = self.bar(host) {
                     bar.set_message(play.clone());
                 }
             }
             Event::Note { text } => self.line(&format!("   {text}")),
-            Event::Unreachable { host, reason } => {
-                self.line(&self.paint("31", &format!("   unreachable  {host}: {reason}")))
-            }
-            Event::Task {
-                host,
-                task,
-                place,
-                item,
-                status,
-                msg,
-                diff,
-                module,
-            } => {
+            Event::Unreachable { host, reason } => self.line(&self.paint("31", &format!("   unreachable  {host}: {reason}"))),
+            Event::Task { host, task, place, item, status, msg, diff, module } => {
                 if let Some(bar) = self.bar(host) {
                     bar.set_message(task.clone());
                 }
@@ -191,11 +167,7 @@ impl Reporter {
                 if matches!(status, TaskStatus::Failed | TaskStatus::Ignored) {
                     self.line(&format!("            at {place}"));
                 }
-                if !msg.is_empty()
-                    && (matches!(status, TaskStatus::Failed | TaskStatus::Ignored)
-                        || module == "debug"
-                        || self.verbose)
-                {
+                if !msg.is_empty() && (matches!(status, TaskStatus::Failed | TaskStatus::Ignored) || module == "debug" || self.verbose) {
                     for l in msg.lines() {
                         self.line(&format!("            {l}"));
                     }

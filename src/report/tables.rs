@@ -12,32 +12,18 @@ use crate::{
 /// A table without lines.
 pub fn plain_table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut t = Table::new();
-    t.load_style(NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(head.iter().map(|h| h.to_uppercase()));
+    t.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head.iter().map(|h| h.to_uppercase()));
     for row in rows {
         t.add_row(row);
     }
-    t.to_string()
-        .lines()
-        .map(str::trim_end)
-        .collect::<Vec<_>>()
-        .join("\n")
+    t.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// Hosts: name, role, address, state.
 pub fn hosts_table(hosts: &[HostHealth]) -> String {
     plain_table(
         &["host", "role", "address", "state", ""],
-        hosts.iter().map(|h| {
-            vec![
-                h.name.clone(),
-                h.role.to_owned(),
-                h.address.clone(),
-                h.state.clone(),
-                h.note.clone(),
-            ]
-        }),
+        hosts.iter().map(|h| vec![h.name.clone(), h.role.to_owned(), h.address.clone(), h.state.clone(), h.note.clone()]),
     )
 }
 
@@ -47,11 +33,7 @@ pub fn health_table(report: &Report) -> String {
     if report.healthy {
         out += "\nhealthy";
     } else {
-        out += &format!(
-            "\n{} problem{}:",
-            report.problems.len(),
-            if report.problems.len() == 1 { "" } else { "s" }
-        );
+        out += &format!("\n{} problem{}:", report.problems.len(), if report.problems.len() == 1 { "" } else { "s" });
         for p in &report.problems {
             out += &format!("\n  {}: {}", p.host, p.reason);
         }
@@ -63,10 +45,7 @@ pub fn health_table(report: &Report) -> String {
 pub fn phases_table(phases: &[(String, Duration)]) -> String {
     let total: Duration = phases.iter().map(|(_, d)| *d).sum();
     let seconds = |d: Duration| format!("{:6.2} s", d.as_secs_f64());
-    let mut rows: Vec<Vec<String>> = phases
-        .iter()
-        .map(|(n, d)| vec![n.clone(), seconds(*d)])
-        .collect();
+    let mut rows: Vec<Vec<String>> = phases.iter().map(|(n, d)| vec![n.clone(), seconds(*d)]).collect();
     rows.push(vec!["total".into(), seconds(total)]);
     plain_table(&["phase", "time"], rows)
 }
@@ -75,29 +54,8 @@ pub fn phases_table(phases: &[(String, Duration)]) -> String {
 pub fn recap_table(recap: &Recap) -> String {
     let rows = recap.hosts.iter().map(|(h, c)| {
         let mut row = vec![h.clone()];
-        row.extend(
-            [
-                c.ok,
-                c.changed,
-                c.failed,
-                c.skipped,
-                c.ignored,
-                c.unreachable,
-            ]
-            .map(|n| n.to_string()),
-        );
+        row.extend([c.ok, c.changed, c.failed, c.skipped, c.ignored, c.unreachable].map(|n| n.to_string()));
         row
     });
-    plain_table(
-        &[
-            "host",
-            "ok",
-            "changed",
-            "failed",
-            "skipped",
-            "ignored",
-            "unreachable",
-        ],
-        rows,
-    )
+    plain_table(&["host", "ok", "changed", "failed", "skipped", "ignored", "unreachable"], rows)
 }

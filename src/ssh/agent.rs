@@ -12,10 +12,7 @@ use std::{
 
 use bytes::BytesMut;
 use russh::{ChannelMsg, ChannelReadHalf};
-use septet_agent_protocol::{
-    Action, HEAD_BYTES, Head, Hello, Outcome, PROTOCOL_VERSION, Request, Response, STATE_DIR,
-    Status, encode,
-};
+use septet_agent_protocol::{Action, HEAD_BYTES, Head, Hello, Outcome, PROTOCOL_VERSION, Request, Response, STATE_DIR, Status, encode};
 use tokio::{
     sync::{mpsc, oneshot},
     task::AbortHandle,
@@ -68,10 +65,7 @@ impl Frames {
                 let length = HEAD_BYTES + head.body_len();
                 if self.buffer.len() >= length {
                     let frame = self.buffer.split_to(length);
-                    return head
-                        .decode(&frame[HEAD_BYTES..])
-                        .map(|(m, _)| m)
-                        .map_err(|e| SshError::Agent(e.to_string()));
+                    return head.decode(&frame[HEAD_BYTES..]).map(|(m, _)| m).map_err(|e| SshError::Agent(e.to_string()));
                 }
             }
             match self.channel.wait().await {
@@ -82,9 +76,7 @@ impl Frames {
                 Some(ChannelMsg::ExitStatus { exit_status }) => self.code = Some(exit_status),
                 Some(ChannelMsg::Close) | None => {
                     return Err(match (self.code, self.stderr.trim()) {
-                        (Some(code), words) => {
-                            SshError::Agent(format!("ended with {code}: {words}"))
-                        }
+                        (Some(code), words) => SshError::Agent(format!("ended with {code}: {words}")),
                         (None, "") => SshError::Lost("it ended while the agent worked".into()),
                         (None, words) => SshError::Lost(words.to_owned()),
                     });
@@ -97,33 +89,21 @@ impl Frames {
 
 impl AgentSession {
     /// Starts the agent as a user (`None`: the one that logged in), installing it if it is missing or damaged.
-    pub async fn start(
-        connection: &Connection,
-        program: &Program,
-        become_user: Option<&str>,
-    ) -> Result<Self, SshError> {
+    pub async fn start(connection: &Connection, program: &Program, become_user: Option<&str>) -> Result<Self, SshError> {
         match Self::try_start(connection, program, become_user).await {
             Err(Start::Missing) => {
                 install(connection, program).await?;
-                Self::try_start(connection, program, become_user)
-                    .await
-                    .map_err(|e| match e {
-                        Start::Missing => {
-                            SshError::Agent("it does not start right after it was installed".into())
-                        }
-                        Start::Failed(e) => e,
-                    })
+                Self::try_start(connection, program, become_user).await.map_err(|e| match e {
+                    Start::Missing => SshError::Agent("it does not start right after it was installed".into()),
+                    Start::Failed(e) => e,
+                })
             }
             Err(Start::Failed(e)) => Err(e),
             Ok(session) => Ok(session),
         }
     }
 
-    async fn try_start(
-        connection: &Connection,
-        program: &Program,
-        become_user: Option<&str>,
-    ) -> Result<Self, Start> {
+    async fn try_start(connection: &Connection, program: &Program, become_user: Option<&str>) -> Result<Self, Start> {
         let lost = |e: russh::Error| Start::Failed(SshError::Lost(e.to_string()));
         let path = agent_path(program);
         let command = match become_user {
@@ -132,35 +112,19 @@ impl AgentSession {
             }
             _ => path,
         };
-        let channel = connection
-            .handle
-            .channel_open_session()
-            .await
-            .map_err(lost)?;
+        let channel = connection.handle.channel_open_session().await.map_err(lost)?;
         channel.exec(true, command).await.map_err(lost)?;
         let (read, write) = channel.split();
-        let mut frames = Frames {
-            channel: read,
-            buffer: BytesMut::new(),
-            stderr: String::new(),
-            code: None,
-        };
+        let mut frames = Frames { channel: read, buffer: BytesMut::new(), stderr: String::new(), code: None };
         let hello: Hello = match timeout(HELLO_TIMEOUT, frames.next()).await {
             Err(_) => {
-                return Err(Start::Failed(SshError::Agent(
-                    "it does not say hello".into(),
-                )));
+                return Err(Start::Failed(SshError::Agent("it does not say hello".into())));
             }
             Ok(Err(SshError::Agent(words))) => {
                 // 126 and 127 are the shell's, 1 with these words is sudo's: there is no such program yet.
-                let missing = matches!(frames.code, Some(126 | 127))
-                    || words.contains("command not found")
-                    || words.contains("No such file");
-                return Err(if missing {
-                    Start::Missing
-                } else {
-                    Start::Failed(SshError::Agent(words))
-                });
+                let missing =
+                    matches!(frames.code, Some(126 | 127)) || words.contains("command not found") || words.contains("No such file");
+                return Err(if missing { Start::Missing } else { Start::Failed(SshError::Agent(words)) });
             }
             Ok(Err(e)) => return Err(Start::Failed(e)),
             Ok(Ok(hello)) => hello,
@@ -204,13 +168,7 @@ impl AgentSession {
                 let _ = w.send(Err(error.clone()));
             }
         });
-        Ok(Self {
-            frames: sender,
-            waiting,
-            next: AtomicU64::new(1),
-            reader: reader.abort_handle(),
-            writer: writer.abort_handle(),
-        })
+        Ok(Self { frames: sender, waiting, next: AtomicU64::new(1), reader: reader.abort_handle(), writer: writer.abort_handle() })
     }
 
     /// A number that no request of this session has had.
@@ -239,17 +197,9 @@ impl AgentSession {
 
     /// Sends one action and waits for its outcome.
     pub async fn perform(&self, action: Action, check: bool) -> Result<Outcome, SshError> {
-        let request = Request {
-            id: 0,
-            batch: u64::MAX,
-            check,
-            ignore_errors: true,
-            no_log: false,
-            action,
-        };
+        let request = Request { id: 0, batch: u64::MAX, check, ignore_errors: true, no_log: false, action };
         let wait = self.send(request, &[]).await?;
-        wait.await
-            .map_err(|_| SshError::Lost("the agent has ended".into()))?
+        wait.await.map_err(|_| SshError::Lost("the agent has ended".into()))?
     }
 
     /// Sends a blob to the host's store.
@@ -257,25 +207,12 @@ impl AgentSession {
         let mut answers = Vec::new();
         let total = blob.bytes.len() as u64;
         for (i, chunk) in blob.bytes.chunks(CHUNK_BYTES).enumerate() {
-            let action = Action::PutBlob {
-                digest: blob.digest.clone(),
-                offset: (i * CHUNK_BYTES) as u64,
-                total,
-            };
-            let request = Request {
-                id: 0,
-                batch: u64::MAX,
-                check: false,
-                ignore_errors: true,
-                no_log: false,
-                action,
-            };
+            let action = Action::PutBlob { digest: blob.digest.clone(), offset: (i * CHUNK_BYTES) as u64, total };
+            let request = Request { id: 0, batch: u64::MAX, check: false, ignore_errors: true, no_log: false, action };
             answers.push(self.send(request, chunk).await?);
         }
         for answer in answers {
-            let outcome = answer
-                .await
-                .map_err(|_| SshError::Lost("the agent has ended".into()))??;
+            let outcome = answer.await.map_err(|_| SshError::Lost("the agent has ended".into()))??;
             if outcome.status == Status::Failed {
                 return Err(SshError::Agent(outcome.msg));
             }
@@ -301,11 +238,7 @@ fn agent_path(program: &Program) -> String {
 }
 
 fn sudo(from: &str, to: &str) -> String {
-    if from == to {
-        String::new()
-    } else {
-        format!("sudo -n -u {to} --")
-    }
+    if from == to { String::new() } else { format!("sudo -n -u {to} --") }
 }
 
 /// Puts the agent on a host under its digest, checked there before it gets its name.
@@ -316,15 +249,9 @@ async fn install(connection: &Connection, program: &Program) -> Result<(), SshEr
         "set -e; umask 022; mkdir -p {dir}; t={dir}/.{digest}.$$; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
          echo \"{digest}  $t\" | sha256sum -c --status || {{ echo 'the agent arrived damaged' >&2; exit 1; }}; chmod 0755 \"$t\"; mv -f \"$t\" {dir}/{digest}"
     );
-    let command = format!(
-        "{} sh -c {}",
-        sudo(&connection.user, "root"),
-        quote(&script)
-    );
+    let command = format!("{} sh -c {}", sudo(&connection.user, "root"), quote(&script));
     let bytes = program.read().map_err(|e| SshError::Agent(e.message))?;
-    let out = connection
-        .exec(command.trim_start(), &bytes, INSTALL_TIMEOUT)
-        .await?;
+    let out = connection.exec(command.trim_start(), &bytes, INSTALL_TIMEOUT).await?;
     if out.code == Some(0) {
         return Ok(());
     }

@@ -40,27 +40,13 @@ pub struct Fleet {
 }
 
 /// The host through which the others are reached.
-const JUMP: HostId = HostId {
-    role: Role::Control,
-    index: 1,
-};
+const JUMP: HostId = HostId { role: Role::Control, index: 1 };
 
 impl Fleet {
     /// A fleet; nothing is connected yet.
-    pub fn new(
-        endpoints: BTreeMap<HostId, Endpoint>,
-        user: &str,
-        key: Arc<PrivateKey>,
-        agent: Program,
-    ) -> Self {
+    pub fn new(endpoints: BTreeMap<HostId, Endpoint>, user: &str, key: Arc<PrivateKey>, agent: Program) -> Self {
         let slots = endpoints.keys().map(|id| (*id, Mutex::default())).collect();
-        Self {
-            endpoints,
-            user: user.to_owned(),
-            key,
-            agent,
-            slots,
-        }
+        Self { endpoints, user: user.to_owned(), key, agent, slots }
     }
 
     /// Where a host is.
@@ -80,16 +66,8 @@ impl Fleet {
         let jump = if id == JUMP {
             None
         } else {
-            let name = self
-                .endpoints
-                .get(&JUMP)
-                .map(|e| e.name.clone())
-                .unwrap_or_default();
-            Some(
-                Box::pin(self.connection(JUMP))
-                    .await
-                    .map_err(|_| SshError::Jump(name))?,
-            )
+            let name = self.endpoints.get(&JUMP).map(|e| e.name.clone()).unwrap_or_default();
+            Some(Box::pin(self.connection(JUMP)).await.map_err(|_| SshError::Jump(name))?)
         };
         let (endpoint, slot) = self.slot(id)?;
         let mut slot = slot.lock().await;
@@ -97,18 +75,13 @@ impl Fleet {
             return Ok(c.clone());
         }
         slot.agents.clear();
-        let connection =
-            Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
+        let connection = Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
         slot.connection = Some(connection.clone());
         Ok(connection)
     }
 
     /// The agent on a host, running as a user.
-    pub async fn agent(
-        &self,
-        id: HostId,
-        become_user: Option<&str>,
-    ) -> Result<Arc<AgentSession>, SshError> {
+    pub async fn agent(&self, id: HostId, become_user: Option<&str>) -> Result<Arc<AgentSession>, SshError> {
         let connection = self.connection(id).await?;
         let (_, slot) = self.slot(id)?;
         let mut slot = slot.lock().await;

@@ -37,21 +37,15 @@ pub fn new_host_key(comment: &str) -> Result<HostKey> {
 
 /// Where Septet keeps what it may lose: `$XDG_STATE_HOME/septet`, or `~/.local/state/septet`.
 pub fn state_dir() -> Result<PathBuf> {
-    let dir = dirs::state_dir().ok_or_else(|| {
-        Error::failed("there is no home directory to keep keys in")
-            .hint("set HOME or XDG_STATE_HOME")
-    })?;
+    let dir =
+        dirs::state_dir().ok_or_else(|| Error::failed("there is no home directory to keep keys in").hint("set HOME or XDG_STATE_HOME"))?;
     Ok(dir.join("septet"))
 }
 
 /// Directory of one cluster, made with mode 0700.
 pub fn cluster_dir(uuid: &str) -> Result<PathBuf> {
     let dir = state_dir()?.join("clusters").join(uuid);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
     Ok(dir)
 }
 
@@ -60,15 +54,12 @@ pub fn cluster_key(uuid: &str) -> Result<(Arc<PrivateKey>, bool)> {
     let path = cluster_dir(uuid)?.join("id_ed25519");
     match fs::read_to_string(&path) {
         Ok(text) => {
-            let key = PrivateKey::from_openssh(&text).map_err(|e| {
-                Error::failed(format!("{}: {e}", path.display()))
-                    .hint("remove the file: `septet up` plants a new key")
-            })?;
+            let key = PrivateKey::from_openssh(&text)
+                .map_err(|e| Error::failed(format!("{}: {e}", path.display())).hint("remove the file: `septet up` plants a new key"))?;
             Ok((Arc::new(key), false))
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let mut key =
-                PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).map_err(broken)?;
+            let mut key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).map_err(broken)?;
             key.set_comment(format!("septet {uuid}"));
             write_private(&path, &key.to_openssh(LineEnding::LF).map_err(broken)?)?;
             Ok((Arc::new(key), true))
@@ -81,16 +72,8 @@ pub fn cluster_key(uuid: &str) -> Result<(Arc<PrivateKey>, bool)> {
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
     let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut f = fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(fail)?;
-    f.write_all(text.as_bytes())
-        .and_then(|()| f.sync_all())
-        .map_err(fail)?;
+    let mut f = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary).map_err(fail)?;
+    f.write_all(text.as_bytes()).and_then(|()| f.sync_all()).map_err(fail)?;
     fs::rename(&temporary, path).map_err(fail)
 }
 
@@ -103,9 +86,7 @@ pub fn public_line(key: &PrivateKey) -> Result<String> {
 pub fn forget(uuid: &str) -> Result<()> {
     let dir = state_dir()?.join("clusters").join(uuid);
     match fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::failed(format!("{}: {e}", dir.display())))
-        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::failed(format!("{}: {e}", dir.display()))),
         _ => Ok(()),
     }
 }

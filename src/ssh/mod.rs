@@ -67,10 +67,7 @@ struct Client {
 impl client::Handler for Client {
     type Error = russh::Error;
 
-    async fn check_server_key(
-        &mut self,
-        key: &PublicKeyOrCertificate,
-    ) -> Result<bool, Self::Error> {
+    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         let PublicKeyOrCertificate::PublicKey { key, .. } = key else {
             return Ok(false);
         };
@@ -90,10 +87,7 @@ impl client::Handler for Client {
         _: &str,
         _: &mut client::Session,
     ) -> Result<(), Self::Error> {
-        *self
-            .open_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(description.to_owned());
+        *self.open_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(description.to_owned());
         Ok(())
     }
 }
@@ -132,11 +126,7 @@ fn config() -> Arc<client::Config> {
                 russh::kex::EXTENSION_SUPPORT_AS_CLIENT,
                 russh::kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
             ]),
-            cipher: Cow::Owned(vec![
-                russh::cipher::AES_256_GCM,
-                russh::cipher::CHACHA20_POLY1305,
-                russh::cipher::AES_256_CTR,
-            ]),
+            cipher: Cow::Owned(vec![russh::cipher::AES_256_GCM, russh::cipher::CHACHA20_POLY1305, russh::cipher::AES_256_CTR]),
             ..Preferred::DEFAULT
         },
         ..Default::default()
@@ -145,42 +135,20 @@ fn config() -> Arc<client::Config> {
 
 impl Connection {
     /// Connects to an endpoint, straight or through another connection.
-    pub async fn open(
-        to: &Endpoint,
-        user: &str,
-        key: &Arc<PrivateKey>,
-        jump: Option<&Connection>,
-    ) -> Result<Self, SshError> {
+    pub async fn open(to: &Endpoint, user: &str, key: &Arc<PrivateKey>, jump: Option<&Connection>) -> Result<Self, SshError> {
         let place = format!("{}:{}", to.host, to.port);
         match timeout(CONNECT_TIMEOUT, Self::open_inner(to, user, key, jump)).await {
             Ok(r) => r,
-            Err(_) => Err(SshError::Unreachable(format!(
-                "{place} does not answer within {} s",
-                CONNECT_TIMEOUT.as_secs()
-            ))),
+            Err(_) => Err(SshError::Unreachable(format!("{place} does not answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         }
     }
 
-    async fn open_inner(
-        to: &Endpoint,
-        user: &str,
-        key: &Arc<PrivateKey>,
-        jump: Option<&Connection>,
-    ) -> Result<Self, SshError> {
+    async fn open_inner(to: &Endpoint, user: &str, key: &Arc<PrivateKey>, jump: Option<&Connection>) -> Result<Self, SshError> {
         let place = format!("{}:{}", to.host, to.port);
-        let expected = PublicKey::from_openssh(&to.host_key)
-            .map_err(|e| SshError::Agent(format!("the known host key does not parse: {e}")))?;
-        let (got, refused, open_failure) = (
-            Arc::default(),
-            Arc::new(AtomicBool::new(false)),
-            Arc::default(),
-        );
-        let client = Client {
-            expected,
-            got: Arc::clone(&got),
-            refused: refused.clone(),
-            open_failure: Arc::clone(&open_failure),
-        };
+        let expected =
+            PublicKey::from_openssh(&to.host_key).map_err(|e| SshError::Agent(format!("the known host key does not parse: {e}")))?;
+        let (got, refused, open_failure) = (Arc::default(), Arc::new(AtomicBool::new(false)), Arc::default());
+        let client = Client { expected, got: Arc::clone(&got), refused: refused.clone(), open_failure: Arc::clone(&open_failure) };
         let connected = match jump {
             None => client::connect(config(), (to.host.as_str(), to.port), client).await,
             Some(jump) => {
@@ -190,43 +158,25 @@ impl Connection {
         };
         let explain = |e: russh::Error| {
             if refused.load(Ordering::SeqCst) {
-                let got = got
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone()
-                    .unwrap_or_default();
-                return SshError::HostKey {
-                    expected: to.host_key.clone(),
-                    got,
-                };
+                let got = got.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+                return SshError::HostKey { expected: to.host_key.clone(), got };
             }
             match e {
                 russh::Error::IO(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
                     SshError::Unreachable(format!("{place} refuses connections"))
                 }
                 russh::Error::IO(io) => SshError::Unreachable(format!("{place}: {io}")),
-                russh::Error::Disconnect | russh::Error::HUP => {
-                    SshError::Unreachable(format!("{place}: sshd does not answer"))
-                }
+                russh::Error::Disconnect | russh::Error::HUP => SshError::Unreachable(format!("{place}: sshd does not answer")),
                 other => SshError::Unreachable(format!("{place}: {other}")),
             }
         };
         let mut handle = connected.map_err(&explain)?;
-        let login = handle
-            .authenticate_publickey(user, PrivateKeyWithHashAlg::new(key.clone(), None))
-            .await
-            .map_err(&explain)?;
+        let login = handle.authenticate_publickey(user, PrivateKeyWithHashAlg::new(key.clone(), None)).await.map_err(&explain)?;
         match login {
-            AuthResult::Success => Ok(Self {
-                handle,
-                open_failure,
-                user: user.to_owned(),
-            }),
-            AuthResult::Failure {
-                remaining_methods, ..
-            } if remaining_methods.is_empty() => Err(SshError::Unreachable(format!(
-                "{place}: the connection ended during login"
-            ))),
+            AuthResult::Success => Ok(Self { handle, open_failure, user: user.to_owned() }),
+            AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() => {
+                Err(SshError::Unreachable(format!("{place}: the connection ended during login")))
+            }
             AuthResult::Failure { .. } => Err(SshError::Login(user.to_owned())),
         }
     }
@@ -237,45 +187,22 @@ impl Connection {
     }
 
     /// Opens a TCP connection from the host.
-    pub async fn tcp(
-        &self,
-        host: &str,
-        port: u16,
-    ) -> Result<russh::ChannelStream<client::Msg>, SshError> {
-        match self
-            .handle
-            .channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 0)
-            .await
-        {
+    pub async fn tcp(&self, host: &str, port: u16) -> Result<russh::ChannelStream<client::Msg>, SshError> {
+        match self.handle.channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 0).await {
             Ok(channel) => Ok(channel.into_stream()),
             Err(russh::Error::ChannelOpenFailure(reason)) => {
-                let said = self
-                    .open_failure
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
-                Err(SshError::Unreachable(format!(
-                    "{host}:{port}: {}",
-                    said.unwrap_or_else(|| format!("{reason:?}")).to_lowercase()
-                )))
+                let said = self.open_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+                Err(SshError::Unreachable(format!("{host}:{port}: {}", said.unwrap_or_else(|| format!("{reason:?}")).to_lowercase())))
             }
             Err(e) => Err(SshError::Lost(e.to_string())),
         }
     }
 
     /// Runs a command with some input.
-    pub async fn exec(
-        &self,
-        command: &str,
-        input: &[u8],
-        limit: Duration,
-    ) -> Result<Output, SshError> {
+    pub async fn exec(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, SshError> {
         match timeout(limit, self.exec_inner(command, input)).await {
             Ok(r) => r,
-            Err(_) => Err(SshError::Lost(format!(
-                "`{command}` is not done after {} s",
-                limit.as_secs()
-            ))),
+            Err(_) => Err(SshError::Lost(format!("`{command}` is not done after {} s", limit.as_secs()))),
         }
     }
 
@@ -285,10 +212,7 @@ impl Connection {
         channel.exec(true, command).await.map_err(lost)?;
         let (mut read, write) = channel.split();
         let feed = async {
-            write
-                .data_bytes(bytes::Bytes::copy_from_slice(input))
-                .await
-                .map_err(lost)?;
+            write.data_bytes(bytes::Bytes::copy_from_slice(input)).await.map_err(lost)?;
             write.eof().await.map_err(lost)?;
             std::future::pending::<Result<Output, SshError>>().await
         };
@@ -316,11 +240,7 @@ impl Connection {
     }
 
     /// Runs a command and hands out its output as it comes. Returns its exit code.
-    pub async fn stream(
-        &self,
-        command: &str,
-        mut each: impl FnMut(&[u8], bool) + Send,
-    ) -> Result<Option<u32>, SshError> {
+    pub async fn stream(&self, command: &str, mut each: impl FnMut(&[u8], bool) + Send) -> Result<Option<u32>, SshError> {
         let lost = |e: russh::Error| SshError::Lost(e.to_string());
         let mut channel = self.handle.channel_open_session().await.map_err(lost)?;
         channel.exec(true, command).await.map_err(lost)?;
@@ -340,9 +260,6 @@ impl Connection {
 
     /// Ends the connection.
     pub async fn close(&self) {
-        let _ = self
-            .handle
-            .disconnect(Disconnect::ByApplication, "", "en")
-            .await;
+        let _ = self.handle.disconnect(Disconnect::ByApplication, "", "en").await;
     }
 }

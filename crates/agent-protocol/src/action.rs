@@ -82,12 +82,7 @@ pub struct Outcome {
 impl Outcome {
     /// An outcome with a status and nothing else.
     pub fn new(status: Status) -> Self {
-        Self {
-            status,
-            msg: String::new(),
-            diff: None,
-            values: BTreeMap::new(),
-        }
+        Self { status, msg: String::new(), diff: None, values: BTreeMap::new() }
     }
     /// [`Status::Ok`]
     pub fn ok() -> Self {
@@ -99,10 +94,7 @@ impl Outcome {
     }
     /// [`Status::Failed`] with a reason
     pub fn failed(msg: impl Into<String>) -> Self {
-        Self {
-            msg: msg.into(),
-            ..Self::new(Status::Failed)
-        }
+        Self { msg: msg.into(), ..Self::new(Status::Failed) }
     }
     /// Adds a message.
     pub fn with_msg(mut self, msg: impl Into<String>) -> Self {

@@ -31,9 +31,7 @@ pub enum FrameError {
         want: usize,
     },
     /// A length is over [`MAX_FRAME_BYTES`] or contradicts itself.
-    #[error(
-        "frame of {0} bytes is over the limit of {MAX_FRAME_BYTES}, or its lengths contradict each other"
-    )]
+    #[error("frame of {0} bytes is over the limit of {MAX_FRAME_BYTES}, or its lengths contradict each other")]
     Length(usize),
     /// The checksum does not match: bytes were changed in flight.
     #[error("frame checksum is {got:#010x}, the head says {want:#010x}")]
@@ -60,11 +58,7 @@ impl Head {
     /// Parses a head and checks its limits.
     pub fn parse(head: &[u8; HEAD_BYTES]) -> Result<Self, FrameError> {
         let word = |i: usize| u32::from_be_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
-        let this = Self {
-            length: word(0) as usize,
-            crc: word(4),
-            json_length: word(8) as usize,
-        };
+        let this = Self { length: word(0) as usize, crc: word(4), json_length: word(8) as usize };
         if this.length > MAX_FRAME_BYTES || this.json_length > this.length {
             return Err(FrameError::Length(this.length.max(this.json_length)));
         }
@@ -79,17 +73,11 @@ impl Head {
     /// Checks a body against this head and splits it into message and tail.
     pub fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<(T, Vec<u8>), FrameError> {
         if body.len() != self.length {
-            return Err(FrameError::Torn {
-                got: body.len(),
-                want: self.length,
-            });
+            return Err(FrameError::Torn { got: body.len(), want: self.length });
         }
         let got = checksum(self.json_length, body);
         if got != self.crc {
-            return Err(FrameError::Checksum {
-                got,
-                want: self.crc,
-            });
+            return Err(FrameError::Checksum { got, want: self.crc });
         }
         let (json, tail) = body.split_at(self.json_length);
         Ok((serde_json::from_slice(json)?, tail.to_vec()))
@@ -126,30 +114,20 @@ pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> Result<(T, Vec<u
         0 => return Err(FrameError::Closed),
         HEAD_BYTES => {}
         got => {
-            return Err(FrameError::Torn {
-                got,
-                want: HEAD_BYTES,
-            });
+            return Err(FrameError::Torn { got, want: HEAD_BYTES });
         }
     }
     let head = Head::parse(&head)?;
     let mut body = vec![0u8; head.body_len()];
     let got = fill(from, &mut body)?;
     if got != body.len() {
-        return Err(FrameError::Torn {
-            got,
-            want: body.len(),
-        });
+        return Err(FrameError::Torn { got, want: body.len() });
     }
     head.decode(&body)
 }
 
 /// Writes one frame to a blocking stream and flushes it.
-pub fn write_frame<T: Serialize>(
-    to: &mut impl Write,
-    message: &T,
-    tail: &[u8],
-) -> Result<(), FrameError> {
+pub fn write_frame<T: Serialize>(to: &mut impl Write, message: &T, tail: &[u8]) -> Result<(), FrameError> {
     to.write_all(&encode(message, tail)?)?;
     to.flush()?;
     Ok(())

@@ -8,18 +8,11 @@ use septet_agent_protocol::{Action, Outcome};
 use crate::atomic::FileError;
 
 fn run(program: &str, args: &[String]) -> Result<(), FileError> {
-    let out = Command::new(program)
-        .args(args)
-        .output()
-        .map_err(|e| FileError::Refused(format!("{program} cannot be started: {e}")))?;
+    let out = Command::new(program).args(args).output().map_err(|e| FileError::Refused(format!("{program} cannot be started: {e}")))?;
     if out.status.success() {
         return Ok(());
     }
-    Err(FileError::Refused(format!(
-        "{program} {}: {}",
-        args.join(" "),
-        String::from_utf8_lossy(&out.stderr).trim()
-    )))
+    Err(FileError::Refused(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim())))
 }
 
 fn done(what: String, program: &str, args: Vec<String>, check: bool) -> Result<Outcome, FileError> {
@@ -33,28 +26,15 @@ fn done(what: String, program: &str, args: Vec<String>, check: bool) -> Result<O
 pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
     let system = |e: nix::Error| FileError::Refused(format!("look up accounts: {e}"));
     match action {
-        Action::Group {
-            name,
-            absent,
-            gid,
-            system: is_system,
-        } => {
+        Action::Group { name, absent, gid, system: is_system } => {
             let old = Group::from_name(name).map_err(system)?;
             match old {
-                Some(_) if *absent => done(
-                    format!("group {name} removed"),
-                    "groupdel",
-                    vec![name.clone()],
-                    check,
-                ),
+                Some(_) if *absent => done(format!("group {name} removed"), "groupdel", vec![name.clone()], check),
                 None if *absent => Ok(Outcome::ok()),
                 Some(g) => match gid {
-                    Some(want) if g.gid.as_raw() != *want => done(
-                        format!("group {name}: id {want}"),
-                        "groupmod",
-                        vec!["-g".into(), want.to_string(), name.clone()],
-                        check,
-                    ),
+                    Some(want) if g.gid.as_raw() != *want => {
+                        done(format!("group {name}: id {want}"), "groupmod", vec!["-g".into(), want.to_string(), name.clone()], check)
+                    }
                     _ => Ok(Outcome::ok()),
                 },
                 None => {
@@ -70,28 +50,12 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                 }
             }
         }
-        Action::User {
-            name,
-            absent,
-            uid,
-            group,
-            groups,
-            home,
-            create_home,
-            shell,
-            system: is_system,
-        } => {
+        Action::User { name, absent, uid, group, groups, home, create_home, shell, system: is_system } => {
             let old = User::from_name(name).map_err(system)?;
             let mut args: Vec<String> = Vec::new();
-            let mut option =
-                |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
+            let mut option = |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
             match old {
-                Some(_) if *absent => done(
-                    format!("user {name} removed"),
-                    "userdel",
-                    vec![name.clone()],
-                    check,
-                ),
+                Some(_) if *absent => done(format!("user {name} removed"), "userdel", vec![name.clone()], check),
                 None if *absent => Ok(Outcome::ok()),
                 Some(u) => {
                     if let Some(id) = uid.filter(|id| u.uid.as_raw() != *id) {
@@ -106,20 +70,12 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                     if let Some(h) = home.as_ref().filter(|h| u.dir != std::path::Path::new(h)) {
                         option("-d", h);
                     }
-                    if let Some(s) = shell
-                        .as_ref()
-                        .filter(|s| u.shell != std::path::Path::new(s))
-                    {
+                    if let Some(s) = shell.as_ref().filter(|s| u.shell != std::path::Path::new(s)) {
                         option("-s", s);
                     }
                     let lacking: Vec<&str> = groups
                         .iter()
-                        .filter(|g| {
-                            !Group::from_name(g)
-                                .ok()
-                                .flatten()
-                                .is_some_and(|g| g.mem.contains(name))
-                        })
+                        .filter(|g| !Group::from_name(g).ok().flatten().is_some_and(|g| g.mem.contains(name)))
                         .map(String::as_str)
                         .collect();
                     if !lacking.is_empty() {
@@ -158,9 +114,6 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                 }
             }
         }
-        other => Err(FileError::Refused(format!(
-            "{} is not about accounts",
-            other.name()
-        ))),
+        other => Err(FileError::Refused(format!("{} is not about accounts", other.name()))),
     }
 }

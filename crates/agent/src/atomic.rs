@@ -40,11 +40,7 @@ pub enum FileError {
 
 /// Adds the place to an IO error.
 pub fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FileError + 'a {
-    move |source| FileError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| FileError::Io { doing, path: path.to_owned(), source }
 }
 
 /// Attributes with names resolved to numbers.
@@ -69,27 +65,17 @@ impl Resolved {
             Ok(n) => Ok(n),
             Err(_) => match nix::unistd::User::from_name(name) {
                 Ok(Some(u)) => Ok(u.uid.as_raw()),
-                _ => Err(FileError::NoAccount {
-                    kind: "user",
-                    name: name.into(),
-                }),
+                _ => Err(FileError::NoAccount { kind: "user", name: name.into() }),
             },
         });
         let gid = a.group.as_deref().map(|name| match name.parse() {
             Ok(n) => Ok(n),
             Err(_) => match nix::unistd::Group::from_name(name) {
                 Ok(Some(g)) => Ok(g.gid.as_raw()),
-                _ => Err(FileError::NoAccount {
-                    kind: "group",
-                    name: name.into(),
-                }),
+                _ => Err(FileError::NoAccount { kind: "group", name: name.into() }),
             },
         });
-        Ok(Self {
-            uid: uid.transpose()?,
-            gid: gid.transpose()?,
-            mode: a.mode,
-        })
+        Ok(Self { uid: uid.transpose()?, gid: gid.transpose()?, mode: a.mode })
     }
 
     /// Whether a path with this metadata has other attributes than asked for.
@@ -101,22 +87,14 @@ impl Resolved {
 
     /// Sets them.
     pub fn apply(&self, path: &Path) -> Result<(), FileError> {
-        let link = fs::symlink_metadata(path)
-            .map_err(at("look at", path))?
-            .file_type()
-            .is_symlink();
+        let link = fs::symlink_metadata(path).map_err(at("look at", path))?.file_type().is_symlink();
         if self.uid.is_some() || self.gid.is_some() {
-            let set = if link {
-                std::os::unix::fs::lchown
-            } else {
-                chown
-            };
+            let set = if link { std::os::unix::fs::lchown } else { chown };
             set(path, self.uid, self.gid).map_err(at("change the owner of", path))?;
         }
         // After the owner: chown clears set-user-id bits.
         if let (Some(mode), false) = (self.mode, link) {
-            fs::set_permissions(path, Permissions::from_mode(mode))
-                .map_err(at("change the mode of", path))?;
+            fs::set_permissions(path, Permissions::from_mode(mode)).map_err(at("change the mode of", path))?;
         }
         Ok(())
     }
@@ -142,11 +120,7 @@ pub fn is_mount_point(path: &Path) -> bool {
     let Some(path) = path.to_str() else {
         return false;
     };
-    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| {
-        table
-            .lines()
-            .any(|l| l.split(' ').nth(4).is_some_and(|p| p == path))
-    })
+    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| table.lines().any(|l| l.split(' ').nth(4).is_some_and(|p| p == path)))
 }
 
 /// The path that is meant: a link is followed, as an editor would, so that it stays a link.
@@ -165,47 +139,26 @@ pub fn replace(
     let old = fs::metadata(path).ok();
     let target = behind_links(path);
     if is_mount_point(&target) {
-        let mut f = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .map_err(at("open", path))?;
-        f.write_all(content)
-            .and_then(|()| f.set_len(content.len() as u64))
-            .and_then(|()| f.sync_all())
-            .map_err(at("write", path))?;
+        let mut f = OpenOptions::new().write(true).open(path).map_err(at("open", path))?;
+        f.write_all(content).and_then(|()| f.set_len(content.len() as u64)).and_then(|()| f.sync_all()).map_err(at("write", path))?;
         return attributes.apply(&target);
     }
-    let dir = target
-        .parent()
-        .ok_or_else(|| FileError::Refused(format!("{} has no directory", path.display())))?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".septet-")
-        .tempfile_in(dir)
-        .map_err(at("make a temporary file in", dir))?;
+    let dir = target.parent().ok_or_else(|| FileError::Refused(format!("{} has no directory", path.display())))?;
+    let mut temporary = tempfile::Builder::new().prefix(".septet-").tempfile_in(dir).map_err(at("make a temporary file in", dir))?;
     temporary.write_all(content).map_err(at("write", &target))?;
     let keep = Resolved {
         uid: attributes.uid.or(old.as_ref().map(|m| m.uid())),
         gid: attributes.gid.or(old.as_ref().map(|m| m.gid())),
-        mode: attributes
-            .mode
-            .or(old.as_ref().map(|m| m.mode() & 0o7777))
-            .or(Some(0o644)),
+        mode: attributes.mode.or(old.as_ref().map(|m| m.mode() & 0o7777)).or(Some(0o644)),
     };
     keep.apply(temporary.path())?;
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(at("sync", &target))?;
+    temporary.as_file().sync_all().map_err(at("sync", &target))?;
     inspect(temporary.path())?;
-    temporary
-        .persist(&target)
-        .map_err(|e| at("rename into place", &target)(e.error))?;
+    temporary.persist(&target).map_err(|e| at("rename into place", &target)(e.error))?;
     sync_dir(dir)
 }
 
 /// Makes a rename in this directory durable.
 pub fn sync_dir(dir: &Path) -> Result<(), FileError> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(at("sync the directory", dir))
+    File::open(dir).and_then(|d| d.sync_all()).map_err(at("sync the directory", dir))
 }

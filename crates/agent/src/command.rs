@@ -71,29 +71,14 @@ fn drain(mut from: impl Read + Send + 'static) -> Drain {
 }
 
 /// Runs a command to its end, or for `timeout_s` seconds (0: no limit).
-pub fn run(
-    mut command: Command,
-    stdin: Option<&str>,
-    timeout_s: u64,
-) -> Result<Finished, FileError> {
+pub fn run(mut command: Command, stdin: Option<&str>, timeout_s: u64) -> Result<Finished, FileError> {
     let shown = command.get_program().to_string_lossy().into_owned();
     if stopped() {
-        return Err(FileError::Refused(format!(
-            "{shown} is not started: the channel has ended"
-        )));
+        return Err(FileError::Refused(format!("{shown} is not started: the channel has ended")));
     }
-    command
-        .process_group(0)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command.stdin(if stdin.is_some() {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    });
-    let mut child = command
-        .spawn()
-        .map_err(|e| FileError::Refused(format!("{shown} cannot be started: {e}")))?;
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().map_err(|e| FileError::Refused(format!("{shown} cannot be started: {e}")))?;
     let group = child.id() as i32;
     RUNNING.store(group, Ordering::SeqCst);
     if stopped() {
@@ -132,26 +117,12 @@ pub fn run(
         }
         String::from_utf8_lossy(&d.kept.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     };
-    Ok(Finished {
-        code: status.and_then(|s| s.code()),
-        stdout: text(out),
-        stderr: text(err),
-    })
+    Ok(Finished { code: status.and_then(|s| s.code()), stdout: text(out), stderr: text(err) })
 }
 
 /// Performs a `command` action.
 pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
-    let Action::Command {
-        argv,
-        chdir,
-        creates,
-        removes,
-        stdin,
-        environment,
-        timeout_s,
-        check_safe,
-    } = action
-    else {
+    let Action::Command { argv, chdir, creates, removes, stdin, environment, timeout_s, check_safe } = action else {
         return Err(FileError::Refused("not a command".into()));
     };
     let [program, args @ ..] = argv.as_slice() else {
@@ -159,14 +130,10 @@ pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
     };
     let exists = |p: &String| std::fs::symlink_metadata(p).is_ok();
     if let Some(path) = creates.as_ref().filter(|p| exists(p)) {
-        return Ok(Outcome::ok()
-            .with_msg(format!("not run: {path} exists"))
-            .with("rc", 0));
+        return Ok(Outcome::ok().with_msg(format!("not run: {path} exists")).with("rc", 0));
     }
     if let Some(path) = removes.as_ref().filter(|p| !exists(p)) {
-        return Ok(Outcome::ok()
-            .with_msg(format!("not run: {path} does not exist"))
-            .with("rc", 0));
+        return Ok(Outcome::ok().with_msg(format!("not run: {path} does not exist")).with("rc", 0));
     }
     if check && !check_safe {
         return Ok(Outcome::new(Status::Skipped).with_msg("a command is not run in check mode"));
@@ -181,17 +148,10 @@ pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
     let mut outcome = match out.code {
         Some(0) => Outcome::changed_if(true),
         Some(code) => {
-            let words = if out.stderr.trim().is_empty() {
-                &out.stdout
-            } else {
-                &out.stderr
-            };
+            let words = if out.stderr.trim().is_empty() { &out.stdout } else { &out.stderr };
             Outcome::failed(format!("ended with {code}: {}", words.trim()))
         }
-        None => Outcome::failed(format!(
-            "killed, or not done after {timeout_s} s: {}",
-            out.stderr.trim()
-        )),
+        None => Outcome::failed(format!("killed, or not done after {timeout_s} s: {}", out.stderr.trim())),
     };
     let split = |s: &str| s.lines().map(str::to_owned).collect::<Vec<_>>();
     outcome = outcome

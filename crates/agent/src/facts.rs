@@ -9,10 +9,7 @@ use crate::atomic::FileError;
 
 fn os_release() -> HashMap<String, String> {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.split_once('='))
-        .map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned()))
-        .collect()
+    text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned())).collect()
 }
 
 fn addresses() -> (Vec<String>, Option<String>) {
@@ -34,42 +31,24 @@ fn addresses() -> (Vec<String>, Option<String>) {
         let device = f.next()?;
         (f.next()? == "00000000").then(|| device.to_owned())
     });
-    let default = all
-        .iter()
-        .find(|(name, _)| Some(name) == device.as_ref())
-        .or(all.first())
-        .map(|(_, ip)| ip.clone());
+    let default = all.iter().find(|(name, _)| Some(name) == device.as_ref()).or(all.first()).map(|(_, ip)| ip.clone());
     (all.into_iter().map(|(_, ip)| ip).collect(), default)
 }
 
 fn memory_mb(key: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find(|l| l.starts_with(key))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024
+    let line = text.lines().find(|l| l.starts_with(key)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 /// Gathers the facts: value `facts`.
 pub fn gather() -> Result<Outcome, FileError> {
-    let name = nix::unistd::gethostname()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let os = os_release();
     let (all, default) = addresses();
-    let kernel = Command::new("uname")
-        .arg("-rm")
-        .output()
-        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
-        .unwrap_or_default();
-    let (release, architecture) = kernel
-        .split_once(' ')
-        .unwrap_or((&kernel, std::env::consts::ARCH));
+    let kernel =
+        Command::new("uname").arg("-rm").output().map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    let (release, architecture) = kernel.split_once(' ').unwrap_or((&kernel, std::env::consts::ARCH));
     let systemd = Path::new("/run/systemd/system").is_dir();
     let facts: Value = json!({
         "hostname": name.split('.').next().unwrap_or_default(),

@@ -29,29 +29,11 @@ pub fn diff(path: &Path, before: Option<&[u8]>, after: &[u8]) -> String {
         return String::new();
     }
     match (std::str::from_utf8(old), std::str::from_utf8(after)) {
-        (Ok(a), Ok(b))
-            if a.len() <= MAX_DIFF_BYTES
-                && b.len() <= MAX_DIFF_BYTES
-                && !a.contains('\0')
-                && !b.contains('\0') =>
-        {
-            let from = if before.is_some() {
-                path.display().to_string()
-            } else {
-                "/dev/null".into()
-            };
-            TextDiff::from_lines(a, b)
-                .unified_diff()
-                .context_radius(2)
-                .header(&from, &path.display().to_string())
-                .to_string()
+        (Ok(a), Ok(b)) if a.len() <= MAX_DIFF_BYTES && b.len() <= MAX_DIFF_BYTES && !a.contains('\0') && !b.contains('\0') => {
+            let from = if before.is_some() { path.display().to_string() } else { "/dev/null".into() };
+            TextDiff::from_lines(a, b).unified_diff().context_radius(2).header(&from, &path.display().to_string()).to_string()
         }
-        _ => format!(
-            "{}: {} bytes → {} bytes (not text, or too long to show)\n",
-            path.display(),
-            old.len(),
-            after.len()
-        ),
+        _ => format!("{}: {} bytes → {} bytes (not text, or too long to show)\n", path.display(), old.len(), after.len()),
     }
 }
 
@@ -71,12 +53,7 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
     let attributes = Resolved::of(ask.attributes, check)?;
     let old = match fs::read(&path) {
         Ok(bytes) => Some(bytes),
-        Err(e)
-            if e.kind() == std::io::ErrorKind::NotFound
-                || e.kind() == std::io::ErrorKind::NotADirectory =>
-        {
-            None
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory => None,
         Err(e) => return Err(at("read", &path)(e)),
     };
     if ask.keep_existing && old.is_some() {
@@ -92,22 +69,15 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
             {
                 held = old.clone();
             } else if check && !blob.exists() {
-                return Ok(Outcome::changed_if(true).with_diff(Some(format!(
-                    "{}: new bytes with SHA-256 {digest}\n",
-                    path.display()
-                ))));
+                return Ok(Outcome::changed_if(true).with_diff(Some(format!("{}: new bytes with SHA-256 {digest}\n", path.display()))));
             } else if !blob.exists() {
                 // The orchestrator sends it and asks again: a blob that is not needed is never sent.
-                return Ok(
-                    Outcome::failed(format!("blob {digest} is not in the store"))
-                        .with("missing_blob", digest.as_str()),
-                );
+                return Ok(Outcome::failed(format!("blob {digest} is not in the store")).with("missing_blob", digest.as_str()));
             } else {
                 held = fs::read(&blob).map_err(at("read", &blob))?;
                 if store::sha256_of(&held) != *digest {
                     fs::remove_file(&blob).map_err(at("remove the damaged blob", &blob))?;
-                    return Ok(Outcome::failed(format!("blob {digest} was damaged"))
-                        .with("missing_blob", digest.as_str()));
+                    return Ok(Outcome::failed(format!("blob {digest} was damaged")).with("missing_blob", digest.as_str()));
                 }
             }
             &held
@@ -127,9 +97,7 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
         }
         shown = format!("{}: {}\n", path.display(), attributes.describe(&meta));
     }
-    let mut outcome = Outcome::changed_if(true)
-        .with_diff(Some(shown))
-        .with("dest", ask.path);
+    let mut outcome = Outcome::changed_if(true).with_diff(Some(shown)).with("dest", ask.path);
     if check {
         return Ok(outcome);
     }
@@ -137,18 +105,14 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
         attributes.apply(&atomic::behind_links(&path))?;
     } else {
         if ask.backup && old.is_some() {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs());
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
             let to = PathBuf::from(format!("{}.{now}~", path.display()));
             fs::copy(&path, &to).map_err(at("back up to", &to))?;
             outcome = outcome.with("backup_file", to.display().to_string());
         }
-        atomic::replace(&path, content, &attributes, |temporary| {
-            match ask.validate {
-                None => Ok(()),
-                Some(words) => validate(words, temporary),
-            }
+        atomic::replace(&path, content, &attributes, |temporary| match ask.validate {
+            None => Ok(()),
+            Some(words) => validate(words, temporary),
         })?;
     }
     Ok(outcome)
@@ -156,9 +120,7 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
 
 fn validate(words: &str, file: &Path) -> Result<(), FileError> {
     if !words.contains("%s") {
-        return Err(FileError::Refused(format!(
-            "validate: {words:?} has no %s for the file"
-        )));
+        return Err(FileError::Refused(format!("validate: {words:?} has no %s for the file")));
     }
     let line = words.replace("%s", &file.display().to_string());
     let mut shell = Command::new("/bin/sh");
@@ -167,14 +129,8 @@ fn validate(words: &str, file: &Path) -> Result<(), FileError> {
     if out.code == Some(0) {
         return Ok(());
     }
-    let said = if out.stderr.is_empty() {
-        out.stdout.trim()
-    } else {
-        out.stderr.trim()
-    };
-    Err(FileError::Refused(format!(
-        "validation failed, the old file stays: {line}: {said}"
-    )))
+    let said = if out.stderr.is_empty() { out.stdout.trim() } else { out.stderr.trim() };
+    Err(FileError::Refused(format!("validation failed, the old file stays: {line}: {said}")))
 }
 
 /// A path that starts at the root; anything else would depend on where the agent runs.
@@ -182,9 +138,7 @@ pub fn absolute(path: &str) -> Result<PathBuf, FileError> {
     if path.starts_with('/') && !path.contains('\0') {
         Ok(PathBuf::from(path))
     } else {
-        Err(FileError::Refused(format!(
-            "{path:?} is not an absolute path"
-        )))
+        Err(FileError::Refused(format!("{path:?} is not an absolute path")))
     }
 }
 
@@ -211,11 +165,7 @@ pub fn file(
                 return Err(FileError::Refused("will not remove /".into()));
             }
             if !check {
-                let remove = if meta.is_dir() {
-                    fs::remove_dir_all(&path)
-                } else {
-                    fs::remove_file(&path)
-                };
+                let remove = if meta.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 remove.map_err(at("remove", &path))?;
             }
             return Ok(Outcome::changed_if(true).with_diff(Some(format!("{shown}: removed\n"))));
@@ -229,9 +179,7 @@ pub fn file(
         FileState::Directory => match fs::metadata(&path) {
             Ok(m) if m.is_dir() => {}
             Ok(_) => {
-                return Err(FileError::Refused(format!(
-                    "{shown} is there and is not a directory"
-                )));
+                return Err(FileError::Refused(format!("{shown} is there and is not a directory")));
             }
             Err(_) => {
                 changes.push("directory made".to_owned());
@@ -244,24 +192,16 @@ pub fn file(
             if meta.is_none() {
                 changes.push("empty file made".to_owned());
                 if !check {
-                    OpenOptions::new()
-                        .create(true)
-                        .append(true)
-                        .open(&path)
-                        .map_err(at("make", &path))?;
+                    OpenOptions::new().create(true).append(true).open(&path).map_err(at("make", &path))?;
                 }
             }
         }
         FileState::Link => {
             let src = src.ok_or_else(|| FileError::Refused("state=link needs src".into()))?;
             match &meta {
-                Some(m)
-                    if m.file_type().is_symlink()
-                        && fs::read_link(&path).is_ok_and(|t| t == Path::new(src)) => {}
+                Some(m) if m.file_type().is_symlink() && fs::read_link(&path).is_ok_and(|t| t == Path::new(src)) => {}
                 Some(m) if !m.file_type().is_symlink() => {
-                    return Err(FileError::Refused(format!(
-                        "{shown} is there and is not a link"
-                    )));
+                    return Err(FileError::Refused(format!("{shown} is there and is not a link")));
                 }
                 _ => {
                     changes.push(format!("link to {src}"));
@@ -277,17 +217,10 @@ pub fn file(
     }
     if path.exists() || path.is_symlink() {
         // A directory or file that is reached by a link is meant itself, not the link.
-        let path = if state == FileState::Link {
-            path
-        } else {
-            atomic::behind_links(&path)
-        };
+        let path = if state == FileState::Link { path } else { atomic::behind_links(&path) };
         set_attributes(&path, &attributes, recurse, check, &mut changes, 0)?;
     }
-    let text = changes
-        .iter()
-        .map(|c| format!("{shown}: {c}\n"))
-        .collect::<String>();
+    let text = changes.iter().map(|c| format!("{shown}: {c}\n")).collect::<String>();
     Ok(Outcome::changed_if(!changes.is_empty()).with_diff(Some(text)))
 }
 
@@ -313,14 +246,7 @@ fn set_attributes(
     }
     if recurse && meta.is_dir() && depth < MAX_DEPTH {
         for entry in fs::read_dir(path).map_err(at("list", path))? {
-            set_attributes(
-                &entry.map_err(at("list", path))?.path(),
-                attributes,
-                true,
-                check,
-                changes,
-                depth + 1,
-            )?;
+            set_attributes(&entry.map_err(at("list", path))?.path(), attributes, true, check, changes, depth + 1)?;
         }
     }
     Ok(())
@@ -329,11 +255,7 @@ fn set_attributes(
 /// What is at a path, in the form of Ansible's `stat`.
 pub fn stat(path: &str, follow: bool, checksum: bool) -> Result<Outcome, FileError> {
     let place = absolute(path)?;
-    let meta = if follow {
-        fs::metadata(&place)
-    } else {
-        fs::symlink_metadata(&place)
-    };
+    let meta = if follow { fs::metadata(&place) } else { fs::symlink_metadata(&place) };
     let mut stat = serde_json::Map::new();
     stat.insert("exists".into(), meta.is_ok().into());
     if let Ok(m) = meta {
@@ -347,9 +269,7 @@ pub fn stat(path: &str, follow: bool, checksum: bool) -> Result<Outcome, FileErr
         stat.insert("gid".into(), m.gid().into());
         stat.insert("mtime".into(), m.mtime().into());
         if checksum && m.is_file() {
-            let sum = File::open(&place)
-                .and_then(|mut f| store::sha256(&mut f))
-                .map_err(at("read", &place))?;
+            let sum = File::open(&place).and_then(|mut f| store::sha256(&mut f)).map_err(at("read", &place))?;
             stat.insert("checksum".into(), sum.into());
         }
     }
@@ -361,13 +281,9 @@ pub fn slurp(path: &str) -> Result<Outcome, FileError> {
     let place = absolute(path)?;
     let mut text = Vec::new();
     let f = File::open(&place).map_err(at("open", &place))?;
-    f.take(MAX_SLURP_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(at("read", &place))?;
+    f.take(MAX_SLURP_BYTES + 1).read_to_end(&mut text).map_err(at("read", &place))?;
     if text.len() as u64 > MAX_SLURP_BYTES {
-        return Err(FileError::Refused(format!(
-            "{path} is over {MAX_SLURP_BYTES} bytes"
-        )));
+        return Err(FileError::Refused(format!("{path} is over {MAX_SLURP_BYTES} bytes")));
     }
     Ok(Outcome::ok().with("content", String::from_utf8_lossy(&text).into_owned()))
 }

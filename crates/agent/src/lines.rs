@@ -23,29 +23,17 @@ fn pattern(text: &str) -> Result<Regex, FileError> {
     Regex::new(text).map_err(|e| FileError::Refused(format!("bad regular expression: {e}")))
 }
 
-fn edit(
-    target: &Target<'_>,
-    check: bool,
-    change: impl FnOnce(&mut Vec<String>) -> Result<(), FileError>,
-) -> Result<Outcome, FileError> {
+fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) -> Result<(), FileError>) -> Result<Outcome, FileError> {
     let path = absolute(target.path)?;
     let old = match fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(e) if e.kind() == ErrorKind::NotFound && target.create => None,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Err(FileError::Refused(format!(
-                "{} does not exist (create: true makes it)",
-                target.path
-            )));
+            return Err(FileError::Refused(format!("{} does not exist (create: true makes it)", target.path)));
         }
         Err(e) => return Err(at("read", &path)(e)),
     };
-    let mut lines: Vec<String> = old
-        .as_deref()
-        .unwrap_or("")
-        .lines()
-        .map(str::to_owned)
-        .collect();
+    let mut lines: Vec<String> = old.as_deref().unwrap_or("").lines().map(str::to_owned).collect();
     let before = lines.clone();
     change(&mut lines)?;
     let attributes = Resolved::of(target.attributes, check)?;
@@ -63,18 +51,11 @@ fn edit(
     if lines.is_empty() && old.is_none() {
         return Ok(Outcome::ok());
     }
-    let new = lines
-        .iter()
-        .flat_map(|l| [l.as_str(), "\n"])
-        .collect::<String>();
+    let new = lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect::<String>();
     if !check {
         atomic::replace(&path, new.as_bytes(), &attributes, |_| Ok(()))?;
     }
-    Ok(Outcome::changed_if(true).with_diff(Some(diff(
-        &path,
-        old.as_deref().map(str::as_bytes),
-        new.as_bytes(),
-    ))))
+    Ok(Outcome::changed_if(true).with_diff(Some(diff(&path, old.as_deref().map(str::as_bytes), new.as_bytes()))))
 }
 
 fn place(lines: &[String], insert: &Insert) -> Result<usize, FileError> {
@@ -83,33 +64,19 @@ fn place(lines: &[String], insert: &Insert) -> Result<usize, FileError> {
         Insert::Bof => 0,
         Insert::After(p) => {
             let p = pattern(p)?;
-            lines
-                .iter()
-                .rposition(|l| p.is_match(l))
-                .map_or(lines.len(), |i| i + 1)
+            lines.iter().rposition(|l| p.is_match(l)).map_or(lines.len(), |i| i + 1)
         }
         Insert::Before(p) => {
             let p = pattern(p)?;
-            lines
-                .iter()
-                .rposition(|l| p.is_match(l))
-                .unwrap_or(lines.len())
+            lines.iter().rposition(|l| p.is_match(l)).unwrap_or(lines.len())
         }
     })
 }
 
 /// One line is there, replaced, or gone.
-pub fn lineinfile(
-    target: &Target<'_>,
-    line: Option<&str>,
-    regexp: Option<&str>,
-    absent: bool,
-    check: bool,
-) -> Result<Outcome, FileError> {
+pub fn lineinfile(target: &Target<'_>, line: Option<&str>, regexp: Option<&str>, absent: bool, check: bool) -> Result<Outcome, FileError> {
     let regexp = regexp.map(pattern).transpose()?;
-    edit(target, check, |lines| {
-        change_line(lines, line, regexp.as_ref(), absent, target.insert)
-    })
+    edit(target, check, |lines| change_line(lines, line, regexp.as_ref(), absent, target.insert))
 }
 
 fn change_line(
@@ -124,9 +91,7 @@ fn change_line(
             (Some(p), _) => lines.retain(|l| !p.is_match(l)),
             (None, Some(line)) => lines.retain(|l| l != line),
             (None, None) => {
-                return Err(FileError::Refused(
-                    "state=absent needs line or regexp".into(),
-                ));
+                return Err(FileError::Refused("state=absent needs line or regexp".into()));
             }
         }
         return Ok(());
@@ -142,25 +107,11 @@ fn change_line(
 }
 
 /// A block between markers is there with this text, or gone.
-pub fn blockinfile(
-    target: &Target<'_>,
-    block: &str,
-    begin: &str,
-    end: &str,
-    check: bool,
-) -> Result<Outcome, FileError> {
-    edit(target, check, |lines| {
-        change_block(lines, block, begin, end, target.insert)
-    })
+pub fn blockinfile(target: &Target<'_>, block: &str, begin: &str, end: &str, check: bool) -> Result<Outcome, FileError> {
+    edit(target, check, |lines| change_block(lines, block, begin, end, target.insert))
 }
 
-fn change_block(
-    lines: &mut Vec<String>,
-    block: &str,
-    begin: &str,
-    end: &str,
-    insert: &Insert,
-) -> Result<(), FileError> {
+fn change_block(lines: &mut Vec<String>, block: &str, begin: &str, end: &str, insert: &Insert) -> Result<(), FileError> {
     let mut new: Vec<String> = Vec::new();
     if !block.is_empty() {
         new.push(begin.to_owned());
@@ -174,9 +125,7 @@ fn change_block(
             lines.splice(a..=b, new);
         }
         (Some(_), None) => {
-            return Err(FileError::Refused(format!(
-                "the line {begin:?} has no {end:?} behind it"
-            )));
+            return Err(FileError::Refused(format!("the line {begin:?} has no {end:?} behind it")));
         }
         _ if new.is_empty() => {}
         _ => {
@@ -193,51 +142,20 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<String> {
-        text.split(' ')
-            .filter(|s| !s.is_empty())
-            .map(str::to_owned)
-            .collect()
+        text.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect()
     }
 
     #[test]
     fn lines_are_replaced_inserted_and_removed_once() {
-        type Case = (
-            &'static str,
-            Option<&'static str>,
-            Option<&'static str>,
-            bool,
-            Insert,
-            &'static str,
-        );
+        type Case = (&'static str, Option<&'static str>, Option<&'static str>, bool, Insert, &'static str);
         // (before, line, regexp, absent, insert, after)
         let cases: [Case; 8] = [
             ("a b", Some("c"), None, false, Insert::Eof, "a b c"),
             ("a b", Some("b"), None, false, Insert::Eof, "a b"),
-            (
-                "a=1 b=2 a=3",
-                Some("a=9"),
-                Some("^a="),
-                false,
-                Insert::Eof,
-                "a=1 b=2 a=9",
-            ),
+            ("a=1 b=2 a=3", Some("a=9"), Some("^a="), false, Insert::Eof, "a=1 b=2 a=9"),
             ("a b", Some("c"), None, false, Insert::Bof, "c a b"),
-            (
-                "a b",
-                Some("c"),
-                None,
-                false,
-                Insert::After("^a".into()),
-                "a c b",
-            ),
-            (
-                "a b",
-                Some("c"),
-                None,
-                false,
-                Insert::Before("^b".into()),
-                "a c b",
-            ),
+            ("a b", Some("c"), None, false, Insert::After("^a".into()), "a c b"),
+            ("a b", Some("c"), None, false, Insert::Before("^b".into()), "a c b"),
             ("a b a", None, Some("^a$"), true, Insert::Eof, "b"),
             ("a b a", Some("a"), None, true, Insert::Eof, "b"),
         ];

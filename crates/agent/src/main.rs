@@ -28,10 +28,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use septet_agent_protocol::{
-    FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame,
-    write_frame,
-};
+use septet_agent_protocol::{FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame, write_frame};
 
 /// Requests that may wait inside the agent; the channel's own flow control holds back the rest.
 const QUEUED_REQUESTS: usize = 64;
@@ -39,16 +36,11 @@ const QUEUED_REQUESTS: usize = 64;
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("--version") => {
-            println!(
-                "septet-agent {} protocol {PROTOCOL_VERSION}",
-                env!("CARGO_PKG_VERSION")
-            );
+            println!("septet-agent {} protocol {PROTOCOL_VERSION}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
         Some(other) => {
-            eprintln!(
-                "septet-agent: unknown argument {other:?}: it takes none, and is started by septet"
-            );
+            eprintln!("septet-agent: unknown argument {other:?}: it takes none, and is started by septet");
             return ExitCode::from(2);
         }
         None => {}
@@ -65,12 +57,8 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), FrameError> {
     let mut out = io::stdout().lock();
     let digest = File::open("/proc/self/exe").and_then(|mut f| store::sha256(&mut f))?;
-    let hello = Hello {
-        protocol: PROTOCOL_VERSION,
-        version: env!("CARGO_PKG_VERSION").into(),
-        digest,
-        uid: nix::unistd::geteuid().as_raw(),
-    };
+    let hello =
+        Hello { protocol: PROTOCOL_VERSION, version: env!("CARGO_PKG_VERSION").into(), digest, uid: nix::unistd::geteuid().as_raw() };
     write_frame(&mut out, &hello, &[])?;
 
     std::thread::spawn(watch_channel);
@@ -96,22 +84,13 @@ fn serve() -> Result<(), FrameError> {
             Err(FrameError::Closed) => return Ok(()),
             Err(e) => return Err(e),
         };
-        let outcome = if failed_batch == Some(request.batch) {
-            Outcome::new(Status::NotRun)
-        } else {
-            perform::perform(&request, &tail)
-        };
+        let outcome = if failed_batch == Some(request.batch) { Outcome::new(Status::NotRun) } else { perform::perform(&request, &tail) };
         if outcome.status == Status::Failed && !request.ignore_errors {
             failed_batch = Some(request.batch);
         }
-        let response = Response {
-            id: request.id,
-            outcome,
-        };
+        let response = Response { id: request.id, outcome };
         match write_frame(&mut out, &response, &[]) {
-            Err(FrameError::Length(bytes)) => {
-                write_frame(&mut out, &shortened(response, bytes), &[])?
-            }
+            Err(FrameError::Length(bytes)) => write_frame(&mut out, &shortened(response, bytes), &[])?,
             other => other?,
         }
     }
@@ -139,9 +118,7 @@ fn watch_channel() {
 fn shortened(mut response: Response, bytes: usize) -> Response {
     /// Characters of the message that stay.
     const KEPT_CHARS: usize = 4096;
-    let Outcome {
-        msg, diff, values, ..
-    } = &mut response.outcome;
+    let Outcome { msg, diff, values, .. } = &mut response.outcome;
     *msg = msg.chars().take(KEPT_CHARS).collect();
     *msg += &format!("\n(the answer of {bytes} bytes is too long; its output is left out)");
     *diff = None;

@@ -8,14 +8,11 @@ use crate::atomic::{self, FileError, Resolved, at};
 
 /// The kernel's host name and `/etc/hostname`.
 pub fn hostname(name: &str, check: bool) -> Result<Outcome, FileError> {
-    let label = |l: &str| {
-        !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if name.len() > 64 || !name.split('.').all(label) {
         return Err(FileError::Refused(format!("{name:?} is not a host name")));
     }
-    let kernel =
-        nix::unistd::gethostname().map_err(|e| FileError::Refused(format!("gethostname: {e}")))?;
+    let kernel = nix::unistd::gethostname().map_err(|e| FileError::Refused(format!("gethostname: {e}")))?;
     let kernel = kernel.to_string_lossy().into_owned();
     let path = Path::new("/etc/hostname");
     let file = fs::read_to_string(path).unwrap_or_default();
@@ -23,14 +20,8 @@ pub fn hostname(name: &str, check: bool) -> Result<Outcome, FileError> {
         return Ok(Outcome::ok());
     }
     if !check {
-        nix::unistd::sethostname(name)
-            .map_err(|e| FileError::Refused(format!("sethostname {name}: {e}")))?;
-        atomic::replace(
-            path,
-            format!("{name}\n").as_bytes(),
-            &Resolved::default(),
-            |_| Ok(()),
-        )?;
+        nix::unistd::sethostname(name).map_err(|e| FileError::Refused(format!("sethostname {name}: {e}")))?;
+        atomic::replace(path, format!("{name}\n").as_bytes(), &Resolved::default(), |_| Ok(()))?;
     }
     Ok(Outcome::changed_if(true).with_diff(Some(format!("host name: {kernel} → {name}\n"))))
 }
@@ -39,9 +30,7 @@ pub fn hostname(name: &str, check: bool) -> Result<Outcome, FileError> {
 pub fn timezone(name: &str, check: bool) -> Result<Outcome, FileError> {
     let zone = Path::new("/usr/share/zoneinfo").join(name);
     if name.contains("..") || name.starts_with('/') || !zone.is_file() {
-        return Err(FileError::Refused(format!(
-            "there is no time zone {name:?} on this host (is tzdata installed?)"
-        )));
+        return Err(FileError::Refused(format!("there is no time zone {name:?} on this host (is tzdata installed?)")));
     }
     let link = Path::new("/etc/localtime");
     let text = Path::new("/etc/timezone");
@@ -55,17 +44,10 @@ pub fn timezone(name: &str, check: bool) -> Result<Outcome, FileError> {
         if !link_ok {
             let temporary = Path::new("/etc/.septet-localtime");
             let _ = fs::remove_file(temporary);
-            symlink(&zone, temporary)
-                .and_then(|()| fs::rename(temporary, link))
-                .map_err(at("link", link))?;
+            symlink(&zone, temporary).and_then(|()| fs::rename(temporary, link)).map_err(at("link", link))?;
         }
         if !text_ok {
-            atomic::replace(
-                text,
-                format!("{name}\n").as_bytes(),
-                &Resolved::default(),
-                |_| Ok(()),
-            )?;
+            atomic::replace(text, format!("{name}\n").as_bytes(), &Resolved::default(), |_| Ok(()))?;
         }
     }
     let before = old.map_or_else(|| "none".into(), |p| p.display().to_string());

@@ -10,88 +10,30 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
     let result = match &request.action {
         Action::Facts => facts::gather(),
         Action::Missing { digests } => store::missing(digests),
-        Action::PutBlob {
-            digest,
-            offset,
-            total,
-        } => store::put(digest, *offset, *total, tail),
-        Action::Copy {
-            path,
-            content,
-            attributes,
-            keep_existing,
-            backup,
-            validate,
-        } => file::copy(
-            &file::Copy {
-                path,
-                content,
-                attributes,
-                keep_existing: *keep_existing,
-                backup: *backup,
-                validate: validate.as_deref(),
-            },
+        Action::PutBlob { digest, offset, total } => store::put(digest, *offset, *total, tail),
+        Action::Copy { path, content, attributes, keep_existing, backup, validate } => file::copy(
+            &file::Copy { path, content, attributes, keep_existing: *keep_existing, backup: *backup, validate: validate.as_deref() },
             tail,
             check,
         ),
-        Action::File {
-            path,
-            state,
-            src,
-            attributes,
-            recurse,
-        } => file::file(path, *state, src.as_deref(), attributes, *recurse, check),
-        Action::Lineinfile {
-            path,
-            line,
-            regexp,
-            absent,
-            insert,
-            create,
-            attributes,
-        } => lines::lineinfile(
-            &lines::Target {
-                path,
-                create: *create,
-                attributes,
-                insert,
-            },
+        Action::File { path, state, src, attributes, recurse } => file::file(path, *state, src.as_deref(), attributes, *recurse, check),
+        Action::Lineinfile { path, line, regexp, absent, insert, create, attributes } => lines::lineinfile(
+            &lines::Target { path, create: *create, attributes, insert },
             line.as_deref(),
             regexp.as_deref(),
             *absent,
             check,
         ),
-        Action::Blockinfile {
-            path,
-            block,
-            begin,
-            end,
-            insert,
-            create,
-            attributes,
-        } => lines::blockinfile(
-            &lines::Target {
-                path,
-                create: *create,
-                attributes,
-                insert,
-            },
-            block,
-            begin,
-            end,
-            check,
-        ),
+        Action::Blockinfile { path, block, begin, end, insert, create, attributes } => {
+            lines::blockinfile(&lines::Target { path, create: *create, attributes, insert }, block, begin, end, check)
+        }
         Action::User { .. } | Action::Group { .. } => account::account(&request.action, check),
         Action::Hostname { name } => names::hostname(name, check),
         Action::Timezone { name } => names::timezone(name, check),
         Action::Systemd { .. } => systemd::systemd(&request.action, check),
         Action::Command { .. } => command::command(&request.action, check),
         Action::WaitFor { .. } => wait_for::wait_for(&request.action, check),
-        Action::Stat {
-            path,
-            follow,
-            checksum,
-        } => file::stat(path, *follow, *checksum),
+        Action::Stat { path, follow, checksum } => file::stat(path, *follow, *checksum),
         Action::Slurp { path } => file::slurp(path),
     };
     let mut outcome = result.unwrap_or_else(|e| Outcome::failed(e.to_string()));

@@ -39,16 +39,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn checked(digest: &str) -> Result<&str, FileError> {
-    if digest.len() == 64
-        && digest
-            .bytes()
-            .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
-    {
+    if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()) {
         Ok(digest)
     } else {
-        Err(FileError::Refused(format!(
-            "{digest:?} is not a SHA-256 in hex"
-        )))
+        Err(FileError::Refused(format!("{digest:?} is not a SHA-256 in hex")))
     }
 }
 
@@ -77,40 +71,24 @@ pub fn missing(digests: &[String]) -> Result<Outcome, FileError> {
 /// Takes one chunk; the last one makes the blob appear.
 pub fn put(digest: &str, offset: u64, total: u64, chunk: &[u8]) -> Result<Outcome, FileError> {
     let path = blob_path(digest)?;
-    let end = offset
-        .checked_add(chunk.len() as u64)
-        .filter(|e| *e <= total && total <= MAX_BLOB_BYTES);
+    let end = offset.checked_add(chunk.len() as u64).filter(|e| *e <= total && total <= MAX_BLOB_BYTES);
     let Some(end) = end else {
-        return Err(FileError::Refused(format!(
-            "chunk at {offset} of {} bytes does not fit a blob of {total}",
-            chunk.len()
-        )));
+        return Err(FileError::Refused(format!("chunk at {offset} of {} bytes does not fit a blob of {total}", chunk.len())));
     };
     let dir = Path::new(STORE_DIR);
     fs::create_dir_all(dir).map_err(at("make", dir))?;
     let partial = dir.join(format!(".{digest}.partial"));
-    let mut f = OpenOptions::new()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(offset == 0)
-        .open(&partial)
-        .map_err(at("open", &partial))?;
-    f.seek(SeekFrom::Start(offset))
-        .and_then(|_| f.write_all(chunk))
-        .map_err(at("write", &partial))?;
+    let mut f =
+        OpenOptions::new().create(true).read(true).write(true).truncate(offset == 0).open(&partial).map_err(at("open", &partial))?;
+    f.seek(SeekFrom::Start(offset)).and_then(|_| f.write_all(chunk)).map_err(at("write", &partial))?;
     if end < total {
         return Ok(Outcome::ok());
     }
-    f.sync_all()
-        .and_then(|()| f.seek(SeekFrom::Start(0)))
-        .map_err(at("sync", &partial))?;
+    f.sync_all().and_then(|()| f.seek(SeekFrom::Start(0))).map_err(at("sync", &partial))?;
     let got = sha256(&mut f).map_err(at("read", &partial))?;
     if got != digest {
         fs::remove_file(&partial).map_err(at("remove", &partial))?;
-        return Err(FileError::Refused(format!(
-            "the blob that arrived has digest {got}, not {digest}"
-        )));
+        return Err(FileError::Refused(format!("the blob that arrived has digest {got}, not {digest}")));
     }
     fs::rename(&partial, &path).map_err(at("rename into place", &path))?;
     sync_dir(dir)?;

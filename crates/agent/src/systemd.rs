@@ -1,8 +1,6 @@
 //! `systemd`: a unit's state, whether it starts at boot, and whether it runs what is on disk.
 
-use std::{
-    collections::HashMap, fs, os::unix::fs::MetadataExt, process::Command, time::SystemTime,
-};
+use std::{collections::HashMap, fs, os::unix::fs::MetadataExt, process::Command, time::SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use septet_agent_protocol::{Action, Outcome, UnitState};
@@ -22,56 +20,30 @@ fn properties(unit: &str) -> Result<HashMap<String, String>, FileError> {
     let wanted = "LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,ExecMainStartTimestampMonotonic,CanReload";
     let out = systemctl(&["show", "-p", wanted, "--", unit], 20)?;
     if out.code != Some(0) {
-        return Err(FileError::Refused(format!(
-            "systemctl show {unit}: {}",
-            out.stderr.trim()
-        )));
+        return Err(FileError::Refused(format!("systemctl show {unit}: {}", out.stderr.trim())));
     }
-    Ok(out
-        .stdout
-        .lines()
-        .filter_map(|l| l.split_once('='))
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .collect())
+    Ok(out.stdout.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }
 
 /// A file of `files` that changed after the unit's main process was started.
 fn newer_than_start(files: &[String], started_us: u64) -> Result<Option<&String>, FileError> {
-    let clock = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_err(|e| FileError::Refused(format!("clock_gettime: {e}")))?;
+    let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| FileError::Refused(format!("clock_gettime: {e}")))?;
     let now_us = clock.tv_sec() as u64 * 1_000_000 + clock.tv_nsec() as u64 / 1000;
-    let wall = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_micros() as i64);
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
     // The start as wall-clock time: a step of the clock in between can cost a restart, never lose one for long.
     let started_wall_us = wall - now_us.saturating_sub(started_us) as i64;
-    Ok(files.iter().find(|f| {
-        fs::metadata(f)
-            .is_ok_and(|m| m.ctime() * 1_000_000 + m.ctime_nsec() / 1000 > started_wall_us)
-    }))
+    Ok(files.iter().find(|f| fs::metadata(f).is_ok_and(|m| m.ctime() * 1_000_000 + m.ctime_nsec() / 1000 > started_wall_us)))
 }
 
 /// Brings a unit to the state asked for.
 pub fn systemd(action: &Action, check: bool) -> Result<Outcome, FileError> {
-    let Action::Systemd {
-        name,
-        state,
-        enabled,
-        daemon_reload,
-        restart_if_newer,
-        timeout_s,
-    } = action
-    else {
+    let Action::Systemd { name, state, enabled, daemon_reload, restart_if_newer, timeout_s } = action else {
         return Err(FileError::Refused("not a systemd action".into()));
     };
     let timeout_s = timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
     if name.is_empty() {
         if *daemon_reload && !check {
-            expect(
-                systemctl(&["daemon-reload"], timeout_s)?,
-                "systemctl daemon-reload",
-                None,
-            )?;
+            expect(systemctl(&["daemon-reload"], timeout_s)?, "systemctl daemon-reload", None)?;
         }
         return Ok(Outcome::ok());
     }
@@ -82,35 +54,22 @@ pub fn systemd(action: &Action, check: bool) -> Result<Outcome, FileError> {
     let get = |now: &HashMap<String, String>, key: &str| now.get(key).cloned().unwrap_or_default();
     let unknown = |now: &HashMap<String, String>| get(now, "LoadState") == "not-found";
     if *daemon_reload && !check && (get(&now, "NeedDaemonReload") == "yes" || unknown(&now)) {
-        expect(
-            systemctl(&["daemon-reload"], timeout_s)?,
-            "systemctl daemon-reload",
-            None,
-        )?;
+        expect(systemctl(&["daemon-reload"], timeout_s)?, "systemctl daemon-reload", None)?;
         now = properties(name)?;
     }
     if unknown(&now) && !check {
-        return Err(FileError::Refused(format!(
-            "there is no unit {name} on this host"
-        )));
+        return Err(FileError::Refused(format!("there is no unit {name} on this host")));
     }
 
     let mut changes = Vec::new();
     if let Some(want) = enabled {
         let file_state = get(&now, "UnitFileState");
-        let is = matches!(
-            file_state.as_str(),
-            "enabled" | "enabled-runtime" | "static" | "alias" | "generated" | "indirect"
-        );
+        let is = matches!(file_state.as_str(), "enabled" | "enabled-runtime" | "static" | "alias" | "generated" | "indirect");
         if is != *want {
             let verb = if *want { "enable" } else { "disable" };
             changes.push(format!("{verb}d"));
             if !check {
-                expect(
-                    systemctl(&[verb, "--", name], timeout_s)?,
-                    &format!("systemctl {verb} {name}"),
-                    None,
-                )?;
+                expect(systemctl(&[verb, "--", name], timeout_s)?, &format!("systemctl {verb} {name}"), None)?;
             }
         }
     }
@@ -120,9 +79,7 @@ pub fn systemd(action: &Action, check: bool) -> Result<Outcome, FileError> {
         None => None,
         Some(UnitState::Started) if !active => Some("start"),
         Some(UnitState::Started) => {
-            let started_us = get(&now, "ExecMainStartTimestampMonotonic")
-                .parse()
-                .unwrap_or(0);
+            let started_us = get(&now, "ExecMainStartTimestampMonotonic").parse().unwrap_or(0);
             match newer_than_start(restart_if_newer, started_us)? {
                 Some(file) => {
                     changes.push(format!("{file} is newer than the running process"));
@@ -141,18 +98,11 @@ pub fn systemd(action: &Action, check: bool) -> Result<Outcome, FileError> {
             if active_state == "failed" {
                 systemctl(&["reset-failed", "--", name], timeout_s)?;
             }
-            expect(
-                systemctl(&[verb, "--", name], timeout_s)?,
-                &format!("systemctl {verb} {name}"),
-                Some(name),
-            )?;
+            expect(systemctl(&[verb, "--", name], timeout_s)?, &format!("systemctl {verb} {name}"), Some(name))?;
             now = properties(name)?;
         }
     }
-    let text = changes
-        .iter()
-        .map(|c| format!("{name}: {c}\n"))
-        .collect::<String>();
+    let text = changes.iter().map(|c| format!("{name}: {c}\n")).collect::<String>();
     Ok(Outcome::changed_if(!changes.is_empty())
         .with_diff(Some(text))
         .with("active_state", get(&now, "ActiveState"))

@@ -17,22 +17,12 @@ fn connects(host: &str, port: u16) -> bool {
     let Ok(addresses) = (host, port).to_socket_addrs() else {
         return false;
     };
-    addresses
-        .into_iter()
-        .any(|a| TcpStream::connect_timeout(&a, Duration::from_secs(2)).is_ok())
+    addresses.into_iter().any(|a| TcpStream::connect_timeout(&a, Duration::from_secs(2)).is_ok())
 }
 
 /// Waits until the state is reached or the time is up.
 pub fn wait_for(action: &Action, check: bool) -> Result<Outcome, FileError> {
-    let Action::WaitFor {
-        host,
-        port,
-        path,
-        state,
-        timeout_s,
-        delay_s,
-    } = action
-    else {
+    let Action::WaitFor { host, port, path, state, timeout_s, delay_s } = action else {
         return Err(FileError::Refused("not a wait".into()));
     };
     if check {
@@ -56,22 +46,14 @@ pub fn wait_for(action: &Action, check: bool) -> Result<Outcome, FileError> {
         }
         let there = match (port, path) {
             (Some(port), _) => connects(host, *port),
-            (None, path) => path
-                .as_ref()
-                .is_some_and(|p| std::path::Path::new(p).exists()),
+            (None, path) => path.as_ref().is_some_and(|p| std::path::Path::new(p).exists()),
         };
         if there == (*state == WaitState::Started) {
             return Ok(Outcome::ok().with("elapsed", started.elapsed().as_secs()));
         }
         if started.elapsed() >= Duration::from_secs(*timeout_s) {
-            let want = if *state == WaitState::Started {
-                "there"
-            } else {
-                "gone"
-            };
-            return Ok(Outcome::failed(format!(
-                "{what} is not {want} after {timeout_s} s"
-            )));
+            let want = if *state == WaitState::Started { "there" } else { "gone" };
+            return Ok(Outcome::failed(format!("{what} is not {want} after {timeout_s} s")));
         }
         thread::sleep(PAUSE);
     }

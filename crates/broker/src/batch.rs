@@ -46,9 +46,7 @@ impl Head {
         let i32_at = |i: usize| i32::from_be_bytes([h[i], h[i + 1], h[i + 2], h[i + 3]]);
         let i64_at = |i: usize| (i64::from(i32_at(i)) << 32) | i64::from(i32_at(i + 4) as u32);
         let length = usize::try_from(i32_at(8)).ok()?;
-        let size = length
-            .checked_add(LENGTH_OVERHEAD)
-            .filter(|s| *s >= HEAD_BYTES)?;
+        let size = length.checked_add(LENGTH_OVERHEAD).filter(|s| *s >= HEAD_BYTES)?;
         Some(Self {
             base_offset: i64_at(0),
             size,
@@ -68,8 +66,7 @@ impl Head {
 
     /// Whether the checksum of the batch that begins at `b` is right.
     pub fn crc_ok(&self, b: &[u8]) -> bool {
-        b.get(21..self.size)
-            .is_some_and(|body| crc32c::crc32c(body) == self.crc)
+        b.get(21..self.size).is_some_and(|body| crc32c::crc32c(body) == self.crc)
     }
 }
 
@@ -91,10 +88,7 @@ pub fn validate(mut b: &[u8], max_bytes: usize) -> Result<Vec<Head>, ResponseErr
         if head.size > max_bytes {
             return Err(ResponseError::MessageTooLarge);
         }
-        if head.count <= 0
-            || head.last_offset_delta != head.count - 1
-            || head.attributes & 0b11_0000 != 0
-        {
+        if head.count <= 0 || head.last_offset_delta != head.count - 1 || head.attributes & 0b11_0000 != 0 {
             return Err(ResponseError::InvalidRecord);
         }
         if head.codec() > 4 {
@@ -103,11 +97,7 @@ pub fn validate(mut b: &[u8], max_bytes: usize) -> Result<Vec<Head>, ResponseErr
         b = &b[head.size..];
         out.push(head);
     }
-    if out.is_empty() {
-        Err(ResponseError::InvalidRecord)
-    } else {
-        Ok(out)
-    }
+    if out.is_empty() { Err(ResponseError::InvalidRecord) } else { Ok(out) }
 }
 
 /// Sets base offset and leader epoch.
@@ -135,18 +125,13 @@ fn varint(b: &mut &[u8]) -> Option<i64> {
 /// makes room for as many records and headers as are announced.
 pub fn record_times<'a>(b: &'a [u8], head: &'a Head) -> impl Iterator<Item = (i64, i64)> + 'a {
     let open = head.codec() == 0 && head.attributes & 8 == 0;
-    let mut rest = b
-        .get(HEAD_BYTES..head.size)
-        .filter(|_| open)
-        .unwrap_or_default();
+    let mut rest = b.get(HEAD_BYTES..head.size).filter(|_| open).unwrap_or_default();
     std::iter::from_fn(move || {
         let length = usize::try_from(varint(&mut rest)?).ok()?;
         let mut record = rest.get(..length)?.get(1..)?;
         rest = &rest[length..];
         let time = head.base_timestamp.checked_add(varint(&mut record)?)?;
         let delta = varint(&mut record)?;
-        (0..=i64::from(head.last_offset_delta))
-            .contains(&delta)
-            .then(|| (head.base_offset + delta, time))
+        (0..=i64::from(head.last_offset_delta)).contains(&delta).then(|| (head.base_offset + delta, time))
     })
 }

@@ -72,10 +72,7 @@ impl Broker {
         let lock = dir.join(".lock");
         let file = fs::File::create(&lock).map_err(io(lock.clone()))?;
         if file.try_lock().is_err() {
-            return Err(StartError::Meta {
-                path: lock,
-                reason: "another broker uses this directory".into(),
-            });
+            return Err(StartError::Meta { path: lock, reason: "another broker uses this directory".into() });
         }
         Ok(Self {
             config,
@@ -105,17 +102,10 @@ impl Broker {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StartError::Io { path, source }),
         };
-        let get = |key: &str| {
-            text.lines()
-                .filter_map(|l| l.split_once('='))
-                .find(|(k, _)| k.trim() == key)
-                .map(|(_, v)| v.trim().to_owned())
-        };
+        let get =
+            |key: &str| text.lines().filter_map(|l| l.split_once('=')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_owned());
         if let Some(id) = get("broker.id").filter(|id| *id != self.id().to_string()) {
-            return Err(StartError::Meta {
-                path,
-                reason: format!("belongs to broker {id}, this one is {}", self.id()),
-            });
+            return Err(StartError::Meta { path, reason: format!("belongs to broker {id}, this one is {}", self.id()) });
         }
         Ok(get("cluster.id"))
     }
@@ -126,17 +116,11 @@ impl Broker {
         match self.stored_cluster_id()? {
             Some(old) if old == cluster_id => return Ok(()),
             Some(old) => {
-                return Err(StartError::Meta {
-                    path,
-                    reason: format!("belongs to cluster {old}, the coordinator says {cluster_id}"),
-                });
+                return Err(StartError::Meta { path, reason: format!("belongs to cluster {old}, the coordinator says {cluster_id}") });
             }
             None => {}
         }
-        let text = format!(
-            "#\nversion=0\nbroker.id={}\ncluster.id={cluster_id}\n",
-            self.id()
-        );
+        let text = format!("#\nversion=0\nbroker.id={}\ncluster.id={cluster_id}\n", self.id());
         let temporary = path.with_extension("properties.tmp");
         let write = || {
             fs::write(&temporary, &text)?;
@@ -144,39 +128,22 @@ impl Broker {
             fs::rename(&temporary, &path)?;
             fs::File::open(&self.config.log_dir)?.sync_all()
         };
-        write().map_err(|source| StartError::Io {
-            path: path.clone(),
-            source,
-        })
+        write().map_err(|source| StartError::Io { path: path.clone(), source })
     }
 
     /// A partition that this broker leads.
     pub fn led(&self, topic: &str, partition: i32) -> Option<Arc<Led>> {
         // The key's type owns its text; a topic's name is short, so the copy is cheap beside the request.
-        self.led
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&(topic.to_owned(), partition))
-            .cloned()
+        self.led.read().unwrap_or_else(PoisonError::into_inner).get(&(topic.to_owned(), partition)).cloned()
     }
 
     /// Takes a new image: opens what this broker leads now, lets go of the rest.
     pub async fn take(&self, image: Image) {
         let _one = self.opening.lock().await;
-        let mut led: Partitions =
-            (**self.led.read().unwrap_or_else(PoisonError::into_inner)).clone();
-        let mine = |t: &str, p: i32| {
-            image
-                .topics
-                .get(t)
-                .and_then(|t| t.partitions.get(&p))
-                .filter(|p| p.leader == self.id())
-        };
+        let mut led: Partitions = (**self.led.read().unwrap_or_else(PoisonError::into_inner)).clone();
+        let mine = |t: &str, p: i32| image.topics.get(t).and_then(|t| t.partitions.get(&p)).filter(|p| p.leader == self.id());
         led.retain(|(t, p), _| mine(t, *p).is_some());
-        let limits = Limits {
-            segment_bytes: self.config.segment_bytes,
-            index_interval_bytes: self.config.index_interval_bytes,
-        };
+        let limits = Limits { segment_bytes: self.config.segment_bytes, index_interval_bytes: self.config.index_interval_bytes };
         for (name, topic) in &image.topics {
             for (number, state) in &topic.partitions {
                 if state.leader != self.id() {
@@ -187,12 +154,7 @@ impl Broker {
                     continue;
                 }
                 let dir = self.config.log_dir.join(format!("{name}-{number}"));
-                let opened = Partition::open(
-                    &dir,
-                    limits,
-                    state.leader_epoch,
-                    self.config.message_max_bytes,
-                );
+                let opened = Partition::open(&dir, limits, state.leader_epoch, self.config.message_max_bytes);
                 let partition = match opened {
                     Ok(p) => p,
                     Err(e) => {
@@ -211,10 +173,7 @@ impl Broker {
                 } else {
                     None
                 };
-                led.insert(
-                    (name.clone(), *number),
-                    Arc::new(Led { partition, offsets }),
-                );
+                led.insert((name.clone(), *number), Arc::new(Led { partition, offsets }));
             }
         }
         *self.led.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(led);
@@ -223,11 +182,7 @@ impl Broker {
 
     /// Writes everything to the disk and says so in Kafka's checkpoint files.
     pub fn shut_down(&self) {
-        let led = self
-            .led
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let led = self.led.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut lines = Vec::new();
         for ((topic, number), one) in led.iter() {
             match one.partition.flush() {
@@ -238,10 +193,7 @@ impl Broker {
         lines.sort();
         let text = format!("0\n{}\n{}", lines.len(), lines.concat());
         let dir = &self.config.log_dir;
-        for name in [
-            "recovery-point-offset-checkpoint",
-            "replication-offset-checkpoint",
-        ] {
+        for name in ["recovery-point-offset-checkpoint", "replication-offset-checkpoint"] {
             let _ = fs::write(dir.join(name), &text);
         }
     }

@@ -151,19 +151,12 @@ struct Entry {
 impl Config {
     /// Reads a file. Returns warnings too.
     pub fn read(path: &Path, host_name: &str) -> Result<(Self, Vec<String>), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.into(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         Self::parse(path, &text, host_name)
     }
 
     /// Parses the text of a file.
-    pub fn parse(
-        path: &Path,
-        text: &str,
-        host_name: &str,
-    ) -> Result<(Self, Vec<String>), ConfigError> {
+    pub fn parse(path: &Path, text: &str, host_name: &str) -> Result<(Self, Vec<String>), ConfigError> {
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
         let mut warnings = Vec::new();
         for (i, raw) in text.lines().enumerate() {
@@ -172,125 +165,60 @@ impl Config {
                 continue;
             }
             let (key, value) = line.split_once('=').unwrap_or((line, ""));
-            let entry = Entry {
-                line: i + 1,
-                value: value.trim().to_owned(),
-            };
+            let entry = Entry { line: i + 1, value: value.trim().to_owned() };
             if entries.insert(key.trim().to_owned(), entry).is_some() {
-                warnings.push(format!(
-                    "{}:{}: {} is given twice; this one counts",
-                    path.display(),
-                    i + 1,
-                    key.trim()
-                ));
+                warnings.push(format!("{}:{}: {} is given twice; this one counts", path.display(), i + 1, key.trim()));
             }
         }
         let mut source = Source { path, entries };
-        let missing = |key| ConfigError::Missing {
-            path: path.into(),
-            key,
-        };
+        let missing = |key| ConfigError::Missing { path: path.into(), key };
 
-        let broker_id = source
-            .number("broker.id", 0, i32::MAX.into())?
-            .ok_or(missing("broker.id"))? as i32;
+        let broker_id = source.number("broker.id", 0, i32::MAX.into())?.ok_or(missing("broker.id"))? as i32;
         let listeners = match source.listeners("listeners", true)? {
             Some(l) => l,
-            None => vec![Listener {
-                name: "PLAINTEXT".into(),
-                host: String::new(),
-                port: 9092,
-            }],
+            None => vec![Listener { name: "PLAINTEXT".into(), host: String::new(), port: 9092 }],
         };
         let advertised = match source.listeners("advertised.listeners", false)? {
             Some(l) => l,
             None => listeners
                 .iter()
                 .map(|l| match l.host.as_str() {
-                    "" | "0.0.0.0" | "::" => Listener {
-                        host: host_name.to_owned(),
-                        ..l.clone()
-                    },
+                    "" | "0.0.0.0" | "::" => Listener { host: host_name.to_owned(), ..l.clone() },
                     _ => l.clone(),
                 })
                 .collect(),
         };
-        if let Some(l) = advertised
-            .iter()
-            .find(|a| !listeners.iter().any(|l| l.name == a.name))
-        {
-            return Err(source.bad(
-                "advertised.listeners",
-                format!("{} is not one of the listeners", l.name),
-            ));
+        if let Some(l) = advertised.iter().find(|a| !listeners.iter().any(|l| l.name == a.name)) {
+            return Err(source.bad("advertised.listeners", format!("{} is not one of the listeners", l.name)));
         }
         source.protocols(&listeners)?;
-        let dirs_key = if source.entries.contains_key("log.dirs") {
-            "log.dirs"
-        } else {
-            "log.dir"
-        };
-        let dirs = source
-            .text(dirs_key)
-            .unwrap_or_else(|| "/tmp/kafka-logs".into());
+        let dirs_key = if source.entries.contains_key("log.dirs") { "log.dirs" } else { "log.dir" };
+        let dirs = source.text(dirs_key).unwrap_or_else(|| "/tmp/kafka-logs".into());
         if dirs.is_empty() || dirs.contains(',') {
-            let why = if dirs.is_empty() {
-                "is empty"
-            } else {
-                "only one directory is supported so far"
-            };
+            let why = if dirs.is_empty() { "is empty" } else { "only one directory is supported so far" };
             return Err(source.bad(dirs_key, why.into()));
         }
-        let zookeeper = source
-            .text("zookeeper.connect")
-            .filter(|z| !z.is_empty())
-            .ok_or(missing("zookeeper.connect"))?;
+        let zookeeper = source.text("zookeeper.connect").filter(|z| !z.is_empty()).ok_or(missing("zookeeper.connect"))?;
         let this = Self {
             broker_id,
             listeners,
             advertised,
             log_dir: dirs.into(),
-            zookeeper: zookeeper
-                .split(',')
-                .map(str::trim)
-                .collect::<Vec<_>>()
-                .join(","),
-            zookeeper_session_ms: source
-                .number("zookeeper.session.timeout.ms", 100, 3_600_000)?
-                .unwrap_or(18_000) as u64,
+            zookeeper: zookeeper.split(',').map(str::trim).collect::<Vec<_>>().join(","),
+            zookeeper_session_ms: source.number("zookeeper.session.timeout.ms", 100, 3_600_000)?.unwrap_or(18_000) as u64,
             num_partitions: source.number("num.partitions", 1, 10_000)?.unwrap_or(1) as i32,
-            default_replication_factor: source
-                .number("default.replication.factor", 1, 1000)?
-                .unwrap_or(1) as i16,
+            default_replication_factor: source.number("default.replication.factor", 1, 1000)?.unwrap_or(1) as i16,
             auto_create_topics: source.boolean("auto.create.topics.enable")?.unwrap_or(true),
-            segment_bytes: source
-                .number("log.segment.bytes", 14, i32::MAX.into())?
-                .unwrap_or(1 << 30) as u32,
-            index_interval_bytes: source
-                .number("log.index.interval.bytes", 0, i32::MAX.into())?
-                .unwrap_or(4096) as u32,
-            message_max_bytes: source
-                .number("message.max.bytes", 0, i32::MAX.into())?
-                .unwrap_or(1_048_588) as usize,
-            request_max_bytes: source
-                .number("socket.request.max.bytes", 1, i32::MAX.into())?
-                .unwrap_or(104_857_600) as usize,
-            offsets_partitions: source
-                .number("offsets.topic.num.partitions", 1, 10_000)?
-                .unwrap_or(50) as i32,
-            offsets_replication_factor: source
-                .number("offsets.topic.replication.factor", 1, 1000)?
-                .unwrap_or(3) as i16,
-            max_connections: source
-                .number("max.connections", 1, i32::MAX.into())?
-                .unwrap_or(i32::MAX.into()) as usize,
+            segment_bytes: source.number("log.segment.bytes", 14, i32::MAX.into())?.unwrap_or(1 << 30) as u32,
+            index_interval_bytes: source.number("log.index.interval.bytes", 0, i32::MAX.into())?.unwrap_or(4096) as u32,
+            message_max_bytes: source.number("message.max.bytes", 0, i32::MAX.into())?.unwrap_or(1_048_588) as usize,
+            request_max_bytes: source.number("socket.request.max.bytes", 1, i32::MAX.into())?.unwrap_or(104_857_600) as usize,
+            offsets_partitions: source.number("offsets.topic.num.partitions", 1, 10_000)?.unwrap_or(50) as i32,
+            offsets_replication_factor: source.number("offsets.topic.replication.factor", 1, 1000)?.unwrap_or(3) as i16,
+            max_connections: source.number("max.connections", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
         };
         for (key, entry) in source.entries {
-            let known = if NOT_OBEYED.contains(&key.as_str()) {
-                "is known but has no effect so far"
-            } else {
-                "is not a known key"
-            };
+            let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
             if !OBEYED.contains(&key.as_str()) && !QUIET.contains(&key.as_str()) {
                 warnings.push(format!("{}:{}: {key} {known}", path.display(), entry.line));
             }
@@ -320,11 +248,7 @@ const OBEYED: &[&str] = &[
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.
-const QUIET: &[&str] = &[
-    "listener.security.protocol.map",
-    "inter.broker.listener.name",
-    "security.inter.broker.protocol",
-];
+const QUIET: &[&str] = &["listener.security.protocol.map", "inter.broker.listener.name", "security.inter.broker.protocol"];
 
 struct Source<'a> {
     path: &'a Path,
@@ -334,31 +258,18 @@ struct Source<'a> {
 impl Source<'_> {
     fn bad(&self, key: &str, reason: String) -> ConfigError {
         let line = self.entries.get(key).map_or(0, |e| e.line);
-        ConfigError::Value {
-            path: self.path.into(),
-            line,
-            key: key.into(),
-            reason,
-        }
+        ConfigError::Value { path: self.path.into(), line, key: key.into(), reason }
     }
     fn text(&self, key: &str) -> Option<String> {
         self.entries.get(key).map(|e| e.value.clone())
     }
-    fn number(
-        &mut self,
-        key: &'static str,
-        min: i64,
-        max: i64,
-    ) -> Result<Option<i64>, ConfigError> {
+    fn number(&mut self, key: &'static str, min: i64, max: i64) -> Result<Option<i64>, ConfigError> {
         let Some(value) = self.text(key) else {
             return Ok(None);
         };
         match value.parse::<i64>() {
             Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
-            _ => Err(self.bad(
-                key,
-                format!("{value:?} is not a number from {min} to {max}"),
-            )),
+            _ => Err(self.bad(key, format!("{value:?} is not a number from {min} to {max}"))),
         }
     }
     fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {
@@ -373,48 +284,26 @@ impl Source<'_> {
     fn protocols(&self, listeners: &[Listener]) -> Result<(), ConfigError> {
         let only = |what: &str| format!("{what:?}: only PLAINTEXT is supported so far");
         let map = self.text("listener.security.protocol.map");
-        for pair in map
-            .iter()
-            .flat_map(|m| m.split(','))
-            .filter(|p| !p.trim().is_empty())
-        {
+        for pair in map.iter().flat_map(|m| m.split(',')).filter(|p| !p.trim().is_empty()) {
             if pair.split_once(':').map(|(_, p)| p.trim()) != Some("PLAINTEXT") {
                 return Err(self.bad("listener.security.protocol.map", only(pair)));
             }
         }
         let mapped = |name: &str| {
-            map.iter().flat_map(|m| m.split(',')).any(|p| {
-                p.split_once(':')
-                    .is_some_and(|(n, _)| n.trim().eq_ignore_ascii_case(name))
-            })
+            map.iter().flat_map(|m| m.split(',')).any(|p| p.split_once(':').is_some_and(|(n, _)| n.trim().eq_ignore_ascii_case(name)))
         };
-        if let Some(l) = listeners.iter().find(|l| {
-            ["SSL", "SASL_PLAINTEXT", "SASL_SSL"].contains(&l.name.as_str()) && !mapped(&l.name)
-        }) {
+        if let Some(l) = listeners.iter().find(|l| ["SSL", "SASL_PLAINTEXT", "SASL_SSL"].contains(&l.name.as_str()) && !mapped(&l.name)) {
             return Err(self.bad("listeners", only(&l.name)));
         }
-        if let Some(p) = self
-            .text("security.inter.broker.protocol")
-            .filter(|p| !p.eq_ignore_ascii_case("PLAINTEXT"))
-        {
+        if let Some(p) = self.text("security.inter.broker.protocol").filter(|p| !p.eq_ignore_ascii_case("PLAINTEXT")) {
             return Err(self.bad("security.inter.broker.protocol", only(&p)));
         }
-        if let Some(name) = self
-            .text("inter.broker.listener.name")
-            .filter(|n| !listeners.iter().any(|l| l.name.eq_ignore_ascii_case(n)))
-        {
-            return Err(self.bad(
-                "inter.broker.listener.name",
-                format!("{name} is not one of the listeners"),
-            ));
+        if let Some(name) = self.text("inter.broker.listener.name").filter(|n| !listeners.iter().any(|l| l.name.eq_ignore_ascii_case(n))) {
+            return Err(self.bad("inter.broker.listener.name", format!("{name} is not one of the listeners")));
         }
         Ok(())
     }
-    fn listeners(
-        &mut self,
-        key: &'static str,
-        may_be_any: bool,
-    ) -> Result<Option<Vec<Listener>>, ConfigError> {
+    fn listeners(&mut self, key: &'static str, may_be_any: bool) -> Result<Option<Vec<Listener>>, ConfigError> {
         let Some(value) = self.text(key) else {
             return Ok(None);
         };
@@ -422,25 +311,15 @@ impl Source<'_> {
         for one in value.split(',').map(str::trim).filter(|o| !o.is_empty()) {
             let parsed = one.split_once("://").and_then(|(name, rest)| {
                 let (host, port) = rest.rsplit_once(':').filter(|_| !name.is_empty())?;
-                Some(Listener {
-                    name: name.to_ascii_uppercase(),
-                    host: host.trim_matches(['[', ']']).to_owned(),
-                    port: port.parse().ok()?,
-                })
+                Some(Listener { name: name.to_ascii_uppercase(), host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
             });
             let Some(l) = parsed else {
                 return Err(self.bad(key, format!("{one:?} must be NAME://host:port")));
             };
             if !may_be_any && matches!(l.host.as_str(), "" | "0.0.0.0" | "::") {
-                return Err(self.bad(
-                    key,
-                    format!("{one:?} is no address that a client could use"),
-                ));
+                return Err(self.bad(key, format!("{one:?} is no address that a client could use")));
             }
-            if out
-                .iter()
-                .any(|o| o.name == l.name || (may_be_any && o.port == l.port && l.port != 0))
-            {
+            if out.iter().any(|o| o.name == l.name || (may_be_any && o.port == l.port && l.port != 0)) {
                 return Err(self.bad(key, format!("{one:?}: name and port must be given once")));
             }
             out.push(l);

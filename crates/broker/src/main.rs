@@ -21,14 +21,12 @@ struct Arguments {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".into(), |n| n.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |n| n.trim().to_owned())
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG")
-        .unwrap_or_else(|_| "info,zookeeper_client=error".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG").unwrap_or_else(|_| "info,zookeeper_client=error".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -48,10 +46,7 @@ fn main() -> ExitCode {
         println!("{}: ok", arguments.config.display());
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(config)),
         Err(e) => Err(e.to_string()),
@@ -68,14 +63,8 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> Result<(), String> {
     let mut listeners = Vec::new();
     for l in &config.listeners {
-        let host = if l.host.is_empty() {
-            "0.0.0.0"
-        } else {
-            &l.host
-        };
-        let bound = TcpListener::bind((host, l.port))
-            .await
-            .map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
+        let host = if l.host.is_empty() { "0.0.0.0" } else { &l.host };
+        let bound = TcpListener::bind((host, l.port)).await.map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
         listeners.push((l.name.clone(), bound));
     }
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
@@ -87,17 +76,9 @@ async fn run(config: Config) -> Result<(), String> {
         async move {
             // Clients are let in once the broker knows the cluster; until then they would be told that it is empty.
             let id = broker.id();
-            let _ = broker
-                .image
-                .subscribe()
-                .wait_for(|i| i.brokers.contains_key(&id))
-                .await;
+            let _ = broker.image.subscribe().wait_for(|i| i.brokers.contains_key(&id)).await;
             for (name, listener) in listeners {
-                tokio::spawn(server::serve(
-                    broker.clone(),
-                    listener,
-                    Context { listener: name },
-                ));
+                tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name }));
             }
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             tracing::info!("serving");

@@ -42,19 +42,10 @@ pub struct Read {
 
 impl Partition {
     /// Opens the partition's log.
-    pub fn open(
-        dir: &Path,
-        limits: Limits,
-        leader_epoch: i32,
-        max_batch_bytes: usize,
-    ) -> Result<Self, LogError> {
+    pub fn open(dir: &Path, limits: Limits, leader_epoch: i32, max_batch_bytes: usize) -> Result<Self, LogError> {
         let log = Log::open(dir, limits)?;
         let (end, _) = watch::channel(log.end_offset());
-        Ok(Self {
-            inner: Mutex::new(Inner { log, leader_epoch }),
-            end,
-            max_batch_bytes,
-        })
+        Ok(Self { inner: Mutex::new(Inner { log, leader_epoch }), end, max_batch_bytes })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -114,25 +105,15 @@ impl Partition {
             tracing::error!("read: {e}");
             ResponseError::KafkaStorageError
         })?;
-        Ok(Read {
-            bytes,
-            high_watermark,
-            start_offset,
-        })
+        Ok(Read { bytes, high_watermark, start_offset })
     }
 
     /// First record at or after a time; see [`Log::offset_for_timestamp`].
-    pub fn offset_for_timestamp(
-        &self,
-        timestamp: i64,
-    ) -> Result<Option<crate::log::Found>, ResponseError> {
-        self.inner()
-            .log
-            .offset_for_timestamp(timestamp)
-            .map_err(|e| {
-                tracing::error!("look up a time: {e}");
-                ResponseError::KafkaStorageError
-            })
+    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<crate::log::Found>, ResponseError> {
+        self.inner().log.offset_for_timestamp(timestamp).map_err(|e| {
+            tracing::error!("look up a time: {e}");
+            ResponseError::KafkaStorageError
+        })
     }
 
     /// Follows the end of the log.

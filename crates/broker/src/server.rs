@@ -56,12 +56,7 @@ pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context)
     }
 }
 
-async fn connection(
-    broker: &Arc<Broker>,
-    context: &Context,
-    stream: TcpStream,
-    from: SocketAddr,
-) -> io::Result<()> {
+async fn connection(broker: &Arc<Broker>, context: &Context, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::with_capacity(64 * 1024, read);
@@ -73,13 +68,8 @@ async fn connection(
             Err(_) => return Ok(()),
         };
         let max = broker.config.request_max_bytes;
-        let Some(length) = usize::try_from(length)
-            .ok()
-            .filter(|n| (8..=max).contains(n))
-        else {
-            tracing::warn!(
-                "{from}: request of {length} bytes (socket.request.max.bytes is {max}); closed"
-            );
+        let Some(length) = usize::try_from(length).ok().filter(|n| (8..=max).contains(n)) else {
+            tracing::warn!("{from}: request of {length} bytes (socket.request.max.bytes is {max}); closed");
             return Ok(());
         };
         let frame = timeout(STALL, read_frame(&mut read, length)).await??;

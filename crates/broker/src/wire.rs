@@ -37,19 +37,9 @@ fn parse(words: &mut std::str::SplitWhitespace<'_>) -> Vec<Field> {
             b"]" => break,
             b"[" => {
                 let inner = parse(words);
-                out.push(Field {
-                    kind: b'[',
-                    min,
-                    max,
-                    inner,
-                });
+                out.push(Field { kind: b'[', min, max, inner });
             }
-            [kind] => out.push(Field {
-                kind: *kind,
-                min,
-                max,
-                inner: Vec::new(),
-            }),
+            [kind] => out.push(Field { kind: *kind, min, max, inner: Vec::new() }),
             _ => {}
         }
     }
@@ -88,11 +78,7 @@ impl Walk<'_> {
         if self.compact {
             return Some(self.varint()?.saturating_sub(1));
         }
-        let n = if short {
-            i16::from_be_bytes(self.fixed()?).into()
-        } else {
-            i32::from_be_bytes(self.fixed()?)
-        };
+        let n = if short { i16::from_be_bytes(self.fixed()?).into() } else { i32::from_be_bytes(self.fixed()?) };
         match n {
             -1 => Some(0),
             n => usize::try_from(n).ok(),
@@ -148,11 +134,7 @@ impl Walk<'_> {
 /// Whether every length in a request's body fits into it.
 pub fn fits(layout: &Layout, version: i16, body: &[u8]) -> bool {
     let fields = parse(&mut layout.fields.split_whitespace());
-    let mut walk = Walk {
-        rest: body,
-        version,
-        compact: version >= layout.flexible,
-    };
+    let mut walk = Walk { rest: body, version, compact: version >= layout.flexible };
     walk.fields(&fields).is_some()
 }
 
@@ -161,11 +143,7 @@ pub fn header_fits(frame: &[u8], flexible: bool) -> bool {
     let Some(rest) = frame.get(8..) else {
         return false;
     };
-    let mut walk = Walk {
-        rest,
-        version: 0,
-        compact: false,
-    };
+    let mut walk = Walk { rest, version: 0, compact: false };
     let client_id = walk.length(true).and_then(|n| walk.skip(n));
     walk.compact = flexible;
     client_id.is_some() && walk.fields(&[]).is_some()

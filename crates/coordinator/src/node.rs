@@ -349,6 +349,8 @@ impl Node {
                 }
             }
             if let Ok(Err(_)) = tokio::time::timeout(Duration::from_millis(500), metrics.changed()).await {
+                // Unless the whole runtime ends, and this task with it.
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 if !self.stopping.load(Ordering::SeqCst) {
                     tracing::error!("this server stops: consensus has ended");
                     std::process::exit(1);

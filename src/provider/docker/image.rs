@@ -19,8 +19,7 @@ pub const LOGIN_UID: u64 = 1000;
 const REPOSITORY: &str = "septet-node";
 const BASE: &str = "debian:bookworm-slim";
 const SUITE: &str = "bookworm";
-const PACKAGES: &str =
-    "systemd systemd-sysv dbus openssh-server sudo iproute2 procps ca-certificates tzdata less";
+const PACKAGES: &str = "systemd systemd-sysv dbus openssh-server sudo iproute2 procps ca-certificates tzdata less";
 /// Time for a build, which may fetch some hundred megabytes.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(1800);
 /// A registry that does not answer in this time is not there.
@@ -70,26 +69,16 @@ fn recipe() -> String {
     for part in [BASE, SUITE, PACKAGES, SETUP] {
         hash.update(part.as_bytes());
     }
-    hash.finalize()
-        .iter()
-        .take(6)
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Makes sure of an image, and returns its tag.
-pub async fn ensure(
-    engine: &Engine,
-    chosen: Option<&str>,
-    say: &(dyn Fn(String) + Send + Sync),
-) -> Result<String> {
+pub async fn ensure(engine: &Engine, chosen: Option<&str>, say: &(dyn Fn(String) + Send + Sync)) -> Result<String> {
     if let Some(tag) = chosen {
         return match engine.inspect_image(tag).await {
             Ok(_) => Ok(tag.to_owned()),
-            Err(e) if is_status(&e, 404) => Err(Error::failed(format!(
-                "image `{tag}` of the inventory is not there"
-            ))
-            .hint(format!("`docker pull {tag}`, or leave `image` out"))),
+            Err(e) if is_status(&e, 404) => Err(Error::failed(format!("image `{tag}` of the inventory is not there"))
+                .hint(format!("`docker pull {tag}`, or leave `image` out"))),
             Err(e) => Err(explain("cannot look for the node image", e)),
         };
     }
@@ -99,19 +88,13 @@ pub async fn ensure(
         Err(e) if is_status(&e, 404) => {}
         Err(e) => return Err(explain("cannot look for the node image", e)),
     }
-    say(format!(
-        "node image {tag} is not here; building it from {BASE}"
-    ));
+    say(format!("node image {tag} is not here; building it from {BASE}"));
     let reason = match build(engine, &tag).await {
         Ok(()) => return Ok(tag),
         Err(e) => e.message,
     };
-    say(format!(
-        "that does not work here ({reason}); making it with debootstrap instead"
-    ));
-    debootstrap(engine, say)
-        .await
-        .map_err(|e| e.context("the node image cannot be made"))?;
+    say(format!("that does not work here ({reason}); making it with debootstrap instead"));
+    debootstrap(engine, say).await.map_err(|e| e.context("the node image cannot be made"))?;
     Ok(tag)
 }
 
@@ -122,19 +105,14 @@ async fn build(engine: &Engine, tag: &str) -> Result<()> {
             return Ok::<(), Error>(());
         }
         let (name, version) = BASE.split_once(':').unwrap_or((BASE, "latest"));
-        let options = CreateImageOptionsBuilder::default()
-            .from_image(name)
-            .tag(version)
-            .build();
+        let options = CreateImageOptionsBuilder::default().from_image(name).tag(version).build();
         let mut progress = engine.create_image(Some(options), None, None);
         while let Some(step) = progress.next().await {
             step.map_err(|e| explain(&format!("pull {BASE}"), e))?;
         }
         Ok(())
     };
-    tokio::time::timeout(PULL_TIMEOUT, pull)
-        .await
-        .map_err(|_| Error::failed(format!("pull {BASE}: no answer")))??;
+    tokio::time::timeout(PULL_TIMEOUT, pull).await.map_err(|_| Error::failed(format!("pull {BASE}: no answer")))??;
 
     let dockerfile = format!(
         "FROM {BASE}\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {PACKAGES}\nCOPY setup.sh /setup.sh\nRUN sh /setup.sh && rm /setup.sh\nSTOPSIGNAL SIGRTMIN+3\nCMD [\"/sbin/init\"]\n"
@@ -149,8 +127,7 @@ async fn build(engine: &Engine, tag: &str) -> Result<()> {
         .labels(&HashMap::from([("septet.image", recipe())]))
         .build();
     let patient = engine.clone().with_timeout(BUILD_TIMEOUT);
-    let mut progress =
-        patient.build_image(options, None, Some(body_full(tar.into_inner()?.into())));
+    let mut progress = patient.build_image(options, None, Some(body_full(tar.into_inner()?.into())));
     let mut last = String::new();
     while let Some(step) = progress.next().await {
         match step {
@@ -162,15 +139,11 @@ async fn build(engine: &Engine, tag: &str) -> Result<()> {
 }
 
 async fn debootstrap(engine: &Engine, say: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
-    let find = |name: &str| {
-        ["/usr/sbin", "/usr/bin", "/sbin"]
-            .iter()
-            .map(|d| Path::new(d).join(name))
-            .find(|p| p.is_file())
-    };
+    let find = |name: &str| ["/usr/sbin", "/usr/bin", "/sbin"].iter().map(|d| Path::new(d).join(name)).find(|p| p.is_file());
     let Some(program) = find("debootstrap") else {
-        return Err(Error::failed("debootstrap is not installed")
-            .hint("`sudo apt-get install debootstrap`, or give Docker access to a registry"));
+        return Err(
+            Error::failed("debootstrap is not installed").hint("`sudo apt-get install debootstrap`, or give Docker access to a registry")
+        );
     };
     let work = tempfile::Builder::new().prefix("septet-image-").tempdir()?;
     let root = work.path().join("root");
@@ -185,34 +158,21 @@ async fn debootstrap(engine: &Engine, say: &(dyn Fn(String) + Send + Sync)) -> R
         setup = work.path().join("setup.sh").display(),
         archive = archive.display(),
     );
-    let root_user =
-        std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
-    let mut command = if root_user {
-        tokio::process::Command::new("/bin/sh")
-    } else {
-        tokio::process::Command::new("sudo")
-    };
+    let root_user = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    let mut command = if root_user { tokio::process::Command::new("/bin/sh") } else { tokio::process::Command::new("sudo") };
     if !root_user {
         command.args(["-n", "/bin/sh"]);
     }
     say(format!("debootstrap {SUITE} with {PACKAGES}"));
-    let running = command
-        .arg("-c")
-        .arg(&script)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .output();
-    let out = tokio::time::timeout(BUILD_TIMEOUT, running)
-        .await
-        .map_err(|_| Error::failed("debootstrap: not done in time"))??;
+    let running =
+        command.arg("-c").arg(&script).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).output();
+    let out = tokio::time::timeout(BUILD_TIMEOUT, running).await.map_err(|_| Error::failed("debootstrap: not done in time"))??;
     if !out.status.success() {
-        let text = String::from_utf8_lossy(&out.stdout).into_owned()
-            + &String::from_utf8_lossy(&out.stderr);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
         let tail: Vec<&str> = text.lines().rev().take(8).collect();
         let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n  ");
-        return Err(Error::failed(format!("debootstrap failed:\n  {tail}")).hint("without a network it needs a mirror that can be reached; is this user root, or has sudo without a password?"));
+        return Err(Error::failed(format!("debootstrap failed:\n  {tail}"))
+            .hint("without a network it needs a mirror that can be reached; is this user root, or has sudo without a password?"));
     }
     say("importing it into Docker".into());
     let file = tokio::fs::File::open(&archive).await?;
@@ -226,10 +186,7 @@ async fn debootstrap(engine: &Engine, say: &(dyn Fn(String) + Send + Sync)) -> R
         .from_src("-")
         .repo(REPOSITORY)
         .tag(&recipe())
-        .changes(vec![
-            "CMD [\"/sbin/init\"]".into(),
-            format!("LABEL septet.image={}", recipe()),
-        ])
+        .changes(vec!["CMD [\"/sbin/init\"]".into(), format!("LABEL septet.image={}", recipe())])
         .build();
     let patient = engine.clone().with_timeout(BUILD_TIMEOUT);
     patient

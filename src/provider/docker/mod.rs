@@ -14,15 +14,13 @@ use bollard::{
     Docker as Engine, body_full,
     errors::Error as EngineError,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
-        EndpointIpamConfig, EndpointSettings, HostConfig, Ipam, IpamConfig, Mount, MountType,
-        NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, EndpointIpamConfig, EndpointSettings, HostConfig, Ipam,
+        IpamConfig, Mount, MountType, NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
         VolumeCreateRequest,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
-        ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
-        RenameContainerOptionsBuilder, StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+        RemoveContainerOptionsBuilder, RemoveVolumeOptions, RenameContainerOptionsBuilder, StopContainerOptionsBuilder,
         UploadToContainerOptionsBuilder,
     },
 };
@@ -30,10 +28,7 @@ use tokio::sync::OnceCell;
 
 pub use subnet::Subnet;
 
-use super::{
-    HostState, Observed, ObservedHost, ObservedNetwork, Provider, Resource, Site, foreign,
-    published_ports,
-};
+use super::{HostState, Observed, ObservedHost, ObservedNetwork, Provider, Resource, Site, foreign, published_ports};
 use crate::{
     error::{Error, Result},
     inventory::{DockerSettings, HostId, Inventory, Role},
@@ -82,12 +77,17 @@ fn io_kind(e: &EngineError) -> Option<std::io::ErrorKind> {
 fn explain(doing: &str, e: EngineError) -> Error {
     use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
     match (&e, io_kind(&e)) {
-        (EngineError::SocketNotFoundError(_), _) | (_, Some(ConnectionRefused | NotFound)) => Error::failed(format!("{doing}: Docker is not running"))
-            .hint("start Docker (`sudo systemctl start docker`, or Docker Desktop), or set DOCKER_HOST"),
+        (EngineError::SocketNotFoundError(_), _) | (_, Some(ConnectionRefused | NotFound)) => {
+            Error::failed(format!("{doing}: Docker is not running"))
+                .hint("start Docker (`sudo systemctl start docker`, or Docker Desktop), or set DOCKER_HOST")
+        }
         (_, Some(PermissionDenied)) => Error::failed(format!("{doing}: no permission on Docker's socket"))
             .hint("add yourself to the group `docker` and log in again, or run as a user who may use Docker"),
-        (EngineError::DockerResponseServerError { message, .. }, _) if message.contains("port is already allocated") || message.contains("address already in use") => {
-            Error::failed(format!("{doing}: {message}")).hint("another program took the port; stop it, or `septet down` and `up` to pick other ports")
+        (EngineError::DockerResponseServerError { message, .. }, _)
+            if message.contains("port is already allocated") || message.contains("address already in use") =>
+        {
+            Error::failed(format!("{doing}: {message}"))
+                .hint("another program took the port; stop it, or `septet down` and `up` to pick other ports")
         }
         (EngineError::DockerResponseServerError { message, .. }, _) if message.contains("no space left") => {
             Error::failed(format!("{doing}: {message}")).hint("free some disk space: `docker system df` shows what Docker uses")
@@ -103,19 +103,13 @@ fn filter(label: &str, value: &str) -> HashMap<String, Vec<String>> {
 
 /// Name of a host's volume: by who it is, since the host's name can change.
 fn volume_name(uuid: &str, id: HostId) -> String {
-    format!(
-        "septet-{}-{}{}",
-        &uuid[..8.min(uuid.len())],
-        id.role,
-        id.index
-    )
+    format!("septet-{}-{}{}", &uuid[..8.min(uuid.len())], id.role, id.index)
 }
 
 impl Docker {
     /// Connects to the daemon of `DOCKER_HOST`, or the local one. Nothing is asked of it yet.
     pub fn connect(inventory: &Inventory, settings: DockerSettings) -> Result<Self> {
-        let engine =
-            Engine::connect_with_defaults().map_err(|e| explain("cannot use Docker", e))?;
+        let engine = Engine::connect_with_defaults().map_err(|e| explain("cannot use Docker", e))?;
         Ok(Self {
             engine,
             settings,
@@ -126,20 +120,10 @@ impl Docker {
     }
 
     async fn containers(&self, label: &str, value: &str) -> Result<Vec<ContainerInspectResponse>> {
-        let options = ListContainersOptionsBuilder::default()
-            .all(true)
-            .filters(&filter(label, value))
-            .build();
-        let list = self
-            .engine
-            .list_containers(Some(options))
-            .await
-            .map_err(|e| explain("cannot list containers", e))?;
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filter(label, value)).build();
+        let list = self.engine.list_containers(Some(options)).await.map_err(|e| explain("cannot list containers", e))?;
         let ids: Vec<String> = list.into_iter().filter_map(|c| c.id).collect();
-        let found = futures_util::future::join_all(
-            ids.iter().map(|id| self.engine.inspect_container(id, None)),
-        )
-        .await;
+        let found = futures_util::future::join_all(ids.iter().map(|id| self.engine.inspect_container(id, None))).await;
         let mut out = Vec::new();
         for one in found {
             match one {
@@ -153,32 +137,21 @@ impl Docker {
 
     fn observed_host(c: &ContainerInspectResponse) -> Option<ObservedHost> {
         let labels = c.config.as_ref()?.labels.as_ref()?;
-        let id = HostId {
-            role: Role::parse(labels.get(ROLE)?)?,
-            index: labels.get(INDEX)?.parse().ok()?,
-        };
+        let id = HostId { role: Role::parse(labels.get(ROLE)?)?, index: labels.get(INDEX)?.parse().ok()? };
         let state = match c.state.as_ref().and_then(|s| s.status) {
-            Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => {
-                HostState::Running
-            }
+            Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => HostState::Running,
             Some(ContainerStateStatusEnum::PAUSED) => HostState::Paused,
             Some(ContainerStateStatusEnum::CREATED) => HostState::Unfinished,
             _ => HostState::Stopped,
         };
         let networks = c.network_settings.as_ref()?.networks.as_ref()?;
         let endpoint = networks.values().next()?;
-        let fixed = endpoint
-            .ipam_config
-            .as_ref()
-            .and_then(|i| i.ipv4_address.clone());
+        let fixed = endpoint.ipam_config.as_ref().and_then(|i| i.ipv4_address.clone());
         let address = fixed.or(endpoint.ip_address.clone())?.parse().ok()?;
         let mut published = BTreeMap::new();
         for (inner, outer) in c.host_config.as_ref()?.port_bindings.iter().flatten() {
             let inner = inner.trim_end_matches("/tcp").parse::<u16>().ok();
-            let outer = outer
-                .iter()
-                .flatten()
-                .find_map(|b| b.host_port.as_ref()?.parse::<u16>().ok());
+            let outer = outer.iter().flatten().find_map(|b| b.host_port.as_ref()?.parse::<u16>().ok());
             if let (Some(i), Some(o)) = (inner, outer) {
                 published.insert(i, o);
             }
@@ -186,12 +159,7 @@ impl Docker {
         Some(ObservedHost {
             id,
             reference: c.id.clone()?,
-            name: c
-                .name
-                .as_deref()
-                .unwrap_or_default()
-                .trim_start_matches('/')
-                .to_owned(),
+            name: c.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned(),
             state,
             address,
             host_key: labels.get(HOST_KEY).cloned().unwrap_or_default(),
@@ -200,57 +168,29 @@ impl Docker {
     }
 
     async fn networks(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Network>> {
-        let options = ListNetworksOptionsBuilder::default()
-            .filters(&filter(label, value))
-            .build();
-        self.engine
-            .list_networks(Some(options))
-            .await
-            .map_err(|e| explain("cannot list networks", e))
+        let options = ListNetworksOptionsBuilder::default().filters(&filter(label, value)).build();
+        self.engine.list_networks(Some(options)).await.map_err(|e| explain("cannot list networks", e))
     }
 
     async fn observe_now(&self) -> Result<Observed> {
-        let (containers, networks) = tokio::try_join!(
-            self.containers(NAME, &self.cluster),
-            self.networks(NAME, &self.cluster)
-        )?;
-        let label = |labels: Option<&HashMap<String, String>>, key: &str| {
-            labels.and_then(|l| l.get(key)).cloned()
-        };
-        let mut uuids: Vec<String> = containers
-            .iter()
-            .filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), CLUSTER))
-            .collect();
-        uuids.extend(
-            networks
-                .iter()
-                .filter_map(|n| label(n.labels.as_ref(), CLUSTER)),
-        );
+        let (containers, networks) = tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster))?;
+        let label = |labels: Option<&HashMap<String, String>>, key: &str| labels.and_then(|l| l.get(key)).cloned();
+        let mut uuids: Vec<String> = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), CLUSTER)).collect();
+        uuids.extend(networks.iter().filter_map(|n| label(n.labels.as_ref(), CLUSTER)));
         uuids.sort();
         uuids.dedup();
         if uuids.len() > 1 {
             return Err(Error::failed(format!("there are {} clusters called `{}`: {}", uuids.len(), self.cluster, uuids.join(", ")))
                 .hint("give one of them another name, or remove its containers: `docker ps -a --filter label=septet.cluster=UUID`"));
         }
-        let mut observed = Observed {
-            uuid: uuids.pop(),
-            ..Observed::default()
-        };
+        let mut observed = Observed { uuid: uuids.pop(), ..Observed::default() };
         observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
         observed.hosts.sort_by_key(|h| h.id);
         for n in networks {
-            let subnet = n
-                .ipam
-                .as_ref()
-                .and_then(|i| i.config.as_ref()?.first()?.subnet.clone())
-                .and_then(|s| Subnet::parse(&s));
+            let subnet = n.ipam.as_ref().and_then(|i| i.config.as_ref()?.first()?.subnet.clone()).and_then(|s| Subnet::parse(&s));
             let ports = label(n.labels.as_ref(), PORTS).and_then(|p| p.parse().ok());
             if let (Some(subnet), Some(ports_from), Some(reference)) = (subnet, ports, n.id) {
-                observed.network = Some(ObservedNetwork {
-                    reference,
-                    subnet,
-                    ports_from,
-                });
+                observed.network = Some(ObservedNetwork { reference, subnet, ports_from });
             }
         }
         let looks = self
@@ -263,9 +203,7 @@ impl Docker {
                 // A name is also found by the beginning of an id; only the name itself counts.
                 if c.name.as_deref() == Some(&format!("/{name}")) {
                     let image = c.config.and_then(|c| c.image).unwrap_or_default();
-                    observed
-                        .taken
-                        .insert(name.clone(), format!("a container of image {image}"));
+                    observed.taken.insert(name.clone(), format!("a container of image {image}"));
                 }
             }
         }
@@ -276,30 +214,11 @@ impl Docker {
         if let Some(n) = &site.observed.network {
             return Ok(n.clone());
         }
-        let all = self
-            .engine
-            .list_networks(None)
-            .await
-            .map_err(|e| explain("cannot list networks", e))?;
-        let used: Vec<String> = all
-            .iter()
-            .flat_map(|n| {
-                n.ipam
-                    .iter()
-                    .flat_map(|i| i.config.iter().flatten().filter_map(|c| c.subnet.clone()))
-            })
-            .collect();
-        let others: Vec<u16> = all
-            .iter()
-            .filter_map(|n| n.labels.as_ref()?.get(PORTS)?.parse().ok())
-            .collect();
-        let needed: Vec<u16> = site
-            .inventory
-            .hosts
-            .iter()
-            .flat_map(|h| published_ports(h.id))
-            .map(|(_, o)| o)
-            .collect();
+        let all = self.engine.list_networks(None).await.map_err(|e| explain("cannot list networks", e))?;
+        let used: Vec<String> =
+            all.iter().flat_map(|n| n.ipam.iter().flat_map(|i| i.config.iter().flatten().filter_map(|c| c.subnet.clone()))).collect();
+        let others: Vec<u16> = all.iter().filter_map(|n| n.labels.as_ref()?.get(PORTS)?.parse().ok()).collect();
+        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id)).map(|(_, o)| o).collect();
         let ports_from = match self.settings.ports_from {
             Some(p) => {
                 if let Some(taken) = needed.iter().map(|o| p + o).find(|p| !subnet::is_free(*p)) {
@@ -308,10 +227,8 @@ impl Docker {
                 }
                 p
             }
-            None => subnet::free_ports(&needed, &others).ok_or_else(|| {
-                Error::failed("no free row of ports was found on 127.0.0.1")
-                    .hint("set `ports_from`")
-            })?,
+            None => subnet::free_ports(&needed, &others)
+                .ok_or_else(|| Error::failed("no free row of ports was found on 127.0.0.1").hint("set `ports_from`"))?,
         };
         let fixed = self.settings.subnet.as_deref().and_then(Subnet::parse);
         let tries = match fixed {
@@ -324,37 +241,22 @@ impl Docker {
             (PORTS.to_owned(), ports_from.to_string()),
         ]);
         for subnet in tries.into_iter().take(50) {
-            let config = IpamConfig {
-                subnet: Some(subnet.to_string()),
-                gateway: Some(subnet.gateway().to_string()),
-                ..Default::default()
-            };
+            let config = IpamConfig { subnet: Some(subnet.to_string()), gateway: Some(subnet.gateway().to_string()), ..Default::default() };
             let request = NetworkCreateRequest {
                 name: format!("septet-{}-{}", self.cluster, &site.uuid[..8]),
                 driver: Some("bridge".into()),
-                ipam: Some(Ipam {
-                    config: Some(vec![config]),
-                    ..Default::default()
-                }),
+                ipam: Some(Ipam { config: Some(vec![config]), ..Default::default() }),
                 labels: Some(labels.clone()),
                 ..Default::default()
             };
             match self.engine.create_network(request).await {
                 Ok(made) => {
-                    return Ok(ObservedNetwork {
-                        reference: made.id,
-                        subnet,
-                        ports_from,
-                    });
+                    return Ok(ObservedNetwork { reference: made.id, subnet, ports_from });
                 }
-                Err(EngineError::DockerResponseServerError { message, .. })
-                    if message.contains("overlap") =>
-                {
+                Err(EngineError::DockerResponseServerError { message, .. }) if message.contains("overlap") => {
                     if fixed.is_some() {
-                        return Err(
-                            Error::failed(format!("subnet {subnet} is taken: {message}"))
-                                .hint("change `subnet`, or leave it out to have a free one picked"),
-                        );
+                        return Err(Error::failed(format!("subnet {subnet} is taken: {message}"))
+                            .hint("change `subnet`, or leave it out to have a free one picked"));
                     }
                 }
                 Err(e) => return Err(explain("cannot make the network", e)),
@@ -363,22 +265,10 @@ impl Docker {
         Err(Error::failed("no free subnet was found").hint("set `subnet` in the inventory"))
     }
 
-    async fn create(
-        &self,
-        id: HostId,
-        name: &str,
-        network: &ObservedNetwork,
-        site: &Site<'_>,
-    ) -> Result<()> {
-        let (image, privilege) = self
-            .ready
-            .get()
-            .ok_or_else(|| Error::failed("the node image is not ready"))?;
+    async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>) -> Result<()> {
+        let (image, privilege) = self.ready.get().ok_or_else(|| Error::failed("the node image is not ready"))?;
         let doing = format!("cannot make {name}");
-        let address = network
-            .subnet
-            .host(id)
-            .ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
+        let address = network.subnet.host(id).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
         let labels = |extra: &[(&str, String)]| {
             let mut l = HashMap::from([
                 (CLUSTER.to_owned(), site.uuid.to_owned()),
@@ -390,24 +280,14 @@ impl Docker {
             l
         };
         let volume = volume_name(site.uuid, id);
-        let request = VolumeCreateRequest {
-            name: Some(volume.clone()),
-            labels: Some(labels(&[])),
-            ..Default::default()
-        };
-        self.engine
-            .create_volume(request)
-            .await
-            .map_err(|e| explain(&doing, e))?;
+        let request = VolumeCreateRequest { name: Some(volume.clone()), labels: Some(labels(&[])), ..Default::default() };
+        self.engine.create_volume(request).await.map_err(|e| explain(&doing, e))?;
 
         let host_key = keys::new_host_key(&format!("{}{} of {}", id.role, id.index, site.uuid))?;
         let mut bindings = HashMap::new();
         let mut exposed = Vec::new();
         for (inner, offset) in published_ports(id) {
-            let binding = PortBinding {
-                host_ip: Some("127.0.0.1".into()),
-                host_port: Some((network.ports_from + offset).to_string()),
-            };
+            let binding = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some((network.ports_from + offset).to_string()) };
             bindings.insert(format!("{inner}/tcp"), Some(vec![binding]));
             exposed.push(format!("{inner}/tcp"));
         }
@@ -419,19 +299,13 @@ impl Docker {
                 typ: Some(MountType::VOLUME),
                 ..Default::default()
             }]),
-            restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
-                maximum_retry_count: None,
-            }),
+            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None }),
             network_mode: Some(network.reference.clone()),
             ..Default::default()
         };
         privilege.apply(&mut host_config);
         let endpoint = EndpointSettings {
-            ipam_config: Some(EndpointIpamConfig {
-                ipv4_address: Some(address.to_string()),
-                ..Default::default()
-            }),
+            ipam_config: Some(EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() }),
             ..Default::default()
         };
         let body = ContainerCreateBody {
@@ -441,9 +315,7 @@ impl Docker {
             stop_signal: Some("SIGRTMIN+3".into()),
             exposed_ports: Some(exposed),
             host_config: Some(host_config),
-            networking_config: Some(NetworkingConfig {
-                endpoints_config: Some(HashMap::from([(network.reference.clone(), endpoint)])),
-            }),
+            networking_config: Some(NetworkingConfig { endpoints_config: Some(HashMap::from([(network.reference.clone(), endpoint)])) }),
             ..privilege::command()
         };
         let options = CreateContainerOptionsBuilder::default().name(name).build();
@@ -453,35 +325,19 @@ impl Docker {
             Err(e) => return Err(explain(&doing, e)),
         };
         let tar = planted(&host_key, site.public_key).map_err(|e| e.context(&doing))?;
-        self.upload(&made.id, tar)
-            .await
-            .map_err(|e| explain(&doing, e))?;
-        self.engine
-            .start_container(&made.id, None)
-            .await
-            .map_err(|e| explain(&format!("cannot start {name}"), e))
+        self.upload(&made.id, tar).await.map_err(|e| explain(&doing, e))?;
+        self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
     }
 
     async fn upload(&self, container: &str, tar: Vec<u8>) -> std::result::Result<(), EngineError> {
         let options = UploadToContainerOptionsBuilder::default().path("/").build();
-        self.engine
-            .upload_to_container(container, Some(options), body_full(tar.into()))
-            .await
+        self.engine.upload_to_container(container, Some(options), body_full(tar.into())).await
     }
 
     async fn remove_container(&self, reference: &str) -> Result<()> {
         // Asked to stop first: what is written is flushed. Then whatever is left is removed.
-        let _ = self
-            .engine
-            .stop_container(
-                reference,
-                Some(StopContainerOptionsBuilder::default().t(3).build()),
-            )
-            .await;
-        let options = RemoveContainerOptionsBuilder::default()
-            .force(true)
-            .v(true)
-            .build();
+        let _ = self.engine.stop_container(reference, Some(StopContainerOptionsBuilder::default().t(3).build())).await;
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self.engine.remove_container(reference, Some(options)).await {
             Ok(()) => Ok(()),
             Err(e) if is_status(&e, 404) => Ok(()),
@@ -495,42 +351,18 @@ impl Docker {
 /// Files that a host gets before its first start, as a tar archive.
 fn planted(host_key: &keys::HostKey, public_key: &str) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
-    add(
-        &mut tar,
-        "etc/ssh/ssh_host_ed25519_key",
-        host_key.private.as_bytes(),
-        0o600,
-        0,
-    )?;
-    add(
-        &mut tar,
-        "etc/ssh/ssh_host_ed25519_key.pub",
-        format!("{}\n", host_key.public).as_bytes(),
-        0o644,
-        0,
-    )?;
+    add(&mut tar, "etc/ssh/ssh_host_ed25519_key", host_key.private.as_bytes(), 0o600, 0)?;
+    add(&mut tar, "etc/ssh/ssh_host_ed25519_key.pub", format!("{}\n", host_key.public).as_bytes(), 0o644, 0)?;
     authorize(&mut tar, public_key)?;
     Ok(tar.into_inner()?)
 }
 
 fn authorize(tar: &mut tar::Builder<Vec<u8>>, public_key: &str) -> Result<()> {
     let line = format!("{public_key}\n");
-    add(
-        tar,
-        &format!("home/{LOGIN}/.ssh/authorized_keys"),
-        line.as_bytes(),
-        0o600,
-        image::LOGIN_UID,
-    )
+    add(tar, &format!("home/{LOGIN}/.ssh/authorized_keys"), line.as_bytes(), 0o600, image::LOGIN_UID)
 }
 
-fn add(
-    tar: &mut tar::Builder<Vec<u8>>,
-    path: &str,
-    bytes: &[u8],
-    mode: u32,
-    owner: u64,
-) -> Result<()> {
+fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32, owner: u64) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_mode(mode);
@@ -554,8 +386,7 @@ impl Provider for Docker {
         Box::pin(async move {
             self.ready
                 .get_or_try_init(|| async {
-                    let image =
-                        image::ensure(&self.engine, self.settings.image.as_deref(), say).await?;
+                    let image = image::ensure(&self.engine, self.settings.image.as_deref(), say).await?;
                     let privilege = privilege::find(&self.engine, &image, say).await?;
                     Ok::<_, Error>((image, privilege))
                 })
@@ -568,19 +399,9 @@ impl Provider for Docker {
         Box::pin(self.make_network(site))
     }
 
-    fn apply<'a>(
-        &'a self,
-        step: &'a Step,
-        network: &'a ObservedNetwork,
-        site: &'a Site<'a>,
-    ) -> Boxed<'a, Result<()>> {
+    fn apply<'a>(&'a self, step: &'a Step, network: &'a ObservedNetwork, site: &'a Site<'a>) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
-            let reference = |id: HostId| {
-                site.observed
-                    .host(id)
-                    .map(|h| h.reference.clone())
-                    .unwrap_or_default()
-            };
+            let reference = |id: HostId| site.observed.host(id).map(|h| h.reference.clone()).unwrap_or_default();
             match step {
                 Step::CreateNetwork => Ok(()),
                 Step::Create { id, name } => self.create(*id, name, network, site).await,
@@ -588,16 +409,12 @@ impl Provider for Docker {
                     self.remove_container(&reference(*id)).await?;
                     self.create(*id, name, network, site).await
                 }
-                Step::Start { id, name } => self
-                    .engine
-                    .start_container(&reference(*id), None)
-                    .await
-                    .map_err(|e| explain(&format!("cannot start {name}"), e)),
-                Step::Unpause { id, name } => self
-                    .engine
-                    .unpause_container(&reference(*id))
-                    .await
-                    .map_err(|e| explain(&format!("cannot go on with {name}"), e)),
+                Step::Start { id, name } => {
+                    self.engine.start_container(&reference(*id), None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
+                }
+                Step::Unpause { id, name } => {
+                    self.engine.unpause_container(&reference(*id)).await.map_err(|e| explain(&format!("cannot go on with {name}"), e))
+                }
                 Step::Rename { id, from, to } => {
                     let options = RenameContainerOptionsBuilder::default().name(to).build();
                     match self.engine.rename_container(&reference(*id), options).await {
@@ -610,11 +427,7 @@ impl Provider for Docker {
         })
     }
 
-    fn plant_key<'a>(
-        &'a self,
-        observed: &'a Observed,
-        public_key: &'a str,
-    ) -> Boxed<'a, Result<()>> {
+    fn plant_key<'a>(&'a self, observed: &'a Observed, public_key: &'a str) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
             for host in &observed.hosts {
                 let mut tar = tar::Builder::new(Vec::new());
@@ -635,38 +448,16 @@ impl Provider for Docker {
             }
             let mut out = Vec::new();
             for c in self.containers(CLUSTER, uuid).await? {
-                let name = c
-                    .name
-                    .unwrap_or_default()
-                    .trim_start_matches('/')
-                    .to_owned();
-                out.push(Resource {
-                    kind: "container",
-                    name,
-                    id: c.id.unwrap_or_default(),
-                });
+                let name = c.name.unwrap_or_default().trim_start_matches('/').to_owned();
+                out.push(Resource { kind: "container", name, id: c.id.unwrap_or_default() });
             }
             for n in self.networks(CLUSTER, uuid).await? {
-                out.push(Resource {
-                    kind: "network",
-                    name: n.name.unwrap_or_default(),
-                    id: n.id.unwrap_or_default(),
-                });
+                out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default() });
             }
-            let options = ListVolumesOptionsBuilder::default()
-                .filters(&filter(CLUSTER, uuid))
-                .build();
-            let volumes = self
-                .engine
-                .list_volumes(Some(options))
-                .await
-                .map_err(|e| explain("cannot list volumes", e))?;
+            let options = ListVolumesOptionsBuilder::default().filters(&filter(CLUSTER, uuid)).build();
+            let volumes = self.engine.list_volumes(Some(options)).await.map_err(|e| explain("cannot list volumes", e))?;
             for v in volumes.volumes.unwrap_or_default() {
-                out.push(Resource {
-                    kind: "volume",
-                    name: v.name.clone(),
-                    id: v.name,
-                });
+                out.push(Resource { kind: "volume", name: v.name.clone(), id: v.name });
             }
             out.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
             Ok(out)
@@ -676,20 +467,13 @@ impl Provider for Docker {
     fn remove<'a>(&'a self, resource: &'a Resource) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
             let gone = |r: std::result::Result<(), EngineError>| match r {
-                Err(e) if !is_status(&e, 404) => Err(explain(
-                    &format!("cannot remove {} {}", resource.kind, resource.name),
-                    e,
-                )),
+                Err(e) if !is_status(&e, 404) => Err(explain(&format!("cannot remove {} {}", resource.kind, resource.name), e)),
                 _ => Ok(()),
             };
             match resource.kind {
                 "container" => self.remove_container(&resource.id).await,
                 "network" => gone(self.engine.remove_network(&resource.id).await),
-                _ => gone(
-                    self.engine
-                        .remove_volume(&resource.id, None::<RemoveVolumeOptions>)
-                        .await,
-                ),
+                _ => gone(self.engine.remove_volume(&resource.id, None::<RemoveVolumeOptions>).await),
             }
         })
     }
@@ -699,18 +483,12 @@ impl Provider for Docker {
             (Role::Control, Some(p)) => ("127.0.0.1".to_owned(), *p),
             (Role::Control, None) => {
                 return Err(
-                    Error::failed(format!("{} publishes no port for SSH", host.name))
-                        .hint("remove the container, and run `septet up`"),
+                    Error::failed(format!("{} publishes no port for SSH", host.name)).hint("remove the container, and run `septet up`")
                 );
             }
             _ => (host.address.to_string(), 22),
         };
-        Ok(Endpoint {
-            name: host.name.clone(),
-            host: address,
-            port,
-            host_key: host.host_key.clone(),
-        })
+        Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone() })
     }
 
     fn login(&self) -> &'static str {

@@ -8,7 +8,7 @@ use bollard::{
     container::LogOutput,
     exec::StartExecResults,
     models::{ContainerCreateBody, ExecConfig, HostConfig, HostConfigCgroupnsModeEnum},
-    query_parameters::RemoveContainerOptionsBuilder,
+    query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ use crate::{
 
 /// How long a container may take to boot in a probe.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Label of a probe's container, with the number of the process that made it.
+const PROBE: &str = "septet.probe";
 
 /// Privileges that a node gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,22 +39,13 @@ pub enum Privilege {
 }
 
 impl Privilege {
-    const ALL: [Privilege; 4] = [
-        Privilege::SysAdmin,
-        Privilege::SysAdminUnconfined,
-        Privilege::HostCgroup,
-        Privilege::Privileged,
-    ];
+    const ALL: [Privilege; 4] = [Privilege::SysAdmin, Privilege::SysAdminUnconfined, Privilege::HostCgroup, Privilege::Privileged];
 
     /// For `-v`.
     pub fn describe(self) -> &'static str {
         match self {
-            Privilege::SysAdmin => {
-                "CAP_SYS_ADMIN, Docker's seccomp profile, private cgroup namespace"
-            }
-            Privilege::SysAdminUnconfined => {
-                "CAP_SYS_ADMIN, no seccomp profile, private cgroup namespace"
-            }
+            Privilege::SysAdmin => "CAP_SYS_ADMIN, Docker's seccomp profile, private cgroup namespace",
+            Privilege::SysAdminUnconfined => "CAP_SYS_ADMIN, no seccomp profile, private cgroup namespace",
             Privilege::HostCgroup => "CAP_SYS_ADMIN, no seccomp profile, the host's cgroup tree",
             Privilege::Privileged => "privileged",
         }
@@ -61,19 +54,11 @@ impl Privilege {
     /// Sets a container's configuration.
     pub fn apply(self, config: &mut HostConfig) {
         let tmpfs = |p: &str| (p.to_owned(), "rw,nosuid,nodev,mode=755".to_owned());
-        config.tmpfs = Some(HashMap::from([
-            tmpfs("/run"),
-            tmpfs("/run/lock"),
-            ("/tmp".to_owned(), "rw,nosuid,nodev,mode=1777".to_owned()),
-        ]));
+        config.tmpfs =
+            Some(HashMap::from([tmpfs("/run"), tmpfs("/run/lock"), ("/tmp".to_owned(), "rw,nosuid,nodev,mode=1777".to_owned())]));
         config.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::PRIVATE);
         config.cap_add = Some(vec!["SYS_ADMIN".into()]);
-        let unconfined = || {
-            Some(vec![
-                "seccomp=unconfined".to_owned(),
-                "apparmor=unconfined".to_owned(),
-            ])
-        };
+        let unconfined = || Some(vec!["seccomp=unconfined".to_owned(), "apparmor=unconfined".to_owned()]);
         match self {
             Privilege::SysAdmin => {}
             Privilege::SysAdminUnconfined => config.security_opt = unconfined(),
@@ -89,39 +74,18 @@ impl Privilege {
 
 /// What a node runs.
 pub fn command() -> ContainerCreateBody {
-    ContainerCreateBody {
-        cmd: Some(vec!["/sbin/init".into()]),
-        env: Some(vec!["container=docker".into()]),
-        ..Default::default()
-    }
+    ContainerCreateBody { cmd: Some(vec!["/sbin/init".into()]), env: Some(vec!["container=docker".into()]), ..Default::default() }
 }
 
 /// Finds the privilege for an image on this daemon.
-pub async fn find(
-    engine: &Engine,
-    image: &str,
-    say: &(dyn Fn(String) + Send + Sync),
-) -> Result<Privilege> {
-    let info = engine
-        .info()
-        .await
-        .map_err(|e| explain("cannot ask Docker about itself", e))?;
-    let id = engine
-        .inspect_image(image)
-        .await
-        .map_err(|e| explain("cannot inspect the node image", e))?
-        .id
-        .unwrap_or_default();
-    let key = format!(
-        "{} {} {id}",
-        info.id.unwrap_or_default(),
-        info.server_version.unwrap_or_default()
-    );
+pub async fn find(engine: &Engine, image: &str, say: &(dyn Fn(String) + Send + Sync)) -> Result<Privilege> {
+    sweep(engine).await;
+    let info = engine.info().await.map_err(|e| explain("cannot ask Docker about itself", e))?;
+    let id = engine.inspect_image(image).await.map_err(|e| explain("cannot inspect the node image", e))?.id.unwrap_or_default();
+    let key = format!("{} {} {id}", info.id.unwrap_or_default(), info.server_version.unwrap_or_default());
     let memory = keys::state_dir()?.join("privilege.json");
-    let mut known: HashMap<String, Privilege> = std::fs::read_to_string(&memory)
-        .ok()
-        .and_then(|t| serde_json::from_str(&t).ok())
-        .unwrap_or_default();
+    let mut known: HashMap<String, Privilege> =
+        std::fs::read_to_string(&memory).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
     if let Some(p) = known.get(&key) {
         return Ok(*p);
     }
@@ -140,42 +104,37 @@ pub async fn find(
             Err(reason) => reasons.push(format!("{}: {reason}", candidate.describe())),
         }
     }
-    Err(Error::failed(format!(
-        "systemd boots in no container on this Docker daemon:\n  {}",
-        reasons.join("\n  ")
-    ))
-    .hint("rootless Docker and some sandboxes do not allow it; a virtual machine with Docker does"))
+    Err(Error::failed(format!("systemd boots in no container on this Docker daemon:\n  {}", reasons.join("\n  ")))
+        .hint("rootless Docker and some sandboxes do not allow it; a virtual machine with Docker does"))
 }
 
-async fn probe(
-    engine: &Engine,
-    image: &str,
-    privilege: Privilege,
-) -> std::result::Result<(), String> {
-    let mut host_config = HostConfig {
-        network_mode: Some("none".into()),
-        ..Default::default()
-    };
+/// Removes probes of runs that were killed before they could do so themselves.
+async fn sweep(engine: &Engine) {
+    let labelled = HashMap::from([("label".to_owned(), vec![PROBE.to_owned()])]);
+    let options = ListContainersOptionsBuilder::default().all(true).filters(&labelled).build();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    for c in engine.list_containers(Some(options)).await.unwrap_or_default() {
+        let pid = c.labels.as_ref().and_then(|l| l.get(PROBE)).cloned().unwrap_or_default();
+        let ended = cfg!(target_os = "linux") && !std::path::Path::new("/proc").join(&pid).exists();
+        let old = c.created.is_some_and(|t| now - t > 2 * BOOT_TIMEOUT.as_secs() as i64);
+        if ended || old {
+            let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+            let _ = engine.remove_container(&c.id.unwrap_or_default(), Some(options)).await;
+        }
+    }
+}
+
+async fn probe(engine: &Engine, image: &str, privilege: Privilege) -> std::result::Result<(), String> {
+    let mut host_config = HostConfig { network_mode: Some("none".into()), ..Default::default() };
     privilege.apply(&mut host_config);
-    let labels = HashMap::from([("septet.probe".to_owned(), std::process::id().to_string())]);
-    let body = ContainerCreateBody {
-        image: Some(image.to_owned()),
-        labels: Some(labels),
-        host_config: Some(host_config),
-        ..command()
-    };
-    let made = engine
-        .create_container(None, body)
-        .await
-        .map_err(|e| explain("create", e).message)?;
+    let labels = HashMap::from([(PROBE.to_owned(), std::process::id().to_string())]);
+    let body = ContainerCreateBody { image: Some(image.to_owned()), labels: Some(labels), host_config: Some(host_config), ..command() };
+    let made = engine.create_container(None, body).await.map_err(|e| explain("create", e).message)?;
     let result = match engine.start_container(&made.id, None).await {
         Ok(()) => booted(engine, &made.id).await,
         Err(e) => Err(explain("start", e).message),
     };
-    let options = RemoveContainerOptionsBuilder::default()
-        .force(true)
-        .v(true)
-        .build();
+    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     let _ = engine.remove_container(&made.id, Some(options)).await;
     result
 }
@@ -185,30 +144,15 @@ async fn booted(engine: &Engine, id: &str) -> std::result::Result<(), String> {
     let until = Instant::now() + BOOT_TIMEOUT;
     let mut last = "it did not boot in time".to_owned();
     while Instant::now() < until {
-        let running = engine
-            .inspect_container(id, None)
-            .await
-            .ok()
-            .and_then(|c| c.state?.running)
-            .unwrap_or(false);
+        let running = engine.inspect_container(id, None).await.ok().and_then(|c| c.state?.running).unwrap_or(false);
         if !running {
             return Err("it ended while booting".into());
         }
-        match exec(
-            engine,
-            id,
-            "systemctl is-system-running; hostname septet-probe && hostname",
-        )
-        .await
-        {
+        match exec(engine, id, "systemctl is-system-running; hostname septet-probe && hostname").await {
             Ok(out) => {
                 let state = out.lines().next().unwrap_or_default().to_owned();
                 if matches!(state.as_str(), "running" | "degraded") {
-                    return if out.contains("septet-probe") {
-                        Ok(())
-                    } else {
-                        Err("the host name cannot be set".into())
-                    };
+                    return if out.contains("septet-probe") { Ok(()) } else { Err("the host name cannot be set".into()) };
                 }
                 last = format!("systemd says `{state}`");
             }
@@ -226,15 +170,8 @@ async fn exec(engine: &Engine, id: &str, script: &str) -> std::result::Result<St
         attach_stderr: Some(true),
         ..Default::default()
     };
-    let made = engine
-        .create_exec(id, config)
-        .await
-        .map_err(|e| e.to_string())?;
-    let StartExecResults::Attached { mut output, .. } = engine
-        .start_exec(&made.id, None)
-        .await
-        .map_err(|e| e.to_string())?
-    else {
+    let made = engine.create_exec(id, config).await.map_err(|e| e.to_string())?;
+    let StartExecResults::Attached { mut output, .. } = engine.start_exec(&made.id, None).await.map_err(|e| e.to_string())? else {
         return Err("not attached".into());
     };
     let mut text = String::new();

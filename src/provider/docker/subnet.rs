@@ -33,10 +33,7 @@ impl Subnet {
             Role::Coordinator => 20,
             Role::Broker => 30,
         };
-        u8::try_from(first + id.index)
-            .ok()
-            .filter(|l| *l < 255)
-            .map(|l| self.address(l))
+        u8::try_from(first + id.index).ok().filter(|l| *l < 255).map(|l| self.address(l))
     }
     /// Whether it and a network `address/bits` share an address.
     fn overlaps(self, address: u32, bits: u32) -> bool {
@@ -80,9 +77,7 @@ pub fn candidates(seed: &str, used: &[String]) -> Vec<Subnet> {
             busy.push((u32::from(a), b));
         }
     }
-    let start = seed
-        .bytes()
-        .fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+    let start = seed.bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
     (0..4000)
         .map(|i| {
             let n = (start + i * 7) % 10_000;
@@ -102,10 +97,7 @@ pub fn free_ports(needed: &[u16], others: &[u16]) -> Option<u16> {
     (0..380u16)
         .map(|i| 19_000 + i * PORTS_PER_CLUSTER)
         .filter(|base| *base < 60_000)
-        .find(|base| {
-            !others.iter().any(|o| base.abs_diff(*o) < PORTS_PER_CLUSTER)
-                && needed.iter().all(|offset| is_free(base + offset))
-        })
+        .find(|base| !others.iter().any(|o| base.abs_diff(*o) < PORTS_PER_CLUSTER) && needed.iter().all(|offset| is_free(base + offset)))
 }
 
 #[cfg(test)]
@@ -120,10 +112,7 @@ mod tests {
         let first = all[0];
         assert!(!candidates("x", &[first.to_string()]).contains(&first));
         assert!(candidates("x", &["10.192.0.0/10".into()]).is_empty());
-        assert_eq!(
-            Subnet::parse("10.1.2.0/24").unwrap().to_string(),
-            "10.1.2.0/24"
-        );
+        assert_eq!(Subnet::parse("10.1.2.0/24").unwrap().to_string(), "10.1.2.0/24");
         for bad in ["10.1.2.3/24", "10.1.2.0/16", "127.0.0.0/24", "x"] {
             assert_eq!(Subnet::parse(bad), None, "{bad}");
         }

@@ -21,43 +21,21 @@ pub struct Term {
 }
 
 /// Tries to become the controller. `None` if another one is.
-pub async fn elect(
-    client: &zk::Client,
-    id: i32,
-    timestamp: &str,
-) -> Result<Option<Term>, zk::Error> {
+pub async fn elect(client: &zk::Client, id: i32, timestamp: &str) -> Result<Option<Term>, zk::Error> {
     let data = serde_json::json!({ "version": 2, "brokerid": id, "timestamp": timestamp, "kraftControllerEpoch": -1 }).to_string();
     let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
-    ignore_exists(
-        client
-            .create(path::CONTROLLER_EPOCH, b"0", &PERSISTENT)
-            .await,
-    )?;
+    ignore_exists(client.create(path::CONTROLLER_EPOCH, b"0", &PERSISTENT).await)?;
     let (old, stat) = client.get_data(path::CONTROLLER_EPOCH).await?;
-    let epoch = String::from_utf8_lossy(&old)
-        .trim()
-        .parse::<i32>()
-        .unwrap_or(0)
-        + 1;
+    let epoch = String::from_utf8_lossy(&old).trim().parse::<i32>().unwrap_or(0) + 1;
     let mut multi = client.new_multi_writer();
     multi.add_create(path::CONTROLLER, data.as_bytes(), &ephemeral)?;
-    multi.add_set_data(
-        path::CONTROLLER_EPOCH,
-        epoch.to_string().as_bytes(),
-        Some(stat.version),
-    )?;
+    multi.add_set_data(path::CONTROLLER_EPOCH, epoch.to_string().as_bytes(), Some(stat.version))?;
     match multi.commit().await {
         Ok(_) => {
             tracing::info!("this broker is the controller, epoch {epoch}");
-            Ok(Some(Term {
-                epoch,
-                version: stat.version + 1,
-            }))
+            Ok(Some(Term { epoch, version: stat.version + 1 }))
         }
-        Err(zk::MultiWriteError::OperationFailed {
-            source: zk::Error::NodeExists | zk::Error::BadVersion,
-            ..
-        }) => Ok(None),
+        Err(zk::MultiWriteError::OperationFailed { source: zk::Error::NodeExists | zk::Error::BadVersion, .. }) => Ok(None),
         Err(e) => Err(e.into()),
     }
 }
@@ -66,28 +44,16 @@ pub async fn elect(
 /// whose in-sync replicas are all gone has no leader, and keeps its ISR.
 pub fn wanted(now: &PartitionInfo, alive: impl Fn(i32) -> bool) -> Option<PartitionState> {
     let fresh = now.leader_epoch < 0;
-    let isr: Vec<i32> = if fresh {
-        now.replicas.iter().copied().filter(|r| alive(*r)).collect()
-    } else {
-        now.isr.clone()
-    };
+    let isr: Vec<i32> = if fresh { now.replicas.iter().copied().filter(|r| alive(*r)).collect() } else { now.isr.clone() };
     let leader = if now.leader >= 0 && alive(now.leader) && isr.contains(&now.leader) {
         now.leader
     } else {
-        now.replicas
-            .iter()
-            .copied()
-            .find(|r| alive(*r) && isr.contains(r))
-            .unwrap_or(-1)
+        now.replicas.iter().copied().find(|r| alive(*r) && isr.contains(r)).unwrap_or(-1)
     };
     if fresh && isr.is_empty() {
         return None;
     }
-    (fresh || leader != now.leader).then(|| PartitionState {
-        leader,
-        leader_epoch: now.leader_epoch + 1,
-        isr,
-    })
+    (fresh || leader != now.leader).then(|| PartitionState { leader, leader_epoch: now.leader_epoch + 1, isr })
 }
 
 /// Gives every partition the state that it should have. Says whether anything was written.
@@ -117,18 +83,13 @@ pub async fn reconcile(client: &zk::Client, term: Term, image: &Image) -> Result
                     tracing::warn!("another controller has taken over");
                     return Ok(wrote);
                 }
-                Err(zk::MultiWriteError::OperationFailed {
-                    source: zk::Error::NodeExists | zk::Error::NoNode,
-                    ..
-                }) => wrote = true,
+                Err(zk::MultiWriteError::OperationFailed { source: zk::Error::NodeExists | zk::Error::NoNode, .. }) => wrote = true,
                 Err(e) => return Err(e.into()),
             }
         }
     }
     if wrote {
-        client
-            .set_data(path::SIGNAL, term.epoch.to_string().as_bytes(), None)
-            .await?;
+        client.set_data(path::SIGNAL, term.epoch.to_string().as_bytes(), None).await?;
     }
     Ok(wrote)
 }
@@ -139,19 +100,8 @@ mod tests {
 
     #[test]
     fn leaders_are_taken_from_living_in_sync_replicas() {
-        let p = |leader, leader_epoch, isr: &[i32]| PartitionInfo {
-            replicas: vec![1, 2, 3],
-            leader,
-            leader_epoch,
-            isr: isr.to_vec(),
-        };
-        let state = |leader, leader_epoch, isr: &[i32]| {
-            Some(PartitionState {
-                leader,
-                leader_epoch,
-                isr: isr.to_vec(),
-            })
-        };
+        let p = |leader, leader_epoch, isr: &[i32]| PartitionInfo { replicas: vec![1, 2, 3], leader, leader_epoch, isr: isr.to_vec() };
+        let state = |leader, leader_epoch, isr: &[i32]| Some(PartitionState { leader, leader_epoch, isr: isr.to_vec() });
         // (now, alive, wanted)
         let cases = [
             (p(-1, -1, &[]), vec![1, 2, 3], state(1, 0, &[1, 2, 3])),
@@ -164,11 +114,7 @@ mod tests {
             (p(-1, 4, &[1]), vec![1, 2, 3], state(1, 5, &[1])),
         ];
         for (now, alive, want) in cases {
-            assert_eq!(
-                wanted(&now, |id| alive.contains(&id)),
-                want,
-                "{now:?} with {alive:?}"
-            );
+            assert_eq!(wanted(&now, |id| alive.contains(&id)), want, "{now:?} with {alive:?}");
         }
     }
 }

@@ -63,9 +63,7 @@ fn number(v: &Value) -> Option<i32> {
 }
 
 fn numbers(v: &Value) -> Vec<i32> {
-    v.as_array()
-        .map(|a| a.iter().filter_map(number).collect())
-        .unwrap_or_default()
+    v.as_array().map(|a| a.iter().filter_map(number).collect()).unwrap_or_default()
 }
 
 /// The broker in `/controller`.
@@ -79,18 +77,9 @@ pub fn parse_broker(bytes: &[u8]) -> BrokerInfo {
     let endpoint = |v: &Value| {
         let (name, rest) = v.as_str()?.split_once("://")?;
         let (host, port) = rest.rsplit_once(':')?;
-        Some(Listener {
-            name: name.to_owned(),
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: port.parse().ok()?,
-        })
+        Some(Listener { name: name.to_owned(), host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
     };
-    BrokerInfo {
-        endpoints: value["endpoints"]
-            .as_array()
-            .map(|a| a.iter().filter_map(endpoint).collect())
-            .unwrap_or_default(),
-    }
+    BrokerInfo { endpoints: value["endpoints"].as_array().map(|a| a.iter().filter_map(endpoint).collect()).unwrap_or_default() }
 }
 
 /// Assignments in a topic's znode.
@@ -99,9 +88,7 @@ pub fn parse_assignment(bytes: &[u8]) -> BTreeMap<i32, Vec<i32>> {
     let Some(map) = value["partitions"].as_object() else {
         return BTreeMap::new();
     };
-    map.iter()
-        .filter_map(|(k, v)| Some((k.parse().ok()?, numbers(v))))
-        .collect()
+    map.iter().filter_map(|(k, v)| Some((k.parse().ok()?, numbers(v)))).collect()
 }
 
 /// A partition's `state`.
@@ -117,11 +104,7 @@ impl PartitionState {
     /// From the znode's data.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let v = json(bytes);
-        Some(Self {
-            leader: number(&v["leader"])?,
-            leader_epoch: number(&v["leader_epoch"])?,
-            isr: numbers(&v["isr"]),
-        })
+        Some(Self { leader: number(&v["leader"])?, leader_epoch: number(&v["leader_epoch"])?, isr: numbers(&v["isr"]) })
     }
     /// To the znode's data.
     pub fn encode(&self, controller_epoch: i32) -> Vec<u8> {
@@ -136,10 +119,7 @@ impl PartitionState {
 const AT_ONCE: usize = 256;
 
 /// Reads nodes; one that is gone meanwhile is left out.
-async fn read_all(
-    client: &zk::Client,
-    paths: Vec<String>,
-) -> Result<HashMap<String, (Vec<u8>, zk::Stat)>, zk::Error> {
+async fn read_all(client: &zk::Client, paths: Vec<String>) -> Result<HashMap<String, (Vec<u8>, zk::Stat)>, zk::Error> {
     let mut out = HashMap::new();
     for chunk in paths.chunks(AT_ONCE) {
         let results = join_all(chunk.iter().map(|p| client.get_data(p))).await;
@@ -162,34 +142,14 @@ pub async fn load(
     topics: &[String],
     controller: Option<i32>,
 ) -> Result<Image, zk::Error> {
-    let mut image = Image {
-        cluster_id: cluster_id.to_owned(),
-        controller,
-        ..Image::default()
-    };
-    let mut nodes = read_all(
-        client,
-        ids.iter()
-            .map(|id| format!("{}/{id}", path::BROKER_IDS))
-            .collect(),
-    )
-    .await?;
+    let mut image = Image { cluster_id: cluster_id.to_owned(), controller, ..Image::default() };
+    let mut nodes = read_all(client, ids.iter().map(|id| format!("{}/{id}", path::BROKER_IDS)).collect()).await?;
     for id in ids {
-        if let (Ok(number), Some((data, _))) = (
-            id.parse(),
-            nodes.remove(&format!("{}/{id}", path::BROKER_IDS)),
-        ) {
+        if let (Ok(number), Some((data, _))) = (id.parse(), nodes.remove(&format!("{}/{id}", path::BROKER_IDS))) {
             image.brokers.insert(number, parse_broker(&data));
         }
     }
-    let nodes = read_all(
-        client,
-        topics
-            .iter()
-            .map(|t| format!("{}/{t}", path::TOPICS))
-            .collect(),
-    )
-    .await?;
+    let nodes = read_all(client, topics.iter().map(|t| format!("{}/{t}", path::TOPICS)).collect()).await?;
     let mut states = Vec::new();
     let mut read = Vec::new();
     for topic in topics {
@@ -201,29 +161,13 @@ pub async fn load(
     }
     let states = read_all(client, states).await?;
     for (topic, assignment, version) in read {
-        let mut info = TopicInfo {
-            version,
-            ..TopicInfo::default()
-        };
+        let mut info = TopicInfo { version, ..TopicInfo::default() };
         for (number, replicas) in assignment {
-            let state = states
-                .get(&state_path(topic, number))
-                .and_then(|(data, _)| PartitionState::parse(data));
+            let state = states.get(&state_path(topic, number)).and_then(|(data, _)| PartitionState::parse(data));
             // Until the controller has given it a state, a partition has no leader.
-            let state = state.unwrap_or(PartitionState {
-                leader: -1,
-                leader_epoch: -1,
-                isr: Vec::new(),
-            });
-            info.partitions.insert(
-                number,
-                PartitionInfo {
-                    replicas,
-                    leader: state.leader,
-                    leader_epoch: state.leader_epoch,
-                    isr: state.isr,
-                },
-            );
+            let state = state.unwrap_or(PartitionState { leader: -1, leader_epoch: -1, isr: Vec::new() });
+            info.partitions
+                .insert(number, PartitionInfo { replicas, leader: state.leader, leader_epoch: state.leader_epoch, isr: state.isr });
         }
         image.topics.insert(topic.clone(), Arc::new(info));
     }

@@ -21,8 +21,7 @@ use super::{
 use crate::broker::{Broker, StartError};
 
 /// How persistent znodes are made.
-pub const PERSISTENT: zk::CreateOptions<'static> =
-    zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+pub const PERSISTENT: zk::CreateOptions<'static> = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +49,7 @@ pub fn ignore_exists<T>(result: Result<T, zk::Error>) -> Result<(), zk::Error> {
 }
 
 fn now_ms() -> String {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis())
-        .to_string()
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis()).to_string()
 }
 
 /// Keeps a session for as long as the broker runs. Ends only with an error that another try cannot mend.
@@ -93,9 +89,7 @@ pub async fn leave(broker: &Broker) {
         }
     };
     if tokio::time::timeout(LEAVE, work).await.is_err() {
-        tracing::warn!(
-            "the coordinator does not answer; others notice when the session's time is over"
-        );
+        tracing::warn!("the coordinator does not answer; others notice when the session's time is over");
     }
 }
 
@@ -104,17 +98,13 @@ enum Never {}
 async fn session(broker: &Broker) -> Result<Never, SessionError> {
     let all = &broker.config.zookeeper;
     let (servers, root) = all.split_at(all.find('/').unwrap_or(all.len()));
-    let mut client = zk::Client::connector()
-        .with_session_timeout(Duration::from_millis(broker.config.zookeeper_session_ms))
-        .connect(servers)
-        .await?;
+    let mut client =
+        zk::Client::connector().with_session_timeout(Duration::from_millis(broker.config.zookeeper_session_ms)).connect(servers).await?;
     // As Kafka does, the root below which everything lies is made if it is not there.
     let root = root.trim_end_matches('/');
     if !root.is_empty() {
         client.mkdir(root, &PERSISTENT).await?;
-        client = client
-            .chroot(root)
-            .map_err(|_| zk::Error::BadArguments(&"not a path for a root"))?;
+        client = client.chroot(root).map_err(|_| zk::Error::BadArguments(&"not a path for a root"))?;
     }
     for p in path::PERSISTENT {
         client.mkdir(p, &PERSISTENT).await?;
@@ -125,12 +115,8 @@ async fn session(broker: &Broker) -> Result<Never, SessionError> {
     broker.zookeeper.send_replace(Some(client.clone()));
 
     let mut state = client.state_watcher();
-    let (mut ids, mut topics, mut controller, mut signal) = (
-        Watched::default(),
-        Watched::default(),
-        Watched::default(),
-        Watched::default(),
-    );
+    let (mut ids, mut topics, mut controller, mut signal) =
+        (Watched::default(), Watched::default(), Watched::default(), Watched::default());
     let mut term: Option<Term> = None;
     let mut leads = None;
     loop {
@@ -227,16 +213,10 @@ async fn cluster_id(broker: &Broker, client: &zk::Client) -> Result<String, Sess
             Err(zk::Error::NoNode) => {}
             Err(e) => return Err(e.into()),
         }
-        let id = broker
-            .stored_cluster_id()?
-            .unwrap_or_else(|| URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes()));
+        let id = broker.stored_cluster_id()?.unwrap_or_else(|| URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes()));
         client.mkdir("/cluster", &PERSISTENT).await?;
         let data = serde_json::json!({ "version": "1", "id": id }).to_string();
-        ignore_exists(
-            client
-                .create(path::CLUSTER_ID, data.as_bytes(), &PERSISTENT)
-                .await,
-        )?;
+        ignore_exists(client.create(path::CLUSTER_ID, data.as_bytes(), &PERSISTENT).await)?;
     }
 }
 
@@ -245,18 +225,9 @@ async fn cluster_id(broker: &Broker, client: &zk::Client) -> Result<String, Sess
 async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionError> {
     let memory = broker.config.log_dir.join(".zookeeper-session");
     let at = format!("{}/{}", path::BROKER_IDS, broker.id());
-    let endpoints: Vec<String> = broker
-        .config
-        .advertised
-        .iter()
-        .map(|l| format!("{}://{}:{}", l.name, l.host, l.port))
-        .collect();
-    let map: serde_json::Map<String, serde_json::Value> = broker
-        .config
-        .advertised
-        .iter()
-        .map(|l| (l.name.clone(), "PLAINTEXT".into()))
-        .collect();
+    let endpoints: Vec<String> = broker.config.advertised.iter().map(|l| format!("{}://{}:{}", l.name, l.host, l.port)).collect();
+    let map: serde_json::Map<String, serde_json::Value> =
+        broker.config.advertised.iter().map(|l| (l.name.clone(), "PLAINTEXT".into())).collect();
     let first = &broker.config.advertised[0];
     let data = serde_json::json!({
         "features": {}, "listener_security_protocol_map": map, "endpoints": endpoints, "jmx_port": -1,
@@ -264,27 +235,15 @@ async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionErr
     })
     .to_string();
     let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
-    let until =
-        tokio::time::Instant::now() + Duration::from_millis(broker.config.zookeeper_session_ms * 2);
+    let until = tokio::time::Instant::now() + Duration::from_millis(broker.config.zookeeper_session_ms * 2);
     loop {
         // Remembered before it is used: a run that is killed in between leaves a number that owns nothing.
         let mine = client.session_id().0;
-        let old: Option<i64> = fs::read_to_string(&memory)
-            .ok()
-            .and_then(|t| t.trim().parse().ok());
+        let old: Option<i64> = fs::read_to_string(&memory).ok().and_then(|t| t.trim().parse().ok());
         match client.create(&at, data.as_bytes(), &ephemeral).await {
             Ok(_) => {
-                fs::write(&memory, mine.to_string()).map_err(|source: io::Error| {
-                    StartError::Io {
-                        path: memory,
-                        source,
-                    }
-                })?;
-                tracing::info!(
-                    "registered as broker {} with {}",
-                    broker.id(),
-                    endpoints.join(",")
-                );
+                fs::write(&memory, mine.to_string()).map_err(|source: io::Error| StartError::Io { path: memory, source })?;
+                tracing::info!("registered as broker {} with {}", broker.id(), endpoints.join(","));
                 return Ok(());
             }
             Err(zk::Error::NodeExists) => {}
@@ -299,11 +258,7 @@ async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionErr
                     Err(e) => return Err(e.into()),
                 }
                 // An earlier run that was the controller left that behind too.
-                if let Some(c) = client
-                    .check_stat(path::CONTROLLER)
-                    .await?
-                    .filter(|c| Some(c.ephemeral_owner) == old)
-                {
+                if let Some(c) = client.check_stat(path::CONTROLLER).await?.filter(|c| Some(c.ephemeral_owner) == old) {
                     let _ = client.delete(path::CONTROLLER, Some(c.version)).await;
                 }
             }

@@ -17,20 +17,12 @@ pub type Refusal = (ResponseError, String);
 
 /// Kafka's rules for names (Topic.java).
 pub fn check_name(name: &str) -> Result<(), Refusal> {
-    let bad = |why: &str| {
-        Err((
-            ResponseError::InvalidTopicException,
-            format!("Topic name {name:?} {why}"),
-        ))
-    };
+    let bad = |why: &str| Err((ResponseError::InvalidTopicException, format!("Topic name {name:?} {why}")));
     match name {
         "" => bad("is empty"),
         "." | ".." => bad("may not be . or .."),
         n if n.len() > 249 => bad("is longer than 249 characters"),
-        n if !n
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) =>
-        {
+        n if !n.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) => {
             bad("may have only ASCII letters, digits, '.', '_' and '-'")
         }
         _ => Ok(()),
@@ -38,29 +30,16 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
 }
 
 /// Where the partitions of a new topic go.
-pub fn assign(
-    image: &Image,
-    partitions: i32,
-    replication_factor: i16,
-    start: usize,
-) -> Result<Vec<Vec<i32>>, Refusal> {
+pub fn assign(image: &Image, partitions: i32, replication_factor: i16, start: usize) -> Result<Vec<Vec<i32>>, Refusal> {
     if !(1..=MAX_PARTITIONS).contains(&partitions) {
-        return Err((
-            ResponseError::InvalidPartitions,
-            format!("number of partitions must be 1 to {MAX_PARTITIONS}, not {partitions}"),
-        ));
+        return Err((ResponseError::InvalidPartitions, format!("number of partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")));
     }
     check_replication(usize::try_from(replication_factor).unwrap_or(0))?;
     let ids: Vec<i32> = image.brokers.keys().copied().collect();
     if ids.is_empty() {
-        return Err((
-            ResponseError::InvalidReplicationFactor,
-            "there is no broker".into(),
-        ));
+        return Err((ResponseError::InvalidReplicationFactor, "there is no broker".into()));
     }
-    Ok((0..partitions as usize)
-        .map(|p| vec![ids[(start + p) % ids.len()]])
-        .collect())
+    Ok((0..partitions as usize).map(|p| vec![ids[(start + p) % ids.len()]]).collect())
 }
 
 /// There is no replication yet: more than one replica would be a promise that is not kept.
@@ -69,63 +48,26 @@ pub fn check_replication(factor: usize) -> Result<(), Refusal> {
         1 => Ok(()),
         n => Err((
             ResponseError::InvalidReplicationFactor,
-            format!(
-                "replication factor {n}: this version of the bundled broker keeps one replica of a partition; ask for 1"
-            ),
+            format!("replication factor {n}: this version of the bundled broker keeps one replica of a partition; ask for 1"),
         )),
     }
 }
 
 /// Writes the znodes of a topic.
-pub async fn create(
-    client: &zk::Client,
-    name: &str,
-    assignment: &[Vec<i32>],
-    config: &serde_json::Value,
-) -> Result<(), Refusal> {
+pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], config: &serde_json::Value) -> Result<(), Refusal> {
     let lost = |e: zk::Error| match e {
-        zk::Error::NodeExists => (
-            ResponseError::TopicAlreadyExists,
-            format!("Topic '{name}' already exists."),
-        ),
-        e => (
-            ResponseError::UnknownServerError,
-            format!("the coordinator: {e}"),
-        ),
+        zk::Error::NodeExists => (ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists.")),
+        e => (ResponseError::UnknownServerError, format!("the coordinator: {e}")),
     };
-    let map: serde_json::Map<String, serde_json::Value> = assignment
-        .iter()
-        .enumerate()
-        .map(|(i, r)| (i.to_string(), r.clone().into()))
-        .collect();
+    let map: serde_json::Map<String, serde_json::Value> =
+        assignment.iter().enumerate().map(|(i, r)| (i.to_string(), r.clone().into())).collect();
     let data = serde_json::json!({ "version": 2, "partitions": map, "adding_replicas": {}, "removing_replicas": {} }).to_string();
-    if client
-        .check_stat(&format!("{}/{name}", path::TOPICS))
-        .await
-        .map_err(lost)?
-        .is_some()
-    {
+    if client.check_stat(&format!("{}/{name}", path::TOPICS)).await.map_err(lost)?.is_some() {
         return Err(lost(zk::Error::NodeExists));
     }
     let settings = serde_json::json!({ "version": 1, "config": config }).to_string();
-    ignore_exists(
-        client
-            .create(
-                &format!("{}/{name}", path::CONFIG_TOPICS),
-                settings.as_bytes(),
-                &PERSISTENT,
-            )
-            .await,
-    )
-    .map_err(lost)?;
-    client
-        .create(
-            &format!("{}/{name}", path::TOPICS),
-            data.as_bytes(),
-            &PERSISTENT,
-        )
-        .await
-        .map_err(lost)?;
+    ignore_exists(client.create(&format!("{}/{name}", path::CONFIG_TOPICS), settings.as_bytes(), &PERSISTENT).await).map_err(lost)?;
+    client.create(&format!("{}/{name}", path::TOPICS), data.as_bytes(), &PERSISTENT).await.map_err(lost)?;
     Ok(())
 }
 

@@ -22,8 +22,7 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 
 /// `String.hashCode` of Java, by which Kafka spreads groups.
 fn java_hash(text: &str) -> i32 {
-    text.encode_utf16()
-        .fold(0i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)))
+    text.encode_utf16().fold(0i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)))
 }
 
 /// Partition of the offsets topic that a group belongs to (Utils.abs of Kafka: of the smallest number, 0).
@@ -49,17 +48,11 @@ impl Offsets {
             };
             offset = next;
         }
-        Ok(Self {
-            map: Mutex::new(map),
-        })
+        Ok(Self { map: Mutex::new(map) })
     }
 
     /// Writes commits to the log, then to the map.
-    pub fn commit(
-        &self,
-        partition: &Partition,
-        commits: Vec<(Key, Commit)>,
-    ) -> Result<(), ResponseError> {
+    pub fn commit(&self, partition: &Partition, commits: Vec<(Key, Commit)>) -> Result<(), ResponseError> {
         if commits.is_empty() {
             return Ok(());
         }
@@ -76,21 +69,13 @@ impl Offsets {
 
     /// A committed offset.
     pub fn get(&self, key: &Key) -> Option<Commit> {
-        self.map
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(key)
-            .cloned()
+        self.map.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     /// All topics and partitions that a group has offsets for.
     pub fn of_group(&self, group: &str) -> Vec<(Key, Commit)> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out: Vec<_> = map
-            .iter()
-            .filter(|(k, _)| k.group == group)
-            .map(|(k, c)| (k.clone(), c.clone()))
-            .collect();
+        let mut out: Vec<_> = map.iter().filter(|(k, _)| k.group == group).map(|(k, c)| (k.clone(), c.clone())).collect();
         out.sort_by(|(a, _), (b, _)| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         out
     }

@@ -7,8 +7,8 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::records::{
-    Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, Record,
-    RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+    Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, Record, RecordBatchDecoder, RecordBatchEncoder,
+    RecordEncodeOptions, TimestampType,
 };
 
 use crate::batch::Head;
@@ -57,11 +57,7 @@ fn key_bytes(k: &Key) -> Bytes {
 
 fn parse_key(mut b: Bytes) -> Option<Key> {
     match b.try_get_i16().ok()? {
-        0 | 1 => Some(Key {
-            group: get_string(&mut b)?,
-            topic: get_string(&mut b)?,
-            partition: b.try_get_i32().ok()?,
-        }),
+        0 | 1 => Some(Key { group: get_string(&mut b)?, topic: get_string(&mut b)?, partition: b.try_get_i32().ok()? }),
         _ => None,
     }
 }
@@ -79,33 +75,17 @@ fn value_bytes(c: &Commit) -> Bytes {
 fn parse_value(mut b: Bytes) -> Option<Commit> {
     let version = b.try_get_i16().ok()?;
     let offset = b.try_get_i64().ok()?;
-    let leader_epoch = if version >= 3 {
-        b.try_get_i32().ok()?
-    } else {
-        -1
-    };
-    Some(Commit {
-        offset,
-        leader_epoch,
-        metadata: get_string(&mut b)?,
-        timestamp: b.try_get_i64().ok()?,
-    })
+    let leader_epoch = if version >= 3 { b.try_get_i32().ok()? } else { -1 };
+    Some(Commit { offset, leader_epoch, metadata: get_string(&mut b)?, timestamp: b.try_get_i64().ok()? })
 }
 
 /// One batch with these commits.
 pub fn encode(commits: &[(Key, Commit)]) -> Result<Vec<u8>, String> {
     // Lengths have 16 bits; a flexible request can bring longer strings.
-    if let Some(n) = commits
-        .iter()
-        .flat_map(|(k, c)| [&k.group, &k.topic, &c.metadata])
-        .map(String::len)
-        .find(|n| *n > i16::MAX as usize)
-    {
+    if let Some(n) = commits.iter().flat_map(|(k, c)| [&k.group, &k.topic, &c.metadata]).map(String::len).find(|n| *n > i16::MAX as usize) {
         return Err(format!("a string of {n} bytes does not fit into a record"));
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as i64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
     let records: Vec<Record> = (0i64..)
         .zip(commits)
         .map(|(i, (k, c))| Record {
@@ -125,10 +105,7 @@ pub fn encode(commits: &[(Key, Commit)]) -> Result<Vec<u8>, String> {
         })
         .collect();
     let mut b = BytesMut::new();
-    let options = RecordEncodeOptions {
-        version: 2,
-        compression: Compression::None,
-    };
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     RecordBatchEncoder::encode(&mut b, &records, &options).map_err(|e| e.to_string())?;
     Ok(b.to_vec())
 }
@@ -138,9 +115,7 @@ pub fn replay(mut bytes: &[u8], map: &mut HashMap<Key, Commit>) -> Option<i64> {
     let mut next = None;
     while let Some(head) = Head::parse(bytes) {
         next = Some(head.last_offset() + 1);
-        if let Ok(set) =
-            RecordBatchDecoder::decode(&mut Bytes::copy_from_slice(&bytes[..head.size]))
-        {
+        if let Ok(set) = RecordBatchDecoder::decode(&mut Bytes::copy_from_slice(&bytes[..head.size])) {
             for r in set.records {
                 let Some(key) = r.key.and_then(parse_key) else {
                     continue;

@@ -8,10 +8,7 @@ use kafka_protocol::{
 use super::APIS;
 
 fn entry(api: &super::Api) -> ApiVersion {
-    ApiVersion::default()
-        .with_api_key(api.key as i16)
-        .with_min_version(api.versions.0)
-        .with_max_version(api.versions.1)
+    ApiVersion::default().with_api_key(api.key as i16).with_min_version(api.versions.0).with_max_version(api.versions.1)
 }
 
 /// All APIs.
@@ -21,12 +18,6 @@ pub fn supported() -> ApiVersionsResponse {
 
 /// Answer to a version of ApiVersions that is not served: the range of this key, so that the client asks again.
 pub fn unsupported() -> ApiVersionsResponse {
-    let own = APIS
-        .iter()
-        .filter(|a| a.key == ApiKey::ApiVersions)
-        .map(entry)
-        .collect();
-    ApiVersionsResponse::default()
-        .with_error_code(ResponseError::UnsupportedVersion.code())
-        .with_api_keys(own)
+    let own = APIS.iter().filter(|a| a.key == ApiKey::ApiVersions).map(entry).collect();
+    ApiVersionsResponse::default().with_error_code(ResponseError::UnsupportedVersion.code()).with_api_keys(own)
 }

@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        CreateTopicsRequest, CreateTopicsResponse, create_topics_request::CreatableTopic,
-        create_topics_response::CreatableTopicResult,
+        CreateTopicsRequest, CreateTopicsResponse, create_topics_request::CreatableTopic, create_topics_response::CreatableTopicResult,
     },
     protocol::StrBytes,
 };
@@ -44,25 +43,14 @@ const CONFIGS: &[&str] = &[
 fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, Refusal> {
     let image = broker.image();
     if topic.assignments.is_empty() {
-        let partitions = if topic.num_partitions == -1 {
-            broker.config.num_partitions
-        } else {
-            topic.num_partitions
-        };
-        let factor = if topic.replication_factor == -1 {
-            broker.config.default_replication_factor
-        } else {
-            topic.replication_factor
-        };
+        let partitions = if topic.num_partitions == -1 { broker.config.num_partitions } else { topic.num_partitions };
+        let factor = if topic.replication_factor == -1 { broker.config.default_replication_factor } else { topic.replication_factor };
         let start = topic.name.bytes().map(usize::from).sum();
         return topics::assign(&image, partitions, factor, start);
     }
     let bad = |text: String| (ResponseError::InvalidReplicaAssignment, text);
     if topic.num_partitions != -1 || topic.replication_factor != -1 {
-        return Err((
-            ResponseError::InvalidRequest,
-            "give either an assignment, or partitions and replication factor".into(),
-        ));
+        return Err((ResponseError::InvalidRequest, "give either an assignment, or partitions and replication factor".into()));
     }
     let mut out = vec![Vec::new(); topic.assignments.len()];
     for a in &topic.assignments {
@@ -71,95 +59,60 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
         if let Some(id) = ids.iter().find(|id| !image.brokers.contains_key(id)) {
             return Err(bad(format!("there is no broker {id}")));
         }
-        let slot = usize::try_from(a.partition_index)
-            .ok()
-            .and_then(|i| out.get_mut(i))
-            .filter(|s| s.is_empty());
+        let slot = usize::try_from(a.partition_index).ok().and_then(|i| out.get_mut(i)).filter(|s| s.is_empty());
         *slot.ok_or_else(|| bad("partitions must be numbered from 0, each once".into()))? = ids;
     }
     Ok(out)
 }
 
-async fn create(
-    broker: &Broker,
-    topic: &CreatableTopic,
-    validate_only: bool,
-) -> Result<usize, Refusal> {
+async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<usize, Refusal> {
     let name = topic.name.as_str();
     topics::check_name(name)?;
     let image = broker.image();
     if image.controller != Some(broker.id()) {
-        return Err((
-            ResponseError::NotController,
-            "This is not the correct controller for this cluster.".into(),
-        ));
+        return Err((ResponseError::NotController, "This is not the correct controller for this cluster.".into()));
     }
     if image.topics.contains_key(name) {
-        return Err((
-            ResponseError::TopicAlreadyExists,
-            format!("Topic '{name}' already exists."),
-        ));
+        return Err((ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
     }
     let mut config = serde_json::Map::new();
     for c in &topic.configs {
         let key = c.name.to_string();
         if !CONFIGS.contains(&key.as_str()) {
-            return Err((
-                ResponseError::InvalidConfig,
-                format!("Unknown topic config name: {key}"),
-            ));
+            return Err((ResponseError::InvalidConfig, format!("Unknown topic config name: {key}")));
         }
         tracing::warn!("topic {name}: {key} is kept, but has no effect so far");
         config.insert(key, c.value.as_ref().map(|v| v.to_string()).into());
     }
     let assignment = assignment(broker, topic)?;
     if !validate_only {
-        let client = broker.zookeeper.borrow().clone().ok_or((
-            ResponseError::CoordinatorNotAvailable,
-            "no session with the coordinator".to_owned(),
-        ))?;
+        let client = broker
+            .zookeeper
+            .borrow()
+            .clone()
+            .ok_or((ResponseError::CoordinatorNotAvailable, "no session with the coordinator".to_owned()))?;
         topics::create(&client, name, &assignment, &config.into()).await?;
     }
     Ok(assignment.len())
 }
 
 /// Answers a request.
-pub async fn handle(
-    broker: &Arc<Broker>,
-    request: &CreateTopicsRequest,
-    version: i16,
-) -> CreateTopicsResponse {
+pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version: i16) -> CreateTopicsResponse {
     let mut results = Vec::new();
     let mut made = Vec::new();
     for topic in &request.topics {
-        let answer = CreatableTopicResult::default()
-            .with_name(topic.name.clone())
-            .with_error_message(None);
+        let answer = CreatableTopicResult::default().with_name(topic.name.clone()).with_error_message(None);
         results.push(match create(broker, topic, request.validate_only).await {
             Ok(partitions) => {
                 made.push(topic.name.to_string());
-                if version >= 5 {
-                    answer
-                        .with_num_partitions(partitions as i32)
-                        .with_replication_factor(1)
-                } else {
-                    answer
-                }
+                if version >= 5 { answer.with_num_partitions(partitions as i32).with_replication_factor(1) } else { answer }
             }
-            Err((code, text)) => answer
-                .with_error_code(code.code())
-                .with_error_message(Some(StrBytes::from_string(text))),
+            Err((code, text)) => answer.with_error_code(code.code()).with_error_message(Some(StrBytes::from_string(text))),
         });
     }
     if !request.validate_only {
         let mut image = broker.image.subscribe();
-        let all = image.wait_for(|i| {
-            made.iter().all(|m| {
-                i.topics
-                    .get(m)
-                    .is_some_and(|t| t.partitions.values().all(|p| p.leader >= 0))
-            })
-        });
+        let all = image.wait_for(|i| made.iter().all(|m| i.topics.get(m).is_some_and(|t| t.partitions.values().all(|p| p.leader >= 0))));
         let wait = Duration::from_millis(request.timeout_ms.clamp(0, 60_000) as u64);
         if tokio::time::timeout(wait, all).await.is_err() {
             for r in results.iter_mut().filter(|r| r.error_code == 0) {

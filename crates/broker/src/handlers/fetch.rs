@@ -23,33 +23,16 @@ const MAX_WAIT_MS: u64 = 60_000;
 /// Bytes of one answer, at the most, whatever the client allows.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-fn read(
-    broker: &Broker,
-    topic: &str,
-    wanted: &FetchPartition,
-    max_bytes: usize,
-) -> Result<crate::partition::Read, ResponseError> {
+fn read(broker: &Broker, topic: &str, wanted: &FetchPartition, max_bytes: usize) -> Result<crate::partition::Read, ResponseError> {
     let Some(led) = broker.led(topic, wanted.partition) else {
-        let known = broker
-            .image()
-            .topics
-            .get(topic)
-            .is_some_and(|t| t.partitions.contains_key(&wanted.partition));
-        return Err(if known {
-            ResponseError::NotLeaderOrFollower
-        } else {
-            ResponseError::UnknownTopicOrPartition
-        });
+        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&wanted.partition));
+        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
     };
     led.partition.check_epoch(wanted.current_leader_epoch)?;
     if max_bytes == 0 {
         // The answer is full: offsets only.
         let (start_offset, high_watermark) = led.partition.offsets();
-        return Ok(crate::partition::Read {
-            bytes: Vec::new(),
-            high_watermark,
-            start_offset,
-        });
+        return Ok(crate::partition::Read { bytes: Vec::new(), high_watermark, start_offset });
     }
     led.partition.read(wanted.fetch_offset, max_bytes)
 }
@@ -67,11 +50,7 @@ fn once(broker: &Broker, request: &FetchRequest) -> (FetchResponse, usize, bool)
             let data = PartitionData::default().with_partition_index(wanted.partition);
             partitions.push(match read(broker, topic.topic.as_str(), wanted, max) {
                 Ok(r) => {
-                    let bytes = if r.bytes.len() > room && total > 0 {
-                        Vec::new()
-                    } else {
-                        r.bytes
-                    };
+                    let bytes = if r.bytes.len() > room && total > 0 { Vec::new() } else { r.bytes };
                     total += bytes.len();
                     room = room.saturating_sub(bytes.len());
                     data.with_high_watermark(r.high_watermark)
@@ -85,38 +64,19 @@ fn once(broker: &Broker, request: &FetchRequest) -> (FetchResponse, usize, bool)
                 }
             });
         }
-        responses.push(
-            FetchableTopicResponse::default()
-                .with_topic(topic.topic.clone())
-                .with_partitions(partitions),
-        );
+        responses.push(FetchableTopicResponse::default().with_topic(topic.topic.clone()).with_partitions(partitions));
     }
-    (
-        FetchResponse::default().with_responses(responses),
-        total,
-        failed,
-    )
+    (FetchResponse::default().with_responses(responses), total, failed)
 }
 
 /// Answers a request. Sessions are declined by answering with session 0.
 pub async fn handle(broker: &Arc<Broker>, request: &FetchRequest) -> FetchResponse {
-    let until = Instant::now()
-        + Duration::from_millis((request.max_wait_ms.max(0) as u64).min(MAX_WAIT_MS));
+    let until = Instant::now() + Duration::from_millis((request.max_wait_ms.max(0) as u64).min(MAX_WAIT_MS));
     loop {
         // Followed before it is read: what comes in between is not missed.
-        let led: Vec<_> = request
-            .topics
-            .iter()
-            .flat_map(|t| {
-                t.partitions
-                    .iter()
-                    .filter_map(|p| broker.led(t.topic.as_str(), p.partition))
-            })
-            .collect();
-        let mut ends: Vec<_> = led
-            .iter()
-            .map(|l| Partition::watch_end(&l.partition))
-            .collect();
+        let led: Vec<_> =
+            request.topics.iter().flat_map(|t| t.partitions.iter().filter_map(|p| broker.led(t.topic.as_str(), p.partition))).collect();
+        let mut ends: Vec<_> = led.iter().map(|l| Partition::watch_end(&l.partition)).collect();
         ends.iter_mut().for_each(|e| drop(e.borrow_and_update()));
         let (response, total, failed) = once(broker, request);
         let left = until.saturating_duration_since(Instant::now());

@@ -15,11 +15,7 @@ use crate::{
     groups::{OFFSETS_TOPIC, partition_for},
 };
 
-async fn find(
-    broker: &Broker,
-    context: &Context,
-    request: &FindCoordinatorRequest,
-) -> Result<(i32, String, u16), ResponseError> {
+async fn find(broker: &Broker, context: &Context, request: &FindCoordinatorRequest) -> Result<(i32, String, u16), ResponseError> {
     if request.key_type != 0 {
         return Err(ResponseError::InvalidRequest);
     }
@@ -35,29 +31,15 @@ async fn find(
     };
     let number = partition_for(&request.key, topic.partitions.len() as i32);
     let leader = topic.partitions.get(&number).map_or(-1, |p| p.leader);
-    let endpoint = image
-        .brokers
-        .get(&leader)
-        .and_then(|b| metadata::endpoint(b, context))
-        .ok_or(ResponseError::CoordinatorNotAvailable)?;
+    let endpoint = image.brokers.get(&leader).and_then(|b| metadata::endpoint(b, context)).ok_or(ResponseError::CoordinatorNotAvailable)?;
     Ok((leader, endpoint.host.clone(), endpoint.port))
 }
 
 /// Answers a request.
-pub async fn handle(
-    broker: &Arc<Broker>,
-    context: &Context,
-    request: &FindCoordinatorRequest,
-) -> FindCoordinatorResponse {
+pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &FindCoordinatorRequest) -> FindCoordinatorResponse {
     let answer = FindCoordinatorResponse::default().with_error_message(None);
     match find(broker, context, request).await {
-        Ok((id, host, port)) => answer
-            .with_node_id(BrokerId(id))
-            .with_host(StrBytes::from_string(host))
-            .with_port(port.into()),
-        Err(e) => answer
-            .with_error_code(e.code())
-            .with_node_id(BrokerId(-1))
-            .with_port(-1),
+        Ok((id, host, port)) => answer.with_node_id(BrokerId(id)).with_host(StrBytes::from_string(host)).with_port(port.into()),
+        Err(e) => answer.with_error_code(e.code()).with_node_id(BrokerId(-1)).with_port(-1),
     }
 }

@@ -16,22 +16,10 @@ const EARLIEST: i64 = -2;
 /// The record with the largest time stamp (version 7).
 const MAX_TIMESTAMP: i64 = -3;
 
-fn look_up(
-    broker: &Broker,
-    topic: &str,
-    wanted: &ListOffsetsPartition,
-) -> Result<(i64, i64, i32), ResponseError> {
+fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition) -> Result<(i64, i64, i32), ResponseError> {
     let Some(led) = broker.led(topic, wanted.partition_index) else {
-        let known = broker
-            .image()
-            .topics
-            .get(topic)
-            .is_some_and(|t| t.partitions.contains_key(&wanted.partition_index));
-        return Err(if known {
-            ResponseError::NotLeaderOrFollower
-        } else {
-            ResponseError::UnknownTopicOrPartition
-        });
+        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&wanted.partition_index));
+        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
     };
     led.partition.check_epoch(wanted.current_leader_epoch)?;
     let epoch = led.partition.leader_epoch();
@@ -41,10 +29,7 @@ fn look_up(
         EARLIEST => Ok((start, -1, epoch)),
         MAX_TIMESTAMP => Err(ResponseError::UnsupportedForMessageFormat),
         t if t < 0 => Err(ResponseError::InvalidRequest),
-        t => Ok(led
-            .partition
-            .offset_for_timestamp(t)?
-            .map_or((-1, -1, -1), |f| (f.offset, f.timestamp, epoch))),
+        t => Ok(led.partition.offset_for_timestamp(t)?.map_or((-1, -1, -1), |f| (f.offset, f.timestamp, epoch))),
     }
 }
 
@@ -52,23 +37,16 @@ fn look_up(
 pub fn handle(broker: &Broker, request: &ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|wanted| {
-            let answer = ListOffsetsPartitionResponse::default()
-                .with_partition_index(wanted.partition_index);
+            let answer = ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
             match look_up(broker, topic.name.as_str(), wanted) {
                 Ok((offset, timestamp, epoch)) => {
                     let answer = answer.with_offset(offset).with_timestamp(timestamp);
-                    if version >= 4 {
-                        answer.with_leader_epoch(epoch)
-                    } else {
-                        answer
-                    }
+                    if version >= 4 { answer.with_leader_epoch(epoch) } else { answer }
                 }
                 Err(e) => answer.with_error_code(e.code()),
             }
         });
-        ListOffsetsTopicResponse::default()
-            .with_name(topic.name.clone())
-            .with_partitions(partitions.collect())
+        ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
     });
     ListOffsetsResponse::default().with_topics(topics.collect())
 }

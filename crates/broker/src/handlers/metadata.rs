@@ -6,9 +6,7 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         BrokerId, MetadataRequest, MetadataResponse, TopicName,
-        metadata_response::{
-            MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-        },
+        metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
     },
     protocol::StrBytes,
 };
@@ -21,10 +19,7 @@ use crate::{
 };
 
 /// A broker's address for clients of a listener.
-pub fn endpoint<'a>(
-    info: &'a BrokerInfo,
-    context: &Context,
-) -> Option<&'a crate::config::Listener> {
+pub fn endpoint<'a>(info: &'a BrokerInfo, context: &Context) -> Option<&'a crate::config::Listener> {
     info.endpoints.iter().find(|e| e.name == context.listener)
 }
 
@@ -35,11 +30,7 @@ fn ids(list: &[i32]) -> Vec<BrokerId> {
 fn describe(image: &Image, name: &str, topic: &TopicInfo) -> MetadataResponseTopic {
     let alive = |id: &i32| image.brokers.contains_key(id);
     let partitions = topic.partitions.iter().map(|(number, p)| {
-        let error = if p.leader < 0 || !alive(&p.leader) {
-            ResponseError::LeaderNotAvailable.code()
-        } else {
-            0
-        };
+        let error = if p.leader < 0 || !alive(&p.leader) { ResponseError::LeaderNotAvailable.code() } else { 0 };
         let offline: Vec<i32> = p.replicas.iter().copied().filter(|r| !alive(r)).collect();
         MetadataResponsePartition::default()
             .with_error_code(error)
@@ -51,39 +42,26 @@ fn describe(image: &Image, name: &str, topic: &TopicInfo) -> MetadataResponseTop
             .with_offline_replicas(ids(&offline))
     });
     let partitions = partitions.collect();
-    topic_with(name, 0)
-        .with_is_internal(topics::is_internal(name))
-        .with_partitions(partitions)
+    topic_with(name, 0).with_is_internal(topics::is_internal(name)).with_partitions(partitions)
 }
 
 fn topic_with(name: &str, error: i16) -> MetadataResponseTopic {
-    MetadataResponseTopic::default()
-        .with_error_code(error)
-        .with_name(Some(TopicName(StrBytes::from_string(name.to_owned()))))
+    MetadataResponseTopic::default().with_error_code(error).with_name(Some(TopicName(StrBytes::from_string(name.to_owned()))))
 }
 
 /// Makes a topic as `auto.create.topics.enable` says. The client asks again until it has a leader.
 pub async fn auto_create(broker: &Broker, name: &str) -> ResponseError {
     let image = broker.image();
     let (partitions, factor) = match name {
-        OFFSETS_TOPIC => (
-            broker.config.offsets_partitions,
-            broker.config.offsets_replication_factor,
-        ),
-        _ => (
-            broker.config.num_partitions,
-            broker.config.default_replication_factor,
-        ),
+        OFFSETS_TOPIC => (broker.config.offsets_partitions, broker.config.offsets_replication_factor),
+        _ => (broker.config.num_partitions, broker.config.default_replication_factor),
     };
     let client = broker.zookeeper.borrow().clone();
     let made = async {
         topics::check_name(name)?;
         let start = name.bytes().map(usize::from).sum();
         let assignment = topics::assign(&image, partitions, factor, start)?;
-        let client = client.ok_or((
-            ResponseError::LeaderNotAvailable,
-            "no session with the coordinator".to_owned(),
-        ))?;
+        let client = client.ok_or((ResponseError::LeaderNotAvailable, "no session with the coordinator".to_owned()))?;
         topics::create(&client, name, &assignment, &serde_json::json!({})).await
     };
     match made.await {
@@ -96,12 +74,7 @@ pub async fn auto_create(broker: &Broker, name: &str) -> ResponseError {
 }
 
 /// Answers a request.
-pub async fn handle(
-    broker: &Arc<Broker>,
-    context: &Context,
-    request: &MetadataRequest,
-    version: i16,
-) -> MetadataResponse {
+pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataRequest, version: i16) -> MetadataResponse {
     let image = broker.image();
     let all = match &request.topics {
         None => true,
@@ -109,20 +82,14 @@ pub async fn handle(
     };
     let mut topics = Vec::new();
     if all {
-        topics.extend(
-            image
-                .topics
-                .iter()
-                .map(|(name, t)| describe(&image, name, t)),
-        );
+        topics.extend(image.topics.iter().map(|(name, t)| describe(&image, name, t)));
     } else {
         for wanted in request.topics.iter().flatten() {
             let name = wanted.name.as_ref().map(|n| n.as_str()).unwrap_or_default();
             topics.push(match image.topics.get(name) {
                 Some(t) => describe(&image, name, t),
                 None => {
-                    let may = broker.config.auto_create_topics
-                        && (version < 4 || request.allow_auto_topic_creation);
+                    let may = broker.config.auto_create_topics && (version < 4 || request.allow_auto_topic_creation);
                     let error = if topics::check_name(name).is_err() {
                         ResponseError::InvalidTopicException
                     } else if may || name == OFFSETS_TOPIC {

@@ -15,9 +15,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest,
-        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
-        ProduceRequest, RequestHeader, ResponseHeader,
+        ApiKey, ApiVersionsRequest, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest,
+        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
@@ -59,95 +58,38 @@ pub struct Api {
 
 /// All APIs that are served.
 pub const APIS: &[Api] = &[
-    Api {
-        key: ApiKey::Produce,
-        versions: (0, 9),
-        served_from: 3,
-        layout: Layout {
-            flexible: 9,
-            fields: "s h i [ s [ i y ] ]",
-        },
-    },
+    Api { key: ApiKey::Produce, versions: (0, 9), served_from: 3, layout: Layout { flexible: 9, fields: "s h i [ s [ i y ] ]" } },
     Api {
         key: ApiKey::Fetch,
         versions: (4, 12),
         served_from: 4,
-        layout: Layout {
-            flexible: 12,
-            fields: "i i i i b i@7-99 i@7-99 [ s [ i i@9-99 l i@12-99 l@5-99 i ] ] [@7-99 s I ] s@11-99",
-        },
+        layout: Layout { flexible: 12, fields: "i i i i b i@7-99 i@7-99 [ s [ i i@9-99 l i@12-99 l@5-99 i ] ] [@7-99 s I ] s@11-99" },
     },
     Api {
         key: ApiKey::ListOffsets,
         versions: (1, 7),
         served_from: 1,
-        layout: Layout {
-            flexible: 6,
-            fields: "i b@2-99 [ s [ i i@4-99 l ] ]",
-        },
+        layout: Layout { flexible: 6, fields: "i b@2-99 [ s [ i i@4-99 l ] ]" },
     },
-    Api {
-        key: ApiKey::Metadata,
-        versions: (0, 9),
-        served_from: 0,
-        layout: Layout {
-            flexible: 9,
-            fields: "[ s ] b@4-99 b@8-99 b@8-99",
-        },
-    },
+    Api { key: ApiKey::Metadata, versions: (0, 9), served_from: 0, layout: Layout { flexible: 9, fields: "[ s ] b@4-99 b@8-99 b@8-99" } },
     Api {
         key: ApiKey::OffsetCommit,
         versions: (2, 8),
         served_from: 2,
-        layout: Layout {
-            flexible: 8,
-            fields: "s i s s@7-99 l@2-4 [ s [ i l i@6-99 s ] ]",
-        },
+        layout: Layout { flexible: 8, fields: "s i s s@7-99 l@2-4 [ s [ i l i@6-99 s ] ]" },
     },
-    Api {
-        key: ApiKey::OffsetFetch,
-        versions: (1, 7),
-        served_from: 1,
-        layout: Layout {
-            flexible: 6,
-            fields: "s [ s I ] b@7-99",
-        },
-    },
-    Api {
-        key: ApiKey::FindCoordinator,
-        versions: (0, 3),
-        served_from: 0,
-        layout: Layout {
-            flexible: 3,
-            fields: "s b@1-99",
-        },
-    },
-    Api {
-        key: ApiKey::ApiVersions,
-        versions: (0, 3),
-        served_from: 0,
-        layout: Layout {
-            flexible: 3,
-            fields: "s@3-99 s@3-99",
-        },
-    },
+    Api { key: ApiKey::OffsetFetch, versions: (1, 7), served_from: 1, layout: Layout { flexible: 6, fields: "s [ s I ] b@7-99" } },
+    Api { key: ApiKey::FindCoordinator, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s b@1-99" } },
+    Api { key: ApiKey::ApiVersions, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s@3-99 s@3-99" } },
     Api {
         key: ApiKey::CreateTopics,
         versions: (2, 7),
         served_from: 2,
-        layout: Layout {
-            flexible: 5,
-            fields: "[ s i h [ i I ] [ s s ] ] i b",
-        },
+        layout: Layout { flexible: 5, fields: "[ s i h [ i I ] [ s s ] ] i b" },
     },
 ];
 
-fn encode<R: Encodable>(
-    header: &RequestHeader,
-    key: ApiKey,
-    version: i16,
-    response: &R,
-) -> Result<Bytes, RequestError> {
+fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, response: &R) -> Result<Bytes, RequestError> {
     let head = ResponseHeader::default().with_correlation_id(header.correlation_id);
     let mut out = BytesMut::from(&[0u8; 4][..]);
     head.encode(&mut out, key.response_header_version(version))
@@ -159,23 +101,13 @@ fn encode<R: Encodable>(
 }
 
 /// Answers one request. `None` for a produce request that wants no answer.
-pub async fn handle(
-    broker: &Arc<Broker>,
-    context: &Context,
-    mut frame: Bytes,
-) -> Result<Option<Bytes>, RequestError> {
+pub async fn handle(broker: &Arc<Broker>, context: &Context, mut frame: Bytes) -> Result<Option<Bytes>, RequestError> {
     let bad = |text: &str| RequestError::Malformed(text.to_owned());
     if frame.len() < 8 {
         return Err(bad("shorter than a header"));
     }
-    let (number, version) = (
-        i16::from_be_bytes([frame[0], frame[1]]),
-        i16::from_be_bytes([frame[2], frame[3]]),
-    );
-    let api = APIS
-        .iter()
-        .find(|a| a.key as i16 == number)
-        .ok_or_else(|| RequestError::Malformed(format!("API {number} is not served")))?;
+    let (number, version) = (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]));
+    let api = APIS.iter().find(|a| a.key as i16 == number).ok_or_else(|| RequestError::Malformed(format!("API {number} is not served")))?;
     let key = api.key;
     let in_range = version >= api.versions.0 && version <= api.versions.1;
     if key == ApiKey::ApiVersions && !in_range {
@@ -185,25 +117,19 @@ pub async fn handle(
         return encode(&header, key, 0, &api_versions::unsupported()).map(Some);
     }
     if !in_range || version < api.served_from {
-        return Err(RequestError::Malformed(format!(
-            "{key:?} version {version} is not served"
-        )));
+        return Err(RequestError::Malformed(format!("{key:?} version {version} is not served")));
     }
     let head_version = key.request_header_version(version);
     if !wire::header_fits(&frame, head_version >= 2) {
         return Err(bad("header is cut off"));
     }
-    let header = RequestHeader::decode(&mut frame, head_version)
-        .map_err(|e| RequestError::Malformed(e.to_string()))?;
+    let header = RequestHeader::decode(&mut frame, head_version).map_err(|e| RequestError::Malformed(e.to_string()))?;
     if !wire::fits(&api.layout, version, &frame) {
-        return Err(RequestError::Malformed(format!(
-            "{key:?} version {version}: a length does not fit the frame"
-        )));
+        return Err(RequestError::Malformed(format!("{key:?} version {version}: a length does not fit the frame")));
     }
     macro_rules! decode {
         ($t:ty) => {
-            <$t>::decode(&mut frame, version)
-                .map_err(|e| RequestError::Malformed(format!("{key:?} version {version}: {e}")))?
+            <$t>::decode(&mut frame, version).map_err(|e| RequestError::Malformed(format!("{key:?} version {version}: {e}")))?
         };
     }
     match key {
@@ -211,12 +137,7 @@ pub async fn handle(
             decode!(ApiVersionsRequest);
             encode(&header, key, version, &api_versions::supported())
         }
-        ApiKey::Metadata => encode(
-            &header,
-            key,
-            version,
-            &metadata::handle(broker, context, &decode!(MetadataRequest), version).await,
-        ),
+        ApiKey::Metadata => encode(&header, key, version, &metadata::handle(broker, context, &decode!(MetadataRequest), version).await),
         ApiKey::Produce => {
             let request = decode!(ProduceRequest);
             match produce::handle(broker, &request) {
@@ -224,42 +145,14 @@ pub async fn handle(
                 None => return Ok(None),
             }
         }
-        ApiKey::Fetch => encode(
-            &header,
-            key,
-            version,
-            &fetch::handle(broker, &decode!(FetchRequest)).await,
-        ),
-        ApiKey::ListOffsets => encode(
-            &header,
-            key,
-            version,
-            &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version),
-        ),
-        ApiKey::FindCoordinator => encode(
-            &header,
-            key,
-            version,
-            &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest)).await,
-        ),
-        ApiKey::OffsetCommit => encode(
-            &header,
-            key,
-            version,
-            &offset_commit::handle(broker, &decode!(OffsetCommitRequest)),
-        ),
-        ApiKey::OffsetFetch => encode(
-            &header,
-            key,
-            version,
-            &offset_fetch::handle(broker, &decode!(OffsetFetchRequest)),
-        ),
-        ApiKey::CreateTopics => encode(
-            &header,
-            key,
-            version,
-            &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await,
-        ),
+        ApiKey::Fetch => encode(&header, key, version, &fetch::handle(broker, &decode!(FetchRequest)).await),
+        ApiKey::ListOffsets => encode(&header, key, version, &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version)),
+        ApiKey::FindCoordinator => {
+            encode(&header, key, version, &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest)).await)
+        }
+        ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest))),
+        ApiKey::OffsetFetch => encode(&header, key, version, &offset_fetch::handle(broker, &decode!(OffsetFetchRequest))),
+        ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
     }
     .map(Some)

@@ -18,61 +18,30 @@ use crate::{
 };
 
 /// The partition of the offsets topic that a group belongs to, if this broker leads it.
-pub fn led_for(
-    broker: &Broker,
-    group: &str,
-) -> Result<std::sync::Arc<crate::broker::Led>, ResponseError> {
+pub fn led_for(broker: &Broker, group: &str) -> Result<std::sync::Arc<crate::broker::Led>, ResponseError> {
     if group.is_empty() || group.len() > i16::MAX as usize {
         return Err(ResponseError::InvalidGroupId);
     }
-    let partitions = broker
-        .image()
-        .topics
-        .get(OFFSETS_TOPIC)
-        .map_or(0, |t| t.partitions.len()) as i32;
-    broker
-        .led(OFFSETS_TOPIC, partition_for(group, partitions))
-        .ok_or(ResponseError::NotCoordinator)
+    let partitions = broker.image().topics.get(OFFSETS_TOPIC).map_or(0, |t| t.partitions.len()) as i32;
+    broker.led(OFFSETS_TOPIC, partition_for(group, partitions)).ok_or(ResponseError::NotCoordinator)
 }
 
-fn commit(
-    broker: &Broker,
-    image: &Image,
-    request: &OffsetCommitRequest,
-) -> Result<(), ResponseError> {
+fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Result<(), ResponseError> {
     let led = led_for(broker, &request.group_id.0)?;
     if request.generation_id_or_member_epoch >= 0 || !request.member_id.is_empty() {
         return Err(ResponseError::UnknownMemberId);
     }
     let offsets = led.offsets.as_ref().ok_or(ResponseError::NotCoordinator)?;
-    let timestamp = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as i64);
+    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
     let mut commits = Vec::new();
     for topic in &request.topics {
         for p in &topic.partitions {
             if refusal(image, topic.name.as_str(), p.committed_metadata.as_deref()).is_some() {
                 continue;
             }
-            let key = Key {
-                group: request.group_id.0.to_string(),
-                topic: topic.name.0.to_string(),
-                partition: p.partition_index,
-            };
-            let metadata = p
-                .committed_metadata
-                .as_deref()
-                .unwrap_or_default()
-                .to_owned();
-            commits.push((
-                key,
-                Commit {
-                    offset: p.committed_offset,
-                    leader_epoch: p.committed_leader_epoch,
-                    metadata,
-                    timestamp,
-                },
-            ));
+            let key = Key { group: request.group_id.0.to_string(), topic: topic.name.0.to_string(), partition: p.partition_index };
+            let metadata = p.committed_metadata.as_deref().unwrap_or_default().to_owned();
+            commits.push((key, Commit { offset: p.committed_offset, leader_epoch: p.committed_leader_epoch, metadata, timestamp }));
         }
     }
     offsets.commit(&led.partition, commits)
@@ -83,9 +52,7 @@ fn refusal(image: &Image, topic: &str, metadata: Option<&str>) -> Option<Respons
     if !image.topics.contains_key(topic) {
         return Some(ResponseError::UnknownTopicOrPartition);
     }
-    metadata
-        .is_some_and(|m| m.len() > MAX_METADATA_BYTES)
-        .then_some(ResponseError::OffsetMetadataTooLarge)
+    metadata.is_some_and(|m| m.len() > MAX_METADATA_BYTES).then_some(ResponseError::OffsetMetadataTooLarge)
 }
 
 /// Answers a request.
@@ -97,16 +64,11 @@ pub fn handle(broker: &Broker, request: &OffsetCommitRequest) -> OffsetCommitRes
         let partitions = topic.partitions.iter().map(|p| {
             let error = match result {
                 Err(e) => e.code(),
-                Ok(()) => refusal(&image, topic.name.as_str(), p.committed_metadata.as_deref())
-                    .map_or(0, |e| e.code()),
+                Ok(()) => refusal(&image, topic.name.as_str(), p.committed_metadata.as_deref()).map_or(0, |e| e.code()),
             };
-            OffsetCommitResponsePartition::default()
-                .with_partition_index(p.partition_index)
-                .with_error_code(error)
+            OffsetCommitResponsePartition::default().with_partition_index(p.partition_index).with_error_code(error)
         });
-        OffsetCommitResponseTopic::default()
-            .with_name(topic.name.clone())
-            .with_partitions(partitions.collect())
+        OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
 }

@@ -17,12 +17,7 @@ use crate::{
 };
 
 fn partition(index: i32, commit: Option<Commit>, error: i16) -> OffsetFetchResponsePartition {
-    let c = commit.unwrap_or(Commit {
-        offset: -1,
-        leader_epoch: -1,
-        metadata: String::new(),
-        timestamp: 0,
-    });
+    let c = commit.unwrap_or(Commit { offset: -1, leader_epoch: -1, metadata: String::new(), timestamp: 0 });
     OffsetFetchResponsePartition::default()
         .with_partition_index(index)
         .with_committed_offset(c.offset)
@@ -35,45 +30,27 @@ fn partition(index: i32, commit: Option<Commit>, error: i16) -> OffsetFetchRespo
 pub fn handle(broker: &Broker, request: &OffsetFetchRequest) -> OffsetFetchResponse {
     let group = request.group_id.0.to_string();
     let led = led_for(broker, &group);
-    let error = led
-        .as_ref()
-        .err()
-        .map_or(0, kafka_protocol::ResponseError::code);
+    let error = led.as_ref().err().map_or(0, kafka_protocol::ResponseError::code);
     let offsets = led.as_ref().ok().and_then(|l| l.offsets.as_ref());
     let mut topics: BTreeMap<String, Vec<OffsetFetchResponsePartition>> = BTreeMap::new();
     match &request.topics {
         Some(wanted) => {
             for topic in wanted {
                 for index in &topic.partition_indexes {
-                    let key = Key {
-                        group: group.clone(),
-                        topic: topic.name.0.to_string(),
-                        partition: *index,
-                    };
+                    let key = Key { group: group.clone(), topic: topic.name.0.to_string(), partition: *index };
                     let found = offsets.and_then(|o| o.get(&key));
-                    topics
-                        .entry(key.topic)
-                        .or_default()
-                        .push(partition(*index, found, error));
+                    topics.entry(key.topic).or_default().push(partition(*index, found, error));
                 }
             }
         }
         None => {
             for (key, commit) in offsets.map(|o| o.of_group(&group)).unwrap_or_default() {
-                topics.entry(key.topic).or_default().push(partition(
-                    key.partition,
-                    Some(commit),
-                    0,
-                ));
+                topics.entry(key.topic).or_default().push(partition(key.partition, Some(commit), 0));
             }
         }
     }
     let topics = topics.into_iter().map(|(name, partitions)| {
-        OffsetFetchResponseTopic::default()
-            .with_name(TopicName(StrBytes::from_string(name)))
-            .with_partitions(partitions)
+        OffsetFetchResponseTopic::default().with_name(TopicName(StrBytes::from_string(name))).with_partitions(partitions)
     });
-    OffsetFetchResponse::default()
-        .with_error_code(error)
-        .with_topics(topics.collect())
+    OffsetFetchResponse::default().with_error_code(error).with_topics(topics.collect())
 }

@@ -11,13 +11,7 @@ use kafka_protocol::{
 
 use crate::{broker::Broker, cluster::topics};
 
-fn append(
-    broker: &Broker,
-    acks: i16,
-    topic: &str,
-    index: i32,
-    records: Option<&[u8]>,
-) -> Result<(i64, i64), ResponseError> {
+fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&[u8]>) -> Result<(i64, i64), ResponseError> {
     if !(-1..=1).contains(&acks) {
         return Err(ResponseError::InvalidRequiredAcks);
     }
@@ -25,16 +19,8 @@ fn append(
         return Err(ResponseError::InvalidTopicException);
     }
     let Some(led) = broker.led(topic, index) else {
-        let known = broker
-            .image()
-            .topics
-            .get(topic)
-            .is_some_and(|t| t.partitions.contains_key(&index));
-        return Err(if known {
-            ResponseError::NotLeaderOrFollower
-        } else {
-            ResponseError::UnknownTopicOrPartition
-        });
+        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&index));
+        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
     };
     led.partition.append(records.unwrap_or_default())
 }
@@ -49,28 +35,17 @@ pub fn handle(broker: &Broker, request: &ProduceRequest) -> Option<ProduceRespon
             let result = if transactional {
                 Err(ResponseError::TransactionalIdAuthorizationFailed)
             } else {
-                append(
-                    broker,
-                    request.acks,
-                    topic.name.as_str(),
-                    p.index,
-                    p.records.as_deref(),
-                )
+                append(broker, request.acks, topic.name.as_str(), p.index, p.records.as_deref())
             };
             let answer = PartitionProduceResponse::default().with_index(p.index);
             partitions.push(match result {
                 Ok((base, start)) => answer.with_base_offset(base).with_log_start_offset(start),
-                Err(e) => answer
-                    .with_error_code(e.code())
-                    .with_base_offset(-1)
-                    .with_error_message(Some(StrBytes::from_string(format!("{e:?}")))),
+                Err(e) => {
+                    answer.with_error_code(e.code()).with_base_offset(-1).with_error_message(Some(StrBytes::from_string(format!("{e:?}"))))
+                }
             });
         }
-        responses.push(
-            TopicProduceResponse::default()
-                .with_name(topic.name.clone())
-                .with_partition_responses(partitions),
-        );
+        responses.push(TopicProduceResponse::default().with_name(topic.name.clone()).with_partition_responses(partitions));
     }
     (request.acks != 0).then(|| ProduceResponse::default().with_responses(responses))
 }

@@ -24,10 +24,7 @@ pub struct LogError {
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> LogError + '_ {
-    move |source| LogError {
-        path: path.to_owned(),
-        source,
-    }
+    move |source| LogError { path: path.to_owned(), source }
 }
 
 /// Sizes that a log keeps to.
@@ -65,11 +62,8 @@ impl Log {
         let mut bases = Vec::new();
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let name = entry.map_err(at(dir))?.file_name();
-            if let Some(base) = name
-                .to_str()
-                .and_then(|n| n.strip_suffix(".log"))
-                .filter(|n| n.len() == 20)
-                .and_then(|n| n.parse::<i64>().ok())
+            if let Some(base) =
+                name.to_str().and_then(|n| n.strip_suffix(".log")).filter(|n| n.len() == 20).and_then(|n| n.parse::<i64>().ok())
             {
                 bases.push(base);
             }
@@ -83,11 +77,7 @@ impl Log {
         if segments.is_empty() {
             segments.push(Segment::open(dir, 0, true, limits)?);
         }
-        Ok(Self {
-            dir: dir.to_owned(),
-            limits,
-            segments,
-        })
+        Ok(Self { dir: dir.to_owned(), limits, segments })
     }
 
     fn active(&mut self) -> &mut Segment {
@@ -106,12 +96,7 @@ impl Log {
     }
 
     /// Appends validated batches. Returns the offset of the first record.
-    pub fn append(
-        &mut self,
-        bytes: &mut [u8],
-        heads: &[Head],
-        leader_epoch: i32,
-    ) -> Result<i64, LogError> {
+    pub fn append(&mut self, bytes: &mut [u8], heads: &[Head], leader_epoch: i32) -> Result<i64, LogError> {
         let first = self.end_offset();
         let mut next = first;
         let mut rest = &mut *bytes;
@@ -119,18 +104,13 @@ impl Log {
         for head in heads {
             let (one, tail) = rest.split_at_mut(head.size);
             batch::place(one, next, leader_epoch);
-            placed.push(Head {
-                base_offset: next,
-                leader_epoch,
-                ..*head
-            });
+            placed.push(Head { base_offset: next, leader_epoch, ..*head });
             next += i64::from(head.last_offset_delta) + 1;
             rest = tail;
         }
         let mut from = 0;
         for head in &placed {
-            let too_long = self.active().size() as u64 + head.size as u64
-                > u64::from(self.limits.segment_bytes);
+            let too_long = self.active().size() as u64 + head.size as u64 > u64::from(self.limits.segment_bytes);
             // Offsets in an index are relative and have 32 bits.
             let too_far = head.last_offset() - self.active().base() > i64::from(i32::MAX);
             if self.active().size() > 0 && (too_long || too_far) {
@@ -145,9 +125,7 @@ impl Log {
     }
 
     fn segment_of(&self, offset: i64) -> usize {
-        self.segments
-            .partition_point(|s| s.base() <= offset)
-            .saturating_sub(1)
+        self.segments.partition_point(|s| s.base() <= offset).saturating_sub(1)
     }
 
     /// Whole batches from the one that holds `offset` on, up to `max_bytes`, but at least one.

@@ -37,13 +37,7 @@ pub struct Segment {
 }
 
 fn open(path: &Path) -> Result<File, LogError> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(at(path))
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(at(path))
 }
 
 impl Segment {
@@ -68,10 +62,7 @@ impl Segment {
             since_entry: 0,
             path,
         };
-        this.index_file
-            .set_len(0)
-            .and_then(|()| this.time_index_file.set_len(0))
-            .map_err(at(&this.path))?;
+        this.index_file.set_len(0).and_then(|()| this.time_index_file.set_len(0)).map_err(at(&this.path))?;
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let mut position = 0u32;
         while position < length {
@@ -85,21 +76,11 @@ impl Segment {
         }
         if position < length {
             if !active {
-                let e = std::io::Error::new(
-                    std::io::ErrorKind::InvalidData,
-                    format!("damaged at byte {position} of {length}"),
-                );
+                let e = std::io::Error::new(std::io::ErrorKind::InvalidData, format!("damaged at byte {position} of {length}"));
                 return Err(at(&this.path)(e));
             }
-            tracing::warn!(
-                "{}: cut {} bytes off, from byte {position} on: no whole batch there",
-                this.path.display(),
-                length - position
-            );
-            this.log
-                .set_len(position.into())
-                .and_then(|()| this.log.sync_all())
-                .map_err(at(&this.path))?;
+            tracing::warn!("{}: cut {} bytes off, from byte {position} on: no whole batch there", this.path.display(), length - position);
+            this.log.set_len(position.into()).and_then(|()| this.log.sync_all()).map_err(at(&this.path))?;
         }
         Ok(this)
     }
@@ -110,9 +91,7 @@ impl Segment {
         if (length - position) < HEAD_BYTES as u32 {
             return Ok(None);
         }
-        self.log
-            .read_exact_at(&mut head, position.into())
-            .map_err(at(&self.path))?;
+        self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
         let Some(head) = Head::parse(&head) else {
             return Ok(None);
         };
@@ -120,19 +99,12 @@ impl Segment {
         // The checksum does not cover the base offset: one that no index can hold is damage.
         let last = head.base_offset.checked_add(head.last_offset_delta.into());
         let in_reach = last.is_some_and(|l| l.saturating_sub(self.base) <= i32::MAX.into());
-        if !fits
-            || !in_reach
-            || head.magic != 2
-            || head.base_offset < self.next_offset
-            || head.last_offset_delta < 0
-        {
+        if !fits || !in_reach || head.magic != 2 || head.base_offset < self.next_offset || head.last_offset_delta < 0 {
             return Ok(None);
         }
         if with_crc {
             let mut whole = vec![0u8; head.size];
-            self.log
-                .read_exact_at(&mut whole, position.into())
-                .map_err(at(&self.path))?;
+            self.log.read_exact_at(&mut whole, position.into()).map_err(at(&self.path))?;
             if !head.crc_ok(&whole) {
                 return Ok(None);
             }
@@ -174,9 +146,7 @@ impl Segment {
                 let mut entry = [0u8; 12];
                 entry[..8].copy_from_slice(&self.max_timestamp.to_be_bytes());
                 entry[8..].copy_from_slice(&relative.to_be_bytes());
-                self.time_index_file
-                    .write_all(&entry)
-                    .map_err(at(&self.path))?;
+                self.time_index_file.write_all(&entry).map_err(at(&self.path))?;
             }
             self.since_entry = 0;
         }
@@ -201,10 +171,7 @@ impl Segment {
 
     pub fn seal(&mut self) -> Result<(), LogError> {
         self.flush()?;
-        self.index_file
-            .sync_data()
-            .and_then(|()| self.time_index_file.sync_data())
-            .map_err(at(&self.path))
+        self.index_file.sync_data().and_then(|()| self.time_index_file.sync_data()).map_err(at(&self.path))
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
@@ -215,9 +182,7 @@ impl Segment {
         let mut position = if i == 0 { 0 } else { self.index[i - 1].1 };
         while position < self.size {
             let mut head = [0u8; HEAD_BYTES];
-            self.log
-                .read_exact_at(&mut head, position.into())
-                .map_err(at(&self.path))?;
+            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
             match Head::parse(&head) {
                 Some(h) if h.last_offset() < offset => position += h.size as u32,
                 _ => break,
@@ -236,16 +201,12 @@ impl Segment {
         let mut want = left.min(max_bytes.saturating_sub(out.len()));
         if out.is_empty() && want < left {
             let mut head = [0u8; HEAD_BYTES];
-            self.log
-                .read_exact_at(&mut head, position.into())
-                .map_err(at(&self.path))?;
+            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
             want = want.max(Head::parse(&head).map_or(0, |h| h.size)).min(left);
         }
         let start = out.len();
         out.resize(start + want, 0);
-        self.log
-            .read_exact_at(&mut out[start..], position.into())
-            .map_err(at(&self.path))?;
+        self.log.read_exact_at(&mut out[start..], position.into()).map_err(at(&self.path))?;
         let mut end = start;
         while let Some(h) = Head::parse(&out[end..]) {
             if end + h.size > out.len() {

@@ -1,0 +1,240 @@
+//! What is under way on one host: answers that are waited for, judged by the task's conditions, and told in the
+//! order of the tasks.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use septet_agent_protocol::{Outcome, Request, Status};
+use serde_json::{Map, Value, json};
+
+use super::{Stop, Worker, holds, next_batch};
+use crate::{
+    error::Result,
+    modules::{Blob, Prepared},
+    playbook::{TaskStatus, model::Task},
+    ssh::SshError,
+    template::Renderer,
+};
+
+/// An answer that is here or on its way, with what it takes to ask again.
+pub(super) enum Answer {
+    Ready(Box<Outcome>),
+    Coming { pending: crate::ssh::Pending, request: Box<Request>, tail: Vec<u8>, blob: Option<Blob> },
+}
+
+pub(super) struct Item {
+    pub(super) label: Option<Value>,
+    pub(super) answer: Answer,
+}
+
+pub(super) struct Flight<'a> {
+    pub(super) task: &'a Task,
+    pub(super) items: Vec<Item>,
+    pub(super) looped: bool,
+    pub(super) handler: bool,
+}
+
+impl<'a> Worker<'a> {
+    /// Waits for all that is under way and tells what became of it.
+    pub(super) async fn flush(&mut self) -> Result<(), Stop> {
+        let mut flights = std::mem::take(&mut self.flights);
+        self.in_flight = 0;
+        self.unknown.clear();
+        self.batch = next_batch();
+        for i in 0..flights.len() {
+            let mut results = Vec::new();
+            for j in 0..flights[i].items.len() {
+                let outcome = match self.outcome(&mut flights, i, j).await {
+                    Ok(o) => o,
+                    Err(e) => return Err(self.lost(&e)),
+                };
+                let outcome = match self.judge(flights[i].task, outcome).await {
+                    Ok(o) => o,
+                    Err(stop) => return Err(stop),
+                };
+                results.push((flights[i].items[j].label.clone(), outcome));
+                if results.last().is_some_and(|(_, o)| o.status == Status::NotRun) {
+                    break;
+                }
+            }
+            let (task, looped, handler) = (flights[i].task, flights[i].looped, flights[i].handler);
+            self.conclude(task, looped, handler, results)?;
+        }
+        Ok(())
+    }
+
+    /// The outcome of one request; a blob that the host lacks is sent, and everything from there on asked again.
+    async fn outcome(&mut self, flights: &mut [Flight<'a>], i: usize, j: usize) -> Result<Outcome, SshError> {
+        let gone = || SshError::Lost("the agent has ended".into());
+        for _ in 0..3 {
+            let (outcome, blob) = match &mut flights[i].items[j].answer {
+                Answer::Ready(o) => return Ok((**o).clone()),
+                Answer::Coming { pending, blob, .. } => (pending.await.map_err(|_| gone())??, blob.clone()),
+            };
+            let lacks = outcome.status == Status::Failed && outcome.values.contains_key("missing_blob");
+            let (Some(blob), Some(agent), true) = (blob, self.agent.clone(), lacks) else {
+                flights[i].items[j].answer = Answer::Ready(Box::new(outcome.clone()));
+                return Ok(outcome);
+            };
+            agent.put(&blob).await?;
+            self.batch = next_batch();
+            for (a, flight) in flights.iter_mut().enumerate().skip(i) {
+                for (b, item) in flight.items.iter_mut().enumerate() {
+                    if a == i && b < j {
+                        continue;
+                    }
+                    if let Answer::Coming { pending, request, tail, .. } = &mut item.answer {
+                        request.batch = self.batch;
+                        *pending = agent.send((**request).clone(), tail).await?;
+                    }
+                }
+            }
+        }
+        Err(SshError::Agent("a blob is missing although it was sent".into()))
+    }
+
+    /// Applies `until`, `failed_when` and `changed_when`.
+    async fn judge(&mut self, task: &'a Task, mut outcome: Outcome) -> Result<Outcome, Stop> {
+        if let Some(until) = &task.until {
+            for attempt in 1..=task.retries {
+                let met = self.with_result(task, &outcome, |r| holds(r, until));
+                match met {
+                    Ok(true) => break,
+                    Ok(false) if attempt == task.retries => {
+                        outcome.status = Status::Failed;
+                        if outcome.msg.is_empty() {
+                            outcome.msg = format!("`until` does not hold after {attempt} tries");
+                        }
+                        break;
+                    }
+                    Ok(false) => {}
+                    Err(e) => return Err(self.broken(task, e, false)),
+                }
+                if self.shared.interrupted.load(Ordering::SeqCst) || self.absent() || self.checking(task) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(task.delay_s)).await;
+                let again = self.renderer_for(task).and_then(|r| self.prepare(&r, task));
+                outcome = match again {
+                    Ok(Prepared::Local { outcome, .. }) => outcome,
+                    Ok(Prepared::Remote { action, tail, blob }) => match Box::pin(self.submit(task, action, tail, blob)).await? {
+                        Answer::Ready(o) => *o,
+                        Answer::Coming { pending, .. } => match pending.await {
+                            Ok(Ok(o)) => o,
+                            Ok(Err(e)) => return Err(self.lost(&e)),
+                            Err(_) => {
+                                return Err(self.lost(&SshError::Lost("the agent has ended".into())));
+                            }
+                        },
+                    },
+                    Err(e) => return Err(self.broken(task, e, false)),
+                };
+            }
+        }
+        if outcome.status == Status::NotRun {
+            return Ok(outcome);
+        }
+        if let Some(conditions) = &task.failed_when {
+            match self.with_result(task, &outcome, |r| holds(r, conditions)) {
+                Ok(true) => {
+                    outcome.status = Status::Failed;
+                    if outcome.msg.is_empty() {
+                        outcome.msg = "`failed_when` holds".into();
+                    }
+                }
+                Ok(false) if outcome.status == Status::Failed => outcome.status = Status::Changed,
+                Ok(false) => {}
+                Err(e) => return Err(self.broken(task, e, false)),
+            }
+        }
+        if let Some(conditions) = &task.changed_when
+            && matches!(outcome.status, Status::Ok | Status::Changed)
+        {
+            match self.with_result(task, &outcome, |r| holds(r, conditions)) {
+                Ok(changed) => outcome.status = if changed { Status::Changed } else { Status::Ok },
+                Err(e) => return Err(self.broken(task, e, false)),
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn with_result<T>(&mut self, task: &Task, outcome: &Outcome, f: impl FnOnce(&Renderer) -> Result<T>) -> Result<T> {
+        let mut renderer = self.renderer_for(task)?;
+        if let Some(name) = &task.register {
+            renderer.set(name, &result_value(outcome));
+        }
+        f(&renderer)
+    }
+
+    /// Counts, tells, registers, notifies; stops the host at a failure.
+    fn conclude(&mut self, task: &'a Task, looped: bool, handler: bool, results: Vec<(Option<Value>, Outcome)>) -> Result<(), Stop> {
+        let any = |s: Status| results.iter().any(|(_, o)| o.status == s);
+        if results.iter().all(|(_, o)| o.status == Status::NotRun) {
+            // A failure before this one has stopped the host already; here there was none.
+            let outcome = Outcome::failed("the agent did not run this, although nothing failed before it");
+            self.report(task, None, &outcome, TaskStatus::Failed, handler);
+            return Err(Stop::Failed);
+        }
+        let (failed, changed) = (any(Status::Failed), any(Status::Changed));
+        if self.checking(task) {
+            let files = results
+                .iter()
+                .filter(|(_, o)| o.status == Status::Changed)
+                .filter_map(|(_, o)| o.values.get("dest")?.as_str().map(str::to_owned));
+            self.state.would_change.extend(files);
+        }
+        for (label, outcome) in &results {
+            let status = match outcome.status {
+                Status::Ok => TaskStatus::Ok,
+                Status::Changed => TaskStatus::Changed,
+                Status::Failed if task.ignore_errors => TaskStatus::Ignored,
+                Status::Failed => TaskStatus::Failed,
+                Status::Skipped => TaskStatus::Skipped,
+                Status::NotRun => continue,
+            };
+            self.report(task, label.as_ref(), outcome, status, handler);
+        }
+        match (failed, changed) {
+            (true, _) if task.ignore_errors => self.counts.ignored += 1,
+            (true, _) => {}
+            (false, true) => self.counts.changed += 1,
+            (false, false) if any(Status::Ok) => self.counts.ok += 1,
+            (false, false) => self.counts.skipped += 1,
+        }
+        if let Some(name) = &task.register {
+            let value = if looped {
+                let list: Vec<Value> = results
+                    .iter()
+                    .map(|(label, o)| {
+                        let mut v = result_value(o);
+                        if let (Value::Object(m), Some(l)) = (&mut v, label) {
+                            m.insert(task.loop_var.clone(), l.clone());
+                        }
+                        v
+                    })
+                    .collect();
+                json!({ "results": list, "changed": changed, "failed": failed, "skipped": false })
+            } else {
+                results.first().map(|(_, o)| result_value(o)).unwrap_or_default()
+            };
+            self.learn(name, value);
+        }
+        if changed && !failed {
+            for name in &task.notify {
+                if !self.notified.contains(name) {
+                    self.notified.push(name.clone());
+                }
+            }
+        }
+        if failed && !task.ignore_errors { Err(Stop::Failed) } else { Ok(()) }
+    }
+}
+
+/// A result as a variable.
+fn result_value(outcome: &Outcome) -> Value {
+    let mut m: Map<String, Value> = outcome.values.clone().into_iter().collect();
+    m.insert("changed".into(), (outcome.status == Status::Changed).into());
+    m.insert("failed".into(), (outcome.status == Status::Failed).into());
+    m.insert("skipped".into(), (outcome.status == Status::Skipped).into());
+    m.entry("msg").or_insert_with(|| outcome.msg.clone().into());
+    Value::Object(m)
+}
