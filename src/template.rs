@@ -99,7 +99,8 @@ impl Renderer {
     /// Renders the texts in a value. A text that is one expression keeps the expression's type.
     pub fn value(&self, value: &Value) -> Result<Value> {
         Ok(match value {
-            Value::String(s) => match expression(s) {
+            // A line end after it makes it a text.
+            Value::String(s) => match expression(s).filter(|_| s.trim() == s) {
                 Some(inner) => self.expression(inner)?,
                 None => Value::String(self.text("value", s)?),
             },

@@ -3,7 +3,12 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{Global, up};
-use crate::{error::Result, operations, playbook::Options};
+use crate::{
+    error::{Error, Result},
+    inventory::check_prefix,
+    operations,
+    playbook::Options,
+};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -14,6 +19,7 @@ pub struct Arguments {
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
+    check_prefix(&a.prefix).map_err(Error::invalid)?;
     let options = Options { forks: g.forks, ..Options::default() };
     let mut cluster = g.cluster(options, g.reporter(false), interrupted)?;
     let outcome = operations::rename(&mut cluster, &a.prefix).await?;

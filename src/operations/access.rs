@@ -92,8 +92,8 @@ impl Access {
     }
 
     /// Waits until all running hosts can be logged in to. A key that is refused everywhere is the sign of a lost
-    /// state directory: it is planted again, once.
-    pub async fn connect(&self, cluster: &Cluster) -> Result<()> {
+    /// state directory: it is planted again, once, where that is allowed.
+    pub async fn connect(&self, cluster: &Cluster, may_plant: bool) -> Result<()> {
         let begun = Instant::now();
         let mut planted = false;
         let running: Vec<HostId> = self.observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect();
@@ -107,6 +107,10 @@ impl Access {
                 let name = self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default();
                 return Err(Error::failed(format!("{name}: {e}; it is not talked to"))
                     .hint("if nobody replaced the key on purpose, somebody may be in between; else remove the host and run `septet up` to make it again"));
+            }
+            if matches!(first, SshError::Login(_)) && !may_plant {
+                return Err(Error::failed("the cluster's key is not accepted (a lost state directory?)")
+                    .hint("`septet up` plants a new one; `plan` changes nothing"));
             }
             if matches!(first, SshError::Login(_)) && !planted {
                 planted = true;

@@ -59,6 +59,7 @@ pub async fn down(cluster: &Cluster, agree: impl FnOnce(&[Resource]) -> Result<b
         left = cluster.provider.list(&uuid).await?;
         if left.is_empty() {
             keys::forget(&uuid)?;
+            keys::forget_intent(&cluster.inventory.cluster)?;
             return Ok(Some(Receipt { cluster: cluster.inventory.cluster.clone(), uuid, removed: all, left }));
         }
         tokio::time::sleep(Duration::from_millis(200 * (round as u64 + 1))).await;

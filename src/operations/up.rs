@@ -27,6 +27,9 @@ use crate::{
 /// How long the cluster may take until it is healthy.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// What `up` runs: the project's, or the shipped one. Not any `site.yml` that lies about.
+const SITE: &str = "playbooks/site.yml";
+
 /// What `up` did.
 pub struct UpOutcome {
     /// the provider's changes
@@ -136,7 +139,10 @@ fn interrupted(cluster: &Cluster) -> Result<()> {
 
 /// Does the provider's steps: the network first, then all hosts side by side.
 async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
-    let uuid = observed.uuid.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let uuid = match &observed.uuid {
+        Some(u) => u.clone(),
+        None => keys::intended_uuid(&cluster.inventory.cluster)?,
+    };
     // The key is on disk before the first host trusts it.
     let (key, _) = keys::cluster_key(&uuid)?;
     let public_key = keys::public_line(&key)?;
@@ -159,7 +165,7 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
 /// Makes the cluster what the inventory says.
 pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
     let _lock = Lock::take(&cluster.inventory)?;
-    let plays = parse::playbook(&cluster.project, "site.yml")?;
+    let plays = parse::playbook(&cluster.project, SITE)?;
     let mut phases = Phases::default();
     let reporter = &cluster.reporter;
     let observed = phases.time(reporter, "observe", cluster.provider.observe()).await?;
@@ -176,7 +182,7 @@ pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
         observed = cluster.provider.observe().await?;
     }
     let access = Access::new(cluster, observed.clone())?;
-    phases.time(reporter, "connect", access.connect(cluster)).await?;
+    phases.time(reporter, "connect", access.connect(cluster, true)).await?;
     interrupted(cluster)?;
     let configure = async {
         let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?;
@@ -208,7 +214,7 @@ async fn rename_hosts(cluster: &Cluster, plan: &Plan, observed: &Observed, acces
         cluster.reporter.step(step);
     }
     let observed = cluster.provider.observe().await?;
-    let plays = parse::playbook(&cluster.project, "site.yml")?;
+    let plays = parse::playbook(&cluster.project, SITE)?;
     let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?;
     if recap.failed() { Err(failed_run(&recap)) } else { Ok((observed, recap)) }
 }
@@ -238,7 +244,7 @@ async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>
 
 /// What `up` would do, without doing it.
 pub async fn preview(cluster: &Cluster) -> Result<Planned> {
-    let plays = parse::playbook(&cluster.project, "site.yml")?;
+    let plays = parse::playbook(&cluster.project, SITE)?;
     let observed = cluster.provider.observe().await?;
     let plan = plan::plan(&cluster.inventory, &observed)?;
     cluster.reporter.plan(&plan);
@@ -247,7 +253,7 @@ pub async fn preview(cluster: &Cluster) -> Result<Planned> {
     let running = observed.hosts.iter().any(|h| h.state == HostState::Running);
     let fleet = if running {
         let access = Access::new(cluster, observed.clone())?;
-        access.connect(cluster).await?;
+        access.connect(cluster, false).await?;
         Some(access.fleet)
     } else {
         None
@@ -268,7 +274,7 @@ pub async fn run_playbook(cluster: &Cluster, name: &str) -> Result<Recap> {
     let _lock = if cluster.options.check { None } else { Some(Lock::take(&cluster.inventory)?) };
     let observed = cluster.provider.observe().await?;
     let access = Access::new(cluster, observed.clone())?;
-    access.connect(cluster).await?;
+    access.connect(cluster, !cluster.options.check).await?;
     let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
     access.fleet.close().await;
     let recap = recap?;

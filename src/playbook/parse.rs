@@ -210,6 +210,13 @@ fn task(node: &Node) -> Result<Task> {
 
     let work = if let Some(n) = include {
         f.finish()?;
+        let refused =
+            [(loop_over.is_some(), "loop"), (register.is_some(), "register"), (until.is_some(), "until"), (!notify.is_empty(), "notify")];
+        if let Some((_, keyword)) = refused.iter().find(|(given, _)| *given) {
+            return Err(n
+                .error(format!("`{keyword}` has no effect on include_tasks in this version"))
+                .hint(format!("put `{keyword}` on the tasks in the file")));
+        }
         let file = match &n.kind {
             NodeKind::Map(_) => {
                 let mut inner = n.fields()?;

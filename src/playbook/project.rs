@@ -55,11 +55,19 @@ impl Found {
 const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
 
 impl Project {
-    fn candidates(&self, kind: &str, name: &Path) -> Vec<PathBuf> {
+    /// Where the user may have a file, before what ships and after it. Templates and files of ours have plain names, such
+    /// as `hosts`: a stray file of that name must not take their place.
+    fn candidates(&self, kind: &str, name: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let (as_named, in_root, in_kind) = (name.to_owned(), self.root.join(name), self.root.join(kind).join(name));
         if name.is_absolute() {
-            return vec![name.to_owned()];
+            (vec![as_named], Vec::new())
+        } else if kind == "playbooks" {
+            (vec![in_root, as_named, in_kind], Vec::new())
+        } else if name.starts_with(kind) {
+            (vec![in_root, in_kind], vec![as_named])
+        } else {
+            (vec![in_kind], vec![in_root, as_named])
         }
-        vec![name.to_owned(), self.root.join(name), self.root.join(kind).join(name)]
     }
 
     fn shipped(kind: &str, name: &Path) -> Option<Found> {
@@ -74,12 +82,17 @@ impl Project {
 
     /// Whether there is such a file.
     pub fn exists(&self, kind: &str, name: &Path) -> bool {
-        self.candidates(kind, name).iter().any(|p| p.is_file()) || Self::shipped(kind, name).is_some()
+        let (before, after) = self.candidates(kind, name);
+        before.iter().chain(&after).any(|p| p.is_file()) || Self::shipped(kind, name).is_some()
     }
 
-    /// Finds a file: as it is named, in the project, in the project's directory of that kind, among the shipped.
+    /// Finds a file: a playbook as it is named, then in the project, then among the shipped; others first in the project's
+    /// directory of their kind.
     pub fn find(&self, kind: &str, name: &Path, at: Option<&Node>) -> Result<Found> {
-        for path in self.candidates(kind, name) {
+        let (before, after) = self.candidates(kind, name);
+        let shipped = Self::shipped(kind, name);
+        let after = after.into_iter().filter(|_| shipped.is_none());
+        for path in before.into_iter().chain(after) {
             if path.is_file() {
                 let size = std::fs::metadata(&path).map_or(0, |m| m.len());
                 let limit = if kind == "playbooks" { 16 * 1024 * 1024 } else { MAX_FILE_BYTES };
@@ -91,7 +104,7 @@ impl Project {
                 return Ok(Found { path: if name.is_absolute() { path } else { shown }, bytes: bytes.into() });
             }
         }
-        if let Some(found) = Self::shipped(kind, name) {
+        if let Some(found) = shipped {
             return Ok(found);
         }
         let e = Error::invalid(format!("there is no file `{}`", name.display()))

@@ -152,16 +152,19 @@ impl Runner {
     pub fn new(mut shared: Shared, common: &Vars, addresses: &BTreeMap<HostId, Vars>, gate: Option<Arc<dyn Gate>>) -> Self {
         let mut hostvars = Vars::new();
         for host in &shared.inventory.hosts {
+            let address = addresses.get(&host.id).cloned().unwrap_or_default();
+            // Who a host is, no variable of the user's changes, as in Ansible.
+            let mut magic = magic_vars(&shared.inventory, host);
             let mut v = common.clone();
-            v.extend(magic_vars(&shared.inventory, host));
-            v.extend(addresses.get(&host.id).cloned().unwrap_or_default());
+            v.extend(address.clone());
             v.extend(shared.inventory.vars.clone());
             v.extend(host.vars.clone());
+            v.extend(magic.clone());
             // What others see of a host: its own variables, and who it is.
-            let mut seen = magic_vars(&shared.inventory, host);
-            seen.remove("groups");
-            seen.extend(addresses.get(&host.id).cloned().unwrap_or_default());
+            magic.remove("groups");
+            let mut seen = address;
             seen.extend(host.vars.clone());
+            seen.extend(magic);
             hostvars.insert(host.name.clone(), seen.into());
             shared.host_vars.insert(host.id, v);
         }

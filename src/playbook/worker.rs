@@ -209,18 +209,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn vars(&self) -> Vars {
-        // Ansible's precedence, for what there is: inventory, facts, play, set_fact and register, task, extra.
+    /// Ansible's precedence, for what there is: inventory, facts, play, task, set_fact and register, extra.
+    fn renderer_for(&mut self, task: &Task) -> Result<Renderer> {
         let mut v = self.shared.host_vars.get(&self.host.id).cloned().unwrap_or_default();
         v.extend(self.state.facts.clone());
         v.extend(self.play.vars.clone());
-        v.extend(self.state.learnt.clone());
-        v
-    }
-
-    fn renderer_for(&mut self, task: &Task) -> Result<Renderer> {
-        let mut v = self.vars();
         v.extend(task.vars.clone());
+        v.extend(self.state.learnt.clone());
         v.extend(self.shared.options.extra_vars.clone());
         Renderer::new(&v)
     }
@@ -267,7 +262,13 @@ impl<'a> Worker<'a> {
             let name = renderer.text("include_tasks", file).map_err(|e| e.at(node.place()))?;
             let beside = node.source.path.parent().map(|d| d.join(&name)).filter(|p| self.shared.project.exists("playbooks", p));
             let found = self.shared.project.find("playbooks", &beside.unwrap_or_else(|| Path::new(&name).to_owned()), Some(node))?;
-            Ok(Some(parse::tasks(&found.yaml()?)?))
+            let mut tasks = parse::tasks(&found.yaml()?)?;
+            for inner in &mut tasks {
+                // What is given to the file is below what a task in it has of its own.
+                let own = std::mem::replace(&mut inner.vars, task.vars.clone());
+                inner.vars.extend(own);
+            }
+            Ok(Some(tasks))
         })();
         let tasks = match loaded {
             Ok(Some(tasks)) => tasks,
@@ -342,7 +343,7 @@ impl<'a> Worker<'a> {
             place: task.place(),
             item: item.filter(|_| !task.no_log).map(text),
             status,
-            msg: outcome.msg.clone(),
+            msg: if task.no_log && !outcome.msg.is_empty() { "(hidden by no_log)".into() } else { outcome.msg.clone() },
             diff: outcome.diff.clone().filter(|_| task.diff != Some(false) && !task.no_log),
             module,
         });
@@ -374,7 +375,9 @@ impl<'a> Worker<'a> {
                 Ok(None) => skipped += 1,
                 Ok(Some(Prepared::Local { outcome, facts })) => {
                     for (k, v) in facts {
-                        renderer.set(&k, &v);
+                        if !self.shared.options.extra_vars.contains_key(&k) {
+                            renderer.set(&k, &v);
+                        }
                         self.state.learnt.insert(k, v);
                     }
                     flight.items.push(Item { label: item, answer: Answer::Ready(Box::new(outcome)) });
@@ -384,14 +387,14 @@ impl<'a> Worker<'a> {
                     match answer {
                         Ok(answer) => flight.items.push(Item { label: item, answer }),
                         Err(stop) => {
-                            self.flights.push(flight);
+                            self.flights.extend(Some(flight).filter(|f| !f.items.is_empty()));
                             let _ = self.flush().await;
                             return Err(stop);
                         }
                     }
                 }
                 Err(e) => {
-                    self.flights.push(flight);
+                    self.flights.extend(Some(flight).filter(|f| !f.items.is_empty()));
                     return self.fail_after_flush(task, e, handler).await;
                 }
             }
@@ -422,8 +425,16 @@ impl<'a> Worker<'a> {
 
     async fn fail_after_flush(&mut self, task: &'a Task, e: Error, handler: bool) -> Result<(), Stop> {
         self.flush().await?;
-        let stop = self.broken(task, e, handler);
-        if task.ignore_errors { Ok(()) } else { Err(stop) }
+        if !task.ignore_errors {
+            return Err(self.broken(task, e, handler));
+        }
+        let outcome = Outcome::failed(e.to_string());
+        self.report(task, None, &outcome, TaskStatus::Ignored, handler);
+        self.counts.ignored += 1;
+        if let Some(name) = &task.register {
+            self.learn(name, flight::result_value(&outcome));
+        }
+        Ok(())
     }
 
     fn items(&self, renderer: &Renderer, task: &Task) -> Result<Vec<Option<Value>>> {

@@ -82,6 +82,34 @@ pub fn public_line(key: &PrivateKey) -> Result<String> {
     key.public_key().to_openssh().map_err(broken)
 }
 
+fn intent(cluster: &str) -> Result<PathBuf> {
+    Ok(state_dir()?.join("intents").join(format!("{cluster}.uuid")))
+}
+
+/// Identity of a cluster of which nothing exists yet. It is written down before anything is made: what a killed run
+/// asked for may appear only after the next one has looked, and must be of the same cluster then.
+pub fn intended_uuid(cluster: &str) -> Result<String> {
+    let path = intent(cluster)?;
+    if let Some(uuid) = fs::read_to_string(&path).ok().and_then(|t| uuid::Uuid::parse_str(t.trim()).ok()) {
+        return Ok(uuid.to_string());
+    }
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+    }
+    let uuid = uuid::Uuid::new_v4().to_string();
+    write_private(&path, &uuid)?;
+    Ok(uuid)
+}
+
+/// Forgets what was intended, once the cluster is gone.
+pub fn forget_intent(cluster: &str) -> Result<()> {
+    let path = intent(cluster)?;
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::failed(format!("{}: {e}", path.display()))),
+        _ => Ok(()),
+    }
+}
+
 /// Forgets a cluster's directory.
 pub fn forget(uuid: &str) -> Result<()> {
     let dir = state_dir()?.join("clusters").join(uuid);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    Ensemble,
+    Ensemble, LONG_MS,
     client::{Client, EPHEMERAL, SEQUENTIAL, create_body, multi_body, set_body},
     eventually, hang_up,
 };
@@ -22,7 +22,6 @@ const DELETED: i32 = 2;
 const CHANGED: i32 = 3;
 const CHILD: i32 = 4;
 const NO_NODE: i32 = -101;
-const LONG_MS: i32 = 10_000;
 
 #[test]
 fn what_one_server_was_told_the_others_show_and_watches_fire() {

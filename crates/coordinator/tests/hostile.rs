@@ -10,14 +10,12 @@ use std::{
 };
 
 use common::{
-    Ensemble, Server,
+    Ensemble, LONG_MS, Server,
     client::{Client, create_body, frame, hello, path_body, read_frame},
     eventually, is_ended,
 };
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use septet_coordinator::protocol::op;
-
-const LONG_MS: i32 = 10_000;
 
 /// A connection with a session, and what follows is up to the caller.
 fn connected(server: &Server) -> TcpStream {

@@ -30,7 +30,6 @@ fn config(dir: &Path, snap_count: u64) -> Config {
 }
 
 async fn start(dir: &Path, snap_count: u64) -> Arc<Node> {
-    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("error").with_ansi(false).try_init();
     let node = Node::start(config(dir, snap_count)).await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), node.wait_serving()).await.expect("it does not serve");
     node
@@ -72,10 +71,28 @@ async fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
+fn memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempdir()).unwrap()
+}
+
+/// The directory of a node that was stopped. A snapshot that it was about to write still goes to the old one: in a
+/// program of its own, its end would have ended that.
+fn left_by(node: &Path) -> TempDir {
+    let (dir, old) = (memory(), node.join("version-2"));
+    fs::create_dir(dir.path().join("version-2")).unwrap();
+    let names = fs::read_dir(&old).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    // The snapshot last: it may be newer than the rest, but not older.
+    let (snapshot, rest): (Vec<_>, Vec<_>) = names.filter(|n| !n.ends_with(".tmp")).partition(|n| n == "snapshot");
+    for name in rest.iter().chain(&snapshot) {
+        fs::copy(old.join(name), dir.path().join("version-2").join(name)).unwrap();
+    }
+    dir
+}
+
 /// A directory in which a node made snapshots and purged its log, and its state at the end. In memory where there is
 /// such a place: each write is synced, and a busy disk takes long.
 async fn long_history() -> (TempDir, State) {
-    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempdir()).unwrap();
+    let dir = memory();
     let node = start(dir.path(), 100).await;
     session(&node).await;
     write(&node, create("/q", false)).await.unwrap();
@@ -92,12 +109,12 @@ async fn long_history() -> (TempDir, State) {
     until("the log is purged", || purged.exists()).await;
     let end = state(&node);
     node.stop().await;
-    (dir, end)
+    (left_by(dir.path()), end)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_state_after_every_restart() {
-    let (dir, mut want) = long_history().await;
+    let (mut dir, mut want) = long_history().await;
     assert_eq!(want.tree.get("/q").unwrap().children.len(), 767);
     for i in 0..3 {
         let node = start(dir.path(), 100).await;
@@ -111,6 +128,7 @@ async fn the_same_state_after_every_restart() {
         assert_eq!(write(&node, create("/q/n-", true)).await, Ok(WriteAnswer::Created(format!("/q/n-{:010}", 767 + i), None)));
         want = state(&node);
         node.stop().await;
+        dir = left_by(dir.path());
     }
 }
 
@@ -191,7 +209,7 @@ impl Hooks for Storage {
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Storage {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<u64>> {
-        let dir = tempdir().unwrap();
+        let dir = memory();
         let log = LogStore::open(dir.path(), watch::channel(u64::MAX).1).unwrap();
         let machine = Machine::open(dir.path(), Arc::new(Mutex::new(State::default())), Arc::new(Self), watch::channel(0).0).unwrap();
         Ok((dir, log, machine))

@@ -5,9 +5,7 @@ mod common;
 
 use std::{fs, process::Command};
 
-use common::{Ensemble, PROGRAM, client::Client, eventually, write_config};
-
-const LONG_MS: i32 = 10_000;
+use common::{Ensemble, LONG_MS, PROGRAM, client::Client, eventually, write_config};
 
 /// Keys of `key<separator>value` lines.
 fn keys(text: &str, separator: char) -> Vec<&str> {
@@ -102,7 +100,7 @@ fn check_says_what_is_wrong_and_touches_nothing() {
     write_config(dir.path(), 1, "initLimit=10");
     let (code, out, err) = run(&["--check"]);
     assert_eq!((code, out), (Some(0), format!("{}: ok\n", file.display())));
-    assert!(err.contains(&format!("{}:5: initLimit is known but has no effect here", file.display())), "{err}");
+    assert!(err.contains(&format!("{}:6: initLimit is known but has no effect here", file.display())), "{err}");
     assert!(!dir.path().join("data").exists());
     fs::write(&file, "dataDir=/d\nclientPort=x\n").unwrap();
     for arguments in [&["--check"][..], &[]] {

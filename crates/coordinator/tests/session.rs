@@ -6,13 +6,12 @@ mod common;
 use std::io::Write;
 
 use common::{
-    Ensemble,
+    Ensemble, LONG_MS,
     client::{Client, EPHEMERAL, create_body, hello, path_body, read_frame, set_body},
     eventually, hang_up, is_ended,
 };
 use septet_coordinator::protocol::op;
 
-const LONG_MS: i32 = 10_000;
 const NO_NODE: i32 = -101;
 
 #[test]
@@ -86,7 +85,7 @@ fn a_new_session_needs_no_password_and_no_read_only_field() {
         assert_eq!((&answer[4..8], &answer[16..20]), (&1000i32.to_be_bytes()[..], &16i32.to_be_bytes()[..]));
         assert_ne!(answer[8..16], [0; 8]);
     }
-    // No more than the most: twenty ticks.
+    // No more than the most.
     assert_eq!(Client::new(ensemble.port(0), i32::MAX).timeout_ms, LONG_MS);
 }
 

@@ -230,7 +230,7 @@ impl<'a> Worker<'a> {
 }
 
 /// A result as a variable.
-fn result_value(outcome: &Outcome) -> Value {
+pub(super) fn result_value(outcome: &Outcome) -> Value {
     let mut m: Map<String, Value> = outcome.values.clone().into_iter().collect();
     m.insert("changed".into(), (outcome.status == Status::Changed).into());
     m.insert("failed".into(), (outcome.status == Status::Failed).into());

@@ -44,6 +44,9 @@ const INDEX: &str = "septet.index";
 const HOST_KEY: &str = "septet.hostkey";
 const PORTS: &str = "septet.ports";
 
+/// How often ports are picked anew when clusters that are made at the same moment pick the same.
+const MAX_CONTESTS: u16 = 10;
+
 /// The user that Septet logs in as; the image has it, with sudo.
 pub const LOGIN: &str = "septet";
 
@@ -172,11 +175,28 @@ impl Docker {
         self.engine.list_networks(Some(options)).await.map_err(|e| explain("cannot list networks", e))
     }
 
+    async fn volumes(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Volume>> {
+        let options = ListVolumesOptionsBuilder::default().filters(&filter(label, value)).build();
+        let list = self.engine.list_volumes(Some(options)).await.map_err(|e| explain("cannot list volumes", e))?;
+        Ok(list.volumes.unwrap_or_default())
+    }
+
+    fn observed_network(n: &bollard::models::Network) -> Option<ObservedNetwork> {
+        Some(ObservedNetwork {
+            reference: n.id.clone()?,
+            subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?,
+            ports_from: n.labels.as_ref()?.get(PORTS)?.parse().ok()?,
+        })
+    }
+
     async fn observe_now(&self) -> Result<Observed> {
-        let (containers, networks) = tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster))?;
+        let (containers, networks, volumes) =
+            tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))?;
         let label = |labels: Option<&HashMap<String, String>>, key: &str| labels.and_then(|l| l.get(key)).cloned();
         let mut uuids: Vec<String> = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), CLUSTER)).collect();
         uuids.extend(networks.iter().filter_map(|n| label(n.labels.as_ref(), CLUSTER)));
+        // A `down` that was cut off may have left nothing else.
+        uuids.extend(volumes.iter().filter_map(|v| label(Some(&v.labels), CLUSTER)));
         uuids.sort();
         uuids.dedup();
         if uuids.len() > 1 {
@@ -186,13 +206,7 @@ impl Docker {
         let mut observed = Observed { uuid: uuids.pop(), ..Observed::default() };
         observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
         observed.hosts.sort_by_key(|h| h.id);
-        for n in networks {
-            let subnet = n.ipam.as_ref().and_then(|i| i.config.as_ref()?.first()?.subnet.clone()).and_then(|s| Subnet::parse(&s));
-            let ports = label(n.labels.as_ref(), PORTS).and_then(|p| p.parse().ok());
-            if let (Some(subnet), Some(ports_from), Some(reference)) = (subnet, ports, n.id) {
-                observed.network = Some(ObservedNetwork { reference, subnet, ports_from });
-            }
-        }
+        observed.network = networks.iter().find_map(Self::observed_network);
         let looks = self
             .wanted
             .iter()
@@ -214,6 +228,34 @@ impl Docker {
         if let Some(n) = &site.observed.network {
             return Ok(n.clone());
         }
+        for attempt in 0..MAX_CONTESTS {
+            let network = self.network_at(site, attempt).await?;
+            if self.settings.ports_from.is_some() || !self.is_contested(&network).await? {
+                return Ok(network);
+            }
+            // Another cluster was made at the same moment and picked the same ports: whoever sees that yields.
+            let _ = self.engine.remove_network(&network.reference).await;
+        }
+        Err(Error::failed("other clusters keep picking the same ports").hint("set `ports_from` in the inventory"))
+    }
+
+    async fn is_contested(&self, mine: &ObservedNetwork) -> Result<bool> {
+        let all = self.engine.list_networks(None).await.map_err(|e| explain("cannot list networks", e))?;
+        Ok(all
+            .iter()
+            .filter_map(Self::observed_network)
+            .any(|n| n.reference != mine.reference && n.ports_from.abs_diff(mine.ports_from) < super::PORTS_PER_CLUSTER))
+    }
+
+    /// The network of this identity, if it is there; a run that was killed may have asked for it.
+    async fn own_network(&self, uuid: &str) -> Result<Option<ObservedNetwork>> {
+        Ok(self.networks(CLUSTER, uuid).await?.iter().find_map(Self::observed_network))
+    }
+
+    async fn network_at(&self, site: &Site<'_>, attempt: u16) -> Result<ObservedNetwork> {
+        if let Some(n) = self.own_network(site.uuid).await? {
+            return Ok(n);
+        }
         let all = self.engine.list_networks(None).await.map_err(|e| explain("cannot list networks", e))?;
         let used: Vec<String> =
             all.iter().flat_map(|n| n.ipam.iter().flat_map(|i| i.config.iter().flatten().filter_map(|c| c.subnet.clone()))).collect();
@@ -227,7 +269,7 @@ impl Docker {
                 }
                 p
             }
-            None => subnet::free_ports(&needed, &others)
+            None => subnet::free_ports(&needed, &others, site.uuid, attempt)
                 .ok_or_else(|| Error::failed("no free row of ports was found on 127.0.0.1").hint("set `ports_from`"))?,
         };
         let fixed = self.settings.subnet.as_deref().and_then(Subnet::parse);
@@ -254,6 +296,9 @@ impl Docker {
                     return Ok(ObservedNetwork { reference: made.id, subnet, ports_from });
                 }
                 Err(EngineError::DockerResponseServerError { message, .. }) if message.contains("overlap") => {
+                    if let Some(n) = self.own_network(site.uuid).await? {
+                        return Ok(n);
+                    }
                     if fixed.is_some() {
                         return Err(Error::failed(format!("subnet {subnet} is taken: {message}"))
                             .hint("change `subnet`, or leave it out to have a free one picked"));
@@ -319,7 +364,13 @@ impl Docker {
             ..privilege::command()
         };
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        let made = match self.engine.create_container(Some(options), body).await {
+        let mut made = self.engine.create_container(Some(options.clone()), body.clone()).await;
+        if made.as_ref().is_err_and(|e| is_status(e, 409)) && self.is_ours(name, site.uuid).await {
+            // A run that was killed had asked for it, and nothing of ours is in it yet.
+            self.remove_container(name).await?;
+            made = self.engine.create_container(Some(options), body).await;
+        }
+        let made = match made {
             Ok(m) => m,
             Err(e) if is_status(&e, 409) => return Err(foreign(name, "a container")),
             Err(e) => return Err(explain(&doing, e)),
@@ -327,6 +378,11 @@ impl Docker {
         let tar = planted(&host_key, site.public_key).map_err(|e| e.context(&doing))?;
         self.upload(&made.id, tar).await.map_err(|e| explain(&doing, e))?;
         self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
+    }
+
+    async fn is_ours(&self, name: &str, uuid: &str) -> bool {
+        let found = self.engine.inspect_container(name, None).await.ok();
+        found.and_then(|c| c.config?.labels?.remove(CLUSTER)).is_some_and(|l| l == uuid)
     }
 
     async fn upload(&self, container: &str, tar: Vec<u8>) -> std::result::Result<(), EngineError> {
@@ -454,9 +510,7 @@ impl Provider for Docker {
             for n in self.networks(CLUSTER, uuid).await? {
                 out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default() });
             }
-            let options = ListVolumesOptionsBuilder::default().filters(&filter(CLUSTER, uuid)).build();
-            let volumes = self.engine.list_volumes(Some(options)).await.map_err(|e| explain("cannot list volumes", e))?;
-            for v in volumes.volumes.unwrap_or_default() {
+            for v in self.volumes(CLUSTER, uuid).await? {
                 out.push(Resource { kind: "volume", name: v.name.clone(), id: v.name });
             }
             out.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));

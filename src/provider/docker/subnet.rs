@@ -92,11 +92,14 @@ pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// First of a row of ports that are free now and that no other cluster has.
-pub fn free_ports(needed: &[u16], others: &[u16]) -> Option<u16> {
-    (0..380u16)
-        .map(|i| 19_000 + i * PORTS_PER_CLUSTER)
-        .filter(|base| *base < 60_000)
+/// First of a row of ports that are free now and that no other cluster has. After a contest with another cluster the
+/// search begins at a place of the cluster's own.
+pub fn free_ports(needed: &[u16], others: &[u16], seed: &str, attempt: u16) -> Option<u16> {
+    const ROWS: u16 = 341;
+    let own = seed.bytes().fold(0u16, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+    let start = if attempt == 0 { 0 } else { own.wrapping_add(attempt.wrapping_mul(17)) % ROWS };
+    (0..ROWS)
+        .map(|i| 19_000 + (start + i) % ROWS * PORTS_PER_CLUSTER)
         .find(|base| !others.iter().any(|o| base.abs_diff(*o) < PORTS_PER_CLUSTER) && needed.iter().all(|offset| is_free(base + offset)))
 }
 

@@ -21,6 +21,8 @@ use tempfile::TempDir;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_septet-coordinator");
 /// What must happen at all happens by then, on a busy machine too.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// A session timeout that no test comes near to.
+pub const LONG_MS: i32 = 60_000;
 
 /// Asks again until there is an answer.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -206,7 +208,10 @@ impl Ensemble {
 }
 
 pub fn write_config(dir: &Path, port: u16, extra: &str) {
-    let text = format!("tickTime=500\nclientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\n{extra}\n", dir.join("data").display());
+    let text = format!(
+        "tickTime=500\nmaxSessionTimeout={LONG_MS}\nclientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\n{extra}\n",
+        dir.join("data").display()
+    );
     fs::write(dir.join("zoo.cfg"), text).unwrap();
 }
 
