@@ -57,8 +57,16 @@ pub fn is_template(text: &str) -> bool {
 impl Renderer {
     /// A renderer over variables, whose own values are rendered first.
     pub fn new(vars: &Vars) -> Result<Self> {
+        Self::over(vars, &Vars::new())
+    }
+
+    /// A renderer over variables that are rendered first, and over data that is taken as it is.
+    pub fn over(vars: &Vars, data: &Vars) -> Result<Self> {
         let tera = engine();
         let mut context = Context::new();
+        for (k, v) in data {
+            context.insert(k.clone(), v);
+        }
         let mut waiting: Vec<(&String, &Value)> = Vec::new();
         for (k, v) in vars {
             if holds_template(v) { waiting.push((k, v)) } else { context.insert(k.clone(), v) }

@@ -26,9 +26,13 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
             other => return Err(a.error(format!("{other} is not a condition"))),
         };
         if !holds {
-            let msg = fail_msg.unwrap_or_else(|| format!("assertion does not hold: {shown}"));
+            // `that` holds expressions already; the messages are texts to render.
+            let msg = match fail_msg {
+                Some(text) => c.renderer.text("msg", &text)?,
+                None => format!("assertion does not hold: {shown}"),
+            };
             return Ok(Prepared::local(Outcome::failed(msg).with("assertion", shown)));
         }
     }
-    Ok(Prepared::local(Outcome::ok().with_msg(success)))
+    Ok(Prepared::local(Outcome::ok().with_msg(c.renderer.text("success_msg", &success)?)))
 }

@@ -12,6 +12,8 @@ use crate::{
 /// Renames every host.
 pub async fn rename(cluster: &mut Cluster, prefix: &str) -> Result<UpOutcome> {
     let renamed = cluster.inventory.with_prefix(prefix)?;
+    // The provider looks for names that others may have: from here on, the new ones, and before the file is touched.
+    cluster.provider = crate::provider::open(&renamed)?;
     let observed = cluster.provider.observe().await?;
     if observed.uuid.is_none() {
         return Err(not_there(&cluster.inventory));
@@ -29,8 +31,6 @@ pub async fn rename(cluster: &mut Cluster, prefix: &str) -> Result<UpOutcome> {
     cluster.reporter.say(&format!("{}: prefix: {prefix}", path.display()));
     cluster.inventory = renamed;
     cluster.inventory.path = Some(path);
-    // The provider looks for names that others may have: from here on, the new ones.
-    cluster.provider = crate::provider::open(&cluster.inventory)?;
     up(cluster).await
 }
 

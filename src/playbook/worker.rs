@@ -209,15 +209,23 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Ansible's precedence, for what there is: inventory, facts, play, task, set_fact and register, extra.
+    /// Ansible's precedence, for what there is: inventory, facts, play, task, set_fact and register, extra. What a
+    /// host said is data: it is not rendered again, whatever it looks like.
     fn renderer_for(&mut self, task: &Task) -> Result<Renderer> {
-        let mut v = self.shared.host_vars.get(&self.host.id).cloned().unwrap_or_default();
-        v.extend(self.state.facts.clone());
-        v.extend(self.play.vars.clone());
-        v.extend(task.vars.clone());
-        v.extend(self.state.learnt.clone());
-        v.extend(self.shared.options.extra_vars.clone());
-        Renderer::new(&v)
+        let mut written = self.shared.host_vars.get(&self.host.id).cloned().unwrap_or_default();
+        let mut said = self.state.facts.clone();
+        written.retain(|k, _| !said.contains_key(k));
+        for (k, v) in self.play.vars.iter().chain(&task.vars) {
+            said.remove(k);
+            written.insert(k.clone(), v.clone());
+        }
+        said.extend(self.state.learnt.clone());
+        for (k, v) in &self.shared.options.extra_vars {
+            said.remove(k);
+            written.insert(k.clone(), v.clone());
+        }
+        written.retain(|k, _| !said.contains_key(k));
+        Renderer::over(&written, &said)
     }
 
     fn take_renderer(&mut self, task: &Task) -> Result<Renderer> {

@@ -8,7 +8,6 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use serde_json::Value;
 use septet::{
     engine::{
         self,
@@ -16,12 +15,11 @@ use septet::{
     },
     error::{Error, Result},
     inventory::{HostId, Inventory},
-    playbook::{
-        Event, Options, Recap, Runner, model::Play, parse, project::Project, runner::Shared,
-    },
+    playbook::{Event, Options, Recap, Runner, model::Play, parse, project::Project, runner::Shared},
     provider::EXTERNAL_PORT,
     template::Vars,
 };
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 /// What a run told and how it ended.
@@ -46,10 +44,7 @@ pub fn vars(value: Value) -> Vars {
 impl Case {
     /// An empty project with the built-in inventory.
     pub fn new() -> Self {
-        let options = Options {
-            check: true,
-            ..Options::default()
-        };
+        let options = Options { check: true, ..Options::default() };
         Self {
             dir: tempfile::tempdir().unwrap(),
             inventory: Inventory::built_in().unwrap(),
@@ -102,8 +97,7 @@ impl Case {
     }
 
     fn plain(&self, text: impl AsRef<str>) -> String {
-        text.as_ref()
-            .replace(&self.dir.path().display().to_string(), "DIR")
+        text.as_ref().replace(&self.dir.path().display().to_string(), "DIR")
     }
 
     /// Programs of a few bytes, so that the shipped playbooks have something to copy.
@@ -111,16 +105,9 @@ impl Case {
         let program = |name: &str| {
             let path = self.dir.path().join(name);
             std::fs::write(&path, name).unwrap();
-            Program {
-                path,
-                digest: String::new(),
-            }
+            Program { path, digest: String::new() }
         };
-        Bundle {
-            agent: program("septet-agent"),
-            coordinator: program("septet-coordinator"),
-            broker: program("septet-broker"),
-        }
+        Bundle { agent: program("septet-agent"), coordinator: program("septet-coordinator"), broker: program("septet-broker") }
     }
 
     pub fn try_run(&self, name: &str) -> Result<Ran> {
@@ -139,20 +126,14 @@ impl Case {
             interrupted: self.interrupted.clone(),
         };
         let runner = Runner::new(shared, &common, &self.addresses, None);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let result = runtime.block_on(runner.run(&plays));
         drop(runner);
         let mut events = Vec::new();
         while let Ok(event) = told.try_recv() {
             events.push(event);
         }
-        Ok(Ran {
-            events,
-            recap: result?,
-        })
+        Ok(Ran { events, recap: result? })
     }
 
     /// Runs `p.yml`.
@@ -199,9 +180,7 @@ impl Ran {
     /// `task: status`, with the message where there is one, of one host.
     pub fn host(&self, name: &str) -> String {
         let mine = |e: &&Event| match e {
-            Event::Task { host, .. } | Event::Host { host, .. } | Event::Unreachable { host, .. } => {
-                host == name
-            }
+            Event::Task { host, .. } | Event::Host { host, .. } | Event::Unreachable { host, .. } => host == name,
             _ => true,
         };
         self.events.iter().filter(mine).map(line).collect()
@@ -233,12 +212,7 @@ impl Ran {
     pub fn files(&self, name: &str) -> BTreeMap<String, String> {
         let mut out = BTreeMap::new();
         for e in &self.events {
-            let Event::Task {
-                host,
-                diff: Some(diff),
-                ..
-            } = e
-            else {
+            let Event::Task { host, diff: Some(diff), .. } = e else {
                 continue;
             };
             if host != name {
@@ -273,15 +247,7 @@ fn line(e: &Event) -> String {
         Event::Host { host, play } => format!("  {host} begins {play}\n"),
         Event::Unreachable { host, reason } => format!("  {host} unreachable: {reason}\n"),
         Event::Note { text } => format!("note {text}\n"),
-        Event::Task {
-            host,
-            task,
-            item,
-            status,
-            msg,
-            place,
-            ..
-        } => {
+        Event::Task { host, task, item, status, msg, place, .. } => {
             let item = item.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
             let mut out = format!("  {host} {place} {task}{item}: {status:?}\n");
             for l in msg.lines() {
@@ -296,18 +262,12 @@ fn line(e: &Event) -> String {
 pub fn bundled(name: &str) -> Option<PathBuf> {
     let dir = match std::env::var_os("SEPTET_BUNDLE") {
         Some(d) => PathBuf::from(d),
-        None => Path::new(env!("CARGO_BIN_EXE_septet"))
-            .parent()
-            .unwrap()
-            .to_owned(),
+        None => Path::new(env!("CARGO_BIN_EXE_septet")).parent().unwrap().to_owned(),
     };
     let path = dir.join(name);
     if path.is_file() {
         return Some(path);
     }
-    eprintln!(
-        "SKIPPED: {} is not there; `cargo build --workspace` makes it",
-        path.display()
-    );
+    eprintln!("SKIPPED: {} is not there; `cargo build --workspace` makes it", path.display());
     None
 }

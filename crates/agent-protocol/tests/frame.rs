@@ -7,8 +7,8 @@ use std::io::{self, Read};
 
 use proptest::prelude::*;
 use septet_agent_protocol::{
-    Action, FrameError, HEAD_BYTES, Head, MAX_FRAME_BYTES, Outcome, PROTOCOL_VERSION, Request,
-    Response, Status, encode, read_frame, write_frame,
+    Action, FrameError, HEAD_BYTES, Head, MAX_FRAME_BYTES, Outcome, PROTOCOL_VERSION, Request, Response, Status, encode, read_frame,
+    write_frame,
 };
 
 /// Hands out a few bytes at a time and is interrupted between them, as a real stream is.
@@ -40,17 +40,8 @@ fn tail() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn sample() -> Request {
-    let action = Action::Slurp {
-        path: "/etc/hosts".into(),
-    };
-    Request {
-        id: 7,
-        batch: 1,
-        check: false,
-        ignore_errors: false,
-        no_log: false,
-        action,
-    }
+    let action = Action::Slurp { path: "/etc/hosts".into() };
+    Request { id: 7, batch: 1, check: false, ignore_errors: false, no_log: false, action }
 }
 
 proptest! {
@@ -134,12 +125,7 @@ fn every_flipped_bit_of_a_frame_is_refused() {
 fn the_bytes_of_a_frame_do_not_change() {
     assert_eq!(PROTOCOL_VERSION, 1, "a new version needs new golden bytes");
     let json = br#"{"id":7,"batch":1,"check":false,"ignore_errors":false,"no_log":false,"action":{"do":"slurp","path":"/etc/hosts"}}"#;
-    let golden = [
-        &[0, 0, 0, 115, 0x5f, 0x50, 0xf5, 0x10, 0, 0, 0, 113],
-        json.as_slice(),
-        b"\x00\xff",
-    ]
-    .concat();
+    let golden = [&[0, 0, 0, 115, 0x5f, 0x50, 0xf5, 0x10, 0, 0, 0, 113], json.as_slice(), b"\x00\xff"].concat();
     assert_eq!(encode(&sample(), b"\x00\xff").unwrap(), golden);
     assert_eq!(read(&golden).unwrap(), (sample(), b"\x00\xff".to_vec()));
 }
@@ -168,11 +154,7 @@ fn what_is_not_in_the_set_is_refused() {
     ];
     for case in cases {
         let got = read(&sealed(case.as_bytes()));
-        assert!(
-            matches!(got, Err(FrameError::Json(_))),
-            "{:.60}: {got:?}",
-            case
-        );
+        assert!(matches!(got, Err(FrameError::Json(_))), "{:.60}: {got:?}", case);
     }
 }
 
@@ -181,10 +163,7 @@ struct OnlyHead([u8; HEAD_BYTES], bool);
 
 impl Read for OnlyHead {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        assert!(
-            !std::mem::replace(&mut self.1, true),
-            "read on behind a head that is over the limit"
-        );
+        assert!(!std::mem::replace(&mut self.1, true), "read on behind a head that is over the limit");
         into[..HEAD_BYTES].copy_from_slice(&self.0);
         Ok(HEAD_BYTES)
     }
@@ -201,34 +180,18 @@ fn peak_kib() -> u64 {
 fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
     let max = MAX_FRAME_BYTES as u32;
     // (length, json length)
-    for (length, json) in [
-        (max + 1, 0),
-        (max + 1, max + 1),
-        (u32::MAX, 0),
-        (u32::MAX, u32::MAX),
-        (10, 11),
-        (0, 1),
-        (0, u32::MAX),
-        (max, u32::MAX),
-    ] {
+    for (length, json) in
+        [(max + 1, 0), (max + 1, max + 1), (u32::MAX, 0), (u32::MAX, u32::MAX), (10, 11), (0, 1), (0, u32::MAX), (max, u32::MAX)]
+    {
         let mut head = [0; HEAD_BYTES];
         head[..4].copy_from_slice(&length.to_be_bytes());
         head[8..].copy_from_slice(&json.to_be_bytes());
-        assert!(
-            matches!(Head::parse(&head), Err(FrameError::Length(_))),
-            "{length} {json}"
-        );
+        assert!(matches!(Head::parse(&head), Err(FrameError::Length(_))), "{length} {json}");
         let before = peak_kib();
         let got = read_frame::<Request>(&mut OnlyHead(head, false));
-        assert!(
-            matches!(got, Err(FrameError::Length(n)) if n == length.max(json) as usize),
-            "{length} {json}: {got:?}"
-        );
+        assert!(matches!(got, Err(FrameError::Length(n)) if n == length.max(json) as usize), "{length} {json}: {got:?}");
         // Other tests run beside this one; what counts is that nothing near 4 GiB was asked for.
-        assert!(
-            peak_kib() - before < 1024 * 1024,
-            "{length} {json}: memory was taken for it"
-        );
+        assert!(peak_kib() - before < 1024 * 1024, "{length} {json}: memory was taken for it");
     }
 }
 
@@ -240,9 +203,7 @@ fn the_largest_frame_passes_and_one_byte_more_does_not() {
     assert_eq!(wire.len(), HEAD_BYTES + MAX_FRAME_BYTES);
     assert_eq!(read(&wire).unwrap(), (sample(), tail.clone()));
     tail.push(7);
-    assert!(
-        matches!(encode(&sample(), &tail), Err(FrameError::Length(n)) if n == MAX_FRAME_BYTES + 1)
-    );
+    assert!(matches!(encode(&sample(), &tail), Err(FrameError::Length(n)) if n == MAX_FRAME_BYTES + 1));
     let mut out = Vec::new();
     assert!(write_frame(&mut out, &sample(), &tail).is_err());
     assert!(out.is_empty(), "nothing of a refused frame may be written");
@@ -256,26 +217,16 @@ fn a_stream_that_fails_says_so() {
             Err(io::ErrorKind::ConnectionReset.into())
         }
     }
-    assert!(
-        matches!(read_frame::<Request>(&mut Broken), Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::ConnectionReset)
-    );
+    assert!(matches!(read_frame::<Request>(&mut Broken), Err(FrameError::Io(e)) if e.kind() == io::ErrorKind::ConnectionReset));
 }
 
 #[test]
 fn an_outcome_leaves_out_what_is_empty() {
     let cases = [
         (Outcome::ok(), r#"{"status":"ok"}"#),
-        (
-            Outcome::new(Status::NotRun).with_diff(Some(String::new())),
-            r#"{"status":"not_run"}"#,
-        ),
+        (Outcome::new(Status::NotRun).with_diff(Some(String::new())), r#"{"status":"not_run"}"#),
         (Outcome::failed("no"), r#"{"status":"failed","msg":"no"}"#),
-        (
-            Outcome::changed_if(true)
-                .with_diff(Some("d".into()))
-                .with("rc", 0),
-            r#"{"status":"changed","diff":"d","values":{"rc":0}}"#,
-        ),
+        (Outcome::changed_if(true).with_diff(Some("d".into())).with("rc", 0), r#"{"status":"changed","diff":"d","values":{"rc":0}}"#),
     ];
     for (outcome, json) in cases {
         assert_eq!(serde_json::to_string(&outcome).unwrap(), json);

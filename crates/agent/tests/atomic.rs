@@ -35,16 +35,8 @@ fn killed_while_copying(new: &[u8], from_host: bool, kill: Kill) -> (bool, bool)
     let dir = Dir::new();
     let old = vec![b'o'; new.len() / 3];
     let path = dir.write("f", &old);
-    let content = if from_host {
-        Content::HostFile(text(dir.write("source", new)))
-    } else {
-        Content::Tail
-    };
-    let action = Copy {
-        content,
-        ..Copy::default()
-    }
-    .to(&path);
+    let content = if from_host { Content::HostFile(text(dir.write("source", new))) } else { Content::Tail };
+    let action = Copy { content, ..Copy::default() }.to(&path);
     let mut agent = Agent::start();
     let wire = encode(&agent.request(action), if from_host { &[] } else { new }).unwrap();
     let mut stdin = agent.stdin.take().unwrap();
@@ -58,10 +50,7 @@ fn killed_while_copying(new: &[u8], from_host: bool, kill: Kill) -> (bool, bool)
         Kill::After(delay) => thread::sleep(delay.saturating_sub(started.elapsed())),
         Kill::InTheMiddle(delay) => {
             while !waiting_in(&dir) && fs::metadata(&path).unwrap().len() == old.len() as u64 {
-                assert!(
-                    started.elapsed() < Duration::from_secs(30),
-                    "the copy does not begin"
-                );
+                assert!(started.elapsed() < Duration::from_secs(30), "the copy does not begin");
             }
             thread::sleep(delay);
         }
@@ -70,27 +59,15 @@ fn killed_while_copying(new: &[u8], from_host: bool, kill: Kill) -> (bool, bool)
     assert_eq!(agent.child.wait().unwrap().signal(), Some(9));
     drop(sender.join().unwrap());
     let now = fs::read(&path).unwrap();
-    assert!(
-        now == old || now == new,
-        "{kill:?}: {} bytes that are neither the old nor the new file",
-        now.len()
-    );
+    assert!(now == old || now == new, "{kill:?}: {} bytes that are neither the old nor the new file", now.len());
     (now == old, waiting_in(&dir))
 }
 
 /// How long a copy takes here when nobody kills it.
 fn duration_of(new: &[u8], from_host: bool) -> Duration {
     let dir = Dir::new();
-    let content = if from_host {
-        Content::HostFile(text(dir.write("source", new)))
-    } else {
-        Content::Tail
-    };
-    let action = Copy {
-        content,
-        ..Copy::default()
-    }
-    .to(dir.write("f", "o"));
+    let content = if from_host { Content::HostFile(text(dir.write("source", new))) } else { Content::Tail };
+    let action = Copy { content, ..Copy::default() }.to(dir.write("f", "o"));
     let mut agent = Agent::start();
     let request = agent.request(action);
     let started = Instant::now();
@@ -114,10 +91,7 @@ fn killed_at_many_moments(bytes: usize, from_host: bool) {
     }
     eprintln!("old {old}, new {new}, killed halfway {halfway}");
     assert!(old > 0, "no kill came before the new file was in place");
-    assert!(
-        halfway > 0,
-        "no kill came while the new file was being written"
-    );
+    assert!(halfway > 0, "no kill came while the new file was being written");
 }
 
 #[test]
@@ -140,8 +114,7 @@ fn a_reader_never_sees_a_half_file() {
         let mut reads = 0;
         while stopped.try_recv().is_err() {
             let now = fs::read(&path).unwrap();
-            let whole = now.len() == 2_000_000 + usize::from(now[0] - b'a') * 100_000
-                && now.iter().all(|b| *b == now[0]);
+            let whole = now.len() == 2_000_000 + usize::from(now[0] - b'a') * 100_000 && now.iter().all(|b| *b == now[0]);
             assert!(whole, "{} bytes, the first is {}", now.len(), now[0]);
             reads += 1;
         }

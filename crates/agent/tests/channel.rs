@@ -17,10 +17,7 @@ use sha2::{Digest, Sha256};
 #[test]
 fn an_agent_says_who_it_is() {
     let agent = Agent::start();
-    let digest: String = Sha256::digest(fs::read(AGENT).unwrap())
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let digest: String = Sha256::digest(fs::read(AGENT).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(agent.hello.digest, digest);
     assert_eq!(agent.hello.protocol, PROTOCOL_VERSION);
     assert_eq!(agent.hello.version, env!("CARGO_PKG_VERSION"));
@@ -31,25 +28,10 @@ fn an_agent_says_who_it_is() {
 
 #[test]
 fn it_takes_no_arguments_but_tells_its_version() {
-    let run = |argument: &str| {
-        Command::new(AGENT)
-            .arg(argument)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    };
+    let run = |argument: &str| Command::new(AGENT).arg(argument).stdin(Stdio::null()).output().unwrap();
     let version = run("--version");
-    let words = format!(
-        "septet-agent {} protocol {PROTOCOL_VERSION}\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    assert_eq!(
-        (
-            version.status.code(),
-            String::from_utf8(version.stdout).unwrap()
-        ),
-        (Some(0), words)
-    );
+    let words = format!("septet-agent {} protocol {PROTOCOL_VERSION}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!((version.status.code(), String::from_utf8(version.stdout).unwrap()), (Some(0), words));
     let other = run("--listen");
     assert_eq!((other.status.code(), other.stdout.len()), (Some(2), 0));
 }
@@ -63,28 +45,14 @@ fn facts_tell_what_the_host_is() {
     assert_eq!(facts["nodename"], node.trim());
     assert_eq!(facts["hostname"], node.trim().split('.').next().unwrap());
     assert_eq!(facts["architecture"], std::env::consts::ARCH);
-    assert_eq!(
-        facts["kernel"],
-        fs::read_to_string("/proc/sys/kernel/osrelease")
-            .unwrap()
-            .trim()
-    );
+    assert_eq!(facts["kernel"], fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim());
     assert!(facts["processor_vcpus"].as_u64().unwrap() > 0);
-    let (total, free) = (
-        facts["memtotal_mb"].as_u64().unwrap(),
-        facts["memfree_mb"].as_u64().unwrap(),
-    );
+    let (total, free) = (facts["memtotal_mb"].as_u64().unwrap(), facts["memfree_mb"].as_u64().unwrap());
     assert!(total > free && free > 0, "{facts}");
     for key in ["distribution", "os_family", "service_mgr"] {
         assert!(!facts[key].as_str().unwrap().is_empty(), "{key}");
     }
-    assert!(
-        facts["all_ipv4_addresses"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|a| !a.as_str().unwrap().starts_with("127."))
-    );
+    assert!(facts["all_ipv4_addresses"].as_array().unwrap().iter().all(|a| !a.as_str().unwrap().starts_with("127.")));
 }
 
 #[test]
@@ -109,27 +77,15 @@ fn a_failure_ends_its_batch_and_no_other() {
         .zip(100..)
         .map(|(&(batch, script, ignore_errors, _), id)| {
             let script = format!("cd {} && {script}", text(dir.path("")));
-            Request {
-                id,
-                batch,
-                ignore_errors,
-                ..agent.request(shell(&script, 30))
-            }
+            Request { id, batch, ignore_errors, ..agent.request(shell(&script, 30)) }
         })
         .collect();
     // All at once, as they travel.
-    let wire: Vec<u8> = requests
-        .iter()
-        .flat_map(|r| encode(r, &[]).unwrap())
-        .collect();
+    let wire: Vec<u8> = requests.iter().flat_map(|r| encode(r, &[]).unwrap()).collect();
     agent.stdin.as_mut().unwrap().write_all(&wire).unwrap();
     for (request, (.., expected)) in requests.iter().zip(cases) {
         let answer = agent.answer();
-        assert_eq!(
-            (answer.id, answer.outcome.status),
-            (request.id, expected),
-            "{answer:?}"
-        );
+        assert_eq!((answer.id, answer.outcome.status), (request.id, expected), "{answer:?}");
     }
     assert_eq!(dir.names(), ["c", "d", "f"]);
 }
@@ -137,14 +93,7 @@ fn a_failure_ends_its_batch_and_no_other() {
 #[test]
 fn what_is_not_a_frame_ends_the_agent_without_a_panic() {
     let dir = Dir::new();
-    let request = Request {
-        id: 1,
-        batch: 1,
-        check: false,
-        ignore_errors: false,
-        no_log: false,
-        action: copy(dir.path("f")),
-    };
+    let request = Request { id: 1, batch: 1, check: false, ignore_errors: false, no_log: false, action: copy(dir.path("f")) };
     let good = encode(&request, b"content").unwrap();
     let mut flipped = good.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -166,25 +115,12 @@ fn what_is_not_a_frame_ends_the_agent_without_a_panic() {
         agent.stdin.as_mut().unwrap().write_all(bytes).unwrap();
         let (status, said, _) = agent.close();
         assert_eq!(status.code(), Some(1), "{bytes:?}: {said}");
-        assert!(
-            said.starts_with("septet-agent: ")
-                && said.contains(words)
-                && !said.contains("panicked"),
-            "{said}"
-        );
-        assert!(
-            dir.names().is_empty(),
-            "nothing of {bytes:?} may be performed"
-        );
+        assert!(said.starts_with("septet-agent: ") && said.contains(words) && !said.contains("panicked"), "{said}");
+        assert!(dir.names().is_empty(), "nothing of {bytes:?} may be performed");
     }
     // What came whole before the noise is done and answered.
     let mut agent = Agent::start();
-    agent
-        .stdin
-        .as_mut()
-        .unwrap()
-        .write_all(&[&good[..], &flipped].concat())
-        .unwrap();
+    agent.stdin.as_mut().unwrap().write_all(&[&good[..], &flipped].concat()).unwrap();
     assert!(changed(&agent.answer().outcome));
     assert_eq!(agent.close().0.code(), Some(1));
     assert_eq!(dir.read("f"), "content");
@@ -196,11 +132,7 @@ fn the_agent_ends_with_its_channel_and_so_does_what_it_runs() {
     let dir = Dir::new();
     let pid_file = dir.path("pid");
     let sleep = format!("echo $$ > {}; sleep 60", text(&pid_file));
-    let validate = Copy {
-        validate: Some(format!("{sleep}; true %s")),
-        ..Copy::default()
-    }
-    .to(dir.path("f"));
+    let validate = Copy { validate: Some(format!("{sleep}; true %s")), ..Copy::default() }.to(dir.path("f"));
     let wait = |delay_s| Action::WaitFor {
         host: None,
         port: None,
@@ -216,20 +148,8 @@ fn the_agent_ends_with_its_channel_and_so_does_what_it_runs() {
         ("command", pipe, shell(&sleep, 0), true, 0),
         ("command, socket", socket, shell(&sleep, 0), true, 0),
         ("command with a queue", pipe, shell(&sleep, 0), true, 10),
-        (
-            "command with a full queue",
-            pipe,
-            shell(&sleep, 0),
-            true,
-            200,
-        ),
-        (
-            "command with a full queue, socket",
-            socket,
-            shell(&sleep, 0),
-            true,
-            200,
-        ),
+        ("command with a full queue", pipe, shell(&sleep, 0), true, 200),
+        ("command with a full queue, socket", socket, shell(&sleep, 0), true, 200),
         ("validation", pipe, validate, true, 0),
         ("wait", pipe, wait(0), false, 0),
         ("delayed wait", pipe, wait(60), false, 0),
@@ -240,10 +160,7 @@ fn the_agent_ends_with_its_channel_and_so_does_what_it_runs() {
         let first = agent.request(action);
         agent.send(&first, &[]);
         for _ in 0..waiting {
-            let next = Request {
-                batch: first.batch,
-                ..agent.request(shell("sleep 60", 0))
-            };
+            let next = Request { batch: first.batch, ..agent.request(shell("sleep 60", 0)) };
             agent.send(&next, &[]);
         }
         let pid = process.then(|| pid_in(&pid_file));
@@ -263,22 +180,12 @@ fn the_agent_ends_with_its_channel_and_so_does_what_it_runs() {
 fn noise_ends_the_agent_and_what_it_runs() {
     let dir = Dir::new();
     let mut agent = Agent::start();
-    let request = agent.request(shell(
-        &format!("echo $$ > {}; sleep 60", text(dir.path("pid"))),
-        0,
-    ));
+    let request = agent.request(shell(&format!("echo $$ > {}; sleep 60", text(dir.path("pid"))), 0));
     agent.send(&request, &[]);
     let pid = pid_in(&dir.path("pid"));
-    agent
-        .stdin
-        .as_mut()
-        .unwrap()
-        .write_all(&[0xff; 64])
-        .unwrap();
+    agent.stdin.as_mut().unwrap().write_all(&[0xff; 64]).unwrap();
     failed(&agent.answer().outcome, "killed");
-    until("the agent ends", || {
-        agent.child.try_wait().unwrap().is_some()
-    });
+    until("the agent ends", || agent.child.try_wait().unwrap().is_some());
     until("the command is gone", || !runs(pid));
     assert_eq!(agent.child.wait().unwrap().code(), Some(1));
     assert!(!agent.take_stderr().contains("panicked"));
@@ -289,10 +196,7 @@ fn noise_ends_the_agent_and_what_it_runs() {
 fn no_command_begins_after_the_channel_has_ended() {
     let dir = Dir::new();
     let mut agent = Agent::start();
-    let first = agent.request(shell(
-        &format!("echo $$ > {}; sleep 60", text(dir.path("pid"))),
-        0,
-    ));
+    let first = agent.request(shell(&format!("echo $$ > {}; sleep 60", text(dir.path("pid"))), 0));
     agent.send(&first, &[]);
     for n in 0..40 {
         let next = agent.request(shell(&format!("echo > {}/{n}", text(dir.path(""))), 0));
@@ -313,18 +217,8 @@ fn actions_of_any_size_go_through_one_channel() {
         assert!(changed(&agent.ask(&request, &content)));
         assert!(fs::read(dir.path("f")).unwrap() == content, "{size} bytes");
     }
-    failed(
-        &agent.act(Action::Hostname {
-            name: "not a name".into(),
-        }),
-        "is not a host name",
-    );
-    failed(
-        &agent.act(Action::Timezone {
-            name: "../../etc/passwd".into(),
-        }),
-        "there is no time zone",
-    );
+    failed(&agent.act(Action::Hostname { name: "not a name".into() }), "is not a host name");
+    failed(&agent.act(Action::Timezone { name: "../../etc/passwd".into() }), "there is no time zone");
     let (status, said, _) = agent.close();
     assert!(status.success() && said.is_empty(), "{status}: {said}");
 }

@@ -10,42 +10,21 @@ use septet_agent_protocol::{Action, Attributes, FileState, Outcome, Status};
 use sha2::{Digest, Sha256};
 
 fn file(path: impl AsRef<Path>, state: FileState) -> Action {
-    Action::File {
-        path: text(path),
-        state,
-        src: None,
-        attributes: Attributes::default(),
-        recurse: false,
-    }
+    Action::File { path: text(path), state, src: None, attributes: Attributes::default(), recurse: false }
 }
 
 fn with_mode(path: impl AsRef<Path>, state: FileState, bits: u32) -> Action {
-    Action::File {
-        path: text(path),
-        state,
-        src: None,
-        attributes: mode(bits),
-        recurse: false,
-    }
+    Action::File { path: text(path), state, src: None, attributes: mode(bits), recurse: false }
 }
 
 fn link(path: impl AsRef<Path>, src: &str) -> Action {
-    Action::File {
-        path: text(path),
-        state: FileState::Link,
-        src: Some(src.to_owned()),
-        attributes: Attributes::default(),
-        recurse: false,
-    }
+    Action::File { path: text(path), state: FileState::Link, src: Some(src.to_owned()), attributes: Attributes::default(), recurse: false }
 }
 
 /// All that is below a directory, with kind, mode and content.
 fn picture(dir: &Path, into: &mut Vec<String>) {
     use std::os::unix::fs::MetadataExt;
-    let mut entries: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         let meta = fs::symlink_metadata(&path).unwrap();
@@ -90,41 +69,11 @@ fn a_path_is_brought_to_its_state_once() {
     use FileState::{Absent, Directory, File, Touch};
     // (name, before, action on "p", whether it changes, what holds afterwards)
     let cases: Vec<(&str, Prepare, Ask, bool, Holds)> = vec![
-        (
-            "directory, new",
-            nothing,
-            |p| file(p, Directory),
-            true,
-            |d| d.path("p").is_dir(),
-        ),
-        (
-            "directory, with parents",
-            nothing,
-            |p| file(p.join("q/r"), Directory),
-            true,
-            |d| d.path("p/q/r").is_dir(),
-        ),
-        (
-            "directory, with a mode",
-            nothing,
-            |p| with_mode(p, Directory, 0o2750),
-            true,
-            |d| d.mode("p") == 0o2750,
-        ),
-        (
-            "directory, there",
-            a_dir,
-            |p| file(p, Directory),
-            false,
-            |d| d.path("p/deep/f").exists(),
-        ),
-        (
-            "directory, other mode",
-            a_dir,
-            |p| with_mode(p, Directory, 0o700),
-            true,
-            |d| d.mode("p") == 0o700 && d.mode("p/deep") != 0o700,
-        ),
+        ("directory, new", nothing, |p| file(p, Directory), true, |d| d.path("p").is_dir()),
+        ("directory, with parents", nothing, |p| file(p.join("q/r"), Directory), true, |d| d.path("p/q/r").is_dir()),
+        ("directory, with a mode", nothing, |p| with_mode(p, Directory, 0o2750), true, |d| d.mode("p") == 0o2750),
+        ("directory, there", a_dir, |p| file(p, Directory), false, |d| d.path("p/deep/f").exists()),
+        ("directory, other mode", a_dir, |p| with_mode(p, Directory, 0o700), true, |d| d.mode("p") == 0o700 && d.mode("p/deep") != 0o700),
         (
             "directory, behind a link",
             a_linked_dir,
@@ -132,29 +81,11 @@ fn a_path_is_brought_to_its_state_once() {
             true,
             |d| d.path("p").is_symlink() && d.mode("real") == 0o700,
         ),
-        (
-            "absent, of nothing",
-            nothing,
-            |p| file(p, Absent),
-            false,
-            gone,
-        ),
-        (
-            "absent, below nothing",
-            nothing,
-            |p| file(p.join("q"), Absent),
-            false,
-            gone,
-        ),
+        ("absent, of nothing", nothing, |p| file(p, Absent), false, gone),
+        ("absent, below nothing", nothing, |p| file(p.join("q"), Absent), false, gone),
         ("absent, of a file", a_file, |p| file(p, Absent), true, gone),
         ("absent, of a tree", a_dir, |p| file(p, Absent), true, gone),
-        (
-            "absent, of a dangling link",
-            a_link,
-            |p| file(p, Absent),
-            true,
-            gone,
-        ),
+        ("absent, of a dangling link", a_link, |p| file(p, Absent), true, gone),
         (
             "absent, of a link to a directory",
             a_linked_dir,
@@ -162,41 +93,11 @@ fn a_path_is_brought_to_its_state_once() {
             true,
             |d| !d.path("p").is_symlink() && d.path("real").is_dir(),
         ),
-        (
-            "touch, new",
-            nothing,
-            |p| file(p, Touch),
-            true,
-            |d| d.read("p").is_empty(),
-        ),
-        (
-            "touch, with a mode",
-            nothing,
-            |p| with_mode(p, Touch, 0o600),
-            true,
-            |d| d.mode("p") == 0o600,
-        ),
-        (
-            "touch, there",
-            a_file,
-            |p| file(p, Touch),
-            false,
-            |d| d.read("p") == "x" && d.mode("p") == 0o640,
-        ),
-        (
-            "file, as it is",
-            a_file,
-            |p| with_mode(p, File, 0o640),
-            false,
-            |d| d.mode("p") == 0o640,
-        ),
-        (
-            "file, other mode",
-            a_file,
-            |p| with_mode(p, File, 0o4711),
-            true,
-            |d| d.mode("p") == 0o4711 && d.read("p") == "x",
-        ),
+        ("touch, new", nothing, |p| file(p, Touch), true, |d| d.read("p").is_empty()),
+        ("touch, with a mode", nothing, |p| with_mode(p, Touch, 0o600), true, |d| d.mode("p") == 0o600),
+        ("touch, there", a_file, |p| file(p, Touch), false, |d| d.read("p") == "x" && d.mode("p") == 0o640),
+        ("file, as it is", a_file, |p| with_mode(p, File, 0o640), false, |d| d.mode("p") == 0o640),
+        ("file, other mode", a_file, |p| with_mode(p, File, 0o4711), true, |d| d.mode("p") == 0o4711 && d.read("p") == "x"),
         (
             "file, behind a link",
             a_linked_file,
@@ -204,20 +105,8 @@ fn a_path_is_brought_to_its_state_once() {
             true,
             |d| d.path("p").is_symlink() && d.mode("real") == 0o600,
         ),
-        (
-            "link, new",
-            nothing,
-            |p| link(p, "to"),
-            true,
-            |d| fs::read_link(d.path("p")).unwrap() == Path::new("to"),
-        ),
-        (
-            "link, as it is",
-            a_link,
-            |p| link(p, "real"),
-            false,
-            |d| fs::read_link(d.path("p")).unwrap() == Path::new("real"),
-        ),
+        ("link, new", nothing, |p| link(p, "to"), true, |d| fs::read_link(d.path("p")).unwrap() == Path::new("to")),
+        ("link, as it is", a_link, |p| link(p, "real"), false, |d| fs::read_link(d.path("p")).unwrap() == Path::new("real")),
         (
             "link, elsewhere",
             a_linked_dir,
@@ -236,21 +125,13 @@ fn a_path_is_brought_to_its_state_once() {
         let foreseen = agent.check(action.clone());
         picture(&dir.path(""), &mut after);
         assert_eq!(before, after, "{name}: check mode changed something");
-        assert_eq!(
-            changed(&foreseen),
-            changes,
-            "{name}, check mode: {foreseen:?}"
-        );
+        assert_eq!(changed(&foreseen), changes, "{name}, check mode: {foreseen:?}");
         let done = agent.act(action.clone());
         assert_eq!(changed(&done), changes, "{name}: {done:?}");
         assert_eq!(done.diff.is_some(), changes, "{name}: {done:?}");
         assert!(holds(&dir), "{name}: {:?}", dir.names());
         assert!(!changed(&agent.act(action)), "{name}: again");
-        assert!(
-            dir.names().iter().all(|n| !n.contains("septet")),
-            "{name}: {:?}",
-            dir.names()
-        );
+        assert!(dir.names().iter().all(|n| !n.contains("septet")), "{name}: {:?}", dir.names());
     }
 }
 
@@ -269,13 +150,8 @@ fn recurse_sets_attributes_on_all_that_is_inside_but_behind_no_link() {
     dir.chmod("outside", 0o644);
     // The second goes in by a link, as a data directory on another disk does.
     for (path, bits) in [("d", 0o700), ("door", 0o750)] {
-        let action = || Action::File {
-            path: text(dir.path(path)),
-            state: FileState::Directory,
-            src: None,
-            attributes: mode(bits),
-            recurse: true,
-        };
+        let action =
+            || Action::File { path: text(dir.path(path)), state: FileState::Directory, src: None, attributes: mode(bits), recurse: true };
         assert!(changed(&agent.check(action())));
         assert_ne!(dir.mode("d/e/f"), bits);
         assert!(changed(&agent.act(action())), "{path}");
@@ -329,10 +205,7 @@ fn what_is_in_the_way_is_refused_and_stays() {
 fn the_root_is_not_removed_under_any_of_its_names() {
     let mut agent = Agent::start();
     for path in ["/", "//", "/.", "/./", "/..", "/tmp/..", "/tmp/../."] {
-        failed(
-            &agent.check(file(path, FileState::Absent)),
-            "will not remove /",
-        );
+        failed(&agent.check(file(path, FileState::Absent)), "will not remove /");
     }
 }
 
@@ -345,11 +218,7 @@ fn stat_tells_what_is_there() {
     symlink("none", dir.path("dangling")).unwrap();
     fs::create_dir(dir.path("d")).unwrap();
     let mut stat = |name: &str, follow, checksum| {
-        let outcome = agent.act(Action::Stat {
-            path: text(dir.path(name)),
-            follow,
-            checksum,
-        });
+        let outcome = agent.act(Action::Stat { path: text(dir.path(name)), follow, checksum });
         assert_eq!(outcome.status, Status::Ok);
         outcome.values["stat"].clone()
     };
@@ -369,20 +238,11 @@ fn stat_tells_what_is_there() {
         let flag = |key: &str| got.get(key).and_then(|v| v.as_bool()).unwrap_or(false);
         let seen = (flag("exists"), flag("isreg"), flag("isdir"), flag("islnk"));
         assert_eq!(seen, (exists, reg, is_dir, is_link), "{name}: {got}");
-        assert!(
-            exists || got.as_object().unwrap().len() == 1,
-            "{name}: {got}"
-        );
+        assert!(exists || got.as_object().unwrap().len() == 1, "{name}: {got}");
     }
     let f = stat("f", false, true);
-    let sum: String = Sha256::digest(b"hello")
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    assert_eq!(
-        (&f["size"], &f["mode"], &f["checksum"]),
-        (&5.into(), &"0640".into(), &sum.clone().into())
-    );
+    let sum: String = Sha256::digest(b"hello").iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!((&f["size"], &f["mode"], &f["checksum"]), (&5.into(), &"0640".into(), &sum.clone().into()));
     assert_eq!(f["uid"], nix::unistd::geteuid().as_raw());
     assert_eq!(stat("link", true, true)["checksum"], sum);
     assert!(stat("link", false, true).get("checksum").is_none());
@@ -395,21 +255,12 @@ fn slurp_returns_a_whole_file_or_refuses() {
     const LIMIT: usize = 1024 * 1024;
     let mut slurp = |path: &Path| agent.act(Action::Slurp { path: text(path) });
     // A NUL takes six bytes in JSON: the answer is far longer than the file, and still fits.
-    for content in [
-        "",
-        "two\nlines",
-        "ünï",
-        &"x".repeat(LIMIT),
-        &"\0".repeat(LIMIT),
-    ] {
+    for content in ["", "two\nlines", "ünï", &"x".repeat(LIMIT), &"\0".repeat(LIMIT)] {
         let Outcome { status, values, .. } = slurp(&dir.write("f", content));
         assert_eq!(status, Status::Ok);
         assert!(values["content"] == content, "{} bytes", content.len());
     }
-    failed(
-        &slurp(&dir.write("f", "x".repeat(LIMIT + 1))),
-        "is over 1048576 bytes",
-    );
+    failed(&slurp(&dir.write("f", "x".repeat(LIMIT + 1))), "is over 1048576 bytes");
     failed(&slurp(&dir.path("none")), "No such file");
     failed(&slurp(&dir.path("")), "directory");
     failed(&slurp(Path::new("f")), "not an absolute path");

@@ -13,12 +13,7 @@ use sha2::{Digest, Sha256};
 fn agent() -> Option<Agent> {
     let apart = |script: &str| {
         let mut c = Command::new("unshare");
-        c.args([
-            "-Urm",
-            "sh",
-            "-c",
-            &format!("mount -t tmpfs none /var/lib && {script}"),
-        ]);
+        c.args(["-Urm", "sh", "-c", &format!("mount -t tmpfs none /var/lib && {script}")]);
         c
     };
     if !apart("true").output().is_ok_and(|o| o.status.success()) {
@@ -29,25 +24,16 @@ fn agent() -> Option<Agent> {
 }
 
 fn digest(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn chunk(agent: &mut Agent, digest: &str, offset: u64, total: u64, bytes: &[u8]) -> Outcome {
-    let request = agent.request(Action::PutBlob {
-        digest: digest.to_owned(),
-        offset,
-        total,
-    });
+    let request = agent.request(Action::PutBlob { digest: digest.to_owned(), offset, total });
     agent.ask(&request, bytes)
 }
 
 fn missing(agent: &mut Agent, digests: &[&str]) -> Vec<String> {
-    let outcome = agent.act(Action::Missing {
-        digests: digests.iter().map(|&d| d.to_owned()).collect(),
-    });
+    let outcome = agent.act(Action::Missing { digests: digests.iter().map(|&d| d.to_owned()).collect() });
     assert!(!changed(&outcome));
     serde_json::from_value(outcome.values["missing"].clone()).unwrap()
 }
@@ -60,36 +46,15 @@ fn a_blob_comes_in_chunks_and_is_copied_from_the_store() {
     let content: Vec<u8> = (0..3_000_000u32).map(|i| (i % 253) as u8).collect();
     let (name, total) = (digest(&content), content.len() as u64);
     let empty = digest(b"");
-    assert_eq!(
-        missing(&mut agent, &[&name, &empty]),
-        [name.as_str(), &empty]
-    );
-    let stored = |name: &str| {
-        Copy {
-            content: Content::Stored(name.to_owned()),
-            ..Copy::default()
-        }
-        .to(dir.path("f"))
-    };
-    let lacks = |outcome: &Outcome, words: &str| {
-        assert_eq!(failed(outcome, words).values["missing_blob"], name)
-    };
+    assert_eq!(missing(&mut agent, &[&name, &empty]), [name.as_str(), &empty]);
+    let stored = |name: &str| Copy { content: Content::Stored(name.to_owned()), ..Copy::default() }.to(dir.path("f"));
+    let lacks = |outcome: &Outcome, words: &str| assert_eq!(failed(outcome, words).values["missing_blob"], name);
     lacks(&agent.act(stored(&name)), "is not in the store");
-    let hidden = Request {
-        no_log: true,
-        ..agent.request(stored(&name))
-    };
+    let hidden = Request { no_log: true, ..agent.request(stored(&name)) };
     lacks(&agent.ask(&hidden, &[]), "no_log");
-    assert!(
-        changed(&agent.check(stored(&name))),
-        "it will be there by then"
-    );
+    assert!(changed(&agent.check(stored(&name))), "it will be there by then");
     for (n, part) in content.chunks(1_000_000).enumerate() {
-        assert_eq!(
-            missing(&mut agent, &[&name]),
-            [name.as_str()],
-            "half a blob is none"
-        );
+        assert_eq!(missing(&mut agent, &[&name]), [name.as_str()], "half a blob is none");
         let outcome = chunk(&mut agent, &name, n as u64 * 1_000_000, total, part);
         assert_eq!(changed(&outcome), n == 2);
     }
@@ -136,20 +101,9 @@ fn bytes_that_are_not_the_blob_never_get_its_name() {
     assert!(!changed(&chunk(&mut agent, &name, 0, 6, b"abc")));
     assert!(changed(&chunk(&mut agent, &name, 3, 6, b"def")));
     assert!(missing(&mut agent, &[&name]).is_empty());
-    for bad in [
-        "",
-        "../../etc/passwd",
-        &name.to_uppercase(),
-        &name[1..],
-        &format!("{name}0"),
-    ] {
+    for bad in ["", "../../etc/passwd", &name.to_uppercase(), &name[1..], &format!("{name}0")] {
         failed(&chunk(&mut agent, bad, 0, 6, b"abcdef"), "is not a SHA-256");
-        failed(
-            &agent.act(Action::Missing {
-                digests: vec![bad.to_owned()],
-            }),
-            "is not a SHA-256",
-        );
+        failed(&agent.act(Action::Missing { digests: vec![bad.to_owned()] }), "is not a SHA-256");
     }
     let left = agent.shell(&format!("ls -A {STORE_DIR}"));
     assert_eq!(left.values["stdout"], name, "no partial blob is left");

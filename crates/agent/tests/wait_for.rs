@@ -17,34 +17,16 @@ use septet_agent_protocol::{
 };
 
 fn port(port: u16, state: WaitState, timeout_s: u64) -> Action {
-    Action::WaitFor {
-        host: None,
-        port: Some(port),
-        path: None,
-        state,
-        timeout_s,
-        delay_s: 0,
-    }
+    Action::WaitFor { host: None, port: Some(port), path: None, state, timeout_s, delay_s: 0 }
 }
 
 fn path(path: &std::path::Path, state: WaitState, timeout_s: u64) -> Action {
-    Action::WaitFor {
-        host: None,
-        port: None,
-        path: Some(text(path)),
-        state,
-        timeout_s,
-        delay_s: 0,
-    }
+    Action::WaitFor { host: None, port: None, path: Some(text(path)), state, timeout_s, delay_s: 0 }
 }
 
 /// A port that nobody listens on: it was ours a moment ago.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]
@@ -53,29 +35,13 @@ fn what_already_holds_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let open = listener.local_addr().unwrap().port();
     let there = dir.write("there", "");
-    let named = Action::WaitFor {
-        host: Some("localhost".into()),
-        port: Some(open),
-        path: None,
-        state: Started,
-        timeout_s: 30,
-        delay_s: 0,
-    };
-    let cases = [
-        port(open, Started, 30),
-        named,
-        port(free_port(), Stopped, 30),
-        path(&there, Started, 30),
-        path(&dir.path("none"), Stopped, 0),
-    ];
+    let named = Action::WaitFor { host: Some("localhost".into()), port: Some(open), path: None, state: Started, timeout_s: 30, delay_s: 0 };
+    let cases =
+        [port(open, Started, 30), named, port(free_port(), Stopped, 30), path(&there, Started, 30), path(&dir.path("none"), Stopped, 0)];
     let started = Instant::now();
     for action in cases {
         let outcome = agent.act(action.clone());
-        assert_eq!(
-            (outcome.status, &outcome.values["elapsed"]),
-            (Status::Ok, &0.into()),
-            "{action:?}: {outcome:?}"
-        );
+        assert_eq!((outcome.status, &outcome.values["elapsed"]), (Status::Ok, &0.into()), "{action:?}: {outcome:?}");
     }
     assert!(started.elapsed() < Duration::from_secs(5));
 }
@@ -97,14 +63,8 @@ fn what_comes_later_is_waited_for() {
         drop(listener);
     };
     let steps: [(Box<dyn FnOnce() + Send>, Action); 3] = [
-        (
-            Box::new(move || fs::write(made, "").unwrap()),
-            path(&file, Started, 30),
-        ),
-        (
-            Box::new(move || fs::remove_file(gone).unwrap()),
-            path(&file, Stopped, 30),
-        ),
+        (Box::new(move || fs::write(made, "").unwrap()), path(&file, Started, 30)),
+        (Box::new(move || fs::remove_file(gone).unwrap()), path(&file, Stopped, 30)),
         (Box::new(listen), port(number, Started, 30)),
     ];
     let mut last = None;
@@ -112,11 +72,7 @@ fn what_comes_later_is_waited_for() {
         let started = Instant::now();
         let thread = later(what);
         assert_eq!(agent.act(action.clone()).status, Status::Ok, "{action:?}");
-        assert!(
-            (300..5000).contains(&started.elapsed().as_millis()),
-            "{action:?}: {:?}",
-            started.elapsed()
-        );
+        assert!((300..5000).contains(&started.elapsed().as_millis()), "{action:?}: {:?}", started.elapsed());
         last = Some(thread);
     }
     assert_eq!(agent.act(port(number, Stopped, 30)).status, Status::Ok);
@@ -132,20 +88,13 @@ fn a_wait_ends_when_its_time_is_up() {
     let cases = [
         (port(free_port(), Started, 1), "is not there after 1 s"),
         (port(open, Stopped, 1), "is not gone after 1 s"),
-        (
-            path(&dir.path("none"), Started, 1),
-            "is not there after 1 s",
-        ),
+        (path(&dir.path("none"), Started, 1), "is not there after 1 s"),
         (path(&there, Stopped, 1), "is not gone after 1 s"),
     ];
     for (action, words) in cases {
         let started = Instant::now();
         failed(&agent.act(action), words);
-        assert!(
-            (1.0..4.0).contains(&started.elapsed().as_secs_f64()),
-            "{:?}",
-            started.elapsed()
-        );
+        assert!((1.0..4.0).contains(&started.elapsed().as_secs_f64()), "{:?}", started.elapsed());
     }
 }
 
@@ -153,28 +102,14 @@ fn a_wait_ends_when_its_time_is_up() {
 fn it_can_wait_first_and_does_not_in_check_mode() {
     let (mut agent, dir) = (Agent::start(), Dir::new());
     let there = dir.write("there", "");
-    let delayed = Action::WaitFor {
-        host: None,
-        port: None,
-        path: Some(text(there)),
-        state: Started,
-        timeout_s: 30,
-        delay_s: 1,
-    };
+    let delayed = Action::WaitFor { host: None, port: None, path: Some(text(there)), state: Started, timeout_s: 30, delay_s: 1 };
     let started = Instant::now();
     assert_eq!(agent.check(delayed.clone()).status, Status::Skipped);
     assert!(started.elapsed() < Duration::from_millis(900));
     assert_eq!(agent.act(delayed).status, Status::Ok);
     assert!(started.elapsed() >= Duration::from_secs(1));
     failed(
-        &agent.act(Action::WaitFor {
-            host: None,
-            port: None,
-            path: None,
-            state: Started,
-            timeout_s: 5,
-            delay_s: 0,
-        }),
+        &agent.act(Action::WaitFor { host: None, port: None, path: None, state: Started, timeout_s: 5, delay_s: 0 }),
         "needs a port or a path",
     );
 }

@@ -18,10 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use septet_agent_protocol::{
-    Action, Attributes, Content, FrameError, Hello, Outcome, Request, Response, Status, encode,
-    read_frame,
-};
+use septet_agent_protocol::{Action, Attributes, Content, FrameError, Hello, Outcome, Request, Response, Status, encode, read_frame};
 use tempfile::TempDir;
 
 /// The program under test.
@@ -44,12 +41,7 @@ impl Agent {
 
     /// Starts an agent by way of another program.
     pub fn start_as(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdin = Box::new(child.stdin.take().unwrap());
         Self::over(child, stdin)
     }
@@ -58,12 +50,7 @@ impl Agent {
     pub fn start_on_socket() -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let theirs = OwnedFd::from(theirs);
-        let child = Command::new(AGENT)
-            .stdin(theirs)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let child = Command::new(AGENT).stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Self::over(child, Box::new(ours))
     }
 
@@ -71,37 +58,18 @@ impl Agent {
         let mut stdout = child.stdout.take().unwrap();
         let hello = read_frame(&mut stdout).unwrap().0;
         let (send, answers) = mpsc::channel();
-        thread::spawn(move || {
-            while let Ok(()) = send.send(read_frame(&mut stdout).map(|(answer, _)| answer)) {}
-        });
-        Self {
-            child,
-            stdin: Some(stdin),
-            hello,
-            answers,
-            next: 1,
-        }
+        thread::spawn(move || while let Ok(()) = send.send(read_frame(&mut stdout).map(|(answer, _)| answer)) {});
+        Self { child, stdin: Some(stdin), hello, answers, next: 1 }
     }
 
     /// A request in a batch of its own.
     pub fn request(&mut self, action: Action) -> Request {
         self.next += 1;
-        Request {
-            id: self.next,
-            batch: self.next,
-            check: false,
-            ignore_errors: false,
-            no_log: false,
-            action,
-        }
+        Request { id: self.next, batch: self.next, check: false, ignore_errors: false, no_log: false, action }
     }
 
     pub fn send(&mut self, request: &Request, tail: &[u8]) {
-        self.stdin
-            .as_mut()
-            .unwrap()
-            .write_all(&encode(request, tail).unwrap())
-            .unwrap();
+        self.stdin.as_mut().unwrap().write_all(&encode(request, tail).unwrap()).unwrap();
     }
 
     pub fn answer(&mut self) -> Response {
@@ -121,10 +89,7 @@ impl Agent {
     }
 
     pub fn check(&mut self, action: Action) -> Outcome {
-        let request = Request {
-            check: true,
-            ..self.request(action)
-        };
+        let request = Request { check: true, ..self.request(action) };
         self.ask(&request, &[])
     }
 
@@ -136,9 +101,7 @@ impl Agent {
     pub fn close(mut self) -> (ExitStatus, String, Duration) {
         let started = Instant::now();
         self.stdin = None;
-        until("the agent ends", || {
-            self.child.try_wait().unwrap().is_some()
-        });
+        until("the agent ends", || self.child.try_wait().unwrap().is_some());
         let took = started.elapsed();
         let out = self.take_stderr();
         (self.child.wait().unwrap(), out, took)
@@ -183,33 +146,14 @@ pub struct Copy {
 
 impl Default for Copy {
     fn default() -> Self {
-        Self {
-            content: Content::Tail,
-            attributes: Attributes::default(),
-            keep_existing: false,
-            backup: false,
-            validate: None,
-        }
+        Self { content: Content::Tail, attributes: Attributes::default(), keep_existing: false, backup: false, validate: None }
     }
 }
 
 impl Copy {
     pub fn to(self, path: impl AsRef<Path>) -> Action {
-        let Self {
-            content,
-            attributes,
-            keep_existing,
-            backup,
-            validate,
-        } = self;
-        Action::Copy {
-            path: text(path),
-            content,
-            attributes,
-            keep_existing,
-            backup,
-            validate,
-        }
+        let Self { content, attributes, keep_existing, backup, validate } = self;
+        Action::Copy { path: text(path), content, attributes, keep_existing, backup, validate }
     }
 }
 
@@ -219,10 +163,7 @@ pub fn copy(path: impl AsRef<Path>) -> Action {
 }
 
 pub fn mode(mode: u32) -> Attributes {
-    Attributes {
-        mode: Some(mode),
-        ..Attributes::default()
-    }
+    Attributes { mode: Some(mode), ..Attributes::default() }
 }
 
 /// A directory with the paths and looks that tests need.
@@ -230,12 +171,7 @@ pub struct Dir(TempDir);
 
 impl Dir {
     pub fn new() -> Self {
-        Self(
-            tempfile::Builder::new()
-                .prefix("septet-agent-test-")
-                .tempdir()
-                .unwrap(),
-        )
+        Self(tempfile::Builder::new().prefix("septet-agent-test-").tempdir().unwrap())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -262,10 +198,7 @@ impl Dir {
 
     /// Names of all that is in it.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(self.0.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> = fs::read_dir(self.0.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -278,18 +211,14 @@ pub fn text(path: impl AsRef<Path>) -> String {
 /// Whether a process runs; one that is dead and only waits to be reaped does not.
 pub fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// The process id that a script wrote to a file, once it is there.
 pub fn pid_in(path: &Path) -> u32 {
     let mut pid = None;
     until("a process id is written", || {
-        pid = fs::read_to_string(path)
-            .ok()
-            .filter(|t| t.ends_with('\n'))
-            .and_then(|t| t.trim().parse().ok());
+        pid = fs::read_to_string(path).ok().filter(|t| t.ends_with('\n')).and_then(|t| t.trim().parse().ok());
         pid.is_some()
     });
     pid.unwrap()
@@ -314,10 +243,6 @@ pub fn changed(outcome: &Outcome) -> bool {
 
 pub fn failed<'a>(outcome: &'a Outcome, words: &str) -> &'a Outcome {
     assert_eq!(outcome.status, Status::Failed, "{outcome:?}");
-    assert!(
-        outcome.msg.contains(words),
-        "{words:?} is not in {:?}",
-        outcome.msg
-    );
+    assert!(outcome.msg.contains(words), "{words:?} is not in {:?}", outcome.msg);
     outcome
 }

@@ -1,0 +1,346 @@
+//! The command line, as far as it goes without Docker.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+/// A directory of its own, no Docker, and programs that stand in for the bundle.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("bundle");
+        std::fs::create_dir_all(&bundle).unwrap();
+        std::fs::create_dir_all(dir.path().join("work")).unwrap();
+        // A socket that nobody listens on.
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join("no-docker.sock")).unwrap());
+        for name in ["septet-agent", "septet-coordinator", "septet-broker"] {
+            std::os::unix::fs::symlink("/bin/true", bundle.join(name)).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn work(&self) -> std::path::PathBuf {
+        self.dir.path().join("work")
+    }
+
+    fn file(&self, name: &str, text: &str) -> &Self {
+        let path = self.work().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        self
+    }
+
+    fn run(&self, args: &[&str]) -> Said {
+        self.run_with(args, &[])
+    }
+
+    fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Said {
+        let dir = self.dir.path();
+        let out = Command::new(env!("CARGO_BIN_EXE_septet"))
+            .args(args)
+            .current_dir(self.work())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", dir)
+            .env("XDG_STATE_HOME", dir.join("state"))
+            .env("SEPTET_BUNDLE", dir.join("bundle"))
+            .env("DOCKER_HOST", format!("unix://{}/no-docker.sock", dir.display()))
+            .env("COLUMNS", "100")
+            .envs(env.iter().copied())
+            .timeout(std::time::Duration::from_secs(60))
+            .output()
+            .unwrap();
+        let plain = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap().replace(&dir.display().to_string(), "DIR");
+        Said { code: out.status.code().unwrap(), out: plain(&out.stdout), err: plain(&out.stderr) }
+    }
+}
+
+const COMMANDS: &[&str] = &["up", "plan", "health", "endpoints", "rename", "down", "run", "exec", "ssh", "logs", "init", "completions"];
+
+#[test]
+fn help_of_the_program() {
+    let place = Place::new();
+    let said = place.run(&["--help"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    insta::assert_snapshot!(said.out);
+    assert_eq!(place.run(&["help"]).out, said.out);
+    // Every command is in the list, so that the test below misses none.
+    let listed: Vec<&str> = said
+        .out
+        .lines()
+        .skip_while(|l| *l != "Commands:")
+        .skip(1)
+        .take_while(|l| !l.is_empty())
+        .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|c| *c != "help")
+        .collect();
+    assert_eq!(listed, COMMANDS);
+}
+
+#[test]
+fn help_of_every_command() {
+    let place = Place::new();
+    let mut all = String::new();
+    for command in COMMANDS {
+        let said = place.run(&[command, "--help"]);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{command}");
+        // What is the same for all of them is shown once, by the program's own help.
+        let own: Vec<&str> = said.out.lines().map(str::trim_end).collect();
+        all += &format!("##### {command}\n{}\n\n", own.join("\n"));
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn version() {
+    let place = Place::new();
+    for option in ["--version", "-V"] {
+        let said = place.run(&[option]);
+        assert_eq!(said.code, 0);
+        assert_eq!(said.out, format!("septet {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn bad_usage_ends_with_2_and_an_empty_standard_output() {
+    let place = Place::new();
+    for args in [
+        &[][..],
+        &["uo"],
+        &["up", "--frobnicate"],
+        &["up", "extra"],
+        &["up", "--forks", "many"],
+        &["up", "--forks", "-1"],
+        &["up", "--color", "sometimes"],
+        &["rename"],
+        &["rename", "a", "b"],
+        &["run"],
+        &["exec"],
+        &["exec", "all"],
+        &["exec", "all", "--"],
+        &["exec", "all", "ls"],
+        &["ssh"],
+        &["logs"],
+        &["health", "--wait", "long"],
+        &["completions"],
+        &["completions", "tcl"],
+        &["up", "-i"],
+        &["--json", "nothing"],
+    ] {
+        let said = place.run(args);
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}: {}", said.err);
+        assert!(said.err.contains("Usage: ") || said.err.contains("error: "), "{args:?}: {}", said.err);
+    }
+    insta::assert_snapshot!(place.run(&["uo"]).err);
+}
+
+#[test]
+fn bad_values_end_with_2() {
+    let place = Place::new();
+    for (args, expected) in [
+        (&["up", "-e", "novalue"][..], "--extra-vars: `novalue` is not name=value"),
+        (&["up", "-e", "{not json"], "--extra-vars: `{not json` is not a JSON object"),
+        (&["up", "--project", "gone"], "--project: gone is not a directory"),
+        (&["rename", "Kisu"], "`Kisu` cannot begin a host name"),
+        (&["run", "gone.yml"], "there is no file `gone.yml`"),
+        (&["plan", "-i", "gone.yml"], "gone.yml: No such file or directory"),
+        (&["exec", "broker", "--", "ls"], "no host or group is called `broker`"),
+        (&["ssh", "kafka9"], "kafka9"),
+        (&["logs", "kafka9"], "kafka9"),
+    ] {
+        let said = place.run(args);
+        assert_eq!(said.code, 2, "{args:?}: {}", said.err);
+        assert!(said.err.starts_with("error: ") && said.err.contains(expected), "{args:?}: {}", said.err);
+        assert_eq!(said.out, "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_bad_inventory_is_shown_with_its_line() {
+    let place = Place::new();
+    place.file("inventories/local.yml", "cluster: local\nprefix: Peter\n");
+    for command in ["up", "plan", "health", "endpoints", "down"] {
+        let said = place.run(&[command]);
+        assert_eq!(said.code, 2);
+        insta::assert_snapshot!("bad_inventory", said.err);
+    }
+}
+
+#[test]
+fn with_json_an_error_is_json_on_standard_output() {
+    let place = Place::new();
+    place.file("i.yml", "cluster: local\nprefx: peter\nprefix: peter\n");
+    let said = place.run(&["--json", "-i", "i.yml", "plan"]);
+    assert_eq!(said.code, 2);
+    insta::assert_snapshot!(said.out);
+    for args in [
+        &["--json", "plan", "-i", "gone.yml"][..],
+        &["up", "--json"],
+        &["--json", "health"],
+        &["--json", "down", "--yes"],
+        &["--json", "endpoints"],
+        &["--json", "run", "gone.yml"],
+    ] {
+        let said = place.run(args);
+        let v: Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", said.out));
+        assert!(!v["error"].as_str().unwrap().is_empty());
+        assert_eq!(v["exit_code"], said.code);
+        assert_ne!(said.code, 0);
+        assert!(said.err.contains("error: "), "{args:?}: {}", said.err);
+    }
+}
+
+#[test]
+fn without_docker_it_says_so_and_what_to_do() {
+    let place = Place::new();
+    for args in [
+        &["up"][..],
+        &["plan"],
+        &["health"],
+        &["endpoints"],
+        &["down", "-y"],
+        &["rename", "kisu"],
+        &["run", "site.yml"],
+        &["exec", "all", "--", "true"],
+        &["ssh", "kafka01"],
+        &["logs", "kafka01"],
+    ] {
+        let said = place.run(args);
+        assert_eq!(said.code, 1, "{args:?}: {}", said.err);
+        assert!(said.err.contains("Docker") && said.err.contains("hint: "), "{args:?}: {}", said.err);
+        assert_eq!(said.out, "", "{args:?}");
+    }
+    insta::assert_snapshot!(place.run(&["endpoints"]).err);
+    // Nothing was written beside the project, not even by `rename`.
+    assert_eq!(std::fs::read_dir(place.work()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_bundle_that_is_not_there_or_for_another_machine() {
+    let place = Place::new();
+    std::fs::remove_file(place.dir.path().join("bundle/septet-broker")).unwrap();
+    let absent = place.run(&["plan"]);
+    std::fs::write(place.dir.path().join("bundle/septet-broker"), "#!/bin/sh\n").unwrap();
+    let script = place.run(&["plan"]);
+    assert_eq!((absent.code, script.code), (1, 1));
+    assert!(absent.err.contains("septet-broker: No such file") && absent.err.contains("hint: "), "{}", absent.err);
+    assert!(script.err.contains("septet-broker: is not a program for "), "{}", script.err);
+}
+
+fn listed(dir: &Path) -> Vec<String> {
+    let mut out = Vec::new();
+    for e in std::fs::read_dir(dir).unwrap() {
+        let path = e.unwrap().path();
+        if path.is_dir() {
+            out.extend(listed(&path));
+        } else {
+            out.push(path.display().to_string());
+        }
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn init_writes_what_ships_and_never_over_it() {
+    let place = Place::new();
+    let said = place.run(&["init"]);
+    assert_eq!((said.code, said.out.as_str()), (0, ""), "{}", said.err);
+    let root = place.work().display().to_string() + "/";
+    let files: Vec<String> = listed(&place.work()).iter().map(|f| f.replace(&root, "")).collect();
+    insta::assert_snapshot!(files.join("\n"));
+    for f in &files {
+        let shipped = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(f)).unwrap();
+        assert_eq!(std::fs::read(place.work().join(f)).unwrap(), shipped, "{f}");
+    }
+
+    place.file("templates/zoo.cfg", "mine\n");
+    std::fs::remove_file(place.work().join("templates/hosts")).unwrap();
+    let said = place.run(&["init"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("there already: ") && said.err.contains("hint: `--force`"), "{}", said.err);
+    assert!(!place.work().join("templates/hosts").exists(), "all or nothing");
+    assert_eq!(std::fs::read(place.work().join("templates/zoo.cfg")).unwrap(), b"mine\n");
+
+    assert_eq!(place.run(&["init", "--force"]).code, 0);
+    assert_ne!(std::fs::read(place.work().join("templates/zoo.cfg")).unwrap(), b"mine\n");
+    assert!(place.work().join("templates/hosts").exists());
+}
+
+#[test]
+fn init_into_a_directory_of_ones_choice() {
+    let place = Place::new();
+    let said = place.run(&["init", "a/b"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(place.work().join("a/b/playbooks/site.yml").is_file());
+    place.file("plain", "");
+    let said = place.run(&["init", "plain"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    // What `init` wrote is read back: the inventory's own mistakes are now the user's.
+    place.file("a/b/inventories/local.yml", "cluster: X\n");
+    let said = place.run(&["plan", "--project", "a/b"]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("--> a/b/inventories/local.yml:1:10"), "{}", said.err);
+}
+
+#[test]
+fn completions() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let said = place.run(&["completions", shell]);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{shell}");
+        for command in COMMANDS {
+            assert!(said.out.contains(command), "{shell}: {command}");
+        }
+    }
+    // bash itself takes it, and completes a command's name.
+    let script = place.run(&["completions", "bash"]).out;
+    place.file(
+        "c.sh",
+        &format!("{script}\nCOMP_WORDS=(septet heal); COMP_CWORD=1\n_septet septet heal septet\necho \"${{COMPREPLY[@]}}\"\n"),
+    );
+    let out = std::process::Command::new("bash").arg(place.work().join("c.sh")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "health", "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn colours_are_for_those_who_want_them() {
+    let place = Place::new();
+    // Not a terminal: none, unless they are asked for.
+    for (args, env, colored) in [
+        (&["up"][..], &[][..], false),
+        (&["up", "--color", "never"], &[], false),
+        (&["up", "--color", "always"], &[], true),
+        // What is said on the command line wins over the environment.
+        (&["up", "--color", "always"], &[("NO_COLOR", "1")], true),
+        (&["up", "--color", "auto"], &[("NO_COLOR", "1")], false),
+    ] {
+        let said = place.run_with(args, env);
+        assert_eq!(said.err.contains("\u{1b}["), colored, "{args:?} {env:?}: {}", said.err);
+        assert!(said.err.contains("== observe"), "{}", said.err);
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let place = Place::new();
+    let out = std::process::Command::new("bash")
+        .args(["-c", "\"$0\" completions bash | true; echo ${PIPESTATUS[0]}", env!("CARGO_BIN_EXE_septet")])
+        .current_dir(place.work())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "0", "{}", String::from_utf8_lossy(&out.stderr));
+}
