@@ -36,9 +36,7 @@ fn python_command(script: &str, args: &[&str]) -> Command {
 /// Runs a python script that prints JSON.
 #[track_caller]
 pub fn python(script: &str, args: &[&str]) -> Value {
-    Ran::of(python_command(script, args), "", CLIENT_TIMEOUT)
-        .code(0)
-        .json()
+    Ran::of(python_command(script, args), "", CLIENT_TIMEOUT).code(0).json()
 }
 
 /// Reads `/brokers/ids` and `/controller` as kazoo sees them.
@@ -58,7 +56,8 @@ pub const CREATE_TOPIC: &str = r#"
 import json, sys
 from confluent_kafka.admin import AdminClient, NewTopic
 servers, name, partitions, replicas = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-done = AdminClient({"bootstrap.servers": servers}).create_topics([NewTopic(name, partitions, replicas)], request_timeout=30)
+admin = AdminClient({"bootstrap.servers": servers})
+done = admin.create_topics([NewTopic(name, partitions, replicas)], request_timeout=30)
 try:
     done[name].result(60); print("null")
 except Exception as e:
@@ -114,15 +113,8 @@ impl Drop for Producer {
 #[track_caller]
 pub fn produce_numbers(brokers: &str, topic: &str, count: usize) {
     for partition in 0..3 {
-        let lines: String = (partition..count)
-            .step_by(3)
-            .map(|n| format!("n{n}\n"))
-            .collect();
-        kcat(
-            brokers,
-            &["-P", "-t", topic, "-p", &partition.to_string()],
-            &lines,
-        );
+        let lines: String = (partition..count).step_by(3).map(|n| format!("n{n}\n")).collect();
+        kcat(brokers, &["-P", "-t", topic, "-p", &partition.to_string()], &lines);
     }
 }
 
@@ -131,11 +123,7 @@ pub fn produce_numbers(brokers: &str, topic: &str, count: usize) {
 pub fn consume_all(brokers: &str, topic: &str) -> Vec<String> {
     let mut out = Vec::new();
     for partition in ["0", "1", "2"] {
-        let text = kcat(
-            brokers,
-            &["-C", "-t", topic, "-p", partition, "-o", "beginning", "-e"],
-            "",
-        );
+        let text = kcat(brokers, &["-C", "-t", topic, "-p", partition, "-o", "beginning", "-e"], "");
         out.extend(text.lines().map(str::to_owned));
     }
     out.sort();

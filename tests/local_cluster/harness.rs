@@ -12,15 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The seven hosts, without their prefix, in the order of the tables.
-pub const SEVEN: [&str; 7] = [
-    "control01",
-    "zk01",
-    "zk02",
-    "zk03",
-    "kafka01",
-    "kafka02",
-    "kafka03",
-];
+pub const SEVEN: [&str; 7] = ["control01", "zk01", "zk02", "zk03", "kafka01", "kafka02", "kafka03"];
 /// Longest time that any one command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(240);
 
@@ -90,6 +82,15 @@ impl Ran {
         self
     }
 
+    /// Insists on words on standard output.
+    #[track_caller]
+    pub fn shows(self, words: &[&str]) -> Self {
+        for w in words {
+            assert!(self.out.contains(w), "no `{w}` on standard output of: {}", self.show());
+        }
+        self
+    }
+
     /// Standard output as JSON, and nothing beside it.
     #[track_caller]
     pub fn json(&self) -> Value {
@@ -124,9 +125,7 @@ pub fn eventually(what: &str, limit: Duration, mut ask: impl FnMut() -> bool) {
 
 /// Sends a signal to a process that we started.
 pub fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill")
-        .args([&format!("-{name}"), &child.id().to_string()])
-        .status();
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
     assert!(status.unwrap().success());
 }
 
@@ -150,30 +149,16 @@ pub struct Cluster {
 impl Cluster {
     /// A directory with an inventory; no container yet. The letter tells the tests of one process apart.
     pub fn new(letter: &str) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("septet-e2e-")
-            .tempdir()
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("septet-e2e-").tempdir().unwrap();
         let name = format!("e2e{}{letter}", std::process::id());
         // A copy, so that a build that goes on beside the test does not change what is deployed.
         let bundle = dir.path().join("bundle");
         fs::create_dir(&bundle).unwrap();
-        let from = std::env::var_os("SEPTET_BUNDLE").map_or_else(
-            || {
-                Path::new(env!("CARGO_BIN_EXE_septet"))
-                    .parent()
-                    .unwrap()
-                    .to_owned()
-            },
-            PathBuf::from,
-        );
+        let from = std::env::var_os("SEPTET_BUNDLE")
+            .map_or_else(|| Path::new(env!("CARGO_BIN_EXE_septet")).parent().unwrap().to_owned(), PathBuf::from);
         for program in ["septet-agent", "septet-coordinator", "septet-broker"] {
-            fs::copy(from.join(program), bundle.join(program)).unwrap_or_else(|e| {
-                panic!(
-                    "{}: {e}; build the workspace, or set SEPTET_BUNDLE",
-                    from.join(program).display()
-                )
-            });
+            fs::copy(from.join(program), bundle.join(program))
+                .unwrap_or_else(|e| panic!("{}: {e}; build the workspace, or set SEPTET_BUNDLE", from.join(program).display()));
         }
         let this = Self { name, dir, bundle };
         this.write_inventory("");
@@ -203,12 +188,7 @@ impl Cluster {
     pub fn prefix(&self) -> String {
         let text = fs::read_to_string(self.inventory()).unwrap();
         let value = text.lines().find_map(|l| l.strip_prefix("prefix:"));
-        value
-            .unwrap()
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .to_owned()
+        value.unwrap().split_whitespace().next().unwrap().to_owned()
     }
 
     /// Replaces words in the inventory.
@@ -250,9 +230,7 @@ impl Cluster {
     /// Starts septet; nobody reads what it says.
     pub fn spawn(&self, args: &[&str]) -> Child {
         let mut c = self.command(args);
-        c.stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         c.spawn().unwrap()
     }
 
@@ -262,20 +240,13 @@ impl Cluster {
         let ran = self.run(&["health", "--json"]);
         let report = ran.json();
         let healthy = report["healthy"].as_bool().unwrap();
-        assert_eq!(
-            ran.code,
-            Some(if healthy { 0 } else { 3 }),
-            "{}",
-            ran.show()
-        );
+        assert_eq!(ran.code, Some(if healthy { 0 } else { 3 }), "{}", ran.show());
         assert_eq!(report["hosts"].as_array().unwrap().len(), 7);
         let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let prefix = format!("{}-", self.prefix());
         for p in report["problems"].as_array().unwrap() {
             let host = p["host"].as_str().unwrap();
-            out.entry(host.strip_prefix(&prefix).unwrap_or(host).to_owned())
-                .or_default()
-                .push(p["reason"].as_str().unwrap().to_owned());
+            out.entry(host.strip_prefix(&prefix).unwrap_or(host).to_owned()).or_default().push(p["reason"].as_str().unwrap().to_owned());
         }
         assert_eq!(out.is_empty(), healthy, "{}", ran.show());
         out
@@ -311,15 +282,7 @@ impl Cluster {
                 r if r.starts_with("broker") => "kafka-server",
                 _ => "ssh",
             };
-            let show = [
-                "exec",
-                f[2],
-                "systemctl",
-                "show",
-                "-p",
-                "ExecMainStartTimestampMonotonic",
-                unit,
-            ];
+            let show = ["exec", f[2], "systemctl", "show", "-p", "ExecMainStartTimestampMonotonic", unit];
             let seen = Seen {
                 name: f[1].trim_start_matches('/').to_owned(),
                 id: f[2].to_owned(),
@@ -337,7 +300,8 @@ impl Cluster {
     pub fn is_whole(&self) {
         let mut names: Vec<String> = self.seen().into_values().map(|s| s.name).collect();
         let mut wanted: Vec<String> = SEVEN.iter().map(|h| self.host(h)).collect();
-        (names.sort(), wanted.sort());
+        names.sort();
+        wanted.sort();
         assert_eq!(names, wanted);
         assert_eq!((self.networks().len(), self.volumes().len()), (1, 7));
         assert_eq!(self.problems(), BTreeMap::new());
@@ -353,10 +317,7 @@ impl Cluster {
 
     /// A value of `septet endpoints`.
     fn endpoint(&self, key: &str) -> String {
-        self.ok(&["endpoints", "--json"]).json()[key]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        self.ok(&["endpoints", "--json"]).json()[key].as_str().unwrap().to_owned()
     }
     pub fn bootstrap(&self) -> String {
         self.endpoint("bootstrap.servers")
@@ -386,5 +347,28 @@ impl Drop for Cluster {
         for id in self.volumes() {
             docker_try(&["volume", "rm", "-f", &id]);
         }
+    }
+}
+
+/// A container that is not septet's; removed when dropped.
+pub struct Foreign(pub String);
+
+impl Foreign {
+    /// A container of this name, from the node image of some cluster.
+    pub fn new(name: &str, like: &Cluster) -> Self {
+        let image = docker(&["inspect", "--format", "{{.Config.Image}}", &like.containers()[0]]);
+        Self(docker(&["create", "--name", name, &image, "sleep", "1"]))
+    }
+
+    /// Insists that it is there, under its name.
+    #[track_caller]
+    pub fn is_untouched(&self, name: &str) {
+        assert_eq!(docker(&["inspect", "--format", "{{.Name}}", &self.0]), format!("/{name}"));
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        docker_try(&["rm", "-fv", &self.0]);
     }
 }
