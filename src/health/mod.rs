@@ -207,8 +207,8 @@ impl Checker<'_> {
                 let own: Vec<&Problem> = problems.iter().filter(|p| p.host == name).collect();
                 let state = match own.as_slice() {
                     [] => "healthy".to_owned(),
-                    [one] => one.reason.clone(),
-                    [one, more @ ..] => format!("{} (and {} more)", one.reason, more.len()),
+                    [one] => shortened(&one.reason),
+                    [one, more @ ..] => format!("{} (and {} more)", shortened(&one.reason), more.len()),
                 };
                 HostHealth {
                     state,
@@ -279,5 +279,13 @@ impl Checker<'_> {
             },
         }
         notes.problems
+    }
+}
+
+/// A reason that fits a table; the whole of it stands below.
+fn shortened(reason: &str) -> String {
+    match reason.char_indices().nth(70) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.to_owned(),
     }
 }

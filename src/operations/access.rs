@@ -41,7 +41,7 @@ impl Lock {
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let command: Vec<String> = std::env::args().take(3).collect();
+        let command: Vec<String> = std::env::args().take(12).collect();
         writeln!(file, "process {} (`{}`), since {}", std::process::id(), command.join(" "), clock(since)).map_err(fail)?;
         Ok(Self { file })
     }

@@ -165,6 +165,15 @@ impl Connection {
                 russh::Error::IO(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
                     SshError::Unreachable(format!("{place} refuses connections"))
                 }
+                // A published port accepts whether or not somebody is behind it.
+                russh::Error::IO(io)
+                    if matches!(
+                        io.kind(),
+                        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe
+                    ) =>
+                {
+                    SshError::Unreachable(format!("{place}: sshd does not answer"))
+                }
                 russh::Error::IO(io) => SshError::Unreachable(format!("{place}: {io}")),
                 russh::Error::Disconnect | russh::Error::HUP => SshError::Unreachable(format!("{place}: sshd does not answer")),
                 other => SshError::Unreachable(format!("{place}: {other}")),
