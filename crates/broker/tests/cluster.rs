@@ -251,6 +251,7 @@ fn a_waiting_fetch_wakes_up(cluster: &Cluster) {
     thread::sleep(Duration::from_millis(200));
     producer.produce("waiting", 0, &GOLDEN);
     let data = client.receive::<FetchRequest>(12).unwrap().responses.remove(0).partitions.remove(0);
+    assert!(begun.elapsed() < Duration::from_secs(40), "not at the end of its time: {:?}", begun.elapsed());
     assert_eq!(batches(&data.records.unwrap()).len(), 2);
 }
 

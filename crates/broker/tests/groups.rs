@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use common::{
     batches::{Batch, keys_and_values},
     logs::{batches, limits},
+    tempdir,
 };
 use kafka_protocol::ResponseError;
 use proptest::prelude::*;
@@ -59,7 +60,7 @@ fn groups_are_spread_as_kafka_spreads_them() {
 
 #[test]
 fn records_have_kafkas_bytes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let partition = open(dir.path());
     let offsets = Offsets::load(&partition).unwrap();
     let second = Commit { leader_epoch: -1, metadata: String::new(), ..commit(0) };
@@ -77,7 +78,7 @@ fn records_have_kafkas_bytes() {
 
 #[test]
 fn records_of_kafka_are_understood() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let partition = open(dir.path());
     let other = |k: &[u8], from: &str, to: &str| String::from_utf8(k.to_vec()).unwrap().replace(from, to).into_bytes();
     let old = other(KEY, "shop", "old1");
@@ -113,7 +114,7 @@ fn records_of_kafka_are_understood() {
 
 #[test]
 fn the_offsets_of_a_group_are_sorted_and_only_its_own() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let partition = open(dir.path());
     let offsets = Offsets::load(&partition).unwrap();
     for (topic, number) in [("b", 1), ("a", 10), ("b", 0), ("a", 9)] {
@@ -126,7 +127,7 @@ fn the_offsets_of_a_group_are_sorted_and_only_its_own() {
 
 #[test]
 fn what_a_record_cannot_hold_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let partition = open(dir.path());
     let offsets = Offsets::load(&partition).unwrap();
     let long = "x".repeat(32_768);
@@ -146,7 +147,7 @@ fn what_a_record_cannot_hold_is_refused() {
 
 #[test]
 fn a_partition_knows_its_offsets_and_epochs() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let p = Partition::open(dir.path(), limits(2000, 100), 3, 200).unwrap();
     let end = p.watch_end();
     let batch = Batch::new(1).values(&["a", "b"]).build();
@@ -189,7 +190,7 @@ proptest! {
     fn the_last_commit_counts_and_survives(
         portions in prop::collection::vec(prop::collection::vec(("[a-c\u{e4}]", "[xy]", 0i32..3, any::<i64>(), any::<i32>(), "\\PC{0,9}"), 0..5), 0..12),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let mut want = BTreeMap::new();
         {
             let partition = open(dir.path());

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::{
     batches::{Batch, GOLDEN},
     logs::{append, batches, check_indexes, files, limits, read_all},
+    tempdir,
 };
 use proptest::prelude::*;
 use septet_broker::log::{Found, Log};
@@ -18,7 +19,7 @@ fn sized(timestamp: i64, bytes: usize) -> Vec<u8> {
 
 #[test]
 fn batches_are_kept_as_they_came_but_for_offset_and_epoch() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut log = Log::open(dir.path(), limits(10_000, 4096)).unwrap();
     assert_eq!((log.start_offset(), log.end_offset(), log.size()), (0, 0, 0));
     assert!(log.read(0, 1000).unwrap().is_empty());
@@ -39,7 +40,7 @@ fn batches_are_kept_as_they_came_but_for_offset_and_epoch() {
 
 #[test]
 fn segments_are_named_by_their_first_offset_and_keep_their_size() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut log = Log::open(dir.path(), limits(300, 4096)).unwrap();
     let one = sized(1, 22).len();
     // Three fit into 300 bytes; one that is larger than a segment has one to itself.
@@ -56,7 +57,7 @@ fn segments_are_named_by_their_first_offset_and_keep_their_size() {
 
 #[test]
 fn a_read_begins_with_the_batch_that_holds_the_offset() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     for interval in [0, 150, 4096] {
         let _ = std::fs::remove_dir_all(dir.path());
         let mut log = Log::open(dir.path(), limits(700, interval)).unwrap();
@@ -83,7 +84,7 @@ fn a_read_begins_with_the_batch_that_holds_the_offset() {
 
 #[test]
 fn indexes_have_kafkas_bytes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut log = Log::open(dir.path(), limits(10_000, 100)).unwrap();
     // 90 bytes each; the third and the fifth begin more than 100 bytes behind the last entry.
     for time in [10, 20, 30, 40, 50] {
@@ -97,7 +98,7 @@ fn indexes_have_kafkas_bytes() {
 
 #[test]
 fn the_time_index_tells_of_the_latest_batch_so_far() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut log = Log::open(dir.path(), limits(10_000, 100)).unwrap();
     // The batch of time 500 has no entry of its own in the offset index; those of 20 and 30 are not later than it.
     for time in [10, 500, 20, 40, 30, 400, 600] {
@@ -110,7 +111,7 @@ fn the_time_index_tells_of_the_latest_batch_so_far() {
 
 #[test]
 fn the_first_record_at_or_after_a_time_is_found() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut log = Log::open(dir.path(), limits(250, 50)).unwrap();
     let of = |base: i64, deltas: &[i64]| {
         let records: Vec<_> = deltas.iter().map(|d| (*d, Some("key"), Some("value"))).collect();
@@ -144,7 +145,7 @@ fn the_first_record_at_or_after_a_time_is_found() {
         }
         log = Log::open(dir.path(), limits(250, 50)).unwrap();
     }
-    let empty = tempfile::tempdir().unwrap();
+    let empty = tempdir();
     assert_eq!(Log::open(empty.path(), limits(250, 50)).unwrap().offset_for_timestamp(0).unwrap(), None);
 }
 
@@ -165,7 +166,7 @@ fn records_that_lie_about_themselves_cost_nothing() {
     ];
     for body in bodies {
         for (count, base) in [(1, 10), (i32::MAX, 10), (1, i64::MAX), (1, i64::MIN)] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = tempdir();
             let mut log = Log::open(dir.path(), limits(10_000, 0)).unwrap();
             let bytes = Batch::new(base).count(count).last_offset_delta(count - 1).max_timestamp(100).body(&body).build();
             append(&mut log, &bytes);
@@ -179,7 +180,7 @@ fn records_that_lie_about_themselves_cost_nothing() {
 
 #[test]
 fn offsets_that_jump_far_begin_a_new_segment() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let mut log = Log::open(dir.path(), limits(100_000, 0)).unwrap();
     for _ in 0..3 {
         append(&mut log, &Batch::new(1).count(i32::MAX).last_offset_delta(i32::MAX - 1).body(b"packed").attributes(1).build());
@@ -205,7 +206,7 @@ proptest! {
         appends in prop::collection::vec(prop::collection::vec((1usize..4, 0usize..80, 0i64..50), 1..4), 1..20),
         segment_bytes in 14u32..600, interval in 0u32..300, reopen in any::<u8>(), max in 0usize..700,
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let mut log = Log::open(dir.path(), limits(segment_bytes, interval)).unwrap();
         let (mut want, mut records) = (Vec::new(), Vec::new());
         for (i, portion) in appends.iter().enumerate() {

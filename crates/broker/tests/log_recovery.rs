@@ -8,6 +8,7 @@ use std::{fs, path::Path};
 use common::{
     batches::{Batch, GOLDEN},
     logs::{append, batches, check_indexes, copy, files, limits, read_all},
+    tempdir,
 };
 use proptest::prelude::*;
 use septet_broker::log::{Limits, Log};
@@ -43,7 +44,7 @@ fn is_cut(dir: &Path, first_two: &[u8], what: &str) {
 
 #[test]
 fn a_torn_tail_is_cut_wherever_it_is_torn() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let (bytes, last) = three(&dir.path().join("log"));
     for cut in last..bytes.len() {
         let torn = dir.path().join(cut.to_string());
@@ -55,7 +56,7 @@ fn a_torn_tail_is_cut_wherever_it_is_torn() {
 
 #[test]
 fn a_tail_that_never_reached_the_disk_is_cut() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let (bytes, last) = three(&dir.path().join("log"));
     let mut tails: Vec<Vec<u8>> = [1, 11, 12, 17, 60, 61, 97, 4096].iter().map(|n| vec![0; *n]).collect();
     tails.extend([1, 12, 61, 500].iter().map(|n| vec![0xff; *n]));
@@ -77,7 +78,7 @@ fn a_tail_that_never_reached_the_disk_is_cut() {
 
 #[test]
 fn a_flipped_bit_in_the_tail_never_hurts_what_is_before_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let (bytes, last) = three(&dir.path().join("log"));
     let torn = dir.path().join("torn");
     for byte in 0..GOLDEN.len() {
@@ -106,7 +107,7 @@ fn a_flipped_bit_in_the_tail_never_hurts_what_is_before_it() {
 
 #[test]
 fn damage_in_the_middle_of_the_active_segment_cuts_from_there_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let (mut bytes, _) = three(dir.path());
     bytes[GOLDEN.len() + 70] ^= 4;
     fs::write(segment(dir.path(), 0), &bytes).unwrap();
@@ -117,7 +118,7 @@ fn damage_in_the_middle_of_the_active_segment_cuts_from_there_on() {
 
 #[test]
 fn a_damaged_closed_segment_is_an_error_that_names_file_and_byte() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let good = dir.path().join("good");
     let small = limits(200, 50);
     let mut log = Log::open(&good, small).unwrap();
@@ -158,7 +159,7 @@ fn a_damaged_closed_segment_is_an_error_that_names_file_and_byte() {
 
 #[test]
 fn lost_or_wrong_indexes_are_made_anew() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let small = limits(400, 50);
     let mut log = Log::open(dir.path(), small).unwrap();
     for _ in 0..9 {
@@ -178,7 +179,7 @@ fn lost_or_wrong_indexes_are_made_anew() {
 
 #[test]
 fn other_files_do_not_matter() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     three(dir.path());
     for name in [
         "partition.metadata",
@@ -195,7 +196,7 @@ fn other_files_do_not_matter() {
 
 #[test]
 fn an_empty_active_segment_goes_on_where_it_was_begun() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     three(dir.path());
     fs::write(segment(dir.path(), 7), "").unwrap();
     let mut log = Log::open(dir.path(), LIMITS).unwrap();
@@ -212,7 +213,7 @@ proptest! {
     fn arbitrary_bytes_in_a_segment_never_panic(
         good in 0usize..4, tail in prop::collection::vec(any::<u8>(), 0..200), place in prop::option::of(any::<(i64, bool)>()),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let mut tail = tail;
         if let Some((offset, close)) = place {
             // A whole batch at an arbitrary offset.

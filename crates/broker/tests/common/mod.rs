@@ -7,3 +7,9 @@ pub mod logs;
 pub mod processes;
 pub mod samples;
 pub mod znodes;
+
+/// A directory that goes away; in memory where that can be had. Kill -9 spares it there as it spares the page cache,
+/// and no busy disk makes an fsync last for many seconds.
+pub fn tempdir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

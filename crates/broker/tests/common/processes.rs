@@ -188,9 +188,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(brokers: i32, settings: &str) -> Self {
-        // In memory where that can be had: kill -9 spares it as it spares the page cache, and no busy disk makes an
-        // fsync of the coordinator's last for many seconds.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let dir = super::tempdir();
         let port = free_port();
         let zookeeper = format!("127.0.0.1:{port}");
         let config = dir.path().join("zoo.cfg");
