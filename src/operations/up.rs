@@ -117,7 +117,11 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
     result
 }
 
-fn failed_run(recap: &Recap) -> Error {
+/// A run's counts, or which hosts it failed on.
+fn succeeded(recap: Recap) -> Result<Recap> {
+    if !recap.failed() {
+        return Ok(recap);
+    }
     let hosts: Vec<&str> = recap.hosts.iter().filter(|(_, c)| c.failed + c.unreachable > 0).map(|(h, _)| h.as_str()).collect();
     let mut e = Error::failed(format!("failed on {}", hosts.join(", ")));
     if !recap.pending_handlers.is_empty() {
@@ -127,7 +131,7 @@ fn failed_run(recap: &Recap) -> Error {
             names.join(", ")
         ));
     }
-    e
+    Err(e)
 }
 
 fn interrupted(cluster: &Cluster) -> Result<()> {
@@ -173,7 +177,8 @@ pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
     interrupted(cluster)?;
     if plan.steps.iter().any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. })) {
         let say = |text: String| reporter.say(&text);
-        phases.time(reporter, "image", cluster.provider.prepare(&say)).await?;
+        let how = phases.time(reporter, "image", cluster.provider.prepare(&say)).await?;
+        reporter.detail(&format!("   hosts are made with: {how}"));
         interrupted(cluster)?;
     }
     let mut observed = observed;
@@ -184,13 +189,10 @@ pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
     let access = Access::new(cluster, observed.clone())?;
     phases.time(reporter, "connect", access.connect(cluster, true)).await?;
     interrupted(cluster)?;
-    let configure = async {
-        let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?;
-        if recap.failed() { Err(failed_run(&recap)) } else { Ok(recap) }
-    };
+    let configure = async { succeeded(play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
     if !plan.renames.is_empty() {
-        let (observed_now, more) = phases.time(reporter, "rename", rename_hosts(cluster, &plan, &observed, &access)).await?;
+        let (observed_now, more) = phases.time(reporter, "rename", rename_hosts(cluster, &plan, &plays, &observed, &access)).await?;
         observed = observed_now;
         recap.add(more);
     }
@@ -203,7 +205,7 @@ pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
 }
 
 /// Every host serves under its new name: the provider's names follow, then the old names go.
-async fn rename_hosts(cluster: &Cluster, plan: &Plan, observed: &Observed, access: &Access) -> Result<(Observed, Recap)> {
+async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: &Observed, access: &Access) -> Result<(Observed, Recap)> {
     let uuid = observed.uuid.clone().unwrap_or_default();
     let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: "" };
     let Some(network) = observed.network.clone() else {
@@ -214,9 +216,8 @@ async fn rename_hosts(cluster: &Cluster, plan: &Plan, observed: &Observed, acces
         cluster.reporter.step(step);
     }
     let observed = cluster.provider.observe().await?;
-    let plays = parse::playbook(&cluster.project, SITE)?;
-    let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?;
-    if recap.failed() { Err(failed_run(&recap)) } else { Ok((observed, recap)) }
+    let recap = play(cluster, &observed, Some(access.fleet.clone()), plays, cluster.options.clone()).await?;
+    Ok((observed, succeeded(recap)?))
 }
 
 async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<Report> {
@@ -262,10 +263,7 @@ pub async fn preview(cluster: &Cluster) -> Result<Planned> {
     if let Some(fleet) = fleet {
         fleet.close().await;
     }
-    if recap.failed() {
-        return Err(failed_run(&recap));
-    }
-    Ok(Planned { plan, recap })
+    Ok(Planned { plan, recap: succeeded(recap)? })
 }
 
 /// Runs a playbook against the hosts that exist.
@@ -279,7 +277,7 @@ pub async fn run_playbook(cluster: &Cluster, name: &str) -> Result<Recap> {
     access.fleet.close().await;
     let recap = recap?;
     cluster.reporter.recap(&recap);
-    if recap.failed() { Err(failed_run(&recap)) } else { Ok(recap) }
+    succeeded(recap)
 }
 
 /// Where clients find the cluster, as `(bootstrap.servers, zookeeper.connect)`.

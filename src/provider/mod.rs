@@ -105,12 +105,11 @@ pub struct Site<'a> {
 
 /// A provider.
 pub trait Provider: Send + Sync {
-    /// Its name in inventories.
-    fn name(&self) -> &'static str;
     /// What exists of the cluster of this name.
     fn observe(&self) -> Boxed<'_, Result<Observed>>;
-    /// Makes sure that hosts can be made: images and the like. Says what it does through `say`.
-    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<()>>;
+    /// Makes sure that hosts can be made: images and the like. Says what it does through `say`, and
+    /// answers with what was chosen.
+    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>>;
     /// Makes the network. Called before any host is made.
     fn create_network<'a>(&'a self, site: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>>;
     /// Does one step for one host.

@@ -430,24 +430,21 @@ fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32, own
 }
 
 impl Provider for Docker {
-    fn name(&self) -> &'static str {
-        "docker"
-    }
-
     fn observe(&self) -> Boxed<'_, Result<Observed>> {
         Box::pin(self.observe_now())
     }
 
-    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<()>> {
+    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
         Box::pin(async move {
-            self.ready
+            let (image, privilege) = self
+                .ready
                 .get_or_try_init(|| async {
                     let image = image::ensure(&self.engine, self.settings.image.as_deref(), say).await?;
                     let privilege = privilege::find(&self.engine, &image, say).await?;
                     Ok::<_, Error>((image, privilege))
                 })
                 .await?;
-            Ok(())
+            Ok(format!("image {image}, {}", privilege.describe()))
         })
     }
 
