@@ -321,11 +321,18 @@ async fn session(
     } else {
         (connect.session, connect.password.clone(), Ask::MoveSession { id: connect.session, password: connect.password.clone() })
     };
-    // Before the command: an older connection of the session ends, this one does not.
-    node.with(|_, l| {
-        l.connections.close_session(session);
+    // Before the command: an older connection of the session ends, this one does not. Who only guesses a session's
+    // number neither ends the rightful client's connection nor keeps its session alive.
+    let guessed = node.with(|s, l| {
+        let guessed = s.sessions.get(&session).is_some_and(|known| known.password != password);
+        if !guessed {
+            l.connections.close_session(session);
+        }
+        guessed
     });
-    node.touch(session);
+    if !guessed {
+        node.touch(session);
+    }
     let (_, answer) = node.command(ask).await.await.map_err(|_| lost())?;
     let Answer::Session(timeout_ms) = answer else {
         node.with(|_, l| l.connections.send(id, connected(0, 0, &[0; 16], connect.knows_read_only)));
