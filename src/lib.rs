@@ -8,7 +8,7 @@
 //! | [`ssh`] | connections and agents |
 //! | [`playbook`], [`modules`] | tasks and how they run |
 //! | [`engine`] | what is deployed |
-//! | [`health`], [`operations`] | whether it works, and what the commands do |
+//! | [`health`], [`operations`], [`journal`] | whether it works, what the commands do, what they did |
 //! | [`report`], [`error`] | what the user sees |
 
 pub mod cli;
@@ -16,6 +16,7 @@ pub mod engine;
 pub mod error;
 pub mod health;
 pub mod inventory;
+pub mod journal;
 pub mod modules;
 pub mod operations;
 pub mod plan;

@@ -8,9 +8,9 @@ use std::{
 use super::{Global, print_data, print_json};
 use crate::{
     error::{Error, Result},
-    operations,
+    operations::{self, Receipt, clock},
     playbook::Options,
-    provider::Resource,
+    provider::{Expired, Resource},
     report::plain_table,
 };
 
@@ -32,28 +32,70 @@ fn ask(cluster: &str, list: &[Resource]) -> Result<bool> {
     Ok(answer.trim() == cluster)
 }
 
+/// Asks whether clusters whose time is over may go.
+fn ask_expired(list: &[Expired]) -> Result<bool> {
+    let rows = list.iter().map(|e| vec![e.cluster.clone(), e.uuid.clone(), clock(e.expires)]);
+    eprintln!("{}\n", plain_table(&["cluster", "id", "over since"], rows));
+    eprint!("All of these are removed, with their data. Type `expired` to go on: ");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim() == "expired")
+}
+
+/// Arguments.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Keep the volumes with data; `septet up` finds them again
+    #[arg(long)]
+    keep_data: bool,
+    /// Remove every cluster of the inventory's provider whose `ttl` is over, whatever its name
+    #[arg(long, conflicts_with = "keep_data")]
+    all_expired: bool,
+}
+
+fn show(r: &Receipt) -> Result<()> {
+    let rows = r.removed.iter().map(|x| {
+        let id = x.resource.id.chars().take(24).collect();
+        vec![x.resource.kind.to_owned(), x.resource.name.clone(), id, clock(x.removed_at)]
+    });
+    print_data(&format!("{}\n", plain_table(&["kind", "name", "id", "removed"], rows)))?;
+    eprintln!(
+        "\nremoved {} things of cluster `{}` ({}); a second listing by that id at {} finds {}",
+        r.removed.len(),
+        r.cluster,
+        r.uuid,
+        clock(r.listed_at),
+        r.left.len()
+    );
+    if !r.kept.is_empty() {
+        let names: Vec<String> = r.kept.iter().map(|k| format!("{} ({})", k.id, k.name)).collect();
+        eprintln!("kept, for the next `septet up` to use again: {}", names.join(", "));
+    }
+    Ok(())
+}
+
 /// Runs it.
-pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {
+pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
+    if a.all_expired {
+        let receipts = operations::down_expired(&g.inventory()?, |list| if g.yes { Ok(true) } else { ask_expired(list) }).await?;
+        if g.json {
+            return print_json(&receipts);
+        }
+        if receipts.is_empty() {
+            eprintln!("no cluster's time is over");
+        }
+        return receipts.iter().try_for_each(show);
+    }
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let name = cluster.inventory.cluster.clone();
-    let receipt = operations::down(&cluster, |list| if g.yes { Ok(true) } else { ask(&name, list) }).await?;
+    let receipt = operations::down(&cluster, a.keep_data, |list| if g.yes { Ok(true) } else { ask(&name, list) }).await?;
     match receipt {
         None if g.json => print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] })),
         None => {
-            eprintln!("there is nothing of cluster `{name}`");
+            eprintln!("there is nothing of cluster `{name}`{}", if a.keep_data { " beside data that is kept" } else { "" });
             Ok(())
         }
         Some(r) if g.json => print_json(&r),
-        Some(r) => {
-            print_data(&format!("{}\n", table(&r.removed)))?;
-            eprintln!(
-                "\nremoved {} things of cluster `{}` ({}); a second listing by that id finds {}",
-                r.removed.len(),
-                r.cluster,
-                r.uuid,
-                r.left.len()
-            );
-            Ok(())
-        }
+        Some(r) => show(&r),
     }
 }

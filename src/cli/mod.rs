@@ -90,7 +90,7 @@ enum Command {
     /// Give every host another prefix without stopping the cluster
     Rename(rename::Arguments),
     /// Remove everything that belongs to the cluster
-    Down,
+    Down(down::Arguments),
     /// Run a playbook against the cluster's hosts
     Run(run::Arguments),
     /// Run a command on the hosts of a group or pattern
@@ -272,7 +272,7 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
             let command = format!("septet rename {}", a.prefix);
             resumable(rename::run(g, &a, interrupted).await, &command)
         }
-        Command::Down => resumable(down::run(g, interrupted).await, "septet down"),
+        Command::Down(a) => resumable(down::run(g, &a, interrupted).await, "septet down"),
         Command::Run(a) => {
             let command = format!("septet run {}", a.playbook);
             resumable(run::run(g, &a, interrupted).await, &command)

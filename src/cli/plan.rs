@@ -27,7 +27,10 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let planned = operations::preview(&cluster).await?;
     let (steps, tasks) = (planned.plan.all().count(), planned.recap.changed());
     if g.json {
-        print_json(&json!({ "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap }))?;
+        print_json(&json!({
+            "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap,
+            "checks": planned.checks, "cost": planned.estimate,
+        }))?;
     } else if planned.pending() {
         eprintln!("\n{steps} changes to hosts, {tasks} tasks would change something; `septet up` does it");
     } else {

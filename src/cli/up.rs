@@ -35,11 +35,15 @@ pub fn finish(g: &Global, cluster: &Cluster, outcome: &UpOutcome) -> Result<()> 
         return print_json(&json!({
             "cluster": cluster.inventory.cluster, "uuid": outcome.observed.uuid, "changed": changed, "steps": outcome.steps,
             "tasks": outcome.recap, "hosts": outcome.report.hosts, "phases_s": phases, "endpoints": endpoints,
+            "provider": outcome.provider,
         }));
     }
     eprintln!();
     super::print_data(&(hosts_table(&outcome.report.hosts) + "\n"))?;
     eprintln!("\n{}\n", phases_table(outcome.phases.list()));
+    if let Some(stats) = outcome.provider {
+        eprintln!("{} requests to the provider, {:.1} s of waiting for it\n", stats.requests, stats.waited_s);
+    }
     if changed == 0 {
         eprintln!("nothing changed: {} is as {} says", cluster.inventory.cluster, cluster.inventory.shown_path());
     } else {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an [`Inventory`] that exists is valid: names are DNS labels, counts are sensible, nothing is unknown.
 
+mod ec2;
 mod edit;
 mod pattern;
 
@@ -9,8 +10,10 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+pub use ec2::{Connect, Ec2Settings, ImageChoice, PublicAddresses, Security, VolumeSettings, VpcChoice};
 pub use edit::set_prefix;
 pub use pattern::select;
 use serde_json::Value;
@@ -131,6 +134,26 @@ pub struct DockerSettings {
 pub enum ProviderSettings {
     /// local containers
     Docker(DockerSettings),
+    /// instances of EC2
+    Ec2(Box<Ec2Settings>),
+}
+
+impl ProviderSettings {
+    /// As in the inventory.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ProviderSettings::Docker(_) => "docker",
+            ProviderSettings::Ec2(_) => "ec2",
+        }
+    }
+    /// Kinds of machines that hosts of a role may be: the wanted one, then what is taken where that is not to be had. Empty
+    /// where the provider has no kinds.
+    pub fn sizes(&self, role: Role) -> &[String] {
+        match self {
+            ProviderSettings::Docker(_) => &[],
+            ProviderSettings::Ec2(settings) => settings.types(role),
+        }
+    }
 }
 
 /// The inventory.
@@ -148,6 +171,8 @@ pub struct Inventory {
     pub engine: Engine,
     /// where hosts come from
     pub provider: ProviderSettings,
+    /// how long the cluster is wanted, counted from when it is made; `septet down --all-expired` takes it away then
+    pub ttl: Option<Duration>,
     /// all hosts: control, coordinators, brokers, each by number
     pub hosts: Vec<Host>,
     /// variables for all
@@ -224,8 +249,10 @@ impl Inventory {
             None => ProviderSettings::Docker(DockerSettings::default()),
             Some(n) => provider(n)?,
         };
+        let ttl = f.take("ttl").filter(|n| !n.is_null()).map(duration).transpose()?;
         let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), Node::object)?;
-        let mut this = Self { path: None, cluster, prefix, domain, engine, provider, hosts: Vec::new(), vars, templates: BTreeMap::new() };
+        let mut this =
+            Self { path: None, cluster, prefix, domain, engine, provider, ttl, hosts: Vec::new(), vars, templates: BTreeMap::new() };
         let groups = f.take("groups");
         this.groups(groups, prefix_node)?;
         f.finish()?;
@@ -353,18 +380,37 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A time as `90m`, `8h` or `2d`; a minute at the least, a year at the most.
+fn duration(n: &Node) -> Result<Duration> {
+    let text = n.string()?;
+    let bad = || n.error(format!("`{text}` is not a time such as 90m, 8h or 2d, from 1m to 365d"));
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+    let seconds = match &text[split..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = text[..split].parse().map_err(|_| bad())?;
+    let total = number.checked_mul(seconds).filter(|t| (60..=365 * 86_400).contains(t)).ok_or_else(bad)?;
+    Ok(Duration::from_secs(total))
+}
+
 fn provider(n: &Node) -> Result<ProviderSettings> {
     let mut f = n.fields()?;
-    let docker = f.take("docker");
-    for other in ["ec2", "static"] {
-        if f.take(if other == "ec2" { "ec2" } else { "static" }).is_some() {
-            return Err(n.error(format!("provider `{other}` is not in this version")).hint("this version knows `docker: {}`"));
-        }
-    }
+    let (docker, ec2, fixed) = (f.take("docker"), f.take("ec2"), f.take("static"));
     f.finish()?;
-    let Some(d) = docker else {
-        return Err(n.error("a provider is missing here").hint("write `docker: {}`"));
-    };
+    match (docker, ec2, fixed) {
+        (_, _, Some(_)) => Err(n.error("provider `static` is not in this version").hint("this version knows `docker: {}` and `ec2: {}`")),
+        (Some(_), Some(_), None) => Err(n.error("a cluster has one provider").hint("write `docker: {}` or `ec2: {}`")),
+        (Some(d), None, None) => docker_settings(d),
+        (None, Some(e), None) => Ok(ProviderSettings::Ec2(Box::new(ec2::settings(e)?))),
+        (None, None, None) => Err(n.error("a provider is missing here").hint("write `docker: {}` or `ec2: {}`")),
+    }
+}
+
+fn docker_settings(d: &Node) -> Result<ProviderSettings> {
     let mut f = d.fields()?;
     let text = |n: Option<&Node>| n.map(Node::string).transpose();
     let subnet_node = f.take("subnet");

@@ -1,7 +1,7 @@
 //! The way to a cluster's hosts: its key, its host keys, one run at a time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Seek, Write},
     sync::Arc,
@@ -9,41 +9,63 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use sha2::{Digest, Sha256};
 
-use super::Cluster;
+use super::{Cluster, RollingGate};
 use crate::{
+    engine::bundle::Architecture,
     error::{Error, Result},
-    inventory::{HostId, Inventory},
-    provider::{HostState, Observed},
+    inventory::{HostId, Inventory, Role},
+    playbook::Gate,
+    provider::{Holder, HostState, Observed, Provider, now_s},
     ssh::{Fleet, SshError, keys},
 };
 
-/// How long hosts may take until they can be logged in to.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Does something that changes a cluster while nobody else does. A second run is told who is at work and since when.
+pub async fn locked<T>(cluster: &str, provider: &dyn Provider, what: impl Future<Output = Result<T>>) -> Result<T> {
+    let lock = Lock::take(cluster)?;
+    provider.hold(&lock.holder).await?;
+    let result = what.await;
+    provider.release().await;
+    result
+}
 
-/// Held while a cluster is changed; a second run is told who holds it and since when.
-pub struct Lock {
+/// Held while a cluster is changed, against other runs on this machine.
+struct Lock {
     file: fs::File,
+    holder: Holder,
+}
+
+/// Who we are to others: which machine and state directory, whatever the process. While we have the lock file there, a run of
+/// the same name elsewhere is one of ours that has ended.
+fn identity() -> Result<String> {
+    let machine = fs::read_to_string("/etc/machine-id").or_else(|_| fs::read_to_string("/proc/sys/kernel/hostname")).unwrap_or_default();
+    let text = format!("{} {}", machine.trim(), keys::state_dir()?.display());
+    Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())
 }
 
 impl Lock {
     /// Takes the lock of a cluster.
-    pub fn take(inventory: &Inventory) -> Result<Self> {
+    fn take(cluster: &str) -> Result<Self> {
         let dir = keys::state_dir()?.join("locks");
         fs::create_dir_all(&dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
-        let path = dir.join(format!("{}.lock", inventory.cluster));
+        let path = dir.join(format!("{cluster}.lock"));
         let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
         let mut file = fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(fail)?;
         if file.try_lock().is_err() {
             let holder = fs::read_to_string(&path).unwrap_or_default();
-            return Err(Error::failed(format!("another run is at work on cluster `{}`: {}", inventory.cluster, holder.trim()))
-                .hint("wait until it has ended"));
+            return Err(
+                Error::failed(format!("another run is at work on cluster `{cluster}`: {}", holder.trim())).hint("wait until it has ended")
+            );
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let command: Vec<String> = std::env::args().take(12).collect();
-        writeln!(file, "process {} (`{}`), since {}", std::process::id(), command.join(" "), clock(since)).map_err(fail)?;
-        Ok(Self { file })
+        let text = format!("process {} (`{}`), since {}", std::process::id(), command.join(" "), clock(now_s()));
+        writeln!(file, "{text}").map_err(fail)?;
+        let machine = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into());
+        let text = format!("{user} on {}, {text}", machine.trim());
+        Ok(Self { file, holder: Holder { id: identity()?, text } })
     }
 }
 
@@ -54,7 +76,7 @@ impl Drop for Lock {
 }
 
 /// Seconds since 1970 as UTC.
-fn clock(seconds: u64) -> String {
+pub fn clock(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Civil date from days (Hinnant's algorithm).
     let z = days as i64 + 719_468;
@@ -81,46 +103,52 @@ impl Access {
     pub fn new(cluster: &Cluster, observed: Observed) -> Result<Self> {
         let uuid = observed.uuid.clone().ok_or_else(|| not_there(&cluster.inventory))?;
         let (key, _) = keys::cluster_key(&uuid)?;
-        let mut endpoints = BTreeMap::new();
+        let (mut endpoints, mut agents) = (BTreeMap::new(), BTreeMap::new());
         for host in &observed.hosts {
-            endpoints.insert(host.id, cluster.provider.endpoint(host)?);
+            match cluster.provider.endpoint(host) {
+                Ok(e) => drop(endpoints.insert(host.id, e)),
+                // A stopped host may have no address.
+                Err(e) if host.state == HostState::Running => return Err(e),
+                Err(_) => {}
+            }
+            // A missing bundle matters once an agent is started.
+            if let Ok(bundle) = cluster.bundles.of(host.architecture.unwrap_or(Architecture::NATIVE)) {
+                agents.insert(host.id, bundle.agent.clone());
+            }
         }
-        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, cluster.bundle.agent.clone());
+        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents);
         let this = Self { observed, fleet: Arc::new(fleet) };
         this.write_ssh_config(cluster)?;
         Ok(this)
     }
 
-    /// Waits until all running hosts can be logged in to. A key that is refused everywhere is the sign of a lost
-    /// state directory: it is planted again, once, where that is allowed.
-    pub async fn connect(&self, cluster: &Cluster, may_plant: bool) -> Result<()> {
+    /// Waits until all running hosts can be logged in to. Names those that refuse our key.
+    async fn login(&self, cluster: &Cluster, planted: &BTreeSet<HostId>) -> Result<Vec<HostId>> {
         let begun = Instant::now();
-        let mut planted = false;
+        let limit = cluster.provider.boot_timeout();
         let running: Vec<HostId> = self.observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect();
         loop {
             let results = join_all(running.iter().map(|id| async move { (*id, self.fleet.connection(*id).await.map(drop)) })).await;
             let failed: Vec<(HostId, SshError)> = results.into_iter().filter_map(|(id, r)| Some((id, r.err()?))).collect();
-            let Some((_, first)) = failed.iter().find(|(_, e)| !matches!(e, SshError::Jump(_))).or(failed.first()) else {
-                return Ok(());
-            };
+            if failed.is_empty() {
+                return Ok(Vec::new());
+            }
             if let Some((id, e @ SshError::HostKey { .. })) = failed.iter().find(|(_, e)| matches!(e, SshError::HostKey { .. })) {
                 let name = self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default();
                 return Err(Error::failed(format!("{name}: {e}; it is not talked to"))
                     .hint("if nobody replaced the key on purpose, somebody may be in between; else remove the host and run `septet up` to make it again"));
             }
-            if matches!(first, SshError::Login(_)) && !may_plant {
-                return Err(Error::failed("the cluster's key is not accepted (a lost state directory?)")
-                    .hint("`septet up` plants a new one; `plan` changes nothing"));
+            let mut refused: Vec<HostId> = failed.iter().filter(|(_, e)| matches!(e, SshError::Login(_))).map(|(id, _)| *id).collect();
+            refused.sort_by_key(|id| planted.contains(id));
+            // A host that boots may refuse a key that it does not have yet; one that refuses for longer does not have it. Once
+            // one was found that does not have it, the others need not be given time.
+            let sure = !planted.is_empty() && refused.first().is_some_and(|id| !planted.contains(id));
+            let patience = if cluster.provider.planting_restarts() && !sure { Duration::from_secs(20) } else { Duration::ZERO };
+            let others = failed.iter().all(|(_, e)| matches!(e, SshError::Login(_) | SshError::Jump(_)));
+            if !refused.is_empty() && others && begun.elapsed() >= patience {
+                return Ok(refused);
             }
-            if matches!(first, SshError::Login(_)) && !planted {
-                planted = true;
-                cluster.reporter.say("the cluster's key is not accepted (a lost state directory?); planting it again");
-                let uuid = self.observed.uuid.as_deref().unwrap_or_default();
-                let (key, _) = keys::cluster_key(uuid)?;
-                cluster.provider.plant_key(&self.observed, &keys::public_line(&key)?).await?;
-                continue;
-            }
-            if begun.elapsed() > BOOT_TIMEOUT {
+            if begun.elapsed() > limit {
                 let lines: Vec<String> = failed
                     .iter()
                     .map(|(id, e)| format!("{}: {e}", self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default()))
@@ -131,6 +159,52 @@ impl Access {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// The hosts that exist, logged in to. A key that is refused is the sign of a lost state directory: it is planted again,
+    /// once, where that is allowed. Where that restarts hosts, they go one at a time, each under the gate of its role.
+    pub async fn connect(self, cluster: &Cluster, may_plant: bool) -> Result<Access> {
+        let mut access = self;
+        let mut planted = BTreeSet::new();
+        loop {
+            let refused = access.login(cluster, &planted).await?;
+            let Some(id) = refused.first().copied() else { return Ok(access) };
+            if !may_plant {
+                return Err(Error::failed("the cluster's key is not accepted (a lost state directory?)")
+                    .hint("`septet up` plants a new one; `plan` changes nothing"));
+            }
+            if planted.is_empty() {
+                cluster.reporter.say("the cluster's key is not accepted (a lost state directory?); planting it again");
+            }
+            let uuid = access.observed.uuid.clone().unwrap_or_default();
+            let public = keys::public_line(&keys::cluster_key(&uuid)?.0)?;
+            let restarts = cluster.provider.planting_restarts();
+            for id in if restarts { vec![id] } else { refused } {
+                let Some(host) = access.observed.host(id).cloned() else { continue };
+                if !planted.insert(id) {
+                    return Err(Error::failed(format!("{}: the key that was planted is not accepted", host.name))
+                        .hint("remove the host and run `septet up` to make it again"));
+                }
+                let gated = restarts && id.role != Role::Control;
+                if gated {
+                    cluster.reporter.say(&format!("   {}: may it stop?", host.name));
+                    access.gate(cluster).before(id).await.map_err(|e| e.context(format!("{} is not restarted", host.name)))?;
+                }
+                cluster.provider.plant_key(&host, &public).await?;
+                if restarts {
+                    let observed = cluster.provider.settle().await?;
+                    access = Access::new(cluster, observed)?;
+                }
+                if gated {
+                    access.gate(cluster).after(id).await.map_err(|e| e.context(format!("after {}", host.name)))?;
+                }
+            }
+        }
+    }
+
+    /// The gate over these hosts.
+    pub fn gate(&self, cluster: &Cluster) -> RollingGate {
+        RollingGate { inventory: cluster.inventory.clone(), observed: self.observed.clone(), fleet: self.fleet.clone() }
     }
 
     /// Path of the OpenSSH configuration for this cluster's hosts.

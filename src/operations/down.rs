@@ -3,42 +3,90 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{Cluster, Lock};
+use super::{Cluster, locked};
 use crate::{
     error::{Error, Result},
-    provider::Resource,
+    inventory::Inventory,
+    journal,
+    provider::{self, Expired, Provider, Resource, now_s},
     ssh::keys,
 };
 
-/// What was removed, and what a second listing found.
-#[derive(Debug, Serialize)]
+/// Something that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// what it was
+    #[serde(flatten)]
+    pub resource: Resource,
+    /// when its removal was done, in seconds since 1970
+    pub removed_at: u64,
+}
+
+/// What was removed, what was kept, and what a second listing found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// the cluster's name
     pub cluster: String,
     /// its identity
     pub uuid: String,
+    /// when it began, in seconds since 1970
+    pub began_at: u64,
+    /// when the last listing was made
+    pub listed_at: u64,
     /// what was removed
-    pub removed: Vec<Resource>,
-    /// what the last listing found: nothing
+    pub removed: Vec<Removal>,
+    /// data that was kept because that was asked for
+    pub kept: Vec<Resource>,
+    /// what the last listing found beside that: nothing
     pub left: Vec<Resource>,
 }
 
-/// In which order kinds are removed.
-const ORDER: [&str; 3] = ["container", "network", "volume"];
 /// Listings until everything must be gone.
 const ROUNDS: usize = 10;
 
 /// Removes the cluster. `agree` is shown the list and says whether to go on. `None`: there is nothing.
-pub async fn down(cluster: &Cluster, agree: impl FnOnce(&[Resource]) -> Result<bool>) -> Result<Option<Receipt>> {
-    let _lock = Lock::take(&cluster.inventory)?;
-    let observed = cluster.provider.observe().await?;
-    let Some(uuid) = observed.uuid else {
-        return Ok(None);
-    };
-    let all = cluster.provider.list(&uuid).await?;
+pub async fn down(cluster: &Cluster, keep_data: bool, agree: impl FnOnce(&[Resource]) -> Result<bool>) -> Result<Option<Receipt>> {
+    let name = &cluster.inventory.cluster;
+    locked(name, &*cluster.provider, async {
+        match cluster.provider.observe().await?.uuid {
+            Some(uuid) => remove_all(&*cluster.provider, name, &uuid, keep_data, agree).await,
+            None => Ok(None),
+        }
+    })
+    .await
+}
+
+/// Removes all clusters of the inventory's provider whose time is over, whatever their names. `agree` is shown them.
+pub async fn down_expired(inventory: &Inventory, agree: impl FnOnce(&[Expired]) -> Result<bool>) -> Result<Vec<Receipt>> {
+    let expired = provider::open(inventory)?.expired(now_s()).await?;
+    if expired.is_empty() {
+        return Ok(Vec::new());
+    }
+    if !agree(&expired)? {
+        return Err(Error::failed("nothing was removed"));
+    }
+    let mut receipts = Vec::new();
+    for one in expired {
+        let mut of_it = inventory.clone();
+        of_it.cluster = one.cluster.clone();
+        let provider = provider::open(&of_it)?;
+        let removal = remove_all(&*provider, &one.cluster, &one.uuid, false, |_| Ok(true));
+        receipts.extend(locked(&one.cluster, &*provider, removal).await?);
+    }
+    Ok(receipts)
+}
+
+async fn remove_all(
+    provider: &dyn Provider,
+    name: &str,
+    uuid: &str,
+    keep_data: bool,
+    agree: impl FnOnce(&[Resource]) -> Result<bool>,
+) -> Result<Option<Receipt>> {
+    let began_at = now_s();
+    let (kept, all): (Vec<Resource>, Vec<Resource>) = provider.list(uuid).await?.into_iter().partition(|r| keep_data && r.data);
     if all.is_empty() {
         return Ok(None);
     }
@@ -47,20 +95,39 @@ pub async fn down(cluster: &Cluster, agree: impl FnOnce(&[Resource]) -> Result<b
     }
     let mut last = String::new();
     let mut left = all.clone();
+    let mut removed: Vec<Removal> = Vec::new();
     for round in 0..ROUNDS {
-        for kind in ORDER {
-            let these = left.iter().filter(|r| r.kind == kind);
-            for result in join_all(these.map(|r| cluster.provider.remove(r))).await {
-                if let Err(e) = result {
-                    last = e.message;
+        for kind in provider.removal_order() {
+            let these: Vec<Resource> = left.iter().filter(|r| r.kind == *kind).cloned().collect();
+            if these.is_empty() {
+                continue;
+            }
+            match provider.remove(&these).await {
+                Ok(()) => {
+                    let removed_at = now_s();
+                    let fresh = these.into_iter().filter(|r| !removed.iter().any(|x| x.resource.id == r.id)).collect::<Vec<_>>();
+                    removed.extend(fresh.into_iter().map(|resource| Removal { resource, removed_at }));
                 }
+                Err(e) => last = e.to_string(),
             }
         }
-        left = cluster.provider.list(&uuid).await?;
+        left = provider.list(uuid).await?.into_iter().filter(|r| !(keep_data && r.data)).collect();
+        let listed_at = now_s();
+        removed.retain(|r| !left.iter().any(|l| l.id == r.resource.id));
         if left.is_empty() {
-            keys::forget(&uuid)?;
-            keys::forget_intent(&cluster.inventory.cluster)?;
-            return Ok(Some(Receipt { cluster: cluster.inventory.cluster.clone(), uuid, removed: all, left }));
+            // What disappeared with something else, or under a call that failed.
+            for r in &all {
+                if !removed.iter().any(|x| x.resource.id == r.id) {
+                    removed.push(Removal { resource: r.clone(), removed_at: listed_at });
+                }
+            }
+            if kept.is_empty() {
+                keys::forget(uuid)?;
+                keys::forget_intent(name)?;
+            }
+            let receipt = Receipt { cluster: name.to_owned(), uuid: uuid.to_owned(), began_at, listed_at, removed, kept, left };
+            journal::record("down", name, &receipt)?;
+            return Ok(Some(receipt));
         }
         tokio::time::sleep(Duration::from_millis(200 * (round as u64 + 1))).await;
     }

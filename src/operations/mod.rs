@@ -5,11 +5,12 @@
 mod access;
 mod down;
 mod rename;
+mod resize;
 mod rolling;
 mod up;
 
-pub use access::{Access, Lock};
-pub use down::{Receipt, down};
+pub use access::{Access, clock, locked};
+pub use down::{Receipt, down, down_expired};
 pub use rename::rename;
 pub use rolling::RollingGate;
 pub use up::{Planned, UpOutcome, endpoints, preview, run_playbook, up};
@@ -20,9 +21,9 @@ use std::{
 };
 
 use crate::{
-    engine::bundle::Bundle,
+    engine::bundle::{Architecture, Bundles},
     error::Result,
-    inventory::Inventory,
+    inventory::{Inventory, ProviderSettings},
     playbook::{Options, project::Project},
     provider::{self, Provider},
     report::Reporter,
@@ -37,7 +38,7 @@ pub struct Cluster {
     /// where playbooks and templates come from
     pub project: Project,
     /// the programs for its hosts
-    pub bundle: Bundle,
+    pub bundles: Bundles,
     /// who tells the user
     pub reporter: Arc<Reporter>,
     /// set when the user wants to stop after the task in hand
@@ -47,7 +48,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Opens the inventory's provider and the bundle.
+    /// Opens the inventory's provider and the bundles.
     pub fn open(
         inventory: Inventory,
         project: Project,
@@ -56,7 +57,12 @@ impl Cluster {
         options: Options,
     ) -> Result<Self> {
         let provider = provider::open(&inventory)?;
-        Ok(Self { inventory, provider, project, bundle: Bundle::find()?, reporter, interrupted, options })
+        let bundles = Bundles::find()?;
+        // Containers are of this machine's architecture; elsewhere the hosts decide.
+        if matches!(inventory.provider, ProviderSettings::Docker(_)) {
+            bundles.of(Architecture::NATIVE)?;
+        }
+        Ok(Self { inventory, provider, project, bundles, reporter, interrupted, options })
     }
 }
 
@@ -74,6 +80,11 @@ impl Phases {
         let result = what.await;
         self.done.push((name.to_owned(), begun.elapsed()));
         result
+    }
+    /// A phase that is done already.
+    pub fn add(&mut self, reporter: &Reporter, name: &str, took: Duration) {
+        reporter.phase(name);
+        self.done.push((name.to_owned(), took));
     }
     /// All that are done.
     pub fn list(&self) -> &[(String, Duration)] {

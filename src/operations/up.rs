@@ -11,15 +11,15 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Access, Cluster, Lock, Phases, RollingGate, access::not_there};
+use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, resize};
 use crate::{
-    engine,
+    engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
     health::{Checker, Report},
     inventory::{HostId, Role},
     plan::{self, Plan, Step},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
-    provider::{EXTERNAL_PORT, HostState, Observed, Site},
+    provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ProviderStats, Site, Verdict},
     ssh::{Fleet, keys},
     template::Vars,
 };
@@ -42,10 +42,16 @@ pub struct UpOutcome {
     pub observed: Observed,
     /// how long it took
     pub phases: Phases,
+    /// what the provider was asked
+    pub provider: Option<ProviderStats>,
 }
 
 /// What `up` would do.
 pub struct Planned {
+    /// whether the provider could do it
+    pub checks: Vec<Check>,
+    /// what the cluster would cost
+    pub estimate: Option<Estimate>,
     /// the provider's changes
     pub plan: Plan,
     /// the hosts' changes
@@ -60,13 +66,16 @@ impl Planned {
 }
 
 /// Variables of each host that come from what exists.
-fn addresses(cluster: &Cluster, observed: &Observed) -> BTreeMap<HostId, Vars> {
-    let planned = observed.network.as_ref().map(|n| n.subnet);
+fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, Vars>> {
     let mut out = BTreeMap::new();
     for host in &cluster.inventory.hosts {
-        let mut v = Vars::new();
         let is = observed.host(host.id);
-        let address = is.map(|i| i.address).or(planned.and_then(|s| s.host(host.id)));
+        let bundle = cluster.bundles.of(is.and_then(|i| i.architecture).unwrap_or(Architecture::NATIVE))?;
+        let mut v = engine::programs(bundle);
+        if let Some(volume) = is.and_then(|i| i.data_volume.clone()) {
+            v.insert("data_volume".into(), volume.into());
+        }
+        let address = is.map(|i| i.address).or(observed.network.as_ref().and_then(|n| n.host(host.id)));
         v.insert("address".into(), address.map_or_else(|| "(not known yet)".into(), |a| a.to_string()).into());
         if let Some(outside) = is.filter(|_| host.id.role == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
             v.insert("external_listener".into(), outside.into());
@@ -77,11 +86,11 @@ fn addresses(cluster: &Cluster, observed: &Observed) -> BTreeMap<HostId, Vars> {
         }
         out.insert(host.id, v);
     }
-    out
+    Ok(out)
 }
 
 fn common(cluster: &Cluster) -> Vars {
-    let mut v = engine::vars(cluster.inventory.engine, &cluster.bundle);
+    let mut v = engine::vars(cluster.inventory.engine);
     v.insert("external_port".into(), json!(EXTERNAL_PORT));
     v
 }
@@ -109,7 +118,7 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
         events,
         interrupted: cluster.interrupted.clone(),
     };
-    let runner = Runner::new(shared, &common(cluster), &addresses(cluster, observed), gate);
+    let runner = Runner::new(shared, &common(cluster), &host_vars(cluster, observed)?, gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));
     let result = runner.run(plays).await;
     drop(runner);
@@ -141,6 +150,29 @@ fn interrupted(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// What exists, with what of it is to be mended in place.
+async fn observe(cluster: &Cluster) -> Result<Observed> {
+    let mut observed = cluster.provider.observe().await?;
+    observed.adjustments = cluster.provider.adjustments(&observed).await?;
+    Ok(observed)
+}
+
+fn makes_hosts(plan: &Plan) -> bool {
+    plan.steps.iter().any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. }))
+}
+
+/// Refuses to begin what would go wrong.
+fn passed(checks: &[Check]) -> Result<()> {
+    let failed: Vec<&Check> = checks.iter().filter(|c| c.verdict == Verdict::Fail).collect();
+    let Some(first) = failed.first() else { return Ok(()) };
+    let lines: Vec<String> = failed.iter().map(|c| format!("{}: {}", c.name, c.finding)).collect();
+    let e = Error::failed(format!("nothing was begun, since it would fail:\n  {}", lines.join("\n  ")));
+    Err(match failed.iter().find_map(|c| c.hint.clone()).or(first.hint.clone()) {
+        Some(h) => e.hint(h),
+        None => e,
+    })
+}
+
 /// Does the provider's steps: the network first, then all hosts side by side.
 async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
     let uuid = match &observed.uuid {
@@ -154,41 +186,70 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
     let network = cluster.provider.create_network(&site).await?;
     interrupted(cluster)?;
     let steps: Vec<&Step> = plan.steps.iter().filter(|s| **s != Step::CreateNetwork).collect();
+    let say = |text: String| cluster.reporter.say(&text);
     let results = join_all(steps.iter().map(|s| async {
-        let r = cluster.provider.apply(s, &network, &site).await;
+        let r = cluster.provider.apply(s, &network, &site, &say).await;
         if r.is_ok() {
             cluster.reporter.step(s);
         }
         r
     }))
     .await;
-    results.into_iter().collect::<Result<Vec<()>>>()?;
-    interrupted(cluster)
+    let failed: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    match failed.len() {
+        0 => interrupted(cluster),
+        1 => Err(failed[0].clone()),
+        n => {
+            // The same cause seven times is said once.
+            let mut e = failed[0].clone();
+            if failed.iter().any(|f| f.message != e.message) {
+                e.message = failed.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("\n  ");
+            }
+            e.message = format!("{n} hosts: {}", e.message);
+            Err(e)
+        }
+    }
 }
 
 /// Makes the cluster what the inventory says.
 pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
-    let _lock = Lock::take(&cluster.inventory)?;
+    locked(&cluster.inventory.cluster, &*cluster.provider, up_now(cluster)).await
+}
+
+async fn up_now(cluster: &Cluster) -> Result<UpOutcome> {
     let plays = parse::playbook(&cluster.project, SITE)?;
     let mut phases = Phases::default();
     let reporter = &cluster.reporter;
-    let observed = phases.time(reporter, "observe", cluster.provider.observe()).await?;
+    let mut observed = phases.time(reporter, "observe", observe(cluster)).await?;
     let plan = plan::plan(&cluster.inventory, &observed)?;
     interrupted(cluster)?;
-    if plan.steps.iter().any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. })) {
+    if makes_hosts(&plan) {
+        let begun = Instant::now();
+        let checks = cluster.provider.preflight(&observed, &plan.steps).await?;
+        if !checks.is_empty() {
+            phases.add(reporter, "preflight", begun.elapsed());
+            reporter.checks(&checks, false);
+            passed(&checks)?;
+        }
         let say = |text: String| reporter.say(&text);
         let how = phases.time(reporter, "image", cluster.provider.prepare(&say)).await?;
         reporter.detail(&format!("   hosts are made with: {how}"));
         interrupted(cluster)?;
     }
-    let mut observed = observed;
     if !plan.steps.is_empty() {
-        phases.time(reporter, "hosts", apply(cluster, &plan, &observed)).await?;
-        observed = cluster.provider.observe().await?;
+        let hosts = async {
+            apply(cluster, &plan, &observed).await?;
+            cluster.provider.settle().await
+        };
+        observed = phases.time(reporter, "hosts", hosts).await?;
     }
-    let access = Access::new(cluster, observed.clone())?;
-    phases.time(reporter, "connect", access.connect(cluster, true)).await?;
+    let access = Access::new(cluster, observed)?;
+    let mut access = phases.time(reporter, "connect", access.connect(cluster, true)).await?;
     interrupted(cluster)?;
+    if !plan.rolls.is_empty() {
+        access = phases.time(reporter, "resize", resize::roll(cluster, &plan.rolls, access)).await?;
+    }
+    let mut observed = access.observed.clone();
     let configure = async { succeeded(play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
     if !plan.renames.is_empty() {
@@ -201,7 +262,7 @@ pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
     // Names may have changed since the files for OpenSSH were written.
     Access::new(cluster, observed.clone())?;
     fleet.close().await;
-    Ok(UpOutcome { steps: plan.all().cloned().collect(), recap, report, observed, phases })
+    Ok(UpOutcome { steps: plan.all().cloned().collect(), recap, report, observed, phases, provider: cluster.provider.stats() })
 }
 
 /// Every host serves under its new name: the provider's names follow, then the old names go.
@@ -211,11 +272,12 @@ async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: 
     let Some(network) = observed.network.clone() else {
         return Err(not_there(&cluster.inventory));
     };
+    let say = |text: String| cluster.reporter.say(&text);
     for step in &plan.renames {
-        cluster.provider.apply(step, &network, &site).await?;
+        cluster.provider.apply(step, &network, &site, &say).await?;
         cluster.reporter.step(step);
     }
-    let observed = cluster.provider.observe().await?;
+    let observed = cluster.provider.settle().await?;
     let recap = play(cluster, &observed, Some(access.fleet.clone()), plays, cluster.options.clone()).await?;
     Ok((observed, succeeded(recap)?))
 }
@@ -246,46 +308,52 @@ async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>
 /// What `up` would do, without doing it.
 pub async fn preview(cluster: &Cluster) -> Result<Planned> {
     let plays = parse::playbook(&cluster.project, SITE)?;
-    let observed = cluster.provider.observe().await?;
+    let observed = observe(cluster).await?;
     let plan = plan::plan(&cluster.inventory, &observed)?;
+    let checks = if makes_hosts(&plan) { cluster.provider.preflight(&observed, &plan.steps).await? } else { Vec::new() };
+    cluster.reporter.checks(&checks, true);
     cluster.reporter.plan(&plan);
+    let estimate = cluster.provider.estimate();
+    if let Some(e) = &estimate {
+        cluster.reporter.estimate(e);
+    }
     let mut options = cluster.options.clone();
     options.check = true;
     let running = observed.hosts.iter().any(|h| h.state == HostState::Running);
-    let fleet = if running {
-        let access = Access::new(cluster, observed.clone())?;
-        access.connect(cluster, false).await?;
-        Some(access.fleet)
-    } else {
-        None
+    let access = match running {
+        true => Some(Access::new(cluster, observed.clone())?.connect(cluster, false).await?),
+        false => None,
     };
+    let fleet = access.map(|a| a.fleet);
     let recap = play(cluster, &observed, fleet.clone(), &plays, options).await?;
     if let Some(fleet) = fleet {
         fleet.close().await;
     }
-    Ok(Planned { plan, recap: succeeded(recap)? })
+    Ok(Planned { checks, estimate, plan, recap: succeeded(recap)? })
 }
 
 /// Runs a playbook against the hosts that exist.
 pub async fn run_playbook(cluster: &Cluster, name: &str) -> Result<Recap> {
     let plays = parse::playbook(&cluster.project, name)?;
-    let _lock = if cluster.options.check { None } else { Some(Lock::take(&cluster.inventory)?) };
-    let observed = cluster.provider.observe().await?;
-    let access = Access::new(cluster, observed.clone())?;
-    access.connect(cluster, !cluster.options.check).await?;
-    let recap = play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
-    access.fleet.close().await;
-    let recap = recap?;
-    cluster.reporter.recap(&recap);
-    succeeded(recap)
+    let run = async {
+        let observed = cluster.provider.observe().await?;
+        let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
+        let recap = play(cluster, &access.observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
+        access.fleet.close().await;
+        let recap = recap?;
+        cluster.reporter.recap(&recap);
+        succeeded(recap)
+    };
+    if cluster.options.check { run.await } else { locked(&cluster.inventory.cluster, &*cluster.provider, run).await }
 }
 
-/// Where clients find the cluster, as `(bootstrap.servers, zookeeper.connect)`.
+/// Where clients find the cluster: from the user's machine where the provider lets them in there, else inside of its network.
 pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
-    let of = |role: Role, port: u16| {
+    let of = |role: Role, outer: u16, inner: u16| {
+        let hosts = observed.hosts.iter().filter(|h| h.id.role == role);
         let list: Vec<String> =
-            observed.hosts.iter().filter(|h| h.id.role == role).filter_map(|h| cluster.provider.outside(h, port)).collect();
+            hosts.map(|h| cluster.provider.outside(h, outer).unwrap_or_else(|| format!("{}:{inner}", h.address))).collect();
         list.join(",")
     };
-    json!({ "bootstrap.servers": of(Role::Broker, EXTERNAL_PORT), "zookeeper.connect": of(Role::Coordinator, 2181) })
+    json!({ "bootstrap.servers": of(Role::Broker, EXTERNAL_PORT, 9092), "zookeeper.connect": of(Role::Coordinator, 2181, 2181) })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     inventory::{HostId, Inventory},
-    provider::{HostState, Observed, foreign},
+    provider::{Adjustment, HostState, Observed, Opening, foreign},
 };
 
 /// A change to what the provider has.
@@ -24,6 +24,9 @@ pub enum Step {
         id: HostId,
         /// its name
         name: String,
+        /// what it will be, as far as that is known before: kind, address, data that is kept
+        #[serde(skip_serializing_if = "String::is_empty")]
+        about: String,
     },
     /// a host that was made and never started: made again
     Replace {
@@ -49,6 +52,20 @@ pub enum Step {
         /// its name
         name: String,
     },
+    /// a host of another kind of machine: stopped, changed, started
+    Resize {
+        /// who
+        #[serde(skip)]
+        id: HostId,
+        /// its name
+        name: String,
+        /// its kind now
+        from: String,
+        /// its kind to be
+        to: String,
+    },
+    /// something that is mended in place
+    Adjust(Adjustment),
     /// a host with another name
     Rename {
         /// who
@@ -65,12 +82,32 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::CreateNetwork => write!(f, "+ network"),
-            Step::Create { name, .. } => write!(f, "+ host {name}"),
+            Step::Create { name, about, .. } if about.is_empty() => write!(f, "+ host {name}"),
+            Step::Create { name, about, .. } => write!(f, "+ host {name} ({about})"),
             Step::Replace { name, .. } => {
                 write!(f, "± host {name} (made, but never started: made again)")
             }
             Step::Start { name, .. } => write!(f, "~ host {name}: start"),
             Step::Unpause { name, .. } => write!(f, "~ host {name}: unpause"),
+            Step::Resize { name, from, to, .. } => write!(f, "~ host {name}: from {from} to {to}, stopped and started"),
+            Step::Adjust(Adjustment::Openings { name, add, remove, .. }) => {
+                let list = |o: &[Opening]| o.iter().map(Opening::to_string).collect::<Vec<_>>().join(", ");
+                write!(f, "~ group {name}:")?;
+                if !add.is_empty() {
+                    write!(f, " open {}", list(add))?;
+                }
+                if !remove.is_empty() {
+                    write!(f, "{} close {}", if add.is_empty() { "" } else { ";" }, list(remove))?;
+                }
+                Ok(())
+            }
+            Step::Adjust(Adjustment::Tags { name, tags, .. }) => {
+                let list: Vec<String> = tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                write!(f, "~ tags of {name}: {}", list.join(", "))
+            }
+            Step::Adjust(Adjustment::Surplus { name, reference }) => {
+                write!(f, "- host {name} ({reference}): a second one in its place")
+            }
             Step::Rename { from, to, .. } => write!(f, "~ host {from}: rename to {to}"),
         }
     }
@@ -81,6 +118,8 @@ impl fmt::Display for Step {
 pub struct Plan {
     /// before hosts are configured
     pub steps: Vec<Step>,
+    /// one host at a time, each under the gate of its role
+    pub rolls: Vec<Step>,
     /// after they are: names change last, so that an unfinished rename is seen
     pub renames: Vec<Step>,
 }
@@ -88,12 +127,28 @@ pub struct Plan {
 impl Plan {
     /// Whether nothing is to be done with the provider.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.renames.is_empty()
+        self.all().next().is_none()
     }
     /// All steps in order.
     pub fn all(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter().chain(&self.renames)
+        self.steps.iter().chain(&self.rolls).chain(&self.renames)
     }
+}
+
+/// What is known of a host before it is made.
+fn about(inventory: &Inventory, observed: &Observed, id: HostId) -> String {
+    let mut parts = Vec::new();
+    if let Some(size) = inventory.provider.sizes(id.role).first() {
+        parts.push(size.clone());
+        if let Some(address) = observed.network.as_ref().and_then(|n| n.host(id)) {
+            parts.push(format!("at {address}"));
+        }
+    }
+    if let Some(kept) = observed.kept.get(&id) {
+        let place = if kept.zone.is_empty() { String::new() } else { format!(" in {}", kept.zone) };
+        parts.push(format!("with the data of {}{place}", kept.reference));
+    }
+    parts.join(" ")
 }
 
 /// Makes the plan.
@@ -110,17 +165,28 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
         return Err(Error::failed(format!("{} ({} {}) is not in the inventory any more", extra.name, extra.id.role, extra.id.index))
             .hint("this version does not shrink a cluster: put the host back into the inventory, or `septet down`"));
     }
+    plan.steps.extend(observed.adjustments.iter().cloned().map(Step::Adjust));
     for host in &inventory.hosts {
         let name = || host.name.clone();
         if let Some(what) = observed.taken.get(&host.name) {
             return Err(foreign(&host.name, what));
         }
         let Some(is) = observed.host(host.id) else {
-            plan.steps.push(Step::Create { id: host.id, name: name() });
+            plan.steps.push(Step::Create { id: host.id, name: name(), about: about(inventory, observed, host.id) });
             continue;
         };
+        let sizes = inventory.provider.sizes(host.id.role);
+        let resize = match (&is.size, sizes.first()) {
+            // One of the alternatives is what there was room for: it stays.
+            (Some(from), Some(to)) if !sizes.contains(from) => {
+                Some(Step::Resize { id: host.id, name: name(), from: from.clone(), to: to.clone() })
+            }
+            _ => None,
+        };
         match is.state {
-            HostState::Running => {}
+            HostState::Running => plan.rolls.extend(resize),
+            // Nothing is served by it: there is nothing to wait for.
+            HostState::Stopped if resize.is_some() => plan.steps.extend(resize),
             HostState::Stopped => plan.steps.push(Step::Start { id: host.id, name: name() }),
             HostState::Paused => plan.steps.push(Step::Unpause { id: host.id, name: name() }),
             HostState::Unfinished => {
@@ -140,8 +206,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
+        inventory::ProviderSettings,
         inventory::Role,
-        provider::{ObservedHost, ObservedNetwork, docker::Subnet},
+        provider::{KeptVolume, ObservedHost, ObservedNetwork, Place, docker::Subnet},
     };
 
     fn observed(inventory: &Inventory) -> Observed {
@@ -152,14 +219,18 @@ mod tests {
             name: h.name.clone(),
             state: HostState::Running,
             address: subnet.host(h.id).unwrap(),
+            public: None,
             host_key: String::new(),
             published: Default::default(),
+            architecture: None,
+            size: None,
+            data_volume: None,
         });
         Observed {
             uuid: Some("u".into()),
-            network: Some(ObservedNetwork { reference: "n".into(), subnet, ports_from: 19000 }),
+            network: Some(ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet, ports_from: 19000 } }),
             hosts: hosts.collect(),
-            taken: Default::default(),
+            ..Observed::default()
         }
     }
 
@@ -188,6 +259,49 @@ mod tests {
         assert_eq!(
             shown(&plan(&inventory, &o).unwrap()),
             "~ host peter-control01: start\n~ host peter-zk01: unpause\n± host peter-zk02 (made, but never started: made again)\n+ host peter-kafka03\n~ host old-zk03: rename to peter-zk03\n"
+        );
+    }
+
+    fn on_ec2(types: &str) -> Inventory {
+        let text = format!("cluster: c\nprefix: p\nprovider: {{ec2: {{instance_type: {types}}}}}\n");
+        Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap()
+    }
+
+    #[test]
+    fn another_kind_of_machine_is_rolled_and_an_alternative_is_not() {
+        let inventory = on_ec2("[m5.large, m5a.large]");
+        assert!(matches!(inventory.provider, ProviderSettings::Ec2(_)));
+        let mut o = observed(&inventory);
+        for h in &mut o.hosts {
+            h.size = Some("m5.large".into());
+        }
+        o.hosts[3].size = Some("m5a.large".into());
+        assert!(plan(&inventory, &o).unwrap().is_empty());
+        o.hosts[5].size = Some("t3.micro".into());
+        o.hosts[6].size = Some("t3.micro".into());
+        o.hosts[6].state = HostState::Stopped;
+        let p = plan(&inventory, &o).unwrap();
+        assert_eq!((p.steps.len(), p.rolls.len()), (1, 1));
+        assert_eq!(p.rolls[0].to_string(), "~ host p-kafka02: from t3.micro to m5.large, stopped and started");
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_mended_stand_in_the_plan() {
+        let inventory = on_ec2("t3.small");
+        let mut o = observed(&inventory);
+        o.hosts.iter_mut().for_each(|h| h.size = Some("t3.small".into()));
+        let gone = o.hosts.remove(4);
+        o.kept.insert(gone.id, KeptVolume { reference: "vol-1".into(), zone: "us-east-1a".into() });
+        let open = |p: u16, s: &str| Opening { from_port: p, to_port: p, source: s.into() };
+        o.adjustments.push(Adjustment::Openings {
+            group: "sg-1".into(),
+            name: "control".into(),
+            add: vec![open(22, "2.2.2.2/32")],
+            remove: vec![open(22, "1.1.1.1/32")],
+        });
+        assert_eq!(
+            shown(&plan(&inventory, &o).unwrap()),
+            "~ group control: open 22 from 2.2.2.2/32; close 22 from 1.1.1.1/32\n+ host p-kafka01 (t3.small at 10.1.2.31 with the data of vol-1 in us-east-1a)\n"
         );
     }
 

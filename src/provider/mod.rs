@@ -3,12 +3,21 @@
 //! Invariant: only what carries the cluster's UUID is ever changed or removed.
 
 pub mod docker;
+#[cfg(feature = "ec2")]
+pub mod ec2;
+pub mod layout;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use serde::Serialize;
 
 use crate::{
+    engine::bundle::Architecture,
     error::{Error, Result},
     inventory::{HostId, Inventory, ProviderSettings},
     plan::Step,
@@ -20,9 +29,9 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostState {
-    /// it runs
+    /// it runs, or it is about to
     Running,
-    /// it is stopped
+    /// it is stopped, or it is about to be
     Stopped,
     /// it is frozen
     Paused,
@@ -43,10 +52,18 @@ pub struct ObservedHost {
     pub state: HostState,
     /// its address inside of the cluster's network
     pub address: Ipv4Addr,
+    /// its address as others see it, where it has one
+    pub public: Option<Ipv4Addr>,
     /// its SSH host key as planted
     pub host_key: String,
     /// ports that are published on this machine: inner to outer
     pub published: BTreeMap<u16, u16>,
+    /// what it runs on; `None` where it is the machine that Septet runs on
+    pub architecture: Option<Architecture>,
+    /// the kind of machine, as `t3.small`, where the provider has kinds
+    pub size: Option<String>,
+    /// the provider's id of a volume that is to be mounted for data
+    pub data_volume: Option<String>,
 }
 
 /// The cluster's network.
@@ -54,10 +71,94 @@ pub struct ObservedHost {
 pub struct ObservedNetwork {
     /// the provider's own id
     pub reference: String,
-    /// its subnet
-    pub subnet: docker::Subnet,
-    /// first of the published ports
-    pub ports_from: u16,
+    /// where its hosts are
+    pub place: Place,
+}
+
+/// Where hosts are within a network: the same for a host whenever it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// a subnet of Docker's, and the first of the published ports
+    Docker {
+        /// its subnet
+        subnet: docker::Subnet,
+        /// first of the published ports
+        ports_from: u16,
+    },
+    /// rows of addresses in subnets, one subnet per zone
+    Zones(layout::Layout),
+}
+
+impl ObservedNetwork {
+    /// The address that a host has or will have.
+    pub fn host(&self, id: HostId) -> Option<Ipv4Addr> {
+        match &self.place {
+            Place::Docker { subnet, .. } => subnet.host(id),
+            Place::Zones(layout) => layout.host(id),
+        }
+    }
+}
+
+/// A volume with a host's data that is attached to no host: what a removed host left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptVolume {
+    /// the provider's own id
+    pub reference: String,
+    /// where it is, and its host must be
+    pub zone: String,
+}
+
+/// Who may reach a port: addresses, or the members of a group of the provider's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Opening {
+    /// first port
+    pub from_port: u16,
+    /// last port
+    pub to_port: u16,
+    /// `10.0.0.0/8`, or a group's id
+    pub source: String,
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.from_port == self.to_port {
+            true => write!(f, "{} from {}", self.from_port, self.source),
+            false => write!(f, "{}-{} from {}", self.from_port, self.to_port, self.source),
+        }
+    }
+}
+
+/// A difference between the inventory and what exists that is mended in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "adjust")]
+pub enum Adjustment {
+    /// ports that are to be open, and those that are not
+    Openings {
+        /// the group's id
+        group: String,
+        /// the group's name
+        name: String,
+        /// opened
+        add: Vec<Opening>,
+        /// closed
+        remove: Vec<Opening>,
+    },
+    /// tags with other values
+    Tags {
+        /// of what
+        name: String,
+        /// the provider's ids
+        ids: Vec<String>,
+        /// what they are to be
+        tags: BTreeMap<String, String>,
+    },
+    /// a second thing in the place of a host: what an unlucky run left
+    Surplus {
+        /// its name
+        name: String,
+        /// the provider's own id
+        reference: String,
+    },
 }
 
 /// What exists of a cluster.
@@ -69,8 +170,12 @@ pub struct Observed {
     pub network: Option<ObservedNetwork>,
     /// its hosts
     pub hosts: Vec<ObservedHost>,
+    /// data volumes without a host
+    pub kept: BTreeMap<HostId, KeptVolume>,
     /// names that others have, with what has them
     pub taken: BTreeMap<String, String>,
+    /// what is to be mended in place; filled by [`Provider::adjustments`]
+    pub adjustments: Vec<Adjustment>,
 }
 
 impl Observed {
@@ -83,12 +188,14 @@ impl Observed {
 /// Something that carries the cluster's UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Resource {
-    /// container, network, volume
+    /// container, network, volume, instance, …
     pub kind: &'static str,
     /// its name
     pub name: String,
     /// the provider's own id
     pub id: String,
+    /// whether it holds a host's data
+    pub data: bool,
 }
 
 /// What a step needs to know beside itself.
@@ -103,35 +210,157 @@ pub struct Site<'a> {
     pub public_key: &'a str,
 }
 
+/// How a check before the first change came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// as it must be
+    Pass,
+    /// it may go wrong, or could not be found out
+    Warn,
+    /// it would go wrong: nothing is begun
+    Fail,
+}
+
+/// A check before the first change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// what was looked at
+    pub name: &'static str,
+    /// how it came out
+    pub verdict: Verdict,
+    /// what was found
+    pub finding: String,
+    /// what to do
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// What a cluster costs, by a table that ships with Septet.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Estimate {
+    /// USD per hour
+    pub hourly: f64,
+    /// USD per month of 730 hours
+    pub monthly: f64,
+    /// what the table does not know
+    pub unknown: BTreeSet<String>,
+    /// day of the table
+    pub as_of: String,
+    /// the parts: what, how many, USD per hour each
+    pub parts: Vec<(String, u32, f64)>,
+}
+
+/// A cluster whose time is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Expired {
+    /// its name
+    pub cluster: String,
+    /// its identity
+    pub uuid: String,
+    /// since when, in seconds since 1970
+    pub expires: u64,
+}
+
+/// Who changes a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// machine and state directory; a second holder of the same id is a run of ours that has ended
+    pub id: String,
+    /// for a person: who, where, since when
+    pub text: String,
+}
+
+/// What a provider was asked so far.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct ProviderStats {
+    /// requests
+    pub requests: u64,
+    /// seconds during which at least one was under way, or a change of its was waited for
+    pub waited_s: f64,
+}
+
 /// A provider.
 pub trait Provider: Send + Sync {
     /// What exists of the cluster of this name.
     fn observe(&self) -> Boxed<'_, Result<Observed>>;
+    /// The same after this process has made something: waits until all of that is seen and runs.
+    fn settle(&self) -> Boxed<'_, Result<Observed>> {
+        self.observe()
+    }
+    /// What of the inventory's settings is otherwise in what exists, and can be mended in place.
+    fn adjustments<'a>(&'a self, _observed: &'a Observed) -> Boxed<'a, Result<Vec<Adjustment>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    /// Looks whether the steps of a plan can be done, without doing anything.
+    fn preflight<'a>(&'a self, _observed: &'a Observed, _steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    /// What the cluster costs once it is as the inventory says.
+    fn estimate(&self) -> Option<Estimate> {
+        None
+    }
     /// Makes sure that hosts can be made: images and the like. Says what it does through `say`, and
     /// answers with what was chosen.
     fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>>;
     /// Makes the network. Called before any host is made.
     fn create_network<'a>(&'a self, site: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>>;
-    /// Does one step for one host.
-    fn apply<'a>(&'a self, step: &'a Step, network: &'a ObservedNetwork, site: &'a Site<'a>) -> Boxed<'a, Result<()>>;
-    /// Puts a login key on all hosts without logging in.
-    fn plant_key<'a>(&'a self, observed: &'a Observed, public_key: &'a str) -> Boxed<'a, Result<()>>;
+    /// Does one step for one host. Says what is worth knowing through `say`.
+    fn apply<'a>(
+        &'a self,
+        step: &'a Step,
+        network: &'a ObservedNetwork,
+        site: &'a Site<'a>,
+        say: &'a (dyn Fn(String) + Send + Sync),
+    ) -> Boxed<'a, Result<()>>;
+    /// Puts a login key on one host without logging in. The host may be restarted for that.
+    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> Boxed<'a, Result<()>>;
+    /// Whether [`Provider::plant_key`] restarts hosts: then they go one at a time.
+    fn planting_restarts(&self) -> bool {
+        false
+    }
     /// Everything that carries a UUID.
     fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>>;
-    /// Removes a resource; it may be gone already.
-    fn remove<'a>(&'a self, resource: &'a Resource) -> Boxed<'a, Result<()>>;
+    /// In which order kinds are removed.
+    fn removal_order(&self) -> &'static [&'static str];
+    /// Removes resources of one kind, and waits until they are gone; some may be gone already.
+    fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>>;
+    /// Clusters of this provider whose time is over, of any name.
+    fn expired(&self, now: u64) -> Boxed<'_, Result<Vec<Expired>>>;
+    /// Takes the right to change the cluster of this name, against other machines too where the provider can.
+    fn hold<'a>(&'a self, _holder: &'a Holder) -> Boxed<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Gives that right back.
+    fn release(&self) -> Boxed<'_, ()> {
+        Box::pin(async {})
+    }
     /// Where a host's sshd is.
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint>;
     /// The user to log in as.
     fn login(&self) -> &'static str;
+    /// How long hosts may take until they can be logged in to.
+    fn boot_timeout(&self) -> Duration {
+        Duration::from_secs(60)
+    }
     /// Where a port of a host can be reached from the user's machine.
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String>;
+    /// What was asked so far.
+    fn stats(&self) -> Option<ProviderStats> {
+        None
+    }
 }
 
 /// The provider of an inventory.
 pub fn open(inventory: &Inventory) -> Result<Box<dyn Provider>> {
     match &inventory.provider {
         ProviderSettings::Docker(settings) => Ok(Box::new(docker::Docker::connect(inventory, settings.clone())?)),
+        #[cfg(feature = "ec2")]
+        ProviderSettings::Ec2(settings) => Ok(Box::new(ec2::Ec2::new(inventory, (**settings).clone()))),
+        #[cfg(not(feature = "ec2"))]
+        ProviderSettings::Ec2(_) => {
+            Err(Error::failed("this septet was built without EC2").hint("build it with its default features: `cargo build --release`"))
+        }
     }
 }
 
@@ -155,4 +384,22 @@ pub const PORTS_PER_CLUSTER: u16 = 120;
 pub fn foreign(name: &str, what: &str) -> Error {
     Error::failed(format!("`{name}` exists and does not belong to this cluster ({what}); it is left alone"))
         .hint("rename or remove it, or choose another prefix")
+}
+
+/// Of (UUID, name, end in seconds since 1970), as tags say it, the clusters whose time is over, each once. A cluster of which
+/// anything says a later time, or something unreadable, is not over.
+pub fn over(tags: impl Iterator<Item = (String, String, String)>, now: u64) -> Vec<Expired> {
+    let mut latest: BTreeMap<String, (String, u64)> = BTreeMap::new();
+    for (uuid, cluster, expires) in tags {
+        let expires = expires.parse().unwrap_or(u64::MAX);
+        let entry = latest.entry(uuid).or_insert((cluster, expires));
+        entry.1 = entry.1.max(expires);
+    }
+    let expired = latest.into_iter().filter(|(uuid, (_, e))| *e <= now && !uuid.is_empty());
+    expired.map(|(uuid, (cluster, expires))| Expired { cluster, uuid, expires }).collect()
+}
+
+/// Seconds since 1970.
+pub fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

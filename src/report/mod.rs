@@ -18,6 +18,7 @@ pub use tables::{health_table, hosts_table, phases_table, plain_table, recap_tab
 use crate::{
     plan::{Plan, Step},
     playbook::{Event, Recap, TaskStatus},
+    provider::{Check, Estimate, Verdict},
 };
 
 /// When to use colours.
@@ -102,6 +103,38 @@ impl Reporter {
         for step in plan.all() {
             self.line(&self.paint("32", &step.to_string()));
         }
+    }
+
+    /// Shows checks: those that are not as they must be, or all of them.
+    pub fn checks(&self, checks: &[Check], all: bool) {
+        for c in checks.iter().filter(|c| all || self.verbose || c.verdict != Verdict::Pass) {
+            let (color, word) = match c.verdict {
+                Verdict::Pass => ("32", "pass"),
+                Verdict::Warn => ("33", "warn"),
+                Verdict::Fail => ("31", "fail"),
+            };
+            self.line(&self.paint(color, &format!("   {word}  {}: {}", c.name, c.finding)));
+            if let Some(hint) = c.hint.as_ref().filter(|_| c.verdict != Verdict::Pass) {
+                for l in hint.lines() {
+                    self.line(&format!("         {l}"));
+                }
+            }
+        }
+    }
+
+    /// Shows what a cluster costs.
+    pub fn estimate(&self, e: &Estimate) {
+        for (what, count, hourly) in &e.parts {
+            self.line(&format!("   {count} × {what}: {:.4} USD per hour", hourly * f64::from(*count)));
+        }
+        let unknown = match e.unknown.len() {
+            0 => String::new(),
+            _ => format!("; without {}, of which the table has no price", e.unknown.iter().cloned().collect::<Vec<_>>().join(", ")),
+        };
+        self.line(&format!(
+            "   about {:.2} USD per hour, {:.0} USD per month (list prices of {}, without traffic and taxes{unknown})",
+            e.hourly, e.monthly, e.as_of
+        ));
     }
 
     /// Shows a recap.

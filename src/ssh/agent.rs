@@ -88,22 +88,8 @@ impl Frames {
 }
 
 impl AgentSession {
-    /// Starts the agent as a user (`None`: the one that logged in), installing it if it is missing or damaged.
-    pub async fn start(connection: &Connection, program: &Program, become_user: Option<&str>) -> Result<Self, SshError> {
-        match Self::try_start(connection, program, become_user).await {
-            Err(Start::Missing) => {
-                install(connection, program).await?;
-                Self::try_start(connection, program, become_user).await.map_err(|e| match e {
-                    Start::Missing => SshError::Agent("it does not start right after it was installed".into()),
-                    Start::Failed(e) => e,
-                })
-            }
-            Err(Start::Failed(e)) => Err(e),
-            Ok(session) => Ok(session),
-        }
-    }
-
-    async fn try_start(connection: &Connection, program: &Program, become_user: Option<&str>) -> Result<Self, Start> {
+    /// Starts the agent as a user (`None`: the one that logged in). It may be missing or damaged.
+    pub(super) async fn start(connection: &Connection, program: &Program, become_user: Option<&str>) -> Result<Self, Start> {
         let lost = |e: russh::Error| Start::Failed(SshError::Lost(e.to_string()));
         let path = agent_path(program);
         let command = match become_user {
@@ -228,12 +214,16 @@ impl Drop for AgentSession {
     }
 }
 
-enum Start {
+/// Why an agent does not run.
+pub(super) enum Start {
+    /// there is none, or another one under its name
     Missing,
+    /// something else
     Failed(SshError),
 }
 
-fn agent_path(program: &Program) -> String {
+/// Where an agent lies on its host.
+pub(super) fn agent_path(program: &Program) -> String {
     format!("{STATE_DIR}/agent/{}", program.digest)
 }
 
@@ -242,7 +232,7 @@ fn sudo(from: &str, to: &str) -> String {
 }
 
 /// Puts the agent on a host under its digest, checked there before it gets its name.
-async fn install(connection: &Connection, program: &Program) -> Result<(), SshError> {
+pub(super) async fn install(connection: &Connection, program: &Program) -> Result<(), SshError> {
     let digest = &program.digest;
     let dir = format!("{STATE_DIR}/agent");
     let script = format!(

@@ -1,14 +1,23 @@
 //! All hosts of a cluster: connections that are opened when they are needed and opened again when they were lost.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use russh::keys::PrivateKey;
-use tokio::sync::Mutex;
+use septet_agent_protocol::{Action, STORE_DIR};
+use tokio::sync::{Mutex, OnceCell};
 
-use super::{AgentSession, Connection, SshError};
+use super::{
+    AgentSession, Connection, SshError,
+    agent::{Start, agent_path, install},
+    relay::{self, Cargo},
+};
 use crate::{
     engine::bundle::Program,
     inventory::{HostId, Role},
+    modules::Blob,
 };
 
 /// Where a host's sshd is, and the key that it must show.
@@ -35,18 +44,20 @@ pub struct Fleet {
     endpoints: BTreeMap<HostId, Endpoint>,
     user: String,
     key: Arc<PrivateKey>,
-    agent: Program,
+    agents: BTreeMap<HostId, Program>,
     slots: BTreeMap<HostId, Mutex<Slot>>,
+    /// blobs that the control host has, by digest
+    at_control: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
 }
 
 /// The host through which the others are reached.
 const JUMP: HostId = HostId { role: Role::Control, index: 1 };
 
 impl Fleet {
-    /// A fleet; nothing is connected yet.
-    pub fn new(endpoints: BTreeMap<HostId, Endpoint>, user: &str, key: Arc<PrivateKey>, agent: Program) -> Self {
+    /// A fleet; nothing is connected yet. Each host has the agent for its architecture.
+    pub fn new(endpoints: BTreeMap<HostId, Endpoint>, user: &str, key: Arc<PrivateKey>, agents: BTreeMap<HostId, Program>) -> Self {
         let slots = endpoints.keys().map(|id| (*id, Mutex::default())).collect();
-        Self { endpoints, user: user.to_owned(), key, agent, slots }
+        Self { endpoints, user: user.to_owned(), key, agents, slots, at_control: Mutex::default() }
     }
 
     /// Where a host is.
@@ -89,9 +100,62 @@ impl Fleet {
         if let Some(a) = slot.agents.get(&key).filter(|a| !a.is_closed()) {
             return Ok(a.clone());
         }
-        let agent = Arc::new(AgentSession::start(&connection, &self.agent, become_user).await?);
+        let program = self.agents.get(&id).ok_or_else(|| SshError::Agent("there is none for this host's architecture".into()))?;
+        let started = match AgentSession::start(&connection, program, become_user).await {
+            Err(Start::Missing) => {
+                self.install(id, &connection, program).await?;
+                AgentSession::start(&connection, program, become_user).await
+            }
+            other => other,
+        };
+        let agent = Arc::new(started.map_err(|e| match e {
+            Start::Missing => SshError::Agent("it does not start right after it was installed".into()),
+            Start::Failed(e) => e,
+        })?);
         slot.agents.insert(key, agent.clone());
         Ok(agent)
+    }
+
+    /// Puts the agent on a host: from the control host, which has the same one, else from here.
+    async fn install(&self, id: HostId, connection: &Connection, program: &Program) -> Result<(), SshError> {
+        if id != JUMP && self.agents.get(&JUMP) == Some(program) {
+            // The control host has the agent once it has run it.
+            Box::pin(self.agent(JUMP, None)).await?;
+            let path = agent_path(program);
+            let cargo = Cargo { path: &path, digest: &program.digest, mode: 0o755 };
+            if self.relay(id, cargo).await.is_ok() {
+                return Ok(());
+            }
+        }
+        install(connection, program).await
+    }
+
+    async fn relay(&self, id: HostId, cargo: Cargo<'_>) -> Result<(), SshError> {
+        let (endpoint, _) = self.slot(id)?;
+        let control = self.connection(JUMP).await?;
+        relay::send(&control, endpoint, cargo).await
+    }
+
+    /// Puts a blob into a host's store. It goes to the control host once and from there to the others; a control host that
+    /// cannot hand it on (one without OpenSSH's client, say) is gone round.
+    pub async fn put(&self, id: HostId, agent: &AgentSession, blob: &Blob) -> Result<(), SshError> {
+        if id == JUMP || !self.slots.contains_key(&JUMP) {
+            return agent.put(blob).await;
+        }
+        let cell = self.at_control.lock().await.entry(blob.digest.clone()).or_default().clone();
+        let there = cell.get_or_try_init(|| async {
+            let control = self.agent(JUMP, Some("root")).await?;
+            let said = control.perform(Action::Missing { digests: vec![blob.digest.clone()] }, false).await?;
+            let missing = said.values.get("missing").and_then(|m| m.as_array()).is_none_or(|m| !m.is_empty());
+            if missing { control.put(blob).await } else { Ok(()) }
+        });
+        there.await?;
+        let path = format!("{STORE_DIR}/{}", blob.digest);
+        let cargo = Cargo { path: &path, digest: &blob.digest, mode: 0o644 };
+        match self.relay(id, cargo).await {
+            Ok(()) => Ok(()),
+            Err(_) => agent.put(blob).await,
+        }
     }
 
     /// The connection to the control host, from which every host's ports can be reached.

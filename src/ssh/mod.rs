@@ -5,6 +5,7 @@
 mod agent;
 mod fleet;
 pub mod keys;
+mod relay;
 
 use std::{
     borrow::Cow,
@@ -58,6 +59,8 @@ pub enum SshError {
 }
 
 struct Client {
+    key: Arc<PrivateKey>,
+    user: String,
     expected: PublicKey,
     got: Arc<Mutex<Option<String>>>,
     refused: Arc<AtomicBool>,
@@ -77,6 +80,18 @@ impl client::Handler for Client {
             self.refused.store(true, Ordering::SeqCst);
         }
         Ok(same)
+    }
+
+    /// Opened by the host only where a command was run with [`Connection::exec_with_agent`].
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        channel: russh::Channel<client::Msg>,
+        reply: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        reply.accept().await;
+        tokio::spawn(relay::serve(channel.into_stream(), self.key.clone(), self.user.clone()));
+        Ok(())
     }
 
     async fn channel_open_failure(
@@ -148,7 +163,15 @@ impl Connection {
         let expected =
             PublicKey::from_openssh(&to.host_key).map_err(|e| SshError::Agent(format!("the known host key does not parse: {e}")))?;
         let (got, refused, open_failure) = (Arc::default(), Arc::new(AtomicBool::new(false)), Arc::default());
-        let client = Client { expected, got: Arc::clone(&got), refused: refused.clone(), open_failure: Arc::clone(&open_failure) };
+        let (key_here, user_here) = (key.clone(), user.to_owned());
+        let client = Client {
+            key: key_here,
+            user: user_here,
+            expected,
+            got: Arc::clone(&got),
+            refused: refused.clone(),
+            open_failure: Arc::clone(&open_failure),
+        };
         let connected = match jump {
             None => client::connect(config(), (to.host.as_str(), to.port), client).await,
             Some(jump) => {
@@ -209,15 +232,27 @@ impl Connection {
 
     /// Runs a command with some input.
     pub async fn exec(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, SshError> {
-        match timeout(limit, self.exec_inner(command, input)).await {
+        self.exec_limited(command, input, limit, false).await
+    }
+
+    /// Runs a command that may log in to other hosts of the cluster with our key, without having it.
+    pub async fn exec_with_agent(&self, command: &str, limit: Duration) -> Result<Output, SshError> {
+        self.exec_limited(command, &[], limit, true).await
+    }
+
+    async fn exec_limited(&self, command: &str, input: &[u8], limit: Duration, with_agent: bool) -> Result<Output, SshError> {
+        match timeout(limit, self.exec_inner(command, input, with_agent)).await {
             Ok(r) => r,
             Err(_) => Err(SshError::Lost(format!("`{command}` is not done after {} s", limit.as_secs()))),
         }
     }
 
-    async fn exec_inner(&self, command: &str, input: &[u8]) -> Result<Output, SshError> {
+    async fn exec_inner(&self, command: &str, input: &[u8], with_agent: bool) -> Result<Output, SshError> {
         let lost = |e: russh::Error| SshError::Lost(e.to_string());
         let channel = self.handle.channel_open_session().await.map_err(lost)?;
+        if with_agent {
+            channel.agent_forward(false).await.map_err(lost)?;
+        }
         channel.exec(true, command).await.map_err(lost)?;
         let (mut read, write) = channel.split();
         let feed = async {

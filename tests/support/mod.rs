@@ -112,7 +112,8 @@ impl Case {
 
     pub fn try_run(&self, name: &str) -> Result<Ran> {
         let plays = self.parse(name)?;
-        let mut common = engine::vars(self.inventory.engine, &self.bundle());
+        let mut common = engine::vars(self.inventory.engine);
+        common.extend(engine::programs(&self.bundle()));
         common.insert("external_port".into(), EXTERNAL_PORT.into());
         let (events, mut told) = mpsc::unbounded_channel();
         let shared = Shared {

@@ -75,7 +75,10 @@ impl<'a> Worker<'a> {
                 flights[i].items[j].answer = Answer::Ready(Box::new(outcome.clone()));
                 return Ok(outcome);
             };
-            agent.put(&blob).await?;
+            match &self.shared.fleet {
+                Some(fleet) => fleet.put(self.host.id, &agent, &blob).await?,
+                None => agent.put(&blob).await?,
+            }
             self.batch = next_batch();
             for (a, flight) in flights.iter_mut().enumerate().skip(i) {
                 for (b, item) in flight.items.iter_mut().enumerate() {

@@ -28,7 +28,10 @@ use tokio::sync::OnceCell;
 
 pub use subnet::Subnet;
 
-use super::{HostState, Observed, ObservedHost, ObservedNetwork, Provider, Resource, Site, foreign, published_ports};
+use super::{
+    Expired, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, now_s,
+    published_ports,
+};
 use crate::{
     error::{Error, Result},
     inventory::{DockerSettings, HostId, Inventory, Role},
@@ -43,6 +46,8 @@ const ROLE: &str = "septet.role";
 const INDEX: &str = "septet.index";
 const HOST_KEY: &str = "septet.hostkey";
 const PORTS: &str = "septet.ports";
+/// When the cluster's time is over, in seconds since 1970.
+const EXPIRES: &str = "septet.expires";
 
 /// How often ports are picked anew when clusters that are made at the same moment pick the same.
 const MAX_CONTESTS: u16 = 10;
@@ -55,6 +60,8 @@ pub struct Docker {
     engine: Engine,
     settings: DockerSettings,
     cluster: String,
+    /// how long the cluster is wanted
+    ttl: Option<std::time::Duration>,
     /// names that the inventory wants, to look whether others have them
     wanted: Vec<String>,
     ready: OnceCell<(String, privilege::Privilege)>,
@@ -117,6 +124,7 @@ impl Docker {
             engine,
             settings,
             cluster: inventory.cluster.clone(),
+            ttl: inventory.ttl,
             wanted: inventory.hosts.iter().map(|h| h.name.clone()).collect(),
             ready: OnceCell::new(),
         })
@@ -165,8 +173,12 @@ impl Docker {
             name: c.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned(),
             state,
             address,
+            public: None,
             host_key: labels.get(HOST_KEY).cloned().unwrap_or_default(),
             published,
+            architecture: None,
+            size: None,
+            data_volume: None,
         })
     }
 
@@ -184,9 +196,28 @@ impl Docker {
     fn observed_network(n: &bollard::models::Network) -> Option<ObservedNetwork> {
         Some(ObservedNetwork {
             reference: n.id.clone()?,
-            subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?,
-            ports_from: n.labels.as_ref()?.get(PORTS)?.parse().ok()?,
+            place: Place::Docker {
+                subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?,
+                ports_from: n.labels.as_ref()?.get(PORTS)?.parse().ok()?,
+            },
         })
+    }
+
+    /// First of a network's published ports; nothing else has any.
+    fn ports_from(network: &ObservedNetwork) -> u16 {
+        match &network.place {
+            Place::Docker { ports_from, .. } => *ports_from,
+            Place::Zones(_) => 0,
+        }
+    }
+
+    /// Labels that everything of a cluster has.
+    fn labels(&self, uuid: &str) -> HashMap<String, String> {
+        let mut labels = HashMap::from([(CLUSTER.to_owned(), uuid.to_owned()), (NAME.to_owned(), self.cluster.clone())]);
+        if let Some(ttl) = self.ttl {
+            labels.insert(EXPIRES.to_owned(), (now_s() + ttl.as_secs()).to_string());
+        }
+        labels
     }
 
     async fn observe_now(&self) -> Result<Observed> {
@@ -207,6 +238,12 @@ impl Docker {
         observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
         observed.hosts.sort_by_key(|h| h.id);
         observed.network = networks.iter().find_map(Self::observed_network);
+        for v in &volumes {
+            let id = || Some(HostId { role: Role::parse(v.labels.get(ROLE)?)?, index: v.labels.get(INDEX)?.parse().ok()? });
+            if let Some(id) = id().filter(|id| observed.host(*id).is_none()) {
+                observed.kept.insert(id, KeptVolume { reference: v.name.clone(), zone: String::new() });
+            }
+        }
         let looks = self
             .wanted
             .iter()
@@ -244,7 +281,7 @@ impl Docker {
         Ok(all
             .iter()
             .filter_map(Self::observed_network)
-            .any(|n| n.reference != mine.reference && n.ports_from.abs_diff(mine.ports_from) < super::PORTS_PER_CLUSTER))
+            .any(|n| n.reference != mine.reference && Self::ports_from(&n).abs_diff(Self::ports_from(mine)) < super::PORTS_PER_CLUSTER))
     }
 
     /// The network of this identity, if it is there; a run that was killed may have asked for it.
@@ -277,11 +314,8 @@ impl Docker {
             Some(s) => vec![s],
             None => subnet::candidates(site.uuid, &used),
         };
-        let labels = HashMap::from([
-            (CLUSTER.to_owned(), site.uuid.to_owned()),
-            (NAME.to_owned(), self.cluster.clone()),
-            (PORTS.to_owned(), ports_from.to_string()),
-        ]);
+        let mut labels = self.labels(site.uuid);
+        labels.insert(PORTS.to_owned(), ports_from.to_string());
         for subnet in tries.into_iter().take(50) {
             let config = IpamConfig { subnet: Some(subnet.to_string()), gateway: Some(subnet.gateway().to_string()), ..Default::default() };
             let request = NetworkCreateRequest {
@@ -293,7 +327,7 @@ impl Docker {
             };
             match self.engine.create_network(request).await {
                 Ok(made) => {
-                    return Ok(ObservedNetwork { reference: made.id, subnet, ports_from });
+                    return Ok(ObservedNetwork { reference: made.id, place: Place::Docker { subnet, ports_from } });
                 }
                 Err(EngineError::DockerResponseServerError { message, .. }) if message.contains("overlap") => {
                     if let Some(n) = self.own_network(site.uuid).await? {
@@ -313,14 +347,11 @@ impl Docker {
     async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>) -> Result<()> {
         let (image, privilege) = self.ready.get().ok_or_else(|| Error::failed("the node image is not ready"))?;
         let doing = format!("cannot make {name}");
-        let address = network.subnet.host(id).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
+        let address = network.host(id).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
         let labels = |extra: &[(&str, String)]| {
-            let mut l = HashMap::from([
-                (CLUSTER.to_owned(), site.uuid.to_owned()),
-                (NAME.to_owned(), self.cluster.clone()),
-                (ROLE.to_owned(), id.role.name().to_owned()),
-                (INDEX.to_owned(), id.index.to_string()),
-            ]);
+            let mut l = self.labels(site.uuid);
+            l.insert(ROLE.to_owned(), id.role.name().to_owned());
+            l.insert(INDEX.to_owned(), id.index.to_string());
             l.extend(extra.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
             l
         };
@@ -332,7 +363,8 @@ impl Docker {
         let mut bindings = HashMap::new();
         let mut exposed = Vec::new();
         for (inner, offset) in published_ports(id) {
-            let binding = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some((network.ports_from + offset).to_string()) };
+            let binding =
+                PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some((Self::ports_from(network) + offset).to_string()) };
             bindings.insert(format!("{inner}/tcp"), Some(vec![binding]));
             exposed.push(format!("{inner}/tcp"));
         }
@@ -452,12 +484,19 @@ impl Provider for Docker {
         Box::pin(self.make_network(site))
     }
 
-    fn apply<'a>(&'a self, step: &'a Step, network: &'a ObservedNetwork, site: &'a Site<'a>) -> Boxed<'a, Result<()>> {
+    fn apply<'a>(
+        &'a self,
+        step: &'a Step,
+        network: &'a ObservedNetwork,
+        site: &'a Site<'a>,
+        _say: &'a (dyn Fn(String) + Send + Sync),
+    ) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
             let reference = |id: HostId| site.observed.host(id).map(|h| h.reference.clone()).unwrap_or_default();
             match step {
-                Step::CreateNetwork => Ok(()),
-                Step::Create { id, name } => self.create(*id, name, network, site).await,
+                // Containers have no kinds, and nothing in Docker is mended in place.
+                Step::CreateNetwork | Step::Resize { .. } | Step::Adjust(_) => Ok(()),
+                Step::Create { id, name, .. } => self.create(*id, name, network, site).await,
                 Step::Replace { id, name } => {
                     self.remove_container(&reference(*id)).await?;
                     self.create(*id, name, network, site).await
@@ -480,16 +519,12 @@ impl Provider for Docker {
         })
     }
 
-    fn plant_key<'a>(&'a self, observed: &'a Observed, public_key: &'a str) -> Boxed<'a, Result<()>> {
+    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
-            for host in &observed.hosts {
-                let mut tar = tar::Builder::new(Vec::new());
-                authorize(&mut tar, public_key)?;
-                self.upload(&host.reference, tar.into_inner()?)
-                    .await
-                    .map_err(|e| explain(&format!("cannot put a key on {}", host.name), e))?;
-            }
-            Ok(())
+            let mut tar = tar::Builder::new(Vec::new());
+            authorize(&mut tar, public_key)?;
+            let tar = tar.into_inner()?;
+            self.upload(&host.reference, tar).await.map_err(|e| explain(&format!("cannot put a key on {}", host.name), e))
         })
     }
 
@@ -502,30 +537,57 @@ impl Provider for Docker {
             let mut out = Vec::new();
             for c in self.containers(CLUSTER, uuid).await? {
                 let name = c.name.unwrap_or_default().trim_start_matches('/').to_owned();
-                out.push(Resource { kind: "container", name, id: c.id.unwrap_or_default() });
+                out.push(Resource { kind: "container", name, id: c.id.unwrap_or_default(), data: false });
             }
             for n in self.networks(CLUSTER, uuid).await? {
-                out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default() });
+                out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default(), data: false });
             }
             for v in self.volumes(CLUSTER, uuid).await? {
-                out.push(Resource { kind: "volume", name: v.name.clone(), id: v.name });
+                out.push(Resource { kind: "volume", name: v.name.clone(), id: v.name, data: true });
             }
             out.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
             Ok(out)
         })
     }
 
-    fn remove<'a>(&'a self, resource: &'a Resource) -> Boxed<'a, Result<()>> {
+    fn removal_order(&self) -> &'static [&'static str] {
+        &["container", "network", "volume"]
+    }
+
+    fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
-            let gone = |r: std::result::Result<(), EngineError>| match r {
-                Err(e) if !is_status(&e, 404) => Err(explain(&format!("cannot remove {} {}", resource.kind, resource.name), e)),
-                _ => Ok(()),
+            let one = |resource: &'a Resource| async move {
+                let gone = |r: std::result::Result<(), EngineError>| match r {
+                    Err(e) if !is_status(&e, 404) => Err(explain(&format!("cannot remove {} {}", resource.kind, resource.name), e)),
+                    _ => Ok(()),
+                };
+                match resource.kind {
+                    "container" => self.remove_container(&resource.id).await,
+                    "network" => gone(self.engine.remove_network(&resource.id).await),
+                    _ => gone(self.engine.remove_volume(&resource.id, None::<RemoveVolumeOptions>).await),
+                }
             };
-            match resource.kind {
-                "container" => self.remove_container(&resource.id).await,
-                "network" => gone(self.engine.remove_network(&resource.id).await),
-                _ => gone(self.engine.remove_volume(&resource.id, None::<RemoveVolumeOptions>).await),
-            }
+            futures_util::future::join_all(resources.iter().map(one)).await.into_iter().collect()
+        })
+    }
+
+    fn expired(&self, now: u64) -> Boxed<'_, Result<Vec<Expired>>> {
+        Box::pin(async move {
+            let labelled = HashMap::from([("label".to_owned(), vec![EXPIRES.to_owned()])]);
+            let containers = ListContainersOptionsBuilder::default().all(true).filters(&labelled).build();
+            let networks = ListNetworksOptionsBuilder::default().filters(&labelled).build();
+            let volumes = ListVolumesOptionsBuilder::default().filters(&labelled).build();
+            let doing = "cannot look for clusters whose time is over";
+            let (containers, networks, volumes) = tokio::try_join!(
+                self.engine.list_containers(Some(containers)),
+                self.engine.list_networks(Some(networks)),
+                self.engine.list_volumes(Some(volumes)),
+            )
+            .map_err(|e| explain(doing, e))?;
+            let labels = containers.into_iter().filter_map(|c| c.labels);
+            let labels = labels.chain(networks.into_iter().filter_map(|n| n.labels));
+            let labels = labels.chain(volumes.volumes.into_iter().flatten().map(|v| v.labels));
+            Ok(super::over(labels.filter_map(|mut l| Some((l.remove(CLUSTER)?, l.remove(NAME)?, l.remove(EXPIRES)?))), now))
         })
     }
 

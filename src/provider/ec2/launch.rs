@@ -1,0 +1,404 @@
+//! Instances: launched once whatever happens, started, given another type, another login key, another name.
+//!
+//! Invariant: the token of a launch is on disk before the call. Who comes after a run that was killed asks with the same token,
+//! and gets the instance that the first call made, if it made one.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use septet_ec2::{ApiError, Client, Instance, InstanceState, Launch, NewVolume, filter};
+use serde::{Deserialize, Serialize};
+
+use super::{Ec2, locked, observe::DATA_DEVICE, policy::explain, tags, user_data};
+use crate::{
+    engine::bundle::Architecture,
+    error::{Error, Result},
+    inventory::{HostId, Role, VolumeSettings},
+    provider::{
+        ObservedHost, ObservedNetwork, Place, Site,
+        layout::{Layout, ZoneSubnet},
+    },
+    ssh::keys,
+};
+
+/// How long a stop, a start or an attachment may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long one waits for an instance to be listed whose launch nobody knows the end of.
+const SIGHT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What was about to be launched, written down before the call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Intent {
+    token: String,
+    subnet: String,
+    instance_type: String,
+    host_key_private: String,
+    host_key_public: String,
+}
+
+fn intent_path(uuid: &str, id: HostId) -> Result<std::path::PathBuf> {
+    Ok(keys::cluster_dir(uuid)?.join(format!("launch-{}{}.json", id.role, id.index)))
+}
+
+/// The intent of a run that was killed, if there is one.
+fn read_intent(uuid: &str, id: HostId) -> Result<Option<Intent>> {
+    let text = fs::read_to_string(intent_path(uuid, id)?).ok();
+    Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
+}
+
+/// Forgets what was intended, once the instance is listed.
+pub fn forget_intent(uuid: &str, id: HostId) -> Result<()> {
+    let path = intent_path(uuid, id)?;
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::failed(format!("{}: {e}", path.display()))),
+        _ => Ok(()),
+    }
+}
+
+fn new_token() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn volume(device: &str, v: &VolumeSettings, delete: bool) -> NewVolume {
+    NewVolume {
+        device: device.to_owned(),
+        size: v.size,
+        kind: "gp3".into(),
+        iops: v.iops,
+        throughput: v.throughput,
+        encrypted: v.encrypted,
+        kms_key: v.kms_key.clone(),
+        delete_on_termination: delete,
+    }
+}
+
+fn is_dead(i: &Instance) -> bool {
+    matches!(i.state, InstanceState::ShuttingDown | InstanceState::Terminated)
+}
+
+/// Where and as what a host may be launched, in the order in which it is tried.
+fn attempts<'a>(types: &'a [String], layout: &'a Layout, id: HostId, zone: Option<&str>) -> Vec<(&'a String, &'a ZoneSubnet)> {
+    let subnets: Vec<&ZoneSubnet> = layout.preference(id).into_iter().filter(|s| zone.is_none_or(|z| s.zone == z)).collect();
+    types.iter().flat_map(|t| subnets.iter().map(move |s| (t, *s))).collect()
+}
+
+impl Ec2 {
+    /// The architecture of a role's wanted type.
+    pub(super) async fn architecture(&self, role: Role) -> Result<Architecture> {
+        let wanted = self.settings.types(role).first().cloned().unwrap_or_default();
+        self.architecture_of(&wanted).await
+    }
+
+    async fn architecture_of(&self, instance_type: &str) -> Result<Architecture> {
+        let types = self.type_infos().await?;
+        let info = types.iter().find(|t| t.name == instance_type);
+        let found = info.and_then(|t| t.architectures.iter().find_map(|a| Architecture::parse(a)));
+        found.ok_or_else(|| {
+            Error::failed(format!("instance type {instance_type} is not known here")).hint("check `instance_type` and `region`")
+        })
+    }
+
+    /// Launches a host: the wanted type in its zone, then in the other zones, then the alternatives.
+    pub(super) async fn create(
+        &self,
+        id: HostId,
+        name: &str,
+        network: &ObservedNetwork,
+        site: &Site<'_>,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<()> {
+        let Place::Zones(layout) = &network.place else {
+            return Err(Error::failed(format!("{name}: this is no network of EC2's")));
+        };
+        let client = self.client().await?;
+        let doing = format!("cannot launch {name}");
+        let kept = site.observed.kept.get(&id);
+        let types = self.settings.types(id.role);
+        let mut tries = attempts(types, layout, id, kept.map(|k| k.zone.as_str()));
+        if tries.is_empty() {
+            let zone = kept.map(|k| k.zone.clone()).unwrap_or_default();
+            return Err(Error::failed(format!("{doing}: its data lies in zone {zone}, where the cluster has no subnet"))
+                .hint("add that zone to `zones`, or move the volume with a snapshot"));
+        }
+        let mut intent = read_intent(site.uuid, id)?;
+        if let Some(i) = &intent {
+            // What a killed run began with goes first: the same call again launches nothing new.
+            tries.sort_by_key(|(t, s)| !(**t == i.instance_type && s.id == i.subnet));
+        }
+        let mut last: Option<ApiError> = None;
+        for (number, (instance_type, subnet)) in tries.iter().enumerate() {
+            let before = intent.take().filter(|i| **instance_type == i.instance_type && i.subnet == subnet.id);
+            let attempt = Attempt { id, name, instance_type, subnet, layout, with_data: kept.is_none() };
+            match self.launch(client, &attempt, before, site, say).await {
+                Ok(made) => {
+                    locked(&self.made).insert(made.id.clone());
+                    return match kept {
+                        Some(k) => self.attach(client, &made.id, &k.reference, name).await,
+                        None => Ok(()),
+                    };
+                }
+                Err(e) if e.is_capacity() => {
+                    let next = tries.get(number + 1);
+                    let then = next.map_or("nothing is left to try".into(), |(t, s)| format!("trying {t} in {}", s.zone));
+                    say(format!("   {name}: no room for {instance_type} in {} ({}); {then}", subnet.zone, e.code));
+                    last = Some(e);
+                }
+                Err(e) => return Err(explain(&doing, e)),
+            }
+        }
+        let zones: Vec<&str> = layout.subnets.iter().map(|s| s.zone.as_str()).collect();
+        let e = last.map_or_else(|| Error::failed(doing.clone()), |e| explain(&doing, e));
+        Err(e.hint(format!(
+            "none of {} has room for {}: list alternatives, as `instance_type: [{}, m5.large]`, or try later; `septet up` goes on from here",
+            zones.join(", "),
+            types.join(", "),
+            types.first().cloned().unwrap_or_default()
+        )))
+    }
+
+    async fn launch(
+        &self,
+        client: &Client,
+        a: &Attempt<'_>,
+        before: Option<Intent>,
+        site: &Site<'_>,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> std::result::Result<Instance, ApiError> {
+        let broken = |e: Error| ApiError { action: "RunInstances", code: "Client".into(), status: 0, message: e.message };
+        let mut intent = match before {
+            Some(intent) => {
+                // Perhaps it is there already.
+                let by = [filter("client-token", &[&intent.token])];
+                if let Some(there) = client.instances(&by).await?.into_iter().find(|i| !is_dead(i)) {
+                    return Ok(there);
+                }
+                intent
+            }
+            None => self.new_intent(a, site).map_err(broken)?,
+        };
+        let mut address = a.layout.address_in(a.subnet, a.id).map(|a| a.to_string());
+        // Each turn is another launch: with another token, or without an address that somebody took.
+        for _ in 0..4 {
+            let launch = self.request(a, &intent, address.clone(), site).await.map_err(broken)?;
+            match client.run_instance(&launch, false).await {
+                Ok(made) if !is_dead(&made) => return Ok(made),
+                // The token is that of a launch whose instance has ended since.
+                Ok(_) => intent = self.new_intent(a, site).map_err(broken)?,
+                Err(e) if e.code == "IdempotentInstanceTerminated" => intent = self.new_intent(a, site).map_err(broken)?,
+                Err(e) if e.code == "IdempotentParameterMismatch" => {
+                    // A run before this one launched it otherwise: it counts, as soon as it is listed.
+                    if let Some(there) = sight(client, &intent.token).await? {
+                        return Ok(there);
+                    }
+                    intent = self.new_intent(a, site).map_err(broken)?;
+                }
+                Err(e) if e.code == "InvalidIPAddress.InUse" && address.is_some() => {
+                    say(format!("   {}: {} is somebody else's; it gets another address", a.name, address.unwrap_or_default()));
+                    address = None;
+                    intent = self.new_intent(a, site).map_err(broken)?;
+                }
+                Err(e) => {
+                    if e.is_ambiguous()
+                        && let Some(there) = sight(client, &intent.token).await?
+                    {
+                        return Ok(there);
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        Err(ApiError { action: "RunInstances", code: "Client".into(), status: 0, message: "every launch ended at once".into() })
+    }
+
+    fn new_intent(&self, a: &Attempt<'_>, site: &Site<'_>) -> Result<Intent> {
+        let host_key = keys::new_host_key(&format!("{}{} of {}", a.id.role, a.id.index, site.uuid))?;
+        let intent = Intent {
+            token: new_token(),
+            subnet: a.subnet.id.clone(),
+            instance_type: a.instance_type.to_owned(),
+            host_key_private: host_key.private,
+            host_key_public: host_key.public,
+        };
+        let text = serde_json::to_string(&intent).map_err(|e| Error::failed(e.to_string()))?;
+        keys::write_private(&intent_path(site.uuid, a.id)?, &text)?;
+        Ok(intent)
+    }
+
+    async fn request(&self, a: &Attempt<'_>, intent: &Intent, private_ip: Option<String>, site: &Site<'_>) -> Result<Launch> {
+        let role = a.id.role;
+        let image = self.image(self.architecture_of(a.instance_type).await?).await?;
+        let mut volumes = vec![volume(&image.root_device, &self.settings.root_volume, true)];
+        if let Some(data) = self.data_volume(role).filter(|_| a.with_data) {
+            volumes.push(volume(DATA_DEVICE, data, false));
+        }
+        let groups = self.seen().groups.clone();
+        let of_kind = |kind: &str| groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind)).map(|g| g.id.clone());
+        let own = match role {
+            Role::Control => of_kind("control"),
+            Role::Coordinator => None,
+            Role::Broker => of_kind("brokers"),
+        };
+        let host_key = keys::HostKey { private: intent.host_key_private.clone(), public: intent.host_key_public.clone() };
+        let mut tags = self.host_tags(site.uuid, a.name, a.id);
+        let volume_tags = tags.clone();
+        tags.insert(tags::HOST_KEY.into(), host_key.public.split_whitespace().take(2).collect::<Vec<_>>().join(" "));
+        Ok(Launch {
+            token: intent.token.clone(),
+            image: image.id,
+            instance_type: a.instance_type.to_owned(),
+            subnet: a.subnet.id.clone(),
+            private_ip,
+            public_ip: self.wants_public(role),
+            groups: of_kind("hosts").into_iter().chain(own).collect(),
+            key_name: Some(self.key_name(site.uuid)),
+            user_data: user_data::render(&host_key, site.public_key),
+            volumes,
+            spot: self.settings.spot,
+            tags,
+            volume_tags,
+        })
+    }
+
+    /// The volume of its own that a role's data lies on.
+    pub(super) fn data_volume(&self, role: Role) -> Option<&VolumeSettings> {
+        self.settings.volume.as_ref().filter(|_| role != Role::Control)
+    }
+
+    /// Gives a host the volume with its data.
+    async fn attach(&self, client: &Client, instance: &str, kept: &str, name: &str) -> Result<()> {
+        let doing = format!("cannot attach {kept} to {name}");
+        let ids = [instance.to_owned()];
+        self.waiting(client.wait_for(&ids, InstanceState::Running, CHANGE_TIMEOUT)).await.map_err(|e| explain(&doing, e))?;
+        match client.attach_volume(kept, instance, DATA_DEVICE).await {
+            // An answer that was lost, and the same call again.
+            Err(e) if e.code == "VolumeInUse" => {
+                let volumes = client.volumes(&[filter("volume-id", &[kept])]).await.map_err(|e| explain(&doing, e))?;
+                let here = volumes.first().and_then(|v| v.attached.as_ref()).is_some_and(|(i, _)| i == instance);
+                if here { Ok(()) } else { Err(explain(&doing, e)) }
+            }
+            other => other.map_err(|e| explain(&doing, e)),
+        }
+    }
+
+    fn reference(&self, id: HostId, name: &str) -> Result<String> {
+        let seen = self.seen().instances.get(&id).map(|i| i.id.clone());
+        seen.ok_or_else(|| Error::failed(format!("{name} does not exist any more")).hint("run `septet up` again"))
+    }
+
+    /// Starts a stopped host; one that is still stopping is waited for.
+    pub(super) async fn start(&self, id: HostId, name: &str) -> Result<()> {
+        let client = self.client().await?;
+        let reference = self.reference(id, name)?;
+        let doing = format!("cannot start {name}");
+        match client.start_instance(&reference).await {
+            Err(e) if e.code == "IncorrectInstanceState" => {
+                let ids = [reference.clone()];
+                self.waiting(client.wait_for(&ids, InstanceState::Stopped, CHANGE_TIMEOUT)).await.map_err(|e| explain(&doing, e))?;
+                client.start_instance(&reference).await.map_err(|e| explain(&doing, e))?;
+            }
+            other => other.map_err(|e| explain(&doing, e))?,
+        }
+        locked(&self.made).insert(reference);
+        Ok(())
+    }
+
+    async fn stopped(&self, client: &Client, reference: &str) -> std::result::Result<(), ApiError> {
+        let ids = [reference.to_owned()];
+        let now = client.instances_by_id(&ids).await?.into_iter().next().map(|i| i.state);
+        if matches!(now, Some(InstanceState::Pending | InstanceState::Running)) {
+            client.stop_instance(reference).await?;
+        }
+        client.wait_for(&ids, InstanceState::Stopped, CHANGE_TIMEOUT).await.map(drop)
+    }
+
+    /// Gives a host another instance type: stopped, changed, started. It is started again also where it cannot be changed.
+    pub(super) async fn resize(&self, id: HostId, name: &str, to: &str) -> Result<()> {
+        let client = self.client().await?;
+        let reference = self.reference(id, name)?;
+        let doing = format!("cannot make {name} a {to}");
+        self.stopped(client, &reference).await.map_err(|e| explain(&doing, e))?;
+        let changed = client.modify_type(&reference, to).await;
+        let started = match client.start_instance(&reference).await {
+            Err(e) if e.is_capacity() && changed.is_ok() => {
+                Err(explain(&doing, e).hint(format!("{name} is stopped: choose another `instance_type`, and run `septet up` again")))
+            }
+            other => other.map_err(|e| explain(&doing, e)),
+        };
+        changed.map_err(|e| explain(&doing, e))?;
+        started?;
+        locked(&self.made).insert(reference);
+        Ok(())
+    }
+
+    /// Plants another login key: it stands in the user data, which can be changed while the instance is stopped, and which is
+    /// obeyed at every boot.
+    pub(super) async fn plant(&self, host: &ObservedHost, public_key: &str) -> Result<()> {
+        let client = self.client().await?;
+        let doing = format!("cannot plant a login key on {}", host.name);
+        let fail = |e| explain(&doing, e);
+        let text = client.user_data(&host.reference).await.map_err(fail)?;
+        let new = user_data::with_key(&text, public_key).ok_or_else(|| {
+            Error::failed(format!("{doing}: its user data is not Septet's")).hint("terminate the instance; `septet up` makes it again")
+        })?;
+        self.stopped(client, &host.reference).await.map_err(fail)?;
+        if new != text {
+            client.modify_user_data(&host.reference, &new).await.map_err(fail)?;
+        }
+        client.start_instance(&host.reference).await.map_err(fail)?;
+        locked(&self.made).insert(host.reference.clone());
+        Ok(())
+    }
+
+    /// The name by which the console knows a host and its volumes.
+    pub(super) async fn rename(&self, id: HostId, to: &str, _site: &Site<'_>) -> Result<()> {
+        let instance = self.seen().instances.get(&id).cloned();
+        let Some(instance) = instance else { return Ok(()) };
+        let mut ids = vec![instance.id.clone()];
+        ids.extend(instance.volumes.values().cloned());
+        let tags = BTreeMap::from([(tags::DISPLAY.to_owned(), to.to_owned()), (tags::PREFIX.to_owned(), self.prefix.clone())]);
+        self.client().await?.set_tags(&ids, &tags).await.map_err(|e| explain(&format!("cannot rename {to}"), e))
+    }
+}
+
+/// One way to launch a host.
+struct Attempt<'a> {
+    id: HostId,
+    name: &'a str,
+    instance_type: &'a str,
+    subnet: &'a ZoneSubnet,
+    layout: &'a Layout,
+    /// whether its data volume comes with it; otherwise there is one already
+    with_data: bool,
+}
+
+/// Waits for an instance to be listed by its token.
+async fn sight(client: &Client, token: &str) -> std::result::Result<Option<Instance>, ApiError> {
+    let until = tokio::time::Instant::now() + SIGHT_TIMEOUT;
+    loop {
+        let found = client.instances(&[filter("client-token", &[token])]).await?;
+        if let Some(i) = found.into_iter().next() {
+            return Ok(Some(i).filter(|i| !is_dead(i)));
+        }
+        if tokio::time::Instant::now() > until {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn other_zones_come_before_other_types_and_data_pins_the_zone() {
+        let subnets = ["a", "b"].map(|z| ZoneSubnet::parse(&format!("s-{z}"), z, "10.0.0.0/24").unwrap()).to_vec();
+        let layout = Layout { subnets, base: 4 };
+        let types = ["big".to_owned(), "small".to_owned()];
+        let id = HostId { role: Role::Broker, index: 2 };
+        let shown = |zone| attempts(&types, &layout, id, zone).iter().map(|(t, s)| format!("{t}@{}", s.zone)).collect::<Vec<_>>();
+        assert_eq!(shown(None), ["big@b", "big@a", "small@b", "small@a"]);
+        assert_eq!(shown(Some("a")), ["big@a", "small@a"]);
+        assert!(shown(Some("z")).is_empty());
+    }
+}

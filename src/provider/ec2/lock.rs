@@ -1,0 +1,123 @@
+//! One run at a time on a cluster, whatever machines they are on: a key pair of an agreed name. Of two who import under one name,
+//! EC2 lets one; its tags say who that is, since when, and when it last gave a sign of life.
+//!
+//! Invariant: a hold whose holder is alive is not taken over. One that has ended without giving it back is known by its holder's
+//! machine (which holds a lock file of its own first) or by its silence.
+
+use std::{sync::Arc, time::Duration};
+
+use septet_ec2::{Client, KeyPair, Tags, filter};
+use tokio::task::JoinHandle;
+
+use super::{policy::explain, tags};
+use crate::{
+    error::{Error, Result},
+    provider::{Holder, now_s},
+    ssh::keys,
+};
+
+const HOLDER: &str = "septet:holder";
+const WHO: &str = "septet:who";
+const SEEN: &str = "septet:seen";
+/// How often a holder gives a sign of life.
+const BEAT: Duration = Duration::from_secs(60);
+/// Silence after which a holder counts as gone, in seconds.
+const SILENCE_S: u64 = 300;
+
+/// The right to change a cluster.
+pub struct Hold {
+    client: Arc<Client>,
+    id: String,
+    beat: JoinHandle<()>,
+}
+
+impl Hold {
+    /// Gives it back.
+    pub async fn release(self) {
+        self.beat.abort();
+        // What stays behind is taken over: by its holder at once, by others after a silence.
+        let _ = self.client.delete_key(&self.id).await;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.beat.abort();
+    }
+}
+
+fn is_stale(key: &KeyPair, holder: &Holder, now: u64) -> bool {
+    let seen = key.tags.get(SEEN).and_then(|s| s.parse::<u64>().ok());
+    key.tags.get(HOLDER) == Some(&holder.id) || seen.is_none_or(|s| now.saturating_sub(s) > SILENCE_S)
+}
+
+/// Takes the right to change the cluster of a name.
+pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result<Hold> {
+    let name = format!("septet-lock-{cluster}");
+    let doing = format!("cannot find out whether somebody else is at work on cluster `{cluster}`");
+    // The key is nobody's: its private half is thrown away.
+    let public = keys::new_host_key("lock")?.public;
+    let who: String = holder.text.chars().filter(|c| c.is_ascii() && *c != '`').take(240).collect();
+    for _ in 0..6 {
+        let tags = Tags::from([
+            (tags::CLUSTER.to_owned(), format!("lock:{cluster}")),
+            (tags::NAME.to_owned(), cluster.to_owned()),
+            (tags::DISPLAY.to_owned(), name.clone()),
+            (HOLDER.to_owned(), holder.id.clone()),
+            (WHO.to_owned(), who.clone()),
+            (SEEN.to_owned(), now_s().to_string()),
+        ]);
+        match client.import_key(&name, &public, &tags, false).await {
+            Ok(id) => return Ok(Hold { beat: tokio::spawn(beat(client.clone(), id.clone())), client, id }),
+            Err(e) if e.is_duplicate() || e.is_ambiguous() => {}
+            Err(e) if e.is_throttle() => tokio::time::sleep(Duration::from_secs(2)).await,
+            Err(e) => return Err(explain(&doing, e)),
+        }
+        let found = client.key_pairs(&[filter("key-name", &[&name])]).await.map_err(|e| explain(&doing, e))?;
+        match found.into_iter().next() {
+            Some(key) if !key.tags.contains_key(HOLDER) => {
+                return Err(crate::provider::foreign(&name, "a key pair"));
+            }
+            Some(key) if is_stale(&key, holder, now_s()) => client.delete_key(&key.id).await.map_err(|e| explain(&doing, e))?,
+            Some(key) => {
+                let by = key.tags.get(WHO).map_or("somebody", String::as_str);
+                return Err(Error::failed(format!("another run is at work on cluster `{cluster}`: {by}")).hint(format!(
+                    "wait until it has ended; if it was killed, its hold ends {} minutes after its last sign of life",
+                    SILENCE_S / 60
+                )));
+            }
+            None => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+    Err(Error::failed(format!("{doing}: the key pair {name} comes and goes")).hint("run the same command again"))
+}
+
+async fn beat(client: Arc<Client>, id: String) {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        let now = Tags::from([(SEEN.to_owned(), now_s().to_string())]);
+        // One that is missed is made up for by the next.
+        let _ = client.set_tags(std::slice::from_ref(&id), &now).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_ends_with_its_holder_or_with_silence() {
+        let us = Holder { id: "us".into(), text: String::new() };
+        let key = |holder: &str, seen: &str| KeyPair {
+            id: "key-1".into(),
+            name: String::new(),
+            tags: Tags::from([(HOLDER.into(), holder.into()), (SEEN.into(), seen.into())]),
+        };
+        assert!(is_stale(&key("us", "1000"), &us, 1001));
+        assert!(!is_stale(&key("them", "1000"), &us, 1000 + SILENCE_S));
+        assert!(is_stale(&key("them", "1000"), &us, 1001 + SILENCE_S));
+        assert!(is_stale(&key("them", "never"), &us, 0));
+        // A clock that is behind theirs takes nothing from them.
+        assert!(!is_stale(&key("them", "1000"), &us, 10));
+    }
+}

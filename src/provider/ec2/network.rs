@@ -1,0 +1,386 @@
+//! The network that hosts are put into: a VPC (the account's, a named one or ours), one subnet a zone, a row of addresses in
+//! them, security groups, and the key pair.
+//!
+//! Invariant: the group `hosts` is made before the first host, in one call with the tags that say where the row of addresses
+//! lies; whoever finds the group knows the network.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use septet_ec2::{ApiError, Client, Group, InstanceState, Rule, RuleSource, Subnet, filter, tag_filter};
+use sha2::{Digest, Sha256};
+
+use super::{Ec2, policy::explain, tags};
+use crate::{
+    error::{Error, Result},
+    inventory::{HostId, Role, Security, VpcChoice},
+    playbook::runner::Boxed,
+    provider::{
+        Adjustment, ObservedNetwork, Opening, Place, Site,
+        layout::{Layout, ZoneSubnet, parse_cidr},
+    },
+};
+
+/// Ports between hosts: coordinators' clients, followers and election; the brokers' own listener, and the controllers'.
+const INSIDE: [u16; 5] = [2181, 2888, 3888, 9092, 9093];
+/// Everything, for lessons.
+const ANYWHERE: &str = "0.0.0.0/0";
+/// Zones for which a VPC of ours gets a subnet.
+const OWN_ZONES: usize = 4;
+
+/// Makes something that has no client token, once: looks first, unless its name is one that EC2 gives only once, and looks again
+/// after an answer that is no answer.
+async fn once<'a, T>(
+    look: impl Fn() -> Boxed<'a, std::result::Result<Option<T>, ApiError>> + Send,
+    make: impl Fn() -> Boxed<'a, std::result::Result<T, ApiError>> + Send,
+    unique: bool,
+) -> std::result::Result<T, ApiError> {
+    if !unique && let Some(found) = look().await? {
+        return Ok(found);
+    }
+    let mut attempt = 0u32;
+    loop {
+        attempt += 1;
+        let e = match make().await {
+            Ok(made) => return Ok(made),
+            Err(e) => e,
+        };
+        let there = e.is_ambiguous() || e.is_duplicate() || e.code == "InvalidSubnet.Conflict";
+        if attempt >= 5 || !(there || e.is_transient()) {
+            return Err(e);
+        }
+        // What was made a moment ago may not be listed yet.
+        for _ in 0..if there { 5 } else { 1 } {
+            tokio::time::sleep(Duration::from_millis(400 * u64::from(attempt))).await;
+            if let Some(found) = look().await? {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+fn short(uuid: &str) -> &str {
+    uuid.get(..8).unwrap_or(uuid)
+}
+
+fn opening(r: &Rule) -> Opening {
+    let port = |p: i32| u16::try_from(p.max(0)).unwrap_or(u16::MAX);
+    let source = match &r.source {
+        RuleSource::Cidr(c) => c.clone(),
+        RuleSource::Group(g) => g.clone(),
+    };
+    Opening { from_port: port(r.from_port), to_port: port(r.to_port), source }
+}
+
+fn rule(o: &Opening) -> Rule {
+    let source = match o.source.starts_with("sg-") {
+        true => RuleSource::Group(o.source.clone()),
+        false => RuleSource::Cidr(o.source.clone()),
+    };
+    Rule { from_port: o.from_port.into(), to_port: o.to_port.into(), source }
+}
+
+/// What is to be opened and closed in a group so that just these rules hold.
+pub fn difference(group: &Group, wanted: &[Rule]) -> Option<Adjustment> {
+    let add: Vec<Opening> = wanted.iter().filter(|r| !group.rules.contains(r)).map(opening).collect();
+    let remove: Vec<Opening> = group.rules.iter().filter(|r| !wanted.contains(r)).map(opening).collect();
+    let same = add.is_empty() && remove.is_empty();
+    (!same).then(|| Adjustment::Openings { group: group.id.clone(), name: group.name.clone(), add, remove })
+}
+
+impl Ec2 {
+    /// The rules of each of our groups.
+    pub(super) async fn wanted_rules(&self, groups: &[Group]) -> Result<Vec<(Group, Vec<Rule>)>> {
+        let find = |kind: &str| groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind));
+        let tcp = |from: u16, to: u16, source: RuleSource| Rule { from_port: from.into(), to_port: to.into(), source };
+        let mut out = Vec::new();
+        if let Some(hosts) = find("hosts") {
+            let mut rules: Vec<Rule> = match self.settings.security {
+                Security::Classroom => vec![tcp(0, 65535, RuleSource::Cidr(ANYWHERE.into()))],
+                Security::Least => INSIDE.iter().map(|p| tcp(*p, *p, RuleSource::Group(hosts.id.clone()))).collect(),
+            };
+            if let Some(control) = find("control").filter(|_| self.settings.security == Security::Least) {
+                rules.push(tcp(22, 22, RuleSource::Group(control.id.clone())));
+            }
+            rules.sort();
+            out.push((hosts.clone(), rules));
+        }
+        if let Some(control) = find("control") {
+            let mut rules: Vec<Rule> = self.ssh_from().await?.into_iter().map(|c| tcp(22, 22, RuleSource::Cidr(c))).collect();
+            rules.sort();
+            rules.dedup();
+            out.push((control.clone(), rules));
+        }
+        if let Some(brokers) = find("brokers") {
+            let port = crate::provider::EXTERNAL_PORT;
+            let mut rules: Vec<Rule> = self.settings.external_from.iter().map(|c| tcp(port, port, RuleSource::Cidr(c.clone()))).collect();
+            rules.sort();
+            rules.dedup();
+            out.push((brokers.clone(), rules));
+        }
+        Ok(out)
+    }
+
+    /// Mends one difference.
+    pub(super) async fn adjust(&self, what: &Adjustment) -> Result<()> {
+        let client = self.client().await?;
+        match what {
+            Adjustment::Openings { group, name, add, remove } => {
+                let doing = format!("cannot change what {name} lets in");
+                let rules = |list: &[Opening]| list.iter().map(rule).collect::<Vec<_>>();
+                // Opened first: whoever runs this may be about to be let in by it.
+                if !add.is_empty() {
+                    client.allow(group, &rules(add)).await.map_err(|e| explain(&doing, e))?;
+                }
+                if !remove.is_empty() {
+                    client.disallow(group, &rules(remove)).await.map_err(|e| explain(&doing, e))?;
+                }
+                Ok(())
+            }
+            Adjustment::Tags { name, ids, tags } => {
+                client.set_tags(ids, tags).await.map_err(|e| explain(&format!("cannot set tags of {name}"), e))
+            }
+            Adjustment::Surplus { name, reference } => {
+                let ids = [reference.clone()];
+                let doing = format!("cannot terminate {reference}, a second {name}");
+                client.terminate_instances(&ids).await.map_err(|e| explain(&doing, e))?;
+                let ended = client.wait_for(&ids, InstanceState::Terminated, Duration::from_secs(300)).await;
+                ended.map(drop).map_err(|e| explain(&doing, e))
+            }
+        }
+    }
+
+    /// The VPC that a new cluster goes into; `None` for one of its own.
+    pub(super) async fn vpc(&self) -> Result<Option<String>> {
+        let by = match &self.settings.vpc {
+            VpcChoice::New { .. } => return Ok(None),
+            VpcChoice::Default => filter("is-default", &["true"]),
+            VpcChoice::Id(id) => filter("vpc-id", &[id]),
+        };
+        let found = self.client().await?.vpcs(&[by]).await.map_err(|e| explain("cannot look for the VPC", e))?;
+        match (found.into_iter().next(), &self.settings.vpc) {
+            (Some(vpc), _) => Ok(Some(vpc.id)),
+            (None, VpcChoice::Id(id)) => {
+                Err(Error::failed(format!("there is no VPC {id} in this region")).hint("check `vpc` and `region`"))
+            }
+            (None, _) => Err(Error::failed("this account has no default VPC in this region")
+                .hint("write `vpc: new` below `ec2:` to have one made for the cluster, or name one")),
+        }
+    }
+
+    /// Subnets that hosts can be put into: one a zone, in zones that have the wanted types.
+    pub(super) async fn subnets(&self, vpc: &str) -> Result<Vec<Subnet>> {
+        let s = &self.settings;
+        let mut all = self.client().await?.subnets(&[filter("vpc-id", &[vpc])]).await.map_err(|e| explain("cannot list subnets", e))?;
+        if let Some(missing) = s.subnets.iter().find(|id| !all.iter().any(|a| a.id == **id)) {
+            return Err(Error::failed(format!("there is no subnet {missing} in {vpc}")).hint("check `subnets` and `vpc`"));
+        }
+        all.retain(|a| match (s.subnets.is_empty(), &s.vpc) {
+            (false, _) => s.subnets.contains(&a.id),
+            (true, VpcChoice::Default) => a.default_for_zone,
+            (true, _) => true,
+        });
+        if let Some(missing) = s.zones.iter().find(|z| !all.iter().any(|a| a.zone == **z)) {
+            return Err(Error::failed(format!("{vpc} has no subnet in zone {missing}")).hint("check `zones` and `subnets`"));
+        }
+        all.retain(|a| s.zones.is_empty() || s.zones.contains(&a.zone));
+        let offered = self.zones_with_types().await?;
+        all.retain(|a| offered.contains(&a.zone));
+        if all.is_empty() {
+            return Err(Error::failed(format!("no zone with a subnet of {vpc} has all of the wanted instance types"))
+                .hint("choose other instance types, zones or subnets"));
+        }
+        // One a zone, the one with most room; then zones by name.
+        all.sort_by(|a, b| (&a.zone, b.free_addresses, &a.id).cmp(&(&b.zone, a.free_addresses, &b.id)));
+        all.dedup_by(|b, a| a.zone == b.zone);
+        all.truncate(tags::MAX_ZONES);
+        Ok(all)
+    }
+
+    /// A row of free addresses in subnets.
+    pub(super) async fn find_layout(&self, subnets: &[Subnet], seed: &str) -> Result<Layout> {
+        let ids: Vec<&str> = subnets.iter().map(|s| s.id.as_str()).collect();
+        let client = self.client().await?;
+        let interfaces = client.interfaces(&[filter("subnet-id", &ids)]).await.map_err(|e| explain("cannot list addresses in use", e))?;
+        let taken: Vec<Ipv4Addr> = interfaces.iter().flat_map(|i| &i.addresses).filter_map(|a| a.parse().ok()).collect();
+        let places: Option<Vec<ZoneSubnet>> = subnets.iter().map(|s| ZoneSubnet::parse(&s.id, &s.zone, &s.cidr)).collect();
+        let wanted: Vec<HostId> = self.hosts.iter().map(|h| h.id).collect();
+        places.and_then(|p| Layout::find(p, &wanted, &taken, seed)).ok_or_else(|| {
+            Error::failed(format!("the subnets {} have no row of free addresses for {} hosts", ids.join(", "), wanted.len()))
+                .hint("choose larger or emptier subnets, or write `vpc: new`")
+        })
+    }
+
+    /// Makes sure of everything that hosts need around them.
+    pub(super) async fn make_network(&self, site: &Site<'_>) -> Result<ObservedNetwork> {
+        let client = self.client().await?;
+        let seen = self.seen().groups.clone();
+        let (vpc, layout) = match site.observed.network.as_ref().map(|n| &n.place) {
+            Some(Place::Zones(layout)) => (seen.first().map(|g| g.vpc.clone()).unwrap_or_default(), layout.clone()),
+            _ => {
+                let vpc = match self.vpc().await? {
+                    Some(id) => id,
+                    None => self.own_vpc(client, site.uuid).await?,
+                };
+                let subnets = self.subnets(&vpc).await?;
+                let layout = self.find_layout(&subnets, site.uuid).await?;
+                (vpc, layout)
+            }
+        };
+        if !site.public_key.is_empty() {
+            self.key_pair(client, site).await?;
+        }
+        let mut groups = Vec::new();
+        for kind in ["hosts", "control", "brokers"] {
+            groups.push(self.group(client, site.uuid, &vpc, kind, &layout).await?);
+        }
+        for (group, rules) in self.wanted_rules(&groups).await? {
+            if let Some(adjustment) = difference(&group, &rules) {
+                self.adjust(&adjustment).await?;
+            }
+        }
+        let reference = groups.first().map(|g| g.id.clone()).unwrap_or_default();
+        self.seen().groups = groups;
+        Ok(ObservedNetwork { reference, place: Place::Zones(layout) })
+    }
+
+    async fn group(&self, client: &Client, uuid: &str, vpc: &str, kind: &str, layout: &Layout) -> Result<Group> {
+        let known = self.seen().groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind)).cloned();
+        if let Some(group) = known {
+            return Ok(group);
+        }
+        let name = format!("septet-{}-{}-{kind}", self.cluster, short(uuid));
+        let about = format!("{kind} of cluster {}, made by Septet", self.cluster);
+        let mut tags = self.common_tags(uuid, &name);
+        tags.insert(tags::GROUP.into(), kind.to_owned());
+        if kind == "hosts" {
+            tags::write_layout(layout, &mut tags);
+        }
+        let by = [tag_filter(tags::CLUSTER, uuid), tag_filter(tags::GROUP, kind)];
+        let made = once(
+            || Box::pin(async { Ok(client.groups(&by).await?.into_iter().next()) }),
+            || {
+                Box::pin(async {
+                    let id = client.create_group(&name, &about, vpc, &tags, false).await?;
+                    Ok(Group { id, name: name.clone(), vpc: vpc.to_owned(), rules: Vec::new(), tags: tags.clone() })
+                })
+            },
+            true,
+        );
+        made.await.map_err(|e| explain(&format!("cannot make security group {name}"), e))
+    }
+
+    /// The cluster's public key under a name of its own; another key under that name is one of a lost state directory.
+    async fn key_pair(&self, client: &Client, site: &Site<'_>) -> Result<()> {
+        let name = self.key_name(site.uuid);
+        let print: String = Sha256::digest(site.public_key.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
+        let doing = format!("cannot import the key pair {name}");
+        let by = [tag_filter(tags::CLUSTER, site.uuid)];
+        let look = || async { Ok(client.key_pairs(&by).await?.into_iter().find(|k| k.name == name)) };
+        let found = look().await.map_err(|e: ApiError| explain(&doing, e))?;
+        if let Some(old) = found {
+            if old.tags.get("septet:key") == Some(&print) {
+                return Ok(());
+            }
+            client.delete_key(&old.id).await.map_err(|e| explain(&doing, e))?;
+        }
+        let mut tags = self.common_tags(site.uuid, &name);
+        tags.insert("septet:key".into(), print);
+        let made = once(
+            || Box::pin(async { Ok(look().await?.map(|k| k.id)) }),
+            || Box::pin(client.import_key(&name, site.public_key, &tags, false)),
+            true,
+        );
+        made.await.map(drop).map_err(|e| explain(&doing, e))
+    }
+
+    /// Name of the cluster's key pair.
+    pub(super) fn key_name(&self, uuid: &str) -> String {
+        format!("septet-{}-{}", self.cluster, short(uuid))
+    }
+
+    /// A VPC of the cluster's own with a way to the internet and a subnet a zone.
+    async fn own_vpc(&self, client: &Client, uuid: &str) -> Result<String> {
+        let VpcChoice::New { cidr } = &self.settings.vpc else {
+            return Err(Error::failed("no VPC of its own is wanted"));
+        };
+        let name = format!("septet-{}", self.cluster);
+        let tags = self.common_tags(uuid, &name);
+        let by = [tag_filter(tags::CLUSTER, uuid)];
+        let doing = |what: &str| {
+            let what = format!("cannot make {what}");
+            move |e| explain(&what, e)
+        };
+        let vpc = once(
+            || Box::pin(async { Ok(client.vpcs(&by).await?.into_iter().next().map(|v| v.id)) }),
+            || Box::pin(client.create_vpc(cidr, &tags)),
+            false,
+        );
+        let vpc = vpc.await.map_err(doing("the VPC"))?;
+        let gateway = once(
+            || Box::pin(async { Ok(client.gateways(&by).await?.into_iter().next().map(|g| g.id)) }),
+            || Box::pin(client.create_gateway(&tags)),
+            false,
+        );
+        let gateway = gateway.await.map_err(doing("the internet gateway"))?;
+        client.attach_gateway(&gateway, &vpc).await.map_err(doing("the way to the internet"))?;
+        let table = client.main_route_table(&vpc).await.map_err(doing("the way to the internet"))?;
+        if let Some(table) = table {
+            client.route_out(&table, &gateway).await.map_err(doing("the way to the internet"))?;
+        }
+        let mut zones: Vec<String> = self.zones_with_types().await?;
+        zones.retain(|z| self.settings.zones.is_empty() || self.settings.zones.contains(z));
+        zones.truncate(OWN_ZONES);
+        let (network, bits) = parse_cidr(cidr).ok_or_else(|| Error::failed(format!("`{cidr}` is no network")))?;
+        // Four subnets: a quarter each.
+        let size = 1u32 << (32 - u32::from(bits) - 2);
+        for (i, zone) in zones.iter().enumerate() {
+            let part = format!("{}/{}", Ipv4Addr::from(u32::from(network) + size * i as u32), bits + 2);
+            let tags = self.common_tags(uuid, &format!("{name}-{zone}"));
+            let made = once(
+                || Box::pin(async { Ok(client.subnets(&by).await?.into_iter().find(|s| s.zone == *zone).map(|s| s.id)) }),
+                || Box::pin(client.create_subnet(&vpc, &part, zone, &tags)),
+                false,
+            );
+            made.await.map_err(doing(&format!("the subnet in {zone}")))?;
+        }
+        Ok(vpc)
+    }
+
+    /// Zones that have, for each role, the wanted type or one of its alternatives.
+    pub(super) async fn zones_with_types(&self) -> Result<Vec<String>> {
+        let mut types: Vec<String> = Role::ALL.iter().flat_map(|r| self.settings.types(*r).iter().cloned()).collect();
+        types.sort();
+        types.dedup();
+        let offered =
+            self.client().await?.offerings(&types).await.map_err(|e| explain("cannot ask which zones have the instance types", e))?;
+        let has = |zone: &str, t: &String| offered.iter().any(|o| o.zone == zone && o.instance_type == *t);
+        let mut zones: Vec<String> = offered.iter().map(|o| o.zone.clone()).collect();
+        zones.sort();
+        zones.dedup();
+        zones.retain(|z| Role::ALL.iter().all(|r| self.settings.types(*r).iter().any(|t| has(z, t))));
+        Ok(zones)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_brought_to_just_the_wanted_rules() {
+        let r = |port: i32, source: &str| Rule { from_port: port, to_port: port, source: RuleSource::Cidr(source.into()) };
+        let group = Group {
+            id: "sg-1".into(),
+            name: "g".into(),
+            vpc: String::new(),
+            rules: vec![r(22, "1.1.1.1/32"), r(80, "0.0.0.0/0")],
+            tags: Default::default(),
+        };
+        assert_eq!(difference(&group, &group.rules.clone()), None);
+        let Some(Adjustment::Openings { add, remove, .. }) = difference(&group, &[r(22, "2.2.2.2/32"), r(80, "0.0.0.0/0")]) else {
+            panic!("no difference");
+        };
+        assert_eq!(add.iter().chain(&remove).map(Opening::to_string).collect::<Vec<_>>(), ["22 from 2.2.2.2/32", "22 from 1.1.1.1/32"]);
+        assert_eq!(opening(&rule(&add[0])), add[0]);
+    }
+}

@@ -1,0 +1,167 @@
+//! What exists of a cluster: its instances, its security groups, and volumes without a host.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use septet_ec2::{Instance, InstanceState, filter, tag_filter};
+use tokio::time::Instant;
+
+use super::{Ec2, Seen, locked, policy::explain, tags};
+use crate::{
+    engine::bundle::Architecture,
+    error::{Error, Result},
+    inventory::HostId,
+    provider::{Adjustment, Expired, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, over},
+};
+
+/// Device name of the data volume, as the instance is told it.
+pub const DATA_DEVICE: &str = "/dev/sdf";
+/// States of instances that exist.
+const ALIVE: [&str; 4] = ["pending", "running", "stopping", "stopped"];
+/// How long instances may take to run.
+const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long EC2 may take to show by its tags what it shows by its id.
+const LISTED_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn host(id: HostId, i: &Instance) -> Option<ObservedHost> {
+    Some(ObservedHost {
+        id,
+        reference: i.id.clone(),
+        name: i.tags.get(tags::DISPLAY).cloned().unwrap_or_default(),
+        state: match i.state {
+            InstanceState::Pending | InstanceState::Running => HostState::Running,
+            _ => HostState::Stopped,
+        },
+        address: i.private_ip.as_deref()?.parse().ok()?,
+        public: i.public_ip.as_deref().and_then(|a| a.parse().ok()),
+        host_key: i.tags.get(tags::HOST_KEY).cloned().unwrap_or_default(),
+        published: BTreeMap::new(),
+        architecture: Architecture::parse(&i.architecture),
+        size: Some(i.instance_type.clone()),
+        data_volume: i.volumes.get(DATA_DEVICE).cloned(),
+    })
+}
+
+impl Ec2 {
+    /// One look. Volumes are looked for only where a host is missing.
+    pub(super) async fn observe_now(&self) -> Result<Observed> {
+        let client = self.client().await?;
+        let ours = tag_filter(tags::NAME, &self.cluster);
+        let by = [ours.clone(), filter("instance-state-name", &ALIVE)];
+        let only = [ours.clone()];
+        let (instances, groups) = tokio::join!(client.instances(&by), client.groups(&only));
+        let mut instances = instances.map_err(|e| explain("cannot list instances", e))?;
+        let groups = groups.map_err(|e| explain("cannot list security groups", e))?;
+        // The oldest is the host; a second one in its place was never meant to be.
+        instances.sort_by(|a, b| (a.launched, &a.id).cmp(&(b.launched, &b.id)));
+        let mut observed = Observed::default();
+        let mut seen = Seen { instances: BTreeMap::new(), groups };
+        let mut uuids: Vec<String> = Vec::new();
+        for i in instances {
+            uuids.extend(i.tags.get(tags::CLUSTER).cloned());
+            let Some(id) = tags::host_id(&i.tags) else { continue };
+            if seen.instances.contains_key(&id) {
+                observed.adjustments.push(Adjustment::Surplus { name: self.name_of(id), reference: i.id });
+                continue;
+            }
+            observed.hosts.extend(host(id, &i));
+            seen.instances.insert(id, i);
+        }
+        uuids.extend(seen.groups.iter().filter_map(|g| g.tags.get(tags::CLUSTER).cloned()));
+        if self.hosts.iter().any(|h| !seen.instances.contains_key(&h.id)) {
+            let volumes = client.volumes(&only).await.map_err(|e| explain("cannot list volumes", e))?;
+            for v in volumes {
+                let (Some(uuid), "available") = (v.tags.get(tags::CLUSTER), v.state.as_str()) else { continue };
+                uuids.push(uuid.clone());
+                if let Some(id) = tags::host_id(&v.tags).filter(|id| !seen.instances.contains_key(id)) {
+                    observed.kept.insert(id, KeptVolume { reference: v.id, zone: v.zone });
+                }
+            }
+        }
+        uuids.sort();
+        uuids.dedup();
+        if uuids.len() > 1 {
+            return Err(Error::failed(format!("there are {} clusters called `{}`: {}", uuids.len(), self.cluster, uuids.join(", ")))
+                .hint("give one of them another name, or remove what carries its tag `septet:cluster`"));
+        }
+        observed.uuid = uuids.pop();
+        observed.hosts.sort_by_key(|h| h.id);
+        let hosts_group = seen.groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == "hosts"));
+        observed.network = hosts_group.and_then(|g| {
+            let layout = tags::read_layout(&g.tags)?;
+            Some(ObservedNetwork { reference: g.id.clone(), place: Place::Zones(layout) })
+        });
+        *self.seen() = seen;
+        Ok(observed)
+    }
+
+    /// Waits until what this process launched or started runs, and is found by its tags too.
+    pub(super) async fn settle_now(&self) -> Result<Observed> {
+        let made: Vec<String> = locked(&self.made).iter().cloned().collect();
+        if !made.is_empty() {
+            let running = self.client().await?.wait_for(&made, InstanceState::Running, RUN_TIMEOUT).await;
+            running.map_err(|e| explain("instances do not come up", e).hint("`septet up` goes on from here"))?;
+        }
+        let until = Instant::now() + LISTED_TIMEOUT;
+        loop {
+            let observed = self.observe_now().await?;
+            let listed = made.iter().all(|id| observed.hosts.iter().any(|h| h.reference == *id && h.state == HostState::Running));
+            if listed {
+                locked(&self.made).clear();
+                if let Some(uuid) = &observed.uuid {
+                    for h in &observed.hosts {
+                        super::launch::forget_intent(uuid, h.id)?;
+                    }
+                }
+                return Ok(observed);
+            }
+            if Instant::now() > until {
+                return Err(
+                    Error::failed("instances that were launched are not listed under the cluster's tags").hint("run `septet up` again")
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// What is otherwise than the inventory says, and can be mended in place.
+    pub(super) async fn adjustments_now(&self, observed: &Observed) -> Result<Vec<Adjustment>> {
+        // A second instance in a host's place was seen while looking.
+        let mut out: Vec<Adjustment> = observed.adjustments.clone();
+        if observed.network.is_none() {
+            return Ok(out);
+        }
+        let groups = self.seen().groups.clone();
+        let wanted = self.wanted_rules(&groups).await?;
+        for (group, rules) in wanted {
+            out.extend(super::network::difference(&group, &rules));
+        }
+        let mut retag: BTreeMap<BTreeMap<String, String>, (Vec<String>, Vec<String>)> = BTreeMap::new();
+        let seen = self.seen();
+        let things = seen.instances.values().map(|i| (&i.tags, i.id.clone(), i.volumes.values().cloned().collect::<Vec<_>>()));
+        let things = things.chain(seen.groups.iter().map(|g| (&g.tags, g.id.clone(), Vec::new())));
+        for (is, id, more) in things {
+            let missing = self.missing_tags(is);
+            if !missing.is_empty() {
+                let entry = retag.entry(missing).or_default();
+                entry.0.push(is.get(tags::DISPLAY).cloned().unwrap_or_else(|| id.clone()));
+                entry.1.push(id);
+                entry.1.extend(more);
+            }
+        }
+        out.extend(retag.into_iter().map(|(tags, (names, ids))| Adjustment::Tags { name: names.join(", "), ids, tags }));
+        Ok(out)
+    }
+
+    /// Clusters of any name whose time is over.
+    pub(super) async fn expired_now(&self, now: u64) -> Result<Vec<Expired>> {
+        let client = self.client().await?;
+        let by = [filter("tag-key", &[tags::EXPIRES])];
+        let alive = [by[0].clone(), filter("instance-state-name", &ALIVE)];
+        let (instances, volumes, groups) = tokio::join!(client.instances(&alive), client.volumes(&by), client.groups(&by));
+        let doing = "cannot look for clusters whose time is over";
+        let all = instances.map_err(|e| explain(doing, e))?.into_iter().map(|i| i.tags);
+        let all = all.chain(volumes.map_err(|e| explain(doing, e))?.into_iter().map(|v| v.tags));
+        let all = all.chain(groups.map_err(|e| explain(doing, e))?.into_iter().map(|g| g.tags));
+        Ok(over(all.filter_map(|mut t| Some((t.remove(tags::CLUSTER)?, t.remove(tags::NAME)?, t.remove(tags::EXPIRES)?))), now))
+    }
+}

@@ -1,0 +1,281 @@
+//! What is looked at before the first thing is made: everything that would fail later is better said now.
+//!
+//! Invariant: nothing is made. Permissions are tried by dry runs.
+
+use std::collections::BTreeMap;
+
+use septet_ec2::{ApiError, Launch, NewVolume};
+
+use super::{Ec2, policy::explain};
+use crate::{
+    engine::bundle::{Architecture, Bundles},
+    error::{Error, Result},
+    inventory::{HostId, Role, Security},
+    plan::Step,
+    provider::{Check, Observed, Place, Verdict, layout::parse_cidr},
+};
+
+/// vCPUs of running on-demand standard instances.
+const STANDARD_QUOTA: &str = "L-1216C47A";
+/// Seconds that this machine's clock may differ: EC2 refuses at five minutes.
+const MAX_SKEW_S: i64 = 240;
+
+fn check(name: &'static str, verdict: Verdict, finding: impl Into<String>) -> Check {
+    Check { name, verdict, finding: finding.into(), hint: None }
+}
+
+fn failed(name: &'static str, e: Error) -> Check {
+    Check { name, verdict: Verdict::Fail, finding: e.message, hint: e.hint }
+}
+
+/// How a dry run came out: it must have been refused just because it was one.
+fn dry(name: &'static str, action: &str, result: std::result::Result<(), ApiError>) -> Check {
+    match result {
+        Ok(()) => check(name, Verdict::Warn, format!("{action}: the dry run was not taken as one")),
+        Err(e) if e.is_dry_run() => check(name, Verdict::Pass, format!("{action} is allowed")),
+        // What a dry run stumbles over beside the permission is found by other checks, with better words.
+        Err(e) if !e.is_unauthorized() => check(name, Verdict::Warn, format!("{action} could not be tried: {e}")),
+        Err(e) => failed(name, explain(&format!("{action} is refused"), e)),
+    }
+}
+
+impl Ec2 {
+    /// All checks, as far as they make sense.
+    pub(super) async fn preflight_now(&self, observed: &Observed, steps: &[Step]) -> Result<Vec<Check>> {
+        let client = self.client().await?;
+        let new: Vec<HostId> = steps
+            .iter()
+            .filter_map(|s| match s {
+                Step::Create { id, .. } | Step::Replace { id, .. } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        let mut out = Vec::new();
+        match client.identity().await {
+            Ok(who) => out.push(check("credentials", Verdict::Pass, format!("{} of account {}", who.arn, who.account))),
+            Err(e) => {
+                out.push(failed("credentials", explain("they are not accepted", e)));
+                return Ok(out);
+            }
+        }
+        match client.zones().await {
+            Ok(zones) if zones.is_empty() => out.push(check("region", Verdict::Fail, format!("{} has no zones", client.region()))),
+            Ok(zones) => out.push(check("region", Verdict::Pass, format!("{}: {}", client.region(), zones.join(", ")))),
+            Err(e) => {
+                out.push(failed("region", explain(&format!("{} cannot be used", client.region()), e)));
+                return Ok(out);
+            }
+        }
+        out.push(self.check_clock(client.stats().clock_skew_s));
+        out.push(self.check_types(&new).await);
+        out.push(self.check_images(&new).await);
+        let (network, subnet) = self.check_network(observed).await;
+        out.push(network);
+        out.push(self.check_quota(&new).await);
+        if let Some(subnet) = subnet {
+            out.extend(self.check_permissions(observed, &new, &subnet).await);
+        }
+        out.extend(self.check_openness().await);
+        Ok(out)
+    }
+
+    fn check_clock(&self, skew_s: Option<i64>) -> Check {
+        match skew_s {
+            None => check("clock", Verdict::Warn, "EC2 did not say what time it is"),
+            Some(s) if s.abs() > MAX_SKEW_S => Check {
+                hint: Some("set this machine's clock (`timedatectl set-ntp true`)".into()),
+                ..check(
+                    "clock",
+                    Verdict::Fail,
+                    format!("this machine's clock differs by {s} s from EC2's, which refuses requests at 300 s"),
+                )
+            },
+            Some(s) if s.abs() > 30 => check("clock", Verdict::Warn, format!("this machine's clock differs by {s} s from EC2's")),
+            Some(_) => check("clock", Verdict::Pass, "agrees with EC2's"),
+        }
+    }
+
+    async fn check_types(&self, new: &[HostId]) -> Check {
+        let roles: std::collections::BTreeSet<Role> = new.iter().map(|h| h.role).collect();
+        let name = "instance types";
+        let found = async {
+            let bundles = Bundles::find()?;
+            let mut said = Vec::new();
+            for role in roles {
+                for (i, t) in self.settings.types(role).iter().enumerate() {
+                    let info = self.type_infos().await?.iter().find(|x| x.name == *t).cloned();
+                    let Some(info) = info else { continue };
+                    let architecture = info.architectures.iter().find_map(|a| Architecture::parse(a));
+                    let architecture = architecture.ok_or_else(|| {
+                        Error::failed(format!("{t} is for {}, which Septet has no programs for", info.architectures.join(", ")))
+                    })?;
+                    // Nothing is made for hosts that nothing could be put on.
+                    bundles.of(architecture).map_err(|e| e.context(format!("{t} is for {architecture}")))?;
+                    crate::engine::fits(self.engine, role, info.memory_mib).map_err(|e| e.context(t))?;
+                    if i == 0 {
+                        said.push(format!("{}: {t} ({} vCPU, {} MiB, {architecture})", role.group(), info.vcpus, info.memory_mib));
+                    }
+                }
+            }
+            let zones = self.zones_with_types().await?;
+            if zones.is_empty() {
+                return Err(Error::failed("no zone has all of the wanted instance types").hint("choose types that one zone has together"));
+            }
+            Ok::<_, Error>(format!("{}; offered in {}", said.join(", "), zones.join(", ")))
+        };
+        match found.await {
+            Ok(text) => check(name, Verdict::Pass, text),
+            Err(e) => failed(name, e),
+        }
+    }
+
+    async fn check_images(&self, new: &[HostId]) -> Check {
+        let found = async {
+            let mut said = std::collections::BTreeSet::new();
+            for id in new {
+                let architecture = self.architecture(id.role).await?;
+                let image = self.image(architecture).await?;
+                if let Some(size) = self.settings.root_volume.size.filter(|s| *s < image.root_size) {
+                    return Err(Error::failed(format!(
+                        "the image needs a system volume of {} GiB, `root_volume` says {size}",
+                        image.root_size
+                    )));
+                }
+                said.insert(format!("{} ({}, {})", image.id, image.name, image.architecture));
+            }
+            Ok::<_, Error>(said.into_iter().collect::<Vec<_>>().join(", "))
+        };
+        match found.await {
+            Ok(text) => check("image", Verdict::Pass, text),
+            Err(e) => failed("image", e),
+        }
+    }
+
+    /// Whether there is room for the hosts; and a subnet for dry runs.
+    async fn check_network(&self, observed: &Observed) -> (Check, Option<String>) {
+        if let Some(Place::Zones(layout)) = observed.network.as_ref().map(|n| &n.place) {
+            let subnet = layout.subnets.first().map(|s| s.id.clone());
+            return (check("network", Verdict::Pass, "the cluster has one"), subnet);
+        }
+        let found = async {
+            let Some(vpc) = self.vpc().await? else {
+                return Ok::<_, Error>(("a VPC of the cluster's own will be made".to_owned(), None));
+            };
+            let subnets = self.subnets(&vpc).await?;
+            let layout = self.find_layout(&subnets, &self.cluster).await?;
+            let zones: Vec<String> = layout.subnets.iter().map(|s| format!("{} ({})", s.zone, s.id)).collect();
+            Ok((format!("{vpc}: {}", zones.join(", ")), layout.subnets.first().map(|s| s.id.clone())))
+        };
+        match found.await {
+            Ok((text, subnet)) => (check("network", Verdict::Pass, text), subnet),
+            Err(e) => (failed("network", e), None),
+        }
+    }
+
+    async fn check_quota(&self, new: &[HostId]) -> Check {
+        let name = "vCPU quota";
+        if self.settings.spot {
+            return check(name, Verdict::Warn, "spot instances have quotas of their own, which are not looked at");
+        }
+        let Ok(client) = self.client().await else { return check(name, Verdict::Warn, "not looked at") };
+        let Ok(types) = self.type_infos().await else { return check(name, Verdict::Warn, "not looked at: the types are not known") };
+        let of = |t: &str| types.iter().find(|x| x.name == t).map_or(0, |x| x.vcpus);
+        let needed: i32 = new.iter().filter_map(|h| self.settings.types(h.role).first()).map(|t| of(t)).sum();
+        match client.quota(STANDARD_QUOTA).await {
+            Ok(quota) if f64::from(needed) > quota => Check {
+                hint: Some("choose smaller types, or ask for more under Service Quotas, `Running On-Demand Standard instances`".into()),
+                ..check(name, Verdict::Fail, format!("{needed} vCPUs are needed, the account may run {quota}"))
+            },
+            Ok(quota) => check(name, Verdict::Pass, format!("{needed} vCPUs are needed, the account may run {quota} in all")),
+            Err(e) if e.is_unauthorized() => check(name, Verdict::Warn, "it may not be read with these credentials"),
+            Err(e) => check(name, Verdict::Warn, format!("it could not be read: {e}")),
+        }
+    }
+
+    async fn check_permissions(&self, observed: &Observed, new: &[HostId], subnet: &str) -> Vec<Check> {
+        let name = "permissions";
+        let Ok(client) = self.client().await else { return Vec::new() };
+        let mut out = Vec::new();
+        let uuid = observed.uuid.clone().unwrap_or_else(|| uuid::Uuid::nil().to_string());
+        if let Some(id) = new.first() {
+            let launch = async {
+                let image = self.image(self.architecture(id.role).await?).await?;
+                let host_tags = self.host_tags(&uuid, "dry run", *id);
+                let root = NewVolume {
+                    device: image.root_device.clone(),
+                    size: None,
+                    kind: "gp3".into(),
+                    iops: None,
+                    throughput: None,
+                    encrypted: self.settings.root_volume.encrypted,
+                    kms_key: self.settings.root_volume.kms_key.clone(),
+                    delete_on_termination: true,
+                };
+                Ok::<_, Error>(Launch {
+                    token: uuid::Uuid::new_v4().to_string(),
+                    image: image.id,
+                    instance_type: self.settings.types(id.role).first().cloned().unwrap_or_default(),
+                    subnet: subnet.to_owned(),
+                    private_ip: None,
+                    public_ip: self.wants_public(id.role),
+                    groups: self.seen().groups.first().map(|g| g.id.clone()).into_iter().collect(),
+                    key_name: None,
+                    user_data: String::new(),
+                    volumes: vec![root],
+                    spot: self.settings.spot,
+                    volume_tags: host_tags.clone(),
+                    tags: host_tags,
+                })
+            };
+            if let Ok(launch) = launch.await {
+                out.push(dry(name, "RunInstances", client.run_instance(&launch, true).await.map(drop)));
+            }
+        }
+        if observed.network.is_none() {
+            let tags: BTreeMap<String, String> = self.common_tags(&uuid, "dry run");
+            if let Ok(Some(vpc)) = self.vpc().await {
+                let made = client.create_group("septet-dry-run", "dry run", &vpc, &tags, true).await.map(drop);
+                out.push(dry(name, "CreateSecurityGroup", made));
+            }
+            if let Ok(key) = crate::ssh::keys::new_host_key("dry run") {
+                let made = client.import_key("septet-dry-run", &key.public, &tags, true).await.map(drop);
+                out.push(dry(name, "ImportKeyPair", made));
+            }
+        }
+        // One line for what is allowed.
+        let (good, bad): (Vec<Check>, Vec<Check>) = out.into_iter().partition(|c| c.verdict == Verdict::Pass);
+        let mut out = bad;
+        if !good.is_empty() {
+            let list: Vec<&str> = good.iter().map(|c| c.finding.split(' ').next().unwrap_or_default()).collect();
+            out.push(check(name, Verdict::Pass, format!("{} are allowed", list.join(", "))));
+        }
+        out
+    }
+
+    /// What is open that need not be.
+    async fn check_openness(&self) -> Vec<Check> {
+        let mut out = Vec::new();
+        if self.settings.security == Security::Classroom {
+            out.push(Check {
+                hint: Some("leave `security` out when the lesson is over: `septet up` closes it again".into()),
+                ..check("openness", Verdict::Warn, "security: classroom opens every TCP port of every host to the whole internet")
+            });
+        }
+        let wide = |list: &[String]| list.iter().any(|c| parse_cidr(c).is_some_and(|(_, bits)| bits < 8));
+        match self.ssh_from().await {
+            Err(e) => out.push(failed("ssh", e)),
+            Ok(list) if wide(&list) => {
+                out.push(check("ssh", Verdict::Warn, format!("the control host's port 22 is open to {}", list.join(", "))));
+            }
+            Ok(list) => out.push(check("ssh", Verdict::Pass, format!("the control host's port 22 is open to {}", list.join(", ")))),
+        }
+        if wide(&self.settings.external_from) {
+            out.push(check(
+                "openness",
+                Verdict::Warn,
+                "the brokers' external listener is open to nearly everybody, and asks for no password",
+            ));
+        }
+        out
+    }
+}

@@ -1,0 +1,143 @@
+//! What carries a cluster's UUID, and how it is removed: nothing else is touched, and nothing is forgotten before EC2 says that it
+//! is gone.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use septet_ec2::{ApiError, Client, InstanceState, filter, tag_filter};
+use tokio::time::Instant;
+
+use super::{Ec2, policy::explain, tags};
+use crate::{
+    error::{Error, Result},
+    provider::Resource,
+};
+
+/// In which order kinds are removed.
+pub const ORDER: [&str; 7] = ["instance", "volume", "security-group", "key-pair", "subnet", "internet-gateway", "vpc"];
+/// How long something may still be in use after its user is gone.
+const IN_USE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long instances may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Ec2 {
+    /// Everything that carries a UUID.
+    pub(super) async fn list_now(&self, uuid: &str) -> Result<Vec<Resource>> {
+        // An empty identity would select everything that has the tag at all.
+        if uuid.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = self.client().await?;
+        let ours = [tag_filter(tags::CLUSTER, uuid)];
+        let alive = [ours[0].clone(), filter("instance-state-name", &["pending", "running", "stopping", "stopped", "shutting-down"])];
+        let (instances, volumes, groups, keys, subnets, gateways, vpcs) = tokio::join!(
+            client.instances(&alive),
+            client.volumes(&ours),
+            client.groups(&ours),
+            client.key_pairs(&ours),
+            client.subnets(&ours),
+            client.gateways(&ours),
+            client.vpcs(&ours),
+        );
+        let fail = |e: ApiError| explain("cannot list what belongs to the cluster", e);
+        let display = |t: &septet_ec2::Tags| t.get(tags::DISPLAY).cloned().unwrap_or_default();
+        let mut out = Vec::new();
+        let mut add = |kind: &'static str, name: String, id: String, data: bool| out.push(Resource { kind, name, id, data });
+        let instances = instances.map_err(fail)?;
+        let roots: Vec<&String> =
+            instances.iter().flat_map(|i| i.volumes.iter().filter(|(d, _)| *d != super::observe::DATA_DEVICE).map(|(_, v)| v)).collect();
+        for v in volumes.map_err(fail)? {
+            // A system's volume goes with its instance; one that is left of an instance holds data.
+            let data = !roots.contains(&&v.id) && tags::host_id(&v.tags).is_some();
+            add("volume", display(&v.tags), v.id, data);
+        }
+        for i in &instances {
+            add("instance", display(&i.tags), i.id.clone(), false);
+        }
+        groups.map_err(fail)?.into_iter().for_each(|g| add("security-group", g.name, g.id, false));
+        keys.map_err(fail)?.into_iter().for_each(|k| add("key-pair", k.name, k.id, false));
+        subnets.map_err(fail)?.into_iter().for_each(|s| add("subnet", display(&s.tags), s.id, false));
+        gateways.map_err(fail)?.into_iter().for_each(|g| add("internet-gateway", display(&g.tags), g.id, false));
+        vpcs.map_err(fail)?.into_iter().for_each(|v| add("vpc", display(&v.tags), v.id, false));
+        out.sort_by(|a, b| (a.kind, &a.name, &a.id).cmp(&(b.kind, &b.name, &b.id)));
+        Ok(out)
+    }
+
+    /// Removes things of one kind.
+    pub(super) async fn remove_now(&self, resources: &[Resource]) -> Result<()> {
+        let Some(first) = resources.first() else { return Ok(()) };
+        let client = self.client().await?;
+        match first.kind {
+            "instance" => self.terminate(client, resources).await,
+            "security-group" => {
+                // Rules of `hosts` name the others: it goes first.
+                let (hosts, others): (Vec<&Resource>, Vec<&Resource>) = resources.iter().partition(|r| r.name.ends_with("-hosts"));
+                self.each(client, &hosts).await?;
+                self.each(client, &others).await
+            }
+            _ => self.each(client, &resources.iter().collect::<Vec<_>>()).await,
+        }
+    }
+
+    async fn terminate(&self, client: &Client, resources: &[Resource]) -> Result<()> {
+        let ids: Vec<String> = resources.iter().map(|r| r.id.clone()).collect();
+        let doing = "cannot terminate the instances";
+        match client.terminate_instances(&ids).await {
+            Ok(()) => {}
+            // One that is gone, or protected, refuses the whole call: then each on its own.
+            Err(e) if ids.len() > 1 && (e.is_not_found() || e.code == "OperationNotPermitted") => {
+                let each = join_all(ids.iter().map(|id| async move { (id, client.terminate_instances(std::slice::from_ref(id)).await) }));
+                for (id, result) in each.await {
+                    match result {
+                        Err(e) if !e.is_not_found() => return Err(explain(&format!("cannot terminate {id}"), e)),
+                        _ => {}
+                    }
+                }
+            }
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(explain(doing, e)),
+        }
+        let ended = self.waiting(client.wait_for(&ids, InstanceState::Terminated, END_TIMEOUT)).await;
+        ended.map(drop).map_err(|e| explain(doing, e))
+    }
+
+    async fn each(&self, client: &Client, resources: &[&Resource]) -> Result<()> {
+        let all = join_all(resources.iter().map(|r| async {
+            let result = self.waiting(delete(client, r)).await;
+            result.map_err(|e| explain(&format!("cannot delete {} {} ({})", r.kind, r.id, r.name), e))
+        }));
+        all.await.into_iter().collect::<std::result::Result<Vec<()>, Error>>().map(drop)
+    }
+}
+
+/// Deletes one thing; as long as something that goes away still uses it, again.
+async fn delete(client: &Client, r: &Resource) -> std::result::Result<(), ApiError> {
+    let until = Instant::now() + IN_USE_TIMEOUT;
+    let mut pause = Duration::from_millis(300);
+    loop {
+        let result = match r.kind {
+            "volume" => client.delete_volume(&r.id).await,
+            "security-group" => client.delete_group(&r.id).await,
+            "key-pair" => client.delete_key(&r.id).await,
+            "subnet" => client.delete_subnet(&r.id).await,
+            "internet-gateway" => gateway(client, &r.id).await,
+            _ => client.delete_vpc(&r.id).await,
+        };
+        match result {
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) if e.is_in_use() && Instant::now() < until => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn gateway(client: &Client, id: &str) -> std::result::Result<(), ApiError> {
+    let found = client.gateways(&[filter("internet-gateway-id", &[id])]).await?;
+    for vpc in found.iter().flat_map(|g| &g.vpcs) {
+        client.detach_gateway(id, vpc).await?;
+    }
+    client.delete_gateway(id).await
+}
