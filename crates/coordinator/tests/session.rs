@@ -66,6 +66,8 @@ fn a_wrong_password_gets_no_session() {
         want[19] = 16;
         assert_eq!(read_frame(&mut stream).unwrap(), want);
         assert!(is_ended(&mut stream));
+        // Whoever guesses does not end the connection of the session's own client.
+        client.exists("/e", false).unwrap().unwrap();
     }
     let mut client = client.resume(ensemble.port(0)).unwrap();
     assert_eq!(client.exists("/e", false).unwrap().unwrap().ephemeral_owner, client.session);
