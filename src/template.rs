@@ -39,6 +39,19 @@ fn dirname(v: &str, _: Kwargs, _: &State) -> String {
     v.rsplit_once('/').map_or("", |(d, _)| d).to_owned()
 }
 
+/// A part of a number, within limits: `memory | share(of=2, least=256, most=1024)`.
+fn share(v: i64, kw: Kwargs, _: &State) -> tera::TeraResult<i64> {
+    let of = kw.get::<i64>("of")?.unwrap_or(1).max(1);
+    let (least, most) = (kw.get::<i64>("least")?.unwrap_or(0), kw.get::<i64>("most")?.unwrap_or(i64::MAX));
+    Ok((v / of).min(most).max(least))
+}
+
+/// A list with one more at its end: `files | concat(with="/etc/x")`.
+fn concat(mut v: Vec<tera::Value>, kw: Kwargs, _: &State) -> tera::TeraResult<Vec<tera::Value>> {
+    v.extend(kw.get::<tera::Value>("with")?);
+    Ok(v)
+}
+
 fn engine() -> Tera {
     let mut tera = Tera::default();
     tera.autoescape_on(Vec::<&'static str>::new());
@@ -46,6 +59,8 @@ fn engine() -> Tera {
     tera.register_filter("to_json", to_json);
     tera.register_filter("basename", basename);
     tera.register_filter("dirname", dirname);
+    tera.register_filter("share", share);
+    tera.register_filter("concat", concat);
     tera
 }
 

@@ -132,7 +132,7 @@ fn bad_usage_ends_with_2_and_an_empty_standard_output() {
         &["exec", "all"],
         &["exec", "all", "--"],
         &["exec", "all", "ls"],
-        &["ssh"],
+        &["ssh", "a", "b"],
         &["logs"],
         &["health", "--wait", "long"],
         &["completions"],

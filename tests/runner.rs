@@ -356,14 +356,55 @@ fn site_goes_through_on_all_hosts() {
 #[test]
 fn every_shipped_template_is_rendered_by_site() {
     let case = site(Case::new().options(|o| drop(o.extra_vars.insert("data_volume".into(), "vol-0123".into()))), false);
+    let mut written = Vec::new();
     let ran = case.try_run("site.yml").unwrap();
-    let written: Vec<String> = ran.all_hosts().iter().flat_map(|h| ran.files(h).into_keys()).collect();
+    written.extend(ran.all_hosts().iter().flat_map(|h| ran.files(h).into_keys()));
+    for (version, metadata) in [("3.9.1", "zookeeper"), ("4.1.1", "kraft")] {
+        let ran = apache(version, metadata, "").try_run("apache.yml").unwrap();
+        written.extend(ran.all_hosts().iter().flat_map(|h| ran.files(h).into_keys()));
+    }
+    // Each tool has a name of its own.
+    written.extend(written.iter().any(|w| w.ends_with("/kafka-topics.sh")).then(|| "/kafka-tool".to_owned()));
     let shipped = septet::playbook::project::shipped();
     let (_, templates) = shipped.iter().find(|(k, _)| *k == "templates").unwrap();
     for file in templates.files() {
         let name = file.path().file_name().unwrap().to_str().unwrap();
         assert!(written.iter().any(|w| w.ends_with(&format!("/{name}"))), "{name}: {written:?}");
     }
+}
+
+/// A cluster of Apache Kafka; what would be looked for on the way is said.
+fn apache(version: &str, metadata: &str, more: &str) -> Case {
+    let text = format!("cluster: local\nprefix: peter\nengine: {{apache: {{version: {version}, metadata: {metadata}}}}}\n{more}");
+    site(Case::new().inventory(&text), false).options(|o| {
+        o.check = true;
+        for (k, v) in [("kafka_archive", "/a.tgz"), ("kafka_archive_sha256", &"0".repeat(64))] {
+            o.extra_vars.insert(k.into(), v.into());
+        }
+    })
+}
+
+/// The files that matter on one host of a cluster of Apache Kafka.
+fn apache_files(case: &Case, host: &str) -> String {
+    let ran = case.try_run("apache.yml").unwrap();
+    assert!(!ran.recap.failed(), "{}", ran.told());
+    let wanted = |p: &String| p.ends_with(".properties") || p.ends_with(".cfg") || p.ends_with("-server.service");
+    ran.files(host).into_iter().filter(|(p, _)| wanted(p)).map(|(path, text)| format!("===== {path}\n{text}<EOF>\n")).collect()
+}
+
+#[test]
+fn files_of_apache_kafka() {
+    let zookeeper = apache("3.9.1", "zookeeper", "");
+    let kraft = apache("4.1.1", "kraft", "vars: {kafka_config: {log.retention.bytes: 1000}}\n");
+    let combined = apache("4.1.1", "kraft", "groups: {coordinators: {count: 0}}\n");
+    let all = [
+        ("zookeeper, a coordinator", apache_files(&zookeeper, "peter-zk01")),
+        ("zookeeper, a broker", apache_files(&zookeeper, "peter-kafka02")),
+        ("kraft, a controller", apache_files(&kraft, "peter-controller03")),
+        ("kraft, a broker", apache_files(&kraft, "peter-kafka02")),
+        ("combined", apache_files(&combined, "peter-kafka01")),
+    ];
+    insta::assert_snapshot!(all.map(|(what, files)| format!("########## {what}\n{files}")).concat());
 }
 
 #[test]

@@ -20,6 +20,6 @@ pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {
     if g.json {
         return print_json(&endpoints);
     }
-    let line = |k: &str| format!("{k}={}\n", endpoints[k].as_str().unwrap_or_default());
-    print_data(&(line("bootstrap.servers") + &line("zookeeper.connect")))
+    let lines = endpoints.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}\n", v.as_str().unwrap_or_default()));
+    print_data(&lines.collect::<String>())
 }

@@ -8,7 +8,6 @@ use std::{
 use super::Global;
 use crate::{
     error::{Error, Result},
-    health::unit,
     operations::Access,
     playbook::Options,
 };
@@ -36,7 +35,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let observed = cluster.provider.observe().await?;
     let access = Access::new(&cluster, observed)?;
     let connection = access.fleet.connection(host.id).await.map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
-    let unit = unit(host.id.role).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
+    let unit = cluster.inventory.engine.unit(host.id.role).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
     let follow = if a.follow { "-f" } else { "" };
     let command = format!("sudo -n journalctl --no-pager -n {} {unit} {follow}", a.lines);
     let code = connection

@@ -23,8 +23,8 @@ pub struct Arguments {
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let reporter = g.data_reporter(true);
-    let cluster = g.cluster(a.options.options(g)?, reporter, interrupted)?;
-    let planned = operations::preview(&cluster).await?;
+    let mut cluster = g.cluster(a.options.options(g)?, reporter, interrupted)?;
+    let planned = operations::preview(&mut cluster).await?;
     let (steps, tasks) = (planned.plan.all().count(), planned.recap.changed());
     if g.json {
         print_json(&json!({

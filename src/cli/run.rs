@@ -25,7 +25,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let mut options = a.options.options(g)?;
     options.check = a.check;
     options.limit = a.limit.clone();
-    let cluster = g.cluster(options, g.reporter(a.options.diff), interrupted)?;
-    let recap = operations::run_playbook(&cluster, &a.playbook).await?;
+    let mut cluster = g.cluster(options, g.reporter(a.options.diff), interrupted)?;
+    let recap = operations::run_playbook(&mut cluster, &a.playbook).await?;
     if g.json { print_json(&recap) } else { Ok(()) }
 }

@@ -16,8 +16,8 @@ use crate::{
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The host; its name, or the name without the prefix
-    host: String,
+    /// The host; its name, or the name without the prefix [default: the control host]
+    host: Option<String>,
     /// A command to run there instead of a shell
     #[arg(last = true)]
     command: Vec<String>,
@@ -26,9 +26,10 @@ pub struct Arguments {
 /// Runs it: OpenSSH's client takes over, with the cluster's key and known host keys.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
-    let host = cluster.inventory.find(&a.host).ok_or_else(|| {
-        let e = Error::invalid(format!("there is no host `{}` in the inventory", a.host));
-        match nearest(&a.host, cluster.inventory.hosts.iter().map(|h| h.name.as_str())) {
+    let wanted = a.host.clone().unwrap_or_else(|| cluster.inventory.hosts[0].name.clone());
+    let host = cluster.inventory.find(&wanted).ok_or_else(|| {
+        let e = Error::invalid(format!("there is no host `{wanted}` in the inventory"));
+        match nearest(&wanted, cluster.inventory.hosts.iter().map(|h| h.name.as_str())) {
             Some(n) => e.hint(format!("did you mean `{n}`?")),
             None => e,
         }

@@ -20,8 +20,8 @@ pub struct Arguments {
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
-    let cluster = g.cluster(a.options.options(g)?, g.reporter(a.options.diff), interrupted)?;
-    let outcome = operations::up(&cluster).await?;
+    let mut cluster = g.cluster(a.options.options(g)?, g.reporter(a.options.diff), interrupted)?;
+    let outcome = operations::up(&mut cluster).await?;
     finish(g, &cluster, &outcome)
 }
 

@@ -11,8 +11,9 @@ use futures_util::future::join_all;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, MetadataRequest, ProduceRequest, TopicName,
-        create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
+        ApiKey, BrokerId, CreateTopicsRequest, DescribeConfigsRequest, FetchRequest, MetadataRequest, ProduceRequest, TopicName,
+        create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
+        describe_configs_request::DescribeConfigsResource,
         fetch_request::{FetchPartition, FetchTopic},
         metadata_request::MetadataRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
@@ -27,12 +28,22 @@ use tokio::time::timeout;
 
 use super::{Checker, Problem, QUESTION_TIMEOUT, kafka::Client};
 use crate::{
-    inventory::{HostId, Role},
+    inventory::{Engine, HostId, Metadata, Role},
     ssh::Connection,
 };
 
 /// The topic that records go through: one partition per broker.
 pub const TOPIC: &str = "__septet_health";
+
+/// Topics whose configuration is asked for at a time.
+const TOPICS_PER_QUESTION: usize = 500;
+/// Kind of a topic among resources that have a configuration.
+const TOPIC_RESOURCE: i8 = 2;
+/// Partitions that a gate names, at the most.
+const MAX_NAMED: usize = 5;
+
+/// What stands for the controller where no broker is one.
+const NO_CONTROLLER: i32 = -1;
 
 /// How the problem begins that a broker does not see others.
 pub const UNSEEN: &str = "broker: does not see ";
@@ -43,6 +54,7 @@ mod newest {
     pub const PRODUCE: i16 = 9;
     pub const FETCH: i16 = 11;
     pub const CREATE_TOPICS: i16 = 7;
+    pub const DESCRIBE_CONFIGS: i16 = 4;
 }
 
 type Stream = russh::ChannelStream<russh::client::Msg>;
@@ -62,6 +74,17 @@ pub struct BrokerView {
     leaders: BTreeMap<i32, i32>,
     /// (topic, partition, what) of partitions that lack something
     pub lacking: Vec<(String, i32, String)>,
+    /// partitions with more than one replica
+    replicated: Vec<Replicated>,
+}
+
+/// A partition with more than one replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Replicated {
+    topic: String,
+    number: i32,
+    replicas: usize,
+    in_sync: Vec<i32>,
 }
 
 async fn client(control: &Connection, address: &str) -> Result<Client<Stream>, String> {
@@ -72,8 +95,8 @@ async fn client(control: &Connection, address: &str) -> Result<Client<Stream>, S
     timeout(QUESTION_TIMEOUT, open).await.map_err(|_| "no answer to ApiVersions in time".to_owned())?
 }
 
-async fn view(control: &Connection, address: &str, id: HostId) -> Result<(Client<Stream>, BrokerView), String> {
-    let mut client = client(control, address).await?;
+async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result<(Client<Stream>, BrokerView), String> {
+    let mut client = client(control, &checker.address(id).unwrap_or_default()).await?;
     let ask = async {
         let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
         client.ask(ApiKey::Metadata, newest::METADATA, &request).await
@@ -82,10 +105,12 @@ async fn view(control: &Connection, address: &str, id: HostId) -> Result<(Client
     let mut view = BrokerView {
         id: id.index.into(),
         cluster_id: m.cluster_id.map(|c| c.to_string()).unwrap_or_default(),
-        controller: m.controller_id.0,
+        // With controllers of its own, a broker names some broker that hands requests on to them.
+        controller: if checker.inventory.engine.metadata() == Metadata::Kraft { NO_CONTROLLER } else { m.controller_id.0 },
         brokers: m.brokers.iter().map(|b| b.node_id.0).collect(),
         leaders: BTreeMap::new(),
         lacking: Vec::new(),
+        replicated: Vec::new(),
     };
     for topic in m.topics {
         let name = topic.name.map(|n| n.0.to_string()).unwrap_or_default();
@@ -97,21 +122,92 @@ async fn view(control: &Connection, address: &str, id: HostId) -> Result<(Client
             if p.leader_id.0 < 0 {
                 let why = if gone.is_empty() { String::new() } else { format!(": broker {} is away", gone.join(", ")) };
                 view.lacking.push((name.clone(), p.partition_index, format!("has no leader{why}")));
-            } else if p.isr_nodes.len() < p.replica_nodes.len() {
-                view.lacking.push((
-                    name.clone(),
-                    p.partition_index,
-                    format!("has {} of {} replicas in sync", p.isr_nodes.len(), p.replica_nodes.len()),
-                ));
+            }
+            if p.replica_nodes.len() > 1 {
+                let in_sync = p.isr_nodes.iter().map(|n| n.0).collect();
+                view.replicated.push(Replicated {
+                    topic: name.clone(),
+                    number: p.partition_index,
+                    replicas: p.replica_nodes.len(),
+                    in_sync,
+                });
             }
         }
+    }
+    let behind: Vec<Replicated> = view.replicated.iter().filter(|r| r.in_sync.len() < r.replicas).cloned().collect();
+    let topics: BTreeSet<String> = behind.iter().map(|r| r.topic.clone()).collect();
+    let least = least_in_sync(&mut client, &topics).await?;
+    for r in behind {
+        let is = r.in_sync.len();
+        let under = match least.get(&r.topic) {
+            Some(min) if is < *min => format!(", under its min.insync.replicas of {min}"),
+            _ => String::new(),
+        };
+        view.lacking.push((r.topic, r.number, format!("has {is} of {} replicas in sync{under}", r.replicas)));
     }
     Ok((client, view))
 }
 
+/// `min.insync.replicas` of topics, as far as the broker tells.
+async fn least_in_sync(client: &mut Client<Stream>, topics: &BTreeSet<String>) -> Result<BTreeMap<String, usize>, String> {
+    let mut out = BTreeMap::new();
+    if !client.offers(ApiKey::DescribeConfigs) {
+        return Ok(out);
+    }
+    let topics: Vec<&String> = topics.iter().collect();
+    for some in topics.chunks(TOPICS_PER_QUESTION) {
+        let resources = some.iter().map(|t| {
+            DescribeConfigsResource::default()
+                .with_resource_type(TOPIC_RESOURCE)
+                .with_resource_name(StrBytes::from_string((*t).clone()))
+                .with_configuration_keys(Some(vec![StrBytes::from_static_str("min.insync.replicas")]))
+        });
+        let request = DescribeConfigsRequest::default().with_resources(resources.collect());
+        let ask = client.ask(ApiKey::DescribeConfigs, newest::DESCRIBE_CONFIGS, &request);
+        let (answer, _) = timeout(QUESTION_TIMEOUT, ask).await.map_err(|_| "no answer to DescribeConfigs in time".to_owned())??;
+        for result in answer.results {
+            let value = result.configs.iter().find_map(|c| c.value.as_ref()?.parse::<usize>().ok());
+            if let Some(value) = value {
+                out.insert(result.resource_name.to_string(), value);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Partitions that could not take records with acks=all any more while a broker is away. A partition with one replica is
+/// nobody else's: it is away with its broker whenever that is.
+pub async fn hurt_by_stopping(checker: &Checker<'_>, control: &Connection, ids: &[HostId], stopped: HostId) -> Vec<Problem> {
+    let id = i32::from(stopped.index);
+    for other in ids.iter().filter(|i| **i != stopped) {
+        let Ok((mut client, view)) = view(checker, control, *other).await else { continue };
+        let touched: Vec<&Replicated> = view.replicated.iter().filter(|r| r.in_sync.contains(&id)).collect();
+        let topics: BTreeSet<String> = touched.iter().map(|r| r.topic.clone()).collect();
+        let least = match least_in_sync(&mut client, &topics).await {
+            Ok(least) => least,
+            Err(e) => return vec![Problem { host: checker.name(*other), reason: format!("broker: {e}") }],
+        };
+        return touched
+            .into_iter()
+            .filter_map(|r| {
+                let (left, min) = (r.in_sync.len() - 1, least.get(&r.topic).copied().unwrap_or(1));
+                let reason = format!(
+                    "topic {} partition {} would have {left} replicas in sync without {}, under its min.insync.replicas of {min}",
+                    r.topic,
+                    r.number,
+                    checker.name(stopped)
+                );
+                (left < min).then(|| Problem { host: "brokers".into(), reason })
+            })
+            .take(MAX_NAMED)
+            .collect();
+    }
+    Vec::new()
+}
+
 /// Asks all brokers; who does not answer is left out.
 pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, BrokerView> {
-    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default(), *id).await) });
+    let asks = ids.iter().map(|id| async move { (*id, view(checker, control, *id).await) });
     join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?.1))).collect()
 }
 
@@ -120,14 +216,19 @@ fn topic_name() -> TopicName {
 }
 
 /// Makes the topic, with partition i on broker i+1.
-async fn create_topic(client: &mut Client<Stream>, brokers: u16) -> Result<(), String> {
+async fn create_topic(client: &mut Client<Stream>, brokers: u16, is_apache: bool) -> Result<(), String> {
+    // One replica is what the check is about, whatever other topics must have.
+    let least = CreatableTopicConfig::default()
+        .with_name(StrBytes::from_static_str("min.insync.replicas"))
+        .with_value(Some(StrBytes::from_static_str("1")));
     let assignments = (0..brokers)
         .map(|i| CreatableReplicaAssignment::default().with_partition_index(i.into()).with_broker_ids(vec![BrokerId(i32::from(i) + 1)]));
     let topic = CreatableTopic::default()
         .with_name(topic_name())
         .with_num_partitions(-1)
         .with_replication_factor(-1)
-        .with_assignments(assignments.collect());
+        .with_assignments(assignments.collect())
+        .with_configs(if is_apache { vec![least] } else { Vec::new() });
     let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5000);
     let (answer, _) = client.ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request).await?;
     match answer.topics.first() {
@@ -221,7 +322,7 @@ async fn leaders(client: &mut Client<Stream>, count: usize) -> Result<BTreeMap<i
 pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> (Vec<Problem>, BTreeMap<HostId, String>) {
     let mut problems: Vec<Problem> = Vec::new();
     let mut notes = BTreeMap::new();
-    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default(), *id).await) });
+    let asks = ids.iter().map(|id| async move { (*id, view(checker, control, *id).await) });
     let mut asked: BTreeMap<HostId, (Client<Stream>, BrokerView)> = BTreeMap::new();
     for (id, result) in join_all(asks).await {
         match result {
@@ -247,12 +348,13 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         if let Some(view) = view {
             return Ok(view.leaders);
         }
-        let controller = asked.values().next().map_or(-1, |(_, v)| v.controller);
-        let (client, v) = asked.values_mut().find(|(_, v)| v.id == controller).ok_or("the controller does not answer")?;
+        let controller = asked.values().next().map_or(NO_CONTROLLER, |(_, v)| v.controller);
+        let any = checker.inventory.engine.metadata() == Metadata::Kraft;
+        let (client, v) = asked.values_mut().find(|(_, v)| any || v.id == controller).ok_or("the controller does not answer")?;
         if v.brokers.len() < all.into() {
             return Err(format!("topic {TOPIC} is not made before all brokers are registered"));
         }
-        create_topic(client, all).await?;
+        create_topic(client, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
         leaders(client, all.into()).await
     };
     let leaders = match timeout(QUESTION_TIMEOUT, made).await {
@@ -313,7 +415,7 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, (Client<Stream>
         if v.controller != first.controller {
             add(format!("believes that broker {} is the controller, broker {} believes in {}", v.controller, first.id, first.controller));
         }
-        if v.controller < 0 {
+        if v.controller < 0 && checker.inventory.engine.metadata() == Metadata::Zookeeper {
             add("knows no controller".into());
         }
         // A broker that does not answer is named itself; that others miss it is no fault of theirs.
@@ -329,7 +431,8 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, (Client<Stream>
     for (topic, number, what) in first.lacking.iter().filter(|(t, ..)| t != TOPIC) {
         partitions.entry(format!("topic {topic} {what}")).or_default().push(*number);
     }
-    for (what, numbers) in partitions {
+    for (what, mut numbers) in partitions {
+        numbers.sort_unstable();
         let shown: Vec<String> = numbers.iter().take(5).map(i32::to_string).collect();
         let more = if numbers.len() > 5 { format!(" and {} more", numbers.len() - 5) } else { String::new() };
         out.push(Problem { host: "brokers".into(), reason: format!("{what}: partition {}{more}", shown.join(", ")) });

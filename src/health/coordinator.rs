@@ -90,9 +90,11 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     }
     if let Some(top) = leaders.first().and_then(|l| views.get(l)) {
         for (id, v) in &views {
-            if v.zxid >> 32 != top.zxid >> 32 {
+            // A follower names the epoch of its last transaction: as long as the new epoch has none, that is the old one.
+            let fresh = top.zxid as u32 == 0 && v.zxid >> 32 < top.zxid >> 32;
+            if v.zxid >> 32 != top.zxid >> 32 && !fresh {
                 add(checker.name(*id), format!("coordinator: epoch {} while the leader is in {}", v.zxid >> 32, top.zxid >> 32));
-            } else if top.zxid.saturating_sub(v.zxid) > MAX_LAG {
+            } else if !fresh && top.zxid.saturating_sub(v.zxid) > MAX_LAG {
                 add(checker.name(*id), format!("coordinator: {} transactions behind the leader", top.zxid - v.zxid));
             }
         }

@@ -42,6 +42,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(this)
     }
 
+    /// Whether the broker has an API at all.
+    pub fn offers(&self, key: ApiKey) -> bool {
+        self.versions.contains_key(&(key as i16))
+    }
+
     /// Sends a request in the highest version up to `max` that the broker offers.
     pub async fn ask<R>(&mut self, key: ApiKey, max: i16, request: &R) -> Result<(R::Response, i16), String>
     where

@@ -4,6 +4,7 @@
 mod broker;
 mod coordinator;
 mod kafka;
+mod quorum;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,9 +16,9 @@ pub use broker::BrokerView;
 pub use coordinator::CoordinatorView;
 
 use crate::{
-    inventory::{HostId, Inventory, Role},
+    inventory::{HostId, Inventory, Metadata, Role},
     provider::{HostState, Observed},
-    ssh::{Fleet, SshError},
+    ssh::{Connection, Fleet, SshError},
 };
 
 /// How long one question may take.
@@ -81,15 +82,6 @@ impl Notes {
     }
 }
 
-/// The unit of a role.
-pub fn unit(role: Role) -> Option<&'static str> {
-    match role {
-        Role::Control => None,
-        Role::Coordinator => Some("zookeeper-server.service"),
-        Role::Broker => Some("kafka-server.service"),
-    }
-}
-
 impl Checker<'_> {
     fn name(&self, id: HostId) -> String {
         let wanted = self.inventory.hosts.iter().find(|h| h.id == id).map(|h| h.name.clone());
@@ -122,8 +114,8 @@ impl Checker<'_> {
         if let Some(fleet) = self.fleet {
             let reachable = self.reach(fleet, &running, &mut notes).await;
             if let Ok(control) = fleet.control().await {
-                let (zk, kafka) = (self.of(Role::Coordinator, &reachable), self.of(Role::Broker, &reachable));
-                let (coordinators, brokers) = tokio::join!(coordinator::check(self, &control, &zk), broker::check(self, &control, &kafka));
+                let (metadata, kafka) = (self.keepers(&reachable), self.of(Role::Broker, &reachable));
+                let (coordinators, brokers) = tokio::join!(self.metadata(&control, &metadata), broker::check(self, &control, &kafka));
                 for (problems, said) in [coordinators, brokers] {
                     notes.problems.extend(problems);
                     notes.notes.extend(said);
@@ -131,6 +123,19 @@ impl Checker<'_> {
             }
         }
         self.report(notes)
+    }
+
+    /// Which of these hosts keep the metadata.
+    fn keepers(&self, ids: &[HostId]) -> Vec<HostId> {
+        self.of(if self.inventory.is_combined() { Role::Broker } else { Role::Coordinator }, ids)
+    }
+
+    /// Checks those who keep the metadata.
+    async fn metadata(&self, control: &Connection, ids: &[HostId]) -> (Vec<Problem>, BTreeMap<HostId, String>) {
+        match self.inventory.engine.metadata() {
+            Metadata::Zookeeper => coordinator::check(self, control, ids).await,
+            Metadata::Kraft => quorum::check(self, control, ids).await,
+        }
     }
 
     fn of(&self, role: Role, ids: &[HostId]) -> Vec<HostId> {
@@ -141,7 +146,7 @@ impl Checker<'_> {
     async fn reach(&self, fleet: &Arc<Fleet>, running: &[HostId], notes: &mut Notes) -> Vec<HostId> {
         let one = |id: HostId| async move {
             let agent = fleet.agent(id, None).await?;
-            let Some(unit) = unit(id.role) else {
+            let Some(unit) = self.inventory.engine.unit(id.role) else {
                 return Ok::<_, SshError>(Vec::new());
             };
             let argv =
@@ -222,21 +227,14 @@ impl Checker<'_> {
         Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.clone(), hosts, problems }
     }
 
-    /// The ensemble as its servers see it, without judging.
+    /// Those who keep the metadata as they see themselves, without judging.
     pub async fn coordinators(&self) -> BTreeMap<HostId, CoordinatorView> {
-        match self.fleet {
-            Some(fleet) => match fleet.control().await {
-                Ok(control) => {
-                    coordinator::views(
-                        self,
-                        &control,
-                        &self.observed.hosts.iter().filter(|h| h.id.role == Role::Coordinator).map(|h| h.id).collect::<Vec<_>>(),
-                    )
-                    .await
-                }
-                Err(_) => BTreeMap::new(),
-            },
-            None => BTreeMap::new(),
+        let Some(fleet) = self.fleet else { return BTreeMap::new() };
+        let Ok(control) = fleet.control().await else { return BTreeMap::new() };
+        let all: Vec<HostId> = self.observed.hosts.iter().map(|h| h.id).collect();
+        match self.inventory.engine.metadata() {
+            Metadata::Zookeeper => coordinator::views(self, &control, &self.keepers(&all)).await,
+            Metadata::Kraft => quorum::views(self, &control, &self.keepers(&all)).await,
         }
     }
 
@@ -258,6 +256,14 @@ impl Checker<'_> {
         }
     }
 
+    /// What stopping a host would do to others that are well.
+    pub async fn hurt_by_stopping(&self, id: HostId) -> Vec<Problem> {
+        let (Some(fleet), Role::Broker) = (self.fleet, id.role) else { return Vec::new() };
+        let Ok(control) = fleet.control().await else { return Vec::new() };
+        let brokers: Vec<HostId> = self.observed.hosts.iter().filter(|h| h.id.role == Role::Broker).map(|h| h.id).collect();
+        broker::hurt_by_stopping(self, &control, &brokers, id).await
+    }
+
     /// Problems of one role only: what a rolling restart waits for.
     pub async fn role(&self, role: Role) -> Vec<Problem> {
         let mut notes = Notes { problems: Vec::new(), notes: BTreeMap::new() };
@@ -271,7 +277,12 @@ impl Checker<'_> {
                 Ok(control) => {
                     let (problems, _) = match role {
                         Role::Control => return notes.problems,
-                        Role::Coordinator => coordinator::check(self, &control, &running).await,
+                        Role::Coordinator => self.metadata(&control, &running).await,
+                        Role::Broker if self.inventory.is_combined() => {
+                            let (mut problems, _) = self.metadata(&control, &running).await;
+                            problems.extend(broker::check(self, &control, &running).await.0);
+                            (problems, BTreeMap::new())
+                        }
                         Role::Broker => broker::check(self, &control, &running).await,
                     };
                     notes.problems.extend(problems);

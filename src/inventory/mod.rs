@@ -4,6 +4,7 @@
 
 mod ec2;
 mod edit;
+mod engine;
 mod pattern;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 
 pub use ec2::{Connect, Ec2Settings, ImageChoice, PublicAddresses, Security, VolumeSettings, VpcChoice};
 pub use edit::set_prefix;
+pub use engine::{ApacheSettings, ArchiveSource, Engine, Metadata, numbers};
 pub use pattern::select;
 use serde_json::Value;
 
@@ -59,16 +61,19 @@ impl Role {
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|r| r.name() == name)
     }
-    fn default_hostname(self) -> &'static str {
+    fn default_hostname(self, metadata: Metadata) -> &'static str {
         match self {
+            Role::Coordinator if metadata == Metadata::Kraft => "{{ prefix }}-controller{{ index | pad(width=2) }}",
             Role::Control => "{{ prefix }}-control{{ index | pad(width=2) }}",
             Role::Coordinator => "{{ prefix }}-zk{{ index | pad(width=2) }}",
             Role::Broker => "{{ prefix }}-kafka{{ index | pad(width=2) }}",
         }
     }
     /// How many there may be, the default in the middle.
-    fn counts(self) -> (i64, u16, i64) {
+    fn counts(self, metadata: Metadata) -> (i64, u16, i64) {
         match self {
+            // None: the brokers are controllers too.
+            Role::Coordinator if metadata == Metadata::Kraft => (0, 3, 7),
             Role::Control => (1, 1, 1),
             Role::Coordinator => (1, 3, 7),
             Role::Broker => (1, 3, 100),
@@ -100,22 +105,6 @@ pub struct Host {
     pub name: String,
     /// variables of its group and its own
     pub vars: Vars,
-}
-
-/// What is deployed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// ours
-    Bundled,
-}
-
-impl Engine {
-    /// As in the inventory.
-    pub fn name(self) -> &'static str {
-        match self {
-            Engine::Bundled => "bundled",
-        }
-    }
 }
 
 /// Settings of local containers.
@@ -236,15 +225,7 @@ impl Inventory {
             }
             None => None,
         };
-        let engine = match f.take("engine") {
-            None => Engine::Bundled,
-            Some(n) => match n.string()?.as_str() {
-                "bundled" => Engine::Bundled,
-                other => {
-                    return Err(n.error(format!("engine `{other}` is not known")).hint("this version deploys `bundled`"));
-                }
-            },
-        };
+        let engine = f.take("engine").map_or(Ok(Engine::Bundled), engine::engine)?;
         let provider = match f.take("provider") {
             None => ProviderSettings::Docker(DockerSettings::default()),
             Some(n) => provider(n)?,
@@ -262,8 +243,9 @@ impl Inventory {
     fn groups(&mut self, groups: Option<&Node>, prefix_node: &Node) -> Result<()> {
         let mut fields = groups.map(Node::fields).transpose()?;
         for role in Role::ALL {
-            let (min, mut count, max) = role.counts();
-            let mut template = (role.default_hostname().to_owned(), prefix_node);
+            let metadata = self.engine.metadata();
+            let (min, mut count, max) = role.counts(metadata);
+            let mut template = (role.default_hostname(metadata).to_owned(), prefix_node);
             let mut group_vars = Vars::new();
             let mut host_vars: BTreeMap<u16, Vars> = BTreeMap::new();
             if let Some(node) = fields.as_mut().and_then(|f| f.take(role.group())) {
@@ -271,7 +253,7 @@ impl Inventory {
                 if let Some(n) = g.take("count") {
                     let coordinators = role == Role::Coordinator;
                     count = n.number(min, max).map_err(|e| if coordinators { e.hint("take 1, 3, 5 or 7") } else { e })? as u16;
-                    if coordinators && count % 2 == 0 {
+                    if coordinators && count % 2 == 0 && count > 0 {
                         return Err(n
                             .error(format!("{count} coordinators"))
                             .hint("an even number fails as early as one less: take 1, 3, 5 or 7"));
@@ -347,6 +329,28 @@ impl Inventory {
     /// Hosts of a role.
     pub fn of(&self, role: Role) -> impl Iterator<Item = &Host> {
         self.hosts.iter().filter(move |h| h.id.role == role)
+    }
+
+    /// Whether brokers keep the metadata too, and there are no coordinators.
+    pub fn is_combined(&self) -> bool {
+        self.engine.metadata() == Metadata::Kraft && self.of(Role::Coordinator).next().is_none()
+    }
+
+    /// The node id of a host in Kafka's sense. Controllers have numbers of their own, behind those of any broker.
+    pub fn node_id(id: HostId) -> i32 {
+        match id.role {
+            Role::Coordinator => 100 + i32::from(id.index),
+            _ => id.index.into(),
+        }
+    }
+
+    /// Hosts that vote on Kafka's own metadata; nobody where ZooKeeper's protocol keeps it.
+    pub fn voters(&self) -> Vec<&Host> {
+        match (self.engine.metadata(), self.is_combined()) {
+            (Metadata::Zookeeper, _) => Vec::new(),
+            (Metadata::Kraft, true) => self.of(Role::Broker).collect(),
+            (Metadata::Kraft, false) => self.of(Role::Coordinator).collect(),
+        }
     }
 
     /// A host by its name, full name, or a name without its prefix (`kafka01`).
@@ -440,6 +444,8 @@ pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     put("prefix", inventory.prefix.clone().into());
     put("domain", inventory.domain.clone().unwrap_or_default().into());
     put("engine", inventory.engine.name().into());
+    put("metadata", inventory.engine.metadata().name().into());
+    put("node_id", Inventory::node_id(host.id).into());
     put("role", host.id.role.name().into());
     put("index", host.id.index.into());
     let mut groups = serde_json::Map::new();

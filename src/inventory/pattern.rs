@@ -1,7 +1,7 @@
 //! Host patterns, as Ansible's: names, groups and globs joined by `:` or `,`; `!` takes away, `&` keeps what is in
 //! both.
 
-use super::{Host, Inventory};
+use super::{Host, Inventory, Role};
 use crate::error::{Error, Result, nearest};
 
 /// Hosts that a pattern selects, in the inventory's order.
@@ -55,7 +55,9 @@ fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
                         || matches_glob(name, &inventory.fqdn(&h.name))))
         })
         .collect();
-    if !hits.contains(&true) && !glob {
+    // A group that exists and is empty (no coordinators where brokers are controllers too) selects nobody.
+    let is_group = all || Role::ALL.iter().any(|r| r.group() == name);
+    if !hits.contains(&true) && !glob && !is_group {
         let names = ["all", "control", "coordinators", "brokers"].into_iter().chain(inventory.hosts.iter().map(|h| h.name.as_str()));
         let e = Error::invalid(format!("no host or group is called `{name}`"));
         return Err(match nearest(name, names) {

@@ -6,7 +6,7 @@ use septet_agent_protocol::{Action, Content};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Arguments, Blob, Context, Prepared};
+use super::{Arguments, Blob, BlobSource, Context, Prepared};
 use crate::error::Result;
 
 /// Files up to this many bytes travel with the action; larger ones go through the host's store.
@@ -18,7 +18,7 @@ pub fn with_bytes(a: &mut Arguments<'_>, path: String, bytes: Vec<u8>) -> Result
         (Content::Tail, bytes, None)
     } else {
         let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        (Content::Stored(digest.clone()), Vec::new(), Some(Blob { digest, bytes: Arc::new(bytes) }))
+        (Content::Stored(digest.clone()), Vec::new(), Some(Blob { digest, source: BlobSource::Bytes(Arc::new(bytes)) }))
     };
     Ok(Prepared::Remote { action: action(a, path, content)?, tail, blob })
 }

@@ -12,10 +12,12 @@ mod fail;
 mod file;
 mod lines;
 mod names;
+mod package;
 mod set_fact;
 mod stat;
 mod systemd;
 mod template;
+pub mod unarchive;
 mod wait_for;
 
 pub use arguments::Arguments;
@@ -42,8 +44,17 @@ pub struct Context<'a> {
 pub struct Blob {
     /// SHA-256, hex
     pub digest: String,
-    /// its bytes
-    pub bytes: std::sync::Arc<Vec<u8>>,
+    /// where its bytes come from
+    pub source: BlobSource,
+}
+
+/// Where a blob's bytes come from.
+#[derive(Debug, Clone)]
+pub enum BlobSource {
+    /// memory
+    Bytes(std::sync::Arc<Vec<u8>>),
+    /// a file, read once it is needed
+    File(std::path::PathBuf),
 }
 
 /// What a module made of its arguments.
@@ -100,6 +111,7 @@ static MODULES: &[Module] = &[
     module("group", None, accounts::group),
     module("hostname", None, names::hostname),
     module("lineinfile", None, lines::lineinfile),
+    module("package", None, package::prepare),
     module("service", None, systemd::prepare),
     module("set_fact", None, set_fact::prepare),
     module("shell", Some("cmd"), command::shell),
@@ -109,6 +121,7 @@ static MODULES: &[Module] = &[
     module("systemd_service", None, systemd::prepare),
     module("template", None, template::prepare),
     module("timezone", None, names::timezone),
+    module("unarchive", None, unarchive::prepare),
     module("user", None, accounts::user),
     module("wait_for", None, wait_for::prepare),
 ];

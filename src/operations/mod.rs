@@ -27,6 +27,7 @@ use crate::{
     playbook::{Options, project::Project},
     provider::{self, Provider},
     report::Reporter,
+    template::Vars,
 };
 
 /// A cluster that something is to be done with.
@@ -34,11 +35,13 @@ pub struct Cluster {
     /// what it is to be
     pub inventory: Inventory,
     /// where its hosts come from
-    pub provider: Box<dyn Provider>,
+    pub provider: Arc<dyn Provider>,
     /// where playbooks and templates come from
     pub project: Project,
     /// the programs for its hosts
     pub bundles: Bundles,
+    /// variables that name the archives for its hosts, once they were found
+    pub archives: Vars,
     /// who tells the user
     pub reporter: Arc<Reporter>,
     /// set when the user wants to stop after the task in hand
@@ -62,7 +65,7 @@ impl Cluster {
         if matches!(inventory.provider, ProviderSettings::Docker(_)) {
             bundles.of(Architecture::NATIVE)?;
         }
-        Ok(Self { inventory, provider, project, bundles, reporter, interrupted, options })
+        Ok(Self { inventory, provider, project, bundles, archives: Vars::new(), reporter, interrupted, options })
     }
 }
 

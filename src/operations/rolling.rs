@@ -36,10 +36,13 @@ impl RollingGate {
         Checker { inventory: &self.inventory, observed: &self.observed, fleet: Some(&self.fleet) }
     }
 
-    async fn wait(&self, id: HostId, limit: Duration) -> Result<()> {
+    async fn wait(&self, id: HostId, limit: Duration, stops: bool) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let problems = self.checker().role(id.role).await;
+            let mut problems = self.checker().role(id.role).await;
+            if stops && problems.is_empty() {
+                problems = self.checker().hurt_by_stopping(id).await;
+            }
             if problems.is_empty() {
                 return Ok(());
             }
@@ -66,7 +69,10 @@ impl RollingGate {
             }
             Role::Broker => {
                 let views = checker.brokers().await;
-                let last = views.iter().filter(|(_, v)| v.controller == v.id).map(|(id, _)| *id).collect();
+                let mut last: BTreeSet<HostId> = views.iter().filter(|(_, v)| v.controller == v.id).map(|(id, _)| *id).collect();
+                if self.inventory.is_combined() {
+                    last.extend(checker.coordinators().await.into_iter().filter(|(_, v)| v.mode == "leader").map(|(id, _)| id));
+                }
                 (views.into_keys().collect(), last)
             }
         };
@@ -81,9 +87,9 @@ impl Gate for RollingGate {
         Box::pin(self.sequence(role, hosts))
     }
     fn before(&self, id: HostId) -> Boxed<'_, Result<()>> {
-        Box::pin(self.wait(id, BEFORE_TIMEOUT))
+        Box::pin(self.wait(id, BEFORE_TIMEOUT, true))
     }
     fn after(&self, id: HostId) -> Boxed<'_, Result<()>> {
-        Box::pin(self.wait(id, AFTER_TIMEOUT))
+        Box::pin(self.wait(id, AFTER_TIMEOUT, false))
     }
 }

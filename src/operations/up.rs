@@ -16,7 +16,7 @@ use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
     health::{Checker, Report},
-    inventory::{HostId, Role},
+    inventory::{Engine, HostId, Metadata, Role},
     plan::{self, Plan, Step},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
     provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ProviderStats, Site, Verdict},
@@ -26,9 +26,6 @@ use crate::{
 
 /// How long the cluster may take until it is healthy.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// What `up` runs: the project's, or the shipped one. Not any `site.yml` that lies about.
-const SITE: &str = "playbooks/site.yml";
 
 /// What `up` did.
 pub struct UpOutcome {
@@ -89,10 +86,36 @@ fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, 
     Ok(out)
 }
 
-fn common(cluster: &Cluster) -> Vars {
-    let mut v = engine::vars(cluster.inventory.engine);
+fn common(cluster: &Cluster, observed: &Observed) -> Vars {
+    let mut v = engine::vars(&cluster.inventory, observed.uuid.as_deref());
     v.insert("external_port".into(), json!(EXTERNAL_PORT));
+    v.extend(cluster.archives.clone());
     v
+}
+
+/// Finds what is deployed beside the bundle, or gets it; `None` of it is anything but checked.
+async fn archives(cluster: &Cluster, download: bool) -> Result<Vars> {
+    let Engine::Apache(settings) = &cluster.inventory.engine else { return Ok(Vars::new()) };
+    let (settings, reporter) = (settings.clone(), cluster.reporter.clone());
+    let found = tokio::task::spawn_blocking(move || {
+        let say = |text: String| reporter.say(&text);
+        let kafka = engine::archive::kafka(&settings, download, &say)?;
+        let java = settings.java.as_ref().map(|j| engine::archive::java(j, download, &say)).transpose()?.flatten();
+        Ok::<_, Error>((kafka, java))
+    });
+    let (kafka, java) = found.await.map_err(|e| Error::failed(e.to_string()))??;
+    let mut v = Vars::new();
+    // What is not here yet has no digest: `plan` needs none.
+    let unknown = "0".repeat(64);
+    let (path, sha256) = kafka.map_or((String::new(), unknown), |a| (a.path.display().to_string(), a.sha256));
+    v.insert("kafka_archive".into(), path.into());
+    v.insert("kafka_archive_sha256".into(), sha256.into());
+    if let Some(java) = java {
+        v.insert("java_home".into(), format!("/opt/{}", java.top).into());
+        v.insert("java_archive".into(), java.path.display().to_string().into());
+        v.insert("java_archive_sha256".into(), java.sha256.into());
+    }
+    Ok(v)
 }
 
 /// Runs plays with the reporter listening.
@@ -118,7 +141,7 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
         events,
         interrupted: cluster.interrupted.clone(),
     };
-    let runner = Runner::new(shared, &common(cluster), &host_vars(cluster, observed)?, gate);
+    let runner = Runner::new(shared, &common(cluster, observed), &host_vars(cluster, observed)?, gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));
     let result = runner.run(plays).await;
     drop(runner);
@@ -212,17 +235,30 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
 }
 
 /// Makes the cluster what the inventory says.
-pub async fn up(cluster: &Cluster) -> Result<UpOutcome> {
-    locked(&cluster.inventory.cluster, &*cluster.provider, up_now(cluster)).await
+pub async fn up(cluster: &mut Cluster) -> Result<UpOutcome> {
+    let (name, provider) = (cluster.inventory.cluster.clone(), cluster.provider.clone());
+    locked(&name, &*provider, up_now(cluster)).await
 }
 
-async fn up_now(cluster: &Cluster) -> Result<UpOutcome> {
-    let plays = parse::playbook(&cluster.project, SITE)?;
+/// Says what of the inventory has no effect.
+fn warn(cluster: &Cluster) {
+    for line in engine::doubtful_keys(&cluster.inventory) {
+        cluster.reporter.say(&format!("warning: {line}"));
+    }
+}
+
+async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
+    warn(cluster);
+    let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let mut phases = Phases::default();
-    let reporter = &cluster.reporter;
+    let reporter = &cluster.reporter.clone();
     let mut observed = phases.time(reporter, "observe", observe(cluster)).await?;
     let plan = plan::plan(&cluster.inventory, &observed)?;
     interrupted(cluster)?;
+    if matches!(cluster.inventory.engine, Engine::Apache(_)) {
+        cluster.archives = phases.time(reporter, "archive", archives(cluster, true)).await?;
+    }
+    let cluster = &*cluster;
     if makes_hosts(&plan) {
         let begun = Instant::now();
         let checks = cluster.provider.preflight(&observed, &plan.steps).await?;
@@ -306,10 +342,13 @@ async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>
 }
 
 /// What `up` would do, without doing it.
-pub async fn preview(cluster: &Cluster) -> Result<Planned> {
-    let plays = parse::playbook(&cluster.project, SITE)?;
+pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
+    warn(cluster);
+    let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let observed = observe(cluster).await?;
     let plan = plan::plan(&cluster.inventory, &observed)?;
+    cluster.archives = archives(cluster, false).await?;
+    let cluster = &*cluster;
     let checks = if makes_hosts(&plan) { cluster.provider.preflight(&observed, &plan.steps).await? } else { Vec::new() };
     cluster.reporter.checks(&checks, true);
     cluster.reporter.plan(&plan);
@@ -333,8 +372,10 @@ pub async fn preview(cluster: &Cluster) -> Result<Planned> {
 }
 
 /// Runs a playbook against the hosts that exist.
-pub async fn run_playbook(cluster: &Cluster, name: &str) -> Result<Recap> {
+pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     let plays = parse::playbook(&cluster.project, name)?;
+    cluster.archives = archives(cluster, false).await?;
+    let cluster = &*cluster;
     let run = async {
         let observed = cluster.provider.observe().await?;
         let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
@@ -355,5 +396,9 @@ pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
             hosts.map(|h| cluster.provider.outside(h, outer).unwrap_or_else(|| format!("{}:{inner}", h.address))).collect();
         list.join(",")
     };
-    json!({ "bootstrap.servers": of(Role::Broker, EXTERNAL_PORT, 9092), "zookeeper.connect": of(Role::Coordinator, 2181, 2181) })
+    let mut out = json!({ "bootstrap.servers": of(Role::Broker, EXTERNAL_PORT, 9092) });
+    if cluster.inventory.engine.metadata() == Metadata::Zookeeper {
+        out["zookeeper.connect"] = of(Role::Coordinator, 2181, 2181).into();
+    }
+    out
 }

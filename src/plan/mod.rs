@@ -154,6 +154,13 @@ fn about(inventory: &Inventory, observed: &Observed, id: HostId) -> String {
 /// Makes the plan.
 pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
     let mut plan = Plan::default();
+    let wanted = inventory.engine.kind();
+    // What was made before engines were written down is of the only engine that there was.
+    let is = observed.engine.as_deref().unwrap_or("bundled");
+    if observed.uuid.is_some() && is != wanted {
+        return Err(Error::failed(format!("the cluster runs `{is}`, the inventory wants `{wanted}`: nothing was touched"))
+            .hint("another engine or mode reads none of what is there: topics, records and offsets would be lost. Copy what you need with a client to a second cluster (another `cluster:` and `prefix:`); or `septet down`, then `septet up`"));
+    }
     if observed.network.is_none() {
         if let Some(host) = observed.hosts.first() {
             return Err(Error::failed(format!("the cluster's network is gone, but {} is there", host.name))

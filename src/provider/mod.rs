@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::Ipv4Addr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use serde::Serialize;
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
-    inventory::{HostId, Inventory, ProviderSettings},
+    inventory::{HostId, Inventory, Metadata, ProviderSettings},
     plan::Step,
     playbook::runner::Boxed,
     ssh::Endpoint,
@@ -172,6 +173,8 @@ pub struct Observed {
     pub hosts: Vec<ObservedHost>,
     /// data volumes without a host
     pub kept: BTreeMap<HostId, KeptVolume>,
+    /// engine and mode as written on what exists; `None` where nothing is written
+    pub engine: Option<String>,
     /// names that others have, with what has them
     pub taken: BTreeMap<String, String>,
     /// what is to be mended in place; filled by [`Provider::adjustments`]
@@ -352,11 +355,11 @@ pub trait Provider: Send + Sync {
 }
 
 /// The provider of an inventory.
-pub fn open(inventory: &Inventory) -> Result<Box<dyn Provider>> {
+pub fn open(inventory: &Inventory) -> Result<Arc<dyn Provider>> {
     match &inventory.provider {
-        ProviderSettings::Docker(settings) => Ok(Box::new(docker::Docker::connect(inventory, settings.clone())?)),
+        ProviderSettings::Docker(settings) => Ok(Arc::new(docker::Docker::connect(inventory, settings.clone())?)),
         #[cfg(feature = "ec2")]
-        ProviderSettings::Ec2(settings) => Ok(Box::new(ec2::Ec2::new(inventory, (**settings).clone()))),
+        ProviderSettings::Ec2(settings) => Ok(Arc::new(ec2::Ec2::new(inventory, (**settings).clone()))),
         #[cfg(not(feature = "ec2"))]
         ProviderSettings::Ec2(_) => {
             Err(Error::failed("this septet was built without EC2").hint("build it with its default features: `cargo build --release`"))
@@ -365,10 +368,12 @@ pub fn open(inventory: &Inventory) -> Result<Box<dyn Provider>> {
 }
 
 /// Ports of a host that are published: inner port, and its place behind the first published one.
-pub fn published_ports(id: HostId) -> Vec<(u16, u16)> {
+pub fn published_ports(id: HostId, metadata: Metadata) -> Vec<(u16, u16)> {
     use crate::inventory::Role;
     match id.role {
         Role::Control => vec![(22, id.index - 1)],
+        // Controllers serve brokers only.
+        Role::Coordinator if metadata == Metadata::Kraft => Vec::new(),
         Role::Coordinator => vec![(2181, 10 + id.index - 1)],
         Role::Broker => vec![(EXTERNAL_PORT, 20 + id.index - 1)],
     }

@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use super::{Connection, SshError};
-use crate::{engine::bundle::Program, modules::Blob};
+use crate::{
+    engine::bundle::Program,
+    modules::{Blob, BlobSource},
+};
 
 /// Time for the agent's first frame.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(15);
@@ -190,12 +193,22 @@ impl AgentSession {
 
     /// Sends a blob to the host's store.
     pub async fn put(&self, blob: &Blob) -> Result<(), SshError> {
-        let mut answers = Vec::new();
-        let total = blob.bytes.len() as u64;
-        for (i, chunk) in blob.bytes.chunks(CHUNK_BYTES).enumerate() {
-            let action = Action::PutBlob { digest: blob.digest.clone(), offset: (i * CHUNK_BYTES) as u64, total };
+        let mut chunks = Chunks::open(&blob.source)?;
+        let total = chunks.total;
+        let (mut answers, mut offset) = (Vec::new(), 0);
+        loop {
+            let chunk = chunks.next()?;
+            // An empty blob is one empty chunk.
+            if chunk.is_empty() && offset > 0 {
+                break;
+            }
+            let action = Action::PutBlob { digest: blob.digest.clone(), offset, total };
             let request = Request { id: 0, batch: u64::MAX, check: false, ignore_errors: true, no_log: false, action };
-            answers.push(self.send(request, chunk).await?);
+            answers.push(self.send(request, &chunk).await?);
+            offset += chunk.len() as u64;
+            if offset >= total {
+                break;
+            }
         }
         for answer in answers {
             let outcome = answer.await.map_err(|_| SshError::Lost("the agent has ended".into()))??;
@@ -204,6 +217,45 @@ impl AgentSession {
             }
         }
         Ok(())
+    }
+}
+
+/// A blob's bytes, piece by piece.
+struct Chunks {
+    total: u64,
+    from: Box<dyn std::io::Read + Send>,
+}
+
+impl Chunks {
+    fn open(source: &BlobSource) -> Result<Self, SshError> {
+        let fail = |path: &std::path::Path, e: std::io::Error| SshError::Agent(format!("{}: {e}", path.display()));
+        match source {
+            BlobSource::Bytes(bytes) => {
+                let held = std::io::Cursor::new(SharedBytes(bytes.clone()));
+                Ok(Self { total: bytes.len() as u64, from: Box::new(held) })
+            }
+            BlobSource::File(path) => {
+                let file = std::fs::File::open(path).map_err(|e| fail(path, e))?;
+                let total = file.metadata().map_err(|e| fail(path, e))?.len();
+                Ok(Self { total, from: Box::new(file) })
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Vec<u8>, SshError> {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let read = std::io::Read::read_to_end(&mut std::io::Read::take(&mut self.from, CHUNK_BYTES as u64), &mut chunk);
+        read.map_err(|e| SshError::Agent(format!("reading what is to be sent: {e}")))?;
+        Ok(chunk)
+    }
+}
+
+/// Bytes that are shared, as a slice.
+struct SharedBytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -139,7 +139,7 @@ impl Fleet {
     /// Puts a blob into a host's store. It goes to the control host once and from there to the others; a control host that
     /// cannot hand it on (one without OpenSSH's client, say) is gone round.
     pub async fn put(&self, id: HostId, agent: &AgentSession, blob: &Blob) -> Result<(), SshError> {
-        if id == JUMP || !self.slots.contains_key(&JUMP) {
+        if !self.slots.contains_key(&JUMP) {
             return agent.put(blob).await;
         }
         let cell = self.at_control.lock().await.entry(blob.digest.clone()).or_default().clone();
@@ -150,6 +150,10 @@ impl Fleet {
             if missing { control.put(blob).await } else { Ok(()) }
         });
         there.await?;
+        // The control host may need it itself; it was not to be sent there twice at the same time.
+        if id == JUMP {
+            return Ok(());
+        }
         let path = format!("{STORE_DIR}/{}", blob.digest);
         let cargo = Cargo { path: &path, digest: &blob.digest, mode: 0o644 };
         match self.relay(id, cargo).await {

@@ -112,7 +112,7 @@ impl Case {
 
     pub fn try_run(&self, name: &str) -> Result<Ran> {
         let plays = self.parse(name)?;
-        let mut common = engine::vars(self.inventory.engine);
+        let mut common = engine::vars(&self.inventory, Some("00000000-0000-0000-0000-000000000000"));
         common.extend(engine::programs(&self.bundle()));
         common.insert("external_port".into(), EXTERNAL_PORT.into());
         let (events, mut told) = mpsc::unbounded_channel();

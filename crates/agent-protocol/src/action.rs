@@ -429,6 +429,20 @@ pub enum Action {
         /// the file
         path: String,
     },
+    /// A compressed tar archive, unpacked beside what is there, whole or not at all.
+    Unarchive {
+        /// SHA-256 (hex) of the archive, a blob of the store
+        digest: String,
+        /// directory that it is unpacked into
+        dest: String,
+        /// what of it appears right below `dest`; where that is, nothing is done
+        creates: String,
+    },
+    /// Packages of the host's package manager: installed if they are not.
+    Package {
+        /// their names
+        names: Vec<String>,
+    },
 }
 
 impl Action {
@@ -451,6 +465,8 @@ impl Action {
             Action::WaitFor { .. } => "wait_for",
             Action::Stat { .. } => "stat",
             Action::Slurp { .. } => "slurp",
+            Action::Unarchive { .. } => "unarchive",
+            Action::Package { .. } => "package",
         }
     }
 }

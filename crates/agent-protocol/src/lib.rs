@@ -11,7 +11,7 @@ pub use action::*;
 pub use frame::*;
 
 /// Version of this protocol. Both sides must have the same; the agent states its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Directory on a host that belongs to Septet: agents, stored blobs, what is restored at boot.
 pub const STATE_DIR: &str = "/var/lib/septet";

@@ -5,7 +5,10 @@ use std::{collections::HashMap, fs, path::Path, process::Command};
 use septet_agent_protocol::Outcome;
 use serde_json::{Value, json};
 
-use crate::atomic::FileError;
+use crate::{atomic::FileError, command};
+
+/// Seconds that Java may take to say its version.
+const JAVA_TIMEOUT_S: u64 = 20;
 
 fn os_release() -> HashMap<String, String> {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -41,6 +44,22 @@ fn memory_mb(key: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
+/// What Java there is: its major version, and what it says of itself. Nothing where there is none.
+fn java() -> Option<Value> {
+    let home = std::env::var("JAVA_HOME").ok().map(|h| format!("{h}/bin/java")).filter(|p| Path::new(p).exists());
+    let program = home.unwrap_or_else(|| "java".into());
+    let mut c = Command::new(&program);
+    c.arg("-version");
+    let out = command::run(c, None, JAVA_TIMEOUT_S).ok().filter(|o| o.code == Some(0))?;
+    // `openjdk version "17.0.15" 2025-04-15`; before 9 it was `java version "1.8.0_412"`.
+    let line = out.stderr.lines().chain(out.stdout.lines()).find(|l| l.contains(" version \""))?.to_owned();
+    let version = line.split('"').nth(1)?;
+    let mut parts = version.split(['.', '_', '-', '+']).map(|p| p.parse::<u32>().ok());
+    let first = parts.next()??;
+    let major = if first == 1 { parts.next()?? } else { first };
+    Some(json!({ "major": major, "version": version, "line": line }))
+}
+
 /// Gathers the facts: value `facts`.
 pub fn gather() -> Result<Outcome, FileError> {
     let name = nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -65,5 +84,9 @@ pub fn gather() -> Result<Outcome, FileError> {
         "all_ipv4_addresses": all,
         "default_ipv4": { "address": default },
     });
+    let mut facts = facts;
+    if let (Some(java), Some(map)) = (java(), facts.as_object_mut()) {
+        map.insert("java".into(), java);
+    }
     Ok(Outcome::ok().with("facts", facts))
 }

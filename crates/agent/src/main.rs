@@ -5,12 +5,14 @@
 //! channel ends it ends too, together with the command that it was running.
 
 mod account;
+mod archive;
 mod atomic;
 mod command;
 mod facts;
 mod file;
 mod lines;
 mod names;
+mod package;
 mod perform;
 mod store;
 mod systemd;

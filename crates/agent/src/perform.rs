@@ -2,7 +2,7 @@
 
 use septet_agent_protocol::{Action, Outcome, Request, Status};
 
-use crate::{account, command, facts, file, lines, names, store, systemd, wait_for};
+use crate::{account, archive, command, facts, file, lines, names, package, store, systemd, wait_for};
 
 /// Performs one request. An error becomes [`Status::Failed`] with the error's text.
 pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
@@ -35,6 +35,8 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
         Action::WaitFor { .. } => wait_for::wait_for(&request.action, check),
         Action::Stat { path, follow, checksum } => file::stat(path, *follow, *checksum),
         Action::Slurp { path } => file::slurp(path),
+        Action::Unarchive { digest, dest, creates } => archive::unarchive(digest, dest, creates, check),
+        Action::Package { names } => package::package(names, check),
     };
     let mut outcome = result.unwrap_or_else(|e| Outcome::failed(e.to_string()));
     if request.no_log {

@@ -20,6 +20,8 @@ const REPOSITORY: &str = "septet-node";
 const BASE: &str = "debian:bookworm-slim";
 const SUITE: &str = "bookworm";
 const PACKAGES: &str = "systemd systemd-sysv dbus openssh-server sudo iproute2 procps ca-certificates tzdata less";
+/// What the variant with Java has beside them.
+const JAVA: &str = "openjdk-17-jre-headless";
 /// Time for a build, which may fetch some hundred megabytes.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(1800);
 /// A registry that does not answer in this time is not there.
@@ -64,16 +66,22 @@ sed -i 's/^session.*pam_systemd.so.*//; s/^session.*pam_motd.so.*//; s/^session.
 rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /usr/share/doc/* /usr/share/man/*
 "#;
 
-fn recipe() -> String {
+/// What is installed.
+fn packages(java: bool) -> String {
+    if java { format!("{PACKAGES} {JAVA}") } else { PACKAGES.to_owned() }
+}
+
+fn recipe(java: bool) -> String {
     let mut hash = Sha256::new();
-    for part in [BASE, SUITE, PACKAGES, SETUP] {
+    for part in [BASE, SUITE, &packages(java), SETUP] {
         hash.update(part.as_bytes());
     }
-    hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect()
+    let short: String = hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect();
+    if java { format!("java-{short}") } else { short }
 }
 
 /// Makes sure of an image, and returns its tag.
-pub async fn ensure(engine: &Engine, chosen: Option<&str>, say: &(dyn Fn(String) + Send + Sync)) -> Result<String> {
+pub async fn ensure(engine: &Engine, chosen: Option<&str>, java: bool, say: &(dyn Fn(String) + Send + Sync)) -> Result<String> {
     if let Some(tag) = chosen {
         return match engine.inspect_image(tag).await {
             Ok(_) => Ok(tag.to_owned()),
@@ -82,23 +90,23 @@ pub async fn ensure(engine: &Engine, chosen: Option<&str>, say: &(dyn Fn(String)
             Err(e) => Err(explain("cannot look for the node image", e)),
         };
     }
-    let tag = format!("{REPOSITORY}:{}", recipe());
+    let tag = format!("{REPOSITORY}:{}", recipe(java));
     match engine.inspect_image(&tag).await {
         Ok(_) => return Ok(tag),
         Err(e) if is_status(&e, 404) => {}
         Err(e) => return Err(explain("cannot look for the node image", e)),
     }
     say(format!("node image {tag} is not here; building it from {BASE}"));
-    let reason = match build(engine, &tag).await {
+    let reason = match build(engine, &tag, java).await {
         Ok(()) => return Ok(tag),
         Err(e) => e.message,
     };
     say(format!("that does not work here ({reason}); making it with debootstrap instead"));
-    debootstrap(engine, say).await.map_err(|e| e.context("the node image cannot be made"))?;
+    debootstrap(engine, java, say).await.map_err(|e| e.context("the node image cannot be made"))?;
     Ok(tag)
 }
 
-async fn build(engine: &Engine, tag: &str) -> Result<()> {
+async fn build(engine: &Engine, tag: &str, java: bool) -> Result<()> {
     // Pulled first, with a time limit of its own: a build without a network would wait for long.
     let pull = async {
         if engine.inspect_image(BASE).await.is_ok() {
@@ -114,8 +122,9 @@ async fn build(engine: &Engine, tag: &str) -> Result<()> {
     };
     tokio::time::timeout(PULL_TIMEOUT, pull).await.map_err(|_| Error::failed(format!("pull {BASE}: no answer")))??;
 
+    let packages = packages(java);
     let dockerfile = format!(
-        "FROM {BASE}\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {PACKAGES}\nCOPY setup.sh /setup.sh\nRUN sh /setup.sh && rm /setup.sh\nSTOPSIGNAL SIGRTMIN+3\nCMD [\"/sbin/init\"]\n"
+        "FROM {BASE}\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}\nCOPY setup.sh /setup.sh\nRUN sh /setup.sh && rm /setup.sh\nSTOPSIGNAL SIGRTMIN+3\nCMD [\"/sbin/init\"]\n"
     );
     let mut tar = tar::Builder::new(Vec::new());
     super::add(&mut tar, "Dockerfile", dockerfile.as_bytes(), 0o644, 0)?;
@@ -124,7 +133,7 @@ async fn build(engine: &Engine, tag: &str) -> Result<()> {
         .dockerfile("Dockerfile")
         .t(tag)
         .rm(true)
-        .labels(&HashMap::from([("septet.image", recipe())]))
+        .labels(&HashMap::from([("septet.image", recipe(java))]))
         .build();
     let patient = engine.clone().with_timeout(BUILD_TIMEOUT);
     let mut progress = patient.build_image(options, None, Some(body_full(tar.into_inner()?.into())));
@@ -138,7 +147,7 @@ async fn build(engine: &Engine, tag: &str) -> Result<()> {
     Ok(())
 }
 
-async fn debootstrap(engine: &Engine, say: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
+async fn debootstrap(engine: &Engine, java: bool, say: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
     let find = |name: &str| ["/usr/sbin", "/usr/bin", "/sbin"].iter().map(|d| Path::new(d).join(name)).find(|p| p.is_file());
     let Some(program) = find("debootstrap") else {
         return Err(
@@ -149,7 +158,8 @@ async fn debootstrap(engine: &Engine, say: &(dyn Fn(String) + Send + Sync)) -> R
     let root = work.path().join("root");
     let archive = work.path().join("root.tar");
     std::fs::write(work.path().join("setup.sh"), SETUP)?;
-    let include = PACKAGES.replace(' ', ",");
+    let packages = packages(java);
+    let include = packages.replace(' ', ",");
     // One shell, so that a user who is not root is asked for a password once at the most.
     let script = format!(
         "set -e\n{} --variant=minbase --include={include} {SUITE} {root}\ncp {setup} {root}/setup.sh\nchroot {root} /bin/sh /setup.sh\nrm {root}/setup.sh\ntar -C {root} --numeric-owner -cf {archive} .\nrm -rf {root}\nchmod 0644 {archive}\n",
@@ -163,7 +173,7 @@ async fn debootstrap(engine: &Engine, say: &(dyn Fn(String) + Send + Sync)) -> R
     if !root_user {
         command.args(["-n", "/bin/sh"]);
     }
-    say(format!("debootstrap {SUITE} with {PACKAGES}"));
+    say(format!("debootstrap {SUITE} with {packages}"));
     let running =
         command.arg("-c").arg(&script).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).output();
     let out = tokio::time::timeout(BUILD_TIMEOUT, running).await.map_err(|_| Error::failed("debootstrap: not done in time"))??;
@@ -185,8 +195,8 @@ async fn debootstrap(engine: &Engine, say: &(dyn Fn(String) + Send + Sync)) -> R
     let options = CreateImageOptionsBuilder::default()
         .from_src("-")
         .repo(REPOSITORY)
-        .tag(&recipe())
-        .changes(vec!["CMD [\"/sbin/init\"]".into(), format!("LABEL septet.image={}", recipe())])
+        .tag(&recipe(java))
+        .changes(vec!["CMD [\"/sbin/init\"]".into(), format!("LABEL septet.image={}", recipe(java))])
         .build();
     let patient = engine.clone().with_timeout(BUILD_TIMEOUT);
     patient

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    inventory::{DockerSettings, HostId, Inventory, Role},
+    inventory::{DockerSettings, HostId, Inventory, Metadata, Role},
     plan::Step,
     playbook::runner::Boxed,
     ssh::{Endpoint, keys},
@@ -49,6 +49,9 @@ const PORTS: &str = "septet.ports";
 /// When the cluster's time is over, in seconds since 1970.
 const EXPIRES: &str = "septet.expires";
 
+/// Engine and mode.
+const ENGINE: &str = "septet.engine";
+
 /// How often ports are picked anew when clusters that are made at the same moment pick the same.
 const MAX_CONTESTS: u16 = 10;
 
@@ -62,6 +65,11 @@ pub struct Docker {
     cluster: String,
     /// how long the cluster is wanted
     ttl: Option<std::time::Duration>,
+    /// engine and mode
+    kind: &'static str,
+    metadata: Metadata,
+    /// whether hosts are made with Java
+    java: bool,
     /// names that the inventory wants, to look whether others have them
     wanted: Vec<String>,
     ready: OnceCell<(String, privilege::Privilege)>,
@@ -125,6 +133,9 @@ impl Docker {
             settings,
             cluster: inventory.cluster.clone(),
             ttl: inventory.ttl,
+            kind: inventory.engine.kind(),
+            metadata: inventory.engine.metadata(),
+            java: matches!(&inventory.engine, crate::inventory::Engine::Apache(a) if a.java.is_none()),
             wanted: inventory.hosts.iter().map(|h| h.name.clone()).collect(),
             ready: OnceCell::new(),
         })
@@ -213,7 +224,11 @@ impl Docker {
 
     /// Labels that everything of a cluster has.
     fn labels(&self, uuid: &str) -> HashMap<String, String> {
-        let mut labels = HashMap::from([(CLUSTER.to_owned(), uuid.to_owned()), (NAME.to_owned(), self.cluster.clone())]);
+        let mut labels = HashMap::from([
+            (CLUSTER.to_owned(), uuid.to_owned()),
+            (NAME.to_owned(), self.cluster.clone()),
+            (ENGINE.to_owned(), self.kind.to_owned()),
+        ]);
         if let Some(ttl) = self.ttl {
             labels.insert(EXPIRES.to_owned(), (now_s() + ttl.as_secs()).to_string());
         }
@@ -235,6 +250,9 @@ impl Docker {
                 .hint("give one of them another name, or remove its containers: `docker ps -a --filter label=septet.cluster=UUID`"));
         }
         let mut observed = Observed { uuid: uuids.pop(), ..Observed::default() };
+        let kinds = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), ENGINE));
+        let kinds = kinds.chain(networks.iter().filter_map(|n| label(n.labels.as_ref(), ENGINE)));
+        observed.engine = kinds.chain(volumes.iter().filter_map(|v| label(Some(&v.labels), ENGINE))).next();
         observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
         observed.hosts.sort_by_key(|h| h.id);
         observed.network = networks.iter().find_map(Self::observed_network);
@@ -297,7 +315,7 @@ impl Docker {
         let used: Vec<String> =
             all.iter().flat_map(|n| n.ipam.iter().flat_map(|i| i.config.iter().flatten().filter_map(|c| c.subnet.clone()))).collect();
         let others: Vec<u16> = all.iter().filter_map(|n| n.labels.as_ref()?.get(PORTS)?.parse().ok()).collect();
-        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id)).map(|(_, o)| o).collect();
+        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
         let ports_from = match self.settings.ports_from {
             Some(p) => {
                 if let Some(taken) = needed.iter().map(|o| p + o).find(|p| !subnet::is_free(*p)) {
@@ -362,7 +380,7 @@ impl Docker {
         let host_key = keys::new_host_key(&format!("{}{} of {}", id.role, id.index, site.uuid))?;
         let mut bindings = HashMap::new();
         let mut exposed = Vec::new();
-        for (inner, offset) in published_ports(id) {
+        for (inner, offset) in published_ports(id, self.metadata) {
             let binding =
                 PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some((Self::ports_from(network) + offset).to_string()) };
             bindings.insert(format!("{inner}/tcp"), Some(vec![binding]));
@@ -471,7 +489,7 @@ impl Provider for Docker {
             let (image, privilege) = self
                 .ready
                 .get_or_try_init(|| async {
-                    let image = image::ensure(&self.engine, self.settings.image.as_deref(), say).await?;
+                    let image = image::ensure(&self.engine, self.settings.image.as_deref(), self.java, say).await?;
                     let privilege = privilege::find(&self.engine, &image, say).await?;
                     Ok::<_, Error>((image, privilege))
                 })

@@ -102,7 +102,7 @@ impl Ec2 {
             settings,
             cluster: inventory.cluster.clone(),
             prefix: inventory.prefix.clone(),
-            engine: inventory.engine,
+            engine: inventory.engine.clone(),
             ttl: inventory.ttl,
             hosts: inventory.hosts.clone(),
             client: OnceCell::new(),
@@ -156,7 +156,8 @@ impl Ec2 {
     /// Whether a host of this role gets a public address.
     fn wants_public(&self, role: Role) -> bool {
         use crate::inventory::PublicAddresses::{All, Needed, None};
-        match self.settings.public_addresses.unwrap_or(Needed) {
+        let needed = if crate::engine::needs_internet(&self.engine) { All } else { Needed };
+        match self.settings.public_addresses.unwrap_or(needed) {
             All => true,
             None => false,
             Needed => match role {

@@ -56,6 +56,8 @@ impl Ec2 {
         let mut observed = Observed::default();
         let mut seen = Seen { instances: BTreeMap::new(), groups };
         let mut uuids: Vec<String> = Vec::new();
+        observed.engine =
+            instances.iter().map(|i| &i.tags).chain(seen.groups.iter().map(|g| &g.tags)).find_map(|t| t.get(tags::ENGINE).cloned());
         for i in instances {
             uuids.extend(i.tags.get(tags::CLUSTER).cloned());
             let Some(id) = tags::host_id(&i.tags) else { continue };
@@ -72,6 +74,7 @@ impl Ec2 {
             for v in volumes {
                 let (Some(uuid), "available") = (v.tags.get(tags::CLUSTER), v.state.as_str()) else { continue };
                 uuids.push(uuid.clone());
+                observed.engine = observed.engine.take().or_else(|| v.tags.get(tags::ENGINE).cloned());
                 if let Some(id) = tags::host_id(&v.tags).filter(|id| !seen.instances.contains_key(id)) {
                     observed.kept.insert(id, KeptVolume { reference: v.id, zone: v.zone });
                 }

@@ -111,7 +111,7 @@ impl Ec2 {
                     })?;
                     // Nothing is made for hosts that nothing could be put on.
                     bundles.of(architecture).map_err(|e| e.context(format!("{t} is for {architecture}")))?;
-                    crate::engine::fits(self.engine, role, info.memory_mib).map_err(|e| e.context(t))?;
+                    crate::engine::fits(&self.engine, role, info.memory_mib).map_err(|e| e.context(t))?;
                     if i == 0 {
                         said.push(format!("{}: {t} ({} vCPU, {} MiB, {architecture})", role.group(), info.vcpus, info.memory_mib));
                     }

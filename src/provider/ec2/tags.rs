@@ -23,6 +23,8 @@ pub const HOST_KEY: &str = "septet:hostkey";
 pub const GROUP: &str = "septet:group";
 /// When the cluster's time is over, in seconds since 1970.
 pub const EXPIRES: &str = "septet:expires";
+/// Engine and mode.
+pub const ENGINE: &str = "septet:engine";
 /// Where the row of addresses begins in each subnet.
 const BASE: &str = "septet:base";
 /// `septet:zone.N`: subnet, zone, network.
@@ -65,6 +67,7 @@ impl Ec2 {
         tags.insert(CLUSTER.into(), uuid.to_owned());
         tags.insert(NAME.into(), self.cluster.clone());
         tags.insert(PREFIX.into(), self.prefix.clone());
+        tags.insert(ENGINE.into(), self.engine.kind().into());
         tags.insert(DISPLAY.into(), name.to_owned());
         if let Some(ttl) = self.ttl {
             tags.insert(EXPIRES.into(), (now_s() + ttl.as_secs()).to_string());

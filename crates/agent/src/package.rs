@@ -1,0 +1,92 @@
+//! `package`: software from the host's own package manager.
+
+use std::process::Command;
+
+use septet_agent_protocol::Outcome;
+
+use crate::{atomic::FileError, command};
+
+/// Seconds that the package manager may take.
+const TIMEOUT_S: u64 = 900;
+
+/// A package manager.
+#[derive(Clone, Copy)]
+enum Manager {
+    Apt,
+    Dnf,
+}
+
+fn manager() -> Option<Manager> {
+    let there = |p: &str| std::path::Path::new(p).exists();
+    if there("/usr/bin/apt-get") {
+        Some(Manager::Apt)
+    } else if there("/usr/bin/dnf") {
+        Some(Manager::Dnf)
+    } else {
+        None
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result<command::Finished, FileError> {
+    let mut c = Command::new(program);
+    c.args(args).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
+    command::run(c, None, TIMEOUT_S)
+}
+
+fn installed(manager: Manager, name: &str) -> Result<bool, FileError> {
+    match manager {
+        Manager::Apt => {
+            let out = run("dpkg-query", &["-W", "-f=${Status}", name])?;
+            Ok(out.code == Some(0) && out.stdout.contains("install ok installed"))
+        }
+        Manager::Dnf => Ok(run("rpm", &["-q", "--whatprovides", name])?.code == Some(0)),
+    }
+}
+
+fn expect(out: &command::Finished, what: &str) -> Result<(), FileError> {
+    if out.code == Some(0) {
+        return Ok(());
+    }
+    let words: Vec<&str> = out.stderr.lines().chain(out.stdout.lines()).filter(|l| !l.trim().is_empty()).collect();
+    let tail = words[words.len().saturating_sub(6)..].join("\n");
+    Err(FileError::Refused(format!("{what} failed:\n{tail}")))
+}
+
+/// Makes sure that packages are installed; those that are stay as they are.
+pub fn package(names: &[String], check: bool) -> Result<Outcome, FileError> {
+    let bad = |n: &&String| n.is_empty() || n.starts_with('-') || !n.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._:".contains(&b));
+    if let Some(name) = names.iter().find(bad) {
+        return Err(FileError::Refused(format!("{name:?} is not a package's name")));
+    }
+    let Some(manager) = manager() else {
+        return Err(FileError::Refused("this host has neither apt-get nor dnf".into()));
+    };
+    let mut missing: Vec<&str> = Vec::new();
+    for name in names {
+        if !installed(manager, name)? {
+            missing.push(name);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(Outcome::ok());
+    }
+    let shown = missing.iter().map(|n| format!("{n}: installed\n")).collect::<String>();
+    let outcome = Outcome::changed_if(true).with_diff(Some(shown));
+    if check {
+        return Ok(outcome);
+    }
+    let list = missing.join(" ");
+    match manager {
+        Manager::Apt => {
+            // Lists may be missing or old: what they do not know is looked for once more with new ones.
+            let args = [&["install", "-y", "-q", "--no-install-recommends"][..], &missing].concat();
+            let first = run("apt-get", &args)?;
+            if first.code != Some(0) {
+                expect(&run("apt-get", &["update", "-q"])?, "apt-get update")?;
+                expect(&run("apt-get", &args)?, &format!("apt-get install {list}"))?;
+            }
+        }
+        Manager::Dnf => expect(&run("dnf", &[&["install", "-y", "-q"][..], &missing].concat())?, &format!("dnf install {list}"))?,
+    }
+    Ok(outcome)
+}
