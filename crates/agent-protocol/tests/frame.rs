@@ -123,7 +123,7 @@ fn every_flipped_bit_of_a_frame_is_refused() {
 
 #[test]
 fn the_bytes_of_a_frame_do_not_change() {
-    assert_eq!(PROTOCOL_VERSION, 1, "a new version needs new golden bytes");
+    assert_eq!(PROTOCOL_VERSION, 2, "a new version needs new golden bytes");
     let json = br#"{"id":7,"batch":1,"check":false,"ignore_errors":false,"no_log":false,"action":{"do":"slurp","path":"/etc/hosts"}}"#;
     let golden = [&[0, 0, 0, 115, 0x5f, 0x50, 0xf5, 0x10, 0, 0, 0, 113], json.as_slice(), b"\x00\xff"].concat();
     assert_eq!(encode(&sample(), b"\x00\xff").unwrap(), golden);

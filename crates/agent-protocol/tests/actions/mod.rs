@@ -106,7 +106,9 @@ fn running() -> BoxedStrategy<Action> {
     let state = prop::sample::select(vec![WaitState::Started, WaitState::Stopped]);
     let wait = (of(text()), of(any::<u16>()), of(text()), state, any::<u64>(), any::<u64>())
         .prop_map(|(host, port, path, state, timeout_s, delay_s)| Action::WaitFor { host, port, path, state, timeout_s, delay_s });
-    prop_oneof![command, wait].boxed()
+    let unarchive = (text(), text(), text()).prop_map(|(digest, dest, creates)| Action::Unarchive { digest, dest, creates });
+    let package = vec(text(), 0..3).prop_map(|names| Action::Package { names });
+    prop_oneof![command, wait, unarchive, package].boxed()
 }
 
 /// Any request.
