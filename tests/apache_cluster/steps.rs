@@ -20,8 +20,9 @@ const CREATE_TOPIC: &str = r#"
 import json, sys
 from confluent_kafka.admin import AdminClient, NewTopic
 servers, name, partitions, replicas, config = sys.argv[1:6]
-done = AdminClient({"bootstrap.servers": servers}).create_topics(
-    [NewTopic(name, int(partitions), int(replicas), config=json.loads(config))], request_timeout=60, operation_timeout=60)
+admin = AdminClient({"bootstrap.servers": servers})
+done = admin.create_topics([NewTopic(name, int(partitions), int(replicas), config=json.loads(config))],
+                           request_timeout=60, operation_timeout=60)
 try:
     done[name].result(80); print("null")
 except Exception as e:
@@ -35,7 +36,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 servers, topic, key, value = sys.argv[1:5]
 entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
 resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-done = AdminClient({"bootstrap.servers": servers}).incremental_alter_configs([resource], request_timeout=60)
+admin = AdminClient({"bootstrap.servers": servers})
+done = admin.incremental_alter_configs([resource], request_timeout=60)
 done[resource].result(80); print("null")
 "#;
 

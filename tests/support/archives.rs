@@ -1,4 +1,5 @@
 //! Apache Kafka's archives, which are not part of the repository.
+#![allow(dead_code)]
 
 use std::path::PathBuf;
 
