@@ -43,7 +43,8 @@ fn a_roll_that_stops(cluster: &Cluster, servers: &str) {
     let before = cluster.seen();
     cluster.edit("vars:\n", "vars:\n  kafka_config: {log.segment.bytes: 52428800, log.retention.huors: 5}\n");
     let misspelt = "`log.retention.huors` is no key of Kafka's, it has no effect; did you mean `log.retention.hours`?";
-    cluster.run(&["plan", "--exit-code"]).code(4).shows(&["+log.segment.bytes=52428800"]).says(&["warning:", misspelt]);
+    cluster.run(&["plan", "--exit-code"]).code(4).shows(&["warning:", misspelt, "+log.segment.bytes=52428800"]);
+    assert_eq!(cluster.ok(&["plan", "--json"]).says(&["warning:", misspelt]).json()["pending"], true);
     // Each partition has three replicas, so that no broker may go: which, the gate says.
     let ran = cluster.run(&["up"]).code(1).says(&["warning:", misspelt, "the roll stopped before", "the gate does not open", "hint:"]);
     for partition in 0..3 {
