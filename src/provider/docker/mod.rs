@@ -65,6 +65,8 @@ pub struct Docker {
     cluster: String,
     /// how long the cluster is wanted
     ttl: Option<std::time::Duration>,
+    /// when the cluster's time is over, as its things say
+    expires: std::sync::OnceLock<String>,
     /// engine and mode
     kind: &'static str,
     metadata: Metadata,
@@ -133,6 +135,7 @@ impl Docker {
             settings,
             cluster: inventory.cluster.clone(),
             ttl: inventory.ttl,
+            expires: std::sync::OnceLock::new(),
             kind: inventory.engine.kind(),
             metadata: inventory.engine.metadata(),
             java: matches!(&inventory.engine, crate::inventory::Engine::Apache(a) if a.java.is_none()),
@@ -229,8 +232,10 @@ impl Docker {
             (NAME.to_owned(), self.cluster.clone()),
             (ENGINE.to_owned(), self.kind.to_owned()),
         ]);
+        // Counted from when the cluster is made, also for what is made later.
         if let Some(ttl) = self.ttl {
-            labels.insert(EXPIRES.to_owned(), (now_s() + ttl.as_secs()).to_string());
+            let first = self.expires.get_or_init(|| (now_s() + ttl.as_secs()).to_string());
+            labels.insert(EXPIRES.to_owned(), first.clone());
         }
         labels
     }
@@ -253,6 +258,9 @@ impl Docker {
         let kinds = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), ENGINE));
         let kinds = kinds.chain(networks.iter().filter_map(|n| label(n.labels.as_ref(), ENGINE)));
         observed.engine = kinds.chain(volumes.iter().filter_map(|v| label(Some(&v.labels), ENGINE))).next();
+        if let Some(expires) = networks.iter().find_map(|n| label(n.labels.as_ref(), EXPIRES)) {
+            let _ = self.expires.set(expires);
+        }
         observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
         observed.hosts.sort_by_key(|h| h.id);
         observed.network = networks.iter().find_map(Self::observed_network);

@@ -10,7 +10,7 @@ use super::{Ec2, policy::explain};
 use crate::{
     engine::bundle::{Architecture, Bundles},
     error::{Error, Result},
-    inventory::{HostId, Role, Security},
+    inventory::{HostId, Role},
     plan::Step,
     provider::{Check, Observed, Place, Verdict, layout::parse_cidr},
 };
@@ -255,12 +255,6 @@ impl Ec2 {
     /// What is open that need not be.
     async fn check_openness(&self) -> Vec<Check> {
         let mut out = Vec::new();
-        if self.settings.security == Security::Classroom {
-            out.push(Check {
-                hint: Some("leave `security` out when the lesson is over: `septet up` closes it again".into()),
-                ..check("openness", Verdict::Warn, "security: classroom opens every TCP port of every host to the whole internet")
-            });
-        }
         let wide = |list: &[String]| list.iter().any(|c| parse_cidr(c).is_some_and(|(_, bits)| bits < 8));
         match self.ssh_from().await {
             Err(e) => out.push(failed("ssh", e)),
