@@ -54,7 +54,7 @@ fn is_stale(key: &KeyPair, holder: &Holder, now: u64) -> bool {
 /// Takes the right to change the cluster of a name.
 pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result<Hold> {
     let name = format!("septet-lock-{cluster}");
-    let doing = format!("cannot find out whether somebody else is at work on cluster `{cluster}`");
+    let doing = format!("cannot take the lock of cluster `{cluster}`");
     // The key is nobody's: its private half is thrown away.
     let public = keys::new_host_key("lock")?.public;
     let who: String = holder.text.chars().filter(|c| c.is_ascii() && *c != '`').take(240).collect();
