@@ -13,6 +13,8 @@
 mod asked;
 #[path = "ec2_cluster/before.rs"]
 mod before;
+#[path = "ec2_cluster/capacity.rs"]
+mod capacity;
 #[allow(dead_code)]
 #[path = "local_cluster/clients.rs"]
 mod clients;
@@ -20,11 +22,23 @@ mod clients;
 mod cloud;
 #[path = "ec2_cluster/cluster.rs"]
 mod cluster;
+#[path = "ec2_cluster/data_volume.rs"]
+mod data_volume;
+#[path = "ec2_cluster/faults.rs"]
+mod faults;
 #[allow(dead_code)]
 #[path = "local_cluster/harness.rs"]
 mod harness;
+#[path = "ec2_cluster/holds.rs"]
+mod holds;
+#[path = "ec2_cluster/kills.rs"]
+mod kills;
+#[path = "ec2_cluster/pages.rs"]
+mod pages;
 #[path = "ec2_cluster/paired.rs"]
 mod paired;
+#[path = "ec2_cluster/permissions.rs"]
+mod permissions;
 #[path = "ec2_cluster/removal.rs"]
 mod removal;
 #[path = "ec2_cluster/rules.rs"]

@@ -116,10 +116,9 @@ impl Cloud {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("septet-ec2-").tempdir().unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ec2_cloud/cloud.py");
         let mut child = Command::new(&python)
-            .arg(script)
-            .args(["--port", "0", "--work"])
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ec2_cloud"))
+            .args(["cloud.py", "--port", "0", "--work"])
             .arg(dir.path().join("boots"))
             .args(more)
             .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -99,6 +99,21 @@ fn just_what_is_needed() {
     }
 }
 
+/// What somebody opened by hand that no rule of Septet's looks like: other protocols, other kinds of addresses.
+#[test]
+fn nothing_of_another_kind_stays_open() {
+    let Some(cloud) = Cloud::new("nothing_of_another_kind_stays_open") else { return };
+    let cluster = Cluster::new(&cloud, "kinds");
+    cluster.up();
+    let id = cluster.groups()["hosts"]["id"].as_str().unwrap().to_owned();
+    let ports = [("GroupId", id.as_str()), ("IpPermissions.1.FromPort", "9092"), ("IpPermissions.1.ToPort", "9092")];
+    let open = |more: &[(&str, &str)]| cloud.aws("AuthorizeSecurityGroupIngress", &[&ports[..], more].concat());
+    open(&[("IpPermissions.1.IpProtocol", "tcp"), ("IpPermissions.1.Ipv6Ranges.1.CidrIpv6", "::/0")]);
+    open(&[("IpPermissions.1.IpProtocol", "udp"), ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0")]);
+    cluster.up();
+    opens(&cluster, &INSIDE, &["tcp 22 192.0.2.1/32"], &[]);
+}
+
 #[test]
 fn open_as_in_a_classroom() {
     let Some(cloud) = Cloud::new("open_as_in_a_classroom") else { return };
