@@ -160,7 +160,8 @@ impl Ec2 {
                     return Err(Error::failed(format!(
                         "the image needs a system volume of {} GiB, `root_volume` says {size}",
                         image.root_size
-                    )));
+                    ))
+                    .hint("leave its `size` out, or make it at least that"));
                 }
                 said.insert(format!("{} ({}, {})", image.id, image.name, image.architecture));
             }
