@@ -98,7 +98,8 @@ fn without_one() -> Vec<(String, Value, Vec<String>)> {
 
 #[test]
 fn the_policy_suffices_and_all_of_it_is_needed() {
-    let Some(cloud) = Cloud::new("the_policy_suffices_and_all_of_it_is_needed") else { return };
+    let new = || Cloud::new("the_policy_suffices_and_all_of_it_is_needed");
+    let Some(mut cloud) = new() else { return };
     let shown = |ran: &Option<Ran>| ran.as_ref().map(Ran::show).unwrap_or_default();
     restricted(&cloud, &shipped());
     let ran = a_life(&cloud, "allowed");
@@ -108,6 +109,10 @@ fn the_policy_suffices_and_all_of_it_is_needed() {
     let elsewhere = ["ec2:StopInstances", "ec2:ModifyInstanceAttribute", "ec2:DescribeInstanceAttribute", "servicequotas:GetServiceQuota"];
     let (mut needless, mut unnamed) = (BTreeSet::new(), Vec::new());
     for (number, (what, policy, named)) in without_one().into_iter().enumerate() {
+        // A cloud that has seen much is slow.
+        if number % 8 == 7 {
+            cloud = new().unwrap();
+        }
         let name = format!("less{number}");
         restricted(&cloud, &policy);
         match a_life(&cloud, &name) {
