@@ -210,6 +210,15 @@ impl Cloud {
     pub fn others(&self, cluster: &str) -> Things {
         self.select(|v| v["tags"]["septet:name"] != cluster)
     }
+    /// Insists that what was there before is there, as it was.
+    #[track_caller]
+    pub fn still_has(&self, before: &Things) {
+        let now = self.select(|_| true);
+        for (kind, list) in before {
+            let missing: Vec<&Value> = list.iter().filter(|v| !now[kind].contains(v)).collect();
+            assert!(missing.is_empty(), "{kind} that are gone or changed: {missing:#?}");
+        }
+    }
     fn select(&self, which: impl Fn(&Value) -> bool) -> Things {
         let state = self.state();
         KINDS
