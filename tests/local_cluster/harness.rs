@@ -142,6 +142,8 @@ pub struct Seen {
 /// A cluster of one test; everything of it goes when this is dropped.
 pub struct Cluster {
     pub name: String,
+    /// its hosts, without their prefix
+    pub hosts: Vec<&'static str>,
     dir: TempDir,
     bundle: PathBuf,
 }
@@ -149,6 +151,11 @@ pub struct Cluster {
 impl Cluster {
     /// A directory with an inventory; no container yet. The letter tells the tests of one process apart.
     pub fn new(letter: &str) -> Self {
+        Self::of(letter, &SEVEN)
+    }
+
+    /// The same of other hosts than the usual seven, which the inventory has yet to name.
+    pub fn of(letter: &str, hosts: &[&'static str]) -> Self {
         let dir = tempfile::Builder::new().prefix("septet-e2e-").tempdir().unwrap();
         let name = format!("e2e{}{letter}", std::process::id());
         // A copy, so that a build that goes on beside the test does not change what is deployed.
@@ -160,7 +167,7 @@ impl Cluster {
             fs::copy(from.join(program), bundle.join(program))
                 .unwrap_or_else(|e| panic!("{}: {e}; build the workspace, or set SEPTET_BUNDLE", from.join(program).display()));
         }
-        let this = Self { name, dir, bundle };
+        let this = Self { name, hosts: hosts.to_vec(), dir, bundle };
         this.write_inventory("");
         this
     }
@@ -196,6 +203,12 @@ impl Cluster {
         let text = fs::read_to_string(self.inventory()).unwrap();
         assert!(text.contains(from), "{text}");
         fs::write(self.inventory(), text.replace(from, to)).unwrap();
+    }
+
+    /// Writes more at the end of the inventory, below `vars:`.
+    pub fn add(&self, more: &str) {
+        let text = fs::read_to_string(self.inventory()).unwrap();
+        fs::write(self.inventory(), text + more).unwrap();
     }
 
     /// A host's full name.
@@ -241,7 +254,7 @@ impl Cluster {
         let report = ran.json();
         let healthy = report["healthy"].as_bool().unwrap();
         assert_eq!(ran.code, Some(if healthy { 0 } else { 3 }), "{}", ran.show());
-        assert_eq!(report["hosts"].as_array().unwrap().len(), 7);
+        assert_eq!(report["hosts"].as_array().unwrap().len(), self.hosts.len());
         let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let prefix = format!("{}-", self.prefix());
         for p in report["problems"].as_array().unwrap() {
@@ -278,6 +291,7 @@ impl Cluster {
         for line in docker(&args).lines() {
             let f: Vec<&str> = line.split(' ').collect();
             let unit = match f[0] {
+                r if r.starts_with("coord") && f[1].contains("-controller") => "kafka-server",
                 r if r.starts_with("coord") => "zookeeper-server",
                 r if r.starts_with("broker") => "kafka-server",
                 _ => "ssh",
@@ -299,11 +313,11 @@ impl Cluster {
     #[track_caller]
     pub fn is_whole(&self) {
         let mut names: Vec<String> = self.seen().into_values().map(|s| s.name).collect();
-        let mut wanted: Vec<String> = SEVEN.iter().map(|h| self.host(h)).collect();
+        let mut wanted: Vec<String> = self.hosts.iter().map(|h| self.host(h)).collect();
         names.sort();
         wanted.sort();
         assert_eq!(names, wanted);
-        assert_eq!((self.networks().len(), self.volumes().len()), (1, 7));
+        assert_eq!((self.networks().len(), self.volumes().len()), (1, self.hosts.len()));
         assert_eq!(self.problems(), BTreeMap::new());
     }
 

@@ -46,6 +46,15 @@ pub struct Watch {
 impl Watch {
     /// Begins; takes the two lists of `septet endpoints`.
     pub fn start(bootstrap: &str, zookeeper: &str) -> Self {
+        Self::asking(bootstrap, zookeeper, b"srvr")
+    }
+
+    /// The same with Kafka's own controllers.
+    pub fn with_controllers(bootstrap: &str, controllers: &str) -> Self {
+        Self::asking(bootstrap, controllers, API_VERSIONS)
+    }
+
+    fn asking(bootstrap: &str, keepers: &str, of_keepers: &'static [u8]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let all = |list: &str, question: &'static [u8]| {
             list.split(',')
@@ -55,7 +64,7 @@ impl Watch {
                 })
                 .collect()
         };
-        let (coordinators, brokers) = (all(zookeeper, b"srvr"), all(bootstrap, API_VERSIONS));
+        let (coordinators, brokers) = (all(keepers, of_keepers), all(bootstrap, API_VERSIONS));
         Self { stop, coordinators, brokers }
     }
 

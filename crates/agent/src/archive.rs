@@ -36,7 +36,7 @@ impl Drop for Workplace {
 /// Unpacks the blob `digest` into `dest`, unless `creates` is there.
 pub fn unarchive(digest: &str, dest: &str, creates: &str, check: bool) -> Result<Outcome, FileError> {
     let (dest, creates) = (Path::new(dest), Path::new(creates));
-    if !dest.is_absolute() || creates.parent() != Some(dest) {
+    if !dest.is_absolute() || creates.parent() != Some(dest) || creates.file_name().is_none() {
         return Err(FileError::Refused(format!("{} is not right below {}", creates.display(), dest.display())));
     }
     if creates.exists() {
@@ -49,6 +49,12 @@ pub fn unarchive(digest: &str, dest: &str, creates: &str, check: bool) -> Result
     let blob = store::blob_path(digest)?;
     if !blob.exists() {
         return Ok(Outcome::failed(format!("blob {digest} is not in the store")).with("missing_blob", digest));
+    }
+    // What rotted in the store may well unpack.
+    let found = File::open(&blob).and_then(|mut f| store::sha256(&mut f)).map_err(at("read", &blob))?;
+    if found != digest {
+        fs::remove_file(&blob).map_err(at("remove the damaged blob", &blob))?;
+        return Ok(Outcome::failed(format!("blob {digest} was damaged")).with("missing_blob", digest));
     }
     fs::create_dir_all(dest).map_err(at("make", dest))?;
     forget_unfinished(dest)?;
@@ -121,5 +127,7 @@ fn unpack(blob: &Path, into: &Path) -> Result<(), FileError> {
             return Err(FileError::Refused(format!("the archive has a path that leads out of it: {}", path.display())));
         }
     }
+    // To its very end, where the checksum of it all is.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
     Ok(())
 }
