@@ -29,8 +29,8 @@ pub fn shipped() -> Value {
 
 /// What is done without containers: with a network of its own and in the account's, with data that is kept, with other rules and
 /// tags, with the end of its time. The first command that fails, or nothing.
-fn a_life(cloud: &Cloud, name: &str) -> Option<Ran> {
-    let cluster = Cluster::new(cloud, name);
+fn a_life(cluster: &Cluster) -> Option<Ran> {
+    let cloud = cluster.cloud;
     cluster.more("ttl: 8h");
     let run = |args: &[&str]| {
         let ran = Ran::of(cluster.command(args), "", LIMIT);
@@ -55,12 +55,6 @@ fn a_life(cloud: &Cloud, name: &str) -> Option<Ran> {
         run(&["down", "--yes"])
     };
     life().err()
-}
-
-/// Takes away what a life has left that was cut short.
-fn clean(cloud: &Cloud, name: &str) {
-    cloud.set(json!({"iam": null}));
-    Cluster::new(cloud, name).down();
 }
 
 fn actions(statement: &Value) -> Vec<String> {
@@ -102,20 +96,28 @@ fn the_policy_suffices_and_all_of_it_is_needed() {
     let Some(mut cloud) = new() else { return };
     let shown = |ran: &Option<Ran>| ran.as_ref().map(Ran::show).unwrap_or_default();
     restricted(&cloud, &shipped());
-    let ran = a_life(&cloud, "allowed");
+    let ran = a_life(&Cluster::new(&cloud, "allowed"));
     assert!(ran.is_none(), "{}", shown(&ran));
 
     // What comes into play only where hosts are reached, or where an answer is a warning.
-    let elsewhere = ["ec2:StopInstances", "ec2:ModifyInstanceAttribute", "ec2:DescribeInstanceAttribute", "servicequotas:GetServiceQuota"];
+    let elsewhere = [
+        "ec2:StopInstances",
+        "ec2:ModifyInstanceAttribute",
+        "ec2:DescribeInstanceAttribute",
+        "servicequotas:GetServiceQuota",
+        // Debian's images are also found by their owner, and the stand-in asks for no snapshots.
+        "debian/*",
+        "snapshot/*",
+    ];
     let (mut needless, mut unnamed) = (BTreeSet::new(), Vec::new());
     for (number, (what, policy, named)) in without_one().into_iter().enumerate() {
         // A cloud that has seen much is slow.
         if number % 8 == 7 {
             cloud = new().unwrap();
         }
-        let name = format!("less{number}");
+        let cluster = Cluster::new(&cloud, &format!("less{number}"));
         restricted(&cloud, &policy);
-        match a_life(&cloud, &name) {
+        match a_life(&cluster) {
             None if elsewhere.iter().any(|a| what.ends_with(a)) => {}
             None => drop(needless.insert(what)),
             Some(ran) => {
@@ -127,8 +129,10 @@ fn the_policy_suffices_and_all_of_it_is_needed() {
                 }
             }
         }
-        clean(&cloud, &name);
+        // What a life has left that was cut short.
+        cloud.set(json!({"iam": null}));
+        cluster.run(&["down", "--yes"]);
     }
-    assert!(unnamed.is_empty(), "{} errors that do not name what is missing:\n\n{}", unnamed.len(), unnamed.join("\n\n"));
-    assert!(needless.is_empty(), "all goes without: {needless:#?}");
+    let good = unnamed.is_empty() && needless.is_empty();
+    assert!(good, "all goes without {needless:#?}\n{} errors that do not name what is missing:\n\n{}", unnamed.len(), unnamed.join("\n\n"));
 }
