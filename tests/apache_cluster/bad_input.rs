@@ -16,7 +16,7 @@ use sha2::{Digest, Sha512};
 use super::{
     archives,
     harness::{Cluster, Ran, docker, docker_try, enabled},
-    steps::cluster,
+    steps::{add, cluster},
 };
 
 /// What the programs of an archive are made of in these tests: bytes that do not compress.
@@ -193,7 +193,7 @@ impl BareImage {
         let node = node.unwrap_or_else(|| {
             // The first of all tests on this machine: the image is made when somebody wants it.
             let any = Cluster::of("x", &["control01", "zk01", "kafka01"]);
-            any.add("groups: {coordinators: {count: 1}, brokers: {count: 1}}\n");
+            add(&any, "groups: {coordinators: {count: 1}, brokers: {count: 1}}\n");
             any.ok(&["up"]);
             docker(&["inspect", "--format", "{{.Config.Image}}", &any.containers()[0]])
         });
@@ -231,7 +231,7 @@ fn hosts_that_cannot_run_it() {
     let image = BareImage::new();
     let cluster = cluster("f", &THREE, &archive, "");
     cluster.edit("docker: {}", &format!("docker: {{image: '{}'}}", image.0));
-    cluster.add("groups: {coordinators: {count: 1}, brokers: {count: 1}}\n");
+    add(&cluster, "groups: {coordinators: {count: 1}, brokers: {count: 1}}\n");
     let hosts: Vec<String> = THREE.iter().map(|h| cluster.host(h)).collect();
     let untouched = |in_opt: &[&str; 3]| {
         for (host, wanted) in hosts.iter().zip(in_opt) {

@@ -7,7 +7,7 @@ use super::{
     archives::{self, Archive},
     clients::{consume_all, numbers, produce_numbers},
     harness::{Cluster, docker, enabled},
-    steps::{alter_topic, cluster, create_topic, down, formatted, inside, is_spread_somehow, notes, nothing_touched, tool},
+    steps::{add, alter_topic, cluster, create_topic, down, formatted, inside, is_spread_somehow, notes, nothing_touched, tool},
 };
 
 const FOUR: [&str; 4] = ["control01", "kafka01", "kafka02", "kafka03"];
@@ -20,7 +20,7 @@ fn combined_and_another_version() {
     }
     let (Some(old), Some(new)) = (archives::find("3.9.1"), archives::find("4.1.1")) else { return };
     let cluster = cluster("c", &FOUR, &old, "");
-    cluster.add("groups: {coordinators: {count: 0}}\n");
+    add(&cluster, "groups: {coordinators: {count: 0}}\n");
     let up = cluster.ok(&["up"]).says(&["up and healthy"]);
     eprintln!("up, combined: {:.1} s", up.took.as_secs_f64());
     cluster.is_whole();

@@ -158,7 +158,7 @@ fn renamed_at_work(cluster: &Cluster, servers: &str) {
     assert_eq!(controllers.len(), 3);
     let sampler = Sampler::start(controllers.clone());
     let list: Vec<String> = controllers.iter().map(ToString::to_string).collect();
-    let watch = Watch::with_controllers(servers, &list.join(","));
+    let watch = Watch::start(servers, &list.join(","));
     let stop = Arc::new(AtomicBool::new(false));
     let looks = {
         let (stop, servers) = (stop.clone(), servers.to_owned());

@@ -1,6 +1,6 @@
 //! What several tests do with a cluster of Apache Kafka.
 
-use std::{collections::BTreeMap, net::SocketAddr, thread, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, thread, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -41,10 +41,16 @@ done = admin.incremental_alter_configs([resource], request_timeout=60)
 done[resource].result(80); print("null")
 "#;
 
+/// Writes more at the end of an inventory.
+pub fn add(cluster: &Cluster, more: &str) {
+    let text = fs::read_to_string(cluster.inventory()).unwrap();
+    fs::write(cluster.inventory(), text + more).unwrap();
+}
+
 /// A cluster whose inventory names an archive; no container yet.
 pub fn cluster(letter: &str, hosts: &[&'static str], archive: &Archive, more: &str) -> Cluster {
     let cluster = Cluster::of(letter, hosts);
-    cluster.add(&format!("engine: {{apache: {{{}{more}}}}}\n", archive.settings()));
+    add(&cluster, &format!("engine: {{apache: {{{}{more}}}}}\n", archive.settings()));
     cluster
 }
 
@@ -215,7 +221,7 @@ pub fn is_spread_somehow(servers: &str, topic: &str) {
 #[track_caller]
 pub fn other_engines_refused(cluster: &Cluster, is: &str, others: &[(&str, &str)]) {
     let before = cluster.seen();
-    let text = std::fs::read_to_string(cluster.inventory()).unwrap();
+    let text = fs::read_to_string(cluster.inventory()).unwrap();
     let engine = text.lines().find(|l| l.starts_with("engine:")).unwrap().to_owned();
     for (line, kind) in others {
         cluster.edit(&engine, line);

@@ -205,12 +205,6 @@ impl Cluster {
         fs::write(self.inventory(), text.replace(from, to)).unwrap();
     }
 
-    /// Writes more at the end of the inventory, below `vars:`.
-    pub fn add(&self, more: &str) {
-        let text = fs::read_to_string(self.inventory()).unwrap();
-        fs::write(self.inventory(), text + more).unwrap();
-    }
-
     /// A host's full name.
     pub fn host(&self, short: &str) -> String {
         format!("{}-{short}", self.prefix())

@@ -44,17 +44,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins; takes the two lists of `septet endpoints`.
-    pub fn start(bootstrap: &str, zookeeper: &str) -> Self {
-        Self::asking(bootstrap, zookeeper, b"srvr")
-    }
-
-    /// The same with Kafka's own controllers.
-    pub fn with_controllers(bootstrap: &str, controllers: &str) -> Self {
-        Self::asking(bootstrap, controllers, API_VERSIONS)
-    }
-
-    fn asking(bootstrap: &str, keepers: &str, of_keepers: &'static [u8]) -> Self {
+    /// Begins; takes the two lists of `septet endpoints`. Kafka's own controllers are in no such list, they may stand in the second.
+    pub fn start(bootstrap: &str, keepers: &str) -> Self {
+        let of_keepers: &[u8] = if keepers.contains(":9093") { API_VERSIONS } else { b"srvr" };
         let stop = Arc::new(AtomicBool::new(false));
         let all = |list: &str, question: &'static [u8]| {
             list.split(',')
