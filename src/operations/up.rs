@@ -240,9 +240,9 @@ pub async fn up(cluster: &mut Cluster) -> Result<UpOutcome> {
     locked(&name, &*provider, up_now(cluster)).await
 }
 
-/// Says what of the inventory has no effect.
+/// Says what of the inventory has no effect, or more than one may think.
 fn warn(cluster: &Cluster) {
-    for line in engine::doubtful_keys(&cluster.inventory) {
+    for line in engine::doubtful_keys(&cluster.inventory).into_iter().chain(cluster.provider.warnings()) {
         cluster.reporter.say(&format!("warning: {line}"));
     }
 }

@@ -348,6 +348,10 @@ pub trait Provider: Send + Sync {
     }
     /// Where a port of a host can be reached from the user's machine.
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String>;
+    /// What of the settings is better known, whatever is done.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// What was asked so far.
     fn stats(&self) -> Option<ProviderStats> {
         None

@@ -5,6 +5,7 @@ Invariant: everything made here carries this cloud's labels and nothing else is 
 
 import os
 import subprocess
+import time
 
 LABEL = "septet.test.cloud"
 # Process numbers mean something only among those who see the same ones.
@@ -39,9 +40,21 @@ def remove_all(pid=None):
         (["network", "ls"], ["network", "rm"]),
         (["volume", "ls"], ["volume", "rm", "-f"]),
     ):
-        found = run(*listing, *chosen).split()
-        if found:
+        _remove(lambda: run(*listing, *chosen).split(), removal)
+
+
+def _remove(find, removal, attempts=20):
+    """Removes what is found until nothing is; what goes away by itself at the same time makes a removal fail."""
+    for left in range(attempts - 1, -1, -1):
+        found = find()
+        if not found:
+            return
+        try:
             run(*removal, *found)
+        except EngineError:
+            if not left:
+                raise
+            time.sleep(0.5)
 
 
 def sweep():

@@ -71,6 +71,10 @@ fn rules(list: Option<Vec<sdk::IpPermission>>) -> Vec<Rule> {
     out
 }
 
+fn of_reservation(r: sdk::Reservation) -> Vec<Instance> {
+    r.instances.unwrap_or_default().into_iter().filter_map(instance).collect()
+}
+
 /// Reads all pages of a call and turns them into ours.
 macro_rules! all_pages {
     ($self:ident, $action:literal, $call:expr, $convert:expr) => {{
@@ -97,20 +101,13 @@ impl Client {
     /// Instances, also terminated ones unless a filter says otherwise.
     pub async fn instances(&self, by: &[Filter]) -> Result<Vec<Instance>, ApiError> {
         let call = self.ec2.describe_instances().set_filters(filters(by));
-        all_pages!(self, "DescribeInstances", call, |r: sdk::Reservation| r
-            .instances
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(instance)
-            .collect::<Vec<_>>())
+        all_pages!(self, "DescribeInstances", call, of_reservation)
     }
 
     /// Instances by id.
     pub async fn instances_by_id(&self, ids: &[String]) -> Result<Vec<Instance>, ApiError> {
         let call = self.ec2.describe_instances().set_instance_ids(Some(ids.to_vec()));
-        let answer = self.timed(call.send()).await.map_err(|e| ApiError::from_sdk("DescribeInstances", e))?;
-        let all = answer.reservations.unwrap_or_default().into_iter().flat_map(|r| r.instances.unwrap_or_default());
-        Ok(all.filter_map(instance).collect())
+        all_pages!(self, "DescribeInstances", call, of_reservation)
     }
 
     /// Volumes.

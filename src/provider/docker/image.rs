@@ -10,7 +10,11 @@ use bollard::{
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 
-use super::{LOGIN, explain, is_status};
+use super::{
+    LOGIN,
+    create::add,
+    errors::{explain, is_status},
+};
 use crate::error::{Error, Result};
 
 /// Numeric id of the login user.
@@ -127,8 +131,8 @@ async fn build(engine: &Engine, tag: &str, java: bool) -> Result<()> {
         "FROM {BASE}\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}\nCOPY setup.sh /setup.sh\nRUN sh /setup.sh && rm /setup.sh\nSTOPSIGNAL SIGRTMIN+3\nCMD [\"/sbin/init\"]\n"
     );
     let mut tar = tar::Builder::new(Vec::new());
-    super::add(&mut tar, "Dockerfile", dockerfile.as_bytes(), 0o644, 0)?;
-    super::add(&mut tar, "setup.sh", SETUP.as_bytes(), 0o755, 0)?;
+    add(&mut tar, "Dockerfile", dockerfile.as_bytes(), 0o644, 0)?;
+    add(&mut tar, "setup.sh", SETUP.as_bytes(), 0o755, 0)?;
     let options = BuildImageOptionsBuilder::default()
         .dockerfile("Dockerfile")
         .t(tag)

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::explain;
+use super::errors::explain;
 use crate::{
     error::{Error, Result},
     ssh::keys,

@@ -226,7 +226,10 @@ impl Ec2 {
     async fn request(&self, a: &Attempt<'_>, intent: &Intent, private_ip: Option<String>, site: &Site<'_>) -> Result<Launch> {
         let role = a.id.role;
         let image = self.image(self.architecture_of(a.instance_type).await?).await?;
-        let mut volumes = vec![volume(&image.root_device, &self.settings.root_volume, true)];
+        let mut volumes = Vec::new();
+        if !image.root_device.is_empty() {
+            volumes.push(volume(&image.root_device, &self.settings.root_volume, true));
+        }
         if let Some(data) = self.data_volume(role).filter(|_| a.with_data) {
             volumes.push(volume(DATA_DEVICE, data, false));
         }
@@ -349,13 +352,21 @@ impl Ec2 {
     }
 
     /// The name by which the console knows a host and its volumes.
-    pub(super) async fn rename(&self, id: HostId, to: &str, _site: &Site<'_>) -> Result<()> {
+    pub(super) async fn rename(&self, id: HostId, to: &str) -> Result<()> {
         let instance = self.seen().instances.get(&id).cloned();
         let Some(instance) = instance else { return Ok(()) };
         let mut ids = vec![instance.id.clone()];
         ids.extend(instance.volumes.values().cloned());
-        let tags = BTreeMap::from([(tags::DISPLAY.to_owned(), to.to_owned()), (tags::PREFIX.to_owned(), self.prefix.clone())]);
-        self.client().await?.set_tags(&ids, &tags).await.map_err(|e| explain(&format!("cannot rename {to}"), e))
+        let client = self.client().await?;
+        let doing = format!("cannot rename {to}");
+        let prefix = (tags::PREFIX.to_owned(), self.prefix.clone());
+        // What is the whole cluster's goes with the control host.
+        let groups: Vec<String> = self.seen().groups.iter().map(|g| g.id.clone()).collect();
+        if id.role == Role::Control && !groups.is_empty() {
+            client.set_tags(&groups, &BTreeMap::from([prefix.clone()])).await.map_err(|e| explain(&doing, e))?;
+        }
+        let tags = BTreeMap::from([(tags::DISPLAY.to_owned(), to.to_owned()), prefix]);
+        client.set_tags(&ids, &tags).await.map_err(|e| explain(&doing, e))
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{
     ssh::keys,
 };
 
+/// How the tag `septet:cluster` of a lock begins: it belongs to a name, not to a cluster.
+pub const MARK: &str = "lock:";
 const HOLDER: &str = "septet:holder";
 const WHO: &str = "septet:who";
 const SEEN: &str = "septet:seen";
@@ -54,13 +56,13 @@ fn is_stale(key: &KeyPair, holder: &Holder, now: u64) -> bool {
 /// Takes the right to change the cluster of a name.
 pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result<Hold> {
     let name = format!("septet-lock-{cluster}");
-    let doing = format!("cannot find out whether somebody else is at work on cluster `{cluster}`");
+    let doing = format!("cannot take the lock of cluster `{cluster}`");
     // The key is nobody's: its private half is thrown away.
     let public = keys::new_host_key("lock")?.public;
     let who: String = holder.text.chars().filter(|c| c.is_ascii() && *c != '`').take(240).collect();
     for _ in 0..6 {
         let tags = Tags::from([
-            (tags::CLUSTER.to_owned(), format!("lock:{cluster}")),
+            (tags::CLUSTER.to_owned(), format!("{MARK}{cluster}")),
             (tags::NAME.to_owned(), cluster.to_owned()),
             (tags::DISPLAY.to_owned(), name.clone()),
             (HOLDER.to_owned(), holder.id.clone()),

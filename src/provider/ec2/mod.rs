@@ -35,7 +35,7 @@ use super::{
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
-    inventory::{Connect, Ec2Settings, Engine, Host, HostId, Inventory, Role},
+    inventory::{Connect, Ec2Settings, Engine, Host, HostId, Inventory, Role, Security},
     plan::Step,
     playbook::runner::Boxed,
     ssh::Endpoint,
@@ -225,7 +225,7 @@ impl Provider for Ec2 {
                 Step::Start { id, name } | Step::Unpause { id, name } => self.start(*id, name).await,
                 Step::Resize { id, name, to, .. } => self.waiting(self.resize(*id, name, to)).await,
                 Step::Adjust(adjustment) => self.adjust(adjustment).await,
-                Step::Rename { id, to, .. } => self.rename(*id, to, site).await,
+                Step::Rename { id, to, .. } => self.rename(*id, to).await,
             }
         })
     }
@@ -300,6 +300,13 @@ impl Provider for Ec2 {
             Connect::Private => host.address,
         };
         Some(format!("{address}:{port}"))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        match self.settings.security {
+            Security::Classroom => vec!["security: classroom opens every TCP port of every host to the whole internet; leave `security` out when the lesson is over, and `septet up` closes them".into()],
+            Security::Least => Vec::new(),
+        }
     }
 
     fn stats(&self) -> Option<ProviderStats> {

@@ -24,6 +24,8 @@ use crate::{
 const INSIDE: [u16; 5] = [2181, 2888, 3888, 9092, 9093];
 /// Everything, for lessons.
 const ANYWHERE: &str = "0.0.0.0/0";
+/// How often one looks for what was made, half a second apart.
+const LISTED_TRIES: u32 = 60;
 /// Zones for which a VPC of ours gets a subnet.
 const OWN_ZONES: usize = 4;
 
@@ -217,11 +219,10 @@ impl Ec2 {
         let (vpc, layout) = match site.observed.network.as_ref().map(|n| &n.place) {
             Some(Place::Zones(layout)) => (seen.first().map(|g| g.vpc.clone()).unwrap_or_default(), layout.clone()),
             _ => {
-                let vpc = match self.vpc().await? {
-                    Some(id) => id,
+                let (vpc, subnets) = match self.vpc().await? {
+                    Some(id) => (id.clone(), self.subnets(&id).await?),
                     None => self.own_vpc(client, site.uuid).await?,
                 };
-                let subnets = self.subnets(&vpc).await?;
                 let layout = self.find_layout(&subnets, site.uuid).await?;
                 (vpc, layout)
             }
@@ -299,7 +300,7 @@ impl Ec2 {
     }
 
     /// A VPC of the cluster's own with a way to the internet and a subnet a zone.
-    async fn own_vpc(&self, client: &Client, uuid: &str) -> Result<String> {
+    async fn own_vpc(&self, client: &Client, uuid: &str) -> Result<(String, Vec<Subnet>)> {
         let VpcChoice::New { cidr } = &self.settings.vpc else {
             return Err(Error::failed("no VPC of its own is wanted"));
         };
@@ -343,7 +344,15 @@ impl Ec2 {
             );
             made.await.map_err(doing(&format!("the subnet in {zone}")))?;
         }
-        Ok(vpc)
+        // What was made a moment ago may not be listed yet.
+        for _ in 0..LISTED_TRIES {
+            let listed = client.subnets(&by).await.map_err(doing("the subnets"))?;
+            if zones.iter().all(|z| listed.iter().any(|s| s.zone == *z)) {
+                return Ok((vpc.clone(), self.subnets(&vpc).await?));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Err(Error::failed("the subnets that were made are not listed").hint("run `septet up` again"))
     }
 
     /// Zones that have, for each role, the wanted type or one of its alternatives.

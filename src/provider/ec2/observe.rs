@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use septet_ec2::{Instance, InstanceState, filter, tag_filter};
+use septet_ec2::{Client, Instance, InstanceState, filter, tag_filter};
 use tokio::time::Instant;
 
 use super::{Ec2, Seen, locked, policy::explain, tags};
@@ -80,6 +80,9 @@ impl Ec2 {
                 }
             }
         }
+        if uuids.is_empty() {
+            uuids = self.leftover_uuids(client).await?;
+        }
         uuids.sort();
         uuids.dedup();
         if uuids.len() > 1 {
@@ -95,6 +98,20 @@ impl Ec2 {
         });
         *self.seen() = seen;
         Ok(observed)
+    }
+
+    /// Identities of what is made first and removed last: a run that was killed may have left nothing else.
+    async fn leftover_uuids(&self, client: &Client) -> Result<Vec<String>> {
+        let by = [tag_filter(tags::NAME, &self.cluster)];
+        let (keys, subnets, gateways, vpcs) =
+            tokio::join!(client.key_pairs(&by), client.subnets(&by), client.gateways(&by), client.vpcs(&by));
+        let fail = |e| explain("cannot look for what is left of the cluster", e);
+        let all = keys.map_err(fail)?.into_iter().map(|k| k.tags);
+        let all = all.chain(subnets.map_err(fail)?.into_iter().map(|s| s.tags));
+        let all = all.chain(gateways.map_err(fail)?.into_iter().map(|g| g.tags));
+        let all = all.chain(vpcs.map_err(fail)?.into_iter().map(|v| v.tags));
+        // The lock is no part of the cluster.
+        Ok(all.filter_map(|mut t| t.remove(tags::CLUSTER)).filter(|u| !u.starts_with(super::lock::MARK)).collect())
     }
 
     /// Waits until what this process launched or started runs, and is found by its tags too.

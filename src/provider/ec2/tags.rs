@@ -69,8 +69,10 @@ impl Ec2 {
         tags.insert(PREFIX.into(), self.prefix.clone());
         tags.insert(ENGINE.into(), self.engine.kind().into());
         tags.insert(DISPLAY.into(), name.to_owned());
-        if let Some(ttl) = self.ttl {
-            tags.insert(EXPIRES.into(), (now_s() + ttl.as_secs()).to_string());
+        // Counted from when the cluster is made, also for what is made later.
+        let known = self.seen().groups.iter().find_map(|g| g.tags.get(EXPIRES).cloned());
+        if let Some(expires) = self.ttl.map(|ttl| known.unwrap_or_else(|| (now_s() + ttl.as_secs()).to_string())) {
+            tags.insert(EXPIRES.into(), expires);
         }
         tags
     }

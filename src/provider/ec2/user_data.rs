@@ -29,7 +29,7 @@ pub fn render(host_key: &HostKey, login_key: &str) -> String {
     // On the first boot the user is not there yet. Later the line is the only one of Septet's; what others put there stays.
     let _ = write!(
         out,
-        "bootcmd:\n  - |\n    d=/home/{LOGIN}/.ssh\n    if [ -d \"$d\" ]; then\n      touch \"$d/authorized_keys\"\n      grep -v ' septet$' \"$d/authorized_keys\" > \"$d/authorized_keys.new\"\n      printf '%s\\n' '{} septet' >> \"$d/authorized_keys.new\"\n      chown --reference=\"$d\" \"$d/authorized_keys.new\"\n      chmod 0600 \"$d/authorized_keys.new\"\n      mv -f \"$d/authorized_keys.new\" \"$d/authorized_keys\"\n    fi\n",
+        "bootcmd:\n  - |\n    d=/home/{LOGIN}/.ssh\n    if [ -d \"$d\" ]; then\n      touch \"$d/authorized_keys\"\n      grep -vE ' septet( [0-9a-f-]+)?$' \"$d/authorized_keys\" > \"$d/authorized_keys.new\"\n      printf '%s\\n' '{} septet' >> \"$d/authorized_keys.new\"\n      chown --reference=\"$d\" \"$d/authorized_keys.new\"\n      chmod 0600 \"$d/authorized_keys.new\"\n      mv -f \"$d/authorized_keys.new\" \"$d/authorized_keys\"\n    fi\n",
         bare(login_key)
     );
     out

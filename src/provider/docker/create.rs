@@ -1,0 +1,145 @@
+//! A host's container: made, given its keys, started; and removed.
+
+use std::collections::HashMap;
+
+use bollard::{
+    body_full,
+    errors::Error as EngineError,
+    models::{
+        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, Mount, MountType, NetworkingConfig, PortBinding,
+        RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+    },
+    query_parameters::{
+        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    },
+};
+
+use super::{
+    CLUSTER, Docker, HOST_KEY, INDEX, LOGIN, ROLE,
+    errors::{explain, is_status},
+    image, privilege, volume_name,
+};
+use crate::{
+    error::{Error, Result},
+    inventory::HostId,
+    provider::{ObservedNetwork, Site, foreign, published_ports},
+    ssh::keys,
+};
+
+impl Docker {
+    pub(super) async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>) -> Result<()> {
+        let (image, privilege) = self.ready.get().ok_or_else(|| Error::failed("the node image is not ready"))?;
+        let doing = format!("cannot make {name}");
+        let address = network.host(id).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
+        let labels = |extra: &[(&str, String)]| {
+            let mut l = self.labels(site.uuid);
+            l.insert(ROLE.to_owned(), id.role.name().to_owned());
+            l.insert(INDEX.to_owned(), id.index.to_string());
+            l.extend(extra.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+            l
+        };
+        let volume = volume_name(site.uuid, id);
+        let request = VolumeCreateRequest { name: Some(volume.clone()), labels: Some(labels(&[])), ..Default::default() };
+        self.engine.create_volume(request).await.map_err(|e| explain(&doing, e))?;
+
+        let host_key = keys::new_host_key(&format!("{}{} of {}", id.role, id.index, site.uuid))?;
+        let mut bindings = HashMap::new();
+        let mut exposed = Vec::new();
+        for (inner, offset) in published_ports(id, self.metadata) {
+            let binding =
+                PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some((Self::ports_from(network) + offset).to_string()) };
+            bindings.insert(format!("{inner}/tcp"), Some(vec![binding]));
+            exposed.push(format!("{inner}/tcp"));
+        }
+        let mut host_config = HostConfig {
+            port_bindings: Some(bindings),
+            mounts: Some(vec![Mount {
+                target: Some("/data".into()),
+                source: Some(volume),
+                typ: Some(MountType::VOLUME),
+                ..Default::default()
+            }]),
+            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None }),
+            network_mode: Some(network.reference.clone()),
+            ..Default::default()
+        };
+        privilege.apply(&mut host_config);
+        let endpoint = EndpointSettings {
+            ipam_config: Some(EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() }),
+            ..Default::default()
+        };
+        let body = ContainerCreateBody {
+            image: Some(image.clone()),
+            hostname: Some(name.to_owned()),
+            labels: Some(labels(&[(HOST_KEY, host_key.public.clone())])),
+            stop_signal: Some("SIGRTMIN+3".into()),
+            exposed_ports: Some(exposed),
+            host_config: Some(host_config),
+            networking_config: Some(NetworkingConfig { endpoints_config: Some(HashMap::from([(network.reference.clone(), endpoint)])) }),
+            ..privilege::command()
+        };
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        let mut made = self.engine.create_container(Some(options.clone()), body.clone()).await;
+        if made.as_ref().is_err_and(|e| is_status(e, 409)) && self.is_ours(name, site.uuid).await {
+            // A run that was killed had asked for it, and nothing of ours is in it yet.
+            self.remove_container(name).await?;
+            made = self.engine.create_container(Some(options), body).await;
+        }
+        let made = match made {
+            Ok(m) => m,
+            Err(e) if is_status(&e, 409) => return Err(foreign(name, "a container")),
+            Err(e) => return Err(explain(&doing, e)),
+        };
+        let tar = planted(&host_key, site.public_key).map_err(|e| e.context(&doing))?;
+        self.upload(&made.id, tar).await.map_err(|e| explain(&doing, e))?;
+        self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
+    }
+
+    pub(super) async fn is_ours(&self, name: &str, uuid: &str) -> bool {
+        let found = self.engine.inspect_container(name, None).await.ok();
+        found.and_then(|c| c.config?.labels?.remove(CLUSTER)).is_some_and(|l| l == uuid)
+    }
+
+    pub(super) async fn upload(&self, container: &str, tar: Vec<u8>) -> std::result::Result<(), EngineError> {
+        let options = UploadToContainerOptionsBuilder::default().path("/").build();
+        self.engine.upload_to_container(container, Some(options), body_full(tar.into())).await
+    }
+
+    pub(super) async fn remove_container(&self, reference: &str) -> Result<()> {
+        // Asked to stop first: what is written is flushed. Then whatever is left is removed.
+        let _ = self.engine.stop_container(reference, Some(StopContainerOptionsBuilder::default().t(3).build())).await;
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match self.engine.remove_container(reference, Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(e) if is_status(&e, 404) => Ok(()),
+            // It is being removed already.
+            Err(e) if is_status(&e, 409) => Ok(()),
+            Err(e) => Err(explain("cannot remove a container", e)),
+        }
+    }
+}
+
+/// Files that a host gets before its first start, as a tar archive.
+fn planted(host_key: &keys::HostKey, public_key: &str) -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    add(&mut tar, "etc/ssh/ssh_host_ed25519_key", host_key.private.as_bytes(), 0o600, 0)?;
+    add(&mut tar, "etc/ssh/ssh_host_ed25519_key.pub", format!("{}\n", host_key.public).as_bytes(), 0o644, 0)?;
+    authorize(&mut tar, public_key)?;
+    Ok(tar.into_inner()?)
+}
+
+pub fn authorize(tar: &mut tar::Builder<Vec<u8>>, public_key: &str) -> Result<()> {
+    let line = format!("{public_key}\n");
+    add(tar, &format!("home/{LOGIN}/.ssh/authorized_keys"), line.as_bytes(), 0o600, image::LOGIN_UID)
+}
+
+pub fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32, owner: u64) -> Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(mode);
+    header.set_uid(owner);
+    header.set_gid(owner);
+    header.set_mtime(0);
+    header.set_cksum();
+    Ok(tar.append_data(&mut header, path, bytes)?)
+}

@@ -1,0 +1,100 @@
+//! The cluster's network: a free subnet, and a row of free ports that are published on this machine.
+
+use bollard::{
+    errors::Error as EngineError,
+    models::{Ipam, IpamConfig, NetworkCreateRequest},
+};
+
+use super::{CLUSTER, Docker, PORTS, Subnet, errors::explain, subnet};
+use crate::{
+    error::{Error, Result},
+    provider::{ObservedNetwork, PORTS_PER_CLUSTER, Place, Site, published_ports},
+};
+
+/// How often ports are picked anew when clusters that are made at the same moment pick the same.
+const MAX_CONTESTS: u16 = 10;
+
+impl Docker {
+    pub(super) async fn make_network(&self, site: &Site<'_>) -> Result<ObservedNetwork> {
+        if let Some(n) = &site.observed.network {
+            return Ok(n.clone());
+        }
+        for attempt in 0..MAX_CONTESTS {
+            let network = self.network_at(site, attempt).await?;
+            if self.settings.ports_from.is_some() || !self.is_contested(&network).await? {
+                return Ok(network);
+            }
+            // Another cluster was made at the same moment and picked the same ports: whoever sees that yields.
+            let _ = self.engine.remove_network(&network.reference).await;
+        }
+        Err(Error::failed("other clusters keep picking the same ports").hint("set `ports_from` in the inventory"))
+    }
+
+    async fn is_contested(&self, mine: &ObservedNetwork) -> Result<bool> {
+        let all = self.engine.list_networks(None).await.map_err(|e| explain("cannot list networks", e))?;
+        Ok(all
+            .iter()
+            .filter_map(Self::observed_network)
+            .any(|n| n.reference != mine.reference && Self::ports_from(&n).abs_diff(Self::ports_from(mine)) < PORTS_PER_CLUSTER))
+    }
+
+    /// The network of this identity, if it is there; a run that was killed may have asked for it.
+    async fn own_network(&self, uuid: &str) -> Result<Option<ObservedNetwork>> {
+        Ok(self.networks(CLUSTER, uuid).await?.iter().find_map(Self::observed_network))
+    }
+
+    async fn network_at(&self, site: &Site<'_>, attempt: u16) -> Result<ObservedNetwork> {
+        if let Some(n) = self.own_network(site.uuid).await? {
+            return Ok(n);
+        }
+        let all = self.engine.list_networks(None).await.map_err(|e| explain("cannot list networks", e))?;
+        let used: Vec<String> =
+            all.iter().flat_map(|n| n.ipam.iter().flat_map(|i| i.config.iter().flatten().filter_map(|c| c.subnet.clone()))).collect();
+        let others: Vec<u16> = all.iter().filter_map(|n| n.labels.as_ref()?.get(PORTS)?.parse().ok()).collect();
+        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
+        let ports_from = match self.settings.ports_from {
+            Some(p) => {
+                if let Some(taken) = needed.iter().map(|o| p + o).find(|p| !subnet::is_free(*p)) {
+                    return Err(Error::failed(format!("port {taken} of 127.0.0.1 is taken"))
+                        .hint("change `ports_from`, or leave it out to have free ports picked"));
+                }
+                p
+            }
+            None => subnet::free_ports(&needed, &others, site.uuid, attempt)
+                .ok_or_else(|| Error::failed("no free row of ports was found on 127.0.0.1").hint("set `ports_from`"))?,
+        };
+        let fixed = self.settings.subnet.as_deref().and_then(Subnet::parse);
+        let tries = match fixed {
+            Some(s) => vec![s],
+            None => subnet::candidates(site.uuid, &used),
+        };
+        let mut labels = self.labels(site.uuid);
+        labels.insert(PORTS.to_owned(), ports_from.to_string());
+        for subnet in tries.into_iter().take(50) {
+            let config = IpamConfig { subnet: Some(subnet.to_string()), gateway: Some(subnet.gateway().to_string()), ..Default::default() };
+            let request = NetworkCreateRequest {
+                name: format!("septet-{}-{}", self.cluster, &site.uuid[..8]),
+                driver: Some("bridge".into()),
+                ipam: Some(Ipam { config: Some(vec![config]), ..Default::default() }),
+                labels: Some(labels.clone()),
+                ..Default::default()
+            };
+            match self.engine.create_network(request).await {
+                Ok(made) => {
+                    return Ok(ObservedNetwork { reference: made.id, place: Place::Docker { subnet, ports_from } });
+                }
+                Err(EngineError::DockerResponseServerError { message, .. }) if message.contains("overlap") => {
+                    if let Some(n) = self.own_network(site.uuid).await? {
+                        return Ok(n);
+                    }
+                    if fixed.is_some() {
+                        return Err(Error::failed(format!("subnet {subnet} is taken: {message}"))
+                            .hint("change `subnet`, or leave it out to have a free one picked"));
+                    }
+                }
+                Err(e) => return Err(explain("cannot make the network", e)),
+            }
+        }
+        Err(Error::failed("no free subnet was found").hint("set `subnet` in the inventory"))
+    }
+}

@@ -1,0 +1,141 @@
+//! What exists of a cluster: containers, networks and volumes with its name.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::{
+    models::{ContainerInspectResponse, ContainerStateStatusEnum},
+    query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder},
+};
+
+use super::{
+    CLUSTER, Docker, ENGINE, EXPIRES, HOST_KEY, INDEX, NAME, PORTS, ROLE, Subnet,
+    errors::{explain, is_status},
+    filter,
+};
+use crate::{
+    error::{Error, Result},
+    inventory::{HostId, Role},
+    provider::{HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place},
+};
+
+impl Docker {
+    pub(super) async fn containers(&self, label: &str, value: &str) -> Result<Vec<ContainerInspectResponse>> {
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filter(label, value)).build();
+        let list = self.engine.list_containers(Some(options)).await.map_err(|e| explain("cannot list containers", e))?;
+        let ids: Vec<String> = list.into_iter().filter_map(|c| c.id).collect();
+        let found = futures_util::future::join_all(ids.iter().map(|id| self.engine.inspect_container(id, None))).await;
+        let mut out = Vec::new();
+        for one in found {
+            match one {
+                Ok(c) => out.push(c),
+                Err(e) if is_status(&e, 404) => {}
+                Err(e) => return Err(explain("cannot inspect a container", e)),
+            }
+        }
+        Ok(out)
+    }
+
+    pub(super) fn observed_host(c: &ContainerInspectResponse) -> Option<ObservedHost> {
+        let labels = c.config.as_ref()?.labels.as_ref()?;
+        let id = HostId { role: Role::parse(labels.get(ROLE)?)?, index: labels.get(INDEX)?.parse().ok()? };
+        let state = match c.state.as_ref().and_then(|s| s.status) {
+            Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => HostState::Running,
+            Some(ContainerStateStatusEnum::PAUSED) => HostState::Paused,
+            Some(ContainerStateStatusEnum::CREATED) => HostState::Unfinished,
+            _ => HostState::Stopped,
+        };
+        let networks = c.network_settings.as_ref()?.networks.as_ref()?;
+        let endpoint = networks.values().next()?;
+        let fixed = endpoint.ipam_config.as_ref().and_then(|i| i.ipv4_address.clone());
+        let address = fixed.or(endpoint.ip_address.clone())?.parse().ok()?;
+        let mut published = BTreeMap::new();
+        for (inner, outer) in c.host_config.as_ref()?.port_bindings.iter().flatten() {
+            let inner = inner.trim_end_matches("/tcp").parse::<u16>().ok();
+            let outer = outer.iter().flatten().find_map(|b| b.host_port.as_ref()?.parse::<u16>().ok());
+            if let (Some(i), Some(o)) = (inner, outer) {
+                published.insert(i, o);
+            }
+        }
+        Some(ObservedHost {
+            id,
+            reference: c.id.clone()?,
+            name: c.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned(),
+            state,
+            address,
+            public: None,
+            host_key: labels.get(HOST_KEY).cloned().unwrap_or_default(),
+            published,
+            architecture: None,
+            size: None,
+            data_volume: None,
+        })
+    }
+
+    pub(super) async fn networks(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Network>> {
+        let options = ListNetworksOptionsBuilder::default().filters(&filter(label, value)).build();
+        self.engine.list_networks(Some(options)).await.map_err(|e| explain("cannot list networks", e))
+    }
+
+    pub(super) async fn volumes(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Volume>> {
+        let options = ListVolumesOptionsBuilder::default().filters(&filter(label, value)).build();
+        let list = self.engine.list_volumes(Some(options)).await.map_err(|e| explain("cannot list volumes", e))?;
+        Ok(list.volumes.unwrap_or_default())
+    }
+
+    pub(super) fn observed_network(n: &bollard::models::Network) -> Option<ObservedNetwork> {
+        Some(ObservedNetwork {
+            reference: n.id.clone()?,
+            place: Place::Docker {
+                subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?,
+                ports_from: n.labels.as_ref()?.get(PORTS)?.parse().ok()?,
+            },
+        })
+    }
+
+    pub(super) async fn observe_now(&self) -> Result<Observed> {
+        let (containers, networks, volumes) =
+            tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))?;
+        let label = |labels: Option<&HashMap<String, String>>, key: &str| labels.and_then(|l| l.get(key)).cloned();
+        let mut uuids: Vec<String> = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), CLUSTER)).collect();
+        uuids.extend(networks.iter().filter_map(|n| label(n.labels.as_ref(), CLUSTER)));
+        // A `down` that was cut off may have left nothing else.
+        uuids.extend(volumes.iter().filter_map(|v| label(Some(&v.labels), CLUSTER)));
+        uuids.sort();
+        uuids.dedup();
+        if uuids.len() > 1 {
+            return Err(Error::failed(format!("there are {} clusters called `{}`: {}", uuids.len(), self.cluster, uuids.join(", ")))
+                .hint("give one of them another name, or remove its containers: `docker ps -a --filter label=septet.cluster=UUID`"));
+        }
+        let mut observed = Observed { uuid: uuids.pop(), ..Observed::default() };
+        let kinds = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), ENGINE));
+        let kinds = kinds.chain(networks.iter().filter_map(|n| label(n.labels.as_ref(), ENGINE)));
+        observed.engine = kinds.chain(volumes.iter().filter_map(|v| label(Some(&v.labels), ENGINE))).next();
+        if let Some(expires) = networks.iter().find_map(|n| label(n.labels.as_ref(), EXPIRES)) {
+            let _ = self.expires.set(expires);
+        }
+        observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
+        observed.hosts.sort_by_key(|h| h.id);
+        observed.network = networks.iter().find_map(Self::observed_network);
+        for v in &volumes {
+            let id = || Some(HostId { role: Role::parse(v.labels.get(ROLE)?)?, index: v.labels.get(INDEX)?.parse().ok()? });
+            if let Some(id) = id().filter(|id| observed.host(*id).is_none()) {
+                observed.kept.insert(id, KeptVolume { reference: v.name.clone(), zone: String::new() });
+            }
+        }
+        let looks = self
+            .wanted
+            .iter()
+            .filter(|w| !observed.hosts.iter().any(|h| h.name == **w))
+            .map(|w| async move { (w, self.engine.inspect_container(w, None).await) });
+        for (name, found) in futures_util::future::join_all(looks).await {
+            if let Ok(c) = found {
+                // A name is also found by the beginning of an id; only the name itself counts.
+                if c.name.as_deref() == Some(&format!("/{name}")) {
+                    let image = c.config.and_then(|c| c.image).unwrap_or_default();
+                    observed.taken.insert(name.clone(), format!("a container of image {image}"));
+                }
+            }
+        }
+        Ok(observed)
+    }
+}

@@ -1,0 +1,140 @@
+//! The script that mounts a host's data volume, on a block device: it formats what is empty, once, and nothing else ever.
+
+use std::{
+    fs::{self, File},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::harness::Ran;
+
+const SCRIPT: &str = include_str!("../../templates/data-volume");
+const MIB: u64 = 1 << 20;
+
+fn run(program: &str, args: &[&str]) -> Ran {
+    let mut c = Command::new(program);
+    c.args(args).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    Ran::of(c, "", Duration::from_secs(60))
+}
+
+/// A loop device over a file, and the script for it; all of it goes when this is dropped.
+struct Volume {
+    dir: TempDir,
+    device: String,
+}
+
+impl Volume {
+    /// A device with some bytes at a place. Nothing where there are no devices to be had.
+    fn new(test: &str, bytes: &[u8], at: u64) -> Option<Self> {
+        let dir = tempfile::Builder::new().prefix("septet-volume-").tempdir().unwrap();
+        let file = dir.path().join("volume");
+        let mut f = File::create(&file).unwrap();
+        f.set_len(32 * MIB).unwrap();
+        f.seek(SeekFrom::Start(at)).unwrap();
+        f.write_all(bytes).unwrap();
+        drop(f);
+        if which("losetup").is_none() || which("mkfs.ext4").is_none() {
+            eprintln!("{test}: skipped, there is no losetup or no mkfs.ext4");
+            return None;
+        }
+        let made = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
+        if made.code != Some(0) {
+            eprintln!("{test}: skipped, no loop device can be had (it takes root): {}", made.err.trim());
+            return None;
+        }
+        Some(Self { dir, device: made.out.trim().to_owned() })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Runs the script as a host does at its boot.
+    fn boot(&self) -> Ran {
+        let text = SCRIPT.replace("{{ data_volume | default(value=\"\") }}", "vol-0123456789abcdef0");
+        assert!(!text.contains("{{"), "{text}");
+        let text = text.replace("/dev/sdf", &self.device).replace(" /data\n", &format!(" {}\n", self.data().display()));
+        let text = text.replace("-q /data;", &format!("-q {};", self.data().display()));
+        let script = self.dir.path().join("script");
+        fs::write(&script, text).unwrap();
+        run("sh", &[script.to_str().unwrap()])
+    }
+    fn shut_down(&self) {
+        assert_eq!(run("umount", &[self.data().to_str().unwrap()]).code, Some(0));
+    }
+    fn bytes(&self) -> Vec<u8> {
+        run("sync", &[]);
+        fs::read(self.dir.path().join("volume")).unwrap()
+    }
+    /// Insists that it is refused and left as it is.
+    #[track_caller]
+    fn is_refused(&self, why: &str) {
+        let before = self.bytes();
+        self.boot().code(1).says(&[why, "left alone", "vol-0123456789abcdef0"]);
+        assert!(self.bytes() == before, "it was changed");
+        assert!(!is_mounted(&self.data()));
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if is_mounted(&self.data()) {
+            run("umount", &[self.data().to_str().unwrap()]);
+        }
+        run("losetup", &["-d", &self.device]);
+    }
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].iter().map(|d| Path::new(d).join(program)).find(|p| p.exists())
+}
+
+fn is_mounted(place: &Path) -> bool {
+    fs::read_to_string("/proc/mounts").unwrap().contains(&format!(" {} ", place.display()))
+}
+
+#[test]
+fn an_empty_volume_is_formatted_once() {
+    let Some(volume) = Volume::new("an_empty_volume_is_formatted_once", b"", 0) else { return };
+    volume.boot().code(0).shows(&["is empty: it is formatted"]);
+    assert!(is_mounted(&volume.data()));
+    fs::write(volume.data().join("record"), "kept").unwrap();
+    // While it is mounted there is nothing to do.
+    assert_eq!(volume.boot().code(0).out, "");
+    for _ in 0..2 {
+        volume.shut_down();
+        assert!(!volume.boot().code(0).out.contains("formatted"));
+        assert_eq!(fs::read_to_string(volume.data().join("record")).unwrap(), "kept");
+    }
+}
+
+#[test]
+fn what_is_on_a_volume_is_never_lost() {
+    let test = "what_is_on_a_volume_is_never_lost";
+    // Bytes that nobody knows, at the beginning and further on, as far as is looked.
+    for at in [0, 4 * MIB - 64] {
+        let Some(volume) = Volume::new(test, b"records without a file system", at) else { return };
+        volume.is_refused("holds something that is no file system");
+    }
+    // A partition table: in use, for something that cannot be mounted as it is.
+    let Some(volume) = Volume::new(test, b"\x80\x20\x21\0\x83\x3c\x28\x01\0\x08\0\0\0\x50\0\0", 446) else { return };
+    let mut f = fs::OpenOptions::new().write(true).open(volume.dir.path().join("volume")).unwrap();
+    f.seek(SeekFrom::Start(510)).unwrap();
+    f.write_all(b"\x55\xaa").unwrap();
+    drop(f);
+    volume.is_refused("no file system");
+}
+
+#[test]
+fn a_file_system_of_others_is_mounted_as_it_is() {
+    let Some(volume) = Volume::new("a_file_system_of_others_is_mounted_as_it_is", b"", 0) else { return };
+    run("mkfs.ext4", &["-q", "-L", "others", &volume.device]).code(0);
+    assert!(!volume.boot().code(0).out.contains("formatted"));
+    assert!(is_mounted(&volume.data()));
+    let label = run("blkid", &["-p", "-o", "value", "-s", "LABEL", &volume.device]).code(0).out;
+    assert_eq!(label, "others\n");
+}

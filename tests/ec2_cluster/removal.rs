@@ -1,0 +1,221 @@
+//! `down`: what is removed, in which order, what is waited for, what it says; and what is not touched.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{
+    cloud::{Cloud, Things},
+    cluster::Cluster,
+    harness::Ran,
+};
+
+fn ids(things: &Things) -> BTreeSet<String> {
+    // Interfaces go with their instances.
+    let kinds = things.iter().filter(|(k, _)| *k != "network_interfaces");
+    kinds.flat_map(|(_, list)| list).map(|v| v["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn receipt_ids(receipt: &Value, list: &str) -> BTreeSet<String> {
+    let all = receipt[list].as_array().unwrap();
+    let ids: BTreeSet<String> = all.iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), all.len(), "something is there twice: {receipt}");
+    ids
+}
+
+#[test]
+fn all_of_it_and_a_receipt() {
+    let Some(cloud) = Cloud::new("all_of_it_and_a_receipt") else { return };
+    let cluster = Cluster::new(&cloud, "bill");
+    cloud.bystander();
+    let others = cloud.others("bill");
+    cluster.up();
+    let there = ids(&cluster.things());
+    assert_eq!(there.len(), 7 + 13 + 3 + 1);
+    cloud.set(json!({"state_delay_s": 1}));
+    cloud.forget_calls();
+    let receipt = cluster.ok(&["down", "--yes", "--json"]).json();
+    cluster.is_gone("down");
+    assert_eq!(cloud.others("bill"), others);
+
+    assert_eq!((&receipt["cluster"], &receipt["left"], &receipt["kept"]), (&json!("bill"), &json!([]), &json!([])));
+    assert_eq!(receipt_ids(&receipt, "removed"), there);
+    let (began, listed) = (receipt["began_at"].as_u64().unwrap(), receipt["listed_at"].as_u64().unwrap());
+    for r in receipt["removed"].as_array().unwrap() {
+        assert!((began..=listed).contains(&r["removed_at"].as_u64().unwrap()), "{r}");
+        assert!(!r["name"].as_str().unwrap().is_empty() && !r["kind"].as_str().unwrap().is_empty(), "{r}");
+    }
+    let journal = fs::read_to_string(cluster.state().join("septet/journal.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
+    assert_eq!((&line["command"], &line["cluster"], &line["what"]), (&json!("down"), &json!("bill"), &receipt));
+
+    // In the order of dependence; what is in use is waited for, not tried at.
+    let calls: Vec<_> = cloud.calls().into_iter().filter(|c| c.changes() && c.get("KeyName") != Some(&cluster.lock())).collect();
+    let first = |action: &str| calls.iter().position(|c| c.action == action).unwrap_or_else(|| panic!("no {action} in {calls:#?}"));
+    let last = |action: &str| calls.iter().rposition(|c| c.action == action).unwrap();
+    assert!(first("TerminateInstances") < first("DeleteVolume"));
+    assert!(first("DeleteVolume") < first("DeleteSecurityGroup"));
+    assert!(last("DeleteSecurityGroup") < last("DeleteKeyPair"));
+    assert!(calls[first("DeleteVolume")].at - calls[first("TerminateInstances")].at >= 1.0);
+    assert_eq!(calls.iter().filter(|c| c.action == "TerminateInstances").count(), 1, "{calls:#?}");
+    let in_use: Vec<_> = calls.iter().filter(|c| !c.is_ok() && c.result.as_deref() != Some("InvalidVolume.NotFound")).collect();
+    assert!(in_use.is_empty(), "{in_use:#?}");
+
+    // Once more.
+    cluster.down().says(&["there is nothing of cluster `bill`"]);
+    let nothing = cluster.ok(&["down", "--yes", "--json"]).json();
+    assert_eq!(nothing, json!({"cluster": "bill", "removed": [], "left": []}));
+    assert_eq!(cloud.others("bill"), others);
+}
+
+#[test]
+fn who_asks_for_it() {
+    let Some(cloud) = Cloud::new("who_asks_for_it") else { return };
+    let cluster = Cluster::new(&cloud, "typed");
+    cluster.up();
+    for (typed, says) in [("wrong\n", "that is not the cluster's name; nothing was removed"), ("", "nobody typed the cluster's name")] {
+        let ran = cluster.run_with(&["down"], typed).code(1).says(&[says, "Type the cluster's name (typed)"]);
+        assert!(cluster.instances().values().all(|i| ran.err.contains(i["id"].as_str().unwrap())), "{}", ran.show());
+        cluster.is_whole("a down that was not meant");
+    }
+    // The name is enough, from another machine too: nothing local is needed.
+    fs::remove_dir_all(cluster.state()).unwrap();
+    let down = cluster.run_with(&["down"], "typed\n").code(0);
+    down.shows(&["instance", "typed-kafka03", "volume", "security-group", "key-pair", "UTC"]).says(&[
+        "removed 24 things of cluster `typed`",
+        "a second listing by that id at",
+        "finds 0",
+    ]);
+    cluster.is_gone("down");
+}
+
+#[test]
+fn what_is_protected_is_named() {
+    let Some(cloud) = Cloud::new("what_is_protected_is_named") else { return };
+    let cluster = Cluster::new(&cloud, "held");
+    cluster.up();
+    let id = cluster.id("zk02");
+    cloud.aws("ModifyInstanceAttribute", &[("InstanceId", &id), ("DisableApiTermination.Value", "true")]);
+    // It is no matter of time: said soon.
+    Ran::of(cluster.command(&["down", "--yes"]), "", Duration::from_secs(45)).code(1).says(&[&id, "protected", "hint:"]);
+    assert_eq!(cluster.instances().keys().collect::<Vec<_>>(), ["zk02"]);
+    cloud.aws("ModifyInstanceAttribute", &[("InstanceId", &id), ("DisableApiTermination.Value", "false")]);
+    cluster.down();
+    cluster.is_gone("down");
+}
+
+#[test]
+fn data_is_kept_and_found_again() {
+    let Some(cloud) = Cloud::new("data_is_kept_and_found_again") else { return };
+    let cluster = Cluster::new(&cloud, "keep");
+    cluster.up();
+    let data = |cluster: &Cluster| -> BTreeSet<String> {
+        let volumes = cluster.things()["volumes"].clone();
+        volumes.iter().filter(|v| v["size"] == 20).map(|v| v["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let (before, there) = (cluster.instances(), data(&cluster));
+    assert_eq!(there.len(), 6);
+    let receipt = cluster.ok(&["down", "--yes", "--keep-data", "--json"]).json();
+    assert_eq!(receipt_ids(&receipt, "kept"), there);
+    let left = cluster.things();
+    assert_eq!(ids(&left), there);
+    assert!(left["volumes"].iter().all(|v| v["state"] == "available"), "{left:#?}");
+    cluster.ok(&["down", "--yes", "--keep-data"]).says(&["there is nothing of cluster `keep` beside data that is kept"]);
+
+    // The same volumes, each for its host, in its zone; no new ones.
+    cluster.ok(&["plan"]).shows(&["+ host keep-kafka02 (t3.small with the data of vol-"]);
+    cloud.forget_calls();
+    cluster.up();
+    cluster.is_whole("an up with kept data");
+    assert_eq!(data(&cluster), there);
+    let after = cluster.instances();
+    for (host, is) in &after {
+        let was = &before[host];
+        assert_ne!(is["id"], was["id"]);
+        assert_eq!((&is["zone"], &is["name"]), (&was["zone"], &was["name"]));
+        let of = |i: &Value| i["volumes"].as_array().unwrap().iter().find(|v| v["device"] == "/dev/sdf").map(|v| v["id"].clone());
+        assert_eq!(of(is), of(was), "{host}");
+    }
+    assert_eq!(cloud.done("AttachVolume").len(), 6);
+    // It still outlives its host, and goes with the cluster.
+    cloud.instance(after["kafka01"]["id"].as_str().unwrap(), "terminate");
+    cluster.up();
+    cluster.is_whole("a broker that was terminated");
+    assert_eq!(data(&cluster), there);
+    assert_eq!(cluster.instances()["kafka01"]["private_ip"], after["kafka01"]["private_ip"]);
+    cluster.ok(&["down", "--yes", "--keep-data"]);
+    assert_eq!(data(&cluster), there);
+    // Whoever has lost the state can still have both.
+    fs::remove_dir_all(cluster.state()).unwrap();
+    cluster.up();
+    assert_eq!(data(&cluster), there);
+    cluster.ok(&["down", "--yes", "--keep-data"]);
+    cluster.down();
+    cluster.is_gone("down");
+}
+
+#[test]
+fn whose_time_is_over() {
+    let Some(cloud) = Cloud::new("whose_time_is_over") else { return };
+    let (one, two, endless) = (Cluster::new(&cloud, "over"), Cluster::new(&cloud, "lasts"), Cluster::new(&cloud, "endless"));
+    one.more("ttl: 1m");
+    two.more("ttl: 2d");
+    for cluster in [&one, &two, &endless] {
+        cluster.up();
+    }
+    two.ok(&["down", "--all-expired", "--yes"]).says(&["no cluster's time is over"]);
+    // The minute need not be waited for.
+    let mut form: Vec<(String, String)> = vec![("Tag.1.Key".into(), "septet:expires".into()), ("Tag.1.Value".into(), "1000000000".into())];
+    form.extend(ids(&one.things()).into_iter().enumerate().map(|(n, id)| (format!("ResourceId.{}", n + 1), id)));
+    let form: Vec<(&str, &str)> = form.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    cloud.aws("CreateTags", &form);
+    // By somebody else, with another inventory; asked for by a word.
+    two.run_with(&["down", "--all-expired"], "lasts\n").code(1).says(&["over", "2001-09-09", "nothing was removed"]);
+    one.is_whole("a down that was not meant");
+    let receipts = two.ok(&["down", "--all-expired", "--yes", "--json"]).json();
+    assert_eq!((&receipts[0]["cluster"], receipts.as_array().unwrap().len()), (&json!("over"), 1));
+    one.is_gone("down of what is over");
+    two.is_whole("down of what is over");
+    endless.is_whole("down of what is over");
+}
+
+#[test]
+fn a_network_of_its_own() {
+    let Some(cloud) = Cloud::new("a_network_of_its_own") else { return };
+    let cluster = Cluster::new(&cloud, "own");
+    cluster.set("vpc", "{new: 10.88.0.0/20}");
+    cluster.set("zones", "[us-east-1a, us-east-1b, us-east-1c]");
+    cloud.bystander();
+    let before = cloud.state();
+    cluster.ok(&["plan"]).shows(&["a VPC of the cluster's own will be made"]);
+    cluster.up();
+    cluster.is_whole("up");
+    let things = cluster.things();
+    assert_eq!((things["vpcs"].len(), things["subnets"].len(), things["internet_gateways"].len()), (1, 3, 1));
+    let vpc = &things["vpcs"][0];
+    assert_eq!(vpc["cidr"], "10.88.0.0/20");
+    assert_eq!(things["internet_gateways"][0]["vpc"], vpc["id"]);
+    let subnets: BTreeSet<&str> = things["subnets"].iter().map(|s| s["cidr"].as_str().unwrap()).collect();
+    assert_eq!(subnets, ["10.88.0.0/22", "10.88.4.0/22", "10.88.8.0/22"].into());
+    let state = cloud.state();
+    let table = state["route_tables"].as_array().unwrap().iter().find(|t| t["vpc"] == vpc["id"]).unwrap();
+    let out = json!({"destination": "0.0.0.0/0", "target": things["internet_gateways"][0]["id"], "state": "active"});
+    assert!(table["routes"].as_array().unwrap().contains(&out), "{table}");
+    assert!(cluster.instances().values().all(|i| i["vpc"] == vpc["id"]));
+    let there = ids(&things);
+    cluster.up();
+    assert_eq!(ids(&cluster.things()), there);
+
+    cloud.forget_calls();
+    let receipt = cluster.ok(&["down", "--yes", "--json"]).json();
+    assert_eq!(receipt_ids(&receipt, "removed"), there);
+    cluster.is_gone("down");
+    let order: Vec<String> = cloud.calls().into_iter().filter(|c| c.changes() && c.is_ok()).map(|c| c.action).collect();
+    let at = |action: &str| order.iter().position(|a| a == action).unwrap();
+    assert!(at("TerminateInstances") < at("DeleteSubnet") && at("DeleteSubnet") < at("DetachInternetGateway"));
+    assert!(at("DetachInternetGateway") < at("DeleteInternetGateway") && at("DeleteInternetGateway") < at("DeleteVpc"), "{order:?}");
+    let after = cloud.state();
+    for kind in ["vpcs", "subnets", "internet_gateways", "route_tables", "security_groups", "key_pairs", "volumes", "network_interfaces"] {
+        assert_eq!(after[kind], before[kind]);
+    }
+}
