@@ -50,12 +50,32 @@ const ROUNDS: usize = 10;
 pub async fn down(cluster: &Cluster, keep_data: bool, agree: impl FnOnce(&[Resource]) -> Result<bool>) -> Result<Option<Receipt>> {
     let name = &cluster.inventory.cluster;
     locked(name, &*cluster.provider, async {
-        match cluster.provider.observe().await?.uuid {
+        let uuid = match cluster.provider.observe().await?.uuid {
+            Some(uuid) => Some(uuid),
+            None => unlisted(cluster).await?,
+        };
+        match uuid {
             Some(uuid) => remove_all(&*cluster.provider, name, &uuid, keep_data, agree).await,
             None => Ok(None),
         }
     })
     .await
+}
+
+/// The identity of a cluster that a run of ours had begun to make, where the provider lists late what it makes: it is looked for
+/// a while. Nobody else's run is known here.
+async fn unlisted(cluster: &Cluster) -> Result<Option<String>> {
+    let Some(uuid) = keys::begun(&cluster.inventory.cluster)? else { return Ok(None) };
+    let until = tokio::time::Instant::now() + cluster.provider.listed_within();
+    loop {
+        if !cluster.provider.list(&uuid).await?.is_empty() {
+            return Ok(Some(uuid));
+        }
+        if tokio::time::Instant::now() >= until {
+            return Ok(None);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Removes all clusters of the inventory's provider whose time is over, whatever their names. `agree` is shown them.
@@ -93,7 +113,7 @@ async fn remove_all(
     if !agree(&all)? {
         return Err(Error::failed("that is not the cluster's name; nothing was removed"));
     }
-    let mut last = String::new();
+    let mut last: Option<Error> = None;
     let mut left = all.clone();
     let mut removed: Vec<Removal> = Vec::new();
     for round in 0..ROUNDS {
@@ -108,7 +128,12 @@ async fn remove_all(
                     let fresh = these.into_iter().filter(|r| !removed.iter().any(|x| x.resource.id == r.id)).collect::<Vec<_>>();
                     removed.extend(fresh.into_iter().map(|resource| Removal { resource, removed_at }));
                 }
-                Err(e) => last = e.to_string(),
+                // What comes later hangs on this; and what fails twice alike fails for good.
+                Err(e) if last.as_ref().is_some_and(|l| l.message == e.message) => return Err(e),
+                Err(e) => {
+                    last = Some(e);
+                    break;
+                }
             }
         }
         left = provider.list(uuid).await?.into_iter().filter(|r| !(keep_data && r.data)).collect();
@@ -132,5 +157,6 @@ async fn remove_all(
         tokio::time::sleep(Duration::from_millis(200 * (round as u64 + 1))).await;
     }
     let names: Vec<String> = left.iter().map(|r| format!("{} {}", r.kind, r.name)).collect();
-    Err(Error::failed(format!("not everything is gone: {}: {last}", names.join(", "))).hint("run `septet down` again"))
+    let why = last.map(|e| format!(": {e}")).unwrap_or_default();
+    Err(Error::failed(format!("not everything is gone: {}{why}", names.join(", "))).hint("run `septet down` again"))
 }

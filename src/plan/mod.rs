@@ -64,6 +64,16 @@ pub enum Step {
         /// its kind to be
         to: String,
     },
+    /// a host whose data lies on a volume that is not attached to it: what a run that was cut off left
+    Attach {
+        /// who
+        #[serde(skip)]
+        id: HostId,
+        /// its name
+        name: String,
+        /// the provider's id of the volume
+        volume: String,
+    },
     /// something that is mended in place
     Adjust(Adjustment),
     /// a host with another name
@@ -90,6 +100,7 @@ impl fmt::Display for Step {
             Step::Start { name, .. } => write!(f, "~ host {name}: start"),
             Step::Unpause { name, .. } => write!(f, "~ host {name}: unpause"),
             Step::Resize { name, from, to, .. } => write!(f, "~ host {name}: from {from} to {to}, stopped and started"),
+            Step::Attach { name, volume, .. } => write!(f, "~ host {name}: attach its data, {volume}"),
             Step::Adjust(Adjustment::Openings { name, add, remove, .. }) => {
                 let list = |o: &[Opening]| o.iter().map(Opening::to_string).collect::<Vec<_>>().join(", ");
                 write!(f, "~ group {name}:")?;
@@ -182,6 +193,9 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
             plan.steps.push(Step::Create { id: host.id, name: name(), about: about(inventory, observed, host.id) });
             continue;
         };
+        if let Some(kept) = observed.kept.get(&host.id) {
+            plan.steps.push(Step::Attach { id: host.id, name: name(), volume: kept.reference.clone() });
+        }
         let sizes = inventory.provider.sizes(host.id.role);
         let resize = match (&is.size, sizes.first()) {
             // One of the alternatives is what there was room for: it stays.
@@ -299,7 +313,7 @@ mod tests {
         o.hosts.iter_mut().for_each(|h| h.size = Some("t3.small".into()));
         let gone = o.hosts.remove(4);
         o.kept.insert(gone.id, KeptVolume { reference: "vol-1".into(), zone: "us-east-1a".into() });
-        let open = |p: u16, s: &str| Opening { from_port: p, to_port: p, source: s.into() };
+        let open = |p: i32, s: &str| Opening { protocol: "tcp".into(), from_port: p, to_port: p, source: s.into() };
         o.adjustments.push(Adjustment::Openings {
             group: "sg-1".into(),
             name: "control".into(),

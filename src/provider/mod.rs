@@ -112,16 +112,23 @@ pub struct KeptVolume {
 /// Who may reach a port: addresses, or the members of a group of the provider's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Opening {
+    /// `tcp`, or what the provider calls another one
+    pub protocol: String,
     /// first port
-    pub from_port: u16,
+    pub from_port: i32,
     /// last port
-    pub to_port: u16,
+    pub to_port: i32,
     /// `10.0.0.0/8`, or a group's id
     pub source: String,
 }
 
 impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol.as_str() {
+            "tcp" => {}
+            "-1" => return write!(f, "everything from {}", self.source),
+            other => write!(f, "{other} ")?,
+        }
         match self.from_port == self.to_port {
             true => write!(f, "{} from {}", self.from_port, self.source),
             false => write!(f, "{}-{} from {}", self.from_port, self.to_port, self.source),
@@ -326,6 +333,10 @@ pub trait Provider: Send + Sync {
     fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>>;
     /// In which order kinds are removed.
     fn removal_order(&self) -> &'static [&'static str];
+    /// How long the provider may take to list what was made.
+    fn listed_within(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Removes resources of one kind, and waits until they are gone; some may be gone already.
     fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>>;
     /// Clusters of this provider whose time is over, of any name.

@@ -101,6 +101,13 @@ pub fn intended_uuid(cluster: &str) -> Result<String> {
     Ok(uuid)
 }
 
+/// The identity of a cluster that a run here has begun to make: its key was made.
+pub fn begun(cluster: &str) -> Result<Option<String>> {
+    let uuid = fs::read_to_string(intent(cluster)?).ok().and_then(|t| uuid::Uuid::parse_str(t.trim()).ok()).map(|u| u.to_string());
+    let dir = state_dir()?.join("clusters");
+    Ok(uuid.filter(|u| dir.join(u).join("id_ed25519").is_file()))
+}
+
 /// Forgets what was intended, once the cluster is gone.
 pub fn forget_intent(cluster: &str) -> Result<()> {
     let path = intent(cluster)?;

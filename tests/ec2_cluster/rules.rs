@@ -119,7 +119,7 @@ fn open_as_in_a_classroom() {
     let Some(cloud) = Cloud::new("open_as_in_a_classroom") else { return };
     let cluster = Cluster::new(&cloud, "open");
     cluster.set("security", "classroom");
-    let warning = "warn  openness: security: classroom opens every TCP port of every host to the whole internet";
+    let warning = "warning: security: classroom opens every TCP port of every host to the whole internet";
     cluster.ok(&["plan"]).shows(&[warning]);
     cluster.up().says(&[warning]);
     opens(&cluster, &["tcp 0-65535 0.0.0.0/0"], &["tcp 22 192.0.2.1/32"], &[]);

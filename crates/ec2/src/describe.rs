@@ -58,14 +58,12 @@ pub(crate) fn instance(i: sdk::Instance) -> Option<Instance> {
 fn rules(list: Option<Vec<sdk::IpPermission>>) -> Vec<Rule> {
     let mut out = Vec::new();
     for p in list.unwrap_or_default() {
-        // What is not TCP was not made by us; a rule for all protocols has no ports.
-        if p.ip_protocol.as_deref() != Some("tcp") {
-            continue;
-        }
-        let (from_port, to_port) = (p.from_port.unwrap_or(0), p.to_port.unwrap_or(65535));
-        let cidrs = p.ip_ranges.unwrap_or_default().into_iter().filter_map(|r| r.cidr_ip).map(RuleSource::Cidr);
+        let protocol = p.ip_protocol.unwrap_or_else(|| "-1".into());
+        let (from_port, to_port) = (p.from_port.unwrap_or(-1), p.to_port.unwrap_or(-1));
+        let cidrs = p.ip_ranges.unwrap_or_default().into_iter().filter_map(|r| r.cidr_ip);
+        let cidrs = cidrs.chain(p.ipv6_ranges.unwrap_or_default().into_iter().filter_map(|r| r.cidr_ipv6)).map(RuleSource::Cidr);
         let groups = p.user_id_group_pairs.unwrap_or_default().into_iter().filter_map(|g| g.group_id).map(RuleSource::Group);
-        out.extend(cidrs.chain(groups).map(|source| Rule { from_port, to_port, source }));
+        out.extend(cidrs.chain(groups).map(|source| Rule { protocol: protocol.clone(), from_port, to_port, source }));
     }
     out.sort();
     out

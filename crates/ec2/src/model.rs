@@ -74,16 +74,18 @@ pub struct Volume {
 /// Where traffic may come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleSource {
-    /// addresses, as `10.0.0.0/8`
+    /// addresses, as `10.0.0.0/8` or `::/0`
     Cidr(String),
     /// members of a security group
     Group(String),
 }
 
-/// An inbound rule for TCP.
+/// An inbound rule. All protocols together are `-1`, and have no ports: from -1 to -1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub struct Rule {
+    /// `tcp`, `udp`, `icmp`, `-1` or a number
+    pub protocol: String,
     pub from_port: i32,
     pub to_port: i32,
     pub source: RuleSource,

@@ -10,8 +10,10 @@ fn permissions(rules: &[Rule]) -> Vec<sdk::IpPermission> {
     rules
         .iter()
         .map(|r| {
-            let p = sdk::IpPermission::builder().ip_protocol("tcp").from_port(r.from_port).to_port(r.to_port);
+            let p = sdk::IpPermission::builder().ip_protocol(&r.protocol);
+            let p = if r.protocol == "-1" { p } else { p.from_port(r.from_port).to_port(r.to_port) };
             match &r.source {
+                RuleSource::Cidr(c) if c.contains(':') => p.ipv6_ranges(sdk::Ipv6Range::builder().cidr_ipv6(c).build()),
                 RuleSource::Cidr(c) => p.ip_ranges(sdk::IpRange::builder().cidr_ip(c).build()),
                 RuleSource::Group(g) => p.user_id_group_pairs(sdk::UserIdGroupPair::builder().group_id(g).build()),
             }

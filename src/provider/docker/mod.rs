@@ -155,7 +155,7 @@ impl Provider for Docker {
             let reference = |id: HostId| site.observed.host(id).map(|h| h.reference.clone()).unwrap_or_default();
             match step {
                 // Containers have no kinds, and nothing in Docker is mended in place.
-                Step::CreateNetwork | Step::Resize { .. } | Step::Adjust(_) => Ok(()),
+                Step::CreateNetwork | Step::Resize { .. } | Step::Attach { .. } | Step::Adjust(_) => Ok(()),
                 Step::Create { id, name, .. } => self.create(*id, name, network, site).await,
                 Step::Replace { id, name } => {
                     self.remove_container(&reference(*id)).await?;

@@ -131,11 +131,18 @@ impl Docker {
             if let Ok(c) = found {
                 // A name is also found by the beginning of an id; only the name itself counts.
                 if c.name.as_deref() == Some(&format!("/{name}")) {
+                    // One of ours that a run which was killed had asked for, and that came after the list was made.
+                    let of = label(c.config.as_ref().and_then(|c| c.labels.as_ref()), CLUSTER);
+                    if of.is_some() && of == observed.uuid {
+                        observed.hosts.extend(Self::observed_host(&c));
+                        continue;
+                    }
                     let image = c.config.and_then(|c| c.image).unwrap_or_default();
                     observed.taken.insert(name.clone(), format!("a container of image {image}"));
                 }
             }
         }
+        observed.hosts.sort_by_key(|h| h.id);
         Ok(observed)
     }
 }

@@ -267,7 +267,7 @@ impl Ec2 {
     }
 
     /// Gives a host the volume with its data.
-    async fn attach(&self, client: &Client, instance: &str, kept: &str, name: &str) -> Result<()> {
+    pub(super) async fn attach(&self, client: &Client, instance: &str, kept: &str, name: &str) -> Result<()> {
         let doing = format!("cannot attach {kept} to {name}");
         let ids = [instance.to_owned()];
         self.waiting(client.wait_for(&ids, InstanceState::Running, CHANGE_TIMEOUT)).await.map_err(|e| explain(&doing, e))?;
@@ -282,7 +282,7 @@ impl Ec2 {
         }
     }
 
-    fn reference(&self, id: HostId, name: &str) -> Result<String> {
+    pub(super) fn reference(&self, id: HostId, name: &str) -> Result<String> {
         let seen = self.seen().instances.get(&id).map(|i| i.id.clone());
         seen.ok_or_else(|| Error::failed(format!("{name} does not exist any more")).hint("run `septet up` again"))
     }

@@ -224,6 +224,10 @@ impl Provider for Ec2 {
                 Step::Create { id, name, .. } | Step::Replace { id, name } => self.create(*id, name, network, site, say).await,
                 Step::Start { id, name } | Step::Unpause { id, name } => self.start(*id, name).await,
                 Step::Resize { id, name, to, .. } => self.waiting(self.resize(*id, name, to)).await,
+                Step::Attach { id, name, volume } => {
+                    let instance = self.reference(*id, name)?;
+                    self.attach(self.client().await?, &instance, volume, name).await
+                }
                 Step::Adjust(adjustment) => self.adjust(adjustment).await,
                 Step::Rename { id, to, .. } => self.rename(*id, to).await,
             }
@@ -252,6 +256,10 @@ impl Provider for Ec2 {
 
     fn expired(&self, now: u64) -> Boxed<'_, Result<Vec<Expired>>> {
         Box::pin(self.expired_now(now))
+    }
+
+    fn listed_within(&self) -> Duration {
+        Duration::from_secs(10)
     }
 
     fn hold<'a>(&'a self, holder: &'a Holder) -> Boxed<'a, Result<()>> {

@@ -65,12 +65,11 @@ fn short(uuid: &str) -> &str {
 }
 
 fn opening(r: &Rule) -> Opening {
-    let port = |p: i32| u16::try_from(p.max(0)).unwrap_or(u16::MAX);
     let source = match &r.source {
         RuleSource::Cidr(c) => c.clone(),
         RuleSource::Group(g) => g.clone(),
     };
-    Opening { from_port: port(r.from_port), to_port: port(r.to_port), source }
+    Opening { protocol: r.protocol.clone(), from_port: r.from_port, to_port: r.to_port, source }
 }
 
 fn rule(o: &Opening) -> Rule {
@@ -78,7 +77,7 @@ fn rule(o: &Opening) -> Rule {
         true => RuleSource::Group(o.source.clone()),
         false => RuleSource::Cidr(o.source.clone()),
     };
-    Rule { from_port: o.from_port.into(), to_port: o.to_port.into(), source }
+    Rule { protocol: o.protocol.clone(), from_port: o.from_port, to_port: o.to_port, source }
 }
 
 /// What is to be opened and closed in a group so that just these rules hold.
@@ -93,7 +92,8 @@ impl Ec2 {
     /// The rules of each of our groups.
     pub(super) async fn wanted_rules(&self, groups: &[Group]) -> Result<Vec<(Group, Vec<Rule>)>> {
         let find = |kind: &str| groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind));
-        let tcp = |from: u16, to: u16, source: RuleSource| Rule { from_port: from.into(), to_port: to.into(), source };
+        let tcp =
+            |from: u16, to: u16, source: RuleSource| Rule { protocol: "tcp".into(), from_port: from.into(), to_port: to.into(), source };
         let mut out = Vec::new();
         if let Some(hosts) = find("hosts") {
             let mut rules: Vec<Rule> = match self.settings.security {
@@ -234,7 +234,9 @@ impl Ec2 {
         for kind in ["hosts", "control", "brokers"] {
             groups.push(self.group(client, site.uuid, &vpc, kind, &layout).await?);
         }
-        for (group, rules) in self.wanted_rules(&groups).await? {
+        // Rules of groups that were there are mended by steps of their own.
+        let new = |group: &Group| !seen.iter().any(|s| s.id == group.id);
+        for (group, rules) in self.wanted_rules(&groups).await?.into_iter().filter(|(g, _)| new(g)) {
             if let Some(adjustment) = difference(&group, &rules) {
                 self.adjust(&adjustment).await?;
             }
@@ -377,7 +379,12 @@ mod tests {
 
     #[test]
     fn a_group_is_brought_to_just_the_wanted_rules() {
-        let r = |port: i32, source: &str| Rule { from_port: port, to_port: port, source: RuleSource::Cidr(source.into()) };
+        let r = |port: i32, source: &str| Rule {
+            protocol: "tcp".into(),
+            from_port: port,
+            to_port: port,
+            source: RuleSource::Cidr(source.into()),
+        };
         let group = Group {
             id: "sg-1".into(),
             name: "g".into(),

@@ -69,13 +69,18 @@ impl Ec2 {
             seen.instances.insert(id, i);
         }
         uuids.extend(seen.groups.iter().filter_map(|g| g.tags.get(tags::CLUSTER).cloned()));
-        if self.hosts.iter().any(|h| !seen.instances.contains_key(&h.id)) {
+        // Hosts that lack their data: those that are not there, and those whose volume was not attached any more.
+        let lacks = |id: &HostId| match seen.instances.get(id) {
+            None => true,
+            Some(i) => self.data_volume(id.role).is_some() && !i.volumes.contains_key(DATA_DEVICE),
+        };
+        if self.hosts.iter().any(|h| lacks(&h.id)) {
             let volumes = client.volumes(&only).await.map_err(|e| explain("cannot list volumes", e))?;
             for v in volumes {
                 let (Some(uuid), "available") = (v.tags.get(tags::CLUSTER), v.state.as_str()) else { continue };
                 uuids.push(uuid.clone());
                 observed.engine = observed.engine.take().or_else(|| v.tags.get(tags::ENGINE).cloned());
-                if let Some(id) = tags::host_id(&v.tags).filter(|id| !seen.instances.contains_key(id)) {
+                if let Some(id) = tags::host_id(&v.tags).filter(lacks) {
                     observed.kept.insert(id, KeptVolume { reference: v.id, zone: v.zone });
                 }
             }

@@ -15,8 +15,8 @@ use crate::{
 
 /// In which order kinds are removed.
 pub const ORDER: [&str; 7] = ["instance", "volume", "security-group", "key-pair", "subnet", "internet-gateway", "vpc"];
-/// How long something may still be in use after its user is gone.
-const IN_USE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long something may still be in use after its user is gone; then everything is listed again, for its user may not have been.
+const IN_USE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long instances may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(600);
 
