@@ -1,5 +1,5 @@
 # The two commands of the README, and what they are made of.
-.PHONY: up test build lint unit e2e bench clean-tests
+.PHONY: up test build lint bench sweeps
 
 up: ## set up what is missing, build, bring a cluster up
 	@scripts/setup up
@@ -20,3 +20,8 @@ bench: ## first converge and no-op over seven hosts, beside a bare parallel ssh
 	@scripts/setup test
 	cargo build --release --workspace
 	@scripts/bench
+
+sweeps: ## tests that cut off or refuse every single call to EC2; they take some twenty minutes
+	@scripts/setup test
+	cargo build --release --workspace
+	SEPTET_SWEEPS=1 cargo test --release --test ec2_cluster -- --test-threads=2 faults:: kills:: permissions::

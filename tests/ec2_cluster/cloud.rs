@@ -21,6 +21,15 @@ const KINDS: [&str; 8] =
 /// By what the stand-in knows for which service a call is.
 const CONSOLE: &str = "AWS4-HMAC-SHA256 Credential=AKIDCONSOLE/20260101/us-east-1/ec2/aws4_request, SignedHeaders=host, Signature=0";
 
+/// Whether the tests that try every call are to run; says why not.
+pub fn sweeps(test: &str) -> bool {
+    let on = std::env::var("SEPTET_SWEEPS").is_ok_and(|v| v == "1");
+    if !on {
+        eprintln!("{test}: skipped, it tries every call, which takes minutes: set SEPTET_SWEEPS=1 to run it");
+    }
+    on
+}
+
 /// The Python that can run the stand-in.
 fn python() -> PathBuf {
     std::env::var_os("SEPTET_TEST_EC2_PYTHON").map_or_else(

@@ -135,6 +135,9 @@ fn goes(cluster: &Cluster, case: &str, failures: &mut Failures) {
 
 #[test]
 fn each_call_of_up() {
+    if !super::cloud::sweeps("each_call_of_up") {
+        return;
+    }
     let run = |cluster: &Cluster| {
         let actions = actions(cluster.cloud, || drop(cluster.up()));
         assert!(actions.len() > 20, "{actions:?}");
@@ -163,6 +166,9 @@ fn each_call_of_up() {
 
 #[test]
 fn each_call_of_down() {
+    if !super::cloud::sweeps("each_call_of_down") {
+        return;
+    }
     let run = |cluster: &Cluster| {
         let actions = actions(cluster.cloud, || drop(cluster.down()));
         assert!(actions.len() > 14, "{actions:?}");
@@ -178,6 +184,9 @@ fn each_call_of_down() {
 /// Data that is given back to its host: the volume is attached once, to the right one.
 #[test]
 fn each_call_with_kept_data() {
+    if !super::cloud::sweeps("each_call_with_kept_data") {
+        return;
+    }
     let Some(cloud) = Cloud::new("each_call_with_kept_data") else { return };
     let mut failures = Failures::default();
     let kept = Cluster::new(&cloud, "kept");

@@ -104,20 +104,32 @@ fn at_every_call(test: &str, verb: &[&str], vpc: &str, kept: bool) {
 
 #[test]
 fn at_every_call_of_up() {
+    if !super::cloud::sweeps("at_every_call_of_up") {
+        return;
+    }
     at_every_call("at_every_call_of_up", &["up"], "default", false);
 }
 
 #[test]
 fn at_every_call_of_up_with_a_network_of_its_own() {
+    if !super::cloud::sweeps("at_every_call_of_up_with_a_network_of_its_own") {
+        return;
+    }
     at_every_call("at_every_call_of_up_with_a_network_of_its_own", &["up"], "new", false);
 }
 
 #[test]
 fn at_every_call_of_up_with_kept_data() {
+    if !super::cloud::sweeps("at_every_call_of_up_with_kept_data") {
+        return;
+    }
     at_every_call("at_every_call_of_up_with_kept_data", &["up"], "default", true);
 }
 
 #[test]
 fn at_every_call_of_down() {
+    if !super::cloud::sweeps("at_every_call_of_down") {
+        return;
+    }
     at_every_call("at_every_call_of_down", &["down", "--yes"], "new", false);
 }

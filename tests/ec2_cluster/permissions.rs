@@ -92,6 +92,9 @@ fn without_one() -> Vec<(String, Value, Vec<String>)> {
 
 #[test]
 fn the_policy_suffices_and_all_of_it_is_needed() {
+    if !super::cloud::sweeps("the_policy_suffices_and_all_of_it_is_needed") {
+        return;
+    }
     let new = || Cloud::new("the_policy_suffices_and_all_of_it_is_needed");
     let Some(mut cloud) = new() else { return };
     let shown = |ran: &Option<Ran>| ran.as_ref().map(Ran::show).unwrap_or_default();
