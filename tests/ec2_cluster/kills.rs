@@ -17,7 +17,7 @@ const CONSISTENCY: Duration = Duration::from_millis(1500);
 fn killed_at(cluster: &Cluster, args: &[&str], number: usize) -> bool {
     let cloud = cluster.cloud;
     cloud.forget_calls();
-    let when = if number % 2 == 0 { "before" } else { "after" };
+    let when = if number.is_multiple_of(2) { "before" } else { "after" };
     cloud.fault(json!({"action": "*", "kind": "hang", "when": when, "skip": number, "dry_run": null}));
     let mut child = cluster.spawn(args);
     let mut ended = false;
