@@ -93,7 +93,7 @@ fn common(cluster: &Cluster, observed: &Observed) -> Vars {
     v
 }
 
-/// Finds what is deployed beside the bundle, or gets it; `None` of it is anything but checked.
+/// Finds the archives that are deployed beside the bundle, or gets them; each was checked. Without `download`, one that is not here is left out.
 async fn archives(cluster: &Cluster, download: bool) -> Result<Vars> {
     let Engine::Apache(settings) = &cluster.inventory.engine else { return Ok(Vars::new()) };
     let (settings, reporter) = (settings.clone(), cluster.reporter.clone());
