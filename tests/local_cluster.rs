@@ -8,6 +8,8 @@
 
 #[path = "local_cluster/clients.rs"]
 mod clients;
+#[path = "local_cluster/daemon.rs"]
+mod daemon;
 #[path = "local_cluster/everyday.rs"]
 mod everyday;
 #[path = "local_cluster/faults.rs"]

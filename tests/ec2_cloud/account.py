@@ -1,6 +1,6 @@
 """What an account has in every region before anybody does anything, and moto's own classes set right.
 
-Invariant: `install` is called once, before moto has made anything.
+Invariant: `install` is called once, before moto has made anything. What is there in the beginning is not new.
 """
 
 import ipaddress
@@ -43,6 +43,7 @@ def _prepare_backend(world):
         gateway.vpc = self.default_vpc
         table = next(t for t in self.route_tables.values() if t.vpc_id == self.default_vpc.id)
         self.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
+        world.births.always(self)
 
     def create_vpc(self, cidr_block, *args, is_default=False, **kwargs):
         if is_default and world.default_cidr:

@@ -225,6 +225,14 @@ def check_eventual_consistency(cloud):
             call()
 
 
+def check_what_an_account_has_anyway_is_not_new(cloud):
+    cloud.settings(consistency_ms=60_000)
+    untouched = cloud.client("ec2", region="eu-central-1")
+    for _ in range(2):
+        equal(len(untouched.describe_vpcs(Filters=filtered("is-default", "true"))["Vpcs"]), 1)
+        equal(len(untouched.describe_subnets()["Subnets"]), 3)
+
+
 def check_metadata_options_and_groups_change(cloud):
     instance = cloud.running(MetadataOptions={"HttpTokens": "required", "HttpPutResponseHopLimit": 3})
     cloud.ec2.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")

@@ -33,10 +33,10 @@ class Cloud:
         self.endpoint = json.loads(self.process.stdout.readline())["endpoint"]
         self.ec2 = self.client("ec2")
 
-    def client(self, service, key="AKIAROOTROOTROOTROOT", timeout=20):
+    def client(self, service, key="AKIAROOTROOTROOTROOT", timeout=20, region="us-east-1"):
         return boto3.client(
             service,
-            region_name="us-east-1",
+            region_name=region,
             endpoint_url=self.endpoint,
             aws_access_key_id=key,
             aws_secret_access_key="secret",

@@ -209,6 +209,10 @@ class Births:
         self._settings = settings
         self._born = {}
 
+    def always(self, backend):
+        """Notes that what there is has been there for ever: what an account has before anybody does anything."""
+        self._born.update(dict.fromkeys(live(backend), float("-inf")))
+
     def scan(self, backend):
         """Notes what is new; to be called after every action."""
         now = time.monotonic()
@@ -219,5 +223,5 @@ class Births:
             del backend.tags[resource_id]
 
     def visible(self, resource):
-        age = time.monotonic() - self._born.get(getattr(resource, "id", None), 0.0)
+        age = time.monotonic() - self._born.get(getattr(resource, "id", None), float("-inf"))
         return age * 1000 >= float(self._settings.consistency_ms)

@@ -15,9 +15,15 @@ use super::harness::Ran;
 const SCRIPT: &str = include_str!("../../templates/data-volume");
 const MIB: u64 = 1 << 20;
 
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 fn run(program: &str, args: &[&str]) -> Ran {
+    run_in(PATH, program, args)
+}
+
+fn run_in(path: &str, program: &str, args: &[&str]) -> Ran {
     let mut c = Command::new(program);
-    c.args(args).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    c.args(args).env("PATH", path);
     Ran::of(c, "", Duration::from_secs(60))
 }
 
@@ -55,13 +61,16 @@ impl Volume {
 
     /// Runs the script as a host does at its boot.
     fn boot(&self) -> Ran {
+        self.boot_in(PATH)
+    }
+    fn boot_in(&self, path: &str) -> Ran {
         let text = SCRIPT.replace("{{ data_volume | default(value=\"\") }}", "vol-0123456789abcdef0");
         assert!(!text.contains("{{"), "{text}");
         let text = text.replace("/dev/sdf", &self.device).replace(" /data\n", &format!(" {}\n", self.data().display()));
         let text = text.replace("-q /data;", &format!("-q {};", self.data().display()));
         let script = self.dir.path().join("script");
         fs::write(&script, text).unwrap();
-        run("sh", &[script.to_str().unwrap()])
+        run_in(path, "sh", &[script.to_str().unwrap()])
     }
     fn shut_down(&self) {
         assert_eq!(run("umount", &[self.data().to_str().unwrap()]).code, Some(0));
@@ -115,8 +124,8 @@ fn an_empty_volume_is_formatted_once() {
 #[test]
 fn what_is_on_a_volume_is_never_lost() {
     let test = "what_is_on_a_volume_is_never_lost";
-    // Bytes that nobody knows, at the beginning and further on, as far as is looked.
-    for at in [0, 4 * MIB - 64] {
+    // Bytes that nobody knows, at the beginning, in the middle and at the end.
+    for at in [0, 4 * MIB - 64, 20 * MIB + 7, 32 * MIB - 29] {
         let Some(volume) = Volume::new(test, b"records without a file system", at) else { return };
         volume.is_refused("holds something that is no file system");
     }
@@ -127,6 +136,22 @@ fn what_is_on_a_volume_is_never_lost() {
     f.write_all(b"\x55\xaa").unwrap();
     drop(f);
     volume.is_refused("no file system");
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_empty() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(volume) = Volume::new("what_cannot_be_read_is_not_taken_for_empty", b"", 0) else { return };
+    // A sector in the middle that gives an error: said by a `dd` of ours, for want of a device that breaks.
+    let dir = volume.dir.path().join("broken");
+    fs::create_dir(&dir).unwrap();
+    let dd = dir.join("dd");
+    fs::write(&dd, "#!/bin/sh\ncase \"$*\" in *skip=300*) echo 'Input/output error' >&2; exit 1; esac\nexec /bin/dd \"$@\"\n").unwrap();
+    fs::set_permissions(&dd, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = volume.bytes();
+    volume.boot_in(&format!("{}:{PATH}", dir.display())).code(1).says(&["cannot be read all over; it is left alone"]);
+    assert!(volume.bytes() == before, "it was changed");
+    volume.boot().code(0).shows(&["is empty: it is formatted"]);
 }
 
 #[test]

@@ -77,8 +77,6 @@ fn the_second_is_told() {
 fn many_at_once() {
     let Some(cloud) = Cloud::new("many_at_once") else { return };
     let cluster = Cluster::new(&cloud, "many");
-    // What the account has anyway is not new.
-    thread::sleep(Duration::from_secs(1));
     for consistency_ms in [0, 800] {
         cloud.set(json!({"consistency_ms": consistency_ms}));
         for verb in ["up", "down"] {

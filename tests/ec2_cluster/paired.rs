@@ -13,24 +13,12 @@ use super::{
     clients::{CREATE_TOPIC, consume_all, kcat, numbers, produce_numbers, python},
     cloud::{Call, Cloud},
     cluster::Cluster,
-    harness::{self, Ran, SEVEN, docker, enabled, eventually},
+    harness::{Ran, SEVEN, docker, enabled, eventually, node_image},
     permissions,
 };
 
 /// Records in the topic `kept`.
 const RECORDS: usize = 300;
-
-/// The newest image that hosts of the bundled engine are made of; it is made if there is none.
-fn image() -> String {
-    let newest = || {
-        let all = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "septet-node"]);
-        all.lines().find(|l| l.matches('-').count() == 1).map(str::to_owned)
-    };
-    newest().unwrap_or_else(|| {
-        harness::Cluster::new("n").ok(&["up"]);
-        newest().unwrap()
-    })
-}
 
 fn bootstrap(cluster: &Cluster) -> String {
     cluster.ok(&["endpoints", "--json"]).json()["bootstrap.servers"].as_str().unwrap().to_owned()
@@ -59,7 +47,7 @@ fn the_whole_way() {
     if !enabled("the_whole_way") {
         return;
     }
-    let Some(cloud) = Cloud::paired("the_whole_way", &image()) else { return };
+    let Some(cloud) = Cloud::paired("the_whole_way", &node_image()) else { return };
     let cluster = Cluster::new(&cloud, "whole");
     cluster.set("connect", "private");
     cluster.set("public_addresses", "all");

@@ -113,6 +113,18 @@ pub fn docker_try(args: &[&str]) -> Ran {
     Ran::of(c, "", Duration::from_secs(90))
 }
 
+/// The newest image that hosts of the bundled engine are made of; it is made if there is none.
+pub fn node_image() -> String {
+    let newest = || {
+        let all = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "septet-node"]);
+        all.lines().find(|l| l.matches('-').count() == 1).map(str::to_owned)
+    };
+    newest().unwrap_or_else(|| {
+        Cluster::new("n").ok(&["up"]);
+        newest().unwrap()
+    })
+}
+
 /// Asks again until the answer is yes.
 #[track_caller]
 pub fn eventually(what: &str, limit: Duration, mut ask: impl FnMut() -> bool) {

@@ -48,6 +48,7 @@ pub(crate) fn instance(i: sdk::Instance) -> Option<Instance> {
         public_ip: i.public_ip_address.filter(|a| !a.is_empty()),
         groups: i.security_groups.unwrap_or_default().into_iter().filter_map(|g| g.group_id).collect(),
         volumes,
+        interfaces: i.network_interfaces.unwrap_or_default().into_iter().filter_map(|n| n.network_interface_id).collect(),
         tags: tags(i.tags),
         launched: i.launch_time.map_or(0, |t| t.secs()),
         spot: i.instance_lifecycle == Some(sdk::InstanceLifecycleType::Spot),

@@ -49,6 +49,8 @@ pub struct Instance {
     pub groups: Vec<String>,
     /// device name to volume id
     pub volumes: BTreeMap<String, String>,
+    /// ids of its network interfaces
+    pub interfaces: Vec<String>,
     pub tags: Tags,
     /// seconds since 1970
     pub launched: i64,

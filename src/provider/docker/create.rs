@@ -59,7 +59,9 @@ impl Docker {
                 typ: Some(MountType::VOLUME),
                 ..Default::default()
             }]),
-            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), maximum_retry_count: None }),
+            // As a machine boots when its power comes back. Not `unless-stopped`: a daemon that was killed stops what still runs when
+            // it comes back, and then takes that for the user's wish.
+            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::ALWAYS), maximum_retry_count: None }),
             network_mode: Some(network.reference.clone()),
             ..Default::default()
         };

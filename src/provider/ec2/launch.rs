@@ -339,6 +339,10 @@ impl Ec2 {
         let doing = format!("cannot plant a login key on {}", host.name);
         let fail = |e| explain(&doing, e);
         let text = client.user_data(&host.reference).await.map_err(fail)?;
+        if self.seen().instances.get(&host.id).is_some_and(|i| i.spot) {
+            return Err(Error::failed(format!("{doing}: a spot instance cannot be stopped, and so its user data cannot be changed"))
+                .hint(format!("terminate {}; `septet up` makes it again, with the data of its volume", host.reference)));
+        }
         let new = user_data::with_key(&text, public_key).ok_or_else(|| {
             Error::failed(format!("{doing}: its user data is not Septet's")).hint("terminate the instance; `septet up` makes it again")
         })?;
@@ -351,12 +355,13 @@ impl Ec2 {
         Ok(())
     }
 
-    /// The name by which the console knows a host and its volumes.
+    /// The name by which the console knows a host, its volumes and its network interface.
     pub(super) async fn rename(&self, id: HostId, to: &str) -> Result<()> {
         let instance = self.seen().instances.get(&id).cloned();
         let Some(instance) = instance else { return Ok(()) };
         let mut ids = vec![instance.id.clone()];
         ids.extend(instance.volumes.values().cloned());
+        ids.extend(instance.interfaces.iter().cloned());
         let client = self.client().await?;
         let doing = format!("cannot rename {to}");
         let prefix = (tags::PREFIX.to_owned(), self.prefix.clone());

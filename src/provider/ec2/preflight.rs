@@ -88,7 +88,16 @@ impl Ec2 {
         }
         out.push(self.check_clock(client.stats().clock_skew_s));
         out.push(check_key(observed));
-        out.push(self.check_types(&new).await);
+        let resized: Vec<(HostId, &str)> = steps
+            .iter()
+            .filter_map(|s| match s {
+                Step::Resize { id, name, .. } => Some((*id, name.as_str())),
+                _ => None,
+            })
+            .collect();
+        let wanted: Vec<HostId> = new.iter().copied().chain(resized.iter().map(|(id, _)| *id)).collect();
+        out.push(self.check_types(&wanted).await);
+        out.extend(self.check_stops(&resized));
         out.push(self.check_images(&new).await);
         let (network, subnet) = self.check_network(observed).await;
         out.push(network);
@@ -116,8 +125,8 @@ impl Ec2 {
         }
     }
 
-    async fn check_types(&self, new: &[HostId]) -> Check {
-        let roles: std::collections::BTreeSet<Role> = new.iter().map(|h| h.role).collect();
+    async fn check_types(&self, wanted: &[HostId]) -> Check {
+        let roles: std::collections::BTreeSet<Role> = wanted.iter().map(|h| h.role).collect();
         let name = "instance types";
         let found = async {
             let bundles = Bundles::find()?;
@@ -148,6 +157,23 @@ impl Ec2 {
             Ok(text) => check(name, Verdict::Pass, text),
             Err(e) => failed(name, e),
         }
+    }
+
+    /// Hosts that must be stopped for what is planned, and cannot be.
+    fn check_stops(&self, resized: &[(HostId, &str)]) -> Option<Check> {
+        let spot: Vec<String> = {
+            let seen = self.seen();
+            let is_spot = |id: &HostId| seen.instances.get(id).filter(|i| i.spot).map(|i| i.id.clone());
+            resized.iter().filter_map(|(id, name)| Some(format!("{name} ({})", is_spot(id)?))).collect()
+        };
+        (!spot.is_empty()).then(|| Check {
+            hint: Some(
+                "terminate them one at a time, each followed by `septet up`: it makes the host again, as what is wanted now, with the \
+                 data of its volume"
+                    .into(),
+            ),
+            ..check("spot", Verdict::Fail, format!("spot instances cannot be stopped, which another type takes: {}", spot.join(", ")))
+        })
     }
 
     async fn check_images(&self, new: &[HostId]) -> Check {

@@ -75,6 +75,7 @@ impl Ec2 {
                 self.each(client, &hosts).await?;
                 self.each(client, &others).await
             }
+            "volume" => self.volumes(client, resources).await,
             _ => self.each(client, &resources.iter().collect::<Vec<_>>()).await,
         }
     }
@@ -99,6 +100,32 @@ impl Ec2 {
         }
         let ended = self.waiting(client.wait_for(&ids, InstanceState::Terminated, END_TIMEOUT)).await;
         ended.map(drop).map_err(|e| explain(doing, e))
+    }
+
+    /// A system's volume goes with its instance, a little later: only what is not in use is deleted, and what still is, is waited
+    /// for.
+    async fn volumes(&self, client: &Client, resources: &[Resource]) -> Result<()> {
+        let until = Instant::now() + IN_USE_TIMEOUT;
+        let mut pause = Duration::from_millis(300);
+        let mut left: Vec<&Resource> = resources.iter().collect();
+        loop {
+            let ids: Vec<&str> = left.iter().map(|r| r.id.as_str()).collect();
+            let seen = client.volumes(&[filter("volume-id", &ids)]).await.map_err(|e| explain("cannot list volumes", e))?;
+            left.retain(|r| seen.iter().any(|v| v.id == r.id && v.state != "deleting"));
+            let is_free = |r: &&Resource| seen.iter().any(|v| v.id == r.id && v.state != "in-use");
+            let (free, used): (Vec<&Resource>, Vec<&Resource>) = left.into_iter().partition(is_free);
+            self.each(client, &free).await?;
+            if used.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                // Then EC2 says why not.
+                return self.each(client, &used).await;
+            }
+            self.waiting(tokio::time::sleep(pause)).await;
+            pause = (pause * 2).min(Duration::from_secs(3));
+            left = used;
+        }
     }
 
     async fn each(&self, client: &Client, resources: &[&Resource]) -> Result<()> {
