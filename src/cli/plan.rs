@@ -29,7 +29,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     if g.json {
         print_json(&json!({
             "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap,
-            "checks": planned.checks, "cost": planned.estimate,
+            "unseen": planned.unseen, "checks": planned.checks, "cost": planned.estimate,
         }))?;
     } else if planned.pending() {
         eprintln!("\n{steps} changes to hosts, {tasks} tasks would change something; `septet up` does it");

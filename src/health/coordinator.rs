@@ -40,40 +40,49 @@ async fn word(control: &Connection, host: &str, word: &str) -> Result<String, St
     timeout(QUESTION_TIMEOUT, ask).await.map_err(|_| format!("no answer to `{word}` in time"))?
 }
 
-async fn view(control: &Connection, host: &str) -> Result<CoordinatorView, String> {
+/// What a server answers; `None` while it has no leader.
+type View = Result<Option<CoordinatorView>, String>;
+
+async fn view(control: &Connection, host: &str) -> View {
     let text = word(control, host, "srvr").await?;
     let get = |k: &str| text.lines().find_map(|l| l.strip_prefix(k)).map(str::trim);
     let (Some(mode), Some(zxid)) = (get("Mode:"), get("Zxid:")) else {
         let first = text.lines().next().unwrap_or("an empty answer").trim();
-        return Err(if first.contains("not currently serving") {
-            "it has no leader with a majority (not serving)".into()
-        } else {
-            format!("strange answer: {first}")
-        });
+        return if first.contains("not currently serving") { Ok(None) } else { Err(format!("strange answer: {first}")) };
     };
     let zxid = u64::from_str_radix(zxid.trim_start_matches("0x"), 16).map_err(|_| format!("strange zxid {zxid}"))?;
-    Ok(CoordinatorView { mode: mode.to_owned(), zxid })
+    Ok(Some(CoordinatorView { mode: mode.to_owned(), zxid }))
 }
 
-/// Asks all servers; who does not answer is left out.
-pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, CoordinatorView> {
+async fn ask_all(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> Vec<(HostId, View)> {
     let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default()).await) });
-    join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?))).collect()
+    join_all(asks).await
+}
+
+/// Asks all servers; who does not answer, or has no leader, is left out.
+pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, CoordinatorView> {
+    ask_all(checker, control, ids).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()??))).collect()
 }
 
 /// Checks the ensemble over the hosts that can be reached.
 pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> (Vec<Problem>, BTreeMap<HostId, String>) {
+    judge(checker, ask_all(checker, control, ids).await)
+}
+
+fn judge(checker: &Checker<'_>, answers: Vec<(HostId, View)>) -> (Vec<Problem>, BTreeMap<HostId, String>) {
     let mut problems = Vec::new();
     let mut notes = BTreeMap::new();
     let mut add = |host: String, reason: String| problems.push(Problem { host, reason });
-    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default()).await) });
     let mut views: BTreeMap<HostId, CoordinatorView> = BTreeMap::new();
-    for (id, v) in join_all(asks).await {
+    let mut answered = 0;
+    for (id, v) in answers {
+        answered += usize::from(v.is_ok());
         match v {
-            Ok(v) => {
+            Ok(Some(v)) => {
                 notes.insert(id, v.mode.clone());
                 views.insert(id, v);
             }
+            Ok(None) => add(checker.name(id), "coordinator: it has no leader with a majority (not serving)".into()),
             Err(e) => add(checker.name(id), format!("coordinator: {e}")),
         }
     }
@@ -81,8 +90,8 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     let leaders: Vec<HostId> = views.iter().filter(|(_, v)| v.mode == "leader" || v.mode == "standalone").map(|(id, _)| *id).collect();
     match leaders.as_slice() {
         [_] => {}
-        [] if views.is_empty() => add("coordinators".into(), format!("none of {all} answers")),
-        [] => add("coordinators".into(), format!("no leader among the {} of {all} that answer", views.len())),
+        [] if answered == 0 => add("coordinators".into(), format!("none of {all} answers")),
+        [] => add("coordinators".into(), format!("no leader among the {answered} of {all} that answer")),
         many => {
             let names: Vec<String> = many.iter().map(|id| checker.name(*id)).collect();
             add("coordinators".into(), format!("{} leaders: {}", many.len(), names.join(", ")));
@@ -100,4 +109,53 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         }
     }
     (problems, notes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{inventory::Inventory, provider::Observed};
+
+    fn said(answers: &[View]) -> Vec<String> {
+        let inventory = Inventory::parse(std::path::Path::new("i.yml"), "cluster: c\nprefix: p\n").unwrap();
+        let observed = Observed::default();
+        let checker = Checker { inventory: &inventory, observed: &observed, fleet: None };
+        let host = |i: usize| HostId { role: Role::Coordinator, index: i as u16 + 1 };
+        let (problems, _) = judge(&checker, answers.iter().enumerate().map(|(i, v)| (host(i), v.clone())).collect());
+        problems.into_iter().map(|p| format!("{}: {}", p.host, p.reason)).collect()
+    }
+
+    fn is(mode: &str, zxid: u64) -> View {
+        Ok(Some(CoordinatorView { mode: mode.into(), zxid }))
+    }
+
+    #[test]
+    fn one_leader_and_nobody_behind() {
+        assert_eq!(said(&[is("leader", 0x2_0000_0005), is("follower", 0x2_0000_0004), is("follower", 0x2_0000_0005)]), [""; 0]);
+        // The new epoch has no transaction yet.
+        assert_eq!(said(&[is("leader", 0x3_0000_0000), is("follower", 0x2_0000_0004), is("follower", 0x2_0000_0004)]), [""; 0]);
+        let behind = said(&[is("leader", 0x2_0000_2000), is("follower", 0x2_0000_0004), is("follower", 0x1_0000_0004)]);
+        assert_eq!(
+            behind,
+            ["p-zk02: coordinator: 8188 transactions behind the leader", "p-zk03: coordinator: epoch 1 while the leader is in 2"]
+        );
+    }
+
+    #[test]
+    fn who_elects_answers() {
+        let electing = "coordinator: it has no leader with a majority (not serving)";
+        assert_eq!(
+            said(&[Ok(None), Ok(None), Err("refused".into())]),
+            [
+                &format!("p-zk01: {electing}"),
+                &format!("p-zk02: {electing}"),
+                "p-zk03: coordinator: refused",
+                "coordinators: no leader among the 2 of 3 that answer"
+            ]
+        );
+        let gone = said(&[Err("refused".into()), Err("refused".into()), Err("refused".into())]);
+        assert_eq!(gone.last().unwrap(), "coordinators: none of 3 answers");
+        assert_eq!(said(&[is("leader", 1), is("leader", 1), is("follower", 1)]), ["coordinators: 2 leaders: p-zk01, p-zk02"]);
+    }
 }

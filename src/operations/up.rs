@@ -19,7 +19,7 @@ use crate::{
     inventory::{Engine, HostId, Metadata, Role},
     plan::{self, Plan, Step},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
-    provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ProviderStats, Site, Verdict},
+    provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ObservedHost, ProviderStats, Site, Verdict},
     ssh::{Fleet, keys},
     template::Vars,
 };
@@ -51,6 +51,8 @@ pub struct Planned {
     pub estimate: Option<Estimate>,
     /// the provider's changes
     pub plan: Plan,
+    /// hosts that exist and could not be looked at
+    pub unseen: Vec<String>,
     /// the hosts' changes
     pub recap: Recap,
 }
@@ -118,24 +120,30 @@ async fn archives(cluster: &Cluster, download: bool) -> Result<Vars> {
     Ok(v)
 }
 
+/// Hosts that exist and cannot be looked at: they do not run, or nothing leads to them.
+fn unseen(observed: &Observed, reachable: bool) -> impl Iterator<Item = &ObservedHost> {
+    observed.hosts.iter().filter(move |h| h.state != HostState::Unfinished && (h.state != HostState::Running || !reachable))
+}
+
 /// Runs plays with the reporter listening.
 async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>, plays: &[Play], options: Options) -> Result<Recap> {
     let (events, told) = mpsc::unbounded_channel();
     let gate = fleet
         .clone()
         .map(|fleet| Arc::new(RollingGate { inventory: cluster.inventory.clone(), observed: observed.clone(), fleet }) as Arc<dyn Gate>);
-    let absent: HashSet<HostId> = cluster
-        .inventory
-        .hosts
-        .iter()
-        .map(|h| h.id)
-        .filter(|id| options.check && observed.host(*id).is_none_or(|h| h.state != HostState::Running))
-        .collect();
+    let all = || cluster.inventory.hosts.iter().map(|h| h.id).filter(|_| options.check);
+    let is_new = |id: &HostId| observed.host(*id).is_none_or(|h| h.state == HostState::Unfinished);
+    let absent: HashSet<HostId> = all().filter(is_new).collect();
+    let unseen = match options.check {
+        true => unseen(observed, fleet.is_some()).map(|h| h.id).collect(),
+        false => HashSet::new(),
+    };
     let shared = Shared {
         inventory: cluster.inventory.clone(),
         project: cluster.project.clone(),
         fleet,
         absent,
+        unseen,
         options,
         host_vars: BTreeMap::new(),
         events,
@@ -182,6 +190,15 @@ async fn observe(cluster: &Cluster) -> Result<Observed> {
 
 fn makes_hosts(plan: &Plan) -> bool {
     plan.steps.iter().any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. }))
+}
+
+/// Whether the provider can do what is planned; nothing is asked where little is.
+async fn preflight(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<Vec<Check>> {
+    if !makes_hosts(plan) && plan.rolls.is_empty() {
+        return Ok(Vec::new());
+    }
+    let steps: Vec<Step> = plan.all().cloned().collect();
+    cluster.provider.preflight(observed, &steps).await
 }
 
 /// Refuses to begin what would go wrong.
@@ -255,18 +272,18 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     let mut observed = phases.time(reporter, "observe", observe(cluster)).await?;
     let plan = plan::plan(&cluster.inventory, &observed)?;
     interrupted(cluster)?;
+    let begun = Instant::now();
+    let checks = preflight(cluster, &plan, &observed).await?;
+    if !checks.is_empty() {
+        phases.add(reporter, "preflight", begun.elapsed());
+        reporter.checks(&checks, false);
+        passed(&checks)?;
+    }
     if matches!(cluster.inventory.engine, Engine::Apache(_)) {
         cluster.archives = phases.time(reporter, "archive", archives(cluster, true)).await?;
     }
     let cluster = &*cluster;
     if makes_hosts(&plan) {
-        let begun = Instant::now();
-        let checks = cluster.provider.preflight(&observed, &plan.steps).await?;
-        if !checks.is_empty() {
-            phases.add(reporter, "preflight", begun.elapsed());
-            reporter.checks(&checks, false);
-            passed(&checks)?;
-        }
         let say = |text: String| reporter.say(&text);
         let how = phases.time(reporter, "image", cluster.provider.prepare(&say)).await?;
         reporter.detail(&format!("   hosts are made with: {how}"));
@@ -349,7 +366,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     let plan = plan::plan(&cluster.inventory, &observed)?;
     cluster.archives = archives(cluster, false).await?;
     let cluster = &*cluster;
-    let checks = if makes_hosts(&plan) { cluster.provider.preflight(&observed, &plan.steps).await? } else { Vec::new() };
+    let checks = preflight(cluster, &plan, &observed).await?;
     cluster.reporter.checks(&checks, true);
     cluster.reporter.plan(&plan);
     let estimate = cluster.provider.estimate();
@@ -358,8 +375,11 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     }
     let mut options = cluster.options.clone();
     options.check = true;
-    let running = observed.hosts.iter().any(|h| h.state == HostState::Running);
-    let access = match running {
+    // The way to every host is by the control host.
+    let reachable = observed.hosts.iter().any(|h| h.id.role == Role::Control && h.state == HostState::Running);
+    let unseen: Vec<String> = unseen(&observed, reachable).map(|h| h.name.clone()).collect();
+    cluster.reporter.unseen(&unseen);
+    let access = match reachable {
         true => Some(Access::new(cluster, observed.clone())?.connect(cluster, false).await?),
         false => None,
     };
@@ -368,7 +388,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     if let Some(fleet) = fleet {
         fleet.close().await;
     }
-    Ok(Planned { checks, estimate, plan, recap: succeeded(recap)? })
+    Ok(Planned { checks, estimate, plan, unseen, recap: succeeded(recap)? })
 }
 
 /// Runs a playbook against the hosts that exist.

@@ -121,8 +121,10 @@ pub struct Shared {
     pub project: Project,
     /// the hosts; `None` where there are none yet
     pub fleet: Option<Arc<Fleet>>,
-    /// hosts that do not exist yet (in check mode)
+    /// hosts that do not exist yet (in check mode): they are taken to be empty
     pub absent: HashSet<HostId>,
+    /// hosts that exist and cannot be looked at (in check mode): they are left out
+    pub unseen: HashSet<HostId>,
     /// how the run is to be
     pub options: Options,
     /// variables of each host, in order of precedence up to its own
@@ -209,6 +211,7 @@ impl Runner {
             let allowed: BTreeSet<HostId> = select(&self.shared.inventory, limit)?.into_iter().map(|h| h.id).collect();
             hosts.retain(|h| allowed.contains(&h.id));
         }
+        hosts.retain(|h| !self.shared.unseen.contains(&h.id));
         Ok(hosts)
     }
 

@@ -65,10 +65,14 @@ impl Reporter {
     }
 
     fn line(&self, text: &str) {
+        self.print(self.data, text);
+    }
+
+    fn print(&self, data: bool, text: &str) {
         let print = || {
             use std::io::Write;
             // A reader that went away is no reason to stop.
-            let _ = if self.data { writeln!(std::io::stdout(), "{text}") } else { writeln!(std::io::stderr(), "{text}") };
+            let _ = if data { writeln!(std::io::stdout(), "{text}") } else { writeln!(std::io::stderr(), "{text}") };
         };
         match &self.bars {
             Some(bars) => bars.suspend(print),
@@ -76,9 +80,9 @@ impl Reporter {
         }
     }
 
-    /// Something worth knowing.
+    /// Something worth knowing that is no data.
     pub fn say(&self, text: &str) {
-        self.line(text);
+        self.print(false, text);
     }
 
     /// Something for `-v` only.
@@ -102,6 +106,16 @@ impl Reporter {
     pub fn plan(&self, plan: &Plan) {
         for step in plan.all() {
             self.line(&self.paint("32", &step.to_string()));
+        }
+    }
+
+    /// Says of which hosts a plan knows nothing more: they exist, and what is on them cannot be seen now.
+    pub fn unseen(&self, hosts: &[String]) {
+        if !hosts.is_empty() {
+            let them = hosts.join(", ");
+            self.line(
+                &self.paint("33", &format!("? what is on {them} cannot be seen now: only `septet up` finds what would change there")),
+            );
         }
     }
 

@@ -223,8 +223,18 @@ impl Connection {
         match self.handle.channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 0).await {
             Ok(channel) => Ok(channel.into_stream()),
             Err(russh::Error::ChannelOpenFailure(reason)) => {
-                let said = self.open_failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Err(SshError::Unreachable(format!("{host}:{port}: {}", said.unwrap_or_else(|| format!("{reason:?}")).to_lowercase())))
+                let said = self.open_failure.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|s| !s.is_empty());
+                let why = said.map(|s| s.to_lowercase()).unwrap_or_else(|| {
+                    use russh::ChannelOpenFailure::{AdministrativelyProhibited, ConnectFailed, ResourceShortage, UnknownChannelType};
+                    match reason {
+                        ConnectFailed => "nothing accepts connections there".to_owned(),
+                        AdministrativelyProhibited => "the control host's sshd forbids forwarding".to_owned(),
+                        ResourceShortage => "the control host's sshd has no room for another channel".to_owned(),
+                        UnknownChannelType => "the control host's sshd does not forward".to_owned(),
+                        other => format!("{other:?}").to_lowercase(),
+                    }
+                });
+                Err(SshError::Unreachable(format!("{host}:{port}: {why}")))
             }
             Err(e) => Err(SshError::Lost(e.to_string())),
         }

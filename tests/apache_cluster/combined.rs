@@ -1,17 +1,60 @@
-//! Brokers that are controllers too: a roll that a topic's `min.insync.replicas` stops, then another version, with a disk that is
-//! full at first.
+//! Brokers that are controllers too, on hosts without a Java but that of an archive: a roll that a topic's `min.insync.replicas`
+//! stops, then another version, with a disk that is full at first.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::json;
 
 use super::{
     archives::{self, Archive},
     clients::{consume_all, numbers, produce_numbers},
-    harness::{Cluster, docker, enabled},
+    harness::{Cluster, docker, docker_try, enabled},
     steps::{add, alter_topic, cluster, create_topic, down, formatted, inside, is_spread_somehow, notes, nothing_touched, tool},
 };
 
 const FOUR: [&str; 4] = ["control01", "kafka01", "kafka02", "kafka03"];
 const RECORDS: usize = 300;
+
+/// A combined cluster; no container yet.
+fn combined(letter: &str, archive: &Archive, more: &str) -> Cluster {
+    let cluster = cluster(letter, &FOUR, archive, more);
+    add(&cluster, "groups: {coordinators: {count: 0}}\n");
+    cluster
+}
+
+/// An archive of the Java that the node image with Java has.
+fn java_archive(dir: &Path, kafka: &Archive) -> PathBuf {
+    let image = || {
+        let all = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "septet-node"]);
+        all.lines().find(|l| l.contains(":java-")).map(str::to_owned)
+    };
+    let image = image().unwrap_or_else(|| {
+        combined("j", kafka, "").ok(&["up"]);
+        image().unwrap()
+    });
+    let path = dir.join("java.tgz");
+    let script = "d=$(dirname $(dirname $(readlink -f $(command -v java)))) && cd $d/.. && tar -chf - ${d##*/} | gzip -1";
+    let mut c = Command::new("docker");
+    c.args(["run", "--rm", "--network", "none", &image, "sh", "-c", script]).stdout(File::create(&path).unwrap());
+    assert!(c.status().unwrap().success());
+    path
+}
+
+/// The Java of the archive is the only one there is.
+fn runs_on_its_java(cluster: &Cluster) {
+    for host in FOUR {
+        let name = cluster.host(host);
+        assert_ne!(docker_try(&["exec", &name, "sh", "-c", "command -v java"]).code, Some(0), "{host}");
+        assert!(!docker(&["inspect", "--format", "{{.Config.Image}}", &name]).contains("java"));
+    }
+    let script = "readlink /proc/$(systemctl show -p MainPID --value kafka-server)/exe";
+    let exe = docker(&["exec", &cluster.host("kafka01"), "sh", "-c", script]);
+    assert!(exe.starts_with("/opt/java-") && exe.ends_with("/bin/java"), "{exe}");
+}
 
 #[test]
 fn combined_and_another_version() {
@@ -19,11 +62,13 @@ fn combined_and_another_version() {
         return;
     }
     let (Some(old), Some(new)) = (archives::find("3.9.1"), archives::find("4.1.1")) else { return };
-    let cluster = cluster("c", &FOUR, &old, "");
-    add(&cluster, "groups: {coordinators: {count: 0}}\n");
+    let dir = tempfile::tempdir().unwrap();
+    let java = java_archive(dir.path(), &old);
+    let cluster = combined("c", &old, &format!(", java: {{archive: {}}}", java.display()));
     let up = cluster.ok(&["up"]).says(&["up and healthy"]);
     eprintln!("up, combined: {:.1} s", up.took.as_secs_f64());
     cluster.is_whole();
+    runs_on_its_java(&cluster);
     let roles = notes(&cluster);
     let count = |what: &str| roles.values().filter(|n| n.as_str() == what).count();
     assert_eq!((count("leader"), count("follower")), (1, 2), "{roles:?}");
@@ -43,7 +88,7 @@ fn a_roll_that_stops(cluster: &Cluster, servers: &str) {
     let before = cluster.seen();
     cluster.edit("vars:\n", "vars:\n  kafka_config: {log.segment.bytes: 52428800, log.retention.huors: 5}\n");
     let misspelt = "`log.retention.huors` is no key of Kafka's, it has no effect; did you mean `log.retention.hours`?";
-    cluster.run(&["plan", "--exit-code"]).code(4).shows(&["warning:", misspelt, "+log.segment.bytes=52428800"]);
+    cluster.run(&["plan", "--exit-code"]).code(4).says(&["warning:", misspelt]).shows(&["+log.segment.bytes=52428800"]);
     assert_eq!(cluster.ok(&["plan", "--json"]).says(&["warning:", misspelt]).json()["pending"], true);
     // Each partition has three replicas, so that no broker may go: which, the gate says.
     let ran = cluster.run(&["up"]).code(1).says(&["warning:", misspelt, "the roll stopped before", "the gate does not open", "hint:"]);

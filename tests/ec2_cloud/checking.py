@@ -17,7 +17,14 @@ from botocore.exceptions import ClientError
 
 PUBLIC_KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f somebody"
 HERE = Path(__file__).parent
-DEFAULTS = {"state_delay_s": 0.05, "consistency_ms": 0, "page_size": None, "vcpu_limit": 256, "iam": None}
+DEFAULTS = {
+    "state_delay_s": 0.05,
+    "consistency_ms": 0,
+    "page_size": None,
+    "vcpu_limit": 256,
+    "iam": None,
+    "clock_skew_s": 0,
+}
 
 
 class Cloud:

@@ -101,5 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         except (OSError, ValueError):
             pass
 
+    def date_time_string(self, timestamp=None):
+        """What the header `Date` says: this cloud's clock."""
+        skew = float(self.server.world.settings.clock_skew_s)
+        return super().date_time_string((time.time() if timestamp is None else timestamp) + skew)
+
     def log_message(self, format, *args):
         pass

@@ -26,6 +26,7 @@ class Settings:
     page_size: int | None = None
     vcpu_limit: int | None = 256
     iam: dict | None = None
+    clock_skew_s: float = 0
 
     def update(self, values):
         for name, value in values.items():

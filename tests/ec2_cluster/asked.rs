@@ -275,7 +275,7 @@ fn by_wish() {
     assert_eq!(cluster.things()["volumes"].len(), 7);
 }
 
-/// Every call of an `up` and of an `up` that has nothing to do.
+/// Every call of an `up`, of an `up` that has nothing to do, and of a `down`.
 #[test]
 fn few_calls() {
     let Some(cloud) = Cloud::new("few_calls") else { return };
@@ -289,4 +289,11 @@ fn few_calls() {
     assert!(first <= 45, "{first}");
     // Who holds it, what there is, and giving it back.
     assert!(second.len() <= 5, "{second:?}");
+    cloud.forget_calls();
+    cluster.down();
+    let last: Vec<String> = cloud.calls().into_iter().map(|c| c.action).collect();
+    eprintln!("calls of a down: {}: {last:?}", last.len());
+    // One for each volume with data; systems' volumes go with their instances.
+    assert_eq!(last.iter().filter(|a| *a == "DeleteVolume").count(), 6, "{last:?}");
+    assert!(last.len() <= 40, "{last:?}");
 }

@@ -183,3 +183,79 @@ fn what_the_account_refuses() {
         ]);
     }
 }
+
+/// Another type for hosts that exist: what would fail is found before the first of them is stopped.
+#[test]
+fn what_cannot_be_resized() {
+    let Some(cloud) = Cloud::new("what_cannot_be_resized") else { return };
+    let untouched = |cluster: &Cluster, says: &[&str]| {
+        let before = cluster.instances();
+        cloud.forget_calls();
+        cluster.run(&["up"]).code(1).says(&["nothing was begun", "hint:"]).says(says);
+        assert!(!cloud.calls().iter().any(|c| c.action.ends_with("Instances") && c.changes() && !c.dry_run), "{:#?}", cloud.calls());
+        assert_eq!(cluster.instances(), before);
+    };
+    let spot = Cluster::new(&cloud, "spot");
+    spot.set("spot", "true");
+    spot.up();
+    spot.set("instance_type", "{control: t3.micro, coordinators: t3.small, brokers: t3.medium}");
+    let id = spot.id("kafka02");
+    untouched(&spot, &[&format!("spot-kafka02 ({id}) is a spot instance, which cannot be stopped"), "terminate such hosts one at a time"]);
+    assert!(!spot.run(&["up"]).err.contains("spot-zk01 ("), "only what is to change is named");
+    // As the hint says.
+    cloud.instance(&id, "terminate");
+    spot.run(&["up"]).code(1).says(&["spot-kafka01 ("]);
+    spot.down();
+
+    let other = Cluster::new(&cloud, "arch");
+    other.up();
+    other.set("instance_type", "{control: t3.micro, coordinators: t4g.small, brokers: t3.small}");
+    let who = format!("arch-zk03 ({}) is for x86_64, a t4g.small for arm64", other.id("zk03"));
+    untouched(&other, &["t4g.small is for aarch64", &who]);
+}
+
+/// An engine that a host has no memory for.
+#[test]
+fn what_does_not_fit() {
+    let Some(cloud) = Cloud::new("what_does_not_fit") else { return };
+    let cluster = Cluster::new(&cloud, "heap");
+    let before = cloud.state();
+    for (heap, says) in [
+        ("{broker: 6g}", "t3.small: 2048 MiB of memory are too little for a broker"),
+        ("{broker: 1g, coordinator: 2g}", "t3.small: 2048 MiB of memory are too little for a coordinator"),
+    ] {
+        cluster.more(&format!("engine: {{apache: {{heap: {heap}}}}}"));
+        // Before anything is downloaded, too.
+        cluster.run(&["up"]).code(1).says(&["instance types", says, "or a smaller `heap`"]);
+        nothing_was_made(&cloud, &before);
+    }
+    cluster.more("engine: {apache: {heap: {broker: 1g}}}");
+    cluster.set("instance_type", "{control: t3.micro, coordinators: t3.small, brokers: t3.micro}");
+    cluster.run(&["up"]).code(1).says(&["t3.micro: 1024 MiB of memory are too little for a broker"]);
+    nothing_was_made(&cloud, &before);
+}
+
+/// EC2's clock is the one that counts.
+#[test]
+fn the_clock() {
+    let Some(cloud) = Cloud::new("the_clock") else { return };
+    let cluster = Cluster::new(&cloud, "late");
+    let before = cloud.state();
+    cloud.set(json!({"clock_skew_s": 120}));
+    let (name, verdict, finding) = checks(&cluster.ok(&["plan", "--json"])).into_iter().find(|c| c.0 == "clock").unwrap();
+    assert_eq!((name.as_str(), verdict.as_str()), ("clock", "warn"), "{finding}");
+    for skew in [-290, 290] {
+        cloud.set(json!({"clock_skew_s": skew}));
+        let ran = cluster.run(&["up"]).code(1).says(&[
+            "clock: this machine's clock differs by ",
+            "refuses requests at 300 s",
+            "hint: set this machine's clock",
+        ]);
+        let told = ran.err.split("differs by ").nth(1).unwrap().split(' ').next().unwrap().parse::<i64>().unwrap();
+        assert!((told - skew).abs() <= 3, "{told}");
+        nothing_was_made(&cloud, &before);
+    }
+    cloud.set(json!({"clock_skew_s": 0}));
+    let checks = checks(&cluster.ok(&["plan", "--json"]));
+    assert!(checks.iter().any(|c| c.0 == "clock" && c.1 == "pass"), "{checks:?}");
+}

@@ -155,7 +155,7 @@ fn renamed(cluster: &Cluster) {
     cluster.renamed("anna");
     assert_eq!(part(&cluster.instances(), "id"), before);
     let things = cluster.things();
-    for kind in ["instances", "volumes"] {
+    for kind in ["instances", "volumes", "network_interfaces"] {
         assert!(things[kind].iter().all(|v| v["tags"]["Name"].as_str().unwrap().starts_with("anna-")), "{things:#?}");
         assert!(things[kind].iter().all(|v| v["tags"]["septet:prefix"] == "anna"), "{things:#?}");
     }

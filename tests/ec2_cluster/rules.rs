@@ -120,7 +120,7 @@ fn open_as_in_a_classroom() {
     let cluster = Cluster::new(&cloud, "open");
     cluster.set("security", "classroom");
     let warning = "warning: security: classroom opens every TCP port of every host to the whole internet";
-    cluster.ok(&["plan"]).shows(&[warning]);
+    cluster.ok(&["plan"]).says(&[warning]);
     cluster.up().says(&[warning]);
     opens(&cluster, &["tcp 0-65535 0.0.0.0/0"], &["tcp 22 192.0.2.1/32"], &[]);
     // The lesson is over.

@@ -103,6 +103,12 @@ fn stopped_and_paused(cluster: &Cluster) {
     let problems = cluster.problems();
     assert_eq!(problems["kafka01"], ["the host is stopped"]);
     assert_eq!(problems["zk01"], ["the host is paused"]);
+    // A plan does not guess what is on hosts that it cannot look at.
+    let plan = cluster.run(&["plan", "--exit-code"]).code(4).says(&["2 changes to hosts, 0 tasks would change something"]);
+    plan.shows(&[&format!("? what is on {paused}, {stopped} cannot be seen now")]);
+    docker(&["stop", "-t", "10", &cluster.host("control01")]);
+    let plan = cluster.ok(&["plan", "--json"]).json();
+    assert_eq!((plan["unseen"].as_array().unwrap().len(), plan["steps"].to_string().matches("start").count()), (7, 2), "{plan}");
     cluster.ok(&["up"]);
     cluster.is_whole();
 

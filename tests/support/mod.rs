@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt::Write,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -121,6 +121,7 @@ impl Case {
             project: self.project(),
             fleet: None,
             absent: self.inventory.hosts.iter().map(|h| h.id).collect(),
+            unseen: HashSet::new(),
             options: self.options.clone(),
             host_vars: BTreeMap::new(),
             events,

@@ -61,7 +61,7 @@ fn hint(e: &ApiError) -> Option<String> {
             "the credentials have expired, or this machine's clock is wrong: sign in again (`aws sso login`), and look at `date`".into()
         }
         _ if e.is_credentials() => {
-            "check the profile, the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE) and that the region is enabled for the account; `aws configure` and `aws sso login` set credentials".into()
+            "check the profile, the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE), this machine's clock (`date`) and that the region is enabled for the account; `aws configure` and `aws sso login` set credentials".into()
         }
         "OptInRequired" => "the account is not subscribed to this yet: EC2's console asks for it".into(),
         "PendingVerification" => "AWS still verifies the account for this region; that takes up to a few hours".into(),

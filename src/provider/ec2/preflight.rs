@@ -29,6 +29,13 @@ fn failed(name: &'static str, e: Error) -> Check {
     Check { name, verdict: Verdict::Fail, finding: e.message, hint: e.hint }
 }
 
+/// A host that is to get another type.
+struct Roll<'a> {
+    id: HostId,
+    name: &'a str,
+    to: &'a str,
+}
+
 /// How a dry run came out: it must have been refused just because it was one.
 fn dry(name: &'static str, action: &str, result: std::result::Result<(), ApiError>) -> Check {
     match result {
@@ -88,16 +95,16 @@ impl Ec2 {
         }
         out.push(self.check_clock(client.stats().clock_skew_s));
         out.push(check_key(observed));
-        let resized: Vec<(HostId, &str)> = steps
+        let rolls: Vec<Roll<'_>> = steps
             .iter()
             .filter_map(|s| match s {
-                Step::Resize { id, name, .. } => Some((*id, name.as_str())),
+                Step::Resize { id, name, to, .. } => Some(Roll { id: *id, name, to }),
                 _ => None,
             })
             .collect();
-        let wanted: Vec<HostId> = new.iter().copied().chain(resized.iter().map(|(id, _)| *id)).collect();
+        let wanted: Vec<HostId> = new.iter().copied().chain(rolls.iter().map(|r| r.id)).collect();
         out.push(self.check_types(&wanted).await);
-        out.extend(self.check_stops(&resized));
+        out.extend(self.check_rolls(&rolls).await);
         out.push(self.check_images(&new).await);
         let (network, subnet) = self.check_network(observed).await;
         out.push(network);
@@ -159,20 +166,28 @@ impl Ec2 {
         }
     }
 
-    /// Hosts that must be stopped for what is planned, and cannot be.
-    fn check_stops(&self, resized: &[(HostId, &str)]) -> Option<Check> {
-        let spot: Vec<String> = {
+    /// Hosts that cannot get the type that is planned for them: nothing of it is begun then.
+    async fn check_rolls(&self, rolls: &[Roll<'_>]) -> Option<Check> {
+        let infos = self.type_infos().await.map(Vec::as_slice).unwrap_or_default();
+        let why = |roll: &Roll<'_>| {
             let seen = self.seen();
-            let is_spot = |id: &HostId| seen.instances.get(id).filter(|i| i.spot).map(|i| i.id.clone());
-            resized.iter().filter_map(|(id, name)| Some(format!("{name} ({})", is_spot(id)?))).collect()
+            let instance = seen.instances.get(&roll.id)?;
+            let who = format!("{} ({})", roll.name, instance.id);
+            if instance.spot {
+                return Some(format!("{who} is a spot instance, which cannot be stopped"));
+            }
+            let info = infos.iter().find(|t| t.name == roll.to)?;
+            let other = !info.architectures.contains(&instance.architecture);
+            other.then(|| format!("{who} is for {}, a {} for {}", instance.architecture, roll.to, info.architectures.join(", ")))
         };
-        (!spot.is_empty()).then(|| Check {
+        let wrong: Vec<String> = rolls.iter().filter_map(why).collect();
+        (!wrong.is_empty()).then(|| Check {
             hint: Some(
-                "terminate them one at a time, each followed by `septet up`: it makes the host again, as what is wanted now, with the \
-                 data of its volume"
+                "terminate such hosts one at a time, each followed by `septet up`: it makes the host again, as what is wanted now, with \
+                 the data of its volume"
                     .into(),
             ),
-            ..check("spot", Verdict::Fail, format!("spot instances cannot be stopped, which another type takes: {}", spot.join(", ")))
+            ..check("another type", Verdict::Fail, wrong.join("; "))
         })
     }
 
