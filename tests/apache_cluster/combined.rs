@@ -2,12 +2,13 @@
 //! stops, then another version, with a disk that is full at first.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use serde_json::json;
+use sha2::{Digest, Sha512};
 
 use super::{
     archives::{self, Archive},
@@ -44,6 +45,12 @@ fn java_archive(dir: &Path, kafka: &Archive) -> PathBuf {
     path
 }
 
+/// With what a host's service was started.
+fn command_line(name: &str) -> String {
+    let script = "pid=$(systemctl show -p MainPID --value kafka-server); tr '\\0' ' ' < /proc/$pid/cmdline";
+    docker(&["exec", name, "sh", "-c", script])
+}
+
 /// The Java of the archive is the only one there is.
 fn runs_on_its_java(cluster: &Cluster) {
     for host in FOUR {
@@ -51,9 +58,8 @@ fn runs_on_its_java(cluster: &Cluster) {
         assert_ne!(docker_try(&["exec", &name, "sh", "-c", "command -v java"]).code, Some(0), "{host}");
         assert!(!docker(&["inspect", "--format", "{{.Config.Image}}", &name]).contains("java"));
     }
-    let script = "readlink /proc/$(systemctl show -p MainPID --value kafka-server)/exe";
-    let exe = docker(&["exec", &cluster.host("kafka01"), "sh", "-c", script]);
-    assert!(exe.starts_with("/opt/java-") && exe.ends_with("/bin/java"), "{exe}");
+    let line = command_line(&cluster.host("kafka01"));
+    assert!(line.starts_with("/opt/java-") && line.contains("/bin/java "), "{line}");
 }
 
 #[test]
@@ -64,7 +70,12 @@ fn combined_and_another_version() {
     let (Some(old), Some(new)) = (archives::find("3.9.1"), archives::find("4.1.1")) else { return };
     let dir = tempfile::tempdir().unwrap();
     let java = java_archive(dir.path(), &old);
-    let cluster = combined("c", &old, &format!(", java: {{archive: {}}}", java.display()));
+    let sum: String = Sha512::digest(fs::read(&java).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+    let unsure = format!("java: {{archive: {}}}", java.display());
+    let cluster = combined("c", &old, &format!(", {unsure}"));
+    cluster.run(&["up"]).code(1).says(&["java.tgz: nothing says which SHA-512 it must have", &format!("write `sha512: {sum}`")]);
+    cluster.is_gone();
+    cluster.edit(&unsure, &format!("java: {{archive: {}, sha512: {sum}}}", java.display()));
     let up = cluster.ok(&["up"]).says(&["up and healthy"]);
     eprintln!("up, combined: {:.1} s", up.took.as_secs_f64());
     cluster.is_whole();
@@ -139,8 +150,7 @@ fn another_version(cluster: &Cluster, servers: &str, old: &Archive, new: &Archiv
         assert_eq!(docker(&["exec", &cluster.host(host), "readlink", "-f", "/opt/kafka"]), "/opt/kafka_2.13-4.1.1");
     }
     for host in &FOUR[1..] {
-        let script = "pid=$(systemctl show -p MainPID --value kafka-server); tr '\\0' ' ' < /proc/$pid/cmdline";
-        let line = docker(&["exec", &cluster.host(host), "sh", "-c", script]);
+        let line = command_line(&cluster.host(host));
         assert!(line.contains("kafka_2.13-4.1.1") && !line.contains("3.9.1"), "{line}");
     }
     cluster.is_whole();
