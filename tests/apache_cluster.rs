@@ -1,5 +1,6 @@
 //! Apache Kafka as the engine, end to end in local containers: the same harness and judges as `local_cluster`, and Kafka's own
-//! tools. Archives of 3.9.1 and 4.1.1 are needed: see `support/archives.rs`. Java comes with the node image.
+//! tools. Archives of 3.9.1 and 4.1.1 are needed: see `support/archives.rs`. Java comes with the node image, from an
+//! archive, or from Debian's mirrors where containers reach them.
 //!
 //! Needs a Docker daemon and takes minutes, so it asks for `SEPTET_E2E=1`.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)]
@@ -14,6 +15,8 @@ mod clients;
 mod combined;
 #[path = "local_cluster/harness.rs"]
 mod harness;
+#[path = "apache_cluster/java.rs"]
+mod java;
 #[path = "apache_cluster/kraft.rs"]
 mod kraft;
 #[path = "apache_cluster/metadata_quorum.rs"]

@@ -29,10 +29,13 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     if g.json {
         print_json(&json!({
             "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap,
-            "unseen": planned.unseen, "checks": planned.checks, "cost": planned.estimate,
+            "unseen": planned.unseen, "left": planned.left, "checks": planned.checks, "cost": planned.estimate,
         }))?;
     } else if planned.pending() {
-        eprintln!("\n{steps} changes to hosts, {tasks} tasks would change something; `septet up` does it");
+        let left = planned.left.len();
+        eprintln!(
+            "\n{steps} changes to hosts, {tasks} tasks would change something, {left} hosts are left as they are; `septet up` does it"
+        );
     } else {
         eprintln!("nothing would change: {} is as {} says", cluster.inventory.cluster, cluster.inventory.shown_path());
     }

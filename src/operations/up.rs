@@ -16,7 +16,7 @@ use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
     health::{Checker, Report},
-    inventory::{Engine, HostId, Metadata, Role},
+    inventory::{Engine, Host, HostId, Metadata, Role},
     plan::{self, Plan, Step},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
     provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ObservedHost, ProviderStats, Site, Verdict},
@@ -55,6 +55,8 @@ pub struct Planned {
     pub unseen: Vec<String>,
     /// the hosts' changes
     pub recap: Recap,
+    /// hosts that were looked at and stay as they are
+    pub left: Vec<String>,
 }
 
 impl Planned {
@@ -388,7 +390,13 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     if let Some(fleet) = fleet {
         fleet.close().await;
     }
-    Ok(Planned { checks, estimate, plan, unseen, recap: succeeded(recap)? })
+    let recap = succeeded(recap)?;
+    let stays = |h: &&Host| {
+        let changes = recap.hosts.get(&h.name).is_some_and(|c| c.changed > 0) || plan.all().any(|s| s.host() == Some(h.id));
+        observed.host(h.id).is_some_and(|o| !unseen.contains(&o.name)) && !changes
+    };
+    let left = cluster.inventory.hosts.iter().filter(stays).map(|h| h.name.clone()).collect();
+    Ok(Planned { checks, estimate, plan, unseen, recap, left })
 }
 
 /// Runs a playbook against the hosts that exist.

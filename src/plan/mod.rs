@@ -88,6 +88,22 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// The host that it is about; `None` for what several have in common.
+    pub fn host(&self) -> Option<HostId> {
+        match self {
+            Step::Create { id, .. }
+            | Step::Replace { id, .. }
+            | Step::Start { id, .. }
+            | Step::Unpause { id, .. }
+            | Step::Resize { id, .. }
+            | Step::Attach { id, .. }
+            | Step::Rename { id, .. } => Some(*id),
+            Step::CreateNetwork | Step::Adjust(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

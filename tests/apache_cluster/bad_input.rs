@@ -15,7 +15,7 @@ use sha2::{Digest, Sha512};
 
 use super::{
     archives,
-    harness::{Cluster, Ran, docker, docker_try, enabled},
+    harness::{Cluster, Ran, docker, docker_try, enabled, node_image},
     steps::{add, cluster},
 };
 
@@ -188,15 +188,7 @@ struct BareImage(String);
 impl BareImage {
     fn new() -> Self {
         let tag = format!("septet-e2e:{}", std::process::id());
-        let made = docker(&["images", "--filter", "label=septet.image", "--format", "{{.Repository}}:{{.Tag}}"]);
-        let node = made.lines().find(|t| t.starts_with("septet-node:") && !t.contains("java-")).map(str::to_owned);
-        let node = node.unwrap_or_else(|| {
-            // The first of all tests on this machine: the image is made when somebody wants it.
-            let any = Cluster::of("x", &["control01", "zk01", "kafka01"]);
-            add(&any, "groups: {coordinators: {count: 1}, brokers: {count: 1}}\n");
-            any.ok(&["up"]);
-            docker(&["inspect", "--format", "{{.Config.Image}}", &any.containers()[0]])
-        });
+        let node = node_image();
         let name = format!("septet-e2e-{}-image", std::process::id());
         let script = "rm -rf /etc/apt/sources.list.d /etc/apt/apt.conf.d/*proxy* && echo 'deb http://127.0.0.1:1/debian bookworm main' > /etc/apt/sources.list";
         docker(&["run", "--name", &name, &node, "sh", "-c", script]);
@@ -220,7 +212,8 @@ fn fake_java(host: &str, version: &str) {
     docker(&["exec", host, "sh", "-c", &script]);
 }
 
-const THREE: [&str; 3] = ["control01", "controller01", "kafka01"];
+/// The hosts of a small cluster in KRaft mode.
+pub const THREE: [&str; 3] = ["control01", "controller01", "kafka01"];
 
 #[test]
 fn hosts_that_cannot_run_it() {

@@ -78,10 +78,13 @@ pub fn package(names: &[String], check: bool) -> Result<Outcome, FileError> {
     let list = missing.join(" ");
     match manager {
         Manager::Apt => {
-            // Lists may be missing or old: what they do not know is looked for once more with new ones.
-            let args = [&["install", "-y", "-q", "--no-install-recommends"][..], &missing].concat();
+            // A host that has just booted may be at its own upgrades: their lock is waited for.
+            let args = [&["install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"][..], &missing].concat();
             let first = run("apt-get", &args)?;
             if first.code != Some(0) {
+                // What a run that was cut off left half-configured is in the way of everything.
+                run("dpkg", &["--configure", "-a", "--force-confdef", "--force-confold"])?;
+                // Lists may be missing or old: what they do not know is looked for once more with new ones.
                 expect(&run("apt-get", &["update", "-q"])?, "apt-get update")?;
                 expect(&run("apt-get", &args)?, &format!("apt-get install {list}"))?;
             }

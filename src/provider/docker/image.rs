@@ -128,7 +128,7 @@ async fn build(engine: &Engine, tag: &str, java: bool) -> Result<()> {
 
     let packages = packages(java);
     let dockerfile = format!(
-        "FROM {BASE}\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages}\nCOPY setup.sh /setup.sh\nRUN sh /setup.sh && rm /setup.sh\nSTOPSIGNAL SIGRTMIN+3\nCMD [\"/sbin/init\"]\n"
+        "FROM {BASE}\nCOPY setup.sh /setup.sh\nRUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages} && sh /setup.sh && rm /setup.sh\nSTOPSIGNAL SIGRTMIN+3\nCMD [\"/sbin/init\"]\n"
     );
     let mut tar = tar::Builder::new(Vec::new());
     add(&mut tar, "Dockerfile", dockerfile.as_bytes(), 0o644, 0)?;
