@@ -75,6 +75,9 @@ fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, 
         let mut v = engine::programs(bundle);
         if let Some(volume) = is.and_then(|i| i.data_volume.clone()) {
             v.insert("data_volume".into(), volume.into());
+            if is.is_some_and(|i| i.data_is_new) {
+                v.insert("data_volume_new".into(), true.into());
+            }
         }
         let address = is.map(|i| i.address).or(observed.network.as_ref().and_then(|n| n.host(host.id)));
         v.insert("address".into(), address.map_or_else(|| "(not known yet)".into(), |a| a.to_string()).into());
@@ -307,6 +310,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     let mut observed = access.observed.clone();
     let configure = async { succeeded(play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
+    note_formatted(cluster, &access).await?;
     if !plan.renames.is_empty() {
         let (observed_now, more) = phases.time(reporter, "rename", rename_hosts(cluster, &plan, &plays, &observed, &access)).await?;
         observed = observed_now;
@@ -318,6 +322,17 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     Access::new(cluster, observed.clone())?;
     fleet.close().await;
     Ok(UpOutcome { steps: plan.all().cloned().collect(), recap, report, observed, phases, provider: cluster.provider.stats() })
+}
+
+/// Data volumes that are mounted now, and of which that was not known, are never formatted again.
+async fn note_formatted(cluster: &Cluster, access: &Access) -> Result<()> {
+    let new = access.observed.hosts.iter().filter(|h| h.data_volume.is_some() && h.data_is_new);
+    let mounted = join_all(new.map(|h| async move {
+        let ask = async { access.fleet.connection(h.id).await?.exec("mountpoint -q /data", &[], Duration::from_secs(30)).await };
+        ask.await.is_ok_and(|out| out.code == Some(0)).then(|| h.clone())
+    }));
+    let mounted: Vec<ObservedHost> = mounted.await.into_iter().flatten().collect();
+    cluster.provider.note_formatted(&mounted).await
 }
 
 /// Every host serves under its new name: the provider's names follow, then the old names go.

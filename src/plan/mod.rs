@@ -262,6 +262,7 @@ mod tests {
             architecture: None,
             size: None,
             data_volume: None,
+            data_is_new: false,
         });
         Observed {
             uuid: Some("u".into()),

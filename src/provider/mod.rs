@@ -65,6 +65,8 @@ pub struct ObservedHost {
     pub size: Option<String>,
     /// the provider's id of a volume that is to be mounted for data
     pub data_volume: Option<String>,
+    /// whether nothing says that a file system was ever made on that volume
+    pub data_is_new: bool,
 }
 
 /// The cluster's network.
@@ -325,6 +327,10 @@ pub trait Provider: Send + Sync {
     ) -> Boxed<'a, Result<()>>;
     /// Puts a login key on one host without logging in. The host may be restarted for that.
     fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> Boxed<'a, Result<()>>;
+    /// Writes down that the data volumes of these hosts have file systems, so that they are never formatted again.
+    fn note_formatted<'a>(&'a self, _hosts: &'a [ObservedHost]) -> Boxed<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
     /// Whether [`Provider::plant_key`] restarts hosts: then they go one at a time.
     fn planting_restarts(&self) -> bool {
         false

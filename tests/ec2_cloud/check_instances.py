@@ -223,6 +223,11 @@ def check_eventual_consistency(cloud):
     ):
         with refused("InvalidVpcID.NotFound"):
             call()
+    # A call that changes something knows it, unless it is asked to be as late.
+    cloud.ec2.create_subnet(VpcId=vpc, CidrBlock="10.66.1.0/24")
+    cloud.settings(late_everywhere=True)
+    with refused("InvalidVpcID.NotFound"):
+        cloud.ec2.create_subnet(VpcId=vpc, CidrBlock="10.66.2.0/24")
 
 
 def check_what_an_account_has_anyway_is_not_new(cloud):

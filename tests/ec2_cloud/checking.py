@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 DEFAULTS = {
     "state_delay_s": 0.05,
     "consistency_ms": 0,
+    "late_everywhere": False,
     "page_size": None,
     "vcpu_limit": 256,
     "iam": None,

@@ -8,7 +8,7 @@
     GET    calls      [{"n", "service", "action", "params", "access_key", "result", "dry_run", "at"}]; the result is
                       "ok", an error's code, "reset", "hang", or null while the call is under way
     DELETE calls
-    POST   settings   any of {"state_delay_s", "consistency_ms", "page_size", "vcpu_limit", "iam", "clock_skew_s"};
+    POST   settings   any of {"state_delay_s", "consistency_ms", "late_everywhere", "page_size", "vcpu_limit", "iam", "clock_skew_s"};
                        answers all
     GET    settings
     GET    state      everything there is; ?region= for another one than the default

@@ -127,7 +127,7 @@ class Gateway:
         if call.action in _OWN_LOOKUP:
             return lambda resource: True
         visible = self._world.births.visible
-        hidden = call.action.startswith("Describe")
+        hidden = call.action.startswith("Describe") or self._world.settings.late_everywhere
         return lambda resource: resource is not None and (visible(resource) or not hidden)
 
     def _ask_moto(self, call):

@@ -23,6 +23,8 @@ from faults import Faults
 class Settings:
     state_delay_s: float = 0.3
     consistency_ms: float = 0
+    # whether calls that change something do not know either of what is too new
+    late_everywhere: bool = False
     page_size: int | None = None
     vcpu_limit: int | None = 256
     iam: dict | None = None

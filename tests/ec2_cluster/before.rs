@@ -88,6 +88,10 @@ fn what_would_go_wrong() {
     let Some(cloud) = Cloud::new("what_would_go_wrong") else { return };
     let small = network(&cloud);
     let subnets = format!("[{}]", small.1);
+    let private = [("vpc", small.0.as_str()), ("public_addresses", "")];
+    let no_way = format!("{} of {} have no route to an internet gateway", small.1, small.0);
+    let no_way = no_way.as_str();
+    let unreachable = [no_way, "`connect: private`"];
     let too_small = [("vpc", small.0.as_str()), ("subnets", subnets.as_str())];
     let cases = [
         case("an unknown type", &[("instance_type", "t3.gigantic")], &["t3.gigantic", "check `instance_type`"]),
@@ -108,6 +112,7 @@ fn what_would_go_wrong() {
         case("no such subnet", &[("subnets", "[subnet-0123456789abcdef0]")], &["there is no subnet subnet-0123456789abcdef0"]),
         case("no such zone", &[("zones", "[us-east-1x]")], &["no subnet in zone us-east-1x"]),
         case("a subnet that is too small", &too_small, &["no row of free addresses for 7 hosts", "`vpc: new`"]),
+        case("subnets that nobody outside reaches", &private, &unreachable),
         case("no region", &[("region", "")], &["no region is set", "AWS_REGION"]),
     ];
     for c in cases {

@@ -15,8 +15,10 @@ use tempfile::TempDir;
 use super::harness::eventually;
 
 /// Kinds of things in the stand-in's state that carry tags.
-const KINDS: [&str; 8] =
-    ["instances", "volumes", "security_groups", "key_pairs", "network_interfaces", "vpcs", "subnets", "internet_gateways"];
+const KINDS: [&str; 9] =
+    ["instances", "volumes", "security_groups", "key_pairs", "network_interfaces", "vpcs", "subnets", "route_tables", "internet_gateways"];
+/// States of what is gone, though it is listed for a while.
+const GONE: [&str; 2] = ["terminated", "deleting"];
 
 /// By what the stand-in knows for which service a call is.
 const CONSOLE: &str = "AWS4-HMAC-SHA256 Credential=AKIDCONSOLE/20260101/us-east-1/ec2/aws4_request, SignedHeaders=host, Signature=0";
@@ -234,7 +236,7 @@ impl Cloud {
             .iter()
             .map(|kind| {
                 let all = state[*kind].as_array().unwrap().iter();
-                let list = all.filter(|v| which(v) && v["state"] != "terminated").cloned().collect();
+                let list = all.filter(|v| which(v) && !GONE.iter().any(|g| v["state"] == **g)).cloned().collect();
                 ((*kind).to_owned(), list)
             })
             .collect()

@@ -21,7 +21,7 @@ fn in_pages_and_late(test: &str, vpc: &str) {
     cloud.bystander();
     // What the account has anyway is not new.
     thread::sleep(Duration::from_millis(2100));
-    cloud.set(json!({"page_size": 2, "consistency_ms": 2000, "state_delay_s": 0.5}));
+    cloud.set(json!({"page_size": 2, "consistency_ms": 2000, "late_everywhere": true, "state_delay_s": 0.5}));
     let cluster = Cluster::new(&cloud, "pages");
     cluster.set("vpc", vpc);
     let others = cloud.others("pages");

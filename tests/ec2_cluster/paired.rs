@@ -106,6 +106,11 @@ fn from_nothing(cluster: &Cluster) {
 }
 
 fn nothing_to_do(cluster: &Cluster) {
+    // That data volumes have file systems is written down, so that they are never formatted again.
+    for volume in &cluster.things()["volumes"] {
+        let with_data = volume["size"] == 20;
+        assert_eq!(volume["tags"]["septet:formatted"] == "yes", with_data, "{volume}");
+    }
     let before = cluster.things();
     let again = cluster.ok(&["up"]).says(&["nothing changed"]);
     eprintln!("an up without changes: {:.2} s", again.took.as_secs_f64());

@@ -197,8 +197,9 @@ fn a_network_of_its_own() {
     assert_eq!(things["internet_gateways"][0]["vpc"], vpc["id"]);
     let subnets: BTreeSet<&str> = things["subnets"].iter().map(|s| s["cidr"].as_str().unwrap()).collect();
     assert_eq!(subnets, ["10.88.0.0/22", "10.88.4.0/22", "10.88.8.0/22"].into());
-    let state = cloud.state();
-    let table = state["route_tables"].as_array().unwrap().iter().find(|t| t["vpc"] == vpc["id"]).unwrap();
+    // A table of routes of its own: the main one is anybody's.
+    let [table] = things["route_tables"].as_slice() else { panic!("{things:#?}") };
+    assert_eq!(table["associations"].as_array().unwrap().len(), 3, "{table}");
     let out = json!({"destination": "0.0.0.0/0", "target": things["internet_gateways"][0]["id"], "state": "active"});
     assert!(table["routes"].as_array().unwrap().contains(&out), "{table}");
     assert!(cluster.instances().values().all(|i| i["vpc"] == vpc["id"]));
@@ -212,10 +213,39 @@ fn a_network_of_its_own() {
     cluster.is_gone("down");
     let order: Vec<String> = cloud.calls().into_iter().filter(|c| c.changes() && c.is_ok()).map(|c| c.action).collect();
     let at = |action: &str| order.iter().position(|a| a == action).unwrap();
-    assert!(at("TerminateInstances") < at("DeleteSubnet") && at("DeleteSubnet") < at("DetachInternetGateway"));
+    assert!(at("TerminateInstances") < at("DeleteSubnet") && at("DeleteSubnet") < at("DeleteRouteTable"));
+    assert!(at("DeleteRouteTable") < at("DetachInternetGateway"), "{order:?}");
     assert!(at("DetachInternetGateway") < at("DeleteInternetGateway") && at("DeleteInternetGateway") < at("DeleteVpc"), "{order:?}");
     let after = cloud.state();
     for kind in ["vpcs", "subnets", "internet_gateways", "route_tables", "security_groups", "key_pairs", "volumes", "network_interfaces"] {
         assert_eq!(after[kind], before[kind]);
     }
+}
+
+/// An instance that is about to end has the host's address and data still: its successor waits for both.
+#[test]
+fn what_is_about_to_end_is_waited_for() {
+    let Some(cloud) = Cloud::new("what_is_about_to_end_is_waited_for") else { return };
+    let cluster = Cluster::new(&cloud, "leave");
+    cluster.up();
+    let before = cluster.instances();
+    let volumes = ids(&cluster.things()).into_iter().filter(|i| i.starts_with("vol-")).count();
+    cloud.set(json!({"state_delay_s": 3}));
+    for host in ["kafka02", "zk01"] {
+        cloud.instance(&cluster.id(host), "terminate");
+    }
+    let id = before["kafka02"]["id"].as_str().unwrap();
+    cluster.run(&["up"]).code(1).says(&[&format!("leave-kafka02: waiting until {id} has ended"), "+ host leave-kafka02"]);
+    cloud.set(json!({"state_delay_s": 0}));
+    cluster.up();
+    cluster.is_whole("hosts that were about to end");
+    let after = cluster.instances();
+    let data = |i: &Value| i["volumes"].as_array().unwrap().iter().find(|v| v["device"] == "/dev/sdf").map(|v| v["id"].clone());
+    for host in ["kafka02", "zk01"] {
+        assert_ne!(after[host]["id"], before[host]["id"]);
+        assert_eq!((&after[host]["private_ip"], data(&after[host])), (&before[host]["private_ip"], data(&before[host])), "{host}");
+    }
+    assert_eq!(ids(&cluster.things()).into_iter().filter(|i| i.starts_with("vol-")).count(), volumes);
+    cluster.down();
+    cluster.is_gone("down");
 }

@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use serde_json::json;
+
 use super::{cloud::Cloud, cluster::Cluster};
 
 /// What is open between hosts, and to them from the control host.
@@ -195,4 +197,40 @@ fn where_one_logs_in_from_is_asked() {
     cluster.down();
     assert_eq!(page.asked.load(Ordering::SeqCst), asked);
     assert_eq!(cloud.ours("asks")["security_groups"], Vec::<serde_json::Value>::new());
+}
+
+/// A run that was cut off between two groups: the next one brings the first of them to all its rules, before a host is made.
+#[test]
+fn groups_that_were_made_before() {
+    let Some(cloud) = Cloud::new("groups_that_were_made_before") else { return };
+    let cluster = Cluster::new(&cloud, "halves");
+    cloud.fault(json!({"action": "CreateSecurityGroup", "code": "Unavailable", "status": 400, "skip": 1, "dry_run": false}));
+    cluster.run(&["up"]).code(1).says(&["cannot make security group"]);
+    assert_eq!(cluster.things()["security_groups"].len(), 1);
+    cloud.calm();
+    cluster.up();
+    opens(&cluster, &INSIDE, &["tcp 22 192.0.2.1/32"], &[]);
+    cluster.up();
+    opens(&cluster, &INSIDE, &["tcp 22 192.0.2.1/32"], &[]);
+}
+
+/// From inside of the VPC one comes from the address that this machine has on the way there.
+#[test]
+fn from_inside_of_the_network() {
+    let Some(cloud) = Cloud::new("from_inside_of_the_network") else { return };
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    if socket.connect("172.31.0.0:22").is_err() {
+        eprintln!("from_inside_of_the_network: skipped, this machine has no way to anywhere");
+        return;
+    }
+    let own = format!("tcp 22 {}/32", socket.local_addr().unwrap().ip());
+    let cluster = Cluster::new(&cloud, "inside");
+    cluster.unset("ssh");
+    cluster.set("connect", "private");
+    cloud.set(json!({"state_delay_s": 600}));
+    let mut up = cluster.spawn(&["up"]);
+    cloud.awaits("a launch", |calls| calls.iter().any(|c| c.action == "RunInstances" && c.is_ok() && !c.dry_run));
+    up.kill().unwrap();
+    up.wait().unwrap();
+    opens(&cluster, &INSIDE, &[&own], &[]);
 }

@@ -1,6 +1,6 @@
 //! `package`: software from the host's own package manager.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use septet_agent_protocol::Outcome;
 
@@ -8,6 +8,10 @@ use crate::{atomic::FileError, command};
 
 /// Seconds that the package manager may take.
 const TIMEOUT_S: u64 = 900;
+
+/// How often, and after what pause, one asks for a lock that another holds.
+const LOCK_TRIES: u32 = 60;
+const LOCK_PAUSE: Duration = Duration::from_secs(5);
 
 /// A package manager.
 #[derive(Clone, Copy)]
@@ -41,6 +45,19 @@ fn installed(manager: Manager, name: &str) -> Result<bool, FileError> {
         }
         Manager::Dnf => Ok(run("rpm", &["-q", "--whatprovides", name])?.code == Some(0)),
     }
+}
+
+/// Runs apt-get; while another one holds one of its locks, as a host's own upgrades after its boot do, again.
+fn apt(args: &[&str]) -> Result<command::Finished, FileError> {
+    for _ in 0..LOCK_TRIES {
+        let out = run("apt-get", args)?;
+        let locked = out.code != Some(0) && (out.stderr.contains("Could not get lock") || out.stderr.contains("Unable to lock"));
+        if !locked {
+            return Ok(out);
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    run("apt-get", args)
 }
 
 fn expect(out: &command::Finished, what: &str) -> Result<(), FileError> {
@@ -78,15 +95,14 @@ pub fn package(names: &[String], check: bool) -> Result<Outcome, FileError> {
     let list = missing.join(" ");
     match manager {
         Manager::Apt => {
-            // A host that has just booted may be at its own upgrades: their lock is waited for.
-            let args = [&["install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"][..], &missing].concat();
-            let first = run("apt-get", &args)?;
+            let args = [&["install", "-y", "-q", "--no-install-recommends"][..], &missing].concat();
+            let first = apt(&args)?;
             if first.code != Some(0) {
                 // What a run that was cut off left half-configured is in the way of everything.
                 run("dpkg", &["--configure", "-a", "--force-confdef", "--force-confold"])?;
                 // Lists may be missing or old: what they do not know is looked for once more with new ones.
-                expect(&run("apt-get", &["update", "-q"])?, "apt-get update")?;
-                expect(&run("apt-get", &args)?, &format!("apt-get install {list}"))?;
+                expect(&apt(&["update", "-q"])?, "apt-get update")?;
+                expect(&apt(&args)?, &format!("apt-get install {list}"))?;
             }
         }
         Manager::Dnf => expect(&run("dnf", &[&["install", "-y", "-q"][..], &missing].concat())?, &format!("dnf install {list}"))?,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use aws_sdk_ec2::types as sdk;
 
 use crate::{
-    ApiError, Client, Filter, Gateway, Group, Image, Instance, InstanceState, Interface, KeyPair, Rule, RuleSource, Subnet, Tags, Volume,
-    Vpc,
+    ApiError, Client, Filter, Gateway, Group, Image, Instance, InstanceState, Interface, KeyPair, RouteTable, Rule, RuleSource, Subnet,
+    Tags, Volume, Vpc,
 };
 
 /// Things of one kind that are taken from one answer, at the most: what does not end is an error.
@@ -179,12 +179,23 @@ impl Client {
         }))
     }
 
-    /// The main route table of a VPC.
-    pub async fn main_route_table(&self, vpc: &str) -> Result<Option<String>, ApiError> {
-        let by = [crate::filter("vpc-id", &[vpc]), crate::filter("association.main", &["true"])];
-        let call = self.ec2.describe_route_tables().set_filters(filters(&by));
-        let answer = self.timed(call.send()).await.map_err(|e| ApiError::from_sdk("DescribeRouteTables", e))?;
-        Ok(answer.route_tables.unwrap_or_default().into_iter().find_map(|t| t.route_table_id))
+    /// Tables of routes.
+    pub async fn route_tables(&self, by: &[Filter]) -> Result<Vec<RouteTable>, ApiError> {
+        let call = self.ec2.describe_route_tables().set_filters(filters(by));
+        all_pages!(self, "DescribeRouteTables", call, |t: sdk::RouteTable| {
+            let out = |r: &sdk::Route| {
+                r.destination_cidr_block.as_deref() == Some("0.0.0.0/0") && r.gateway_id.as_deref().is_some_and(|g| g.starts_with("igw-"))
+            };
+            let associations = t.associations.unwrap_or_default();
+            Some(RouteTable {
+                id: t.route_table_id.unwrap_or_default(),
+                vpc: t.vpc_id.unwrap_or_default(),
+                main: associations.iter().any(|a| a.main == Some(true)),
+                subnets: associations.into_iter().filter_map(|a| a.subnet_id).collect(),
+                leads_out: t.routes.unwrap_or_default().iter().any(out),
+                tags: tags(t.tags),
+            })
+        })
     }
 
     /// Network interfaces, for the addresses that are taken.

@@ -17,7 +17,7 @@ mod preflight;
 pub use client::{Client, Settings, Stats};
 pub use error::ApiError;
 pub use model::{
-    Filter, Gateway, Group, Image, Instance, InstanceState, Interface, KeyPair, Launch, NewVolume, Offering, Rule, RuleSource, Subnet,
-    Tags, TypeInfo, Volume, Vpc, filter, tag_filter,
+    Filter, Gateway, Group, Image, Instance, InstanceState, Interface, KeyPair, Launch, NewVolume, Offering, RouteTable, Rule, RuleSource,
+    Subnet, Tags, TypeInfo, Volume, Vpc, filter, tag_filter,
 };
 pub use preflight::Identity;

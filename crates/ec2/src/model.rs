@@ -146,6 +146,21 @@ pub struct Gateway {
     pub tags: Tags,
 }
 
+/// A table of routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct RouteTable {
+    pub id: String,
+    pub vpc: String,
+    /// subnets that have this table, and not the main one
+    pub subnets: Vec<String>,
+    /// whether it is that of all other subnets of its VPC
+    pub main: bool,
+    /// whether what leaves goes to an internet gateway
+    pub leads_out: bool,
+    pub tags: Tags,
+}
+
 /// A network interface: who has which address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]

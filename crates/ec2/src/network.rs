@@ -135,6 +135,28 @@ impl Client {
         self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("DeleteInternetGateway", e))
     }
 
+    /// Makes a table of routes and returns its id.
+    pub async fn create_route_table(&self, vpc: &str, tags: &Tags) -> Result<String, ApiError> {
+        let call = self.once.create_route_table().vpc_id(vpc).tag_specifications(specification(sdk::ResourceType::RouteTable, tags));
+        let answer = self.timed(call.send()).await.map_err(|e| ApiError::from_sdk("CreateRouteTable", e))?;
+        answer.route_table.and_then(|t| t.route_table_id).ok_or_else(|| ApiError::empty("CreateRouteTable", "id"))
+    }
+
+    /// Gives a subnet a table of routes; one that it has already is no error.
+    pub async fn associate_route_table(&self, table: &str, subnet: &str) -> Result<(), ApiError> {
+        let call = self.ec2.associate_route_table().route_table_id(table).subnet_id(subnet).send();
+        match self.timed(call).await.map_err(|e| ApiError::from_sdk("AssociateRouteTable", e)) {
+            Err(e) if e.code == "Resource.AlreadyAssociated" => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Deletes a table of routes.
+    pub async fn delete_route_table(&self, id: &str) -> Result<(), ApiError> {
+        let call = self.ec2.delete_route_table().route_table_id(id).send();
+        self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("DeleteRouteTable", e))
+    }
+
     /// Sends all that leaves a VPC through a gateway; a route that is there already is no error.
     pub async fn route_out(&self, table: &str, gateway: &str) -> Result<(), ApiError> {
         let call = self.ec2.create_route().route_table_id(table).destination_cidr_block("0.0.0.0/0").gateway_id(gateway).send();

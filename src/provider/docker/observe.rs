@@ -68,6 +68,7 @@ impl Docker {
             architecture: None,
             size: None,
             data_volume: None,
+            data_is_new: false,
         })
     }
 

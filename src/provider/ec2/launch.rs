@@ -22,6 +22,12 @@ use crate::{
 
 /// How long a stop, a start or an attachment may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long an instance may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a volume may take to be free, or attached.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long what was made a moment ago may be unknown to the next call.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one waits for an instance to be listed whose launch nobody knows the end of.
 const SIGHT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -119,6 +125,13 @@ impl Ec2 {
             return Err(Error::failed(format!("{doing}: its data lies in zone {zone}, where the cluster has no subnet"))
                 .hint("add that zone to `zones`, or move the volume with a snapshot"));
         }
+        // Its predecessor has its address and its data until it has ended.
+        let leaving = self.seen().leaving.get(&id).cloned().unwrap_or_default();
+        if !leaving.is_empty() {
+            say(format!("   {name}: waiting until {} has ended", leaving.join(", ")));
+            let ended = self.waiting(client.wait_for(&leaving, InstanceState::Terminated, END_TIMEOUT)).await;
+            ended.map_err(|e| explain(&doing, e))?;
+        }
         let mut intent = read_intent(site.uuid, id)?;
         if let Some(i) = &intent {
             // What a killed run began with goes first: the same call again launches nothing new.
@@ -176,8 +189,11 @@ impl Ec2 {
             None => self.new_intent(a, site).map_err(broken)?,
         };
         let mut address = a.layout.address_in(a.subnet, a.id).map(|a| a.to_string());
+        let known_by = tokio::time::Instant::now() + KNOWN_TIMEOUT;
+        let mut turns = 0;
         // Each turn is another launch: with another token, or without an address that somebody took.
-        for _ in 0..4 {
+        while turns < 4 {
+            turns += 1;
             let launch = self.request(a, &intent, address.clone(), site).await.map_err(broken)?;
             match client.run_instance(&launch, false).await {
                 Ok(made) if !is_dead(&made) => return Ok(made),
@@ -195,6 +211,11 @@ impl Ec2 {
                     say(format!("   {}: {} is somebody else's; it gets another address", a.name, address.unwrap_or_default()));
                     address = None;
                     intent = self.new_intent(a, site).map_err(broken)?;
+                }
+                // Groups and key were made a moment ago.
+                Err(e) if e.is_not_found() && tokio::time::Instant::now() < known_by => {
+                    turns -= 1;
+                    self.waiting(tokio::time::sleep(Duration::from_millis(500))).await;
                 }
                 Err(e) => {
                     if e.is_ambiguous()
@@ -271,15 +292,34 @@ impl Ec2 {
         let doing = format!("cannot attach {kept} to {name}");
         let ids = [instance.to_owned()];
         self.waiting(client.wait_for(&ids, InstanceState::Running, CHANGE_TIMEOUT)).await.map_err(|e| explain(&doing, e))?;
-        match client.attach_volume(kept, instance, DATA_DEVICE).await {
-            // An answer that was lost, and the same call again.
-            Err(e) if e.code == "VolumeInUse" => {
-                let volumes = client.volumes(&[filter("volume-id", &[kept])]).await.map_err(|e| explain(&doing, e))?;
-                let here = volumes.first().and_then(|v| v.attached.as_ref()).is_some_and(|(i, _)| i == instance);
-                if here { Ok(()) } else { Err(explain(&doing, e)) }
+        let until = tokio::time::Instant::now() + ATTACH_TIMEOUT;
+        let pause = || self.waiting(tokio::time::sleep(Duration::from_millis(500)));
+        loop {
+            let e = match client.attach_volume(kept, instance, DATA_DEVICE).await {
+                Ok(()) => break,
+                Err(e) => e,
+            };
+            // An answer that was lost, and the same call again; or an instance that has just ended and still has it.
+            if e.code != "VolumeInUse" && e.code != "IncorrectState" {
+                return Err(explain(&doing, e));
             }
-            other => other.map_err(|e| explain(&doing, e)),
+            let volumes = client.volumes(&[filter("volume-id", &[kept])]).await.map_err(|e| explain(&doing, e))?;
+            if volumes.first().and_then(|v| v.attached.as_ref()).is_some_and(|(i, _)| i == instance) {
+                break;
+            }
+            if tokio::time::Instant::now() > until {
+                return Err(explain(&doing, e));
+            }
+            pause().await;
         }
+        // What is put on the host depends on it: it must be listed.
+        while !client.instances_by_id(&ids).await.map_err(|e| explain(&doing, e))?.iter().any(|i| i.volumes.values().any(|v| v == kept)) {
+            if tokio::time::Instant::now() > until {
+                return Err(Error::failed(format!("{doing}: it is not listed as attached")).hint("run `septet up` again"));
+            }
+            pause().await;
+        }
+        Ok(())
     }
 
     pub(super) fn reference(&self, id: HostId, name: &str) -> Result<String> {

@@ -4,7 +4,10 @@
 //! Invariant: a hold whose holder is alive is not taken over. One that has ended without giving it back is known by its holder's
 //! machine (which holds a lock file of its own first) or by its silence.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use septet_ec2::{Client, KeyPair, Tags, filter};
 use tokio::task::JoinHandle;
@@ -31,6 +34,7 @@ pub struct Hold {
     client: Arc<Client>,
     id: String,
     beat: JoinHandle<()>,
+    taken: Instant,
 }
 
 impl Hold {
@@ -38,7 +42,10 @@ impl Hold {
     pub async fn release(self) {
         self.beat.abort();
         // What stays behind is taken over: by its holder at once, by others after a silence.
-        let _ = self.client.delete_key(&self.id).await;
+        // A key that was imported a moment ago may not be known yet.
+        while self.client.delete_key(&self.id).await.is_err_and(|e| e.is_not_found()) && self.taken.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 }
 
@@ -70,7 +77,7 @@ pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result
             (SEEN.to_owned(), now_s().to_string()),
         ]);
         match client.import_key(&name, &public, &tags, false).await {
-            Ok(id) => return Ok(Hold { beat: tokio::spawn(beat(client.clone(), id.clone())), client, id }),
+            Ok(id) => return Ok(Hold { beat: tokio::spawn(beat(client.clone(), id.clone())), client, id, taken: Instant::now() }),
             Err(e) if e.is_duplicate() || e.is_ambiguous() => {}
             Err(e) if e.is_throttle() => tokio::time::sleep(Duration::from_secs(2)).await,
             Err(e) => return Err(explain(&doing, e)),

@@ -49,6 +49,8 @@ pub const LOGIN: &str = "septet";
 struct Seen {
     instances: BTreeMap<HostId, Instance>,
     groups: Vec<Group>,
+    /// instances that are about to end, by the host that they were
+    leaving: BTreeMap<HostId, Vec<String>>,
 }
 
 /// The provider.
@@ -236,6 +238,10 @@ impl Provider for Ec2 {
 
     fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> Boxed<'a, Result<()>> {
         Box::pin(self.waiting(self.plant(host, public_key)))
+    }
+
+    fn note_formatted<'a>(&'a self, hosts: &'a [ObservedHost]) -> Boxed<'a, Result<()>> {
+        Box::pin(self.note_formatted_now(hosts))
     }
 
     fn planting_restarts(&self) -> bool {

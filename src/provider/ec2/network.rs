@@ -6,10 +6,10 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use septet_ec2::{ApiError, Client, Group, InstanceState, Rule, RuleSource, Subnet, filter, tag_filter};
+use septet_ec2::{ApiError, Client, Group, InstanceState, Rule, RuleSource, Subnet, Tags, filter, tag_filter};
 use sha2::{Digest, Sha256};
 
-use super::{Ec2, policy::explain, tags};
+use super::{Ec2, observe::DATA_DEVICE, policy::explain, tags};
 use crate::{
     error::{Error, Result},
     inventory::{HostId, Role, Security, VpcChoice},
@@ -26,6 +26,8 @@ const INSIDE: [u16; 5] = [2181, 2888, 3888, 9092, 9093];
 const ANYWHERE: &str = "0.0.0.0/0";
 /// How often one looks for what was made, half a second apart.
 const LISTED_TRIES: u32 = 60;
+/// How long what was made a moment ago may be unknown to the next call.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Zones for which a VPC of ours gets a subnet.
 const OWN_ZONES: usize = 4;
 
@@ -56,6 +58,17 @@ async fn once<'a, T>(
             if let Some(found) = look().await? {
                 return Ok(found);
             }
+        }
+    }
+}
+
+/// Repeats a call that names what was made a moment ago: it may not be known everywhere yet.
+async fn when_known<'a, T>(call: impl Fn() -> Boxed<'a, std::result::Result<T, ApiError>> + Send) -> std::result::Result<T, ApiError> {
+    let until = tokio::time::Instant::now() + KNOWN_TIMEOUT;
+    loop {
+        match call().await {
+            Err(e) if e.is_not_found() && tokio::time::Instant::now() < until => tokio::time::sleep(Duration::from_millis(500)).await,
+            other => return other,
         }
     }
 }
@@ -131,7 +144,8 @@ impl Ec2 {
                 let rules = |list: &[Opening]| list.iter().map(rule).collect::<Vec<_>>();
                 // Opened first: whoever runs this may be about to be let in by it.
                 if !add.is_empty() {
-                    client.allow(group, &rules(add)).await.map_err(|e| explain(&doing, e))?;
+                    let rules = rules(add);
+                    when_known(|| Box::pin(client.allow(group, &rules))).await.map_err(|e| explain(&doing, e))?;
                 }
                 if !remove.is_empty() {
                     client.disallow(group, &rules(remove)).await.map_err(|e| explain(&doing, e))?;
@@ -144,9 +158,19 @@ impl Ec2 {
             Adjustment::Surplus { name, reference } => {
                 let ids = [reference.clone()];
                 let doing = format!("cannot terminate {reference}, a second {name}");
-                client.terminate_instances(&ids).await.map_err(|e| explain(&doing, e))?;
-                let ended = client.wait_for(&ids, InstanceState::Terminated, Duration::from_secs(300)).await;
-                ended.map(drop).map_err(|e| explain(&doing, e))
+                let fail = |e| explain(&doing, e);
+                let data = client.instances_by_id(&ids).await.map_err(fail)?.into_iter().find_map(|i| i.volumes.get(DATA_DEVICE).cloned());
+                client.terminate_instances(&ids).await.map_err(fail)?;
+                client.wait_for(&ids, InstanceState::Terminated, Duration::from_secs(300)).await.map_err(fail)?;
+                // The volume that came with it was never used: it would be taken for the host's data one day.
+                let Some(data) = data else { return Ok(()) };
+                let found = client.volumes(&[filter("volume-id", &[&data])]).await.map_err(fail)?;
+                match found.first() {
+                    Some(v) if !v.tags.contains_key(tags::FORMATTED) && v.tags.contains_key(tags::CLUSTER) => {
+                        client.delete_volume(&data).await.or_else(|e| if e.is_not_found() { Ok(()) } else { Err(fail(e)) })
+                    }
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -185,6 +209,7 @@ impl Ec2 {
             return Err(Error::failed(format!("{vpc} has no subnet in zone {missing}")).hint("check `zones` and `subnets`"));
         }
         all.retain(|a| s.zones.is_empty() || s.zones.contains(&a.zone));
+        self.only_public(vpc, &mut all).await?;
         let offered = self.zones_with_types().await?;
         all.retain(|a| offered.contains(&a.zone));
         if all.is_empty() {
@@ -234,11 +259,12 @@ impl Ec2 {
         for kind in ["hosts", "control", "brokers"] {
             groups.push(self.group(client, site.uuid, &vpc, kind, &layout).await?);
         }
-        // Rules of groups that were there are mended by steps of their own.
-        let new = |group: &Group| !seen.iter().any(|s| s.id == group.id);
-        for (group, rules) in self.wanted_rules(&groups).await?.into_iter().filter(|(g, _)| new(g)) {
-            if let Some(adjustment) = difference(&group, &rules) {
-                self.adjust(&adjustment).await?;
+        // Rules of groups that were there are mended by steps of their own; but those steps do not know of groups that were not.
+        if groups.iter().any(|group| !seen.iter().any(|s| s.id == group.id)) {
+            for (group, rules) in self.wanted_rules(&groups).await? {
+                if let Some(adjustment) = difference(&group, &rules) {
+                    self.adjust(&adjustment).await?;
+                }
             }
         }
         let reference = groups.first().map(|g| g.id.clone()).unwrap_or_default();
@@ -263,7 +289,7 @@ impl Ec2 {
             || Box::pin(async { Ok(client.groups(&by).await?.into_iter().next()) }),
             || {
                 Box::pin(async {
-                    let id = client.create_group(&name, &about, vpc, &tags, false).await?;
+                    let id = when_known(|| Box::pin(client.create_group(&name, &about, vpc, &tags, false))).await?;
                     Ok(Group { id, name: name.clone(), vpc: vpc.to_owned(), rules: Vec::new(), tags: tags.clone() })
                 })
             },
@@ -325,11 +351,7 @@ impl Ec2 {
             false,
         );
         let gateway = gateway.await.map_err(doing("the internet gateway"))?;
-        client.attach_gateway(&gateway, &vpc).await.map_err(doing("the way to the internet"))?;
-        let table = client.main_route_table(&vpc).await.map_err(doing("the way to the internet"))?;
-        if let Some(table) = table {
-            client.route_out(&table, &gateway).await.map_err(doing("the way to the internet"))?;
-        }
+        when_known(|| Box::pin(client.attach_gateway(&gateway, &vpc))).await.map_err(doing("the way to the internet"))?;
         let mut zones: Vec<String> = self.zones_with_types().await?;
         zones.retain(|z| self.settings.zones.is_empty() || self.settings.zones.contains(z));
         zones.truncate(OWN_ZONES);
@@ -341,7 +363,7 @@ impl Ec2 {
             let tags = self.common_tags(uuid, &format!("{name}-{zone}"));
             let made = once(
                 || Box::pin(async { Ok(client.subnets(&by).await?.into_iter().find(|s| s.zone == *zone).map(|s| s.id)) }),
-                || Box::pin(client.create_subnet(&vpc, &part, zone, &tags)),
+                || Box::pin(when_known(|| Box::pin(client.create_subnet(&vpc, &part, zone, &tags)))),
                 false,
             );
             made.await.map_err(doing(&format!("the subnet in {zone}")))?;
@@ -350,11 +372,60 @@ impl Ec2 {
         for _ in 0..LISTED_TRIES {
             let listed = client.subnets(&by).await.map_err(doing("the subnets"))?;
             if zones.iter().all(|z| listed.iter().any(|s| s.zone == *z)) {
+                self.way_out(client, &vpc, &gateway, &listed, &tags).await.map_err(doing("the way to the internet"))?;
                 return Ok((vpc.clone(), self.subnets(&vpc).await?));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         Err(Error::failed("the subnets that were made are not listed").hint("run `septet up` again"))
+    }
+
+    /// A table of routes of the cluster's own for its subnets. The VPC's main table carries no tag, so that a policy could not tell it
+    /// from those of others.
+    async fn way_out(
+        &self,
+        client: &Client,
+        vpc: &str,
+        gateway: &str,
+        subnets: &[Subnet],
+        tags: &Tags,
+    ) -> std::result::Result<(), ApiError> {
+        let by = [filter("vpc-id", &[vpc]), filter("tag-key", &[tags::CLUSTER])];
+        let table = once(
+            || Box::pin(async { Ok(client.route_tables(&by).await?.into_iter().next().map(|t| t.id)) }),
+            || Box::pin(when_known(|| Box::pin(client.create_route_table(vpc, tags)))),
+            false,
+        );
+        let table = table.await?;
+        when_known(|| Box::pin(client.route_out(&table, gateway))).await?;
+        for subnet in subnets {
+            when_known(|| Box::pin(client.associate_route_table(&table, &subnet.id))).await?;
+        }
+        Ok(())
+    }
+
+    /// Refuses subnets of others' VPCs that no way leads to from the internet, where the hosts are to be reached from there; where none
+    /// is named, they are left out.
+    async fn only_public(&self, vpc: &str, all: &mut Vec<Subnet>) -> Result<()> {
+        let named = !self.settings.subnets.is_empty();
+        let ours = matches!(self.settings.vpc, VpcChoice::New { .. });
+        let default = matches!(self.settings.vpc, VpcChoice::Default) && !named;
+        if ours || default || !Role::ALL.iter().any(|r| self.wants_public(*r)) {
+            return Ok(());
+        }
+        let tables = self.client().await?.route_tables(&[filter("vpc-id", &[vpc])]).await;
+        let tables = tables.map_err(|e| explain("cannot list route tables", e))?;
+        let is_public = |s: &Subnet| {
+            let own = tables.iter().find(|t| t.subnets.contains(&s.id));
+            own.or_else(|| tables.iter().find(|t| t.main)).is_some_and(|t| t.leads_out)
+        };
+        let private: Vec<String> = all.iter().filter(|s| !is_public(s)).map(|s| s.id.clone()).collect();
+        if private.is_empty() || (!named && private.len() < all.len()) {
+            all.retain(is_public);
+            return Ok(());
+        }
+        Err(Error::failed(format!("{} of {vpc} have no route to an internet gateway: nobody outside reaches hosts there", private.join(", ")))
+            .hint("name public ones in `subnets`, or write `connect: private` and run septet where it reaches the VPC, with `public_addresses: none`"))
     }
 
     /// Zones that have, for each role, the wanted type or one of its alternatives.

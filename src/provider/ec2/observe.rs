@@ -15,10 +15,14 @@ use crate::{
 
 /// Device name of the data volume, as the instance is told it.
 pub const DATA_DEVICE: &str = "/dev/sdf";
+/// States of instances that are looked at: those that exist, and those that hold what the next one needs until they have ended.
+const SEEN: [&str; 5] = ["pending", "running", "stopping", "stopped", "shutting-down"];
 /// States of instances that exist.
 const ALIVE: [&str; 4] = ["pending", "running", "stopping", "stopped"];
 /// How long instances may take to run.
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// What is behind an instance that ends at once.
+const KEY_HINT: &str = "most often these credentials may not use the KMS key of a volume: docs/ec2.md has the statement for `kms_key`";
 /// How long EC2 may take to show by its tags what it shows by its id.
 const LISTED_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -38,6 +42,7 @@ fn host(id: HostId, i: &Instance) -> Option<ObservedHost> {
         architecture: Architecture::parse(&i.architecture),
         size: Some(i.instance_type.clone()),
         data_volume: i.volumes.get(DATA_DEVICE).cloned(),
+        data_is_new: !i.tags.contains_key(tags::FORMATTED),
     })
 }
 
@@ -46,7 +51,7 @@ impl Ec2 {
     pub(super) async fn observe_now(&self) -> Result<Observed> {
         let client = self.client().await?;
         let ours = tag_filter(tags::NAME, &self.cluster);
-        let by = [ours.clone(), filter("instance-state-name", &ALIVE)];
+        let by = [ours.clone(), filter("instance-state-name", &SEEN)];
         let only = [ours.clone()];
         let (instances, groups) = tokio::join!(client.instances(&by), client.groups(&only));
         let mut instances = instances.map_err(|e| explain("cannot list instances", e))?;
@@ -54,13 +59,17 @@ impl Ec2 {
         // The oldest is the host; a second one in its place was never meant to be.
         instances.sort_by(|a, b| (a.launched, &a.id).cmp(&(b.launched, &b.id)));
         let mut observed = Observed::default();
-        let mut seen = Seen { instances: BTreeMap::new(), groups };
+        let mut seen = Seen { instances: BTreeMap::new(), groups, leaving: BTreeMap::new() };
         let mut uuids: Vec<String> = Vec::new();
         observed.engine =
             instances.iter().map(|i| &i.tags).chain(seen.groups.iter().map(|g| &g.tags)).find_map(|t| t.get(tags::ENGINE).cloned());
         for i in instances {
             uuids.extend(i.tags.get(tags::CLUSTER).cloned());
             let Some(id) = tags::host_id(&i.tags) else { continue };
+            if i.state == InstanceState::ShuttingDown {
+                seen.leaving.entry(id).or_default().push(i.id);
+                continue;
+            }
             if seen.instances.contains_key(&id) {
                 observed.adjustments.push(Adjustment::Surplus { name: self.name_of(id), reference: i.id });
                 continue;
@@ -74,14 +83,27 @@ impl Ec2 {
             None => true,
             Some(i) => self.data_volume(id.role).is_some() && !i.volumes.contains_key(DATA_DEVICE),
         };
-        if self.hosts.iter().any(|h| lacks(&h.id)) {
-            let volumes = client.volumes(&only).await.map_err(|e| explain("cannot list volumes", e))?;
+        // A volume that came with another instance is known by its own tag only.
+        let unsure = observed.hosts.iter().any(|h| h.data_volume.is_some() && h.data_is_new);
+        if unsure || self.hosts.iter().any(|h| lacks(&h.id)) {
+            let mut volumes = client.volumes(&only).await.map_err(|e| explain("cannot list volumes", e))?;
+            // Of two that could be a host's, the one with a file system is its data.
+            volumes.sort_by_key(|v| !v.tags.contains_key(tags::FORMATTED));
             for v in volumes {
-                let (Some(uuid), "available") = (v.tags.get(tags::CLUSTER), v.state.as_str()) else { continue };
+                let Some(uuid) = v.tags.get(tags::CLUSTER) else { continue };
+                if let Some(host) = observed.hosts.iter_mut().find(|h| h.data_volume.as_ref() == Some(&v.id)) {
+                    host.data_is_new &= !v.tags.contains_key(tags::FORMATTED);
+                }
+                let of = v.attached.as_ref().map(|(instance, device)| (instance, device.as_str()));
+                let leaves = |id: &HostId| matches!(of, Some((i, DATA_DEVICE)) if seen.leaving.get(id).is_some_and(|l| l.contains(i)));
+                let id = tags::host_id(&v.tags);
+                if v.state != "available" && !id.as_ref().is_some_and(leaves) {
+                    continue;
+                }
                 uuids.push(uuid.clone());
                 observed.engine = observed.engine.take().or_else(|| v.tags.get(tags::ENGINE).cloned());
-                if let Some(id) = tags::host_id(&v.tags).filter(lacks) {
-                    observed.kept.insert(id, KeptVolume { reference: v.id, zone: v.zone });
+                if let Some(id) = id.filter(lacks) {
+                    observed.kept.entry(id).or_insert(KeptVolume { reference: v.id, zone: v.zone });
                 }
             }
         }
@@ -108,11 +130,12 @@ impl Ec2 {
     /// Identities of what is made first and removed last: a run that was killed may have left nothing else.
     async fn leftover_uuids(&self, client: &Client) -> Result<Vec<String>> {
         let by = [tag_filter(tags::NAME, &self.cluster)];
-        let (keys, subnets, gateways, vpcs) =
-            tokio::join!(client.key_pairs(&by), client.subnets(&by), client.gateways(&by), client.vpcs(&by));
+        let (keys, subnets, tables, gateways, vpcs) =
+            tokio::join!(client.key_pairs(&by), client.subnets(&by), client.route_tables(&by), client.gateways(&by), client.vpcs(&by));
         let fail = |e| explain("cannot look for what is left of the cluster", e);
         let all = keys.map_err(fail)?.into_iter().map(|k| k.tags);
         let all = all.chain(subnets.map_err(fail)?.into_iter().map(|s| s.tags));
+        let all = all.chain(tables.map_err(fail)?.into_iter().map(|t| t.tags));
         let all = all.chain(gateways.map_err(fail)?.into_iter().map(|g| g.tags));
         let all = all.chain(vpcs.map_err(fail)?.into_iter().map(|v| v.tags));
         // The lock is no part of the cluster.
@@ -124,12 +147,19 @@ impl Ec2 {
         let made: Vec<String> = locked(&self.made).iter().cloned().collect();
         if !made.is_empty() {
             let running = self.client().await?.wait_for(&made, InstanceState::Running, RUN_TIMEOUT).await;
-            running.map_err(|e| explain("instances do not come up", e).hint("`septet up` goes on from here"))?;
+            running.map_err(|e| {
+                let key = e.message.contains("Client.InternalError");
+                let hint = if key { KEY_HINT } else { "`septet up` goes on from here" };
+                explain("instances do not come up", e).hint(hint)
+            })?;
         }
         let until = Instant::now() + LISTED_TIMEOUT;
         loop {
             let observed = self.observe_now().await?;
-            let listed = made.iter().all(|id| observed.hosts.iter().any(|h| h.reference == *id && h.state == HostState::Running));
+            // Their volumes too: what is not listed would be taken for not there.
+            let whole =
+                |h: &ObservedHost| h.state == HostState::Running && (h.data_volume.is_some() || self.data_volume(h.id.role).is_none());
+            let listed = made.iter().all(|id| observed.hosts.iter().any(|h| h.reference == *id && whole(h)));
             if listed {
                 locked(&self.made).clear();
                 if let Some(uuid) = &observed.uuid {
@@ -146,6 +176,19 @@ impl Ec2 {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// Writes down that these hosts' volumes have file systems: on the volumes, which may come to other instances, and on the instances,
+    /// which are looked at anyway.
+    pub(super) async fn note_formatted_now(&self, hosts: &[ObservedHost]) -> Result<()> {
+        let with = |h: &ObservedHost| Some([h.reference.clone(), h.data_volume.clone()?]);
+        let ids: Vec<String> = hosts.iter().filter_map(with).flatten().collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let tags = BTreeMap::from([(tags::FORMATTED.to_owned(), "yes".to_owned())]);
+        let noted = self.client().await?.set_tags(&ids, &tags).await;
+        noted.map_err(|e| explain("cannot note which data volumes have file systems", e))
     }
 
     /// What is otherwise than the inventory says, and can be mended in place.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// In which order kinds are removed.
-pub const ORDER: [&str; 7] = ["instance", "volume", "security-group", "key-pair", "subnet", "internet-gateway", "vpc"];
+pub const ORDER: [&str; 8] = ["instance", "volume", "security-group", "key-pair", "subnet", "route-table", "internet-gateway", "vpc"];
 /// How long something may still be in use after its user is gone; then everything is listed again, for its user may not have been.
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long instances may take to end.
@@ -30,12 +30,13 @@ impl Ec2 {
         let client = self.client().await?;
         let ours = [tag_filter(tags::CLUSTER, uuid)];
         let alive = [ours[0].clone(), filter("instance-state-name", &["pending", "running", "stopping", "stopped", "shutting-down"])];
-        let (instances, volumes, groups, keys, subnets, gateways, vpcs) = tokio::join!(
+        let (instances, volumes, groups, keys, subnets, tables, gateways, vpcs) = tokio::join!(
             client.instances(&alive),
             client.volumes(&ours),
             client.groups(&ours),
             client.key_pairs(&ours),
             client.subnets(&ours),
+            client.route_tables(&ours),
             client.gateways(&ours),
             client.vpcs(&ours),
         );
@@ -46,7 +47,8 @@ impl Ec2 {
         let instances = instances.map_err(fail)?;
         let roots: Vec<&String> =
             instances.iter().flat_map(|i| i.volumes.iter().filter(|(d, _)| *d != super::observe::DATA_DEVICE).map(|(_, v)| v)).collect();
-        for v in volumes.map_err(fail)? {
+        // One that is being deleted is gone: that it is listed still, for minutes perhaps, is no matter of ours.
+        for v in volumes.map_err(fail)?.into_iter().filter(|v| v.state != "deleting" && v.state != "deleted") {
             // A system's volume goes with its instance; one that is left of an instance holds data.
             let data = !roots.contains(&&v.id) && tags::host_id(&v.tags).is_some();
             add("volume", display(&v.tags), v.id, data);
@@ -57,6 +59,7 @@ impl Ec2 {
         groups.map_err(fail)?.into_iter().for_each(|g| add("security-group", g.name, g.id, false));
         keys.map_err(fail)?.into_iter().for_each(|k| add("key-pair", k.name, k.id, false));
         subnets.map_err(fail)?.into_iter().for_each(|s| add("subnet", display(&s.tags), s.id, false));
+        tables.map_err(fail)?.into_iter().for_each(|t| add("route-table", display(&t.tags), t.id, false));
         gateways.map_err(fail)?.into_iter().for_each(|g| add("internet-gateway", display(&g.tags), g.id, false));
         vpcs.map_err(fail)?.into_iter().for_each(|v| add("vpc", display(&v.tags), v.id, false));
         out.sort_by(|a, b| (a.kind, &a.name, &a.id).cmp(&(b.kind, &b.name, &b.id)));
@@ -147,6 +150,7 @@ async fn delete(client: &Client, r: &Resource) -> std::result::Result<(), ApiErr
             "security-group" => client.delete_group(&r.id).await,
             "key-pair" => client.delete_key(&r.id).await,
             "subnet" => client.delete_subnet(&r.id).await,
+            "route-table" => client.delete_route_table(&r.id).await,
             "internet-gateway" => gateway(client, &r.id).await,
             _ => client.delete_vpc(&r.id).await,
         };

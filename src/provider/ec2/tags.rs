@@ -25,6 +25,8 @@ pub const GROUP: &str = "septet:group";
 pub const EXPIRES: &str = "septet:expires";
 /// Engine and mode.
 pub const ENGINE: &str = "septet:engine";
+/// That a file system was made on a volume: on the volume, and on the instance that had it then.
+pub const FORMATTED: &str = "septet:formatted";
 /// Where the row of addresses begins in each subnet.
 const BASE: &str = "septet:base";
 /// `septet:zone.N`: subnet, zone, network.
