@@ -78,8 +78,8 @@ impl Engine {
             Engine::Apache(a) => a.metadata,
         }
     }
-    /// Engine and mode, as written on the cluster's things: what cannot be changed on a cluster that exists.
-    pub fn kind(&self) -> &'static str {
+    /// Engine and mode, as far as these tell them without the hosts.
+    pub(super) fn kind(&self) -> &'static str {
         match (self, self.metadata()) {
             (Engine::Bundled, _) => "bundled",
             (Engine::Apache(_), Metadata::Zookeeper) => "apache-zookeeper",
