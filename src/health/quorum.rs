@@ -91,7 +91,7 @@ fn judge(checker: &Checker<'_>, answers: Answers) -> (Vec<Problem>, BTreeMap<Hos
     let (mut problems, mut notes) = (Vec::new(), BTreeMap::new());
     let voters = checker.inventory.voters();
     let whole = if checker.inventory.is_combined() { "brokers" } else { "coordinators" };
-    let mut add = |host: &str, reason: String| problems.push(Problem { host: host.to_owned(), reason });
+    let mut add = |host: &str, reason: String| problems.push(Problem::new(host, reason));
     let (mut leaders, mut answered) = (Vec::new(), 0);
     for (id, answer) in answers {
         match answer {

@@ -130,9 +130,10 @@ fn unseen(observed: &Observed, reachable: bool) -> impl Iterator<Item = &Observe
 /// Runs plays with the reporter listening.
 async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>, plays: &[Play], options: Options) -> Result<Recap> {
     let (events, told) = mpsc::unbounded_channel();
-    let gate = fleet
-        .clone()
-        .map(|fleet| Arc::new(RollingGate { inventory: cluster.inventory.clone(), observed: observed.clone(), fleet }) as Arc<dyn Gate>);
+    let gate = fleet.clone().map(|fleet| {
+        let (inventory, observed, interrupted) = (cluster.inventory.clone(), observed.clone(), cluster.interrupted.clone());
+        Arc::new(RollingGate { inventory, observed, fleet, interrupted }) as Arc<dyn Gate>
+    });
     let all = || cluster.inventory.hosts.iter().map(|h| h.id).filter(|_| options.check);
     let is_new = |id: &HostId| observed.host(*id).is_none_or(|h| h.state == HostState::Unfinished);
     let absent: HashSet<HostId> = all().filter(is_new).collect();
