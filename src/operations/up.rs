@@ -97,14 +97,15 @@ fn common(cluster: &Cluster, observed: &Observed) -> Vars {
     v
 }
 
-/// Finds the archives that are deployed beside the bundle, or gets them; each was checked. Without `download`, one that is not here is left out.
+/// Finds the archives that are deployed beside the bundle, or gets them; each was checked. Without `download`, Kafka's is left out where it
+/// is not here; a Java's is needed to render units, so it is always fetched.
 async fn archives(cluster: &Cluster, download: bool) -> Result<Vars> {
     let Engine::Apache(settings) = &cluster.inventory.engine else { return Ok(Vars::new()) };
     let (settings, reporter) = (settings.clone(), cluster.reporter.clone());
     let found = tokio::task::spawn_blocking(move || {
         let say = |text: String| reporter.say(&text);
         let kafka = engine::archive::kafka(&settings, download, &say)?;
-        let java = settings.java.as_ref().map(|j| engine::archive::java(j, download, &say)).transpose()?.flatten();
+        let java = settings.java.as_ref().map(|j| engine::archive::java(j, &settings.version, &say)).transpose()?;
         Ok::<_, Error>((kafka, java))
     });
     let (kafka, java) = found.await.map_err(|e| Error::failed(e.to_string()))??;
@@ -403,7 +404,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
 /// Runs a playbook against the hosts that exist.
 pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     let plays = parse::playbook(&cluster.project, name)?;
-    cluster.archives = archives(cluster, false).await?;
+    cluster.archives = archives(cluster, !cluster.options.check).await?;
     let cluster = &*cluster;
     let run = async {
         let observed = cluster.provider.observe().await?;
