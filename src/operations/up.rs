@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, resize};
+use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, precheck, resize};
 use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
@@ -307,6 +307,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
         access = phases.time(reporter, "resize", resize::roll(cluster, &plan.rolls, access)).await?;
     }
     let mut observed = access.observed.clone();
+    precheck::check(cluster, &observed, &access.fleet).await?;
     let configure = async { succeeded(play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
     if !plan.renames.is_empty() {
@@ -388,6 +389,9 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
         false => None,
     };
     let fleet = access.map(|a| a.fleet);
+    if let Some(fleet) = &fleet {
+        precheck::check(cluster, &observed, fleet).await?;
+    }
     let recap = play(cluster, &observed, fleet.clone(), &plays, options).await?;
     if let Some(fleet) = fleet {
         fleet.close().await;
