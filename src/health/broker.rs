@@ -32,8 +32,9 @@ use crate::{
     ssh::Connection,
 };
 
-/// The topic that records go through: one partition per broker.
-pub const TOPIC: &str = "__septet_health";
+/// The topic that records go through: one partition per broker. Where it was made for fewer brokers than there are, another one with
+/// their number behind it takes its place.
+const TOPIC: &str = "__septet_health";
 
 /// Topics whose configuration is asked for at a time.
 const TOPICS_PER_QUESTION: usize = 500;
@@ -73,8 +74,8 @@ pub struct BrokerView {
     pub controller: i32,
     /// numbers of the brokers
     pub brokers: BTreeSet<i32>,
-    /// leaders of the health topic's partitions
-    leaders: BTreeMap<i32, i32>,
+    /// health topics with the leaders of their partitions
+    leaders: BTreeMap<String, BTreeMap<i32, i32>>,
     /// partitions that lack something
     lacking: Vec<Lacking>,
     /// partitions with more than one replica
@@ -137,8 +138,8 @@ async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result
     for topic in m.topics {
         let name = topic.name.map(|n| n.0.to_string()).unwrap_or_default();
         for p in topic.partitions {
-            if name == TOPIC {
-                view.leaders.insert(p.partition_index, p.leader_id.0);
+            if is_health_topic(&name) {
+                view.leaders.entry(name.clone()).or_default().insert(p.partition_index, p.leader_id.0);
             }
             let gone: Vec<String> = p.replica_nodes.iter().filter(|r| !view.brokers.contains(&r.0)).map(|r| r.0.to_string()).collect();
             if p.leader_id.0 < 0 {
@@ -248,33 +249,46 @@ pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?.1))).collect()
 }
 
-fn topic_name() -> TopicName {
-    TopicName(StrBytes::from_static_str(TOPIC))
+fn topic_name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+fn is_health_topic(name: &str) -> bool {
+    let rest = name.strip_prefix(TOPIC);
+    rest.is_some_and(|r| r.is_empty() || r.strip_prefix('-').is_some_and(|n| n.parse::<u16>().is_ok()))
+}
+
+/// The topic that has a partition for each broker, or is to have.
+fn topic_for<'a>(views: impl Iterator<Item = &'a BrokerView>, brokers: u16) -> String {
+    match views.filter_map(|v| v.leaders.get(TOPIC)).map(BTreeMap::len).max() {
+        Some(partitions) if partitions < brokers.into() => format!("{TOPIC}-{brokers}"),
+        _ => TOPIC.to_owned(),
+    }
 }
 
 /// Makes the topic, with partition i on broker i+1.
-async fn create_topic(client: &mut Client<Stream>, brokers: u16, is_apache: bool) -> Result<(), String> {
+async fn create_topic(client: &mut Client<Stream>, topic: &str, brokers: u16, is_apache: bool) -> Result<(), String> {
     // One replica is what the check is about, whatever other topics must have.
     let least = CreatableTopicConfig::default()
         .with_name(StrBytes::from_static_str("min.insync.replicas"))
         .with_value(Some(StrBytes::from_static_str("1")));
     let assignments = (0..brokers)
         .map(|i| CreatableReplicaAssignment::default().with_partition_index(i.into()).with_broker_ids(vec![BrokerId(i32::from(i) + 1)]));
-    let topic = CreatableTopic::default()
-        .with_name(topic_name())
+    let new = CreatableTopic::default()
+        .with_name(topic_name(topic))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
         .with_assignments(assignments.collect())
         .with_configs(if is_apache { vec![least] } else { Vec::new() });
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5000);
+    let request = CreateTopicsRequest::default().with_topics(vec![new]).with_timeout_ms(5000);
     let (answer, _) = client.ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request).await?;
     match answer.topics.first() {
         Some(t) if t.error_code == 0 || t.error_code == ResponseError::TopicAlreadyExists.code() => Ok(()),
         Some(t) => Err(format!(
-            "topic {TOPIC} is not made: {}",
+            "topic {topic} is not made: {}",
             t.error_message.as_ref().map(|m| m.to_string()).unwrap_or_else(|| error_name(t.error_code))
         )),
-        None => Err(format!("topic {TOPIC} is not made")),
+        None => Err(format!("topic {topic} is not made")),
     }
 }
 
@@ -283,7 +297,7 @@ fn error_name(code: i16) -> String {
 }
 
 /// Sends a record through a partition and reads it back.
-async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), String> {
+async fn round_trip(client: &mut Client<Stream>, topic: &str, partition: i32) -> Result<(), String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let payload = Bytes::from(format!("septet health {now} {}", std::process::id()));
     let crc = crc32c::crc32c(&payload);
@@ -306,8 +320,8 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     RecordBatchEncoder::encode(&mut batch, &[record], &options).map_err(|e| e.to_string())?;
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
-    let topic = TopicProduceData::default().with_name(topic_name()).with_partition_data(vec![data]);
-    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![topic]);
+    let produced_to = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
+    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![produced_to]);
     let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
     let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
     if produced.error_code != 0 {
@@ -315,14 +329,14 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
     }
     let offset = produced.base_offset;
     let wanted = FetchPartition::default().with_partition(partition).with_fetch_offset(offset).with_partition_max_bytes(65536);
-    let topic = FetchTopic::default().with_topic(topic_name()).with_partitions(vec![wanted]);
+    let fetched_from = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![wanted]);
     let request = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(2000)
         .with_min_bytes(1)
         .with_max_bytes(1 << 20)
         .with_session_epoch(-1)
-        .with_topics(vec![topic]);
+        .with_topics(vec![fetched_from]);
     let (answer, _) = client.ask(ApiKey::Fetch, newest::FETCH, &request).await?;
     let fetched = answer.responses.first().and_then(|t| t.partitions.first()).ok_or("Fetch: an empty answer")?;
     if fetched.error_code != 0 {
@@ -340,10 +354,10 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
 }
 
 /// Waits until the brokers know a leader of each partition of the topic.
-async fn leaders(client: &mut Client<Stream>, count: usize) -> Result<BTreeMap<i32, i32>, String> {
+async fn leaders(client: &mut Client<Stream>, topic: &str, count: usize) -> Result<BTreeMap<i32, i32>, String> {
     for _ in 0..40 {
-        let topic = MetadataRequestTopic::default().with_name(Some(topic_name()));
-        let request = MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
+        let asked = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+        let request = MetadataRequest::default().with_topics(Some(vec![asked])).with_allow_auto_topic_creation(false);
         let (answer, _) = client.ask(ApiKey::Metadata, newest::METADATA, &request).await?;
         let found: BTreeMap<i32, i32> =
             answer.topics.iter().flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.leader_id.0)).collect();
@@ -352,7 +366,7 @@ async fn leaders(client: &mut Client<Stream>, count: usize) -> Result<BTreeMap<i
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    Err(format!("topic {TOPIC} gets no leaders"))
+    Err(format!("topic {topic} gets no leaders"))
 }
 
 /// Checks the brokers that can be reached.
@@ -381,19 +395,21 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     }
 
     // Who is not registered has been named above; the topic is made by the controller, once.
+    let topic = topic_for(asked.values().map(|(_, v)| v), all);
+    let topic = topic.as_str();
     let made = async {
-        let view = asked.values().map(|(_, v)| v.clone()).find(|v| v.leaders.len() >= all.into());
-        if let Some(view) = view {
-            return Ok(view.leaders);
+        let known = asked.values().filter_map(|(_, v)| v.leaders.get(topic)).find(|l| l.len() >= all.into());
+        if let Some(known) = known {
+            return Ok(known.clone());
         }
         let controller = asked.values().next().map_or(NO_CONTROLLER, |(_, v)| v.controller);
         let any = checker.inventory.engine.metadata() == Metadata::Kraft;
         let (client, v) = asked.values_mut().find(|(_, v)| any || v.id == controller).ok_or("the controller does not answer")?;
         if v.brokers.len() < all.into() {
-            return Err(format!("topic {TOPIC} is not made before all brokers are registered"));
+            return Err(format!("topic {topic} is not made before all brokers are registered"));
         }
-        create_topic(client, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
-        leaders(client, all.into()).await
+        create_topic(client, topic, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
+        leaders(client, topic, all.into()).await
     };
     let leaders = match timeout(QUESTION_TIMEOUT, made).await {
         Ok(Ok(l)) => l,
@@ -404,7 +420,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
             return (problems, notes);
         }
         Err(_) => {
-            problems.push(Problem::new("brokers", format!("topic {TOPIC} is not made in time")));
+            problems.push(Problem::new("brokers", format!("topic {topic} is not made in time")));
             return (problems, notes);
         }
     };
@@ -412,12 +428,12 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         let partition = leaders.iter().find(|(_, l)| **l == v.id).map(|(p, _)| *p);
         async move {
             let result = match partition {
-                None => Err(format!("leads no partition of {TOPIC}")),
+                None => Err(format!("leads no partition of {topic}")),
                 Some(p) => {
                     let mut last = Err("no answer to Produce or Fetch in time".to_owned());
                     // A broker learns a moment later than the controller that it leads.
                     for _ in 0..10 {
-                        last = timeout(QUESTION_TIMEOUT, round_trip(client, p))
+                        last = timeout(QUESTION_TIMEOUT, round_trip(client, topic, p))
                             .await
                             .unwrap_or_else(|_| Err("no answer to Produce or Fetch in time".into()));
                         match &last {
@@ -478,7 +494,7 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, a
     }
     // Partitions are named once, by whoever sees them; of the health topic only the state of its hosts counts.
     let mut partitions: BTreeMap<String, Vec<&Lacking>> = BTreeMap::new();
-    for one in first.lacking.iter().filter(|l| l.topic != TOPIC) {
+    for one in first.lacking.iter().filter(|l| !is_health_topic(&l.topic)) {
         partitions.entry(format!("topic {} {}", one.topic, one.what)).or_default().push(one);
     }
     for (what, lacking) in partitions {
@@ -542,6 +558,22 @@ mod tests {
     fn who_is_not_seen_may_be_restarted_and_who_does_not_see_too() {
         let seen = own(&[view(1, &[1, 3], &[]), view(2, &[1, 2, 3], &[])]);
         assert_eq!(seen, [("broker: does not see p-kafka02".into(), false, vec![1, 2])]);
+    }
+
+    #[test]
+    fn a_topic_made_for_fewer_brokers_gives_way_to_another() {
+        let with = |partitions: i32| BrokerView {
+            leaders: BTreeMap::from([(TOPIC.to_owned(), (0..partitions).map(|p| (p, p + 1)).collect())]),
+            ..view(1, &[1, 2, 3, 4], &[])
+        };
+        let fresh = view(2, &[1, 2, 3, 4], &[]);
+        assert_eq!(topic_for([&fresh].into_iter(), 4), "__septet_health");
+        assert_eq!(topic_for([&fresh, &with(4)].into_iter(), 4), "__septet_health");
+        assert_eq!(topic_for([&with(3), &fresh].into_iter(), 4), "__septet_health-4");
+        assert_eq!(
+            ["__septet_health", "__septet_health-4", "__septet_health-x", "orders"].map(is_health_topic),
+            [true, true, false, false]
+        );
     }
 
     #[test]
