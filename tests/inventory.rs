@@ -161,6 +161,8 @@ fn mistakes_in_provider_and_engine() {
         ("apache: unknown setting", &format!("{GOOD}engine: {{apache: {{vresion: 4.1.1}}}}\n")),
         ("apache: no version", &format!("{GOOD}engine: {{apache: {{version: latest}}}}\n")),
         ("apache: unknown version", &format!("{GOOD}engine: {{apache: {{version: 4.9.9}}}}\n")),
+        ("apache: 3.8", &format!("{GOOD}engine: {{apache: {{version: 3.8.1}}}}\n")),
+        ("apache: archive of an old version", &format!("{GOOD}engine: {{apache: {{archive: /x/kafka_2.13-3.7.2.tgz}}}}\n")),
         ("apache: old version", &format!("{GOOD}engine: {{apache: {{version: 2.8.1}}}}\n")),
         (
             "apache: archive of another version",

@@ -58,7 +58,7 @@ pub fn directory(version: &str) -> String {
 }
 
 /// The oldest Java that runs a version.
-fn least_java(version: &str) -> u32 {
+pub(super) fn least_java(version: &str) -> u32 {
     // Brokers of 4.0 and newer need Java 17 (KIP-1013).
     if numbers(version).is_some_and(|v| v.0 >= 4) { 17 } else { 11 }
 }

@@ -24,6 +24,8 @@ use crate::{
 const MIRRORS: [&str; 2] = ["https://dlcdn.apache.org/kafka", "https://archive.apache.org/dist/kafka"];
 /// Largest archive, in bytes.
 const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// What is read of the file that names a Java's version, at the most.
+const MAX_RELEASE_BYTES: u64 = 64 * 1024;
 /// Time without a byte after which a download is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,6 +49,9 @@ struct Checked {
     sha512: String,
     sha256: String,
     top: String,
+    /// the version of the Java that it holds; empty where none is named, `None` where it was not looked for
+    #[serde(default)]
+    java: Option<String>,
 }
 
 /// The user's cache: `$XDG_CACHE_HOME/septet`, or `~/.cache/septet`.
@@ -82,12 +87,57 @@ fn top_directory(path: &Path) -> Result<String> {
     top.ok_or_else(|| bad("holds no directory".into()))
 }
 
+/// The version in the file `release` of a Java; empty if there is none.
+fn java_version(path: &Path, top: &str) -> String {
+    let wanted = Path::new(top).join("release");
+    let find = || -> std::io::Result<String> {
+        let file = std::io::BufReader::new(fs::File::open(path)?);
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file).take(MAX_BYTES * 4));
+        for entry in archive.entries()? {
+            let entry = entry?;
+            let name: PathBuf = entry.path()?.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
+            if name == wanted {
+                let mut bytes = Vec::new();
+                entry.take(MAX_RELEASE_BYTES).read_to_end(&mut bytes)?;
+                let text = String::from_utf8_lossy(&bytes);
+                let version = text.lines().find_map(|l| l.trim().strip_prefix("JAVA_VERSION="));
+                return Ok(version.unwrap_or_default().trim_matches('"').to_owned());
+            }
+        }
+        Ok(String::new())
+    };
+    // What cannot be read to its end names no version either.
+    find().unwrap_or_default()
+}
+
+/// The number by which a Java is called: 17 of `17.0.15`, 8 of `1.8.0_412`.
+fn java_major(version: &str) -> Option<u32> {
+    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse::<u32>().ok());
+    match parts.next()?? {
+        1 => parts.next()?,
+        major => Some(major),
+    }
+}
+
+/// Refuses a Java that is known to be too old for a version of Kafka.
+fn java_is_new_enough(path: &Path, java: &str, kafka: &str) -> Result<()> {
+    let least = super::apache::least_java(kafka);
+    match java_major(java) {
+        Some(major) if major < least => Err(Error::failed(format!(
+            "{}: holds Java {java}, Apache Kafka {kafka} needs Java {least} or newer: no host was touched",
+            path.display()
+        ))
+        .hint(format!("name an archive of Java {least} or newer with `java: {{archive: …}}`"))),
+        _ => Ok(()),
+    }
+}
+
 fn memory() -> Result<PathBuf> {
     Ok(keys::state_dir()?.join("archives.json"))
 }
 
-/// Digests and content of a file; remembered as long as size and time of change stay.
-fn examine(path: &Path) -> Result<Checked> {
+/// Digests and content of a file, the Java in it where that is asked for; remembered as long as size and time of change stay.
+fn examine(path: &Path, java: bool) -> Result<Checked> {
     let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
     let meta = fs::metadata(path).map_err(fail)?;
     if !meta.is_file() {
@@ -101,9 +151,25 @@ fn examine(path: &Path) -> Result<Checked> {
     let key = fs::canonicalize(path).map_err(fail)?.display().to_string();
     let text = fs::read_to_string(&memory).unwrap_or_default();
     let mut known: std::collections::BTreeMap<String, Checked> = serde_json::from_str(&text).unwrap_or_default();
-    if let Some(c) = known.get(&key).filter(|c| c.size == meta.len() && c.modified_ns == modified) {
-        return Ok(c.clone());
+    let remembered = known.get(&key).filter(|c| c.size == meta.len() && c.modified_ns == modified).cloned();
+    let mut checked = match remembered {
+        Some(c) if c.java.is_some() || !java => return Ok(c),
+        Some(c) => c,
+        None => digests(path, meta.len(), modified)?,
+    };
+    if java {
+        checked.java = Some(java_version(path, &checked.top));
     }
+    known.insert(key, checked.clone());
+    if let Some(dir) = memory.parent() {
+        fs::create_dir_all(dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+    }
+    keys::write_private(&memory, &serde_json::to_string(&known).unwrap_or_default())?;
+    Ok(checked)
+}
+
+fn digests(path: &Path, size: u64, modified_ns: i128) -> Result<Checked> {
+    let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
     let (mut long, mut short) = (Sha512::new(), Sha256::new());
     let mut file = fs::File::open(path).map_err(fail)?;
     let mut buffer = vec![0u8; 256 * 1024];
@@ -119,18 +185,12 @@ fn examine(path: &Path) -> Result<Checked> {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     // The digest is looked at first by whoever asked; what is not an archive at all says so there.
     let top = top_directory(path).unwrap_or_default();
-    let checked = Checked { size: meta.len(), modified_ns: modified, sha512: hex(&long.finalize()), sha256: hex(&short.finalize()), top };
-    known.insert(key, checked.clone());
-    if let Some(dir) = memory.parent() {
-        fs::create_dir_all(dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
-    }
-    keys::write_private(&memory, &serde_json::to_string(&known).unwrap_or_default())?;
-    Ok(checked)
+    Ok(Checked { size, modified_ns, sha512: hex(&long.finalize()), sha256: hex(&short.finalize()), top, java: None })
 }
 
 /// Checks a file against the digest that it must have. Without one, it must be one that ships with Septet.
 fn verify(path: &Path, wanted: Option<&str>, of: &str) -> Result<Archive> {
-    let found = examine(path)?;
+    let found = examine(path, false)?;
     match wanted {
         Some(w) if w != found.sha512 => {
             return Err(Error::failed(format!(
@@ -191,25 +251,30 @@ pub fn kafka(a: &ApacheSettings, download: bool, say: &(dyn Fn(String) + Send + 
     }
 }
 
-/// A Java to unpack.
-pub fn java(source: &ArchiveSource, download: bool, say: &(dyn Fn(String) + Send + Sync)) -> Result<Option<Archive>> {
+/// A Java to unpack, for a version of Kafka. It is always fetched: what it holds is needed to render units.
+pub fn java(source: &ArchiveSource, kafka: &str, say: &(dyn Fn(String) + Send + Sync)) -> Result<Archive> {
+    let archive = find_java(source, say)?;
+    let held = examine(&archive.path, true)?.java.unwrap_or_default();
+    java_is_new_enough(&archive.path, &held, kafka)?;
+    Ok(archive)
+}
+
+fn find_java(source: &ArchiveSource, say: &(dyn Fn(String) + Send + Sync)) -> Result<Archive> {
     let wanted = source.sha512.as_deref();
     if !is_address(&source.place) {
         let path = PathBuf::from(&source.place);
         if !path.is_file() {
             return Err(Error::failed(format!("{}: there is no such archive", source.place)).hint("check `java: {archive: …}`"));
         }
-        return verify(&path, wanted, "this Java").map(Some);
+        return verify(&path, wanted, "this Java");
     }
     let name = source.place.rsplit('/').next().filter(|n| !n.is_empty()).unwrap_or("java.tgz");
     let cached = cache_dir()?.join(name);
     if !cached.is_file() {
-        if !download {
-            return Ok(None);
-        }
+        say("Java's archive is not here yet; units name what it holds".into());
         fetch(std::slice::from_ref(&source.place), &cached, wanted, "this Java", say)?;
     }
-    verify(&cached, wanted, "this Java").map(Some)
+    verify(&cached, wanted, "this Java")
 }
 
 /// Downloads a file into the cache, from the first place that has it. It gets its name once its digest was checked.
@@ -284,6 +349,47 @@ mod tests {
         tar.append_data(&mut header, entry, &b"x\n"[..]).unwrap();
         tar.into_inner().unwrap().finish().unwrap();
         path
+    }
+
+    fn java_tgz(dir: &Path, release: Option<&str>) -> PathBuf {
+        let path = dir.join("java.tgz");
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(fs::File::create(&path).unwrap(), flate2::Compression::fast()));
+        let mut add = |name: &str, text: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+        };
+        add("./jdk/bin/java", "x");
+        add("./jdk/lib/release", "JAVA_VERSION=\"8\"\n");
+        if let Some(text) = release {
+            add("./jdk/release", text);
+        }
+        tar.into_inner().unwrap().finish().unwrap();
+        path
+    }
+
+    #[test]
+    fn an_archive_says_which_java_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = java_tgz(dir.path(), Some("IMPLEMENTOR=\"X\"\nJAVA_VERSION=\"17.0.15\"\nOS_ARCH=\"x86_64\"\n"));
+        assert_eq!(top_directory(&path).unwrap(), "jdk");
+        assert_eq!(java_version(&path, "jdk"), "17.0.15");
+        assert_eq!(java_version(&java_tgz(dir.path(), Some("VERSION=1\n")), "jdk"), "");
+        assert_eq!(java_version(&java_tgz(dir.path(), None), "jdk"), "");
+        assert_eq!(java_version(&dir.path().join("none"), "jdk"), "");
+        let majors = ["17.0.15", "21", "1.8.0_412", "24-ea", "", "x"].map(java_major);
+        assert_eq!(majors, [Some(17), Some(21), Some(8), Some(24), None, None]);
+    }
+
+    #[test]
+    fn a_java_that_is_too_old_is_refused() {
+        let check = |java: &str, kafka: &str| java_is_new_enough(Path::new("/j.tgz"), java, kafka).map_err(|e| e.to_string());
+        assert_eq!([check("17.0.15", "4.1.1"), check("11.0.2", "3.9.1"), check("", "4.1.1")], [Ok(()), Ok(()), Ok(())]);
+        let e = check("11.0.2", "4.1.1").unwrap_err();
+        assert!(e.contains("/j.tgz: holds Java 11.0.2, Apache Kafka 4.1.1 needs Java 17 or newer") && e.contains("hint:"), "{e}");
+        assert!(check("1.8.0_412", "3.9.1").is_err());
     }
 
     #[test]

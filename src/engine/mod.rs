@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Error, Result},
-    inventory::{Engine, Inventory, Metadata, ProviderSettings, Role},
+    inventory::{Engine, Inventory, Metadata, ProviderSettings, Role, numbers},
     template::Vars,
 };
+
+/// The key that newer clusters keep as a setting of their own.
+const LEAST_IN_SYNC: &str = "min.insync.replicas";
 
 /// The playbook that `up` runs for an engine: the project's, or the shipped one.
 pub fn playbook(engine: &Engine) -> &'static str {
@@ -100,18 +103,49 @@ fn is_local(inventory: &Inventory) -> bool {
     matches!(inventory.provider, ProviderSettings::Docker(_))
 }
 
-/// Keys of `kafka_config` that Kafka does not know, with the nearest that it knows.
+/// Keys of `kafka_config` that Kafka does not know, with the nearest that it knows; and one that it does not obey there.
 pub fn doubtful_keys(inventory: &Inventory) -> Vec<String> {
-    let Engine::Apache(_) = &inventory.engine else { return Vec::new() };
+    let Engine::Apache(settings) = &inventory.engine else { return Vec::new() };
     let maps = std::iter::once(&inventory.vars).chain(inventory.hosts.iter().map(|h| &h.vars));
     let mut keys: Vec<&String> = maps.filter_map(|v| v.get("kafka_config")?.as_object()).flat_map(|m| m.keys()).collect();
     keys.sort();
     keys.dedup();
-    let unknown = keys.into_iter().filter(|k| !known::is_kafka_key(k));
-    unknown
-        .map(|k| {
-            let near = known::nearest_key(k).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-            format!("kafka_config: `{k}` is no key of Kafka's, it has no effect{near}")
-        })
-        .collect()
+    // Controllers that can elect from replicas that are eligible write it down as the whole cluster's (KIP-966).
+    let of_cluster = settings.metadata == Metadata::Kraft && numbers(&settings.version).is_some_and(|v| v >= (4, 1, 0));
+    let doubt = |k: &String| {
+        if k == LEAST_IN_SYNC && of_cluster {
+            return Some(format!(
+                "kafka_config: a cluster made with 4.1 or newer keeps `{k}` as a setting of the whole cluster, which wins over the file: `kafka-configs.sh --bootstrap-server … --alter --entity-type brokers --entity-default --add-config {k}=2` sets it"
+            ));
+        }
+        if known::is_kafka_key(k) {
+            return None;
+        }
+        let near = known::nearest_key(k).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+        Some(format!("kafka_config: `{k}` is no key of Kafka's, it has no effect{near}"))
+    };
+    keys.into_iter().filter_map(doubt).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_of_kafka_config_has_no_effect() {
+        let doubts = |engine: &str, config: &str| {
+            let text = format!("cluster: c\nprefix: p\nengine: {engine}\nvars: {{kafka_config: {{{config}}}}}\n");
+            doubtful_keys(&Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap())
+        };
+        let old = "{apache: {version: 4.0.0}}";
+        let least = "min.insync.replicas: 2";
+        assert_eq!(doubts("bundled", least), [""; 0]);
+        assert_eq!(doubts(old, least), [""; 0]);
+        assert_eq!(doubts("{apache: {version: 3.9.1, metadata: zookeeper}}", least), [""; 0]);
+        let said = doubts("{apache: {version: 4.1.1}}", least);
+        assert!(said.len() == 1 && said[0].contains("--entity-default --add-config min.insync.replicas=2"), "{said:?}");
+        let said = doubts(old, "log.retention.huors: 5");
+        assert!(said.len() == 1 && said[0].contains("did you mean `log.retention.hours`"), "{said:?}");
+    }
 }

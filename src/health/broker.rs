@@ -32,8 +32,9 @@ use crate::{
     ssh::Connection,
 };
 
-/// The topic that records go through: one partition per broker.
-pub const TOPIC: &str = "__septet_health";
+/// The topic that records go through: one partition per broker. Where it was made for fewer brokers than there are, another one with
+/// their number behind it takes its place.
+const TOPIC: &str = "__septet_health";
 
 /// Topics whose configuration is asked for at a time.
 const TOPICS_PER_QUESTION: usize = 500;
@@ -47,6 +48,9 @@ const NO_CONTROLLER: i32 = -1;
 
 /// How the problem begins that a broker does not see others.
 pub const UNSEEN: &str = "broker: does not see ";
+
+/// The problem that what a stop would do is not known.
+pub const NOBODY: &str = "nobody can be asked what would become of the partitions";
 
 /// Newest versions of the messages that are understood here; the oldest broker's offer decides.
 mod newest {
@@ -70,12 +74,24 @@ pub struct BrokerView {
     pub controller: i32,
     /// numbers of the brokers
     pub brokers: BTreeSet<i32>,
-    /// leaders of the health topic's partitions
-    leaders: BTreeMap<i32, i32>,
-    /// (topic, partition, what) of partitions that lack something
-    pub lacking: Vec<(String, i32, String)>,
+    /// health topics with the leaders of their partitions
+    leaders: BTreeMap<String, BTreeMap<i32, i32>>,
+    /// partitions that lack something
+    lacking: Vec<Lacking>,
     /// partitions with more than one replica
     replicated: Vec<Replicated>,
+}
+
+/// A partition that lacks something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lacking {
+    topic: String,
+    number: i32,
+    what: String,
+    /// numbers of the brokers whose replicas are not as they should be
+    of: BTreeSet<i32>,
+    /// whether these brokers are there and have only to catch up
+    catching_up: bool,
 }
 
 /// A partition with more than one replica.
@@ -83,8 +99,15 @@ pub struct BrokerView {
 struct Replicated {
     topic: String,
     number: i32,
-    replicas: usize,
+    replicas: Vec<i32>,
     in_sync: Vec<i32>,
+}
+
+impl Replicated {
+    /// Brokers whose replicas are not in sync.
+    fn behind(&self) -> BTreeSet<i32> {
+        self.replicas.iter().filter(|r| !self.in_sync.contains(r)).copied().collect()
+    }
 }
 
 async fn client(control: &Connection, address: &str) -> Result<Client<Stream>, String> {
@@ -115,26 +138,34 @@ async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result
     for topic in m.topics {
         let name = topic.name.map(|n| n.0.to_string()).unwrap_or_default();
         for p in topic.partitions {
-            if name == TOPIC {
-                view.leaders.insert(p.partition_index, p.leader_id.0);
+            if is_health_topic(&name) {
+                view.leaders.entry(name.clone()).or_default().insert(p.partition_index, p.leader_id.0);
             }
             let gone: Vec<String> = p.replica_nodes.iter().filter(|r| !view.brokers.contains(&r.0)).map(|r| r.0.to_string()).collect();
             if p.leader_id.0 < 0 {
                 let why = if gone.is_empty() { String::new() } else { format!(": broker {} is away", gone.join(", ")) };
-                view.lacking.push((name.clone(), p.partition_index, format!("has no leader{why}")));
+                // Those in sync could lead; where none is named, any replica.
+                let could = if p.isr_nodes.is_empty() { &p.replica_nodes } else { &p.isr_nodes };
+                view.lacking.push(Lacking {
+                    topic: name.clone(),
+                    number: p.partition_index,
+                    what: format!("has no leader{why}"),
+                    of: could.iter().map(|r| r.0).collect(),
+                    catching_up: false,
+                });
             }
             if p.replica_nodes.len() > 1 {
                 let in_sync = p.isr_nodes.iter().map(|n| n.0).collect();
                 view.replicated.push(Replicated {
                     topic: name.clone(),
                     number: p.partition_index,
-                    replicas: p.replica_nodes.len(),
+                    replicas: p.replica_nodes.iter().map(|n| n.0).collect(),
                     in_sync,
                 });
             }
         }
     }
-    let behind: Vec<Replicated> = view.replicated.iter().filter(|r| r.in_sync.len() < r.replicas).cloned().collect();
+    let behind: Vec<Replicated> = view.replicated.iter().filter(|r| r.in_sync.len() < r.replicas.len()).cloned().collect();
     let topics: BTreeSet<String> = behind.iter().map(|r| r.topic.clone()).collect();
     let least = least_in_sync(&mut client, &topics).await?;
     for r in behind {
@@ -143,7 +174,9 @@ async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result
             Some(min) if is < *min => format!(", under its min.insync.replicas of {min}"),
             _ => String::new(),
         };
-        view.lacking.push((r.topic, r.number, format!("has {is} of {} replicas in sync{under}", r.replicas)));
+        let (of, what) = (r.behind(), format!("has {is} of {} replicas in sync{under}", r.replicas.len()));
+        let catching_up = of.is_subset(&view.brokers);
+        view.lacking.push(Lacking { topic: r.topic, number: r.number, what, of, catching_up });
     }
     Ok((client, view))
 }
@@ -177,6 +210,7 @@ async fn least_in_sync(client: &mut Client<Stream>, topics: &BTreeSet<String>) -
 
 /// Partitions that could not take records with acks=all any more while a broker is away. A partition with one replica is
 /// nobody else's: it is away with its broker whenever that is.
+/// `ids` are the brokers that run.
 pub async fn hurt_by_stopping(checker: &Checker<'_>, control: &Connection, ids: &[HostId], stopped: HostId) -> Vec<Problem> {
     let id = i32::from(stopped.index);
     for other in ids.iter().filter(|i| **i != stopped) {
@@ -185,7 +219,7 @@ pub async fn hurt_by_stopping(checker: &Checker<'_>, control: &Connection, ids: 
         let topics: BTreeSet<String> = touched.iter().map(|r| r.topic.clone()).collect();
         let least = match least_in_sync(&mut client, &topics).await {
             Ok(least) => least,
-            Err(e) => return vec![Problem { host: checker.name(*other), reason: format!("broker: {e}") }],
+            Err(e) => return vec![Problem::new(checker.name(*other), format!("broker: {e}"))],
         };
         return touched
             .into_iter()
@@ -197,12 +231,16 @@ pub async fn hurt_by_stopping(checker: &Checker<'_>, control: &Connection, ids: 
                     r.number,
                     checker.name(stopped)
                 );
-                (left < min).then(|| Problem { host: "brokers".into(), reason })
+                (left < min).then(|| Problem::new("brokers", reason))
             })
             .take(MAX_NAMED)
             .collect();
     }
-    Vec::new()
+    // Where no other one runs, there is nobody whom it could hurt.
+    match ids.iter().any(|i| *i != stopped) {
+        true => vec![Problem::new("brokers", NOBODY)],
+        false => Vec::new(),
+    }
 }
 
 /// Asks all brokers; who does not answer is left out.
@@ -211,33 +249,46 @@ pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?.1))).collect()
 }
 
-fn topic_name() -> TopicName {
-    TopicName(StrBytes::from_static_str(TOPIC))
+fn topic_name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+fn is_health_topic(name: &str) -> bool {
+    let rest = name.strip_prefix(TOPIC);
+    rest.is_some_and(|r| r.is_empty() || r.strip_prefix('-').is_some_and(|n| n.parse::<u16>().is_ok()))
+}
+
+/// The topic that has a partition for each broker, or is to have.
+fn topic_for<'a>(views: impl Iterator<Item = &'a BrokerView>, brokers: u16) -> String {
+    match views.filter_map(|v| v.leaders.get(TOPIC)).map(BTreeMap::len).max() {
+        Some(partitions) if partitions < brokers.into() => format!("{TOPIC}-{brokers}"),
+        _ => TOPIC.to_owned(),
+    }
 }
 
 /// Makes the topic, with partition i on broker i+1.
-async fn create_topic(client: &mut Client<Stream>, brokers: u16, is_apache: bool) -> Result<(), String> {
+async fn create_topic(client: &mut Client<Stream>, topic: &str, brokers: u16, is_apache: bool) -> Result<(), String> {
     // One replica is what the check is about, whatever other topics must have.
     let least = CreatableTopicConfig::default()
         .with_name(StrBytes::from_static_str("min.insync.replicas"))
         .with_value(Some(StrBytes::from_static_str("1")));
     let assignments = (0..brokers)
         .map(|i| CreatableReplicaAssignment::default().with_partition_index(i.into()).with_broker_ids(vec![BrokerId(i32::from(i) + 1)]));
-    let topic = CreatableTopic::default()
-        .with_name(topic_name())
+    let new = CreatableTopic::default()
+        .with_name(topic_name(topic))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
         .with_assignments(assignments.collect())
         .with_configs(if is_apache { vec![least] } else { Vec::new() });
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5000);
+    let request = CreateTopicsRequest::default().with_topics(vec![new]).with_timeout_ms(5000);
     let (answer, _) = client.ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request).await?;
     match answer.topics.first() {
         Some(t) if t.error_code == 0 || t.error_code == ResponseError::TopicAlreadyExists.code() => Ok(()),
         Some(t) => Err(format!(
-            "topic {TOPIC} is not made: {}",
+            "topic {topic} is not made: {}",
             t.error_message.as_ref().map(|m| m.to_string()).unwrap_or_else(|| error_name(t.error_code))
         )),
-        None => Err(format!("topic {TOPIC} is not made")),
+        None => Err(format!("topic {topic} is not made")),
     }
 }
 
@@ -246,7 +297,7 @@ fn error_name(code: i16) -> String {
 }
 
 /// Sends a record through a partition and reads it back.
-async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), String> {
+async fn round_trip(client: &mut Client<Stream>, topic: &str, partition: i32) -> Result<(), String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let payload = Bytes::from(format!("septet health {now} {}", std::process::id()));
     let crc = crc32c::crc32c(&payload);
@@ -269,8 +320,8 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
     RecordBatchEncoder::encode(&mut batch, &[record], &options).map_err(|e| e.to_string())?;
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
-    let topic = TopicProduceData::default().with_name(topic_name()).with_partition_data(vec![data]);
-    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![topic]);
+    let produced_to = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
+    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![produced_to]);
     let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
     let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
     if produced.error_code != 0 {
@@ -278,14 +329,14 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
     }
     let offset = produced.base_offset;
     let wanted = FetchPartition::default().with_partition(partition).with_fetch_offset(offset).with_partition_max_bytes(65536);
-    let topic = FetchTopic::default().with_topic(topic_name()).with_partitions(vec![wanted]);
+    let fetched_from = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![wanted]);
     let request = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(2000)
         .with_min_bytes(1)
         .with_max_bytes(1 << 20)
         .with_session_epoch(-1)
-        .with_topics(vec![topic]);
+        .with_topics(vec![fetched_from]);
     let (answer, _) = client.ask(ApiKey::Fetch, newest::FETCH, &request).await?;
     let fetched = answer.responses.first().and_then(|t| t.partitions.first()).ok_or("Fetch: an empty answer")?;
     if fetched.error_code != 0 {
@@ -303,10 +354,10 @@ async fn round_trip(client: &mut Client<Stream>, partition: i32) -> Result<(), S
 }
 
 /// Waits until the brokers know a leader of each partition of the topic.
-async fn leaders(client: &mut Client<Stream>, count: usize) -> Result<BTreeMap<i32, i32>, String> {
+async fn leaders(client: &mut Client<Stream>, topic: &str, count: usize) -> Result<BTreeMap<i32, i32>, String> {
     for _ in 0..40 {
-        let topic = MetadataRequestTopic::default().with_name(Some(topic_name()));
-        let request = MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
+        let asked = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+        let request = MetadataRequest::default().with_topics(Some(vec![asked])).with_allow_auto_topic_creation(false);
         let (answer, _) = client.ask(ApiKey::Metadata, newest::METADATA, &request).await?;
         let found: BTreeMap<i32, i32> =
             answer.topics.iter().flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.leader_id.0)).collect();
@@ -315,7 +366,7 @@ async fn leaders(client: &mut Client<Stream>, count: usize) -> Result<BTreeMap<i
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    Err(format!("topic {TOPIC} gets no leaders"))
+    Err(format!("topic {topic} gets no leaders"))
 }
 
 /// Checks the brokers that can be reached.
@@ -327,15 +378,16 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     for (id, result) in join_all(asks).await {
         match result {
             Ok(one) => drop(asked.insert(id, one)),
-            Err(e) => problems.push(Problem { host: checker.name(id), reason: format!("broker: {e}") }),
+            Err(e) => problems.push(Problem::new(checker.name(id), format!("broker: {e}"))),
         }
     }
     let all: u16 = checker.inventory.of(Role::Broker).count() as u16;
     if asked.is_empty() {
-        problems.push(Problem { host: "brokers".into(), reason: format!("none of {all} answers") });
+        problems.push(Problem::new("brokers", format!("none of {all} answers")));
         return (problems, notes);
     }
-    problems.extend(disagreements(checker, &asked, all));
+    let views: BTreeMap<HostId, &BrokerView> = asked.iter().map(|(id, (_, v))| (*id, v)).collect();
+    problems.extend(disagreements(checker, &views, all));
     for (id, (_, v)) in &asked {
         if v.controller == v.id {
             notes.insert(*id, "controller".to_owned());
@@ -343,28 +395,32 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     }
 
     // Who is not registered has been named above; the topic is made by the controller, once.
+    let topic = topic_for(asked.values().map(|(_, v)| v), all);
+    let topic = topic.as_str();
     let made = async {
-        let view = asked.values().map(|(_, v)| v.clone()).find(|v| v.leaders.len() >= all.into());
-        if let Some(view) = view {
-            return Ok(view.leaders);
+        let known = asked.values().filter_map(|(_, v)| v.leaders.get(topic)).find(|l| l.len() >= all.into());
+        if let Some(known) = known {
+            return Ok(known.clone());
         }
         let controller = asked.values().next().map_or(NO_CONTROLLER, |(_, v)| v.controller);
         let any = checker.inventory.engine.metadata() == Metadata::Kraft;
         let (client, v) = asked.values_mut().find(|(_, v)| any || v.id == controller).ok_or("the controller does not answer")?;
         if v.brokers.len() < all.into() {
-            return Err(format!("topic {TOPIC} is not made before all brokers are registered"));
+            return Err(format!("topic {topic} is not made before all brokers are registered"));
         }
-        create_topic(client, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
-        leaders(client, all.into()).await
+        create_topic(client, topic, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
+        leaders(client, topic, all.into()).await
     };
     let leaders = match timeout(QUESTION_TIMEOUT, made).await {
         Ok(Ok(l)) => l,
         Ok(Err(e)) => {
-            problems.push(Problem { host: "brokers".into(), reason: e });
+            // Who is not registered keeps it from being made.
+            let from = (1..=all).filter(|n| asked.values().any(|(_, v)| !v.brokers.contains(&i32::from(*n))));
+            problems.push(Problem { from: from.map(broker).collect(), ..Problem::new("brokers", e) });
             return (problems, notes);
         }
         Err(_) => {
-            problems.push(Problem { host: "brokers".into(), reason: format!("topic {TOPIC} is not made in time") });
+            problems.push(Problem::new("brokers", format!("topic {topic} is not made in time")));
             return (problems, notes);
         }
     };
@@ -372,12 +428,12 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         let partition = leaders.iter().find(|(_, l)| **l == v.id).map(|(p, _)| *p);
         async move {
             let result = match partition {
-                None => Err(format!("leads no partition of {TOPIC}")),
+                None => Err(format!("leads no partition of {topic}")),
                 Some(p) => {
                     let mut last = Err("no answer to Produce or Fetch in time".to_owned());
                     // A broker learns a moment later than the controller that it leads.
                     for _ in 0..10 {
-                        last = timeout(QUESTION_TIMEOUT, round_trip(client, p))
+                        last = timeout(QUESTION_TIMEOUT, round_trip(client, topic, p))
                             .await
                             .unwrap_or_else(|_| Err("no answer to Produce or Fetch in time".into()));
                         match &last {
@@ -395,20 +451,29 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     });
     for (id, result) in join_all(trips).await {
         if let Err(e) = result {
-            problems.push(Problem { host: checker.name(id), reason: format!("broker: {e}") });
+            problems.push(Problem::new(checker.name(id), format!("broker: {e}")));
         }
     }
     (problems, notes)
 }
 
-fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, (Client<Stream>, BrokerView)>, all: u16) -> Vec<Problem> {
+/// A broker by its number.
+fn broker(number: u16) -> HostId {
+    HostId { role: Role::Broker, index: number }
+}
+
+/// Brokers by their numbers in Kafka's sense.
+fn hosts(numbers: &BTreeSet<i32>) -> BTreeSet<HostId> {
+    numbers.iter().map(|n| broker(u16::try_from(*n).unwrap_or(0))).collect()
+}
+
+fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, all: u16) -> Vec<Problem> {
     let mut out = Vec::new();
-    let broker_name = |id: i32| checker.name(HostId { role: Role::Broker, index: u16::try_from(id).unwrap_or(0) });
-    let Some((_, (_, first))) = asked.iter().next() else {
+    let Some((_, first)) = asked.iter().next() else {
         return out;
     };
-    for (id, (_, v)) in asked {
-        let mut add = |reason: String| out.push(Problem { host: checker.name(*id), reason: format!("broker: {reason}") });
+    for (id, v) in asked {
+        let mut add = |reason: String| out.push(Problem::new(checker.name(*id), format!("broker: {reason}")));
         if v.cluster_id != first.cluster_id {
             add(format!("cluster id {} while broker {} has {}", v.cluster_id, first.id, first.cluster_id));
         }
@@ -419,23 +484,101 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, (Client<Stream>
             add("knows no controller".into());
         }
         // A broker that does not answer is named itself; that others miss it is no fault of theirs.
-        let missing: Vec<i32> =
-            (1..=i32::from(all)).filter(|n| !v.brokers.contains(n) && asked.values().any(|(_, o)| o.id == *n)).collect();
+        let missing: BTreeSet<i32> =
+            (1..=i32::from(all)).filter(|n| !v.brokers.contains(n) && asked.values().any(|o| o.id == *n)).collect();
         if !missing.is_empty() {
-            let names: Vec<String> = missing.iter().map(|n| broker_name(*n)).collect();
-            out.push(Problem { host: checker.name(*id), reason: format!("{UNSEEN}{}", names.join(", ")) });
+            let from = hosts(&missing);
+            let names: Vec<String> = from.iter().map(|h| checker.name(*h)).collect();
+            out.push(Problem { from, ..Problem::new(checker.name(*id), format!("{UNSEEN}{}", names.join(", "))) });
         }
     }
     // Partitions are named once, by whoever sees them; of the health topic only the state of its hosts counts.
-    let mut partitions: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-    for (topic, number, what) in first.lacking.iter().filter(|(t, ..)| t != TOPIC) {
-        partitions.entry(format!("topic {topic} {what}")).or_default().push(*number);
+    let mut partitions: BTreeMap<String, Vec<&Lacking>> = BTreeMap::new();
+    for one in first.lacking.iter().filter(|l| !is_health_topic(&l.topic)) {
+        partitions.entry(format!("topic {} {}", one.topic, one.what)).or_default().push(one);
     }
-    for (what, mut numbers) in partitions {
+    for (what, lacking) in partitions {
+        let mut numbers: Vec<i32> = lacking.iter().map(|l| l.number).collect();
         numbers.sort_unstable();
         let shown: Vec<String> = numbers.iter().take(5).map(i32::to_string).collect();
         let more = if numbers.len() > 5 { format!(" and {} more", numbers.len() - 5) } else { String::new() };
-        out.push(Problem { host: "brokers".into(), reason: format!("{what}: partition {}{more}", shown.join(", ")) });
+        out.push(Problem {
+            from: lacking.iter().flat_map(|l| hosts(&l.of)).collect(),
+            catching_up: lacking.iter().all(|l| l.catching_up),
+            ..Problem::new("brokers", format!("{what}: partition {}{more}", shown.join(", ")))
+        });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{inventory::Inventory, provider::Observed};
+
+    fn view(id: i32, brokers: &[i32], lacking: &[Lacking]) -> BrokerView {
+        BrokerView {
+            id,
+            cluster_id: "c".into(),
+            controller: NO_CONTROLLER,
+            brokers: brokers.iter().copied().collect(),
+            leaders: BTreeMap::new(),
+            lacking: lacking.to_vec(),
+            replicated: Vec::new(),
+        }
+    }
+
+    fn lacking(number: i32, of: &[i32], catching_up: bool) -> Lacking {
+        Lacking { topic: "t".into(), number, what: "lacks".into(), of: of.iter().copied().collect(), catching_up }
+    }
+
+    /// What is found by brokers, and for which of the three brokers it is no reason to stay.
+    fn own(views: &[BrokerView]) -> Vec<(String, bool, Vec<u16>)> {
+        let inventory = Inventory::parse(std::path::Path::new("i.yml"), "cluster: c\nprefix: p\nengine: apache\n").unwrap();
+        let observed = Observed::default();
+        let checker = Checker { inventory: &inventory, observed: &observed, fleet: None };
+        let asked = views.iter().map(|v| (broker(v.id as u16), v)).collect();
+        let problems = disagreements(&checker, &asked, 3).into_iter();
+        problems.map(|p| (p.reason.clone(), p.catching_up, (1..=3).filter(|n| checker.is_own(&p, broker(*n))).collect())).collect()
+    }
+
+    #[test]
+    fn partitions_know_whose_replicas_they_lack() {
+        let all = [1, 2, 3];
+        let one = view(1, &all, &[lacking(0, &[2], true), lacking(1, &[2], true)]);
+        assert_eq!(own(&[one]), [("topic t lacks: partition 0, 1".into(), true, vec![2])]);
+        let two = view(1, &all, &[lacking(0, &[2], true), lacking(1, &[3], false)]);
+        assert_eq!(own(&[two]), [("topic t lacks: partition 0, 1".into(), false, vec![])]);
+        let both = view(1, &all, &[lacking(0, &[2, 3], true)]);
+        assert_eq!(own(&[both]), [("topic t lacks: partition 0".into(), true, vec![])]);
+    }
+
+    #[test]
+    fn who_is_not_seen_may_be_restarted_and_who_does_not_see_too() {
+        let seen = own(&[view(1, &[1, 3], &[]), view(2, &[1, 2, 3], &[])]);
+        assert_eq!(seen, [("broker: does not see p-kafka02".into(), false, vec![1, 2])]);
+    }
+
+    #[test]
+    fn a_topic_made_for_fewer_brokers_gives_way_to_another() {
+        let with = |partitions: i32| BrokerView {
+            leaders: BTreeMap::from([(TOPIC.to_owned(), (0..partitions).map(|p| (p, p + 1)).collect())]),
+            ..view(1, &[1, 2, 3, 4], &[])
+        };
+        let fresh = view(2, &[1, 2, 3, 4], &[]);
+        assert_eq!(topic_for([&fresh].into_iter(), 4), "__septet_health");
+        assert_eq!(topic_for([&fresh, &with(4)].into_iter(), 4), "__septet_health");
+        assert_eq!(topic_for([&with(3), &fresh].into_iter(), 4), "__septet_health-4");
+        assert_eq!(
+            ["__septet_health", "__septet_health-4", "__septet_health-x", "orders"].map(is_health_topic),
+            [true, true, false, false]
+        );
+    }
+
+    #[test]
+    fn replicas_that_are_behind() {
+        let r = Replicated { topic: "t".into(), number: 0, replicas: vec![1, 2, 3], in_sync: vec![3, 1] };
+        assert_eq!(r.behind(), BTreeSet::from([2]));
+    }
 }

@@ -72,7 +72,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
 fn judge(checker: &Checker<'_>, answers: Vec<(HostId, View)>) -> (Vec<Problem>, BTreeMap<HostId, String>) {
     let mut problems = Vec::new();
     let mut notes = BTreeMap::new();
-    let mut add = |host: String, reason: String| problems.push(Problem { host, reason });
+    let mut add = |host: String, reason: String| problems.push(Problem::new(host, reason));
     let mut views: BTreeMap<HostId, CoordinatorView> = BTreeMap::new();
     let mut answered = 0;
     for (id, v) in answers {

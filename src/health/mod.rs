@@ -6,7 +6,11 @@ mod coordinator;
 mod kafka;
 mod quorum;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use septet_agent_protocol::Action;
@@ -16,6 +20,7 @@ pub use broker::BrokerView;
 pub use coordinator::CoordinatorView;
 
 use crate::{
+    error::{Error, Result},
     inventory::{HostId, Inventory, Metadata, Role},
     provider::{HostState, Observed},
     ssh::{Connection, Fleet, SshError},
@@ -31,6 +36,18 @@ pub struct Problem {
     pub host: String,
     /// what and why
     pub reason: String,
+    /// whose doing it is where that is not `host`: the only hosts without which it would not be; for a gate
+    #[serde(skip)]
+    pub from: BTreeSet<HostId>,
+    /// whether it goes by itself, since replicas that are there are only behind; for a gate
+    #[serde(skip)]
+    pub catching_up: bool,
+}
+
+impl Problem {
+    fn new(host: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { host: host.into(), reason: reason.into(), from: BTreeSet::new(), catching_up: false }
+    }
 }
 
 /// A host's line.
@@ -78,7 +95,7 @@ struct Notes {
 
 impl Notes {
     fn add(&mut self, host: &str, reason: impl Into<String>) {
-        self.problems.push(Problem { host: host.to_owned(), reason: reason.into() });
+        self.problems.push(Problem::new(host, reason));
     }
 }
 
@@ -145,27 +162,11 @@ impl Checker<'_> {
     /// Logs in everywhere and looks at the units.
     async fn reach(&self, fleet: &Arc<Fleet>, running: &[HostId], notes: &mut Notes) -> Vec<HostId> {
         let one = |id: HostId| async move {
-            let agent = fleet.agent(id, None).await?;
             let Some(unit) = self.inventory.engine.unit(id.role) else {
-                return Ok::<_, SshError>(Vec::new());
+                return fleet.agent(id, None).await.map(|_| Vec::new());
             };
-            let argv =
-                ["systemctl", "show", "-p", "ActiveState,SubState,UnitFileState,NRestarts,Result", "--", unit].map(str::to_owned).to_vec();
-            let action = Action::Command {
-                argv,
-                chdir: None,
-                creates: None,
-                removes: None,
-                stdin: None,
-                environment: BTreeMap::new(),
-                timeout_s: 10,
-                check_safe: true,
-            };
-            let out = agent.perform(action, false).await?;
-            let text = out.values.get("stdout").and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-            let get = |k: &str| {
-                text.lines().filter_map(|l| l.split_once('=')).find(|(key, _)| *key == k).map(|(_, v)| v.to_owned()).unwrap_or_default()
-            };
+            let state = unit_state(fleet, id, unit).await?;
+            let get = |k: &str| state.get(k).cloned().unwrap_or_default();
             let mut wrong = Vec::new();
             if get("ActiveState") != "active" {
                 wrong.push(format!("{unit} is {} ({}, result {})", get("ActiveState"), get("SubState"), get("Result")));
@@ -173,7 +174,7 @@ impl Checker<'_> {
             if get("UnitFileState") != "enabled" {
                 wrong.push(format!("{unit} is not enabled: it would not start at boot"));
             }
-            Ok(wrong)
+            Ok::<_, SshError>(wrong)
         };
         let results =
             join_all(running.iter().map(|id| async move { (*id, tokio::time::timeout(QUESTION_TIMEOUT * 2, one(*id)).await) })).await;
@@ -227,41 +228,71 @@ impl Checker<'_> {
         Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.clone(), hosts, problems }
     }
 
-    /// Those who keep the metadata as they see themselves, without judging.
-    pub async fn coordinators(&self) -> BTreeMap<HostId, CoordinatorView> {
-        let Some(fleet) = self.fleet else { return BTreeMap::new() };
-        let Ok(control) = fleet.control().await else { return BTreeMap::new() };
-        let all: Vec<HostId> = self.observed.hosts.iter().map(|h| h.id).collect();
-        match self.inventory.engine.metadata() {
-            Metadata::Zookeeper => coordinator::views(self, &control, &self.keepers(&all)).await,
-            Metadata::Kraft => quorum::views(self, &control, &self.keepers(&all)).await,
-        }
+    /// Hosts that run, as the provider says.
+    fn running(&self) -> Vec<HostId> {
+        self.observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect()
     }
 
-    /// The brokers as they see the cluster, without judging.
-    pub async fn brokers(&self) -> BTreeMap<HostId, BrokerView> {
-        match self.fleet {
-            Some(fleet) => match fleet.control().await {
-                Ok(control) => {
-                    broker::views(
-                        self,
-                        &control,
-                        &self.observed.hosts.iter().filter(|h| h.id.role == Role::Broker).map(|h| h.id).collect::<Vec<_>>(),
-                    )
-                    .await
-                }
-                Err(_) => BTreeMap::new(),
-            },
-            None => BTreeMap::new(),
-        }
+    /// The hosts, and the way to them. Who cannot ask knows nothing, also not that nobody serves.
+    async fn way(&self) -> Result<(&Arc<Fleet>, Arc<Connection>)> {
+        let control_name = self.name(HostId { role: Role::Control, index: 1 });
+        let hint = "nothing can be asked without it: mend the way to it, then run the same command again";
+        let no_way = |e: String| Error::failed(format!("{control_name}: {e}")).hint(hint);
+        let fleet = self.fleet.ok_or_else(|| no_way("not connected".into()))?;
+        let control = fleet.control().await.map_err(|e| no_way(format!("SSH: {e}")))?;
+        Ok((fleet, control))
+    }
+
+    /// Which of these hosts run, and their unit too.
+    pub async fn active(&self, ids: &[HostId]) -> Result<BTreeSet<HostId>> {
+        let (fleet, _) = self.way().await?;
+        let running = self.running();
+        let units = ids.iter().filter(|id| running.contains(id)).filter_map(|id| Some((*id, self.inventory.engine.unit(id.role)?)));
+        let asks = units.map(|(id, unit)| async move {
+            let state = tokio::time::timeout(QUESTION_TIMEOUT * 2, unit_state(fleet, id, unit)).await;
+            let failed = |why: String| {
+                Error::failed(format!("{}: cannot ask whether {unit} runs: {why}", self.name(id)))
+                    .hint("nothing is restarted as long as that is not known; `septet health` says more")
+            };
+            let state = state.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
+            match state.get("ActiveState").map(String::as_str) {
+                None => Err(failed("systemd does not say".into())),
+                Some(is) => Ok((matches!(is, "active" | "reloading" | "refreshing")).then_some(id)),
+            }
+        });
+        Ok(join_all(asks).await.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// Those who keep the metadata as they see themselves, without judging; who does not answer is left out.
+    pub async fn coordinators(&self) -> Result<BTreeMap<HostId, CoordinatorView>> {
+        let (_, control) = self.way().await?;
+        let keepers = self.keepers(&self.running());
+        Ok(match self.inventory.engine.metadata() {
+            Metadata::Zookeeper => coordinator::views(self, &control, &keepers).await,
+            Metadata::Kraft => quorum::views(self, &control, &keepers).await,
+        })
+    }
+
+    /// The brokers as they see the cluster, without judging; who does not answer is left out.
+    pub async fn brokers(&self) -> Result<BTreeMap<HostId, BrokerView>> {
+        let (_, control) = self.way().await?;
+        Ok(broker::views(self, &control, &self.of(Role::Broker, &self.running())).await)
     }
 
     /// What stopping a host would do to others that are well.
     pub async fn hurt_by_stopping(&self, id: HostId) -> Vec<Problem> {
-        let (Some(fleet), Role::Broker) = (self.fleet, id.role) else { return Vec::new() };
-        let Ok(control) = fleet.control().await else { return Vec::new() };
-        let brokers: Vec<HostId> = self.observed.hosts.iter().filter(|h| h.id.role == Role::Broker).map(|h| h.id).collect();
-        broker::hurt_by_stopping(self, &control, &brokers, id).await
+        if id.role != Role::Broker {
+            return Vec::new();
+        }
+        match self.way().await {
+            Ok((_, control)) => broker::hurt_by_stopping(self, &control, &self.of(Role::Broker, &self.running()), id).await,
+            Err(e) => vec![Problem::new("brokers", format!("{}: {}", broker::NOBODY, e.message))],
+        }
+    }
+
+    /// Whether a problem is a host's own doing: then only its restart may mend it.
+    pub fn is_own(&self, problem: &Problem, id: HostId) -> bool {
+        problem.host == self.name(id) || problem.from.iter().eq([&id])
     }
 
     /// Problems of one role only: what a rolling restart waits for.
@@ -291,6 +322,29 @@ impl Checker<'_> {
         }
         notes.problems
     }
+}
+
+/// What systemd says of a host's unit.
+async fn unit_state(fleet: &Arc<Fleet>, id: HostId, unit: &str) -> Result<BTreeMap<String, String>, SshError> {
+    let show = ["systemctl", "show", "-p", "ActiveState,SubState,UnitFileState,NRestarts,Result", "--", unit];
+    let text = ask_host(fleet, id, None, &show).await?;
+    Ok(text.lines().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+}
+
+/// What a command that only reads prints on a host; nothing if it cannot be run there.
+pub async fn ask_host(fleet: &Arc<Fleet>, id: HostId, user: Option<&str>, argv: &[&str]) -> Result<String, SshError> {
+    let action = Action::Command {
+        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+        chdir: None,
+        creates: None,
+        removes: None,
+        stdin: None,
+        environment: BTreeMap::new(),
+        timeout_s: 10,
+        check_safe: true,
+    };
+    let out = fleet.agent(id, user).await?.perform(action, false).await?;
+    Ok(out.values.get("stdout").and_then(|v| v.as_str()).unwrap_or_default().to_owned())
 }
 
 /// A reason that fits a table; the whole of it stands below.

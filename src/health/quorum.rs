@@ -23,8 +23,9 @@ use crate::{
 const PORT: u16 = 9093;
 /// Newest version of `DescribeQuorum` that is understood here.
 const NEWEST: i16 = 2;
-/// Milliseconds since a voter last had all that the leader had. A voter that fetches is never this far away.
-const MAX_BEHIND_MS: i64 = 10_000;
+/// Milliseconds since a voter last had all that the leader had. A follower fetches twice a second, and a restart takes longer than
+/// this: who has come back and does not fetch yet is not taken for well.
+const MAX_BEHIND_MS: i64 = 3_000;
 
 /// What the leader says of the quorum.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +91,7 @@ fn judge(checker: &Checker<'_>, answers: Answers) -> (Vec<Problem>, BTreeMap<Hos
     let (mut problems, mut notes) = (Vec::new(), BTreeMap::new());
     let voters = checker.inventory.voters();
     let whole = if checker.inventory.is_combined() { "brokers" } else { "coordinators" };
-    let mut add = |host: &str, reason: String| problems.push(Problem { host: host.to_owned(), reason });
+    let mut add = |host: &str, reason: String| problems.push(Problem::new(host, reason));
     let (mut leaders, mut answered) = (Vec::new(), 0);
     for (id, answer) in answers {
         match answer {
@@ -131,7 +132,12 @@ fn judge(checker: &Checker<'_>, answers: Answers) -> (Vec<Problem>, BTreeMap<Hos
     for host in voters {
         let Some((at, caught_up)) = quorum.voters.get(&Inventory::node_id(host.id)) else { continue };
         // Who does not answer is named already; that it is behind follows from that.
-        if !notes.contains_key(&host.id) || host.id == leader || *caught_up < 0 {
+        if !notes.contains_key(&host.id) || host.id == leader {
+            continue;
+        }
+        // As long as a voter has never had all, the leader names no time.
+        if *caught_up < 0 {
+            add(&checker.name(host.id), "controller: has fetched nothing from the leader yet".into());
             continue;
         }
         let behind = now - caught_up;
@@ -173,6 +179,14 @@ mod tests {
         let late = quorum(&[(101, 50, 100_000), (102, 50, 99_900), (103, 20, 60_000)]);
         let (problems, _) = said(&[(1, Ok(Some(late.clone()))), (2, Ok(None)), (3, Ok(None))]);
         assert_eq!(problems, ["p-controller03: controller: 30 records and 40 s behind the leader"]);
+        let back = quorum(&[(101, 50, 100_000), (102, 50, 97_000), (103, 50, 96_999)]);
+        let (problems, _) = said(&[(1, Ok(Some(back))), (2, Ok(None)), (3, Ok(None))]);
+        assert_eq!(problems, ["p-controller03: controller: 0 records and 3 s behind the leader"]);
+        let fresh = quorum(&[(101, 50, 100_000), (102, 50, 99_900), (103, -1, -1)]);
+        let (problems, _) = said(&[(1, Ok(Some(fresh.clone()))), (2, Ok(None)), (3, Ok(None))]);
+        assert_eq!(problems, ["p-controller03: controller: has fetched nothing from the leader yet"]);
+        let (problems, _) = said(&[(1, Ok(Some(fresh))), (2, Ok(None)), (3, Err("refused".into()))]);
+        assert_eq!(problems, ["p-controller03: controller: refused"]);
         let (problems, _) = said(&[(1, Ok(Some(late))), (2, Ok(None)), (3, Err("refused".into()))]);
         assert_eq!(problems, ["p-controller03: controller: refused"]);
         let (problems, _) = said(&[(1, Ok(None)), (2, Ok(None)), (3, Ok(None))]);

@@ -78,8 +78,8 @@ impl Engine {
             Engine::Apache(a) => a.metadata,
         }
     }
-    /// Engine and mode, as written on the cluster's things: what cannot be changed on a cluster that exists.
-    pub fn kind(&self) -> &'static str {
+    /// Engine and mode, as far as these tell them without the hosts.
+    pub(super) fn kind(&self) -> &'static str {
         match (self, self.metadata()) {
             (Engine::Bundled, _) => "bundled",
             (Engine::Apache(_), Metadata::Zookeeper) => "apache-zookeeper",
@@ -95,6 +95,9 @@ impl Engine {
         }
     }
 }
+
+/// The oldest version that is deployed.
+const OLDEST: (u32, u32, u32) = (3, 9, 0);
 
 /// A version as numbers.
 pub fn numbers(version: &str) -> Option<(u32, u32, u32)> {
@@ -130,6 +133,15 @@ fn version_in(place: &str) -> Option<String> {
     numbers(version).map(|_| version.to_owned())
 }
 
+/// Refuses a version that what is rendered is not for.
+fn new_enough(at: &Node, version: &str) -> Result<()> {
+    // Controllers of 3.8 and older refuse the `advertised.listeners` that they are given.
+    if numbers(version).is_some_and(|v| v < OLDEST) {
+        return Err(at.error(format!("Apache Kafka {version} is too old")).hint("take 3.9.0 or newer"));
+    }
+    Ok(())
+}
+
 fn apache(n: Option<&Node>) -> Result<Engine> {
     let mut a = ApacheSettings {
         version: known::NEWEST.to_owned(),
@@ -142,18 +154,17 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
     };
     let Some(n) = n.filter(|n| !n.is_null()) else { return Ok(Engine::Apache(a)) };
     let mut f = n.fields()?;
-    a.archive = f.take("archive").map(Node::string).transpose()?;
+    let archive = f.take("archive");
+    a.archive = archive.map(Node::string).transpose()?;
     a.sha512 = f.take("sha512").map(sha512).transpose()?;
     let version = f.take("version");
     match (version, a.archive.as_deref().and_then(version_in)) {
         (Some(v), of_archive) => {
             a.version = v.string()?;
-            let Some((major, minor, _)) = numbers(&a.version) else {
+            if numbers(&a.version).is_none() {
                 return Err(v.error(format!("`{}` is no version such as {}", a.version, known::NEWEST)));
-            };
-            if (major, minor) < (3, 7) {
-                return Err(v.error(format!("Apache Kafka {} is too old", a.version)).hint("take 3.7.0 or newer"));
             }
+            new_enough(v, &a.version)?;
             if of_archive.as_ref().is_some_and(|o| *o != a.version) {
                 return Err(v.error(format!("the archive's name says {}", of_archive.unwrap_or_default())));
             }
@@ -163,7 +174,10 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
                     .hint(format!("give it as `sha512:`, or take one of {}", known::versions().join(", "))));
             }
         }
-        (None, Some(of_archive)) => a.version = of_archive,
+        (None, Some(of_archive)) => {
+            a.version = of_archive;
+            new_enough(archive.unwrap_or(n), &a.version)?;
+        }
         (None, None) => {}
     }
     if let Some(m) = f.take("metadata") {

@@ -336,6 +336,13 @@ impl Inventory {
         self.engine.metadata() == Metadata::Kraft && self.of(Role::Coordinator).next().is_none()
     }
 
+    /// Engine, mode and the number of those who keep the metadata, as written on the cluster's things: what cannot be changed on a
+    /// cluster that exists.
+    pub fn shape(&self) -> String {
+        let (mode, keepers) = if self.is_combined() { ("-combined", Role::Broker) } else { ("", Role::Coordinator) };
+        format!("{}{mode}-{}", self.engine.kind(), self.of(keepers).count())
+    }
+
     /// The node id of a host in Kafka's sense. Controllers have numbers of their own, behind those of any broker.
     pub fn node_id(id: HostId) -> i32 {
         match id.role {

@@ -204,7 +204,12 @@ impl Access {
 
     /// The gate over these hosts.
     pub fn gate(&self, cluster: &Cluster) -> RollingGate {
-        RollingGate { inventory: cluster.inventory.clone(), observed: self.observed.clone(), fleet: self.fleet.clone() }
+        RollingGate {
+            inventory: cluster.inventory.clone(),
+            observed: self.observed.clone(),
+            fleet: self.fleet.clone(),
+            interrupted: cluster.interrupted.clone(),
+        }
     }
 
     /// Path of the OpenSSH configuration for this cluster's hosts.

@@ -4,6 +4,7 @@
 
 mod access;
 mod down;
+mod precheck;
 mod rename;
 mod resize;
 mod rolling;

@@ -25,7 +25,11 @@ pub async fn roll(cluster: &Cluster, steps: &[Step], mut access: Access) -> Resu
         if hosts.is_empty() {
             continue;
         }
-        let order = access.gate(cluster).order(role, hosts).await;
+        let order = access
+            .gate(cluster)
+            .order(role, hosts)
+            .await
+            .map_err(|e| e.context(format!("the roll of the {} did not begin", role.group())))?;
         // What serves nothing need not wait for one another.
         let first = steps.iter().filter(|s| id_of(s).is_some_and(|id| order.first.contains(&id)));
         let done = join_all(first.map(|s| one(cluster, s, &access))).await;

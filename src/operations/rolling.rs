@@ -2,12 +2,15 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     health::{Checker, Problem},
     inventory::{HostId, Inventory, Role},
     playbook::{Gate, Order, runner::Boxed},
@@ -19,6 +22,10 @@ use crate::{
 const BEFORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a host may take until it is back.
 const AFTER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long its replicas may take until they have all that they missed.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1800);
+/// How long a service that runs may take to answer before it is taken for one that serves nothing.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// The gate of one cluster.
@@ -29,6 +36,31 @@ pub struct RollingGate {
     pub observed: Observed,
     /// the hosts
     pub fleet: Arc<Fleet>,
+    /// set when the user wants to stop
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// What is known of a role's hosts before a roll.
+#[derive(Debug, Default)]
+struct Known {
+    /// who answers
+    serving: BTreeSet<HostId>,
+    /// who of them goes last: the leader of the ensemble, the controller of the brokers
+    last: BTreeSet<HostId>,
+    /// who has a problem of its own
+    ill: BTreeSet<HostId>,
+}
+
+/// Who serves nothing goes first; of the others whoever may be mended by it, and last the leader.
+fn order(hosts: Vec<HostId>, known: &Known) -> Order {
+    let (mut then, first): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(|id| known.serving.contains(id));
+    then.sort_by_key(|id| (!known.ill.contains(id), known.last.contains(id)));
+    Order { first, then }
+}
+
+/// Whether nothing is left but replicas that are there and behind.
+fn only_behind(problems: &[Problem]) -> bool {
+    !problems.is_empty() && problems.iter().all(|p| p.catching_up)
 }
 
 impl RollingGate {
@@ -36,60 +68,160 @@ impl RollingGate {
         Checker { inventory: &self.inventory, observed: &self.observed, fleet: Some(&self.fleet) }
     }
 
-    async fn wait(&self, id: HostId, limit: Duration, stops: bool) -> Result<()> {
-        let begun = Instant::now();
+    /// The pause between two looks, unless the user wants to stop.
+    async fn pause(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::SeqCst) {
+            return Err(Error::failed("interrupted").kind(Kind::Interrupted));
+        }
+        tokio::time::sleep(PAUSE).await;
+        Ok(())
+    }
+
+    /// Waits until nobody but the host itself has a problem and it may stop.
+    async fn wait_before(&self, id: HostId) -> Result<()> {
+        let (begun, checker) = (Instant::now(), self.checker());
         loop {
-            let mut problems = self.checker().role(id.role).await;
-            if stops && problems.is_empty() {
-                problems = self.checker().hurt_by_stopping(id).await;
+            let mut problems = checker.role(id.role).await;
+            // What is wrong with the host itself only its restart may mend.
+            problems.retain(|p| !checker.is_own(p, id));
+            if problems.is_empty() {
+                problems = checker.hurt_by_stopping(id).await;
             }
             if problems.is_empty() {
                 return Ok(());
             }
-            if begun.elapsed() > limit {
-                let lines: Vec<String> = problems.iter().map(|Problem { host, reason }| format!("{host}: {reason}")).collect();
-                return Err(Error::failed(format!("the gate does not open within {} s:\n  {}", limit.as_secs(), lines.join("\n  ")))
-                    .hint("the hosts that follow are untouched; mend what is named, then run the same command again"));
+            if begun.elapsed() > BEFORE_TIMEOUT {
+                return Err(closed(&problems, begun.elapsed()));
             }
-            tokio::time::sleep(PAUSE).await;
+            self.pause().await?;
         }
     }
 
-    async fn sequence(&self, role: Role, hosts: Vec<HostId>) -> Order {
+    /// Waits until all are well again. Replicas that catch up are given more time than anything else.
+    async fn wait_after(&self, id: HostId) -> Result<()> {
+        let begun = Instant::now();
+        let mut patient = begun;
+        loop {
+            let problems = self.checker().role(id.role).await;
+            if problems.is_empty() {
+                return Ok(());
+            }
+            if only_behind(&problems) {
+                patient = Instant::now();
+            }
+            if patient.elapsed() > AFTER_TIMEOUT || begun.elapsed() > CATCH_UP_TIMEOUT {
+                return Err(closed(&problems, begun.elapsed()));
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Who answers now, and who of them goes last.
+    async fn serving(&self, role: Role) -> Result<(BTreeSet<HostId>, BTreeSet<HostId>)> {
         let checker = self.checker();
-        // Who serves, and who of them goes last: the leader of the ensemble, the controller of the brokers.
-        let (serving, last): (BTreeSet<HostId>, BTreeSet<HostId>) = match role {
-            Role::Control => {
-                return Order { first: hosts, then: Vec::new() };
-            }
-            Role::Coordinator => {
-                let views = checker.coordinators().await;
-                let last = views.iter().filter(|(_, v)| v.mode == "leader").map(|(id, _)| *id).collect();
-                (views.into_keys().collect(), last)
-            }
+        let leaders = async {
+            let views = checker.coordinators().await?;
+            let leaders: BTreeSet<HostId> = views.iter().filter(|(_, v)| v.mode == "leader").map(|(id, _)| *id).collect();
+            Ok::<_, Error>((views.into_keys().collect(), leaders))
+        };
+        match role {
+            Role::Control => Ok(Default::default()),
+            Role::Coordinator => leaders.await,
             Role::Broker => {
-                let views = checker.brokers().await;
+                let views = checker.brokers().await?;
                 let mut last: BTreeSet<HostId> = views.iter().filter(|(_, v)| v.controller == v.id).map(|(id, _)| *id).collect();
                 if self.inventory.is_combined() {
-                    last.extend(checker.coordinators().await.into_iter().filter(|(_, v)| v.mode == "leader").map(|(id, _)| id));
+                    last.extend(leaders.await?.1);
                 }
-                (views.into_keys().collect(), last)
+                Ok((views.into_keys().collect(), last))
             }
-        };
-        let (mut then, first): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(|id| serving.contains(id));
-        then.sort_by_key(|id| last.contains(id));
-        Order { first, then }
+        }
+    }
+
+    async fn sequence(&self, role: Role, hosts: Vec<HostId>) -> Result<Order> {
+        if role == Role::Control {
+            return Ok(Order { first: hosts, then: Vec::new() });
+        }
+        let (begun, mut known) = (Instant::now(), Known::default());
+        let active = self.checker().active(&hosts).await?;
+        if active.is_empty() {
+            return Ok(order(hosts, &known));
+        }
+        // A service that runs and does not answer at once may be busy, or just have started.
+        loop {
+            let (serving, last) = self.serving(role).await?;
+            known.serving.extend(serving.intersection(&active));
+            known.last = last;
+            if known.serving == active || begun.elapsed() > ANSWER_TIMEOUT {
+                break;
+            }
+            self.pause().await?;
+        }
+        let checker = self.checker();
+        let problems = checker.role(role).await;
+        known.ill = hosts.iter().copied().filter(|id| problems.iter().any(|p| checker.is_own(p, *id))).collect();
+        Ok(order(hosts, &known))
     }
 }
 
+/// The error that the gate stays closed.
+fn closed(problems: &[Problem], waited: Duration) -> Error {
+    let lines: Vec<String> = problems.iter().map(|Problem { host, reason, .. }| format!("{host}: {reason}")).collect();
+    let hint = if only_behind(problems) {
+        "the hosts that follow are untouched; replicas are still catching up: it is enough to wait (`septet health` says when they have all), then to run the same command again"
+    } else {
+        "the hosts that follow are untouched; mend what is named, then run the same command again"
+    };
+    Error::failed(format!("the gate does not open within {} s:\n  {}", waited.as_secs(), lines.join("\n  "))).hint(hint)
+}
+
 impl Gate for RollingGate {
-    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Order> {
+    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Result<Order>> {
         Box::pin(self.sequence(role, hosts))
     }
     fn before(&self, id: HostId) -> Boxed<'_, Result<()>> {
-        Box::pin(self.wait(id, BEFORE_TIMEOUT, true))
+        Box::pin(self.wait_before(id))
     }
     fn after(&self, id: HostId) -> Boxed<'_, Result<()>> {
-        Box::pin(self.wait(id, AFTER_TIMEOUT, false))
+        Box::pin(self.wait_after(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(index: u16) -> HostId {
+        HostId { role: Role::Broker, index }
+    }
+
+    fn set(indexes: &[u16]) -> BTreeSet<HostId> {
+        indexes.iter().map(|i| broker(*i)).collect()
+    }
+
+    #[test]
+    fn who_serves_nothing_goes_first_and_the_leader_last() {
+        let hosts = || (1..=4).map(broker).collect::<Vec<_>>();
+        let ordered = |known: &Known| {
+            let o = order(hosts(), known);
+            let numbers = |ids: Vec<HostId>| ids.into_iter().map(|i| i.index).collect::<Vec<_>>();
+            (numbers(o.first), numbers(o.then))
+        };
+        assert_eq!(ordered(&Known::default()), (vec![1, 2, 3, 4], vec![]));
+        let mut known = Known { serving: set(&[1, 2, 4]), last: set(&[1]), ill: set(&[]) };
+        assert_eq!(ordered(&known), (vec![3], vec![2, 4, 1]));
+        known.ill = set(&[3, 4]);
+        assert_eq!(ordered(&known), (vec![3], vec![4, 2, 1]));
+    }
+
+    #[test]
+    fn waiting_is_enough_only_where_nothing_else_is_wrong() {
+        let problem = |catching_up| Problem { host: "brokers".into(), reason: "r".into(), from: BTreeSet::new(), catching_up };
+        assert!(!only_behind(&[]));
+        assert!(only_behind(&[problem(true), problem(true)]));
+        assert!(!only_behind(&[problem(true), problem(false)]));
+        let text = |problems: &[Problem]| closed(problems, Duration::from_secs(1800)).to_string();
+        assert!(text(&[problem(true)]).contains("it is enough to wait"));
+        assert!(text(&[problem(false)]).contains("mend what is named"));
     }
 }

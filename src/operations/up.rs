@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, resize};
+use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, precheck, resize};
 use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
@@ -100,14 +100,15 @@ fn common(cluster: &Cluster, observed: &Observed) -> Vars {
     v
 }
 
-/// Finds the archives that are deployed beside the bundle, or gets them; each was checked. Without `download`, one that is not here is left out.
+/// Finds the archives that are deployed beside the bundle, or gets them; each was checked. Without `download`, Kafka's is left out where it
+/// is not here; a Java's is needed to render units, so it is always fetched.
 async fn archives(cluster: &Cluster, download: bool) -> Result<Vars> {
     let Engine::Apache(settings) = &cluster.inventory.engine else { return Ok(Vars::new()) };
     let (settings, reporter) = (settings.clone(), cluster.reporter.clone());
     let found = tokio::task::spawn_blocking(move || {
         let say = |text: String| reporter.say(&text);
         let kafka = engine::archive::kafka(&settings, download, &say)?;
-        let java = settings.java.as_ref().map(|j| engine::archive::java(j, download, &say)).transpose()?.flatten();
+        let java = settings.java.as_ref().map(|j| engine::archive::java(j, &settings.version, &say)).transpose()?;
         Ok::<_, Error>((kafka, java))
     });
     let (kafka, java) = found.await.map_err(|e| Error::failed(e.to_string()))??;
@@ -133,9 +134,10 @@ fn unseen(observed: &Observed, reachable: bool) -> impl Iterator<Item = &Observe
 /// Runs plays with the reporter listening.
 async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>, plays: &[Play], options: Options) -> Result<Recap> {
     let (events, told) = mpsc::unbounded_channel();
-    let gate = fleet
-        .clone()
-        .map(|fleet| Arc::new(RollingGate { inventory: cluster.inventory.clone(), observed: observed.clone(), fleet }) as Arc<dyn Gate>);
+    let gate = fleet.clone().map(|fleet| {
+        let (inventory, observed, interrupted) = (cluster.inventory.clone(), observed.clone(), cluster.interrupted.clone());
+        Arc::new(RollingGate { inventory, observed, fleet, interrupted }) as Arc<dyn Gate>
+    });
     let all = || cluster.inventory.hosts.iter().map(|h| h.id).filter(|_| options.check);
     let is_new = |id: &HostId| observed.host(*id).is_none_or(|h| h.state == HostState::Unfinished);
     let absent: HashSet<HostId> = all().filter(is_new).collect();
@@ -308,6 +310,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
         access = phases.time(reporter, "resize", resize::roll(cluster, &plan.rolls, access)).await?;
     }
     let mut observed = access.observed.clone();
+    precheck::check(cluster, &observed, &access.fleet).await?;
     let configure = async { succeeded(play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
     note_formatted(cluster, &access).await?;
@@ -401,6 +404,9 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
         false => None,
     };
     let fleet = access.map(|a| a.fleet);
+    if let Some(fleet) = &fleet {
+        precheck::check(cluster, &observed, fleet).await?;
+    }
     let recap = play(cluster, &observed, fleet.clone(), &plays, options).await?;
     if let Some(fleet) = fleet {
         fleet.close().await;
@@ -417,7 +423,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
 /// Runs a playbook against the hosts that exist.
 pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     let plays = parse::playbook(&cluster.project, name)?;
-    cluster.archives = archives(cluster, false).await?;
+    cluster.archives = archives(cluster, !cluster.options.check).await?;
     let cluster = &*cluster;
     let run = async {
         let observed = cluster.provider.observe().await?;

@@ -178,15 +178,42 @@ fn about(inventory: &Inventory, observed: &Observed, id: HostId) -> String {
     parts.join(" ")
 }
 
+/// A shape without its number, and the number where there is one.
+fn split_shape(shape: &str) -> (&str, Option<u16>) {
+    match shape.rsplit_once('-').map(|(rest, number)| (rest, number.parse().ok())) {
+        Some((rest, Some(number))) => (rest, Some(number)),
+        _ => (shape, None),
+    }
+}
+
+/// Refuses what cannot be changed on a cluster that exists: engine, mode, the number of those who keep the metadata.
+fn same_shape(is: &str, inventory: &Inventory) -> Result<()> {
+    let wanted = inventory.shape();
+    let ((is_kind, is_number), (wanted_kind, wanted_number)) = (split_shape(is), split_shape(&wanted));
+    // What was made before numbers were written down did not tell the combined mode either.
+    let same = is_kind == wanted_kind || (is_number.is_none() && wanted_kind.strip_suffix("-combined") == Some(is_kind));
+    if !same {
+        return Err(Error::failed(format!("the cluster runs `{is}`, the inventory wants `{wanted}`: nothing was touched"))
+            .hint("another engine or mode reads none of what is there: topics, records and offsets would be lost. Copy what you need with a client to a second cluster (another `cluster:` and `prefix:`); or `septet down`, then `septet up`"));
+    }
+    match (is_number, wanted_number) {
+        (Some(is), Some(wanted)) if is != wanted => {
+            let who = if inventory.is_combined() { "brokers that are controllers too" } else { "coordinators" };
+            let back = if inventory.is_combined() { "brokers" } else { "coordinators" };
+            Err(Error::failed(format!("the cluster has {is} {who}, the inventory wants {wanted}: nothing was touched")).hint(format!(
+                "this version does not change their number, since the quorum would be lost on the way: put `count: {is}` of the {back} back, or make a second cluster (another `cluster:` and `prefix:`)"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes the plan.
 pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
     let mut plan = Plan::default();
-    let wanted = inventory.engine.kind();
-    // What was made before engines were written down is of the only engine that there was.
-    let is = observed.engine.as_deref().unwrap_or("bundled");
-    if observed.uuid.is_some() && is != wanted {
-        return Err(Error::failed(format!("the cluster runs `{is}`, the inventory wants `{wanted}`: nothing was touched"))
-            .hint("another engine or mode reads none of what is there: topics, records and offsets would be lost. Copy what you need with a client to a second cluster (another `cluster:` and `prefix:`); or `septet down`, then `septet up`"));
+    if observed.uuid.is_some() {
+        // What was made before engines were written down is of the only engine that there was.
+        same_shape(observed.engine.as_deref().unwrap_or("bundled"), inventory)?;
     }
     if observed.network.is_none() {
         if let Some(host) = observed.hosts.first() {
@@ -341,6 +368,64 @@ mod tests {
             shown(&plan(&inventory, &o).unwrap()),
             "~ group control: open 22 from 2.2.2.2/32; close 22 from 1.1.1.1/32\n+ host p-kafka01 (t3.small at 10.1.2.31 with the data of vol-1 in us-east-1a)\n"
         );
+    }
+
+    #[test]
+    fn the_shape_of_a_cluster_stays() {
+        let inventory = |engine: &str, groups: &str| {
+            let text = format!("cluster: c\nprefix: p\nengine: {engine}\ngroups: {{{groups}}}\n");
+            Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap()
+        };
+        let combined = "coordinators: {count: 0}";
+        let shapes = [
+            ("bundled", "", "bundled-3"),
+            ("{apache: {version: 3.9.1, metadata: zookeeper}}", "", "apache-zookeeper-3"),
+            ("apache", "coordinators: {count: 5}", "apache-kraft-5"),
+            ("apache", "coordinators: {count: 0}, brokers: {count: 4}", "apache-kraft-combined-4"),
+        ];
+        for (engine, groups, shape) in shapes {
+            assert_eq!(inventory(engine, groups).shape(), shape);
+        }
+        let planned = |is: Option<&str>, wanted: &Inventory| {
+            let mut o = observed(wanted);
+            o.engine = is.map(str::to_owned);
+            plan(wanted, &o).map(|p| shown(&p)).map_err(|e| e.to_string())
+        };
+        let refused = |is: Option<&str>, wanted: &Inventory, words: &[&str]| {
+            let e = planned(is, wanted).unwrap_err();
+            assert!(words.iter().all(|w| e.contains(w)), "{e}");
+        };
+        let (bundled, kraft, both) = (inventory("bundled", ""), inventory("apache", ""), inventory("apache", combined));
+        for (is, wanted) in [
+            (None, &bundled),
+            (Some("bundled"), &bundled),
+            (Some("bundled-3"), &bundled),
+            (Some("apache-kraft"), &kraft),
+            (Some("apache-kraft-3"), &kraft),
+            (Some("apache-kraft"), &both),
+            (Some("apache-kraft-combined-3"), &both),
+        ] {
+            assert_eq!(planned(is, wanted), Ok(String::new()), "{is:?}");
+        }
+        let other = ["nothing was touched", "would be lost"];
+        for (is, wanted) in [
+            (None, &kraft),
+            (Some("apache-kraft-3"), &bundled),
+            (Some("apache-zookeeper-3"), &kraft),
+            (Some("apache-zookeeper"), &both),
+            (Some("apache-kraft-3"), &both),
+            (Some("apache-kraft-combined-3"), &kraft),
+        ] {
+            refused(is, wanted, &other);
+        }
+        refused(Some("apache-kraft-5"), &kraft, &["the cluster has 5 coordinators, the inventory wants 3", "put `count: 5`"]);
+        refused(Some("bundled-1"), &bundled, &["the cluster has 1 coordinators", "second cluster"]);
+        refused(Some("apache-kraft-combined-5"), &both, &["the cluster has 5 brokers that are controllers too"]);
+        // Who is missing of the recorded number is made again.
+        let mut o = observed(&kraft);
+        o.engine = Some("apache-kraft-3".into());
+        o.hosts.retain(|h| h.id != HostId { role: Role::Coordinator, index: 2 });
+        assert_eq!(shown(&plan(&kraft, &o).unwrap()), "+ host p-controller02\n");
     }
 
     #[test]

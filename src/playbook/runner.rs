@@ -43,8 +43,8 @@ pub struct Order {
 
 /// Decides when a host may be restarted and when it is back.
 pub trait Gate: Send + Sync {
-    /// In which order hosts of a role are restarted.
-    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Order>;
+    /// In which order hosts of a role are restarted; an error where that cannot be found out.
+    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Result<Order>>;
     /// Whether a host may stop now; waits for that.
     fn before(&self, id: HostId) -> Boxed<'_, Result<()>>;
     /// Waits until a host is back.
@@ -251,7 +251,7 @@ impl Runner {
         };
         let ids: Vec<HostId> = due.iter().map(|h| h.id).collect();
         let order = match &self.gate {
-            Some(gate) => gate.order(role, ids).await,
+            Some(gate) => gate.order(role, ids).await.map_err(|e| e.context(format!("the roll of the {} did not begin", role.group())))?,
             None => Order { first: Vec::new(), then: ids },
         };
         let first: Vec<Host> = due.iter().filter(|h| order.first.contains(&h.id)).cloned().collect();

@@ -182,7 +182,7 @@ pub struct Observed {
     pub hosts: Vec<ObservedHost>,
     /// data volumes without a host
     pub kept: BTreeMap<HostId, KeptVolume>,
-    /// engine and mode as written on what exists; `None` where nothing is written
+    /// engine, mode and the number of those who keep the metadata as written on what exists; `None` where nothing is written
     pub engine: Option<String>,
     /// names that others have, with what has them
     pub taken: BTreeMap<String, String>,

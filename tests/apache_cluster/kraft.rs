@@ -47,8 +47,8 @@ fn with_controllers_of_its_own() {
     broker_killed(&cluster, "orders");
     other_engines_refused(
         &cluster,
-        "apache-kraft",
-        &[("engine: bundled", "bundled"), ("engine: {apache: {version: 3.9.1, metadata: zookeeper}}", "apache-zookeeper")],
+        "apache-kraft-3",
+        &[("engine: bundled", "bundled-3"), ("engine: {apache: {version: 3.9.1, metadata: zookeeper}}", "apache-zookeeper-3")],
     );
     renamed_at_work(&cluster, &servers);
     restart_all(&cluster);

@@ -44,8 +44,8 @@ fn with_zookeeper() {
     console_tools(&cluster, "orders");
     other_engines_refused(
         &cluster,
-        "apache-zookeeper",
-        &[("engine: bundled", "bundled"), ("engine: {apache: {version: 3.9.1}}", "apache-kraft")],
+        "apache-zookeeper-3",
+        &[("engine: bundled", "bundled-3"), ("engine: {apache: {version: 3.9.1}}", "apache-kraft-3")],
     );
 
     renamed_at_work(&cluster, &servers, &zookeeper);

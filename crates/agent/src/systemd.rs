@@ -7,8 +7,9 @@ use septet_agent_protocol::{Action, Outcome, UnitState};
 
 use crate::{atomic::FileError, command};
 
-/// Seconds that a start, stop or restart may take unless the action says otherwise.
-const DEFAULT_TIMEOUT_S: u64 = 90;
+/// Seconds that a start, stop or restart may take unless the action says otherwise. More than a unit of ours is given to stop
+/// (180) and to start (300), so that systemd, which knows why, gives up first.
+const DEFAULT_TIMEOUT_S: u64 = 600;
 
 fn systemctl(args: &[&str], timeout_s: u64) -> Result<command::Finished, FileError> {
     let mut c = Command::new("systemctl");

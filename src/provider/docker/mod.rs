@@ -60,8 +60,8 @@ pub struct Docker {
     ttl: Option<std::time::Duration>,
     /// when the cluster's time is over, as its things say
     expires: std::sync::OnceLock<String>,
-    /// engine and mode
-    kind: &'static str,
+    /// engine, mode and the number of those who keep the metadata
+    shape: String,
     metadata: Metadata,
     /// whether hosts are made with Java
     java: bool,
@@ -89,7 +89,7 @@ impl Docker {
             cluster: inventory.cluster.clone(),
             ttl: inventory.ttl,
             expires: std::sync::OnceLock::new(),
-            kind: inventory.engine.kind(),
+            shape: inventory.shape(),
             metadata: inventory.engine.metadata(),
             java: matches!(&inventory.engine, crate::inventory::Engine::Apache(a) if a.java.is_none()),
             wanted: inventory.hosts.iter().map(|h| h.name.clone()).collect(),
@@ -110,7 +110,7 @@ impl Docker {
         let mut labels = HashMap::from([
             (CLUSTER.to_owned(), uuid.to_owned()),
             (NAME.to_owned(), self.cluster.clone()),
-            (ENGINE.to_owned(), self.kind.to_owned()),
+            (ENGINE.to_owned(), self.shape.clone()),
         ]);
         // Counted from when the cluster is made, also for what is made later.
         if let Some(ttl) = self.ttl {

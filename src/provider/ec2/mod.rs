@@ -59,6 +59,8 @@ pub struct Ec2 {
     cluster: String,
     prefix: String,
     engine: Engine,
+    /// engine, mode and the number of those who keep the metadata
+    shape: String,
     ttl: Option<Duration>,
     hosts: Vec<Host>,
     client: OnceCell<Client>,
@@ -105,6 +107,7 @@ impl Ec2 {
             cluster: inventory.cluster.clone(),
             prefix: inventory.prefix.clone(),
             engine: inventory.engine.clone(),
+            shape: inventory.shape(),
             ttl: inventory.ttl,
             hosts: inventory.hosts.clone(),
             client: OnceCell::new(),

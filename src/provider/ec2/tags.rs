@@ -69,7 +69,7 @@ impl Ec2 {
         tags.insert(CLUSTER.into(), uuid.to_owned());
         tags.insert(NAME.into(), self.cluster.clone());
         tags.insert(PREFIX.into(), self.prefix.clone());
-        tags.insert(ENGINE.into(), self.engine.kind().into());
+        tags.insert(ENGINE.into(), self.shape.clone());
         tags.insert(DISPLAY.into(), name.to_owned());
         // Counted from when the cluster is made, also for what is made later.
         let known = self.seen().groups.iter().find_map(|g| g.tags.get(EXPIRES).cloned());
