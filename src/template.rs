@@ -301,7 +301,8 @@ mod tests {
         assert!(r.value(&json!("{{ '/etc/' ~ nope }}")).unwrap_err().to_string().contains("`nope` is not defined"));
         let e = r.text("t", "a\n  {% if nope %}b{% endif %}").unwrap_err().to_string();
         assert!(e.contains("`nope` is not defined") && e.contains("t:2:9"), "{e}");
-        let text = "{% for x in l %}{% set y = x %}{% if x == y and not loop.first %}{{ y ~ x }}{% endif %}{% endfor %}{{ a if yes else nope }}";
+        let text =
+            "{% for x in l %}{% set y = x %}{% if x == y and not loop.first %}{{ y ~ x }}{% endif %}{% endfor %}{{ a if yes else nope }}";
         assert_eq!(r.text("t", text).unwrap(), "1");
     }
 
