@@ -165,8 +165,9 @@ async fn debootstrap(engine: &Engine, java: bool, say: &(dyn Fn(String) + Send +
     let packages = packages(java);
     let include = packages.replace(' ', ",");
     // One shell, so that a user who is not root is asked for a password once at the most.
+    // What it made belongs to root: whoever runs this could not remove it.
     let script = format!(
-        "set -e\n{} --variant=minbase --include={include} {SUITE} {root}\ncp {setup} {root}/setup.sh\nchroot {root} /bin/sh /setup.sh\nrm {root}/setup.sh\ntar -C {root} --numeric-owner -cf {archive} .\nrm -rf {root}\nchmod 0644 {archive}\n",
+        "set -e\ntrap 'umount {root}/proc {root}/sys 2>/dev/null; rm -rf --one-file-system {root}' EXIT\ntrap 'exit 1' HUP INT TERM\n{} --variant=minbase --include={include} {SUITE} {root}\ncp {setup} {root}/setup.sh\nchroot {root} /bin/sh /setup.sh\nrm {root}/setup.sh\ntar -C {root} --numeric-owner -cf {archive} .\nchmod 0644 {archive}\n",
         program.display(),
         root = root.display(),
         setup = work.path().join("setup.sh").display(),
