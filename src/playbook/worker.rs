@@ -184,10 +184,13 @@ impl<'a> Worker<'a> {
         if task.notify.is_empty() {
             return Ok(());
         }
-        let renderer = self.renderer_of_item(task, item)?;
+        let rendered = |name: &String| match crate::template::is_template(name) {
+            true => self.renderer_of_item(task, item)?.text("notify", name).map_err(|e| e.at(task.node.place())),
+            false => Ok(name.clone()),
+        };
+        let names = task.notify.iter().map(rendered).collect::<Result<Vec<_>>>()?;
         let answers: Vec<String> = self.play.handlers.iter().flat_map(parse::answers_of).map(|a| self.rendered_name(a)).collect();
-        for name in &task.notify {
-            let name = renderer.text("notify", name).map_err(|e| e.at(task.node.place()))?;
+        for name in names {
             if !answers.contains(&name) {
                 return Err(parse::no_handler(task, &name, &answers.iter().map(String::as_str).collect::<Vec<_>>()));
             }
@@ -625,7 +628,8 @@ impl<'a> Worker<'a> {
             self.flush().await?;
         }
         let agent = self.connect(user).await?;
-        let ignore_errors = go_on || task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
+        // One that may lack a blob holds back the rest, which is asked again behind it.
+        let ignore_errors = (go_on && blob.is_none()) || task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
         let request = Request { id: 0, batch: self.batch, check: self.checking(task), ignore_errors, no_log: task.no_log, action };
         match agent.send(request.clone(), &tail).await {
             Ok(pending) => Ok(Answer::Coming { pending, request: Box::new(request), tail, blob }),

@@ -11,8 +11,8 @@ use crate::{
     error::Result,
     modules::{Blob, Prepared},
     playbook::{TaskStatus, model::Task},
-    ssh::SshError,
-    template::Renderer,
+    ssh::{AgentSession, SshError},
+    template::{Renderer, is_template},
 };
 
 /// An answer that is here or on its way, with what it takes to ask again.
@@ -80,34 +80,48 @@ impl<'a> Worker<'a> {
     async fn outcome(&mut self, flights: &mut [Flight<'a>], i: usize, j: usize) -> Result<Outcome, SshError> {
         let gone = || SshError::Lost("the agent has ended".into());
         for _ in 0..3 {
-            let (outcome, blob) = match &mut flights[i].items[j].answer {
+            let (outcome, blob, stopped) = match &mut flights[i].items[j].answer {
                 Answer::Ready(o) => return Ok((**o).clone()),
                 Answer::Left => return Ok(Outcome::new(Status::Skipped)),
-                Answer::Coming { pending, blob, .. } => (pending.await.map_err(|_| gone())??, blob.clone()),
+                Answer::Coming { pending, blob, request, .. } => {
+                    let outcome = pending.await.map_err(|_| gone())??;
+                    let stopped = outcome.status == Status::Failed && !request.ignore_errors;
+                    (outcome, blob.clone(), stopped)
+                }
             };
             let lacks = outcome.status == Status::Failed && outcome.values.contains_key("missing_blob");
             let (Some(blob), Some(agent), true) = (blob, self.agent.clone(), lacks) else {
                 flights[i].items[j].answer = Answer::Ready(Box::new(outcome.clone()));
+                // The rest of a loop's items run all the same; behind them there is nothing yet.
+                if let (true, Some(agent)) = (stopped && j + 1 < flights[i].items.len(), self.agent.clone()) {
+                    self.ask_again(&agent, flights, i, j + 1).await?;
+                }
                 return Ok(outcome);
             };
             match &self.shared.fleet {
                 Some(fleet) => fleet.put(self.host.id, &agent, &blob).await?,
                 None => agent.put(&blob).await?,
             }
-            self.batch = next_batch();
-            for (a, flight) in flights.iter_mut().enumerate().skip(i) {
-                for (b, item) in flight.items.iter_mut().enumerate() {
-                    if a == i && b < j {
-                        continue;
-                    }
-                    if let Answer::Coming { pending, request, tail, .. } = &mut item.answer {
-                        request.batch = self.batch;
-                        *pending = agent.send((**request).clone(), tail).await?;
-                    }
+            self.ask_again(&agent, flights, i, j).await?;
+        }
+        Err(SshError::Agent("a blob is missing although it was sent".into()))
+    }
+
+    /// Asks again, from an item on, for what the agent did not run.
+    async fn ask_again(&mut self, agent: &AgentSession, flights: &mut [Flight<'a>], i: usize, j: usize) -> Result<(), SshError> {
+        self.batch = next_batch();
+        for (a, flight) in flights.iter_mut().enumerate().skip(i) {
+            for (b, item) in flight.items.iter_mut().enumerate() {
+                if a == i && b < j {
+                    continue;
+                }
+                if let Answer::Coming { pending, request, tail, .. } = &mut item.answer {
+                    request.batch = self.batch;
+                    *pending = agent.send((**request).clone(), tail).await?;
                 }
             }
         }
-        Err(SshError::Agent("a blob is missing although it was sent".into()))
+        Ok(())
     }
 
     /// Applies `until`, `failed_when` and `changed_when`.
@@ -229,7 +243,9 @@ impl<'a> Worker<'a> {
             self.learn(name, value);
         }
         if changed && !failed {
-            for r in results.iter().filter(|r| r.outcome.status == Status::Changed) {
+            // Once, unless the items may make different names of it.
+            let names = if task.notify.iter().any(|n| is_template(n)) { results.len() } else { 1 };
+            for r in results.iter().filter(|r| r.outcome.status == Status::Changed).take(names) {
                 if let Err(e) = self.notify(task, r.label.as_ref()) {
                     return Err(self.broken(task, e, handler));
                 }
