@@ -164,11 +164,11 @@ impl Runner {
             v.extend(magic.clone());
             // What others see of a host: its own variables, and who it is.
             magic.remove("groups");
+            let mut given = shared.inventory.vars.clone();
+            given.extend(host.vars.clone());
             let mut seen = address;
-            seen.extend(shared.inventory.vars.clone());
-            seen.extend(host.vars.clone());
+            seen.extend(rendered(given, &v, &shared.options));
             seen.extend(magic);
-            let seen = rendered(seen, &v, &shared.options);
             hostvars.insert(host.name.clone(), seen.into());
             shared.host_vars.insert(host.id, v);
         }
@@ -342,8 +342,8 @@ impl Runner {
     }
 }
 
-/// What others see of a host, rendered with the host's own variables. What needs more than them is left out.
-fn rendered(seen: Vars, own: &Vars, options: &Options) -> Vars {
+/// What others see of what was given for a host, rendered with the host's own variables. What needs more is left out.
+fn rendered(given: Vars, own: &Vars, options: &Options) -> Vars {
     let mut vars = own.clone();
     vars.insert("ansible_check_mode".into(), options.check.into());
     vars.extend(options.extra_vars.clone());
@@ -351,7 +351,7 @@ fn rendered(seen: Vars, own: &Vars, options: &Options) -> Vars {
         return Vars::new();
     };
     let value = |k: &String, v| renderer.value(options.extra_vars.get(k).unwrap_or(&v)).ok();
-    seen.into_iter().filter_map(|(k, v)| value(&k, v).map(|v| (k, v))).collect()
+    given.into_iter().filter_map(|(k, v)| value(&k, v).map(|v| (k, v))).collect()
 }
 
 /// Whether a task is wanted by its tags.
