@@ -360,6 +360,7 @@ fn conditions_on_a_result_see_the_item() {
     // Once, even if nothing is retried.
     let told = said("- debug: {msg: ''}\n  until: index == 2\n  retries: 0\n");
     assert_eq!(told, ["`until` does not hold after 1 tries"]);
+    assert_eq!(said("- command: ls\n  register: r\n  until: r.rc > 0\n  retries: 0\n- debug: {msg: on}\n"), ["on"]);
 }
 
 #[test]

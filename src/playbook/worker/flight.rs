@@ -129,7 +129,8 @@ impl<'a> Worker<'a> {
         if outcome.status == Status::NotRun {
             return Ok(outcome);
         }
-        if let Some(until) = &task.until {
+        // What check mode did not run has nothing to wait for.
+        if let Some(until) = task.until.as_ref().filter(|_| outcome.status != Status::Skipped) {
             // As in Ansible: once, and then as often as `retries` says, three times if it does not.
             let attempts = task.retries.saturating_add(1);
             for attempt in 1..=attempts {
