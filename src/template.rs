@@ -2,6 +2,8 @@
 //!
 //! Invariant: an error names the template, the line and the column.
 
+mod needed;
+
 use serde_json::{Map, Value};
 use tera::{Context, ErrorKind, Kwargs, State, Tera};
 
@@ -52,6 +54,31 @@ fn concat(mut v: Vec<tera::Value>, kw: Kwargs, _: &State) -> tera::TeraResult<Ve
     Ok(v)
 }
 
+/// What a registered result says of itself: `r is changed`. One that does not say it says no.
+fn said(v: &tera::Value, key: &str) -> tera::TeraResult<bool> {
+    if !v.is_map() {
+        return Err(tera::Error::message("this is a test of what a task registered"));
+    }
+    let json = serde_json::to_value(v).map_err(tera::Error::message)?;
+    Ok(json.get(key).and_then(Value::as_bool).unwrap_or(false))
+}
+
+fn is_changed(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
+    said(v, "changed")
+}
+
+fn is_failed(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
+    said(v, "failed")
+}
+
+fn is_succeeded(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
+    said(v, "failed").map(|failed| !failed)
+}
+
+fn is_skipped(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
+    said(v, "skipped")
+}
+
 fn engine() -> Tera {
     let mut tera = Tera::default();
     tera.autoescape_on(Vec::<&'static str>::new());
@@ -61,6 +88,12 @@ fn engine() -> Tera {
     tera.register_filter("dirname", dirname);
     tera.register_filter("share", share);
     tera.register_filter("concat", concat);
+    tera.register_filter(needed::FILTER, needed::filter);
+    tera.register_test("changed", is_changed);
+    tera.register_test("failed", is_failed);
+    tera.register_test("succeeded", is_succeeded);
+    tera.register_test("success", is_succeeded);
+    tera.register_test("skipped", is_skipped);
     tera
 }
 
@@ -115,8 +148,24 @@ impl Renderer {
         if !is_template(text) {
             return Ok(text.to_owned());
         }
-        let mut tera = self.tera.clone();
-        tera.add_raw_template(name, text).and_then(|()| tera.render(name, &self.context)).map_err(|e| explain(&e, name, text))
+        let render = |text: &str| {
+            let mut tera = self.tera.clone();
+            tera.add_raw_template(name, text).and_then(|()| tera.render(name, &self.context))
+        };
+        let plain = || render(text).map_err(|e| explain(&e, name, text));
+        let Some(strict) = needed::strict(text) else {
+            return plain();
+        };
+        let missing = match render(&strict) {
+            Ok(out) => return Ok(out),
+            Err(e) => needed::place(&e),
+        };
+        // Places are those of the text as it stands.
+        match (missing, plain()) {
+            (Some(at), Ok(_)) => Err(undefined(name, text, at)),
+            (Some(at), Err(e)) if !e.message.contains("not defined") => Err(undefined(name, text, at)),
+            (_, said) => said,
+        }
     }
 
     /// Renders the texts in a value. A text that is one expression keeps the expression's type.
@@ -168,6 +217,20 @@ fn expression(text: &str) -> Option<&str> {
     (!inner.contains("{{") && !inner.contains("}}")).then(|| inner.trim_matches('-').trim())
 }
 
+/// An undefined name at an offset of a template.
+fn undefined(name: &str, text: &str, at: usize) -> Error {
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let line_text = text.lines().nth(line).unwrap_or_default().to_owned();
+    Error::invalid(format!("template: `{}` is not defined", needed::name_at(text, at))).at(Place {
+        file: name.into(),
+        line: line + 1,
+        column,
+        text: line_text,
+    })
+}
+
 fn explain(e: &tera::Error, name: &str, text: &str) -> Error {
     let (message, line, column) = match e.kind() {
         ErrorKind::SyntaxError(r) | ErrorKind::RenderingError(r) => (r.message().to_owned(), r.span().start_line, r.span().start_col + 1),
@@ -213,6 +276,43 @@ mod tests {
         let e = r.value(&json!("{{ nope }}")).unwrap_err();
         assert!(e.to_string().contains("`nope` is not defined"), "{e}");
         assert!(r.text("t", "a\n{{ bad }}").unwrap_err().to_string().contains("t:2:"));
+    }
+
+    #[test]
+    fn an_undefined_name_is_an_error_wherever_it_is_evaluated() {
+        let r = renderer(json!({"a": 1, "l": ["x"], "m": {"k": 1}, "yes": true}));
+        for bad in ["nope == 1", "not nope", "nope", "a == 1 and nope", "nope or a", "(nope ~ 'x') == 'x'", "a in [nope]", "nope != a"] {
+            let e = r.condition(bad).unwrap_err().to_string();
+            assert!(e.contains("`nope` is not defined"), "{bad}: {e}");
+        }
+        for (good, on) in [
+            ("nope is defined", false),
+            ("nope is not defined or nope > 1", true),
+            ("nope is defined and nope.x == 1", false),
+            ("a == 2 and nope", false),
+            ("yes or nope", true),
+            ("nope | default(value=0) > 0", false),
+            ("(nope) | default(value=1) == 1", true),
+            ("'x' in l and m.k == a and not m.other", true),
+            ("'nope' == \"nope\"", true),
+        ] {
+            assert_eq!(r.condition(good).unwrap(), on, "{good}");
+        }
+        assert!(r.value(&json!("{{ '/etc/' ~ nope }}")).unwrap_err().to_string().contains("`nope` is not defined"));
+        let e = r.text("t", "a\n  {% if nope %}b{% endif %}").unwrap_err().to_string();
+        assert!(e.contains("`nope` is not defined") && e.contains("t:2:9"), "{e}");
+        let text =
+            "{% for x in l %}{% set y = x %}{% if x == y and not loop.first %}{{ y ~ x }}{% endif %}{% endfor %}{{ a if yes else nope }}";
+        assert_eq!(r.text("t", text).unwrap(), "1");
+    }
+
+    #[test]
+    fn tests_of_results() {
+        let r = renderer(json!({"r": {"changed": true, "failed": false, "skipped": false}, "n": 1}));
+        assert!(r.condition("r is changed and r is succeeded and r is success").unwrap());
+        assert!(r.condition("r is not failed and r is not skipped").unwrap());
+        assert!(r.condition("n is changed").is_err());
+        assert!(r.condition("nope is changed").is_err());
     }
 
     #[test]

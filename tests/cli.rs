@@ -229,6 +229,22 @@ fn without_docker_it_says_so_and_what_to_do() {
 }
 
 #[test]
+fn rename_waits_for_nobody_and_touches_nothing_while_another_run_is_at_work() {
+    let place = Place::new();
+    let inventory = "cluster: local\nprefix: peter\n";
+    place.file("i.yml", inventory);
+    let locks = place.dir.path().join("state/septet/locks");
+    std::fs::create_dir_all(&locks).unwrap();
+    let lock = std::fs::File::create(locks.join("local.lock")).unwrap();
+    lock.lock().unwrap();
+    // A daemon that would be asked only behind the lock.
+    let said = place.run_with(&["rename", "kisu", "-i", "i.yml"], &[("DOCKER_HOST", "tcp://127.0.0.1:1")]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("another run is at work on cluster `local`"), "{}", said.err);
+    assert_eq!(std::fs::read_to_string(place.work().join("i.yml")).unwrap(), inventory);
+}
+
+#[test]
 fn a_bundle_that_is_not_there_or_for_another_machine() {
     let place = Place::new();
     std::fs::remove_file(place.dir.path().join("bundle/septet-broker")).unwrap();

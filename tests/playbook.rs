@@ -8,7 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use septet::playbook::model::{Serial, Work};
+use septet::{
+    error::Kind,
+    playbook::{
+        Event,
+        model::{Serial, Work, is_user_name},
+    },
+};
 use serde_json::json;
 use support::Case;
 
@@ -313,4 +319,192 @@ fn unknown_hosts_are_told_at_the_play() {
     ");
     let e = Case::playbook("- hosts: ''\n").error();
     assert!(e.message.contains("the host pattern is empty"), "{e}");
+}
+
+/// Messages of tasks on the control host.
+fn said(t: &str) -> Vec<String> {
+    Case::playbook(&tasks(t).replace("  tasks:", "  gather_facts: false\n  tasks:")).run().messages()
+}
+
+#[test]
+fn an_undefined_name_in_a_condition_is_an_error_as_in_ansible() {
+    for (condition, name) in
+        [("nmae == 'x'", "nmae"), ("not nmae", "nmae"), ("index == 1 and nmae", "nmae"), ("(index == 1) and nmae", "nmae")]
+    {
+        let told = Case::playbook(&tasks(&format!("- debug: {{msg: x}}\n  when: {condition}"))).told();
+        assert!(told.contains(&format!("`{name}` is not defined")) && told.contains("failed=1"), "{told}");
+    }
+    let fine = "- debug: {msg: a}\n  when: nmae is not defined or nmae == 1\n- debug: {msg: b}\n  when: nmae | default(value=1) == 1\n- debug: {msg: c}\n  when: index == 2 and nmae\n";
+    assert_eq!(said(fine), ["a", "b"]);
+}
+
+#[test]
+fn conditions_on_a_result_see_the_item() {
+    let told = said(
+        r#"- debug: {msg: "{{ item }}"}
+  loop: [1, 2]
+  register: r
+  until: item > 0
+  changed_when: item == 2
+  failed_when: item == 3
+- debug: {msg: "{{ r.results[0].changed }} {{ r.results[1].changed }} {{ r.results[1].item }}"}
+- debug: {msg: tests}
+  when: r is changed and r is succeeded and r is not failed and r is not skipped
+- debug: {msg: "{{ i.n }}"}
+  loop: [{n: 5}]
+  loop_control: {loop_var: i}
+  failed_when: i.n == 4
+"#,
+    );
+    assert_eq!(told, ["1", "2", "false true 2", "tests", "5"]);
+    // Once, even if nothing is retried.
+    let told = said("- debug: {msg: ''}\n  until: index == 2\n  retries: 0\n");
+    assert_eq!(told, ["`until` does not hold after 1 tries"]);
+    assert_eq!(said("- command: ls\n  register: r\n  until: r.rc > 0\n  retries: 0\n- debug: {msg: on}\n"), ["on"]);
+}
+
+#[test]
+fn the_rest_of_a_loop_runs_after_an_item_that_failed() {
+    let ran = Case::playbook(
+        "- hosts: control\n  gather_facts: false\n  tasks:\n    - name: Loop\n      assert: {that: item.ok, success_msg: \"{{ item.n }}\", fail_msg: \"no {{ item.n }}\"}\n      loop: [{ok: true, n: 1}, {ok: false, n: 2}, {n: 3}, {ok: true, n: 4}]\n    - name: After\n      debug: {}\n",
+    )
+    .run();
+    let told = ran.host("peter-control01");
+    assert!(told.contains("| 1\n") && told.contains("| no 2\n") && told.contains("| 4\n"), "{told}");
+    assert!(!told.contains("After"), "{told}");
+    assert_eq!(ran.recap.hosts["peter-control01"].failed, 1);
+    let told = said(
+        r#"- assert: {that: item != 2, quiet: true}
+  loop: [1, 2, 3]
+  ignore_errors: true
+  register: r
+- debug: {msg: "{{ r.failed }} {{ r.results | length }} {{ r.results[2].failed }}"}
+"#,
+    );
+    assert_eq!(told.last().unwrap(), "true 3 false");
+}
+
+#[test]
+fn items_that_are_skipped_are_among_the_results() {
+    let told = said(
+        r#"- debug: {msg: "{{ item }}"}
+  loop: [1, 2, 3]
+  when: item != 2
+  register: r
+- debug: {msg: "{{ r.results | length }} {{ r.results[1].skipped }} {{ r.results[1].item }} {{ r.skipped }}"}
+- debug: {msg: x}
+  loop: [1, 2]
+  when: item > 5
+  register: all
+- debug: {msg: "{{ all.results | length }} {{ all.skipped }}"}
+- debug: {msg: x}
+  loop: []
+  register: no_items
+- debug: {msg: "{{ no_items.results | length }} {{ no_items.skipped }}"}
+- debug: {msg: x}
+  loop: "{{ nowhere }}"
+  when: index == 2
+"#,
+    );
+    assert_eq!(told, ["1", "3", "3 true 2 false", "2 true", "0 true"]);
+}
+
+#[test]
+fn names_of_handlers_are_rendered_and_checked() {
+    let play = |notify: &str, handler: &str| {
+        Case::playbook(&format!(
+            "- hosts: control\n  gather_facts: false\n  vars: {{what: broker}}\n  tasks:\n    - copy: {{content: a, dest: /a}}\n      notify: \"{notify}\"\n    - debug: {{msg: next}}\n  handlers:\n    - name: \"{handler}\"\n      debug: {{msg: handled}}\n"
+        ))
+        .run()
+    };
+    for (notify, handler) in
+        [("restart {{ what }}", "restart broker"), ("restart broker", "restart {{ what }}"), ("{{ what }}", "{{ what }}")]
+    {
+        assert_eq!(play(notify, handler).messages(), ["next", "handled"], "{notify} {handler}");
+    }
+    let ran = play("restart {{ what }}s", "restart broker");
+    let told = ran.told();
+    assert!(told.contains("notifies `restart brokers`, and there is no such handler") && told.contains("p.yml:5"), "{told}");
+    assert!(told.contains("did you mean `restart broker`?") && !told.contains("next"), "{told}");
+
+    let e = Case::playbook("- hosts: all\n  handlers:\n    - name: a\n      notify: b\n      debug:\n").parse_error();
+    assert!(e.contains("notifies `b`, and there is no such handler") && e.contains("p.yml:3:"), "{e}");
+    let told = Case::playbook("- hosts: control\n  gather_facts: false\n  tasks: [{include_tasks: i.yml}]\n")
+        .file("i.yml", "- debug: {msg: x}\n  notify: gone\n")
+        .told();
+    assert!(told.contains("notifies `gone`, and there is no such handler") && told.contains("i.yml:1"), "{told}");
+}
+
+#[test]
+fn handlers_that_an_interruption_kept_back_are_named() {
+    let case = Case::playbook(
+        "- hosts: control\n  gather_facts: false\n  tasks:\n    - name: Changes\n      copy: {content: a, dest: /a}\n      notify: h\n    - include_tasks: i.yml\n  handlers:\n    - name: h\n      debug: {msg: handled}\n",
+    )
+    .file("i.yml", "- debug: {msg: ''}\n  loop: '{{ range(end=5000) }}'\n");
+    let plays = case.parse("p.yml").unwrap();
+    let (events, result) = case.run_until(&plays, Some("Changes"));
+    assert_eq!(result.unwrap_err().kind, Kind::Interrupted);
+    let notes: Vec<&String> = events
+        .iter()
+        .filter_map(|e| match e {
+            Event::Note { text } => Some(text),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(notes, ["handler `h` was notified on peter-control01 and did not run"]);
+    assert!(!events.iter().any(|e| matches!(e, Event::Task { msg, .. } if msg == "handled")));
+}
+
+#[test]
+fn only_names_of_users_become_one() {
+    for (name, ok) in [
+        ("root", true),
+        ("_a-b9$", true),
+        ("", false),
+        ("$", false),
+        ("-u", false),
+        ("a b", false),
+        ("Root", false),
+        ("a;b", false),
+        ("a$b", false),
+        ("0", false),
+        ("ab\n", false),
+        (&"a".repeat(32), true),
+        (&"a".repeat(33), false),
+    ] {
+        assert_eq!(is_user_name(name), ok, "{name:?}");
+    }
+    let e = Case::playbook(&tasks("- command: ls\n  become_user: '-i; id'")).parse_error();
+    assert!(e.contains("`-i; id` is not a user's name") && e.contains("p.yml:4:"), "{e}");
+    let told = |user: &str| {
+        Case::playbook(&format!(
+            "- hosts: control\n  gather_facts: false\n  vars: {{who: kafka, bad: 'x y'}}\n  tasks:\n    - file: {{path: /a, state: directory}}\n      become: true\n      become_user: \"{user}\"\n"
+        ))
+        .told()
+    };
+    assert!(told("{{ who }}").contains("Changed"));
+    assert!(told("{{ bad }}").contains("`x y` is not a user's name"));
+    assert!(told("{{ nowhere }}").contains("`nowhere` is not defined"));
+}
+
+#[test]
+fn included_tasks_inherit_whom_to_become() {
+    let told = |inner: &str| {
+        Case::playbook("- hosts: control\n  gather_facts: false\n  vars: {bad: 'x y'}\n  tasks:\n    - include_tasks: i.yml\n      become: true\n      become_user: '{{ bad }}'\n      environment: {A: '{{ index }}'}\n")
+            .file("i.yml", format!("- file: {{path: /a, state: directory}}\n{inner}"))
+            .told()
+    };
+    assert!(told("").contains("`x y` is not a user's name"));
+    assert!(told("  become_user: kafka\n").contains("Changed"));
+    assert!(told("  become: false\n").contains("Changed"));
+}
+
+#[test]
+fn others_see_a_hosts_variables_as_that_host_does() {
+    let inventory = "cluster: local\nprefix: peter\nvars: {top: 'all-{{ role }}'}\ngroups:\n  control:\n    vars: {base: 9}\n  brokers:\n    vars: {base: 1, rack: 'r{{ base }}', fact: '{{ ansible_memtotal_mb }}'}\n";
+    let case = Case::playbook(&tasks(
+        "- debug: {msg: \"{{ hostvars['peter-kafka01'].rack }} {{ hostvars['peter-kafka01'].top }} {{ hostvars['peter-kafka01'].fact is defined }} {{ hostvars['peter-kafka02'].index }}\"}",
+    ))
+    .inventory(inventory);
+    assert_eq!(case.run().messages(), ["r1 all-broker false 2"]);
 }

@@ -80,6 +80,11 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     }
     if g.json {
         print_json(&all)?;
+        if !bad.is_empty() {
+            // The array is the one document on standard output.
+            eprintln!("error: failed on {}", bad.join(", "));
+            return Err(Error::failed(""));
+        }
     }
     if bad.is_empty() { Ok(()) } else { Err(Error::failed(format!("failed on {}", bad.join(", ")))) }
 }

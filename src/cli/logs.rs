@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::Global;
+use serde_json::json;
+
+use super::{Global, print_data};
 use crate::{
     error::{Error, Result},
     operations::Access,
@@ -28,6 +30,35 @@ pub struct Arguments {
     all: bool,
 }
 
+/// Puts lines together from the pieces in which they come.
+#[derive(Default)]
+struct Lines {
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines that are complete with this piece.
+    fn add(&mut self, piece: &[u8]) -> Vec<String> {
+        self.begun.extend_from_slice(piece);
+        let Some(end) = self.begun.iter().rposition(|b| *b == b'\n') else {
+            return Vec::new();
+        };
+        let rest = self.begun.split_off(end + 1);
+        let whole = std::mem::replace(&mut self.begun, rest);
+        String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
+    }
+
+    /// A last line without its end.
+    fn rest(self) -> Option<String> {
+        (!self.begun.is_empty()).then(|| String::from_utf8_lossy(&self.begun).into_owned())
+    }
+}
+
+/// A line of the log as a line of JSON.
+fn json_line(host: &str, line: &str) -> String {
+    format!("{}\n", json!({ "host": host, "line": line }))
+}
+
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
@@ -37,11 +68,15 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let connection = access.fleet.connection(host.id).await.map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
     let unit = cluster.inventory.engine.unit(host.id.role).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
     let follow = if a.follow { "-f" } else { "" };
+    let mut lines = Lines::default();
     let command = format!("sudo -n journalctl --no-pager -n {} {unit} {follow}", a.lines);
     let code = connection
         .stream(&command, |data, is_error| {
             let _ = if is_error {
                 std::io::stderr().write_all(data)
+            } else if g.json {
+                let all: String = lines.add(data).iter().map(|l| json_line(&host.name, l)).collect();
+                std::io::stdout().write_all(all.as_bytes()).and_then(|()| std::io::stdout().flush())
             } else {
                 std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush())
             };
@@ -49,8 +84,31 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         .await
         .map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
     access.fleet.close().await;
+    if let Some(last) = lines.rest() {
+        print_data(&json_line(&host.name, &last))?;
+    }
     match code {
         Some(0) => Ok(()),
+        _ if g.json => {
+            // Standard output has lines of the log, and nothing else.
+            eprintln!("error: {}: journalctl failed", host.name);
+            Err(Error::failed(""))
+        }
         _ => Err(Error::failed(format!("{}: journalctl failed", host.name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_whatever_the_pieces() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.add(b"a\nb"), ["a"]);
+        assert_eq!(lines.add("\u{e9}".as_bytes()), [""; 0]);
+        assert_eq!(lines.add(b"\r\n\nc"), ["b\u{e9}", ""]);
+        assert_eq!(lines.rest().as_deref(), Some("c"));
+        assert_eq!(json_line("h", "a \"b\""), "{\"host\":\"h\",\"line\":\"a \\\"b\\\"\"}\n");
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     operations::Cluster,
     playbook::{Options, project::Project},
     report::{Color, Reporter},
+    ssh::quote,
     template::Vars,
 };
 
@@ -162,6 +163,24 @@ impl Global {
         if path.is_file() { Inventory::read(&path) } else { Inventory::built_in() }
     }
 
+    /// A command of ours with what says which cluster it is about, as this run was told it.
+    fn command(&self, rest: &str) -> String {
+        let option = |name: &str, path: &Option<PathBuf>| {
+            let shown = path.as_ref().map(|p| p.display().to_string());
+            let plain = |s: &str| s.chars().all(|c| c.is_alphanumeric() || "/._-+:@,".contains(c));
+            shown.map(|s| format!("{name} {} ", if plain(&s) { s } else { quote(&s) })).unwrap_or_default()
+        };
+        format!("septet {}{}{rest}", option("-i", &self.inventory), option("--project", &self.project))
+    }
+
+    /// An error whose commands of ours are about this run's cluster.
+    fn complete(&self, mut e: Error) -> Error {
+        let complete = |text: String| text.replace("`septet ", &format!("`{}", self.command("")));
+        e.hint = e.hint.map(complete);
+        e.message = complete(e.message);
+        e
+    }
+
     fn reporter(&self, diffs: bool) -> Arc<Reporter> {
         Arc::new(Reporter::new(self.verbose, diffs, self.color, false))
     }
@@ -207,7 +226,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let json = cli.global.json;
+    let global = cli.global.clone();
     let interrupted = Arc::new(AtomicBool::new(false));
     let result = runtime.block_on(async {
         tokio::spawn(on_interrupt(interrupted.clone()));
@@ -217,11 +236,12 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
+            let e = global.complete(e);
             // A health report has said everything already.
             if !e.message.is_empty() {
                 eprintln!("error: {e}");
             }
-            if json && !e.message.is_empty() {
+            if global.json && !e.message.is_empty() {
                 let _ = print_json(&serde_json::json!({ "error": e.message, "hint": e.hint, "exit_code": e.kind.exit_code() }));
             }
             ExitCode::from(e.kind.exit_code())
@@ -282,5 +302,26 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
         Command::Logs(a) => until_interrupted(interrupted, logs::run(g, &a, interrupted)).await,
         Command::Init(a) => init::run(g, &a),
         Command::Completions(a) => completions::run(&a),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn global(words: &[&str]) -> Global {
+        Cli::try_parse_from(["septet"].iter().chain(words)).unwrap().global
+    }
+
+    #[test]
+    fn commands_in_hints_are_about_this_cluster() {
+        let e = || Error::failed("there is nothing").hint("`septet up` makes it, or `septet down`; `plan` changes nothing");
+        assert_eq!(global(&["health"]).complete(e()), e());
+        let g = global(&["health", "-i", "a.yml", "--project", "my dir"]);
+        let hint = g.complete(e()).hint.unwrap();
+        let given = "-i a.yml --project 'my dir'";
+        assert_eq!(hint, format!("`septet {given} up` makes it, or `septet {given} down`; `plan` changes nothing"));
+        assert_eq!(global(&["-i", "a.yml", "up"]).command("down"), "septet -i a.yml down");
     }
 }

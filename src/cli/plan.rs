@@ -34,7 +34,8 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     } else if planned.pending() {
         let left = planned.left.len();
         eprintln!(
-            "\n{steps} changes to hosts, {tasks} tasks would change something, {left} hosts are left as they are; `septet up` does it"
+            "\n{steps} changes to hosts, {tasks} tasks would change something, {left} hosts are left as they are; `{}` does it",
+            g.command("up")
         );
     } else {
         eprintln!("nothing would change: {} is as {} says", cluster.inventory.cluster, cluster.inventory.shown_path());

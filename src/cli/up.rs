@@ -50,6 +50,7 @@ pub fn finish(g: &Global, cluster: &Cluster, outcome: &UpOutcome) -> Result<()> 
         eprintln!("{} is up and healthy ({changed} changes)", cluster.inventory.cluster);
     }
     eprintln!("bootstrap.servers={}", endpoints["bootstrap.servers"].as_str().unwrap_or_default());
-    eprintln!("next: septet health | septet ssh {} | septet down", cluster.inventory.hosts[0].name);
+    let next = ["health".to_owned(), format!("ssh {}", cluster.inventory.hosts[0].name), "down".to_owned()].map(|c| g.command(&c));
+    eprintln!("next: {}", next.join(" | "));
     Ok(())
 }

@@ -21,11 +21,20 @@ use crate::{
     ssh::{Fleet, SshError, keys},
 };
 
-/// Does something that changes a cluster while nobody else does. A second run is told who is at work and since when.
+tokio::task_local! {
+    /// The cluster whose lock this operation has.
+    static HELD: String;
+}
+
+/// Does something that changes a cluster while nobody else does. A second run is told who is at work and since when. Within
+/// an operation that has the lock already, as `up` within `rename`, it is not taken again.
 pub async fn locked<T>(cluster: &str, provider: &dyn Provider, what: impl Future<Output = Result<T>>) -> Result<T> {
+    if HELD.try_with(|held| held == cluster).unwrap_or(false) {
+        return what.await;
+    }
     let lock = Lock::take(cluster)?;
     provider.hold(&lock.holder).await?;
-    let result = what.await;
+    let result = HELD.scope(cluster.to_owned(), what).await;
     provider.release().await;
     result
 }

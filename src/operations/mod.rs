@@ -61,6 +61,9 @@ impl Cluster {
         options: Options,
     ) -> Result<Self> {
         let provider = provider::open(&inventory)?;
+        if let Some(chosen) = provider.chosen() {
+            reporter.detail(&chosen);
+        }
         let bundles = Bundles::find()?;
         // Containers are of this machine's architecture; elsewhere the hosts decide.
         if matches!(inventory.provider, ProviderSettings::Docker(_)) {

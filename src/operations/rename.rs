@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Cluster, UpOutcome, access::not_there, up};
+use super::{Cluster, UpOutcome, access::not_there, locked, up};
 use crate::{
     error::{Error, Result},
-    inventory::{self, BUILT_IN},
+    inventory::{self, BUILT_IN, Inventory},
 };
 
 /// Renames every host.
@@ -14,6 +14,12 @@ pub async fn rename(cluster: &mut Cluster, prefix: &str) -> Result<UpOutcome> {
     let renamed = cluster.inventory.with_prefix(prefix)?;
     // The provider looks for names that others may have: from here on, the new ones, and before the file is touched.
     cluster.provider = crate::provider::open(&renamed)?;
+    // One lock for the file and for `up`: nobody is at work while the file says something else.
+    let (name, provider) = (renamed.cluster.clone(), cluster.provider.clone());
+    locked(&name, &*provider, rename_now(cluster, renamed, prefix)).await
+}
+
+async fn rename_now(cluster: &mut Cluster, renamed: Inventory, prefix: &str) -> Result<UpOutcome> {
     let observed = cluster.provider.observe().await?;
     if observed.uuid.is_none() {
         return Err(not_there(&cluster.inventory));

@@ -75,6 +75,14 @@ impl Become {
     }
 }
 
+/// Whether this can be a user's name: nothing else reaches `sudo`.
+pub fn is_user_name(name: &str) -> bool {
+    let body = name.strip_suffix('$').unwrap_or(name);
+    let first = body.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    let rest = body.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'));
+    first && rest && name.len() <= 32
+}
+
 /// What a task does.
 #[derive(Debug, Clone)]
 pub enum Work {
@@ -127,7 +135,7 @@ pub struct Task {
     pub changed_when: Option<Vec<Node>>,
     /// conditions to try again for
     pub until: Option<Vec<Node>>,
-    /// how often
+    /// how often after the first time, as in Ansible
     pub retries: u32,
     /// seconds between
     pub delay_s: u64,

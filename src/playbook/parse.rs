@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    model::{Become, Play, Serial, Task, Work},
+    model::{Become, Play, Serial, Task, Work, is_user_name},
     project::Project,
 };
 use crate::{
@@ -105,7 +105,18 @@ fn flag(n: Option<&Node>) -> Result<Option<bool>> {
 }
 
 fn become_of(f: &mut Fields<'_>) -> Result<Become> {
-    Ok(Become { on: flag(f.take("become"))?, user: f.take("become_user").map(Node::string).transpose()? })
+    let on = flag(f.take("become"))?;
+    let Some(n) = f.take("become_user") else { return Ok(Become { on, user: None }) };
+    let user = n.string()?;
+    if !crate::template::is_template(&user) && !is_user_name(&user) {
+        return Err(no_user(n, &user));
+    }
+    Ok(Become { on, user: Some(user) })
+}
+
+/// That something is no name of a user.
+fn no_user(n: &Node, name: &str) -> Error {
+    n.error(format!("`{name}` is not a user's name")).hint("small letters, digits, `-` and `_`, not more than 32")
 }
 
 fn serial(n: &Node) -> Result<Serial> {
@@ -148,17 +159,37 @@ fn play(node: &Node, mut f: Fields<'_>) -> Result<Play> {
         node: node.clone(),
     };
     f.finish()?;
-    let answers: HashSet<&str> = this.handlers.iter().flat_map(|h| h.listen.iter().map(String::as_str).chain([h.name.as_str()])).collect();
-    for task in &this.tasks {
-        if let Some(missing) = task.notify.iter().find(|n| !answers.contains(n.as_str()) && !crate::template::is_template(n)) {
-            let e = task.node.error(format!("task `{}` notifies `{missing}`, and there is no such handler", task.name));
-            return Err(match nearest(missing, answers.iter().copied()) {
-                Some(n) => e.hint(format!("did you mean `{n}`?")),
-                None => e,
-            });
+    let answers: Vec<&str> = this.handlers.iter().flat_map(answers_of).collect();
+    notified(this.tasks.iter().chain(&this.handlers), &answers)?;
+    Ok(this)
+}
+
+/// The names that a handler answers to.
+pub fn answers_of(handler: &Task) -> impl Iterator<Item = &str> {
+    handler.listen.iter().map(String::as_str).chain([handler.name.as_str()])
+}
+
+/// Checks that there is a handler for each name that these tasks notify. Names that are templates are checked once they are
+/// rendered.
+pub fn notified<'t>(tasks: impl Iterator<Item = &'t Task>, answers: &[&str]) -> Result<()> {
+    if answers.iter().any(|a| crate::template::is_template(a)) {
+        return Ok(());
+    }
+    for task in tasks {
+        if let Some(missing) = task.notify.iter().find(|n| !answers.contains(&n.as_str()) && !crate::template::is_template(n)) {
+            return Err(no_handler(task, missing, answers));
         }
     }
-    Ok(this)
+    Ok(())
+}
+
+/// That nothing answers to a name.
+pub fn no_handler(task: &Task, missing: &str, answers: &[&str]) -> Error {
+    let e = task.node.error(format!("task `{}` notifies `{missing}`, and there is no such handler", task.name));
+    match nearest(missing, answers.iter().copied()) {
+        Some(n) => e.hint(format!("did you mean `{n}`?")),
+        None => e,
+    }
 }
 
 fn tasks_of(n: Option<&Node>) -> Result<Vec<Task>> {

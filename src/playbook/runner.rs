@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Kind, Result},
     inventory::{Host, HostId, Inventory, Role, magic_vars, select},
     ssh::Fleet,
-    template::Vars,
+    template::{Renderer, Vars},
 };
 
 /// A future that can be kept in a trait object.
@@ -85,7 +85,7 @@ pub struct Counts {
 pub struct Recap {
     /// by host name
     pub hosts: BTreeMap<String, Counts>,
-    /// notified handlers that did not run because their host failed: (host, handler)
+    /// notified handlers that did not run because their host failed or the run was interrupted: (host, handler)
     pub pending_handlers: Vec<(String, String)>,
 }
 
@@ -164,8 +164,10 @@ impl Runner {
             v.extend(magic.clone());
             // What others see of a host: its own variables, and who it is.
             magic.remove("groups");
+            let mut given = shared.inventory.vars.clone();
+            given.extend(host.vars.clone());
             let mut seen = address;
-            seen.extend(host.vars.clone());
+            seen.extend(rendered(given, &v, &shared.options));
             seen.extend(magic);
             hostvars.insert(host.name.clone(), seen.into());
             shared.host_vars.insert(host.id, v);
@@ -196,7 +198,7 @@ impl Runner {
                 break;
             }
             if self.stopped() {
-                return Err(Error::failed("interrupted").kind(Kind::Interrupted));
+                return Err(self.interrupted(&recap));
             }
         }
         Ok(recap)
@@ -267,7 +269,7 @@ impl Runner {
                 continue;
             };
             if self.stopped() {
-                return Err(Error::failed("interrupted").kind(Kind::Interrupted));
+                return Err(self.interrupted(recap));
             }
             if let Some(gate) = &self.gate {
                 self.note(format!("{}: may it stop?", host.name));
@@ -283,6 +285,14 @@ impl Runner {
             }
         }
         Ok(())
+    }
+
+    /// That the user stopped the run; handlers that were notified and did not run are named.
+    fn interrupted(&self, recap: &Recap) -> Error {
+        for (host, handler) in &recap.pending_handlers {
+            self.note(format!("handler `{handler}` was notified on {host} and did not run"));
+        }
+        Error::failed("interrupted").kind(Kind::Interrupted)
     }
 
     fn note(&self, text: String) {
@@ -330,6 +340,18 @@ impl Runner {
             recap.hosts.entry(host.name.clone()).or_insert(Counts { failed: 1, ..Counts::default() });
         }
     }
+}
+
+/// What others see of what was given for a host, rendered with the host's own variables. What needs more is left out.
+fn rendered(given: Vars, own: &Vars, options: &Options) -> Vars {
+    let mut vars = own.clone();
+    vars.insert("ansible_check_mode".into(), options.check.into());
+    vars.extend(options.extra_vars.clone());
+    let Ok(renderer) = Renderer::new(&vars) else {
+        return Vars::new();
+    };
+    let value = |k: &String, v| renderer.value(options.extra_vars.get(k).unwrap_or(&v)).ok();
+    given.into_iter().filter_map(|(k, v)| value(&k, v).map(|v| (k, v))).collect()
 }
 
 /// Whether a task is wanted by its tags.

@@ -12,13 +12,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use flight::{Answer, Flight, Item};
+use flight::{Answer, Flight, Item, Landed};
 use septet_agent_protocol::{Action, Outcome, Request, Status};
 use serde_json::{Map, Value, json};
 
 use super::{
     Event, TaskStatus,
-    model::{Play, Task, Work},
+    model::{Become, Play, Task, Work, is_user_name},
     parse,
     runner::{Counts, Shared, wanted},
 };
@@ -77,7 +77,11 @@ struct Worker<'a> {
     /// registers of tasks in flight
     unknown: HashSet<String>,
     notified: Vec<String>,
+    /// handlers that ran, by their place in the play
+    ran: HashSet<usize>,
     renderer: Option<Renderer>,
+    /// how often something was learnt: a renderer that is older is not used again
+    lessons: usize,
     /// names in templates of variables: a register with one of them is waited for
     indirect: HashSet<String>,
 }
@@ -102,7 +106,9 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
         agent: None,
         unknown: HashSet::new(),
         notified: Vec::new(),
+        ran: HashSet::new(),
         renderer: None,
+        lessons: 0,
         indirect,
     };
     let result = worker.all().await;
@@ -111,7 +117,7 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
         Err(Stop::Failed) => worker.counts.failed += 1,
         Err(Stop::Unreachable) => worker.counts.unreachable += 1,
     }
-    let pending = if result.is_err() { std::mem::take(&mut worker.notified) } else { Vec::new() };
+    let pending = worker.pending();
     (worker.counts, pending)
 }
 
@@ -144,28 +150,76 @@ impl<'a> Worker<'a> {
         let play = self.play;
         self.tasks(&play.tasks, false, 0).await?;
         self.flush().await?;
-        let mut ran = HashSet::new();
         // A handler may notify another one; each runs once.
-        loop {
-            let due = play
-                .handlers
-                .iter()
-                .enumerate()
-                .find(|(i, h)| !ran.contains(i) && self.notified.iter().any(|n| *n == h.name || h.listen.contains(n)));
-            let Some((i, handler)) = due else { break };
-            ran.insert(i);
-            self.tasks(std::slice::from_ref(handler), true, 0).await?;
+        while !self.shared.interrupted.load(Ordering::SeqCst) {
+            let Some(i) = self.due().next() else { break };
+            self.ran.insert(i);
+            self.tasks(std::slice::from_ref(&play.handlers[i]), true, 0).await?;
             self.flush().await?;
         }
-        self.notified.clear();
         Ok(())
+    }
+
+    /// Handlers that were notified and did not run yet.
+    fn due(&self) -> impl Iterator<Item = usize> {
+        let answers = |h: &Task| parse::answers_of(h).any(|a| self.notified.iter().any(|n| *n == self.rendered_name(a)));
+        self.play.handlers.iter().enumerate().filter(move |(i, h)| !self.ran.contains(i) && answers(h)).map(|(i, _)| i)
+    }
+
+    /// What was notified and did not run, as it was notified.
+    fn pending(&self) -> Vec<String> {
+        let due: Vec<usize> = self.due().collect();
+        let waits = |n: &&String| due.iter().any(|i| parse::answers_of(&self.play.handlers[*i]).any(|a| self.rendered_name(a) == **n));
+        self.notified.iter().filter(waits).cloned().collect()
+    }
+
+    /// A name that a handler answers to; one that cannot be rendered stays as it is.
+    fn rendered_name(&self, name: &str) -> String {
+        let rendered = || self.renderer_over(&Vars::new()).and_then(|r| r.text("handler", name)).ok();
+        if crate::template::is_template(name) { rendered().unwrap_or_else(|| name.to_owned()) } else { name.to_owned() }
+    }
+
+    /// Remembers what a task notifies. A name that no handler answers to is an error.
+    fn notify(&mut self, task: &Task, item: Option<&Value>) -> Result<()> {
+        if task.notify.is_empty() {
+            return Ok(());
+        }
+        let rendered = |name: &String| match crate::template::is_template(name) {
+            true => self.renderer_of_item(task, item)?.text("notify", name).map_err(|e| e.at(task.node.place())),
+            false => Ok(name.clone()),
+        };
+        let names = task.notify.iter().map(rendered).collect::<Result<Vec<_>>>()?;
+        let answers: Vec<String> = self.play.handlers.iter().flat_map(parse::answers_of).map(|a| self.rendered_name(a)).collect();
+        for name in names {
+            if !answers.contains(&name) {
+                return Err(parse::no_handler(task, &name, &answers.iter().map(String::as_str).collect::<Vec<_>>()));
+            }
+            if !self.notified.contains(&name) {
+                self.notified.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whom to become, rendered.
+    fn user_of(&self, renderer: &Renderer, r#become: &Become, node: &Node) -> Result<Option<String>> {
+        let Some(name) = r#become.target() else { return Ok(None) };
+        let name = renderer.text("become_user", &name).map_err(|e| e.at(node.place()))?;
+        if !is_user_name(&name) {
+            return Err(node.error(format!("become_user: `{name}` is not a user's name")));
+        }
+        Ok(Some(name))
     }
 
     async fn gather(&mut self) -> Result<(), Stop> {
         if self.absent() || !self.state.facts.is_empty() {
             return Ok(());
         }
-        let user = self.play.r#become.target();
+        let play = self.play;
+        let user = match self.renderer_over(&Vars::new()).and_then(|r| self.user_of(&r, &play.r#become, &play.node)) {
+            Ok(user) => user,
+            Err(e) => return Err(self.astray(&e)),
+        };
         let agent = self.connect(user).await?;
         let outcome = match agent.perform(Action::Facts, false).await {
             Ok(o) => o,
@@ -211,11 +265,26 @@ impl<'a> Worker<'a> {
 
     /// Ansible's precedence, for what there is: inventory, facts, play, task, set_fact and register, extra. What a
     /// host said is data: it is not rendered again, whatever it looks like.
-    fn renderer_for(&mut self, task: &Task) -> Result<Renderer> {
+    fn renderer_for(&self, task: &Task) -> Result<Renderer> {
+        self.renderer_over(&task.vars)
+    }
+
+    /// The same with the item of a loop.
+    fn renderer_of_item(&self, task: &Task, item: Option<&Value>) -> Result<Renderer> {
+        let mut renderer = self.renderer_for(task)?;
+        if let Some(value) = item {
+            renderer.set(&task.loop_var, value);
+        }
+        Ok(renderer)
+    }
+
+    fn renderer_over(&self, vars: &Vars) -> Result<Renderer> {
         let mut written = self.shared.host_vars.get(&self.host.id).cloned().unwrap_or_default();
         let mut said = self.state.facts.clone();
+        // What others see of a host is rendered already, in that host's place.
+        said.extend(written.remove_entry("hostvars"));
         written.retain(|k, _| !said.contains_key(k));
-        for (k, v) in self.play.vars.iter().chain(&task.vars) {
+        for (k, v) in self.play.vars.iter().chain(vars) {
             said.remove(k);
             written.insert(k.clone(), v.clone());
         }
@@ -271,10 +340,15 @@ impl<'a> Worker<'a> {
             let beside = node.source.path.parent().map(|d| d.join(&name)).filter(|p| self.shared.project.exists("playbooks", p));
             let found = self.shared.project.find("playbooks", &beside.unwrap_or_else(|| Path::new(&name).to_owned()), Some(node))?;
             let mut tasks = parse::tasks(&found.yaml()?)?;
+            let answers: Vec<&str> = self.play.handlers.iter().flat_map(parse::answers_of).collect();
+            parse::notified(tasks.iter(), &answers)?;
             for inner in &mut tasks {
                 // What is given to the file is below what a task in it has of its own.
                 let own = std::mem::replace(&mut inner.vars, task.vars.clone());
                 inner.vars.extend(own);
+                let own = std::mem::replace(&mut inner.environment, task.environment.clone());
+                inner.environment.extend(own);
+                inner.r#become = inner.r#become.or(&task.r#become);
             }
             Ok(Some(tasks))
         })();
@@ -301,19 +375,37 @@ impl<'a> Worker<'a> {
             agent: self.agent.clone(),
             unknown: HashSet::new(),
             notified: std::mem::take(&mut self.notified),
+            ran: std::mem::take(&mut self.ran),
             renderer: None,
+            lessons: 0,
             indirect: std::mem::take(&mut self.indirect),
         };
         let result = match Box::pin(inner.tasks(&tasks, false, depth + 1)).await {
             Ok(()) => inner.flush().await,
             Err(e) => Err(e),
         };
-        let (counts, notified, indirect) =
-            (std::mem::take(&mut inner.counts), std::mem::take(&mut inner.notified), std::mem::take(&mut inner.indirect));
+        let (counts, indirect) = (std::mem::take(&mut inner.counts), std::mem::take(&mut inner.indirect));
+        let (notified, ran) = (std::mem::take(&mut inner.notified), std::mem::take(&mut inner.ran));
         drop(inner);
-        (self.counts, self.notified, self.indirect, self.batch) = (counts, notified, indirect, next_batch());
+        (self.counts, self.notified, self.ran, self.indirect, self.batch) = (counts, notified, ran, indirect, next_batch());
         self.renderer = None;
+        self.lessons += 1;
         result
+    }
+
+    /// An error of ours in the play itself.
+    fn astray(&self, e: &Error) -> Stop {
+        self.tell(Event::Task {
+            host: self.host.name.clone(),
+            task: self.play.name.clone(),
+            place: format!("{}:{}", self.play.node.source.path.display(), self.play.node.line),
+            item: None,
+            status: TaskStatus::Failed,
+            msg: e.to_string(),
+            diff: None,
+            module: "setup".into(),
+        });
+        Stop::Failed
     }
 
     /// An error of ours in a task: its templates or arguments.
@@ -333,6 +425,7 @@ impl<'a> Worker<'a> {
 
     fn learn(&mut self, name: &str, value: Value) {
         self.renderer = None;
+        self.lessons += 1;
         self.state.learnt.insert(name.to_owned(), value);
     }
 
@@ -367,21 +460,29 @@ impl<'a> Worker<'a> {
             Ok(r) => r,
             Err(e) => return self.fail_after_flush(task, e, handler).await,
         };
+        let lessons = self.lessons;
+        let looped = task.loop_over.is_some();
         let items = match self.items(&renderer, task) {
             Ok(i) => i,
+            // As in Ansible: a list that needs what is not there matters only where the task is to run.
+            Err(_) if matches!(holds(&renderer, &task.when), Ok(false)) => {
+                self.flush().await?;
+                self.skip(task);
+                return Ok(());
+            }
             Err(e) => return self.fail_after_flush(task, e, handler).await,
         };
-        let looped = task.loop_over.is_some();
+        let last = items.len().saturating_sub(1);
         let mut flight = Flight { task, items: Vec::new(), looped, handler };
-        let mut skipped = 0;
-        for item in items {
+        let mut users: Option<Option<String>> = None;
+        for (i, item) in items.into_iter().enumerate() {
             if let Some(value) = &item {
                 renderer.set(&task.loop_var, value);
             }
-            let prepared = holds(&renderer, &task.when).and_then(|on| if on { self.prepare(&renderer, task).map(Some) } else { Ok(None) });
+            let prepared = holds(&renderer, &task.when).and_then(|on| if on { self.ready(&renderer, task).map(Some) } else { Ok(None) });
             match prepared {
-                Ok(None) => skipped += 1,
-                Ok(Some(Prepared::Local { outcome, facts })) => {
+                Ok(None) => flight.items.push(Item { label: item, answer: Answer::Left }),
+                Ok(Some((_, Prepared::Local { outcome, facts }))) => {
                     for (k, v) in facts {
                         if !self.shared.options.extra_vars.contains_key(&k) {
                             renderer.set(&k, &v);
@@ -390,8 +491,13 @@ impl<'a> Worker<'a> {
                     }
                     flight.items.push(Item { label: item, answer: Answer::Ready(Box::new(outcome)) });
                 }
-                Ok(Some(Prepared::Remote { action, tail, blob })) => {
-                    let answer = self.submit(task, action, tail, blob).await;
+                Ok(Some((user, _))) if users.get_or_insert_with(|| user.clone()) != &user => {
+                    let e = task.node.error("`become_user` is the same for all items of a loop in this version").to_string();
+                    flight.items.push(Item { label: item, answer: Answer::Ready(Box::new(Outcome::failed(e))) });
+                }
+                Ok(Some((user, Prepared::Remote { action, tail, blob }))) => {
+                    // A failed item ends the task, but only behind the last one.
+                    let answer = self.submit(task, user, i < last, action, tail, blob).await;
                     match answer {
                         Ok(answer) => flight.items.push(Item { label: item, answer }),
                         Err(stop) => {
@@ -401,31 +507,41 @@ impl<'a> Worker<'a> {
                         }
                     }
                 }
-                Err(e) => {
-                    self.flights.extend(Some(flight).filter(|f| !f.items.is_empty()));
-                    return self.fail_after_flush(task, e, handler).await;
+                Err(e) if looped => {
+                    flight.items.push(Item { label: item, answer: Answer::Ready(Box::new(Outcome::failed(e.to_string()))) });
                 }
+                Err(e) => return self.fail_after_flush(task, e, handler).await,
             }
         }
-        if task.vars.is_empty() && !looped {
+        // What was learnt meanwhile is not in this one.
+        if task.vars.is_empty() && !looped && self.lessons == lessons {
             self.renderer = Some(renderer);
         }
-        if flight.items.is_empty() {
-            if skipped > 0 || looped {
-                // In its turn: results of earlier tasks come first.
-                self.flush().await?;
-                self.skip(task);
+        if flight.items.iter().all(|i| matches!(i.answer, Answer::Left)) {
+            // In its turn: results of earlier tasks come first.
+            self.flush().await?;
+            self.skip(task);
+            if let (Some(name), true) = (&task.register, looped) {
+                let left = flight.items.into_iter().map(|i| Landed { label: i.label, outcome: Outcome::new(Status::Skipped), left: true });
+                self.learn(name, flight::loop_value(task, &left.collect::<Vec<_>>()));
             }
             return Ok(());
         }
-        let local_failure = flight.items.iter().any(|i| matches!(&i.answer, Answer::Ready(o) if o.status == Status::Failed));
+        let failed = |i: &Item| matches!(&i.answer, Answer::Ready(o) if o.status == Status::Failed);
+        let local_failure = flight.items.iter().any(failed);
+        let coming = flight.items.iter().filter(|i| matches!(i.answer, Answer::Coming { .. })).count();
         self.in_flight += flight.items.len();
         if let Some(name) = &task.register {
             self.unknown.insert(name.clone());
         }
         let indirect = task.register.as_ref().is_some_and(|r| self.indirect.contains(r));
         self.flights.push(flight);
-        if alone || local_failure || indirect {
+        // Behind several items only we know whether one has failed, or whether a handler has a name that is rendered.
+        let several = coming > 0 && last > 0 && !task.ignore_errors;
+        let template = |n: &str| crate::template::is_template(n);
+        let unsure = !task.notify.is_empty()
+            && task.notify.iter().map(String::as_str).chain(self.play.handlers.iter().flat_map(parse::answers_of)).any(template);
+        if alone || local_failure || indirect || several || unsure {
             self.flush().await?;
         }
         Ok(())
@@ -457,6 +573,12 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Whom to become, and what to do.
+    fn ready(&self, renderer: &Renderer, task: &Task) -> Result<(Option<String>, Prepared)> {
+        let user = self.user_of(renderer, &task.r#become.or(&self.play.r#become), &task.node)?;
+        Ok((user, self.prepare(renderer, task)?))
+    }
+
     fn prepare(&self, renderer: &Renderer, task: &Task) -> Result<Prepared> {
         let Work::Module { name, arguments, node } = &task.work else {
             return Err(task.node.error("not a module"));
@@ -478,7 +600,16 @@ impl<'a> Worker<'a> {
         modules::prepare(name, Arguments::new(name, node, rendered), &context).map_err(at_arguments)
     }
 
-    async fn submit(&mut self, task: &Task, action: Action, tail: Vec<u8>, blob: Option<Blob>) -> Result<Answer, Stop> {
+    /// Sends an action. `go_on`: what comes behind it in the batch is performed also if it fails.
+    async fn submit(
+        &mut self,
+        task: &Task,
+        user: Option<String>,
+        go_on: bool,
+        action: Action,
+        tail: Vec<u8>,
+        blob: Option<Blob>,
+    ) -> Result<Answer, Stop> {
         if self.absent() {
             return Ok(Answer::Ready(Box::new(imagined(&action, &tail, task.no_log))));
         }
@@ -492,13 +623,13 @@ impl<'a> Worker<'a> {
                 return Ok(Answer::Ready(Box::new(Outcome::changed_if(true).with_diff(Some(diff)))));
             }
         }
-        let user = task.r#become.or(&self.play.r#become).target();
         if self.become_now.as_ref().is_some_and(|now| *now != user) {
             // Another agent: it must not overtake the one before.
             self.flush().await?;
         }
         let agent = self.connect(user).await?;
-        let ignore_errors = task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
+        // One that may lack a blob holds back the rest, which is asked again behind it.
+        let ignore_errors = (go_on && blob.is_none()) || task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
         let request = Request { id: 0, batch: self.batch, check: self.checking(task), ignore_errors, no_log: task.no_log, action };
         match agent.send(request.clone(), &tail).await {
             Ok(pending) => Ok(Answer::Coming { pending, request: Box::new(request), tail, blob }),

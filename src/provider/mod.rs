@@ -365,6 +365,10 @@ pub trait Provider: Send + Sync {
     }
     /// Where a port of a host can be reached from the user's machine.
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String>;
+    /// What was chosen where nobody said which, for `-v`.
+    fn chosen(&self) -> Option<String> {
+        None
+    }
     /// What of the settings is better known, whatever is done.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

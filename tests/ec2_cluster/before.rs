@@ -40,7 +40,7 @@ fn a_plan_makes_nothing() {
     let plan = cluster.run(&["plan", "--exit-code"]).code(4);
     let plan = plan.shows(&["pass  credentials:", "pass  region: us-east-1", "pass  clock:", "pass  instance types:", "pass  image:"]);
     let plan = plan.shows(&["pass  network:", "pass  vCPU quota: 14 vCPUs", "pass  permissions: RunInstances", "pass  ssh:"]);
-    plan.shows(&["+ network", "+ host plan-kafka03 (t3.small)"]).says(&["`septet up` does it"]);
+    plan.shows(&["+ network", "+ host plan-kafka03 (t3.small)"]).says(&["`septet -i inventory.yml up` does it"]);
     nothing_was_made(&cloud, &before);
     // A plan asks no hold of anybody: it only looks.
     assert!(!cloud.calls().iter().any(|c| c.changes()), "{:#?}", cloud.calls());

@@ -61,8 +61,13 @@ fn no_room_anywhere() {
     cluster.set("instance_type", "{control: t3.micro, coordinators: t3.micro, brokers: t3.small}");
     no_room(&cloud, "InstanceType", "t3.small");
     let ran = cluster.run(&["up"]).code(1);
-    let ran =
-        ran.says(&["3 hosts: ", "full-kafka03", "InsufficientInstanceCapacity", "nothing is left to try", "`septet up` goes on from here"]);
+    let ran = ran.says(&[
+        "3 hosts: ",
+        "full-kafka03",
+        "InsufficientInstanceCapacity",
+        "nothing is left to try",
+        "`septet -i inventory.yml up` goes on from here",
+    ]);
     ran.says(&["none of us-east-1a, us-east-1b", "has room for t3.small", "`instance_type: [t3.small, m5.large]`", "or try later"]);
     assert_eq!(cluster.instances().len(), 4);
     cloud.calm();

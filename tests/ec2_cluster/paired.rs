@@ -251,7 +251,7 @@ fn another_type(cluster: &Cluster) {
 fn lost_state(cluster: &Cluster) {
     let before = cluster.instances();
     fs::remove_dir_all(cluster.state()).unwrap();
-    cluster.run(&["plan"]).code(1).says(&["the cluster's key is not accepted", "`septet up` plants a new one"]);
+    cluster.run(&["plan"]).code(1).says(&["the cluster's key is not accepted", "`septet -i inventory.yml up` plants a new one"]);
     cluster.cloud.forget_calls();
     let ran = cluster.ok(&["up"]).says(&["planting it again"]);
     eprintln!("new login keys: {:.1} s", ran.took.as_secs_f64());

@@ -119,7 +119,7 @@ fn planning(cluster: &Cluster) {
 
     cluster.edit("log_retention_hours: 72", "log_retention_hours: 48");
     let diff = ["server.properties", "-log.retention.hours=72", "+log.retention.hours=48"];
-    cluster.run(&["plan", "--exit-code"]).code(4).shows(&diff).says(&["`septet up` does it"]);
+    cluster.run(&["plan", "--exit-code"]).code(4).shows(&diff).says(&["`septet -i inventory.yml up` does it"]);
     cluster.ok(&["plan"]).shows(&diff);
     let json = cluster.run(&["plan", "--exit-code", "--json"]).code(4);
     assert_eq!(json.json()["pending"], true, "{}", json.show());

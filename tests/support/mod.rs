@@ -112,6 +112,12 @@ impl Case {
 
     pub fn try_run(&self, name: &str) -> Result<Ran> {
         let plays = self.parse(name)?;
+        let (events, result) = self.run_until(&plays, None);
+        Ok(Ran { events, recap: result? })
+    }
+
+    /// Runs plays; with a task's name, as if the user pressed Ctrl-C once that task is told.
+    pub fn run_until(&self, plays: &[Play], stop_at: Option<&str>) -> (Vec<Event>, Result<Recap>) {
         let mut common = engine::vars(&self.inventory, Some("00000000-0000-0000-0000-000000000000"));
         common.extend(engine::programs(&self.bundle()));
         common.insert("external_port".into(), EXTERNAL_PORT.into());
@@ -128,14 +134,21 @@ impl Case {
             interrupted: self.interrupted.clone(),
         };
         let runner = Runner::new(shared, &common, &self.addresses, None);
+        let (interrupted, stop_at) = (self.interrupted.clone(), stop_at.map(str::to_owned));
+        let listener = std::thread::spawn(move || {
+            let mut events = Vec::new();
+            while let Some(event) = told.blocking_recv() {
+                if matches!(&event, Event::Task { task, .. } if Some(task) == stop_at.as_ref()) {
+                    interrupted.store(true, std::sync::atomic::Ordering::SeqCst);
+                }
+                events.push(event);
+            }
+            events
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let result = runtime.block_on(runner.run(&plays));
+        let result = runtime.block_on(runner.run(plays));
         drop(runner);
-        let mut events = Vec::new();
-        while let Ok(event) = told.try_recv() {
-            events.push(event);
-        }
-        Ok(Ran { events, recap: result? })
+        (listener.join().unwrap(), result)
     }
 
     /// Runs `p.yml`.

@@ -11,19 +11,34 @@ use crate::{
     error::Result,
     modules::{Blob, Prepared},
     playbook::{TaskStatus, model::Task},
-    ssh::SshError,
-    template::Renderer,
+    ssh::{AgentSession, SshError},
+    template::{Renderer, is_template},
 };
 
 /// An answer that is here or on its way, with what it takes to ask again.
 pub(super) enum Answer {
     Ready(Box<Outcome>),
-    Coming { pending: crate::ssh::Pending, request: Box<Request>, tail: Vec<u8>, blob: Option<Blob> },
+    /// of an item whose `when` does not hold
+    Left,
+    Coming {
+        pending: crate::ssh::Pending,
+        request: Box<Request>,
+        tail: Vec<u8>,
+        blob: Option<Blob>,
+    },
 }
 
 pub(super) struct Item {
     pub(super) label: Option<Value>,
     pub(super) answer: Answer,
+}
+
+/// What became of an item.
+pub(super) struct Landed {
+    pub(super) label: Option<Value>,
+    pub(super) outcome: Outcome,
+    /// its `when` did not hold
+    pub(super) left: bool,
 }
 
 pub(super) struct Flight<'a> {
@@ -47,12 +62,11 @@ impl<'a> Worker<'a> {
                     Ok(o) => o,
                     Err(e) => return Err(self.lost(&e)),
                 };
-                let outcome = match self.judge(flights[i].task, outcome).await {
-                    Ok(o) => o,
-                    Err(stop) => return Err(stop),
-                };
-                results.push((flights[i].items[j].label.clone(), outcome));
-                if results.last().is_some_and(|(_, o)| o.status == Status::NotRun) {
+                let (label, left) = (flights[i].items[j].label.clone(), matches!(flights[i].items[j].answer, Answer::Left));
+                let outcome = if left { outcome } else { self.judge(flights[i].task, label.as_ref(), outcome).await? };
+                let not_run = outcome.status == Status::NotRun;
+                results.push(Landed { label, outcome, left });
+                if not_run {
                     break;
                 }
             }
@@ -66,43 +80,64 @@ impl<'a> Worker<'a> {
     async fn outcome(&mut self, flights: &mut [Flight<'a>], i: usize, j: usize) -> Result<Outcome, SshError> {
         let gone = || SshError::Lost("the agent has ended".into());
         for _ in 0..3 {
-            let (outcome, blob) = match &mut flights[i].items[j].answer {
+            let (outcome, blob, stopped) = match &mut flights[i].items[j].answer {
                 Answer::Ready(o) => return Ok((**o).clone()),
-                Answer::Coming { pending, blob, .. } => (pending.await.map_err(|_| gone())??, blob.clone()),
+                Answer::Left => return Ok(Outcome::new(Status::Skipped)),
+                Answer::Coming { pending, blob, request, .. } => {
+                    let outcome = pending.await.map_err(|_| gone())??;
+                    let stopped = outcome.status == Status::Failed && !request.ignore_errors;
+                    (outcome, blob.clone(), stopped)
+                }
             };
             let lacks = outcome.status == Status::Failed && outcome.values.contains_key("missing_blob");
             let (Some(blob), Some(agent), true) = (blob, self.agent.clone(), lacks) else {
                 flights[i].items[j].answer = Answer::Ready(Box::new(outcome.clone()));
+                // The rest of a loop's items run all the same; behind them there is nothing yet.
+                if let (true, Some(agent)) = (stopped && j + 1 < flights[i].items.len(), self.agent.clone()) {
+                    self.ask_again(&agent, flights, i, j + 1).await?;
+                }
                 return Ok(outcome);
             };
             match &self.shared.fleet {
                 Some(fleet) => fleet.put(self.host.id, &agent, &blob).await?,
                 None => agent.put(&blob).await?,
             }
-            self.batch = next_batch();
-            for (a, flight) in flights.iter_mut().enumerate().skip(i) {
-                for (b, item) in flight.items.iter_mut().enumerate() {
-                    if a == i && b < j {
-                        continue;
-                    }
-                    if let Answer::Coming { pending, request, tail, .. } = &mut item.answer {
-                        request.batch = self.batch;
-                        *pending = agent.send((**request).clone(), tail).await?;
-                    }
-                }
-            }
+            self.ask_again(&agent, flights, i, j).await?;
         }
         Err(SshError::Agent("a blob is missing although it was sent".into()))
     }
 
+    /// Asks again, from an item on, for what the agent did not run.
+    async fn ask_again(&mut self, agent: &AgentSession, flights: &mut [Flight<'a>], i: usize, j: usize) -> Result<(), SshError> {
+        self.batch = next_batch();
+        for (a, flight) in flights.iter_mut().enumerate().skip(i) {
+            for (b, item) in flight.items.iter_mut().enumerate() {
+                if a == i && b < j {
+                    continue;
+                }
+                if let Answer::Coming { pending, request, tail, .. } = &mut item.answer {
+                    request.batch = self.batch;
+                    *pending = agent.send((**request).clone(), tail).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Applies `until`, `failed_when` and `changed_when`.
-    async fn judge(&mut self, task: &'a Task, mut outcome: Outcome) -> Result<Outcome, Stop> {
-        if let Some(until) = &task.until {
-            for attempt in 1..=task.retries {
-                let met = self.with_result(task, &outcome, |r| holds(r, until));
+    async fn judge(&mut self, task: &'a Task, item: Option<&Value>, mut outcome: Outcome) -> Result<Outcome, Stop> {
+        if outcome.status == Status::NotRun {
+            return Ok(outcome);
+        }
+        // What check mode did not run has nothing to wait for.
+        if let Some(until) = task.until.as_ref().filter(|_| outcome.status != Status::Skipped) {
+            // As in Ansible: once, and then as often as `retries` says, three times if it does not.
+            let attempts = task.retries.saturating_add(1);
+            for attempt in 1..=attempts {
+                let met = self.with_result(task, item, &outcome, |r| holds(r, until));
                 match met {
                     Ok(true) => break,
-                    Ok(false) if attempt == task.retries => {
+                    Ok(false) if attempt == attempts => {
                         outcome.status = Status::Failed;
                         if outcome.msg.is_empty() {
                             outcome.msg = format!("`until` does not hold after {attempt} tries");
@@ -116,28 +151,28 @@ impl<'a> Worker<'a> {
                     break;
                 }
                 tokio::time::sleep(Duration::from_secs(task.delay_s)).await;
-                let again = self.renderer_for(task).and_then(|r| self.prepare(&r, task));
+                let again = self.renderer_of_item(task, item).and_then(|r| self.ready(&r, task));
                 outcome = match again {
-                    Ok(Prepared::Local { outcome, .. }) => outcome,
-                    Ok(Prepared::Remote { action, tail, blob }) => match Box::pin(self.submit(task, action, tail, blob)).await? {
-                        Answer::Ready(o) => *o,
-                        Answer::Coming { pending, .. } => match pending.await {
-                            Ok(Ok(o)) => o,
-                            Ok(Err(e)) => return Err(self.lost(&e)),
-                            Err(_) => {
-                                return Err(self.lost(&SshError::Lost("the agent has ended".into())));
-                            }
-                        },
-                    },
+                    Ok((_, Prepared::Local { outcome, .. })) => outcome,
+                    Ok((user, Prepared::Remote { action, tail, blob })) => {
+                        match Box::pin(self.submit(task, user, true, action, tail, blob)).await? {
+                            Answer::Ready(o) => *o,
+                            Answer::Left => Outcome::new(Status::Skipped),
+                            Answer::Coming { pending, .. } => match pending.await {
+                                Ok(Ok(o)) => o,
+                                Ok(Err(e)) => return Err(self.lost(&e)),
+                                Err(_) => {
+                                    return Err(self.lost(&SshError::Lost("the agent has ended".into())));
+                                }
+                            },
+                        }
+                    }
                     Err(e) => return Err(self.broken(task, e, false)),
                 };
             }
         }
-        if outcome.status == Status::NotRun {
-            return Ok(outcome);
-        }
         if let Some(conditions) = &task.failed_when {
-            match self.with_result(task, &outcome, |r| holds(r, conditions)) {
+            match self.with_result(task, item, &outcome, |r| holds(r, conditions)) {
                 Ok(true) => {
                     outcome.status = Status::Failed;
                     if outcome.msg.is_empty() {
@@ -152,7 +187,7 @@ impl<'a> Worker<'a> {
         if let Some(conditions) = &task.changed_when
             && matches!(outcome.status, Status::Ok | Status::Changed)
         {
-            match self.with_result(task, &outcome, |r| holds(r, conditions)) {
+            match self.with_result(task, item, &outcome, |r| holds(r, conditions)) {
                 Ok(changed) => outcome.status = if changed { Status::Changed } else { Status::Ok },
                 Err(e) => return Err(self.broken(task, e, false)),
             }
@@ -160,8 +195,8 @@ impl<'a> Worker<'a> {
         Ok(outcome)
     }
 
-    fn with_result<T>(&mut self, task: &Task, outcome: &Outcome, f: impl FnOnce(&Renderer) -> Result<T>) -> Result<T> {
-        let mut renderer = self.renderer_for(task)?;
+    fn with_result<T>(&self, task: &Task, item: Option<&Value>, outcome: &Outcome, f: impl FnOnce(&Renderer) -> Result<T>) -> Result<T> {
+        let mut renderer = self.renderer_of_item(task, item)?;
         if let Some(name) = &task.register {
             renderer.set(name, &result_value(outcome));
         }
@@ -169,9 +204,9 @@ impl<'a> Worker<'a> {
     }
 
     /// Counts, tells, registers, notifies; stops the host at a failure.
-    fn conclude(&mut self, task: &'a Task, looped: bool, handler: bool, results: Vec<(Option<Value>, Outcome)>) -> Result<(), Stop> {
-        let any = |s: Status| results.iter().any(|(_, o)| o.status == s);
-        if results.iter().all(|(_, o)| o.status == Status::NotRun) {
+    fn conclude(&mut self, task: &'a Task, looped: bool, handler: bool, results: Vec<Landed>) -> Result<(), Stop> {
+        let any = |s: Status| results.iter().any(|r| r.outcome.status == s);
+        if results.iter().all(|r| r.left || r.outcome.status == Status::NotRun) {
             // A failure before this one has stopped the host already; here there was none.
             let outcome = Outcome::failed("the agent did not run this, although nothing failed before it");
             self.report(task, None, &outcome, TaskStatus::Failed, handler);
@@ -181,11 +216,11 @@ impl<'a> Worker<'a> {
         if self.checking(task) {
             let files = results
                 .iter()
-                .filter(|(_, o)| o.status == Status::Changed)
-                .filter_map(|(_, o)| o.values.get("dest")?.as_str().map(str::to_owned));
+                .filter(|r| r.outcome.status == Status::Changed)
+                .filter_map(|r| r.outcome.values.get("dest")?.as_str().map(str::to_owned));
             self.state.would_change.extend(files);
         }
-        for (label, outcome) in &results {
+        for Landed { label, outcome, .. } in results.iter().filter(|r| !r.left) {
             let status = match outcome.status {
                 Status::Ok => TaskStatus::Ok,
                 Status::Changed => TaskStatus::Changed,
@@ -204,32 +239,38 @@ impl<'a> Worker<'a> {
             (false, false) => self.counts.skipped += 1,
         }
         if let Some(name) = &task.register {
-            let value = if looped {
-                let list: Vec<Value> = results
-                    .iter()
-                    .map(|(label, o)| {
-                        let mut v = result_value(o);
-                        if let (Value::Object(m), Some(l)) = (&mut v, label) {
-                            m.insert(task.loop_var.clone(), l.clone());
-                        }
-                        v
-                    })
-                    .collect();
-                json!({ "results": list, "changed": changed, "failed": failed, "skipped": false })
-            } else {
-                results.first().map(|(_, o)| result_value(o)).unwrap_or_default()
-            };
+            let value =
+                if looped { loop_value(task, &results) } else { results.first().map(|r| result_value(&r.outcome)).unwrap_or_default() };
             self.learn(name, value);
         }
         if changed && !failed {
-            for name in &task.notify {
-                if !self.notified.contains(name) {
-                    self.notified.push(name.clone());
+            // Once, unless the items may make different names of it.
+            let names = if task.notify.iter().any(|n| is_template(n)) { results.len() } else { 1 };
+            for r in results.iter().filter(|r| r.outcome.status == Status::Changed).take(names) {
+                if let Err(e) = self.notify(task, r.label.as_ref()) {
+                    return Err(self.broken(task, e, handler));
                 }
             }
         }
         if failed && !task.ignore_errors { Err(Stop::Failed) } else { Ok(()) }
     }
+}
+
+/// The results of a loop as a variable.
+pub(super) fn loop_value(task: &Task, results: &[Landed]) -> Value {
+    let any = |s: Status| results.iter().any(|r| r.outcome.status == s);
+    let list: Vec<Value> = results
+        .iter()
+        .map(|r| {
+            let mut v = result_value(&r.outcome);
+            if let (Value::Object(m), Some(l)) = (&mut v, &r.label) {
+                m.insert(task.loop_var.clone(), l.clone());
+            }
+            v
+        })
+        .collect();
+    let skipped = results.iter().all(|r| r.outcome.status == Status::Skipped);
+    json!({ "results": list, "changed": any(Status::Changed), "failed": any(Status::Failed), "skipped": skipped })
 }
 
 /// A result as a variable.

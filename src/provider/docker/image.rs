@@ -151,6 +151,19 @@ async fn build(engine: &Engine, tag: &str, java: bool) -> Result<()> {
     Ok(())
 }
 
+/// One shell, so that a user who is not root is asked for a password once at the most. The tree that it makes belongs to
+/// root: nobody else could remove it, so the shell does, however it ends.
+fn bootstrap_script(program: &Path, include: &str, work: &Path) -> String {
+    let (program, work) = (program.display(), work.display());
+    format!(
+        "set -e\nroot={work}/root\n\
+         trap 'umount $root/proc $root/sys 2>/dev/null || :; rm -rf --one-file-system $root' EXIT\ntrap 'exit 1' HUP INT TERM\n\
+         {program} --variant=minbase --include={include} {SUITE} $root\ncp {work}/setup.sh $root/setup.sh\n\
+         chroot $root /bin/sh /setup.sh\nrm $root/setup.sh\ntar -C $root --numeric-owner -cf {work}/root.tar .\n\
+         chmod 0644 {work}/root.tar\n"
+    )
+}
+
 async fn debootstrap(engine: &Engine, java: bool, say: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
     let find = |name: &str| ["/usr/sbin", "/usr/bin", "/sbin"].iter().map(|d| Path::new(d).join(name)).find(|p| p.is_file());
     let Some(program) = find("debootstrap") else {
@@ -159,19 +172,11 @@ async fn debootstrap(engine: &Engine, java: bool, say: &(dyn Fn(String) + Send +
         );
     };
     let work = tempfile::Builder::new().prefix("septet-image-").tempdir()?;
-    let root = work.path().join("root");
     let archive = work.path().join("root.tar");
     std::fs::write(work.path().join("setup.sh"), SETUP)?;
     let packages = packages(java);
     let include = packages.replace(' ', ",");
-    // One shell, so that a user who is not root is asked for a password once at the most.
-    let script = format!(
-        "set -e\n{} --variant=minbase --include={include} {SUITE} {root}\ncp {setup} {root}/setup.sh\nchroot {root} /bin/sh /setup.sh\nrm {root}/setup.sh\ntar -C {root} --numeric-owner -cf {archive} .\nrm -rf {root}\nchmod 0644 {archive}\n",
-        program.display(),
-        root = root.display(),
-        setup = work.path().join("setup.sh").display(),
-        archive = archive.display(),
-    );
+    let script = bootstrap_script(program.as_path(), &include, work.path());
     let root_user = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     let mut command = if root_user { tokio::process::Command::new("/bin/sh") } else { tokio::process::Command::new("sudo") };
     if !root_user {
@@ -212,3 +217,21 @@ async fn debootstrap(engine: &Engine, java: bool, say: &(dyn Fn(String) + Send +
 }
 
 const _: () = assert!(LOGIN.len() == 6, "SETUP names the login user");
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_bootstrap_that_fails_leaves_no_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("debootstrap");
+        // Its fourth argument is the tree.
+        std::fs::write(&program, "mkdir -p $4/etc && touch $4/etc/made && echo made && exit 7\n").unwrap();
+        let script = bootstrap_script(Path::new(&format!("/bin/sh {}", program.display())), "a,b", dir.path());
+        let out = std::process::Command::new("/bin/sh").arg("-c").arg(&script).output().unwrap();
+        assert_eq!((out.status.code(), out.stdout.as_slice()), (Some(7), b"made\n".as_slice()), "{out:?}");
+        assert!(!dir.path().join("root").exists());
+    }
+}

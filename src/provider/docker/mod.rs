@@ -5,6 +5,7 @@
 //! `septet.index`, `septet.hostkey`; on the network also `septet.ports`.
 
 mod create;
+mod daemon;
 mod errors;
 mod image;
 mod network;
@@ -54,6 +55,8 @@ pub const LOGIN: &str = "septet";
 /// The provider.
 pub struct Docker {
     engine: Engine,
+    /// which daemon, where it is not the usual one
+    daemon: Option<daemon::Found>,
     settings: DockerSettings,
     cluster: String,
     /// how long the cluster is wanted
@@ -80,11 +83,20 @@ fn volume_name(uuid: &str, id: HostId) -> String {
 }
 
 impl Docker {
-    /// Connects to the daemon of `DOCKER_HOST`, or the local one. Nothing is asked of it yet.
+    /// Connects to the daemon of `DOCKER_HOST`, or the local one, or what `docker` itself would use. Nothing is asked of it yet.
     pub fn connect(inventory: &Inventory, settings: DockerSettings) -> Result<Self> {
-        let engine = Engine::connect_with_defaults().map_err(|e| explain("cannot use Docker", e))?;
+        let daemon = daemon::find();
+        let engine = match &daemon {
+            Some(found) => Engine::connect_with_host(&found.host),
+            None => Engine::connect_with_defaults(),
+        };
+        let engine = engine.map_err(|e| {
+            let why = daemon.as_ref().map(|d| format!(" at {} ({})", d.host, d.why)).unwrap_or_default();
+            explain(&format!("cannot use Docker{why}"), e)
+        })?;
         Ok(Self {
             engine,
+            daemon,
             settings,
             cluster: inventory.cluster.clone(),
             ttl: inventory.ttl,
@@ -266,6 +278,10 @@ impl Provider for Docker {
 
     fn login(&self) -> &'static str {
         LOGIN
+    }
+
+    fn chosen(&self) -> Option<String> {
+        self.daemon.as_ref().map(|d| format!("Docker at {}: {}", d.host, d.why))
     }
 
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {

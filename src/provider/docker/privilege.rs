@@ -82,7 +82,9 @@ pub async fn find(engine: &Engine, image: &str, say: &(dyn Fn(String) + Send + S
     sweep(engine).await;
     let info = engine.info().await.map_err(|e| explain("cannot ask Docker about itself", e))?;
     let id = engine.inspect_image(image).await.map_err(|e| explain("cannot inspect the node image", e))?.id.unwrap_or_default();
-    let key = format!("{} {} {id}", info.id.unwrap_or_default(), info.server_version.unwrap_or_default());
+    // The same daemon with the other cgroups, after a change of the kernel's command line, is another one.
+    let cgroups = info.cgroup_version.map(|v| v.to_string()).unwrap_or_default();
+    let key = memory_key(&info.id.unwrap_or_default(), &info.server_version.unwrap_or_default(), &cgroups, &id);
     let memory = keys::state_dir()?.join("privilege.json");
     let mut known: HashMap<String, Privilege> =
         std::fs::read_to_string(&memory).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
@@ -106,6 +108,11 @@ pub async fn find(engine: &Engine, image: &str, say: &(dyn Fn(String) + Send + S
     }
     Err(Error::failed(format!("systemd boots in no container on this Docker daemon:\n  {}", reasons.join("\n  ")))
         .hint("rootless Docker and some sandboxes do not allow it; a virtual machine with Docker does"))
+}
+
+/// Under what it is remembered.
+fn memory_key(daemon: &str, version: &str, cgroups: &str, image: &str) -> String {
+    format!("{daemon} {version} cgroup-v{cgroups} {image}")
 }
 
 /// Removes probes of runs that were killed before they could do so themselves.
@@ -184,4 +191,14 @@ async fn exec(engine: &Engine, id: &str, script: &str) -> std::result::Result<St
     };
     let _ = tokio::time::timeout(Duration::from_secs(5), read).await;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_cgroup_version_is_another_daemon() {
+        assert_ne!(memory_key("d", "29", "1", "i"), memory_key("d", "29", "2", "i"));
+    }
 }

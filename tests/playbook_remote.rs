@@ -1,0 +1,232 @@
+//! Playbooks against an agent that is not one: an SSH server in this process, whose "agent" says what the test wants. It
+//! keeps to the protocol's batches, so that what travels together ends together.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex},
+};
+
+use russh::{
+    Channel, ChannelId,
+    keys::{Algorithm, PrivateKey, key::safe_rng},
+    server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey},
+};
+use septet::{
+    engine::{self, bundle::Program},
+    inventory::{HostId, Role},
+    playbook::{Event, Recap, Runner, runner::Shared},
+    ssh::{Endpoint, Fleet},
+};
+use septet_agent_protocol::{Action, HEAD_BYTES, Head, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, encode};
+use support::Case;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const DIGEST: &str = "d";
+const CONTROL: HostId = HostId { role: Role::Control, index: 1 };
+
+/// What was performed, each with the user who did it.
+type Log = Arc<Mutex<Vec<String>>>;
+
+struct Server {
+    log: Log,
+    channels: BTreeMap<ChannelId, Channel<Msg>>,
+}
+
+impl server::Handler for Server {
+    type Error = russh::Error;
+
+    async fn auth_publickey(&mut self, _: &str, _: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        Ok(Auth::Accept)
+    }
+
+    async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
+        self.channels.insert(channel.id(), channel);
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_success(id)?;
+        let command = String::from_utf8_lossy(command).into_owned();
+        let user = command.strip_prefix("sudo -n -u ").and_then(|c| c.split(' ').next()).unwrap_or("login").to_owned();
+        let channel = self.channels.remove(&id).unwrap();
+        tokio::spawn(agent(channel, user, self.log.clone()));
+        Ok(())
+    }
+}
+
+/// Reads requests and answers them, as the agent does.
+async fn agent(channel: Channel<Msg>, user: String, log: Log) {
+    let mut stream = channel.into_stream();
+    let hello = Hello { protocol: PROTOCOL_VERSION, version: "0".into(), digest: DIGEST.into(), uid: 0 };
+    stream.write_all(&encode(&hello, &[]).unwrap()).await.unwrap();
+    let mut failed = None;
+    loop {
+        let mut head = [0; HEAD_BYTES];
+        if stream.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let head = Head::parse(&head).unwrap();
+        let mut body = vec![0; head.body_len()];
+        stream.read_exact(&mut body).await.unwrap();
+        let (request, _): (Request, _) = head.decode(&body).unwrap();
+        let outcome = if failed == Some(request.batch) { Outcome::new(Status::NotRun) } else { perform(&request.action, &user, &log) };
+        if outcome.status == Status::Failed && !request.ignore_errors {
+            failed = Some(request.batch);
+        }
+        stream.write_all(&encode(&Response { id: request.id, outcome }, &[]).unwrap()).await.unwrap();
+    }
+}
+
+/// `say X` says X, `fail X` fails, `count X` says X and how often it was asked; a file whose path ends with `bad` cannot be written.
+fn perform(action: &Action, user: &str, log: &Log) -> Outcome {
+    let mut log = log.lock().unwrap();
+    match action {
+        Action::Command { argv, .. } => {
+            let line = argv.join(" ");
+            log.push(format!("{user}: {line}"));
+            let times = log.iter().filter(|l| l.ends_with(&format!(": {line}"))).count();
+            match argv[0].as_str() {
+                "fail" => Outcome::failed("it fails"),
+                "count" => Outcome::changed_if(true).with("stdout", format!("{}-{times}", argv[1])),
+                _ => Outcome::changed_if(true).with("stdout", argv[1].clone()),
+            }
+        }
+        Action::Copy { path, .. } => {
+            log.push(format!("{user}: {path}"));
+            if path.ends_with("bad") { Outcome::failed("no room") } else { Outcome::changed_if(true) }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+struct Did {
+    told: Vec<String>,
+    performed: Vec<String>,
+    recap: Recap,
+}
+
+/// Runs tasks on the control host.
+fn run(case: Case) -> Did {
+    let plays = case.parse("p.yml").unwrap();
+    let log = Log::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (recap, told) = runtime.block_on(async {
+        let key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap();
+        let host_key = key.public_key().to_openssh().unwrap();
+        let config = Arc::new(server::Config { keys: vec![key], ..Default::default() });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let there = log.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = Server { log: there.clone(), channels: BTreeMap::new() };
+                server::run_stream(config.clone(), stream, server).await.unwrap().await.unwrap();
+            }
+        });
+        let endpoint = Endpoint { name: "control".into(), host: "127.0.0.1".into(), port, host_key };
+        let login = Arc::new(PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap());
+        let program = Program { path: "/bin/true".into(), digest: DIGEST.into() };
+        let fleet = Arc::new(Fleet::new([(CONTROL, endpoint)].into(), "login", login, [(CONTROL, program)].into()));
+        let (events, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let mut options = case.options.clone();
+        options.check = false;
+        let shared = Shared {
+            inventory: case.inventory.clone(),
+            project: case.project(),
+            fleet: Some(fleet.clone()),
+            absent: HashSet::new(),
+            unseen: HashSet::new(),
+            options,
+            host_vars: BTreeMap::new(),
+            events,
+            interrupted: Arc::default(),
+        };
+        let common = engine::vars(&case.inventory, Some("00000000-0000-0000-0000-000000000000"));
+        let runner = Runner::new(shared, &common, &BTreeMap::new(), None);
+        let recap = runner.run(&plays).await.unwrap();
+        fleet.close().await;
+        drop(runner);
+        let mut list = Vec::new();
+        while let Some(e) = told.recv().await {
+            match e {
+                Event::Task { task, item, status, msg, .. } => {
+                    list.push(format!("{task}{}: {status:?} {msg}", item.map(|i| format!(" ({i})")).unwrap_or_default()));
+                }
+                Event::Unreachable { reason, .. } => list.push(reason),
+                _ => {}
+            }
+        }
+        (recap, list)
+    });
+    runtime.shutdown_background();
+    let performed = log.lock().unwrap().clone();
+    Did { told, performed, recap }
+}
+
+fn tasks(text: &str) -> Case {
+    let indented: String = text.lines().map(|l| format!("    {l}\n")).collect();
+    Case::playbook(&format!("- hosts: control\n  gather_facts: false\n  tasks:\n{indented}"))
+}
+
+#[test]
+fn a_result_that_another_users_agent_waited_for_is_not_lost() {
+    let did = run(tasks(
+        r#"- command: say a
+  register: r
+- command: say b
+  become: true
+  become_user: "{{ 'kaf' ~ 'ka' }}"
+- debug: {msg: "{{ r.stdout }}"}
+"#,
+    ));
+    assert_eq!(did.performed, ["login: say a", "kafka: say b"]);
+    assert_eq!(did.told.last().unwrap(), "debug: Ok a", "{:?}", did.told);
+}
+
+#[test]
+fn the_rest_of_the_items_and_nothing_behind_them() {
+    let did = run(tasks(
+        "- command: \"{{ item }} x\"\n  loop: [say, fail, say, fail, count]\n  register: r\n- name: After\n  command: say after\n",
+    ));
+    assert_eq!(did.performed, ["login: say x", "login: fail x", "login: say x", "login: fail x", "login: count x"]);
+    assert!(!did.told.iter().any(|t| t.starts_with("After")), "{:?}", did.told);
+    assert_eq!((did.recap.hosts["peter-control01"].failed, did.told.len()), (1, 5));
+
+    let did = run(tasks(
+        "- command: \"{{ item }} x\"\n  loop: [fail, say]\n  ignore_errors: true\n  register: r\n- debug: {msg: \"{{ r.failed }} {{ r.results[1].stdout }}\"}\n",
+    ));
+    assert_eq!(did.told.last().unwrap(), "debug: Ok true x", "{:?}", did.told);
+}
+
+#[test]
+fn a_large_file_that_cannot_be_written_does_not_keep_the_others_back() {
+    let case = tasks("- copy: {src: big, dest: \"/{{ item }}\"}\n  loop: [a, bad, c]\n").file("files/big", vec![7; 600 * 1024]);
+    let did = run(case);
+    assert_eq!(did.performed, ["login: /a", "login: /bad", "login: /c"]);
+    assert_eq!(did.told, ["copy (a): Changed ", "copy (bad): Failed no room", "copy (c): Changed "]);
+}
+
+#[test]
+fn until_with_an_item_tries_again_as_often_as_it_says() {
+    let did = run(tasks(
+        r#"- command: count {{ item }}
+  loop: [a, b]
+  register: r
+  until: r.stdout == item ~ '-3'
+  retries: 2
+  delay: 0
+- debug: {msg: "{{ r.results[0].stdout }} {{ r.results[1].stdout }}"}
+- command: count c
+  register: c
+  until: c.stdout == 'c-3'
+  retries: 1
+  delay: 0
+"#,
+    ));
+    assert!(did.told.contains(&"debug: Ok a-3 b-3".to_owned()), "{:?}", did.told);
+    assert_eq!(did.told.last().unwrap(), "command: Failed `until` does not hold after 2 tries");
+}
