@@ -228,7 +228,7 @@ pub fn other_engines_refused(cluster: &Cluster, is: &str, others: &[(&str, &str)
         for command in ["plan", "up"] {
             let ran = cluster.run(&[command]).code(1);
             let words = format!("the cluster runs `{is}`, the inventory wants `{kind}`: nothing was touched");
-            ran.says(&[&words, "would be lost", "septet down"]);
+            ran.says(&[&words, "would be lost", "septet -i inventory.yml down"]);
         }
         cluster.edit(line, &engine);
     }

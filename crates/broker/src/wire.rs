@@ -46,10 +46,15 @@ fn parse(words: &mut std::str::SplitWhitespace<'_>) -> Vec<Field> {
     out
 }
 
+/// Elements of all arrays of one request, at the most. An element may be one byte on the wire and a hundred in memory, so the
+/// length of the frame alone bounds nothing.
+pub const MAX_ELEMENTS: usize = 200_000;
+
 struct Walk<'a> {
     rest: &'a [u8],
     version: i16,
     compact: bool,
+    elements: usize,
 }
 
 impl Walk<'_> {
@@ -107,7 +112,8 @@ impl Walk<'_> {
                 _ => {
                     let n = self.length(false)?;
                     // Each element takes at least a byte, so this bounds the loop by the frame.
-                    if n > self.rest.len() {
+                    self.elements = self.elements.saturating_add(n);
+                    if n > self.rest.len() || self.elements > MAX_ELEMENTS {
                         return None;
                     }
                     for _ in 0..n {
@@ -134,7 +140,7 @@ impl Walk<'_> {
 /// Whether every length in a request's body fits into it.
 pub fn fits(layout: &Layout, version: i16, body: &[u8]) -> bool {
     let fields = parse(&mut layout.fields.split_whitespace());
-    let mut walk = Walk { rest: body, version, compact: version >= layout.flexible };
+    let mut walk = Walk { rest: body, version, compact: version >= layout.flexible, elements: 0 };
     walk.fields(&fields).is_some()
 }
 
@@ -143,7 +149,7 @@ pub fn header_fits(frame: &[u8], flexible: bool) -> bool {
     let Some(rest) = frame.get(8..) else {
         return false;
     };
-    let mut walk = Walk { rest, version: 0, compact: false };
+    let mut walk = Walk { rest, version: 0, compact: false, elements: 0 };
     let client_id = walk.length(true).and_then(|n| walk.skip(n));
     walk.compact = flexible;
     client_id.is_some() && walk.fields(&[]).is_some()

@@ -15,7 +15,7 @@ use kafka_protocol::{
 use proptest::prelude::*;
 use septet_broker::{
     handlers::{APIS, Api},
-    wire::{fits, header_fits},
+    wire::{MAX_ELEMENTS, fits, header_fits},
 };
 
 /// Every API with every version that is served.
@@ -200,5 +200,16 @@ proptest! {
                 let _ = decode(api.key, version, bytes.into());
             }
         }
+    }
+}
+
+/// A frame of empty names is small on the wire and large in memory.
+#[test]
+fn a_request_has_no_more_elements_than_are_allowed() {
+    let metadata = APIS.iter().find(|a| a.key == ApiKey::Metadata).unwrap();
+    for (count, good) in [(MAX_ELEMENTS, true), (MAX_ELEMENTS + 1, false)] {
+        let mut body = i32::try_from(count).unwrap().to_be_bytes().to_vec();
+        body.resize(4 + 2 * count, 0);
+        assert_eq!(fits(&metadata.layout, 0, &body), good, "{count}");
     }
 }

@@ -72,9 +72,14 @@ impl Privilege {
     }
 }
 
+/// Systemd. With cgroup v2 Docker mounts the container's own part of the tree read-only, where systemd cannot make its
+/// groups; whoever has `CAP_SYS_ADMIN` may change that for its own mount, and so need not be given the host's tree.
+const INIT: &str = "if [ -e /sys/fs/cgroup/cgroup.controllers ]; then mount -o remount,rw /sys/fs/cgroup 2>/dev/null; fi; exec /sbin/init";
+
 /// What a node runs.
 pub fn command() -> ContainerCreateBody {
-    ContainerCreateBody { cmd: Some(vec!["/sbin/init".into()]), env: Some(vec!["container=docker".into()]), ..Default::default() }
+    let cmd = ["/bin/sh", "-c", INIT].map(str::to_owned).to_vec();
+    ContainerCreateBody { cmd: Some(cmd), env: Some(vec!["container=docker".into()]), ..Default::default() }
 }
 
 /// Finds the privilege for an image on this daemon.
