@@ -249,3 +249,42 @@ fn what_is_about_to_end_is_waited_for() {
     cluster.down();
     cluster.is_gone("down");
 }
+
+/// A second instance in a host's place, however it came there: it goes, with the volume that nobody has used; the host stays.
+#[test]
+fn a_second_one_goes_with_what_came_with_it() {
+    let Some(cloud) = Cloud::new("a_second_one_goes_with_what_came_with_it") else { return };
+    let cluster = Cluster::new(&cloud, "twice");
+    cluster.up();
+    let (before, there) = (cluster.instances(), ids(&cluster.things()));
+    let host = &before["kafka01"];
+    let mut params: Vec<(String, String)> = [
+        ("ImageId", host["image"].as_str().unwrap()),
+        ("InstanceType", "t3.small"),
+        ("MinCount", "1"),
+        ("MaxCount", "1"),
+        ("SubnetId", host["subnet"].as_str().unwrap()),
+        ("BlockDeviceMapping.1.DeviceName", "/dev/sdf"),
+        ("BlockDeviceMapping.1.Ebs.VolumeSize", "20"),
+        ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "false"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .to_vec();
+    for (number, kind) in ["instance", "volume"].into_iter().enumerate() {
+        let at = format!("TagSpecification.{}", number + 1);
+        params.push((format!("{at}.ResourceType"), kind.to_owned()));
+        for (tag, (key, value)) in host["tags"].as_object().unwrap().iter().enumerate() {
+            params.push((format!("{at}.Tag.{}.Key", tag + 1), key.clone()));
+            params.push((format!("{at}.Tag.{}.Value", tag + 1), value.as_str().unwrap().to_owned()));
+        }
+    }
+    let params: Vec<(&str, &str)> = params.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    cloud.aws("RunInstances", &params);
+    assert_eq!(cluster.things()["instances"].len(), 8);
+    cluster.run(&["up"]).says(&["- host twice-kafka01 (i-", "a second one in its place"]);
+    cluster.is_whole("a second instance in a host's place");
+    assert_eq!(cluster.instances()["kafka01"]["id"], host["id"]);
+    assert_eq!(ids(&cluster.things()), there);
+    cluster.down();
+    cluster.is_gone("down");
+}
