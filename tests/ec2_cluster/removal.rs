@@ -279,12 +279,29 @@ fn a_second_one_goes_with_what_came_with_it() {
         }
     }
     let params: Vec<(&str, &str)> = params.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    // Which one is older is told in seconds.
+    std::thread::sleep(Duration::from_millis(1100));
     cloud.aws("RunInstances", &params);
     assert_eq!(cluster.things()["instances"].len(), 8);
     cluster.run(&["up"]).says(&["- host twice-kafka01 (i-", "a second one in its place"]);
     cluster.is_whole("a second instance in a host's place");
     assert_eq!(cluster.instances()["kafka01"]["id"], host["id"]);
     assert_eq!(ids(&cluster.things()), there);
+    cluster.down();
+    cluster.is_gone("down");
+}
+
+/// A host that was made without a volume is started without one, whatever the inventory says by then.
+#[test]
+fn volumes_count_when_a_host_is_made() {
+    let Some(cloud) = Cloud::new("volumes_count_when_a_host_is_made") else { return };
+    let cluster = Cluster::new(&cloud, "bare");
+    cluster.set("volume", "false");
+    cluster.up();
+    cluster.unset("volume");
+    cloud.instance(&cluster.id("kafka01"), "stop");
+    Ran::of(cluster.command(&["up"]), "", Duration::from_secs(45)).code(1).says(&["~ host bare-kafka01: start", super::cluster::NO_WAY_IN]);
+    assert_eq!(cluster.instances()["kafka01"]["state"], "running");
     cluster.down();
     cluster.is_gone("down");
 }

@@ -144,6 +144,9 @@ impl Ec2 {
             match self.launch(client, &attempt, before, site, say).await {
                 Ok(made) => {
                     locked(&self.made).insert(made.id.clone());
+                    if self.data_volume(id.role).is_some() {
+                        locked(&self.with_data).insert(made.id.clone());
+                    }
                     return match kept {
                         Some(k) => self.attach(client, &made.id, &k.reference, name).await,
                         None => Ok(()),

@@ -70,6 +70,8 @@ pub struct Ec2 {
     seen: Mutex<Seen>,
     /// instances that this process launched or started: they must be seen to run before anything goes on
     made: Mutex<BTreeSet<String>>,
+    /// those of them that were launched with a volume for data: it must be seen too
+    with_data: Mutex<BTreeSet<String>>,
     waits: Mutex<Waits>,
     holding: Mutex<Option<lock::Hold>>,
 }
@@ -116,6 +118,7 @@ impl Ec2 {
             images: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             made: Mutex::default(),
+            with_data: Mutex::default(),
             waits: Mutex::default(),
             holding: Mutex::default(),
         }

@@ -157,8 +157,8 @@ impl Ec2 {
         loop {
             let observed = self.observe_now().await?;
             // Their volumes too: what is not listed would be taken for not there.
-            let whole =
-                |h: &ObservedHost| h.state == HostState::Running && (h.data_volume.is_some() || self.data_volume(h.id.role).is_none());
+            let with_data = locked(&self.with_data).clone();
+            let whole = |h: &ObservedHost| h.state == HostState::Running && (h.data_volume.is_some() || !with_data.contains(&h.reference));
             let listed = made.iter().all(|id| observed.hosts.iter().any(|h| h.reference == *id && whole(h)));
             if listed {
                 locked(&self.made).clear();
