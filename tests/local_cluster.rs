@@ -22,5 +22,7 @@ mod interruptions;
 mod neighbours;
 #[path = "local_cluster/rename.rs"]
 mod rename;
+#[path = "local_cluster/rename_cut_off.rs"]
+mod rename_cut_off;
 #[path = "local_cluster/watch.rs"]
 mod watch;

@@ -4,6 +4,7 @@
 
 mod access;
 mod down;
+mod names;
 mod precheck;
 mod rename;
 mod resize;

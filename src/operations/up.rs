@@ -2,7 +2,7 @@
 //! `run`, which runs any playbook against what exists.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -11,7 +11,13 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, precheck, resize};
+use super::{
+    Access, Cluster, Phases, RollingGate,
+    access::not_there,
+    locked,
+    names::{self, OtherNames},
+    precheck, resize,
+};
 use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
@@ -57,17 +63,19 @@ pub struct Planned {
     pub recap: Recap,
     /// hosts that were looked at and stay as they are
     pub left: Vec<String>,
+    /// names of hosts from before a rename, or from one that was cut off; removed once nothing uses them
+    pub old_names: BTreeSet<String>,
 }
 
 impl Planned {
     /// Whether anything would change.
     pub fn pending(&self) -> bool {
-        !self.plan.is_empty() || self.recap.changed() > 0
+        !self.plan.is_empty() || self.recap.changed() > 0 || !self.old_names.is_empty()
     }
 }
 
 /// Variables of each host that come from what exists.
-fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, Vars>> {
+fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Result<BTreeMap<HostId, Vars>> {
     let mut out = BTreeMap::new();
     for host in &cluster.inventory.hosts {
         let is = observed.host(host.id);
@@ -84,9 +92,12 @@ fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, 
         if let Some(outside) = is.filter(|_| host.id.role == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
             v.insert("external_listener".into(), outside.into());
         }
-        // While a rename is under way both names lead to the host.
+        // While a rename is under way, or was cut off, all names lead to the host.
         if let Some(old) = is.map(|i| i.name.clone()).filter(|n| *n != host.name) {
             v.insert("previous_name".into(), old.into());
+        }
+        if let Some(names) = names.get(&host.id) {
+            v.insert("other_names".into(), json!(names));
         }
         out.insert(host.id, v);
     }
@@ -132,7 +143,14 @@ fn unseen(observed: &Observed, reachable: bool) -> impl Iterator<Item = &Observe
 }
 
 /// Runs plays with the reporter listening.
-async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>, plays: &[Play], options: Options) -> Result<Recap> {
+async fn play(
+    cluster: &Cluster,
+    observed: &Observed,
+    names: &OtherNames,
+    fleet: Option<Arc<Fleet>>,
+    plays: &[Play],
+    options: Options,
+) -> Result<Recap> {
     let (events, told) = mpsc::unbounded_channel();
     let gate = fleet.clone().map(|fleet| {
         let (inventory, observed, interrupted) = (cluster.inventory.clone(), observed.clone(), cluster.interrupted.clone());
@@ -156,7 +174,7 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
         events,
         interrupted: cluster.interrupted.clone(),
     };
-    let runner = Runner::new(shared, &common(cluster, observed), &host_vars(cluster, observed)?, gate);
+    let runner = Runner::new(shared, &common(cluster, observed), &host_vars(cluster, observed, names)?, gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));
     let result = runner.run(plays).await;
     drop(runner);
@@ -311,10 +329,18 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     }
     let mut observed = access.observed.clone();
     precheck::check(cluster, &observed, &access.fleet).await?;
-    let configure = async { succeeded(play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
+    let names = other_names(cluster, &observed, &access.fleet).await?;
+    let configure =
+        async { succeeded(play(cluster, &observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
     note_formatted(cluster, &access).await?;
-    if !plan.renames.is_empty() {
+    let partial = !(cluster.options.tags.is_empty() && cluster.options.skip_tags.is_empty());
+    let mut steps: Vec<Step> = plan.all().cloned().collect();
+    if partial && !names.is_empty() {
+        // Tasks that were left out may be those that render and restart.
+        steps.retain(|s| !matches!(s, Step::Rename { .. }));
+        reporter.say("hosts keep their earlier names until a run without --tags and --skip-tags has finished the rename");
+    } else if !names.is_empty() {
         let (observed_now, more) = phases.time(reporter, "rename", rename_hosts(cluster, &plan, &plays, &observed, &access)).await?;
         observed = observed_now;
         recap.add(more);
@@ -324,7 +350,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     // Names may have changed since the files for OpenSSH were written.
     Access::new(cluster, observed.clone())?;
     fleet.close().await;
-    Ok(UpOutcome { steps: plan.all().cloned().collect(), recap, report, observed, phases, provider: cluster.provider.stats() })
+    Ok(UpOutcome { steps, recap, report, observed, phases, provider: cluster.provider.stats() })
 }
 
 /// Data volumes that are mounted now, and of which that was not known, are never formatted again.
@@ -338,7 +364,14 @@ async fn note_formatted(cluster: &Cluster, access: &Access) -> Result<()> {
     cluster.provider.note_formatted(&mounted).await
 }
 
-/// Every host serves under its new name: the provider's names follow, then the old names go.
+/// All names of hosts beside the wanted ones: the provider's, and those that hosts keep from runs that were cut off.
+async fn other_names(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<OtherNames> {
+    let mut names = names::observed(&cluster.inventory, observed);
+    names::merge(&mut names, names::kept(&cluster.inventory, observed, fleet).await?);
+    Ok(names)
+}
+
+/// Every host serves under its wanted name: the provider's names follow, then all others go.
 async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: &Observed, access: &Access) -> Result<(Observed, Recap)> {
     let uuid = observed.uuid.clone().unwrap_or_default();
     let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: "" };
@@ -351,7 +384,8 @@ async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: 
         cluster.reporter.step(step);
     }
     let observed = cluster.provider.settle().await?;
-    let recap = play(cluster, &observed, Some(access.fleet.clone()), plays, cluster.options.clone()).await?;
+    let names = OtherNames::new();
+    let recap = play(cluster, &observed, &names, Some(access.fleet.clone()), plays, cluster.options.clone()).await?;
     Ok((observed, succeeded(recap)?))
 }
 
@@ -407,7 +441,15 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     if let Some(fleet) = &fleet {
         precheck::check(cluster, &observed, fleet).await?;
     }
-    let recap = play(cluster, &observed, fleet.clone(), &plays, options).await?;
+    let names = match &fleet {
+        Some(fleet) => other_names(cluster, &observed, fleet).await?,
+        None => names::observed(&cluster.inventory, &observed),
+    };
+    let old_names: BTreeSet<String> = names.values().flatten().cloned().collect();
+    if !old_names.is_empty() {
+        cluster.reporter.old_names(&old_names);
+    }
+    let recap = play(cluster, &observed, &names, fleet.clone(), &plays, options).await?;
     if let Some(fleet) = fleet {
         fleet.close().await;
     }
@@ -417,7 +459,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
         observed.host(h.id).is_some_and(|o| !unseen.contains(&o.name)) && !changes
     };
     let left = cluster.inventory.hosts.iter().filter(stays).map(|h| h.name.clone()).collect();
-    Ok(Planned { checks, estimate, plan, unseen, recap, left })
+    Ok(Planned { checks, estimate, plan, unseen, recap, left, old_names })
 }
 
 /// Runs a playbook against the hosts that exist.
@@ -428,7 +470,8 @@ pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     let run = async {
         let observed = cluster.provider.observe().await?;
         let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
-        let recap = play(cluster, &access.observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
+        let names = other_names(cluster, &access.observed, &access.fleet).await?;
+        let recap = play(cluster, &access.observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
         access.fleet.close().await;
         let recap = recap?;
         cluster.reporter.recap(&recap);

@@ -119,6 +119,12 @@ impl Reporter {
         }
     }
 
+    /// Shows which names go once the rename is finished.
+    pub fn old_names(&self, names: &std::collections::BTreeSet<String>) {
+        let list: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.line(&self.paint("33", &format!("- names {}: removed from all hosts once nothing uses them", list.join(", "))));
+    }
+
     /// Shows checks: those that are not as they must be, or all of them.
     pub fn checks(&self, checks: &[Check], all: bool) {
         for c in checks.iter().filter(|c| all || self.verbose || c.verdict != Verdict::Pass) {
