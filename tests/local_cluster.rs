@@ -18,11 +18,15 @@ mod faults;
 mod harness;
 #[path = "local_cluster/interruptions.rs"]
 mod interruptions;
+#[path = "local_cluster/lost_data.rs"]
+mod lost_data;
 #[path = "local_cluster/neighbours.rs"]
 mod neighbours;
 #[path = "local_cluster/rename.rs"]
 mod rename;
 #[path = "local_cluster/rename_cut_off.rs"]
 mod rename_cut_off;
+#[path = "local_cluster/two_users.rs"]
+mod two_users;
 #[path = "local_cluster/watch.rs"]
 mod watch;

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use sha2::{Digest, Sha256};
 
-use super::{Cluster, RollingGate};
+use super::{Cluster, RollingGate, authorized};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
@@ -47,7 +47,7 @@ struct Lock {
 
 /// Who we are to others: which machine and state directory, whatever the process. While we have the lock file there, a run of
 /// the same name elsewhere is one of ours that has ended.
-fn identity() -> Result<String> {
+pub fn identity() -> Result<String> {
     let machine = fs::read_to_string("/etc/machine-id").or_else(|_| fs::read_to_string("/proc/sys/kernel/hostname")).unwrap_or_default();
     let text = format!("{} {}", machine.trim(), keys::state_dir()?.display());
     Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())
@@ -105,6 +105,8 @@ pub struct Access {
     pub observed: Observed,
     /// the hosts
     pub fleet: Arc<Fleet>,
+    /// hosts that were given this state directory's key
+    pub planted: BTreeSet<HostId>,
 }
 
 impl Access {
@@ -126,7 +128,7 @@ impl Access {
             }
         }
         let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents);
-        let this = Self { observed, fleet: Arc::new(fleet) };
+        let this = Self { observed, fleet: Arc::new(fleet), planted: BTreeSet::new() };
         this.write_ssh_config(cluster)?;
         Ok(this)
     }
@@ -144,7 +146,7 @@ impl Access {
             }
             if let Some((id, e @ SshError::HostKey { .. })) = failed.iter().find(|(_, e)| matches!(e, SshError::HostKey { .. })) {
                 let name = self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default();
-                return Err(Error::failed(format!("{name}: {e}; it is not talked to"))
+                return Err(Error::failed(format!("{name}: {e}; refusing to connect"))
                     .hint("if nobody replaced the key on purpose, somebody may be in between; else remove the host and run `septet up` to make it again"));
             }
             let mut refused: Vec<HostId> = failed.iter().filter(|(_, e)| matches!(e, SshError::Login(_))).map(|(id, _)| *id).collect();
@@ -170,33 +172,36 @@ impl Access {
         }
     }
 
-    /// The hosts that exist, logged in to. A key that is refused is the sign of a lost state directory: it is planted again,
-    /// once, where that is allowed. Where that restarts hosts, they go one at a time, each under the gate of its role.
+    /// The hosts that exist, logged in to. A key that is refused is the sign of a new or lost state directory: it is added to the
+    /// host's keys, once, where that is allowed. Where that restarts hosts, they go one at a time, each under the gate of its role.
     pub async fn connect(self, cluster: &Cluster, may_plant: bool) -> Result<Access> {
         let mut access = self;
         let mut planted = BTreeSet::new();
         loop {
             let refused = access.login(cluster, &planted).await?;
-            let Some(id) = refused.first().copied() else { return Ok(access) };
+            let Some(id) = refused.first().copied() else {
+                access.planted = planted;
+                return Ok(access);
+            };
             if !may_plant {
-                return Err(Error::failed("the cluster's key is not accepted (a lost state directory?)")
-                    .hint("`septet up` plants a new one; `plan` changes nothing"));
+                return Err(Error::failed("the hosts do not accept the key of this state directory")
+                    .hint("`septet up` adds it to the hosts; keys of other users stay"));
             }
             if planted.is_empty() {
-                cluster.reporter.say("the cluster's key is not accepted (a lost state directory?); planting it again");
+                cluster.reporter.say("the hosts do not accept the key of this state directory: adding it; keys of other users stay");
             }
             let uuid = access.observed.uuid.clone().unwrap_or_default();
-            let public = keys::public_line(&keys::cluster_key(&uuid)?.0)?;
+            let public = authorized::line(&*keys::cluster_key(&uuid)?.0, &uuid)?;
             let restarts = cluster.provider.planting_restarts();
             for id in if restarts { vec![id] } else { refused } {
                 let Some(host) = access.observed.host(id).cloned() else { continue };
                 if !planted.insert(id) {
-                    return Err(Error::failed(format!("{}: the key that was planted is not accepted", host.name))
+                    return Err(Error::failed(format!("{}: the key that was added is not accepted", host.name))
                         .hint("remove the host and run `septet up` to make it again"));
                 }
                 let gated = restarts && id.role != Role::Control;
                 if gated {
-                    cluster.reporter.say(&format!("   {}: may it stop?", host.name));
+                    cluster.reporter.say(&format!("   {}: checking that it is safe to stop", host.name));
                     access.gate(cluster).before(id).await.map_err(|e| e.context(format!("{} is not restarted", host.name)))?;
                 }
                 cluster.provider.plant_key(&host, &public).await?;

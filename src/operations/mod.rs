@@ -3,6 +3,7 @@
 //! Invariant: each operation can be cut off anywhere and begun again; what it finds decides what it does.
 
 mod access;
+mod authorized;
 mod down;
 mod names;
 mod precheck;
@@ -12,7 +13,7 @@ mod rolling;
 mod up;
 
 pub use access::{Access, clock, locked};
-pub use down::{Receipt, down, down_expired};
+pub use down::{Receipt, Removed, down, down_expired};
 pub use rename::rename;
 pub use rolling::RollingGate;
 pub use up::{Planned, UpOutcome, endpoints, preview, run_playbook, up};

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{
     Access, Cluster, Phases, RollingGate,
     access::not_there,
-    locked,
+    authorized, locked,
     names::{self, OtherNames},
     precheck, resize,
 };
@@ -33,12 +33,17 @@ use crate::{
 /// How long the cluster may take until it is healthy.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// Shipped playbooks that start services.
+const SERVICES: [&str; 4] = ["site.yml", "apache.yml", "coordinators.yml", "brokers.yml"];
+
 /// What `up` did.
 pub struct UpOutcome {
     /// the provider's changes
     pub steps: Vec<Step>,
     /// the hosts' changes
     pub recap: Recap,
+    /// hosts that were given this state directory's key
+    pub keys_added: usize,
     /// how the cluster is now
     pub report: Report,
     /// what exists now
@@ -246,7 +251,7 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
     };
     // The key is on disk before the first host trusts it.
     let (key, _) = keys::cluster_key(&uuid)?;
-    let public_key = keys::public_line(&key)?;
+    let public_key = authorized::line(&key, &uuid)?;
     let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
     let network = cluster.provider.create_network(&site).await?;
     interrupted(cluster)?;
@@ -289,12 +294,21 @@ fn warn(cluster: &Cluster) {
     }
 }
 
+/// Names what another first run left under the cluster's name.
+fn warn_of_twins(cluster: &Cluster, observed: &Observed) {
+    for uuid in &observed.twins {
+        let text = format!("warning: another run left networks or volumes under this cluster's name: `down --uuid {uuid}` removes them");
+        cluster.reporter.say(&text);
+    }
+}
+
 async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     warn(cluster);
     let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let mut phases = Phases::default();
     let reporter = &cluster.reporter.clone();
     let mut observed = phases.time(reporter, "observe", observe(cluster)).await?;
+    warn_of_twins(cluster, &observed);
     let plan = plan::plan(&cluster.inventory, &observed)?;
     interrupted(cluster)?;
     let begun = Instant::now();
@@ -323,12 +337,13 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     }
     let access = Access::new(cluster, observed)?;
     let mut access = phases.time(reporter, "connect", access.connect(cluster, true)).await?;
+    let keys_added = access.planted.len();
     interrupted(cluster)?;
     if !plan.rolls.is_empty() {
         access = phases.time(reporter, "resize", resize::roll(cluster, &plan.rolls, access)).await?;
     }
     let mut observed = access.observed.clone();
-    precheck::check(cluster, &observed, &access.fleet).await?;
+    look_before(cluster, &observed, &access.fleet).await?;
     let names = other_names(cluster, &observed, &access.fleet).await?;
     let configure =
         async { succeeded(play(cluster, &observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
@@ -350,7 +365,15 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     // Names may have changed since the files for OpenSSH were written.
     Access::new(cluster, observed.clone())?;
     fleet.close().await;
-    Ok(UpOutcome { steps, recap, report, observed, phases, provider: cluster.provider.stats() })
+    Ok(UpOutcome { steps, recap, keys_added, report, observed, phases, provider: cluster.provider.stats() })
+}
+
+/// Refuses what would lose data, and warns of what is lost, before a service is touched.
+async fn look_before(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<()> {
+    for warning in precheck::check(cluster, observed, fleet).await? {
+        cluster.reporter.say(&format!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 /// Data volumes that are mounted now, and of which that was not known, are never formatted again.
@@ -417,6 +440,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     warn(cluster);
     let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let observed = observe(cluster).await?;
+    warn_of_twins(cluster, &observed);
     let plan = plan::plan(&cluster.inventory, &observed)?;
     cluster.archives = archives(cluster, false).await?;
     let cluster = &*cluster;
@@ -439,7 +463,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     };
     let fleet = access.map(|a| a.fleet);
     if let Some(fleet) = &fleet {
-        precheck::check(cluster, &observed, fleet).await?;
+        look_before(cluster, &observed, fleet).await?;
     }
     let names = match &fleet {
         Some(fleet) => other_names(cluster, &observed, fleet).await?,
@@ -470,6 +494,9 @@ pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     let run = async {
         let observed = cluster.provider.observe().await?;
         let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
+        if SERVICES.contains(&name) {
+            look_before(cluster, &access.observed, &access.fleet).await?;
+        }
         let names = other_names(cluster, &access.observed, &access.fleet).await?;
         let recap = play(cluster, &access.observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
         access.fleet.close().await;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Error, Result},
-    inventory::{HostId, Inventory},
+    inventory::{HostId, Inventory, Role},
     provider::{Adjustment, HostState, Observed, Opening, foreign},
 };
 
@@ -174,6 +174,8 @@ fn about(inventory: &Inventory, observed: &Observed, id: HostId) -> String {
     if let Some(kept) = observed.kept.get(&id) {
         let place = if kept.zone.is_empty() { String::new() } else { format!(" in {}", kept.zone) };
         parts.push(format!("with the data of {}{place}", kept.reference));
+    } else if id.role != Role::Control && !(observed.hosts.is_empty() && observed.kept.is_empty()) {
+        parts.push("without data: no volume of it exists".into());
     }
     parts.join(" ")
 }
@@ -271,7 +273,6 @@ mod tests {
     use super::*;
     use crate::{
         inventory::ProviderSettings,
-        inventory::Role,
         provider::{KeptVolume, ObservedHost, ObservedNetwork, Place, docker::Subnet},
     };
 
@@ -323,7 +324,7 @@ mod tests {
         o.hosts.remove(6);
         assert_eq!(
             shown(&plan(&inventory, &o).unwrap()),
-            "~ host peter-control01: start\n~ host peter-zk01: unpause\n± host peter-zk02 (made, but never started: made again)\n+ host peter-kafka03\n~ host old-zk03: rename to peter-zk03\n"
+            "~ host peter-control01: start\n~ host peter-zk01: unpause\n± host peter-zk02 (made, but never started: made again)\n+ host peter-kafka03 (without data: no volume of it exists)\n~ host old-zk03: rename to peter-zk03\n"
         );
     }
 
@@ -425,7 +426,7 @@ mod tests {
         let mut o = observed(&kraft);
         o.engine = Some("apache-kraft-3".into());
         o.hosts.retain(|h| h.id != HostId { role: Role::Coordinator, index: 2 });
-        assert_eq!(shown(&plan(&kraft, &o).unwrap()), "+ host p-controller02\n");
+        assert_eq!(shown(&plan(&kraft, &o).unwrap()), "+ host p-controller02 (without data: no volume of it exists)\n");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only what carries the cluster's UUID is ever changed or removed.
 
+pub mod authorized;
 pub mod docker;
 #[cfg(feature = "ec2")]
 pub mod ec2;
@@ -171,6 +172,15 @@ pub enum Adjustment {
     },
 }
 
+/// What exists under a cluster's name with one identity. There is one, unless two first runs did not know of each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Identity {
+    /// the identity
+    pub uuid: String,
+    /// how many hosts it has
+    pub hosts: usize,
+}
+
 /// What exists of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -184,6 +194,8 @@ pub struct Observed {
     pub kept: BTreeMap<HostId, KeptVolume>,
     /// engine, mode and the number of those who keep the metadata as written on what exists; `None` where nothing is written
     pub engine: Option<String>,
+    /// other identities under the same name that have no host: what a first run left that did not know of another
+    pub twins: Vec<String>,
     /// names that others have, with what has them
     pub taken: BTreeMap<String, String>,
     /// what is to be mended in place; filled by [`Provider::adjustments`]
@@ -335,6 +347,13 @@ pub trait Provider: Send + Sync {
     fn planting_restarts(&self) -> bool {
         false
     }
+    /// All identities under the cluster's name.
+    fn identities(&self) -> Boxed<'_, Result<Vec<Identity>>> {
+        Box::pin(async {
+            let observed = self.observe().await?;
+            Ok(observed.uuid.into_iter().map(|uuid| Identity { uuid, hosts: observed.hosts.len() }).collect())
+        })
+    }
     /// Everything that carries a UUID.
     fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>>;
     /// In which order kinds are removed.
@@ -409,6 +428,27 @@ pub const EXTERNAL_PORT: u16 = 19092;
 
 /// How many ports a cluster may publish.
 pub const PORTS_PER_CLUSTER: u16 = 120;
+
+/// Which of several identities under one name is the cluster: the only one that has hosts.
+pub fn choose(cluster: &str, mut all: Vec<Identity>) -> Result<(Option<String>, Vec<String>)> {
+    all.sort();
+    let with_hosts = all.iter().filter(|i| i.hosts > 0).count();
+    if all.len() > 1 && with_hosts != 1 {
+        let list: Vec<String> = all.iter().map(|i| format!("{} ({} hosts)", i.uuid, i.hosts)).collect();
+        return Err(Error::failed(format!("there are {} clusters called `{cluster}`: {}", all.len(), list.join(", "))).hint(
+            "`septet down --uuid UUID` destroys one of them, with its data; its containers, networks and volumes carry the label septet.cluster=UUID",
+        ));
+    }
+    let (mut chosen, mut twins) = (None, Vec::new());
+    for one in all.iter().rev() {
+        match chosen.is_none() && (one.hosts > 0 || all.len() == 1) {
+            true => chosen = Some(one.uuid.clone()),
+            false => twins.push(one.uuid.clone()),
+        }
+    }
+    twins.sort();
+    Ok((chosen, twins))
+}
 
 /// Says that a name is somebody else's.
 pub fn foreign(name: &str, what: &str) -> Error {

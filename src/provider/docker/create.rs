@@ -10,12 +10,15 @@ use bollard::{
         RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder,
     },
 };
 
+use futures_util::StreamExt;
+
 use super::{
-    CLUSTER, Docker, HOST_KEY, INDEX, LOGIN, ROLE,
+    CLUSTER, Docker, HOST_KEY, INDEX, ROLE,
     errors::{explain, is_status},
     image, privilege, volume_name,
 };
@@ -25,6 +28,11 @@ use crate::{
     provider::{ObservedNetwork, Site, foreign, published_ports},
     ssh::keys,
 };
+
+/// The login user's keys, below the container's root.
+pub const AUTHORIZED: &str = "home/septet/.ssh/authorized_keys";
+/// Largest file that is read from a container, in bytes.
+const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 impl Docker {
     pub(super) async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>) -> Result<()> {
@@ -107,6 +115,28 @@ impl Docker {
         self.engine.upload_to_container(container, Some(options), body_full(tar.into())).await
     }
 
+    /// A regular file in a container, running or not; `None` if there is none.
+    pub(super) async fn download(&self, container: &str, path: &str) -> std::result::Result<Option<Vec<u8>>, EngineError> {
+        let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
+        let mut parts = self.engine.download_from_container(container, Some(options));
+        let mut archive = Vec::new();
+        while let Some(part) = parts.next().await {
+            match part {
+                Ok(bytes) => archive.extend_from_slice(&bytes),
+                Err(e) if is_status(&e, 404) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+            if archive.len() > MAX_FILE_BYTES {
+                return Err(std::io::Error::other(format!("{path} has more than {MAX_FILE_BYTES} bytes")).into());
+            }
+        }
+        let mut tar = tar::Archive::new(archive.as_slice());
+        let Some(mut entry) = tar.entries()?.flatten().find(|e| e.header().entry_type().is_file()) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
     pub(super) async fn remove_container(&self, reference: &str) -> Result<()> {
         // Asked to stop first: what is written is flushed. Then whatever is left is removed.
         let _ = self.engine.stop_container(reference, Some(StopContainerOptionsBuilder::default().t(3).build())).await;
@@ -126,13 +156,13 @@ fn planted(host_key: &keys::HostKey, public_key: &str) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key", host_key.private.as_bytes(), 0o600, 0)?;
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key.pub", format!("{}\n", host_key.public).as_bytes(), 0o644, 0)?;
-    authorize(&mut tar, public_key)?;
+    authorize(&mut tar, &format!("{public_key}\n"))?;
     Ok(tar.into_inner()?)
 }
 
-pub fn authorize(tar: &mut tar::Builder<Vec<u8>>, public_key: &str) -> Result<()> {
-    let line = format!("{public_key}\n");
-    add(tar, &format!("home/{LOGIN}/.ssh/authorized_keys"), line.as_bytes(), 0o600, image::LOGIN_UID)
+/// Writes the whole of the login user's `authorized_keys`.
+pub fn authorize(tar: &mut tar::Builder<Vec<u8>>, text: &str) -> Result<()> {
+    add(tar, AUTHORIZED, text.as_bytes(), 0o600, image::LOGIN_UID)
 }
 
 pub fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32, owner: u64) -> Result<()> {

@@ -1,9 +1,13 @@
 //! What exists of a cluster: containers, networks and volumes with its name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
 
 use bollard::{
-    models::{ContainerInspectResponse, ContainerStateStatusEnum},
+    errors::Error as EngineError,
+    models::{ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, EndpointSettings, Network, Volume},
     query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder},
 };
 
@@ -15,7 +19,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     inventory::{HostId, Role},
-    provider::{HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place},
+    provider::{HostState, Identity, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource, choose},
 };
 
 impl Docker {
@@ -35,7 +39,8 @@ impl Docker {
         Ok(out)
     }
 
-    pub(super) fn observed_host(c: &ContainerInspectResponse) -> Option<ObservedHost> {
+    /// A host of the cluster whose network this is. What other networks a container was connected to does not matter.
+    pub(super) fn observed_host(c: &ContainerInspectResponse, network: Option<&ObservedNetwork>) -> Option<ObservedHost> {
         let labels = c.config.as_ref()?.labels.as_ref()?;
         let id = HostId { role: Role::parse(labels.get(ROLE)?)?, index: labels.get(INDEX)?.parse().ok()? };
         let state = match c.state.as_ref().and_then(|s| s.status) {
@@ -44,10 +49,11 @@ impl Docker {
             Some(ContainerStateStatusEnum::CREATED) => HostState::Unfinished,
             _ => HostState::Stopped,
         };
-        let networks = c.network_settings.as_ref()?.networks.as_ref()?;
-        let endpoint = networks.values().next()?;
-        let fixed = endpoint.ipam_config.as_ref().and_then(|i| i.ipv4_address.clone());
-        let address = fixed.or(endpoint.ip_address.clone())?.parse().ok()?;
+        let own = Self::own_endpoint(c, network);
+        let fixed = own.and_then(|e| e.ipam_config.as_ref()?.ipv4_address.as_ref()?.parse().ok());
+        let given = || own.and_then(|e| e.ip_address.as_ref()?.parse().ok());
+        let planned = || network.and_then(|n| n.host(id));
+        let address = fixed.or_else(given).or_else(planned).unwrap_or(Ipv4Addr::UNSPECIFIED);
         let mut published = BTreeMap::new();
         for (inner, outer) in c.host_config.as_ref()?.port_bindings.iter().flatten() {
             let inner = inner.trim_end_matches("/tcp").parse::<u16>().ok();
@@ -72,18 +78,30 @@ impl Docker {
         })
     }
 
-    pub(super) async fn networks(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Network>> {
+    /// The container's endpoint in the cluster's own network; `None` where it is not connected to it.
+    fn own_endpoint<'a>(c: &'a ContainerInspectResponse, network: Option<&ObservedNetwork>) -> Option<&'a EndpointSettings> {
+        // A host is created in its cluster's network; an older one may be recorded by name.
+        let made_in = c.host_config.as_ref().and_then(|h| h.network_mode.as_deref());
+        let mut endpoints = c.network_settings.as_ref()?.networks.as_ref()?.iter();
+        let is_own = |name: &str, e: &EndpointSettings| match network {
+            Some(n) => e.network_id.as_ref() == Some(&n.reference) || name == n.reference,
+            None => made_in.is_some_and(|m| name == m || e.network_id.as_deref() == Some(m)),
+        };
+        endpoints.find(|(name, e)| is_own(name, e)).map(|(_, e)| e)
+    }
+
+    pub(super) async fn networks(&self, label: &str, value: &str) -> Result<Vec<Network>> {
         let options = ListNetworksOptionsBuilder::default().filters(&filter(label, value)).build();
         self.engine.list_networks(Some(options)).await.map_err(|e| explain("cannot list networks", e))
     }
 
-    pub(super) async fn volumes(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Volume>> {
+    pub(super) async fn volumes(&self, label: &str, value: &str) -> Result<Vec<Volume>> {
         let options = ListVolumesOptionsBuilder::default().filters(&filter(label, value)).build();
         let list = self.engine.list_volumes(Some(options)).await.map_err(|e| explain("cannot list volumes", e))?;
         Ok(list.volumes.unwrap_or_default())
     }
 
-    pub(super) fn observed_network(n: &bollard::models::Network) -> Option<ObservedNetwork> {
+    pub(super) fn observed_network(n: &Network) -> Option<ObservedNetwork> {
         Some(ObservedNetwork {
             reference: n.id.clone()?,
             place: Place::Docker {
@@ -93,30 +111,76 @@ impl Docker {
         })
     }
 
-    pub(super) async fn observe_now(&self) -> Result<Observed> {
-        let (containers, networks, volumes) =
-            tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))?;
-        let label = |labels: Option<&HashMap<String, String>>, key: &str| labels.and_then(|l| l.get(key)).cloned();
-        let mut uuids: Vec<String> = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), CLUSTER)).collect();
-        uuids.extend(networks.iter().filter_map(|n| label(n.labels.as_ref(), CLUSTER)));
-        // A `down` that was cut off may have left nothing else.
-        uuids.extend(volumes.iter().filter_map(|v| label(Some(&v.labels), CLUSTER)));
-        uuids.sort();
-        uuids.dedup();
-        if uuids.len() > 1 {
-            return Err(Error::failed(format!("there are {} clusters called `{}`: {}", uuids.len(), self.cluster, uuids.join(", ")))
-                .hint("give one of them another name, or remove its containers: `docker ps -a --filter label=septet.cluster=UUID`"));
+    async fn all_of_name(&self) -> Result<(Vec<ContainerInspectResponse>, Vec<Network>, Vec<Volume>)> {
+        tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))
+    }
+
+    /// All identities, those included of which nothing but volumes is left.
+    fn identities_of(containers: &[ContainerInspectResponse], networks: &[Network], volumes: &[Volume]) -> Vec<Identity> {
+        let of = |labels: Option<&HashMap<String, String>>| labels.and_then(|l| l.get(CLUSTER)).cloned();
+        let mut hosts: BTreeMap<String, usize> = BTreeMap::new();
+        for uuid in containers.iter().filter_map(|c| of(c.config.as_ref()?.labels.as_ref())) {
+            *hosts.entry(uuid).or_default() += 1;
         }
-        let mut observed = Observed { uuid: uuids.pop(), ..Observed::default() };
+        let others = networks.iter().map(|n| of(n.labels.as_ref())).chain(volumes.iter().map(|v| of(Some(&v.labels))));
+        for uuid in others.flatten() {
+            hosts.entry(uuid).or_default();
+        }
+        hosts.into_iter().map(|(uuid, hosts)| Identity { uuid, hosts }).collect()
+    }
+
+    /// Why a network or volume cannot be removed: the containers that use it, where it is in use.
+    pub(super) async fn in_use(&self, resource: &Resource, e: EngineError) -> Error {
+        let doing = format!("cannot remove {} {}", resource.kind, resource.name);
+        let by = |names: Vec<String>| names.into_iter().filter(|n| !n.is_empty()).collect::<Vec<_>>();
+        let (users, hint) = match resource.kind {
+            "network" => {
+                let found = self.engine.inspect_network(&resource.id, None).await.ok().and_then(|n| n.containers);
+                let names = by(found.into_iter().flatten().filter_map(|(_, c)| c.name).collect());
+                let commands: Vec<String> =
+                    names.iter().map(|n| format!("`docker network disconnect --force {} {n}`", resource.name)).collect();
+                (names, commands.join(", "))
+            }
+            _ => {
+                let filters = HashMap::from([("volume".to_owned(), vec![resource.id.clone()])]);
+                let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+                let found = self.engine.list_containers(Some(options)).await.unwrap_or_default();
+                let name = |c: ContainerSummary| c.names.and_then(|n| Some(n.first()?.trim_start_matches('/').to_owned()));
+                let names = by(found.into_iter().filter_map(name).collect());
+                let commands: Vec<String> = names.iter().map(|n| format!("`docker rm --force {n}`")).collect();
+                (names, commands.join(", "))
+            }
+        };
+        match users.is_empty() {
+            true => explain(&doing, e),
+            false => Error::failed(format!("{doing}: in use by {}", users.join(", "))).hint(format!("{hint}, then `septet down` again")),
+        }
+    }
+
+    pub(super) async fn identities_now(&self) -> Result<Vec<Identity>> {
+        let (containers, networks, volumes) = self.all_of_name().await?;
+        Ok(Self::identities_of(&containers, &networks, &volumes))
+    }
+
+    pub(super) async fn observe_now(&self) -> Result<Observed> {
+        let (mut containers, mut networks, mut volumes) = self.all_of_name().await?;
+        let label = |labels: Option<&HashMap<String, String>>, key: &str| labels.and_then(|l| l.get(key)).cloned();
+        let (uuid, twins) = choose(&self.cluster, Self::identities_of(&containers, &networks, &volumes))?;
+        // What is left of another first run is not this cluster's.
+        let is_own = |labels: Option<&HashMap<String, String>>| label(labels, CLUSTER).is_none_or(|u| Some(&u) == uuid.as_ref());
+        containers.retain(|c| is_own(c.config.as_ref().and_then(|c| c.labels.as_ref())));
+        networks.retain(|n| is_own(n.labels.as_ref()));
+        volumes.retain(|v| is_own(Some(&v.labels)));
+        let mut observed = Observed { uuid, twins, ..Observed::default() };
         let kinds = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), ENGINE));
         let kinds = kinds.chain(networks.iter().filter_map(|n| label(n.labels.as_ref(), ENGINE)));
         observed.engine = kinds.chain(volumes.iter().filter_map(|v| label(Some(&v.labels), ENGINE))).next();
         if let Some(expires) = networks.iter().find_map(|n| label(n.labels.as_ref(), EXPIRES)) {
             let _ = self.expires.set(expires);
         }
-        observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
-        observed.hosts.sort_by_key(|h| h.id);
         observed.network = networks.iter().find_map(Self::observed_network);
+        observed.hosts = containers.iter().filter_map(|c| Self::observed_host(c, observed.network.as_ref())).collect();
+        observed.hosts.sort_by_key(|h| h.id);
         for v in &volumes {
             let id = || Some(HostId { role: Role::parse(v.labels.get(ROLE)?)?, index: v.labels.get(INDEX)?.parse().ok()? });
             if let Some(id) = id().filter(|id| observed.host(*id).is_none()) {
@@ -135,7 +199,7 @@ impl Docker {
                     // One of ours that a run which was killed had asked for, and that came after the list was made.
                     let of = label(c.config.as_ref().and_then(|c| c.labels.as_ref()), CLUSTER);
                     if of.is_some() && of == observed.uuid {
-                        observed.hosts.extend(Self::observed_host(&c));
+                        observed.hosts.extend(Self::observed_host(&c, observed.network.as_ref()));
                         continue;
                     }
                     let image = c.config.and_then(|c| c.image).unwrap_or_default();
@@ -145,5 +209,43 @@ impl Docker {
         }
         observed.hosts.sort_by_key(|h| h.id);
         Ok(observed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn network() -> ObservedNetwork {
+        ObservedNetwork { reference: "own".into(), place: Place::Docker { subnet: Subnet([10, 1, 2]), ports_from: 19000 } }
+    }
+
+    fn host(networks: serde_json::Value, network: Option<&ObservedNetwork>) -> ObservedHost {
+        let text = json!({
+            "Id": "c", "Name": "/p-kafka01", "State": {"Status": "running"}, "NetworkSettings": {"Networks": networks},
+            "Config": {"Labels": {"septet.role": "broker", "septet.index": "1"}}, "HostConfig": {"NetworkMode": "own"},
+        });
+        Docker::observed_host(&serde_json::from_value(text).unwrap(), network).unwrap()
+    }
+
+    #[test]
+    fn the_address_is_that_in_the_clusters_own_network() {
+        let own = json!({"NetworkID": "own", "IPAddress": "10.1.2.31", "IPAMConfig": {"IPv4Address": "10.1.2.31"}});
+        let others: serde_json::Map<_, _> =
+            (0..20).map(|i| (format!("app{i}"), json!({"NetworkID": format!("n{i}"), "IPAddress": format!("172.18.0.{i}")}))).collect();
+        let mut all = others.clone();
+        all.insert("septet-c".into(), own);
+        for network in [Some(&network()), None] {
+            // The order of a hash map differs from one to the next.
+            for _ in 0..20 {
+                assert_eq!(host(json!(all), network).address, Ipv4Addr::new(10, 1, 2, 31));
+            }
+        }
+        // Disconnected from its own network it is still a host, with the address that it has there.
+        assert_eq!(host(json!(others), Some(&network())).address, Ipv4Addr::new(10, 1, 2, 31));
+        assert_eq!(host(json!({}), None).address, Ipv4Addr::UNSPECIFIED);
     }
 }
