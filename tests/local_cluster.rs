@@ -26,6 +26,8 @@ mod neighbours;
 mod rename;
 #[path = "local_cluster/rename_cut_off.rs"]
 mod rename_cut_off;
+#[path = "local_cluster/repairs.rs"]
+mod repairs;
 #[path = "local_cluster/two_users.rs"]
 mod two_users;
 #[path = "local_cluster/watch.rs"]

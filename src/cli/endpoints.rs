@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{Global, print_data, print_json};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     operations,
     playbook::Options,
 };
@@ -14,7 +14,7 @@ pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let observed = cluster.provider.observe().await?;
     if observed.hosts.is_empty() {
-        return Err(Error::failed(format!("there is no cluster `{}`", cluster.inventory.cluster)).hint("`septet up` makes it"));
+        return Err(operations::no_hosts(&cluster.inventory, &observed));
     }
     let endpoints = operations::endpoints(&cluster, &observed);
     if g.json {

@@ -118,6 +118,9 @@ impl Checker<'_> {
                 Some(HostState::Stopped) => notes.add(&self.name(host.id), "the host is stopped"),
                 Some(HostState::Paused) => notes.add(&self.name(host.id), "the host is paused"),
                 Some(HostState::Unfinished) => notes.add(&self.name(host.id), "the host was made and never started"),
+                None if self.observed.kept.contains_key(&host.id) => {
+                    notes.add(&host.name, "the host does not exist; its data is kept, and `up` uses it");
+                }
                 None => notes.add(&host.name, "the host does not exist"),
             }
         }

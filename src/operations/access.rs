@@ -266,5 +266,14 @@ impl Access {
 
 /// There is no cluster.
 pub fn not_there(inventory: &Inventory) -> Error {
-    Error::failed(format!("there is no cluster `{}`", inventory.cluster)).hint("`septet up` makes it")
+    Error::failed(format!("cluster {} does not exist", inventory.cluster)).hint("`septet up` makes it")
+}
+
+/// There is no cluster, or only the data of one.
+pub fn no_hosts(inventory: &Inventory, observed: &Observed) -> Error {
+    match observed.kept.len() {
+        0 => not_there(inventory),
+        n => Error::failed(format!("cluster {} has no hosts; the data of {n} hosts is kept", inventory.cluster))
+            .hint("`septet up` makes the hosts again, with that data"),
+    }
 }

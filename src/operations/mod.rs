@@ -12,7 +12,7 @@ mod resize;
 mod rolling;
 mod up;
 
-pub use access::{Access, clock, locked};
+pub use access::{Access, clock, locked, no_hosts};
 pub use down::{Receipt, Removed, down, down_expired};
 pub use rename::rename;
 pub use rolling::RollingGate;

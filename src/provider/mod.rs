@@ -198,6 +198,8 @@ pub struct Observed {
     pub twins: Vec<String>,
     /// names that others have, with what has them
     pub taken: BTreeMap<String, String>,
+    /// hosts that work again only once they are made again, with the data that they have, and why
+    pub rebuild: BTreeMap<HostId, String>,
     /// what is to be mended in place; filled by [`Provider::adjustments`]
     pub adjustments: Vec<Adjustment>,
 }

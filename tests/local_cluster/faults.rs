@@ -62,7 +62,7 @@ fn lost_container(cluster: &Cluster, servers: &str) {
     }
     let problems = cluster.problems();
     for host in ["kafka02", "zk02"] {
-        assert_eq!(problems[host], ["the host does not exist"]);
+        assert_eq!(problems[host], ["the host does not exist; its data is kept, and `up` uses it"]);
     }
     cluster.ok(&["plan"]).shows(&[&format!("+ host {}", cluster.host("kafka02")), &format!("+ host {}", cluster.host("zk02"))]);
     cluster.ok(&["up"]);

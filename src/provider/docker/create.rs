@@ -20,7 +20,7 @@ use futures_util::StreamExt;
 use super::{
     CLUSTER, Docker, HOST_KEY, INDEX, ROLE,
     errors::{explain, is_status},
-    image, privilege, volume_name,
+    image, privilege, subnet, volume_name,
 };
 use crate::{
     error::{Error, Result},
@@ -54,8 +54,8 @@ impl Docker {
         let mut bindings = HashMap::new();
         let mut exposed = Vec::new();
         for (inner, offset) in published_ports(id, self.metadata) {
-            let binding =
-                PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some((Self::ports_from(network) + offset).to_string()) };
+            let port = self.free_port(network, offset, site).map_err(|e| e.context(&doing))?;
+            let binding = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some(port.to_string()) };
             bindings.insert(format!("{inner}/tcp"), Some(vec![binding]));
             exposed.push(format!("{inner}/tcp"));
         }
@@ -103,6 +103,24 @@ impl Docker {
         let tar = planted(&host_key, site.public_key).map_err(|e| e.context(&doing))?;
         self.upload(&made.id, tar).await.map_err(|e| explain(&doing, e))?;
         self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
+    }
+
+    /// A port of the cluster's row: the one at its own place, or where another program has that, one at a place of no other host.
+    fn free_port(&self, network: &ObservedNetwork, offset: u16, site: &Site<'_>) -> Result<u16> {
+        let own = Self::ports_from(network) + offset;
+        if subnet::is_free(own) {
+            return Ok(own);
+        }
+        if self.settings.ports_from.is_some() {
+            return Err(Error::failed(format!("port {own} of 127.0.0.1 is in use by another program")).hint(
+                "stop that program, or choose another `ports_from` in the inventory, then `septet down --keep-data` and `septet up`",
+            ));
+        }
+        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
+        subnet::substitutes(offset, &needed)
+            .map(|o| Self::ports_from(network) + o)
+            .find(|p| subnet::is_free(*p))
+            .ok_or_else(|| Error::failed(format!("port {own} of 127.0.0.1 and all others of the cluster's row are in use by other programs")))
     }
 
     pub(super) async fn is_ours(&self, name: &str, uuid: &str) -> bool {

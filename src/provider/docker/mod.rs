@@ -171,7 +171,7 @@ impl Provider for Docker {
                 // Containers have no kinds, and nothing in Docker is mended in place.
                 Step::CreateNetwork | Step::Resize { .. } | Step::Attach { .. } | Step::Adjust(_) => Ok(()),
                 Step::Create { id, name, .. } => self.create(*id, name, network, site).await,
-                Step::Replace { id, name } => {
+                Step::Replace { id, name, .. } => {
                     self.remove_container(&reference(*id)).await?;
                     self.create(*id, name, network, site).await
                 }

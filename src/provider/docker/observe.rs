@@ -14,7 +14,7 @@ use bollard::{
 use super::{
     CLUSTER, Docker, ENGINE, EXPIRES, HOST_KEY, INDEX, NAME, PORTS, ROLE, Subnet,
     errors::{explain, is_status},
-    filter,
+    filter, subnet,
 };
 use crate::{
     error::{Error, Result},
@@ -129,6 +129,28 @@ impl Docker {
         hosts.into_iter().map(|(uuid, hosts)| Identity { uuid, hosts }).collect()
     }
 
+    /// Why a container works only once it is made again: its network is gone, it was disconnected from it, or a port was taken while
+    /// it was stopped.
+    fn needs_rebuild(
+        &self,
+        c: &ContainerInspectResponse,
+        host: &ObservedHost,
+        network: Option<&ObservedNetwork>,
+    ) -> Option<String> {
+        if network.is_none() {
+            return Some("its network is gone".into());
+        }
+        if Self::own_endpoint(c, network).is_none() {
+            return Some("it is not connected to the cluster's network".into());
+        }
+        // Where the inventory says which ports, another one is not chosen: starting the host fails, and says why.
+        if host.state != HostState::Stopped || self.settings.ports_from.is_some() {
+            return None;
+        }
+        let port = host.published.values().find(|p| !subnet::is_free(**p))?;
+        Some(format!("port {port} of 127.0.0.1 is in use by another program, another one is chosen"))
+    }
+
     /// Why a network or volume cannot be removed: the containers that use it, where it is in use.
     pub(super) async fn in_use(&self, resource: &Resource, e: EngineError) -> Error {
         let doing = format!("cannot remove {} {}", resource.kind, resource.name);
@@ -181,6 +203,12 @@ impl Docker {
         observed.network = networks.iter().find_map(Self::observed_network);
         observed.hosts = containers.iter().filter_map(|c| Self::observed_host(c, observed.network.as_ref())).collect();
         observed.hosts.sort_by_key(|h| h.id);
+        for c in &containers {
+            let Some(host) = Self::observed_host(c, observed.network.as_ref()) else { continue };
+            if let Some(why) = self.needs_rebuild(c, &host, observed.network.as_ref()) {
+                observed.rebuild.insert(host.id, why);
+            }
+        }
         for v in &volumes {
             let id = || Some(HostId { role: Role::parse(v.labels.get(ROLE)?)?, index: v.labels.get(INDEX)?.parse().ok()? });
             if let Some(id) = id().filter(|id| observed.host(*id).is_none()) {
