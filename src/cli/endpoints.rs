@@ -3,11 +3,7 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{Global, print_data, print_json};
-use crate::{
-    error::Result,
-    operations,
-    playbook::Options,
-};
+use crate::{error::Result, operations, playbook::Options};
 
 /// Runs it.
 pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {

@@ -21,7 +21,8 @@ fn are_kept(cluster: &Cluster) {
 }
 
 fn port(cluster: &Cluster, host: &str) -> u16 {
-    let bindings = docker(&["inspect", "--format", "{{range .HostConfig.PortBindings}}{{(index . 0).HostPort}}{{end}}", &cluster.host(host)]);
+    let bindings =
+        docker(&["inspect", "--format", "{{range .HostConfig.PortBindings}}{{(index . 0).HostPort}}{{end}}", &cluster.host(host)]);
     bindings.parse().unwrap()
 }
 
@@ -65,13 +66,18 @@ fn hints_that_name_commands_keep_data() {
     }
     let cluster = Cluster::new("k");
     // Two rows of ports that nothing uses now.
-    let free = |n: u16| (0..60).map(|i| 30_000 + n + i * 120).find(|p| (0..30).all(|o| TcpListener::bind((Ipv4Addr::LOCALHOST, p + o)).is_ok()));
+    let free =
+        |n: u16| (0..60).map(|i| 30_000 + n + i * 120).find(|p| (0..30).all(|o| TcpListener::bind((Ipv4Addr::LOCALHOST, p + o)).is_ok()));
     let (first, second) = (free(0).unwrap(), free(60).unwrap());
     cluster.write_inventory(&format!("ports_from: {first}"));
     with_records(&cluster);
     docker(&["stop", "-t", "5", &cluster.host("kafka01")]);
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, first + 20)).unwrap();
-    cluster.run(&["up"]).code(1).says(&["in use", "hint: another program uses the port: stop it", "`septet -i inventory.yml down --keep-data`"]);
+    cluster.run(&["up"]).code(1).says(&[
+        "in use",
+        "hint: another program uses the port: stop it",
+        "`septet -i inventory.yml down --keep-data`",
+    ]);
     cluster.edit(&format!("ports_from: {first}"), &format!("ports_from: {second}"));
     cluster.ok(&["down", "--keep-data", "--yes"]).says(&["kept, for the next"]);
     // What is kept is known, and used.

@@ -117,10 +117,9 @@ impl Docker {
             ));
         }
         let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
-        subnet::substitutes(offset, &needed)
-            .map(|o| Self::ports_from(network) + o)
-            .find(|p| subnet::is_free(*p))
-            .ok_or_else(|| Error::failed(format!("port {own} of 127.0.0.1 and all others of the cluster's row are in use by other programs")))
+        subnet::substitutes(offset, &needed).map(|o| Self::ports_from(network) + o).find(|p| subnet::is_free(*p)).ok_or_else(|| {
+            Error::failed(format!("port {own} of 127.0.0.1 and all others of the cluster's row are in use by other programs"))
+        })
     }
 
     pub(super) async fn is_ours(&self, name: &str, uuid: &str) -> bool {

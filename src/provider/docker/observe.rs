@@ -131,12 +131,7 @@ impl Docker {
 
     /// Why a container works only once it is made again: its network is gone, it was disconnected from it, or a port was taken while
     /// it was stopped.
-    fn needs_rebuild(
-        &self,
-        c: &ContainerInspectResponse,
-        host: &ObservedHost,
-        network: Option<&ObservedNetwork>,
-    ) -> Option<String> {
+    fn needs_rebuild(&self, c: &ContainerInspectResponse, host: &ObservedHost, network: Option<&ObservedNetwork>) -> Option<String> {
         if network.is_none() {
             return Some("its network is gone".into());
         }
