@@ -120,6 +120,10 @@ impl Checker<'_> {
                 Some(HostState::Running) => out.push(host.id),
                 Some(HostState::Stopped) => notes.add(&self.name(host.id), "the host is stopped"),
                 Some(HostState::Paused) => notes.add(&self.name(host.id), "the host is paused"),
+                Some(_) if self.observed.rebuild.contains_key(&host.id) => {
+                    let why = self.observed.rebuild.get(&host.id).cloned().unwrap_or_default();
+                    notes.add(&self.name(host.id), format!("{why}: `up` makes the host again, with its data"));
+                }
                 Some(HostState::Unfinished) => notes.add(&self.name(host.id), "the host was made and never started"),
                 None if self.observed.kept.contains_key(&host.id) => {
                     notes.add(&host.name, "the host does not exist; its data is kept, and `up` uses it");

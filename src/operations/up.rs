@@ -168,6 +168,8 @@ async fn play(
         true => unseen(observed, fleet.is_some()).map(|h| h.id).collect(),
         false => HashSet::new(),
     };
+    let named = |ids: &HashSet<HostId>| cluster.inventory.hosts.iter().filter(|h| ids.contains(&h.id)).map(|h| h.name.clone()).collect();
+    cluster.reporter.of_cluster(&cluster.inventory.prefix, named(&absent));
     let shared = Shared {
         inventory: cluster.inventory.clone(),
         project: cluster.project.clone(),

@@ -49,6 +49,8 @@ fn network_and_ports() {
     docker(&["stop", "-t", "5", &kafka02]);
     let taken = port(&cluster, "kafka02");
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, taken)).unwrap();
+    let problems = cluster.problems();
+    assert_eq!(problems["kafka01"], ["it is not connected to the cluster's network: `up` makes the host again, with its data"]);
     let plan = cluster.ok(&["plan"]);
     plan.shows(&["is not connected to the cluster's network", &format!("port {taken} of 127.0.0.1 is in use by another program")]);
     cluster.ok(&["up"]);

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     inventory::HostId,
-    provider::{ObservedNetwork, Site, foreign, published_ports},
+    provider::{ObservedNetwork, Site, authorized, foreign, published_ports},
     ssh::keys,
 };
 
@@ -35,7 +35,20 @@ pub const AUTHORIZED: &str = "home/septet/.ssh/authorized_keys";
 const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 impl Docker {
-    pub(super) async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>) -> Result<()> {
+    /// Keys that are accepted on the cluster's hosts, so that a host which another user makes again lets everybody in. The host's
+    /// own come first. Empty where no host has any.
+    pub(super) async fn keys_of_others(&self, id: HostId, site: &Site<'_>) -> String {
+        let own = site.observed.host(id).into_iter();
+        for host in own.chain(site.observed.hosts.iter().filter(|h| h.id != id)) {
+            if let Ok(Some(bytes)) = self.download(&host.reference, &format!("/{AUTHORIZED}")).await {
+                return String::from_utf8_lossy(&bytes).into_owned();
+            }
+        }
+        String::new()
+    }
+
+    /// Makes and starts a host that accepts this state directory's key beside `keys`.
+    pub(super) async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>, keys: &str) -> Result<()> {
         let (image, privilege) = self.ready.get().ok_or_else(|| Error::failed("the node image is not ready"))?;
         let doing = format!("cannot make {name}");
         let address = network.host(id).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
@@ -100,7 +113,8 @@ impl Docker {
             Err(e) if is_status(&e, 409) => return Err(foreign(name, "a container")),
             Err(e) => return Err(explain(&doing, e)),
         };
-        let tar = planted(&host_key, site.public_key).map_err(|e| e.context(&doing))?;
+        let keys = authorized::with_line(keys, site.public_key)?.unwrap_or_else(|| keys.to_owned());
+        let tar = planted(&host_key, &keys).map_err(|e| e.context(&doing))?;
         self.upload(&made.id, tar).await.map_err(|e| explain(&doing, e))?;
         self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
     }
@@ -169,11 +183,11 @@ impl Docker {
 }
 
 /// Files that a host gets before its first start, as a tar archive.
-fn planted(host_key: &keys::HostKey, public_key: &str) -> Result<Vec<u8>> {
+fn planted(host_key: &keys::HostKey, authorized_keys: &str) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key", host_key.private.as_bytes(), 0o600, 0)?;
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key.pub", format!("{}\n", host_key.public).as_bytes(), 0o644, 0)?;
-    authorize(&mut tar, &format!("{public_key}\n"))?;
+    authorize(&mut tar, authorized_keys)?;
     Ok(tar.into_inner()?)
 }
 

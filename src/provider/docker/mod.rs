@@ -170,10 +170,14 @@ impl Provider for Docker {
             match step {
                 // Containers have no kinds, and nothing in Docker is mended in place.
                 Step::CreateNetwork | Step::Resize { .. } | Step::Attach { .. } | Step::Adjust(_) => Ok(()),
-                Step::Create { id, name, .. } => self.create(*id, name, network, site).await,
+                Step::Create { id, name, .. } => {
+                    let keys = self.keys_of_others(*id, site).await;
+                    self.create(*id, name, network, site, &keys).await
+                }
                 Step::Replace { id, name, .. } => {
+                    let keys = self.keys_of_others(*id, site).await;
                     self.remove_container(&reference(*id)).await?;
-                    self.create(*id, name, network, site).await
+                    self.create(*id, name, network, site, &keys).await
                 }
                 Step::Start { id, name } => {
                     self.engine.start_container(&reference(*id), None).await.map_err(|e| explain(&format!("cannot start {name}"), e))

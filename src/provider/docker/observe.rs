@@ -202,6 +202,10 @@ impl Docker {
             let Some(host) = Self::observed_host(c, observed.network.as_ref()) else { continue };
             if let Some(why) = self.needs_rebuild(c, &host, observed.network.as_ref()) {
                 observed.rebuild.insert(host.id, why);
+                // Nothing of it can be used as it is, whether it runs or not.
+                for h in observed.hosts.iter_mut().filter(|h| h.id == host.id) {
+                    h.state = HostState::Unfinished;
+                }
             }
         }
         for v in &volumes {
