@@ -58,7 +58,7 @@ fn ask(cluster: &str, list: &[Resource], interrupted: &AtomicBool) -> Result<boo
 
 /// Asks whether clusters whose time is over may go.
 fn ask_expired(list: &[Expired], interrupted: &AtomicBool) -> Result<bool> {
-    let rows = list.iter().map(|e| vec![e.cluster.clone(), e.uuid.clone(), clock(e.expires)]);
+    let rows = list.iter().map(|e| vec![e.cluster.to_string(), e.uuid.to_string(), clock(e.expires)]);
     eprintln!("{}\n", plain_table(&["cluster", "id", "over since"], rows));
     eprint!("All of these are removed, with their data. Type `expired` to go on: ");
     Ok(typed(interrupted)?.trim() == "expired")

@@ -106,6 +106,26 @@ enum Command {
     Completions(completions::Arguments),
 }
 
+impl Command {
+    /// As it is typed.
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Up(_) => "up",
+            Command::Plan(_) => "plan",
+            Command::Health(_) => "health",
+            Command::Endpoints => "endpoints",
+            Command::Rename(_) => "rename",
+            Command::Down(_) => "down",
+            Command::Run(_) => "run",
+            Command::Exec(_) => "exec",
+            Command::Ssh(_) => "ssh",
+            Command::Logs(_) => "logs",
+            Command::Init(_) => "init",
+            Command::Completions(_) => "completions",
+        }
+    }
+}
+
 /// Which tasks, with which variables; for the commands that run playbooks.
 #[derive(Args, Clone, Default)]
 pub struct RunOptions {
@@ -283,6 +303,7 @@ async fn until_interrupted<T>(interrupted: &Arc<AtomicBool>, what: impl Future<O
 
 async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let g = &cli.global;
+    crate::operations::set_command(cli.command.name());
     match cli.command {
         Command::Up(a) => resumable(up::run(g, &a, interrupted).await, "septet up"),
         Command::Plan(a) => until_interrupted(interrupted, plan::run(g, &a, interrupted)).await,

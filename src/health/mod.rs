@@ -225,7 +225,7 @@ impl Checker<'_> {
                 }
             })
             .collect();
-        Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.clone(), hosts, problems }
+        Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.to_string(), hosts, problems }
     }
 
     /// Hosts that run, as the provider says.

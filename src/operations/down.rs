@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::{Cluster, locked};
 use crate::{
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::Inventory,
     journal,
     provider::{self, Expired, Provider, Resource, now_s},
-    ssh::keys,
+    state,
 };
 
 /// Something that was removed.
@@ -28,9 +29,9 @@ pub struct Removal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// the cluster's name
-    pub cluster: String,
+    pub cluster: ClusterName,
     /// its identity
-    pub uuid: String,
+    pub uuid: ClusterId,
     /// when it began, in seconds since 1970
     pub began_at: u64,
     /// when the last listing was made
@@ -55,7 +56,7 @@ pub async fn down(cluster: &Cluster, keep_data: bool, agree: impl FnOnce(&[Resou
             None => unlisted(cluster).await?,
         };
         match uuid {
-            Some(uuid) => remove_all(&*cluster.provider, name, &uuid, keep_data, agree).await,
+            Some(uuid) => remove_all(&*cluster.provider, name, uuid, keep_data, agree).await,
             None => Ok(None),
         }
     })
@@ -64,11 +65,11 @@ pub async fn down(cluster: &Cluster, keep_data: bool, agree: impl FnOnce(&[Resou
 
 /// The identity of a cluster that a run of ours had begun to make, where the provider lists late what it makes: it is looked for
 /// a while. Nobody else's run is known here.
-async fn unlisted(cluster: &Cluster) -> Result<Option<String>> {
-    let Some(uuid) = keys::begun(&cluster.inventory.cluster)? else { return Ok(None) };
+async fn unlisted(cluster: &Cluster) -> Result<Option<ClusterId>> {
+    let Some(uuid) = state::begun(&cluster.inventory.cluster)? else { return Ok(None) };
     let until = tokio::time::Instant::now() + cluster.provider.listed_within();
     loop {
-        if !cluster.provider.list(&uuid).await?.is_empty() {
+        if !cluster.provider.list(uuid).await?.is_empty() {
             return Ok(Some(uuid));
         }
         if tokio::time::Instant::now() >= until {
@@ -92,7 +93,7 @@ pub async fn down_expired(inventory: &Inventory, agree: impl FnOnce(&[Expired]) 
         let mut of_it = inventory.clone();
         of_it.cluster = one.cluster.clone();
         let provider = provider::open(&of_it)?;
-        let removal = remove_all(&*provider, &one.cluster, &one.uuid, false, |_| Ok(true));
+        let removal = remove_all(&*provider, &one.cluster, one.uuid, false, |_| Ok(true));
         receipts.extend(locked(&one.cluster, &*provider, removal).await?);
     }
     Ok(receipts)
@@ -100,8 +101,8 @@ pub async fn down_expired(inventory: &Inventory, agree: impl FnOnce(&[Expired]) 
 
 async fn remove_all(
     provider: &dyn Provider,
-    name: &str,
-    uuid: &str,
+    name: &ClusterName,
+    uuid: ClusterId,
     keep_data: bool,
     agree: impl FnOnce(&[Resource]) -> Result<bool>,
 ) -> Result<Option<Receipt>> {
@@ -147,10 +148,10 @@ async fn remove_all(
                 }
             }
             if kept.is_empty() {
-                keys::forget(uuid)?;
-                keys::forget_intent(name)?;
+                state::forget(uuid)?;
+                state::forget_intent(name)?;
             }
-            let receipt = Receipt { cluster: name.to_owned(), uuid: uuid.to_owned(), began_at, listed_at, removed, kept, left };
+            let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left };
             journal::record("down", name, &receipt)?;
             return Ok(Some(receipt));
         }

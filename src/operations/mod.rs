@@ -4,14 +4,16 @@
 
 mod access;
 mod down;
+mod lock;
 mod precheck;
 mod rename;
 mod resize;
 mod rolling;
 mod up;
 
-pub use access::{Access, clock, locked};
+pub use access::Access;
 pub use down::{Receipt, down, down_expired};
+pub use lock::{clock, locked, set_command};
 pub use rename::rename;
 pub use rolling::RollingGate;
 pub use up::{Planned, UpOutcome, endpoints, preview, run_playbook, up};

@@ -98,7 +98,7 @@ pub async fn check(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -
     if settings.metadata != Metadata::Kraft {
         return Ok(());
     }
-    let vars = engine::vars(inventory, observed.uuid.as_deref());
+    let vars = engine::vars(inventory, observed.uuid.map(|u| u.to_string()).as_deref());
     let text = |id: HostId, key: &str| {
         let own = inventory.hosts.iter().find(|h| h.id == id).and_then(|h| h.vars.get(key));
         let found = own.or_else(|| inventory.vars.get(key)).or_else(|| vars.get(key));

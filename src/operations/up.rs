@@ -21,6 +21,7 @@ use crate::{
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
     provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ObservedHost, ProviderStats, Site, Verdict},
     ssh::{Fleet, keys},
+    state,
     template::Vars,
 };
 
@@ -94,7 +95,7 @@ fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, 
 }
 
 fn common(cluster: &Cluster, observed: &Observed) -> Vars {
-    let mut v = engine::vars(&cluster.inventory, observed.uuid.as_deref());
+    let mut v = engine::vars(&cluster.inventory, observed.uuid.map(|u| u.to_string()).as_deref());
     v.insert("external_port".into(), json!(EXTERNAL_PORT));
     v.extend(cluster.archives.clone());
     v
@@ -222,14 +223,14 @@ fn passed(checks: &[Check]) -> Result<()> {
 
 /// Does the provider's steps: the network first, then all hosts side by side.
 async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
-    let uuid = match &observed.uuid {
-        Some(u) => u.clone(),
-        None => keys::intended_uuid(&cluster.inventory.cluster)?,
+    let uuid = match observed.uuid {
+        Some(u) => u,
+        None => state::intended(&cluster.inventory.cluster)?,
     };
     // The key is on disk before the first host trusts it.
-    let (key, _) = keys::cluster_key(&uuid)?;
+    let (key, _) = keys::cluster_key(uuid)?;
     let public_key = keys::public_line(&key)?;
-    let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
+    let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
     let network = cluster.provider.create_network(&site).await?;
     interrupted(cluster)?;
     let steps: Vec<&Step> = plan.steps.iter().filter(|s| **s != Step::CreateNetwork).collect();
@@ -340,11 +341,10 @@ async fn note_formatted(cluster: &Cluster, access: &Access) -> Result<()> {
 
 /// Every host serves under its new name: the provider's names follow, then the old names go.
 async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: &Observed, access: &Access) -> Result<(Observed, Recap)> {
-    let uuid = observed.uuid.clone().unwrap_or_default();
-    let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: "" };
-    let Some(network) = observed.network.clone() else {
+    let (Some(uuid), Some(network)) = (observed.uuid, observed.network.clone()) else {
         return Err(not_there(&cluster.inventory));
     };
+    let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: "" };
     let say = |text: String| cluster.reporter.say(&text);
     for step in &plan.renames {
         cluster.provider.apply(step, &network, &site, &say).await?;

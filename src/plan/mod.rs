@@ -292,7 +292,7 @@ mod tests {
             data_is_new: false,
         });
         Observed {
-            uuid: Some("u".into()),
+            uuid: Some(crate::identity::ClusterId::nil()),
             network: Some(ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet, ports_from: 19000 } }),
             hosts: hosts.collect(),
             ..Observed::default()

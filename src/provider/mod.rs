@@ -6,6 +6,7 @@ pub mod docker;
 #[cfg(feature = "ec2")]
 pub mod ec2;
 pub mod layout;
+pub mod marks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,11 +16,13 @@ use std::{
     time::Duration,
 };
 
+use marks::{Expiry, Marks};
 use serde::Serialize;
 
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::{HostId, Inventory, Metadata, ProviderSettings},
     plan::Step,
     playbook::runner::Boxed,
@@ -175,7 +178,7 @@ pub enum Adjustment {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
     /// the cluster's identity; `None` if nothing of it exists
-    pub uuid: Option<String>,
+    pub uuid: Option<ClusterId>,
     /// its network
     pub network: Option<ObservedNetwork>,
     /// its hosts
@@ -213,7 +216,7 @@ pub struct Resource {
 /// What a step needs to know beside itself.
 pub struct Site<'a> {
     /// the cluster's identity
-    pub uuid: &'a str,
+    pub uuid: ClusterId,
     /// what is wanted
     pub inventory: &'a Inventory,
     /// what there was when the plan was made
@@ -267,9 +270,9 @@ pub struct Estimate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Expired {
     /// its name
-    pub cluster: String,
+    pub cluster: ClusterName,
     /// its identity
-    pub uuid: String,
+    pub uuid: ClusterId,
     /// since when, in seconds since 1970
     pub expires: u64,
 }
@@ -336,7 +339,7 @@ pub trait Provider: Send + Sync {
         false
     }
     /// Everything that carries a UUID.
-    fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>>;
+    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>>;
     /// In which order kinds are removed.
     fn removal_order(&self) -> &'static [&'static str];
     /// How long the provider may take to list what was made.
@@ -416,17 +419,31 @@ pub fn foreign(name: &str, what: &str) -> Error {
         .hint("rename or remove it, or choose another prefix")
 }
 
-/// Of (UUID, name, end in seconds since 1970), as tags say it, the clusters whose time is over, each once. A cluster of which
-/// anything says a later time, or something unreadable, is not over.
-pub fn over(tags: impl Iterator<Item = (String, String, String)>, now: u64) -> Vec<Expired> {
-    let mut latest: BTreeMap<String, (String, u64)> = BTreeMap::new();
-    for (uuid, cluster, expires) in tags {
-        let expires = expires.parse().unwrap_or(u64::MAX);
-        let entry = latest.entry(uuid).or_insert((cluster, expires));
+/// The clusters that have expired, each once, by the marks of their things. A cluster of which anything says a later time, or
+/// something unreadable, or that has no name or several, has not.
+pub fn expired(marks: impl Iterator<Item = Marks>, now: u64) -> Vec<Expired> {
+    let mut clusters: BTreeMap<ClusterId, (BTreeSet<ClusterName>, Expiry)> = BTreeMap::new();
+    for m in marks {
+        let Some(expires) = m.expires else { continue };
+        let entry = clusters.entry(m.cluster).or_insert((BTreeSet::new(), expires));
+        entry.0.extend(m.name);
         entry.1 = entry.1.max(expires);
     }
-    let expired = latest.into_iter().filter(|(uuid, (_, e))| *e <= now && !uuid.is_empty());
-    expired.map(|(uuid, (cluster, expires))| Expired { cluster, uuid, expires }).collect()
+    let one = |(uuid, (names, expires)): (ClusterId, (BTreeSet<ClusterName>, Expiry))| match expires {
+        Expiry::At(expires) if expires <= now && names.len() == 1 => Some(Expired { cluster: names.into_iter().next()?, uuid, expires }),
+        _ => None,
+    };
+    clusters.into_iter().filter_map(one).collect()
+}
+
+/// The one identity among the marks of the things of a cluster's name. Two are an error: nothing says which of them is meant.
+pub fn identity(cluster: &ClusterName, marks: impl Iterator<Item = ClusterId>, hint: &str) -> Result<Option<ClusterId>> {
+    let ids: BTreeSet<ClusterId> = marks.collect();
+    if ids.len() > 1 {
+        let list: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        return Err(Error::failed(format!("there are {} clusters called `{cluster}`: {}", ids.len(), list.join(", "))).hint(hint));
+    }
+    Ok(ids.into_iter().next())
 }
 
 /// Seconds since 1970.

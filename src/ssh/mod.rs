@@ -5,6 +5,7 @@
 mod agent;
 mod fleet;
 pub mod keys;
+pub mod openssh;
 mod relay;
 
 use std::{

@@ -15,12 +15,13 @@ use bollard::{
 };
 
 use super::{
-    CLUSTER, Docker, HOST_KEY, INDEX, LOGIN, ROLE,
+    Docker, HOST_KEY, INDEX, LOGIN, ROLE,
     errors::{explain, is_status},
-    image, privilege, volume_name,
+    image, marks, privilege, volume_name,
 };
 use crate::{
     error::{Error, Result},
+    identity::ClusterId,
     inventory::HostId,
     provider::{ObservedNetwork, Site, foreign, published_ports},
     ssh::keys,
@@ -97,9 +98,9 @@ impl Docker {
         self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
     }
 
-    pub(super) async fn is_ours(&self, name: &str, uuid: &str) -> bool {
+    pub(super) async fn is_ours(&self, name: &str, uuid: ClusterId) -> bool {
         let found = self.engine.inspect_container(name, None).await.ok();
-        found.and_then(|c| c.config?.labels?.remove(CLUSTER)).is_some_and(|l| l == uuid)
+        found.and_then(|c| marks(c.config?.labels.as_ref()?)).is_some_and(|m| m.cluster == uuid)
     }
 
     pub(super) async fn upload(&self, container: &str, tar: Vec<u8>) -> std::result::Result<(), EngineError> {

@@ -28,9 +28,10 @@ use errors::{explain, is_status};
 pub use subnet::Subnet;
 use tokio::sync::OnceCell;
 
-use super::{Expired, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, now_s};
+use super::{Expired, marks::Marks, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, now_s};
 use crate::{
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::{DockerSettings, HostId, Inventory, Metadata, Role},
     plan::Step,
     playbook::runner::Boxed,
@@ -58,7 +59,7 @@ pub struct Docker {
     /// which daemon, where it is not the usual one
     daemon: Option<daemon::Found>,
     settings: DockerSettings,
-    cluster: String,
+    cluster: ClusterName,
     /// how long the cluster is wanted
     ttl: Option<std::time::Duration>,
     /// when the cluster's time is over, as its things say
@@ -73,13 +74,18 @@ pub struct Docker {
     ready: OnceCell<(String, privilege::Privilege)>,
 }
 
+/// The marks in a thing's labels.
+fn marks(labels: &HashMap<String, String>) -> Option<Marks> {
+    Marks::read(|name| labels.get(&format!("septet.{name}")).map(String::as_str))
+}
+
 fn filter(label: &str, value: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{label}={value}")])])
 }
 
 /// Name of a host's volume: by who it is, since the host's name can change.
-fn volume_name(uuid: &str, id: HostId) -> String {
-    format!("septet-{}-{}{}", &uuid[..8.min(uuid.len())], id.role, id.index)
+fn volume_name(uuid: ClusterId, id: HostId) -> String {
+    format!("septet-{}-{}{}", uuid.short(), id.role, id.index)
 }
 
 impl Docker {
@@ -118,10 +124,10 @@ impl Docker {
     }
 
     /// Labels that everything of a cluster has.
-    fn labels(&self, uuid: &str) -> HashMap<String, String> {
+    fn labels(&self, uuid: ClusterId) -> HashMap<String, String> {
         let mut labels = HashMap::from([
-            (CLUSTER.to_owned(), uuid.to_owned()),
-            (NAME.to_owned(), self.cluster.clone()),
+            (CLUSTER.to_owned(), uuid.to_string()),
+            (NAME.to_owned(), self.cluster.to_string()),
             (ENGINE.to_owned(), self.shape.clone()),
         ]);
         // Counted from when the cluster is made, also for what is made later.
@@ -200,12 +206,9 @@ impl Provider for Docker {
         })
     }
 
-    fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>> {
+    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
         Box::pin(async move {
-            // An empty identity would select everything that has the label at all.
-            if uuid.is_empty() {
-                return Ok(Vec::new());
-            }
+            let uuid = &uuid.to_string();
             let mut out = Vec::new();
             for c in self.containers(CLUSTER, uuid).await? {
                 let name = c.name.unwrap_or_default().trim_start_matches('/').to_owned();
@@ -259,7 +262,7 @@ impl Provider for Docker {
             let labels = containers.into_iter().filter_map(|c| c.labels);
             let labels = labels.chain(networks.into_iter().filter_map(|n| n.labels));
             let labels = labels.chain(volumes.volumes.into_iter().flatten().map(|v| v.labels));
-            Ok(super::over(labels.filter_map(|mut l| Some((l.remove(CLUSTER)?, l.remove(NAME)?, l.remove(EXPIRES)?))), now))
+            Ok(super::expired(labels.filter_map(|l| marks(&l)), now))
         })
     }
 

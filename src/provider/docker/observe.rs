@@ -1,6 +1,6 @@
 //! What exists of a cluster: containers, networks and volumes with its name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bollard::{
     models::{ContainerInspectResponse, ContainerStateStatusEnum},
@@ -8,15 +8,21 @@ use bollard::{
 };
 
 use super::{
-    CLUSTER, Docker, ENGINE, EXPIRES, HOST_KEY, INDEX, NAME, PORTS, ROLE, Subnet,
+    Docker, NAME, Subnet,
     errors::{explain, is_status},
-    filter,
+    filter, marks,
 };
 use crate::{
-    error::{Error, Result},
-    inventory::{HostId, Role},
-    provider::{HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place},
+    error::Result,
+    identity::ClusterId,
+    provider::{
+        HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, identity,
+        marks::{Expiry, shown_name},
+    },
 };
+
+/// What to do about two clusters of one name.
+const TWO_HINT: &str = "give one of them another name, or remove its containers: `docker ps -a --filter label=septet.cluster=UUID`";
 
 impl Docker {
     pub(super) async fn containers(&self, label: &str, value: &str) -> Result<Vec<ContainerInspectResponse>> {
@@ -35,9 +41,10 @@ impl Docker {
         Ok(out)
     }
 
-    pub(super) fn observed_host(c: &ContainerInspectResponse) -> Option<ObservedHost> {
-        let labels = c.config.as_ref()?.labels.as_ref()?;
-        let id = HostId { role: Role::parse(labels.get(ROLE)?)?, index: labels.get(INDEX)?.parse().ok()? };
+    /// The host that a container is, if it carries a cluster's identity.
+    pub(super) fn observed_host(c: &ContainerInspectResponse) -> Option<(ClusterId, ObservedHost)> {
+        let marks = marks(c.config.as_ref()?.labels.as_ref()?)?;
+        let id = marks.host?;
         let state = match c.state.as_ref().and_then(|s| s.status) {
             Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => HostState::Running,
             Some(ContainerStateStatusEnum::PAUSED) => HostState::Paused,
@@ -56,20 +63,22 @@ impl Docker {
                 published.insert(i, o);
             }
         }
-        Some(ObservedHost {
+        let reference = c.id.clone()?;
+        let host = ObservedHost {
             id,
-            reference: c.id.clone()?,
-            name: c.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned(),
+            name: shown_name(c.name.as_deref().unwrap_or_default().trim_start_matches('/'), &reference).into(),
+            reference,
             state,
             address,
             public: None,
-            host_key: labels.get(HOST_KEY).cloned().unwrap_or_default(),
+            host_key: marks.host_key.map(String::from).unwrap_or_default(),
             published,
             architecture: None,
             size: None,
             data_volume: None,
             data_is_new: false,
-        })
+        };
+        Some((marks.cluster, host))
     }
 
     pub(super) async fn networks(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Network>> {
@@ -84,11 +93,12 @@ impl Docker {
     }
 
     pub(super) fn observed_network(n: &bollard::models::Network) -> Option<ObservedNetwork> {
+        let ports_from = marks(n.labels.as_ref()?)?.ports?;
         Some(ObservedNetwork {
             reference: n.id.clone()?,
             place: Place::Docker {
                 subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?,
-                ports_from: n.labels.as_ref()?.get(PORTS)?.parse().ok()?,
+                ports_from,
             },
         })
     }
@@ -96,30 +106,25 @@ impl Docker {
     pub(super) async fn observe_now(&self) -> Result<Observed> {
         let (containers, networks, volumes) =
             tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))?;
-        let label = |labels: Option<&HashMap<String, String>>, key: &str| labels.and_then(|l| l.get(key)).cloned();
-        let mut uuids: Vec<String> = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), CLUSTER)).collect();
-        uuids.extend(networks.iter().filter_map(|n| label(n.labels.as_ref(), CLUSTER)));
-        // A `down` that was cut off may have left nothing else.
-        uuids.extend(volumes.iter().filter_map(|v| label(Some(&v.labels), CLUSTER)));
-        uuids.sort();
-        uuids.dedup();
-        if uuids.len() > 1 {
-            return Err(Error::failed(format!("there are {} clusters called `{}`: {}", uuids.len(), self.cluster, uuids.join(", ")))
-                .hint("give one of them another name, or remove its containers: `docker ps -a --filter label=septet.cluster=UUID`"));
+        // What carries no cluster's UUID is nobody's of ours, whatever else is written on it.
+        let of_container = |c: &ContainerInspectResponse| marks(c.config.as_ref()?.labels.as_ref()?);
+        let of_network = |n: &bollard::models::Network| marks(n.labels.as_ref()?);
+        let all = || {
+            // A `down` that was cut off may have left nothing but volumes.
+            let all = containers.iter().filter_map(of_container).chain(networks.iter().filter_map(of_network));
+            all.chain(volumes.iter().filter_map(|v| marks(&v.labels)))
+        };
+        let uuid = identity(&self.cluster, all().map(|m| m.cluster), TWO_HINT)?;
+        let mut observed = Observed { uuid, engine: all().find_map(|m| m.engine).map(String::from), ..Observed::default() };
+        if let Some(Expiry::At(expires)) = networks.iter().filter_map(of_network).find_map(|m| m.expires) {
+            let _ = self.expires.set(expires.to_string());
         }
-        let mut observed = Observed { uuid: uuids.pop(), ..Observed::default() };
-        let kinds = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), ENGINE));
-        let kinds = kinds.chain(networks.iter().filter_map(|n| label(n.labels.as_ref(), ENGINE)));
-        observed.engine = kinds.chain(volumes.iter().filter_map(|v| label(Some(&v.labels), ENGINE))).next();
-        if let Some(expires) = networks.iter().find_map(|n| label(n.labels.as_ref(), EXPIRES)) {
-            let _ = self.expires.set(expires);
-        }
-        observed.hosts = containers.iter().filter_map(Self::observed_host).collect();
+        observed.hosts = containers.iter().filter_map(Self::observed_host).map(|(_, h)| h).collect();
         observed.hosts.sort_by_key(|h| h.id);
         observed.network = networks.iter().find_map(Self::observed_network);
         for v in &volumes {
-            let id = || Some(HostId { role: Role::parse(v.labels.get(ROLE)?)?, index: v.labels.get(INDEX)?.parse().ok()? });
-            if let Some(id) = id().filter(|id| observed.host(*id).is_none()) {
+            let id = marks(&v.labels).and_then(|m| m.host);
+            if let Some(id) = id.filter(|id| observed.host(*id).is_none()) {
                 observed.kept.insert(id, KeptVolume { reference: v.name.clone(), zone: String::new() });
             }
         }
@@ -133,9 +138,10 @@ impl Docker {
                 // A name is also found by the beginning of an id; only the name itself counts.
                 if c.name.as_deref() == Some(&format!("/{name}")) {
                     // One of ours that a run which was killed had asked for, and that came after the list was made.
-                    let of = label(c.config.as_ref().and_then(|c| c.labels.as_ref()), CLUSTER);
-                    if of.is_some() && of == observed.uuid {
-                        observed.hosts.extend(Self::observed_host(&c));
+                    if let Some((of, host)) = Self::observed_host(&c)
+                        && Some(of) == observed.uuid
+                    {
+                        observed.hosts.push(host);
                         continue;
                     }
                     let image = c.config.and_then(|c| c.image).unwrap_or_default();

@@ -17,11 +17,13 @@ use tokio::time::{Instant, sleep};
 use super::errors::explain;
 use crate::{
     error::{Error, Result},
-    ssh::keys,
+    state::State,
 };
 
 /// How long a container may take to boot in a probe.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where it is remembered, in the state directory.
+const MEMORY: &str = "privilege.json";
 /// Label of a probe's container, with the number of the process that made it.
 const PROBE: &str = "septet.probe";
 
@@ -90,9 +92,8 @@ pub async fn find(engine: &Engine, image: &str, say: &(dyn Fn(String) + Send + S
     // The same daemon with the other cgroups, after a change of the kernel's command line, is another one.
     let cgroups = info.cgroup_version.map(|v| v.to_string()).unwrap_or_default();
     let key = memory_key(&info.id.unwrap_or_default(), &info.server_version.unwrap_or_default(), &cgroups, &id);
-    let memory = keys::state_dir()?.join("privilege.json");
-    let mut known: HashMap<String, Privilege> =
-        std::fs::read_to_string(&memory).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+    let memory = State::open()?;
+    let mut known: HashMap<String, Privilege> = memory.read(MEMORY)?.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
     if let Some(p) = known.get(&key) {
         return Ok(*p);
     }
@@ -102,10 +103,7 @@ pub async fn find(engine: &Engine, image: &str, say: &(dyn Fn(String) + Send + S
             Ok(()) => {
                 say(format!("containers boot with: {}", candidate.describe()));
                 known.insert(key, candidate);
-                if let Some(dir) = memory.parent() {
-                    std::fs::create_dir_all(dir)?;
-                }
-                keys::write_private(&memory, &serde_json::to_string(&known).unwrap_or_default())?;
+                memory.write(MEMORY, &serde_json::to_string(&known).unwrap_or_default())?;
                 return Ok(candidate);
             }
             Err(reason) => reasons.push(format!("{}: {reason}", candidate.describe())),

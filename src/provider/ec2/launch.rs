@@ -3,7 +3,7 @@
 //! Invariant: the token of a launch is on disk before the call. Who comes after a run that was killed asks with the same token,
 //! and gets the instance that the first call made, if it made one.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use septet_ec2::{ApiError, Client, Instance, InstanceState, Launch, NewVolume, filter};
 use serde::{Deserialize, Serialize};
@@ -12,12 +12,14 @@ use super::{Ec2, locked, observe::DATA_DEVICE, policy::explain, tags, user_data}
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::ClusterId,
     inventory::{HostId, Role, VolumeSettings},
     provider::{
         ObservedHost, ObservedNetwork, Place, Site,
         layout::{Layout, ZoneSubnet},
     },
     ssh::keys,
+    state::State,
 };
 
 /// How long a stop, a start or an attachment may take.
@@ -41,23 +43,19 @@ struct Intent {
     host_key_public: String,
 }
 
-fn intent_path(uuid: &str, id: HostId) -> Result<std::path::PathBuf> {
-    Ok(keys::cluster_dir(uuid)?.join(format!("launch-{}{}.json", id.role, id.index)))
+fn intent_file(id: HostId) -> String {
+    format!("launch-{}{}.json", id.role, id.index)
 }
 
 /// The intent of a run that was killed, if there is one.
-fn read_intent(uuid: &str, id: HostId) -> Result<Option<Intent>> {
-    let text = fs::read_to_string(intent_path(uuid, id)?).ok();
+fn read_intent(uuid: ClusterId, id: HostId) -> Result<Option<Intent>> {
+    let text = State::cluster(uuid)?.read(&intent_file(id))?;
     Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
 }
 
 /// Forgets what was intended, once the instance is listed.
-pub fn forget_intent(uuid: &str, id: HostId) -> Result<()> {
-    let path = intent_path(uuid, id)?;
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::failed(format!("{}: {e}", path.display()))),
-        _ => Ok(()),
-    }
+pub fn forget_intent(uuid: ClusterId, id: HostId) -> Result<()> {
+    State::cluster(uuid)?.remove(&intent_file(id))
 }
 
 fn new_token() -> String {
@@ -243,7 +241,7 @@ impl Ec2 {
             host_key_public: host_key.public,
         };
         let text = serde_json::to_string(&intent).map_err(|e| Error::failed(e.to_string()))?;
-        keys::write_private(&intent_path(site.uuid, a.id)?, &text)?;
+        State::cluster(site.uuid)?.write(&intent_file(a.id), &text)?;
         Ok(intent)
     }
 

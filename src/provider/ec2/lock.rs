@@ -15,12 +15,13 @@ use tokio::task::JoinHandle;
 use super::{policy::explain, tags};
 use crate::{
     error::{Error, Result},
+    identity::ClusterName,
     provider::{Holder, now_s},
     ssh::keys,
 };
 
 /// How the tag `septet:cluster` of a lock begins: it belongs to a name, not to a cluster.
-pub const MARK: &str = "lock:";
+const MARK: &str = "lock:";
 const HOLDER: &str = "septet:holder";
 const WHO: &str = "septet:who";
 const SEEN: &str = "septet:seen";
@@ -61,7 +62,7 @@ fn is_stale(key: &KeyPair, holder: &Holder, now: u64) -> bool {
 }
 
 /// Takes the right to change the cluster of a name.
-pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result<Hold> {
+pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -> Result<Hold> {
     let name = format!("septet-lock-{cluster}");
     let doing = format!("cannot take the lock of cluster `{cluster}`");
     // The key is nobody's: its private half is thrown away.
@@ -70,7 +71,7 @@ pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result
     for _ in 0..6 {
         let tags = Tags::from([
             (tags::CLUSTER.to_owned(), format!("{MARK}{cluster}")),
-            (tags::NAME.to_owned(), cluster.to_owned()),
+            (tags::NAME.to_owned(), cluster.to_string()),
             (tags::DISPLAY.to_owned(), name.clone()),
             (HOLDER.to_owned(), holder.id.clone()),
             (WHO.to_owned(), who.clone()),
@@ -89,7 +90,8 @@ pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result
             }
             Some(key) if is_stale(&key, holder, now_s()) => client.delete_key(&key.id).await.map_err(|e| explain(&doing, e))?,
             Some(key) => {
-                let by = key.tags.get(WHO).map_or("somebody", String::as_str);
+                // Somebody else's words: one line of plain text.
+                let by: String = key.tags.get(WHO).map_or("somebody", String::as_str).chars().filter(|c| !c.is_control()).take(240).collect();
                 return Err(Error::failed(format!("another run is at work on cluster `{cluster}`: {by}")).hint(format!(
                     "wait until it has ended; if it was killed, its hold ends {} minutes after its last sign of life",
                     SILENCE_S / 60

@@ -35,6 +35,7 @@ use super::{
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::{Connect, Ec2Settings, Engine, Host, HostId, Inventory, Role, Security},
     plan::Step,
     playbook::runner::Boxed,
@@ -56,7 +57,7 @@ struct Seen {
 /// The provider.
 pub struct Ec2 {
     settings: Ec2Settings,
-    cluster: String,
+    cluster: ClusterName,
     prefix: String,
     engine: Engine,
     /// engine, mode and the number of those who keep the metadata
@@ -254,7 +255,7 @@ impl Provider for Ec2 {
         true
     }
 
-    fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>> {
+    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
         Box::pin(self.list_now(uuid))
     }
 

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::{Ec2, observe::DATA_DEVICE, policy::explain, tags};
 use crate::{
     error::{Error, Result},
+    identity::ClusterId,
     inventory::{HostId, Role, Security, VpcChoice},
     playbook::runner::Boxed,
     provider::{
@@ -71,10 +72,6 @@ async fn when_known<'a, T>(call: impl Fn() -> Boxed<'a, std::result::Result<T, A
             other => return other,
         }
     }
-}
-
-fn short(uuid: &str) -> &str {
-    uuid.get(..8).unwrap_or(uuid)
 }
 
 fn opening(r: &Rule) -> Opening {
@@ -248,7 +245,7 @@ impl Ec2 {
                     Some(id) => (id.clone(), self.subnets(&id).await?),
                     None => self.own_vpc(client, site.uuid).await?,
                 };
-                let layout = self.find_layout(&subnets, site.uuid).await?;
+                let layout = self.find_layout(&subnets, &site.uuid.to_string()).await?;
                 (vpc, layout)
             }
         };
@@ -272,19 +269,19 @@ impl Ec2 {
         Ok(ObservedNetwork { reference, place: Place::Zones(layout) })
     }
 
-    async fn group(&self, client: &Client, uuid: &str, vpc: &str, kind: &str, layout: &Layout) -> Result<Group> {
+    async fn group(&self, client: &Client, uuid: ClusterId, vpc: &str, kind: &str, layout: &Layout) -> Result<Group> {
         let known = self.seen().groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind)).cloned();
         if let Some(group) = known {
             return Ok(group);
         }
-        let name = format!("septet-{}-{}-{kind}", self.cluster, short(uuid));
+        let name = format!("septet-{}-{}-{kind}", self.cluster, uuid.short());
         let about = format!("{kind} of cluster {}, made by Septet", self.cluster);
         let mut tags = self.common_tags(uuid, &name);
         tags.insert(tags::GROUP.into(), kind.to_owned());
         if kind == "hosts" {
             tags::write_layout(layout, &mut tags);
         }
-        let by = [tag_filter(tags::CLUSTER, uuid), tag_filter(tags::GROUP, kind)];
+        let by = [tag_filter(tags::CLUSTER, &uuid.to_string()), tag_filter(tags::GROUP, kind)];
         let made = once(
             || Box::pin(async { Ok(client.groups(&by).await?.into_iter().next()) }),
             || {
@@ -303,7 +300,7 @@ impl Ec2 {
         let name = self.key_name(site.uuid);
         let print: String = Sha256::digest(site.public_key.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
         let doing = format!("cannot import the key pair {name}");
-        let by = [tag_filter(tags::CLUSTER, site.uuid)];
+        let by = [tag_filter(tags::CLUSTER, &site.uuid.to_string())];
         let look = || async { Ok(client.key_pairs(&by).await?.into_iter().find(|k| k.name == name)) };
         let found = look().await.map_err(|e: ApiError| explain(&doing, e))?;
         if let Some(old) = found {
@@ -323,18 +320,18 @@ impl Ec2 {
     }
 
     /// Name of the cluster's key pair.
-    pub(super) fn key_name(&self, uuid: &str) -> String {
-        format!("septet-{}-{}", self.cluster, short(uuid))
+    pub(super) fn key_name(&self, uuid: ClusterId) -> String {
+        format!("septet-{}-{}", self.cluster, uuid.short())
     }
 
     /// A VPC of the cluster's own with a way to the internet and a subnet a zone.
-    async fn own_vpc(&self, client: &Client, uuid: &str) -> Result<(String, Vec<Subnet>)> {
+    async fn own_vpc(&self, client: &Client, uuid: ClusterId) -> Result<(String, Vec<Subnet>)> {
         let VpcChoice::New { cidr } = &self.settings.vpc else {
             return Err(Error::failed("no VPC of its own is wanted"));
         };
         let name = format!("septet-{}", self.cluster);
         let tags = self.common_tags(uuid, &name);
-        let by = [tag_filter(tags::CLUSTER, uuid)];
+        let by = [tag_filter(tags::CLUSTER, &uuid.to_string())];
         let doing = |what: &str| {
             let what = format!("cannot make {what}");
             move |e| explain(&what, e)

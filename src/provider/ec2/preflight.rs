@@ -10,10 +10,12 @@ use super::{Ec2, policy::explain};
 use crate::{
     engine::bundle::{Architecture, Bundles},
     error::{Error, Result},
+    identity::ClusterId,
     inventory::{HostId, Role},
     plan::Step,
     provider::{Check, Observed, Place, Verdict, layout::parse_cidr},
     ssh::keys,
+    state,
 };
 
 /// vCPUs of running on-demand standard instances.
@@ -50,14 +52,14 @@ fn dry(name: &'static str, action: &str, result: std::result::Result<(), ApiErro
 /// Whether the cluster's login key can be read, or kept once it is made.
 fn check_key(observed: &Observed) -> Check {
     let found = || {
-        let dir = keys::state_dir()?;
-        if let Some(uuid) = &observed.uuid
-            && dir.join("clusters").join(uuid).join("id_ed25519").is_file()
+        if let Some(uuid) = observed.uuid
+            && state::has_key(uuid)?
         {
             keys::cluster_key(uuid)?;
             return Ok(check("key", Verdict::Pass, "the cluster's key is here"));
         }
-        std::fs::create_dir_all(&dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+        let dir = state::path()?;
+        state::State::open()?;
         tempfile::tempfile_in(&dir).map_err(|e| {
             Error::failed(format!("nothing can be written into {}: {e}", dir.display())).hint("set XDG_STATE_HOME to a directory of yours")
         })?;
@@ -259,11 +261,11 @@ impl Ec2 {
         let name = "permissions";
         let Ok(client) = self.client().await else { return Vec::new() };
         let mut out = Vec::new();
-        let uuid = observed.uuid.clone().unwrap_or_else(|| uuid::Uuid::nil().to_string());
+        let uuid = observed.uuid.unwrap_or_else(ClusterId::nil);
         if let Some(id) = new.first() {
             let launch = async {
                 let image = self.image(self.architecture(id.role).await?).await?;
-                let host_tags = self.host_tags(&uuid, "dry run", *id);
+                let host_tags = self.host_tags(uuid, "dry run", *id);
                 let root = NewVolume {
                     device: image.root_device.clone(),
                     size: None,
@@ -303,7 +305,7 @@ impl Ec2 {
             }
         }
         if observed.network.is_none() {
-            let tags: BTreeMap<String, String> = self.common_tags(&uuid, "dry run");
+            let tags: BTreeMap<String, String> = self.common_tags(uuid, "dry run");
             if let Ok(Some(vpc)) = self.vpc().await {
                 let made = client.create_group("septet-dry-run", "dry run", &vpc, &tags, true).await.map(drop);
                 out.push(dry(name, "CreateSecurityGroup", made));

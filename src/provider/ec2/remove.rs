@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Ec2, policy::explain, tags};
 use crate::{
     error::{Error, Result},
+    identity::ClusterId,
     provider::Resource,
 };
 
@@ -22,13 +23,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Ec2 {
     /// Everything that carries a UUID.
-    pub(super) async fn list_now(&self, uuid: &str) -> Result<Vec<Resource>> {
-        // An empty identity would select everything that has the tag at all.
-        if uuid.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub(super) async fn list_now(&self, uuid: ClusterId) -> Result<Vec<Resource>> {
         let client = self.client().await?;
-        let ours = [tag_filter(tags::CLUSTER, uuid)];
+        let ours = [tag_filter(tags::CLUSTER, &uuid.to_string())];
         let alive = [ours[0].clone(), filter("instance-state-name", &["pending", "running", "stopping", "stopped", "shutting-down"])];
         let (instances, volumes, groups, keys, subnets, tables, gateways, vpcs) = tokio::join!(
             client.instances(&alive),
@@ -50,7 +47,7 @@ impl Ec2 {
         // One that is being deleted is gone: that it is listed still, for minutes perhaps, is no matter of ours.
         for v in volumes.map_err(fail)?.into_iter().filter(|v| v.state != "deleting" && v.state != "deleted") {
             // A system's volume goes with its instance; one that is left of an instance holds data.
-            let data = !roots.contains(&&v.id) && tags::host_id(&v.tags).is_some();
+            let data = !roots.contains(&&v.id) && tags::marks(&v.tags).is_some_and(|m| m.host.is_some());
             add("volume", display(&v.tags), v.id, data);
         }
         for i in &instances {
