@@ -36,6 +36,9 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
     put("config_dir", json!("/etc/septet"));
     put("broker_user", json!("kafka"));
     put("broker_data", json!("/data/kafka-logs"));
+    // Directories that the services may write to, as a unit names them: also those that the user's own settings name.
+    put("broker_writes", json!(writes("broker_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"])));
+    put("coordinator_writes", json!(if kraft { writes("coordinator_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"]) } else { writes("coordinator_data", "zookeeper_config", &["dataDir", "dataLogDir"]) }));
     put("broker_unit", json!(unit(Role::Broker)));
     put("coordinator_user", json!(if kraft { "kafka" } else { "zookeeper" }));
     put("coordinator_data", json!(if kraft { "/data/kafka-logs" } else { "/data/zk" }));
@@ -68,6 +71,15 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
         Engine::Apache(settings) => v.extend(apache::vars(settings, inventory, uuid)),
     }
     v
+}
+
+/// A template of directories that a service may write to: its own, and those of settings that a user may have put beside ours.
+fn writes(own: &str, settings: &str, keys: &[&str]) -> String {
+    let more = keys.iter().map(|key| {
+        let value = format!("{settings}[\"{key}\"]");
+        format!("{{% if {value} is defined %}} {{{{ {value} | replace(from=\",\", to=\" \") }}}}{{% endif %}}")
+    });
+    format!("{{{{ {own} }}}}{}", more.collect::<String>())
 }
 
 /// Variables that name the programs for a host's architecture.

@@ -60,6 +60,8 @@ impl Privilege {
             Some(HashMap::from([tmpfs("/run"), tmpfs("/run/lock"), ("/tmp".to_owned(), "rw,nosuid,nodev,mode=1777".to_owned())]));
         config.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::PRIVATE);
         config.cap_add = Some(vec!["SYS_ADMIN".into()]);
+        // A node makes no device nodes, no raw packets and no files with capabilities.
+        config.cap_drop = Some(["MKNOD", "NET_RAW", "SETFCAP"].map(str::to_owned).to_vec());
         let unconfined = || Some(vec!["seccomp=unconfined".to_owned(), "apparmor=unconfined".to_owned()]);
         match self {
             Privilege::SysAdmin => {}
