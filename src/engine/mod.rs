@@ -17,6 +17,9 @@ use crate::{
 /// The key that newer clusters keep as a setting of their own.
 const LEAST_IN_SYNC: &str = "min.insync.replicas";
 
+/// Where the secret of a bundled ensemble lies on its servers.
+pub const ENSEMBLE_SECRET: &str = "/etc/septet/ensemble.secret";
+
 /// The playbook that `up` runs for an engine: the project's, or the shipped one.
 pub fn playbook(engine: &Engine) -> &'static str {
     match engine {
@@ -60,9 +63,10 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
             put("program_dir", json!("/opt/septet/bin"));
             put("service_type", json!("notify"));
             put("service_environment", json!([]));
+            put("ensemble_secret_file", json!(ENSEMBLE_SECRET));
             put("coordinator_command", json!("{{ program_dir }}/septet-coordinator {{ config_dir }}/zoo.cfg"));
             put("broker_command", json!("{{ program_dir }}/septet-broker {{ config_dir }}/server.properties"));
-            put("coordinator_files", json!(["{{ program_dir }}/septet-coordinator", "{{ config_dir }}/zoo.cfg"]));
+            put("coordinator_files", json!(["{{ program_dir }}/septet-coordinator", "{{ config_dir }}/zoo.cfg", ENSEMBLE_SECRET]));
             put("broker_files", json!(["{{ program_dir }}/septet-broker", "{{ config_dir }}/server.properties"]));
             // Until replication is there, the bundled broker refuses more.
             put("default_replication_factor", json!(1));

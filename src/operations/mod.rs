@@ -9,6 +9,7 @@ mod precheck;
 mod rename;
 mod resize;
 mod rolling;
+mod secret;
 mod up;
 
 pub use access::Access;

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, precheck, resize};
+use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, precheck, resize, secret};
 use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
@@ -157,7 +157,9 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
         events,
         interrupted: cluster.interrupted.clone(),
     };
-    let runner = Runner::new(shared, &common(cluster, observed), &host_vars(cluster, observed)?, gate);
+    let mut common = common(cluster, observed);
+    common.extend(secret::of_ensemble(&cluster.inventory, observed, shared.fleet.as_ref()).await);
+    let runner = Runner::new(shared, &common, &host_vars(cluster, observed)?, gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));
     let result = runner.run(plays).await;
     drop(runner);
