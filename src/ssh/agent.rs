@@ -41,23 +41,26 @@ const OVERDUE_CHECK: Duration = Duration::from_secs(10);
 /// Calls of systemctl that one action may make.
 const SYSTEMCTL_CALLS: u32 = 5;
 
+type Answer = oneshot::Sender<Result<Outcome, SshError>>;
+
 /// Answers that are waited for.
 #[derive(Default)]
 struct Outstanding {
-    answers: HashMap<u64, (oneshot::Sender<Result<Outcome, SshError>>, Option<Duration>)>,
+    /// each with the time that its action may take
+    answers: HashMap<u64, (Answer, Option<Duration>)>,
     /// since when the agent owes an answer
     since: Option<Instant>,
 }
 
 impl Outstanding {
-    fn add(&mut self, id: u64, answer: oneshot::Sender<Result<Outcome, SshError>>, limit: Option<Duration>) {
+    fn add(&mut self, id: u64, answer: Answer, limit: Option<Duration>) {
         if self.answers.is_empty() {
             self.since = Some(Instant::now());
         }
         self.answers.insert(id, (answer, limit));
     }
 
-    fn take(&mut self, id: u64) -> Option<oneshot::Sender<Result<Outcome, SshError>>> {
+    fn take(&mut self, id: u64) -> Option<Answer> {
         let (answer, _) = self.answers.remove(&id)?;
         self.since = (!self.answers.is_empty()).then(Instant::now);
         Some(answer)
