@@ -9,7 +9,7 @@
 //! | [`playbook`], [`modules`] | tasks and how they run |
 //! | [`engine`] | what is deployed |
 //! | [`health`], [`operations`], [`journal`] | whether it works, what the commands do, what they did |
-//! | [`report`], [`error`] | what the user sees |
+//! | [`report`], [`error`], [`visible`] | what the user sees, and that a terminal obeys none of it |
 
 pub mod cli;
 pub mod engine;
@@ -27,4 +27,5 @@ pub mod report;
 pub mod ssh;
 pub mod state;
 pub mod template;
+pub mod visible;
 pub mod yaml;

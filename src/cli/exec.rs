@@ -1,6 +1,7 @@
 //! `septet exec`
 
 use std::{
+    io::IsTerminal,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use crate::{
     operations::Access,
     playbook::Options,
     ssh::{Output, quote},
+    visible::visible,
 };
 
 /// Arguments.
@@ -72,10 +74,11 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         // One host's output is left as it is, so that it can be used.
         let prefix = if hosts.len() > 1 { format!("{name} | ") } else { String::new() };
         for l in text(&out.stdout).lines() {
+            let l = if std::io::stdout().is_terminal() { visible(l) } else { l.into() };
             print_data(&format!("{prefix}{l}\n"))?;
         }
         for l in text(&out.stderr).lines() {
-            eprintln!("{prefix}{l}");
+            eprintln!("{prefix}{}", visible(l));
         }
     }
     if g.json {

@@ -118,7 +118,7 @@ impl Fleet {
 
     /// Puts the agent on a host: from the control host, which has the same one, else from here.
     async fn install(&self, id: HostId, connection: &Connection, program: &Program) -> Result<(), SshError> {
-        if id != JUMP && self.agents.get(&JUMP) == Some(program) {
+        if id != JUMP && self.agents.get(&JUMP) == Some(program) && !self.connection(JUMP).await?.cannot_relay() {
             // The control host has the agent once it has run it.
             Box::pin(self.agent(JUMP, None)).await?;
             let path = agent_path(program);
@@ -130,16 +130,17 @@ impl Fleet {
         install(connection, program).await
     }
 
-    async fn relay(&self, id: HostId, cargo: Cargo<'_>) -> Result<(), SshError> {
+    /// Sends a file that the control host has from there to another host.
+    pub async fn relay(&self, id: HostId, cargo: Cargo<'_>) -> Result<(), SshError> {
         let (endpoint, _) = self.slot(id)?;
         let control = self.connection(JUMP).await?;
         relay::send(&control, endpoint, cargo).await
     }
 
-    /// Puts a blob into a host's store. It goes to the control host once and from there to the others; a control host that
-    /// cannot hand it on (one without OpenSSH's client, say) is gone round.
+    /// Puts a blob into a host's store. It goes to the control host once and from there to the others. If the control host cannot
+    /// relay (it lacks OpenSSH's client, or that is older than 8.9), the blob goes through it as a jump host.
     pub async fn put(&self, id: HostId, agent: &AgentSession, blob: &Blob) -> Result<(), SshError> {
-        if !self.slots.contains_key(&JUMP) {
+        if !self.slots.contains_key(&JUMP) || (id != JUMP && self.connection(JUMP).await?.cannot_relay()) {
             return agent.put(blob).await;
         }
         let cell = self.at_control.lock().await.entry(blob.digest.clone()).or_default().clone();
