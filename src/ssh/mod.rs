@@ -5,6 +5,7 @@
 mod agent;
 mod fleet;
 pub mod keys;
+mod landing;
 mod relay;
 
 use std::{

@@ -8,12 +8,14 @@ mod account;
 mod archive;
 mod atomic;
 mod command;
+mod copy;
 mod facts;
 mod file;
 mod lines;
 mod names;
 mod package;
 mod perform;
+mod place;
 mod store;
 mod systemd;
 mod wait_for;
@@ -62,6 +64,9 @@ fn serve() -> Result<(), FrameError> {
     let hello =
         Hello { protocol: PROTOCOL_VERSION, version: env!("CARGO_PKG_VERSION").into(), digest, uid: nix::unistd::geteuid().as_raw() };
     write_frame(&mut out, &hello, &[])?;
+
+    // A store that cannot be tidied says why when it is needed.
+    let _ = store::tidy();
 
     std::thread::spawn(watch_channel);
     let (requests, queue) = mpsc::sync_channel(QUEUED_REQUESTS);
