@@ -6,7 +6,6 @@ mod common;
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -490,6 +489,35 @@ impl NoOwner for Action {
     }
 }
 
+/// In check mode: a refusal has to come before anything is looked up.
+#[test]
+fn an_accounts_name_is_never_an_option_or_a_field() {
+    let mut agent = Agent::start();
+    let user = |name: &str, group: Option<&str>, groups: &[&str], home: Option<&str>, shell: Option<&str>| Action::User {
+        name: name.into(),
+        absent: false,
+        uid: None,
+        group: group.map(str::to_owned),
+        groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+        home: home.map(str::to_owned),
+        create_home: false,
+        shell: shell.map(str::to_owned),
+        system: false,
+    };
+    for bad in ["", "-r", "--root=/x", "a:b", "a,root", "a b", "a\nroot", "a/b", &"x".repeat(300)] {
+        let group = Action::Group { name: bad.into(), absent: true, gid: None, system: false };
+        failed(&agent.check(group), "is not a group's name");
+        failed(&agent.check(user(bad, None, &[], None, None)), "is not a user's name");
+        failed(&agent.check(user("u", Some(bad), &[], None, None)), "is not a group's name");
+        failed(&agent.check(user("u", None, &["wheel", bad], None, None)), "is not a group's name");
+    }
+    for bad in ["", "home", "-x", "/a:b", "/a\nb"] {
+        failed(&agent.check(user("u", None, &[], Some(bad), None)), "is not a path");
+        failed(&agent.check(user("u", None, &[], None, Some(bad))), "is not a path");
+    }
+    assert!(changed(&agent.check(user("no-such.user_1$", None, &["no-such@group"], Some("/home/x y"), Some("/bin/sh")))));
+}
+
 /// A destination's name is no part of the shell's command that validates the new file.
 #[test]
 fn a_name_with_a_shells_characters_is_one_word_for_the_validation() {
@@ -501,5 +529,4 @@ fn a_name_with_a_shells_characters_is_one_word_for_the_validation() {
     assert_eq!(dir.names().len(), 1, "{:?}", dir.names());
     assert_eq!(fs::read_to_string(odd.join("f")).unwrap(), "good");
     assert_eq!(fs::metadata(odd.join("f")).unwrap().permissions().mode() & 0o7777, 0o600);
-    std::io::stdout().flush().unwrap();
 }
