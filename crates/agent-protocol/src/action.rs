@@ -59,7 +59,7 @@ pub enum Status {
     Failed,
     /// in check mode: cannot be told without acting; or a condition such as `creates` held
     Skipped,
-    /// an earlier request of the batch failed
+    /// an earlier request of the batch failed, or it was cancelled before it began
     NotRun,
 }
 
@@ -454,6 +454,9 @@ pub enum Action {
         /// their names
         names: Vec<String>,
     },
+    /// Requests before this one that have not begun are answered with [`Status::NotRun`]; the one in hand goes on to its
+    /// end.
+    Cancel,
 }
 
 impl Action {
@@ -478,6 +481,7 @@ impl Action {
             Action::Slurp { .. } => "slurp",
             Action::Unarchive { .. } => "unarchive",
             Action::Package { .. } => "package",
+            Action::Cancel => "cancel",
         }
     }
 }

@@ -39,6 +39,8 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
         Action::Slurp { path } => file::slurp(path),
         Action::Unarchive { digest, dest, creates } => archive::unarchive(digest, dest, creates, check),
         Action::Package { names } => package::package(names, check),
+        // It has acted by now: see `main`.
+        Action::Cancel => Ok(Outcome::ok()),
     };
     let mut outcome = result.unwrap_or_else(|e| Outcome::failed(e.to_string()));
     if request.no_log {

@@ -109,7 +109,7 @@ fn running() -> BoxedStrategy<Action> {
         .prop_map(|(host, port, path, state, timeout_s, delay_s)| Action::WaitFor { host, port, path, state, timeout_s, delay_s });
     let unarchive = (text(), text(), text()).prop_map(|(digest, dest, creates)| Action::Unarchive { digest, dest, creates });
     let package = vec(text(), 0..3).prop_map(|names| Action::Package { names });
-    prop_oneof![command, wait, unarchive, package].boxed()
+    prop_oneof![command, wait, unarchive, package, Just(Action::Cancel)].boxed()
 }
 
 /// Any request.
