@@ -20,7 +20,7 @@ use septet::{
     playbook::{Event, Recap, Runner, runner::Shared},
     ssh::{Endpoint, Fleet},
 };
-use septet_agent_protocol::{Action, HEAD_BYTES, Head, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, encode};
+use septet_agent_protocol::{Action, Content, HEAD_BYTES, Head, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, encode};
 use support::Case;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -61,7 +61,8 @@ impl server::Handler for Server {
 /// Reads requests and answers them, as the agent does.
 async fn agent(channel: Channel<Msg>, user: String, log: Log) {
     let mut stream = channel.into_stream();
-    let hello = Hello { protocol: PROTOCOL_VERSION, version: "0".into(), digest: DIGEST.into(), uid: 0 };
+    let uid = if user == "kafka" { 12345 } else { 0 };
+    let hello = Hello { protocol: PROTOCOL_VERSION, version: "0".into(), digest: DIGEST.into(), uid };
     stream.write_all(&encode(&hello, &[]).unwrap()).await.unwrap();
     let mut failed = None;
     loop {
@@ -94,6 +95,19 @@ fn perform(action: &Action, user: &str, log: &Log) -> Outcome {
                 "count" => Outcome::changed_if(true).with("stdout", format!("{}-{times}", argv[1])),
                 _ => Outcome::changed_if(true).with("stdout", argv[1].clone()),
             }
+        }
+        Action::Copy { path, content: Content::Stored(digest), .. }
+            if path.starts_with("/stored") && !log.iter().any(|l| l.ends_with(&digest[..8])) =>
+        {
+            Outcome::failed("it is not in the store").with("missing_blob", digest.as_str())
+        }
+        Action::Missing { digests } => {
+            log.push(format!("{user}: missing?"));
+            Outcome::ok().with("missing", digests.clone())
+        }
+        Action::PutBlob { digest, offset, private, .. } => {
+            log.push(format!("{user}: private {private}, from {offset}: {}", &digest[..8]));
+            Outcome::changed_if(true)
         }
         Action::Copy { path, .. } => {
             log.push(format!("{user}: {path}"));
@@ -208,6 +222,30 @@ fn a_large_file_that_cannot_be_written_does_not_keep_the_others_back() {
     let did = run(case);
     assert_eq!(did.performed, ["login: /a", "login: /bad", "login: /c"]);
     assert_eq!(did.told, ["copy (a): Changed ", "copy (bad): Failed no room", "copy (c): Changed "]);
+}
+
+/// Bytes that others may not read go straight to the agent that needs them; those for another account's agent too, since it
+/// cannot read the host's store. The rest goes through the control host's store.
+#[test]
+fn a_large_secret_goes_to_its_agent_and_to_no_store() {
+    // (arguments of the task, who is sent the blob and whether it is private)
+    let cases = [
+        ("mode: \"0644\"", "", vec!["root: missing?", "root: private false"]),
+        ("mode: \"0604\"", "", vec!["root: missing?", "root: private false"]),
+        ("mode: \"0600\"", "", vec!["login: private true"]),
+        ("mode: \"0640\"", "", vec!["login: private true"]),
+        ("force: true", "", vec!["root: missing?", "root: private false"]),
+        ("force: true", "  no_log: true\n", vec!["login: private true"]),
+        ("force: true", "  become: true\n  become_user: kafka\n", vec!["kafka: private false"]),
+    ];
+    for (arguments, more, expected) in cases {
+        let case = tasks(&format!("- copy: {{src: big, dest: /stored/f, {arguments}}}\n{more}"));
+        let did = run(case.file("files/big", vec![7; 600 * 1024]));
+        let sent: Vec<&str> = did.performed.iter().filter(|l| !l.ends_with("/stored/f")).map(|l| l.split(',').next().unwrap()).collect();
+        assert_eq!(sent, expected, "{arguments} {more}: {:?}", did.told);
+        assert_eq!(did.performed.iter().filter(|l| l.ends_with("/stored/f")).count(), 1, "{:?}", did.performed);
+        assert!(did.told[0].contains("Changed"), "{:?}", did.told);
+    }
 }
 
 #[test]

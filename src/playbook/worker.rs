@@ -608,8 +608,11 @@ impl<'a> Worker<'a> {
         go_on: bool,
         action: Action,
         tail: Vec<u8>,
-        blob: Option<Blob>,
+        mut blob: Option<Blob>,
     ) -> Result<Answer, Stop> {
+        if let Some(blob) = blob.as_mut() {
+            blob.private |= task.no_log;
+        }
         if self.absent() {
             return Ok(Answer::Ready(Box::new(imagined(&action, &tail, task.no_log))));
         }

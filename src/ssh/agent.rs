@@ -19,7 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Connection, SshError};
+use super::{
+    Connection, SshError,
+    landing::{self, Lands},
+};
 use crate::{
     engine::bundle::Program,
     modules::{Blob, BlobSource},
@@ -88,6 +91,8 @@ type Waiting = Arc<Mutex<Outstanding>>;
 
 /// A running agent.
 pub struct AgentSession {
+    /// numeric user id that it runs as
+    uid: u32,
     frames: mpsc::Sender<Vec<u8>>,
     waiting: Waiting,
     next: AtomicU64,
@@ -210,7 +215,19 @@ impl AgentSession {
                 let _ = w.send(Err(error.clone()));
             }
         });
-        Ok(Self { frames: sender, waiting, next: AtomicU64::new(1), reader: reader.abort_handle(), writer: writer.abort_handle() })
+        Ok(Self {
+            uid: hello.uid,
+            frames: sender,
+            waiting,
+            next: AtomicU64::new(1),
+            reader: reader.abort_handle(),
+            writer: writer.abort_handle(),
+        })
+    }
+
+    /// Whether it can read the host's store, which is root's alone.
+    pub(super) fn is_root(&self) -> bool {
+        self.uid == 0
     }
 
     /// A number that no request of this session has had.
@@ -244,7 +261,7 @@ impl AgentSession {
         wait.await.map_err(|_| SshError::Lost("the agent has ended".into()))?
     }
 
-    /// Sends a blob to the host's store.
+    /// Sends a blob: to the host's store, or, if it is private, for one use of this agent.
     pub async fn put(&self, blob: &Blob) -> Result<(), SshError> {
         let mut chunks = Chunks::open(&blob.source)?;
         let total = chunks.total;
@@ -255,7 +272,7 @@ impl AgentSession {
             if chunk.is_empty() && offset > 0 {
                 break;
             }
-            let action = Action::PutBlob { digest: blob.digest.clone(), offset, total };
+            let action = Action::PutBlob { digest: blob.digest.clone(), offset, total, private: blob.private };
             let request = Request { id: 0, batch: u64::MAX, check: false, ignore_errors: true, no_log: false, action };
             answers.push(self.send(request, &chunk).await?);
             offset += chunk.len() as u64;
@@ -339,11 +356,7 @@ fn sudo(from: &str, to: &str) -> String {
 /// Puts the agent on a host under its digest, checked there before it gets its name.
 pub(super) async fn install(connection: &Connection, program: &Program) -> Result<(), SshError> {
     let digest = &program.digest;
-    let dir = format!("{STATE_DIR}/agent");
-    let script = format!(
-        "set -e; umask 022; mkdir -p {dir}; t={dir}/.{digest}.$$; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
-         echo \"{digest}  $t\" | sha256sum -c --status || {{ echo 'the agent arrived damaged' >&2; exit 1; }}; chmod 0755 \"$t\"; mv -f \"$t\" {dir}/{digest}"
-    );
+    let script = landing::script(STATE_DIR, &agent_path(program), digest, Lands::Program);
     let command = format!("{} sh -c {}", sudo(&connection.user, "root"), quote(&script));
     let bytes = program.read().map_err(|e| SshError::Agent(e.message))?;
     let out = connection.exec(command.trim_start(), &bytes, INSTALL_TIMEOUT).await?;

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::{
     AgentSession, Connection, SshError,
     agent::{Start, agent_path, install},
+    landing::Lands,
     relay::{self, Cargo},
 };
 use crate::{
@@ -122,7 +123,7 @@ impl Fleet {
             // The control host has the agent once it has run it.
             Box::pin(self.agent(JUMP, None)).await?;
             let path = agent_path(program);
-            let cargo = Cargo { path: &path, digest: &program.digest, mode: 0o755 };
+            let cargo = Cargo { path: &path, digest: &program.digest, lands: Lands::Program };
             if self.relay(id, cargo).await.is_ok() {
                 return Ok(());
             }
@@ -137,10 +138,15 @@ impl Fleet {
         relay::send(&control, endpoint, cargo).await
     }
 
-    /// Puts a blob into a host's store. It goes to the control host once and from there to the others. If the control host cannot
-    /// relay (it lacks OpenSSH's client, or that is older than 8.9), the blob goes through it as a jump host.
+    /// Puts a blob where the host's agent can use it: into the host's store, by way of the control host, which gets it once; or
+    /// from here if the control host cannot relay (it lacks OpenSSH's client, or that is older than 8.9). A private blob, and one
+    /// for an agent that cannot read the store, always goes from here to the agent itself and lies on no disk.
     pub async fn put(&self, id: HostId, agent: &AgentSession, blob: &Blob) -> Result<(), SshError> {
-        if !self.slots.contains_key(&JUMP) || (id != JUMP && self.connection(JUMP).await?.cannot_relay()) {
+        if !self.slots.contains_key(&JUMP)
+            || blob.private
+            || !agent.is_root()
+            || (id != JUMP && self.connection(JUMP).await?.cannot_relay())
+        {
             return agent.put(blob).await;
         }
         let cell = self.at_control.lock().await.entry(blob.digest.clone()).or_default().clone();
@@ -156,7 +162,7 @@ impl Fleet {
             return Ok(());
         }
         let path = format!("{STORE_DIR}/{}", blob.digest);
-        let cargo = Cargo { path: &path, digest: &blob.digest, mode: 0o644 };
+        let cargo = Cargo { path: &path, digest: &blob.digest, lands: Lands::Blob };
         match self.relay(id, cargo).await {
             Ok(()) => Ok(()),
             Err(_) => agent.put(blob).await,

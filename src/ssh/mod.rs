@@ -6,6 +6,7 @@
 mod agent;
 mod fleet;
 pub mod keys;
+mod landing;
 pub mod openssh;
 mod relay;
 mod signing;

@@ -7,7 +7,13 @@
 
 use std::time::Duration;
 
-use super::{Connection, Endpoint, SshError, host_key, quote};
+use septet_agent_protocol::STATE_DIR;
+
+use super::{
+    Connection, Endpoint, SshError, host_key,
+    landing::{self, Lands},
+    quote,
+};
 
 /// Time for one file from the control host to another.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -19,18 +25,14 @@ pub struct Cargo<'a> {
     pub path: &'a str,
     /// SHA-256, hex
     pub digest: &'a str,
-    /// permission bits
-    pub mode: u32,
+    /// what it is on the other host
+    pub lands: Lands,
 }
 
 /// Sends a file of the control host to another host.
 pub async fn send(control: &Connection, to: &Endpoint, cargo: Cargo<'_>) -> Result<(), SshError> {
-    let Cargo { path, digest, mode } = cargo;
-    let (dir, _) = path.rsplit_once('/').unwrap_or((".", path));
-    let receive = format!(
-        "set -e; umask 022; mkdir -p {dir}; t={dir}/.{digest}.$$; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
-         echo \"{digest}  $t\" | sha256sum -c --status || {{ echo 'it arrived damaged' >&2; exit 1; }}; chmod {mode:04o} \"$t\"; mv -f \"$t\" {path}"
-    );
+    let Cargo { path, digest, lands } = cargo;
+    let receive = landing::script(STATE_DIR, path, digest, lands);
     let remote = format!("sudo -n sh -c {}", quote(&receive));
     let place = if to.port == 22 { to.host.clone() } else { format!("[{}]:{}", to.host, to.port) };
     let host_key = host_key(&to.host_key)?;
