@@ -67,6 +67,7 @@ pub enum Write {
         /// path, for a sequential node without its number
         path: String,
         /// data
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
         /// permissions of `world:anyone`
         perms: i32,
@@ -89,6 +90,7 @@ pub enum Write {
         /// path
         path: String,
         /// new data
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
         /// expected version, -1 for any
         version: i32,
@@ -134,9 +136,25 @@ struct Part(#[serde(with = "Single")] Write);
 #[derive(Deserialize)]
 #[serde(remote = "Write")]
 enum Single {
-    Create { path: String, data: Vec<u8>, perms: i32, ephemeral: bool, sequential: bool, with_stat: bool },
-    Delete { path: String, version: i32 },
-    SetData { path: String, data: Vec<u8>, version: i32 },
+    Create {
+        path: String,
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+        perms: i32,
+        ephemeral: bool,
+        sequential: bool,
+        with_stat: bool,
+    },
+    Delete {
+        path: String,
+        version: i32,
+    },
+    SetData {
+        path: String,
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+        version: i32,
+    },
     SetAcl { path: String, perms: i32, version: i32 },
     Check { path: String, version: i32 },
     #[serde(deserialize_with = "nested")]

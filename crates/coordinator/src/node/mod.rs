@@ -32,6 +32,7 @@ use crate::{
     server::Connections,
     state::{Answer, Applied, Ask, Command, Origin, State},
     storage::{Batch, Hooks, LogStore, MAX_TERM, Machine, StorageFault, TypeConfig},
+    throttle::Throttle,
     watches::Watches,
 };
 
@@ -63,6 +64,8 @@ pub struct Local {
     pub watches: Watches,
     /// this server's clients
     pub connections: Connections,
+    /// for watches that find no room
+    pub(crate) full: Throttle,
     /// who waits for a command, by its number
     pending: HashMap<u64, oneshot::Sender<(i64, Answer)>>,
 }
@@ -120,6 +123,7 @@ pub struct Node {
     peers: BTreeMap<u64, Peer>,
     log: LogStore,
     incoming: tokio::sync::Mutex<Option<serve::Incoming>>,
+    refusals: Throttle,
     seq: AtomicU64,
     proposals: mpsc::Sender<(u64, Ask)>,
     /// sessions whose client was heard here since the last report to the leader
@@ -175,6 +179,7 @@ impl Node {
             peers,
             log,
             incoming: tokio::sync::Mutex::default(),
+            refusals: Throttle::default(),
             seq: AtomicU64::new(1),
             proposals,
             touched: Mutex::default(),

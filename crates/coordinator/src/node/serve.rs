@@ -32,9 +32,10 @@ fn encoded<T: serde::Serialize>(answer: Result<T, String>) -> Vec<u8> {
 
 impl Serve for Node {
     async fn serve(&self, from: u64, ask: Ask) -> Vec<u8> {
-        let term = self.raft.metrics().borrow().vote.leader_id.term;
+        let vote = self.raft.metrics().borrow().vote;
+        let term = vote.leader_id.term;
         let checked = match &ask {
-            Ask::Append(rpc) => check::append(from, rpc, term, &self.log),
+            Ask::Append(rpc) => check::append(from, rpc, &vote, &self.log),
             Ask::Vote(rpc) => check::vote(from, rpc, term),
             Ask::Snapshot(rpc) => check::snapshot(from, rpc, term),
             Ask::Propose(commands) => check::proposal(from, commands),
@@ -42,7 +43,7 @@ impl Serve for Node {
             Ask::Touch(sessions) => check::sessions(sessions),
         };
         if let Err(e) = checked {
-            tracing::warn!("refused a message of server.{from}: {e}");
+            self.refusals.warn(|| format!("refused a message of server.{from}: {e}"));
             return encoded::<()>(Err(format!("refused: {e}")));
         }
         match ask {
@@ -86,7 +87,7 @@ impl Node {
         }
         let Some(Incoming { bytes, .. }) = incoming.take() else { return Ok(None) };
         if let Err(e) = Machine::check_snapshot(&bytes, &rpc.meta) {
-            tracing::warn!("refused a snapshot of server.{from}: {e}");
+            self.refusals.warn(|| format!("refused a snapshot of server.{from}: {e}"));
             return Err(e);
         }
         let snapshot = Snapshot { meta: rpc.meta, snapshot: Box::new(Cursor::new(bytes)) };

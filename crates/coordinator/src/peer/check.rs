@@ -63,9 +63,9 @@ pub fn vote(from: u64, rpc: &VoteRequest<u64>, stored: u64) -> Checked {
     rpc.last_log_id.as_ref().map_or(Ok(()), |id| log_id(id, &rpc.vote))
 }
 
-/// Entries and heartbeats.
-pub fn append(from: u64, rpc: &AppendEntriesRequest<TypeConfig>, stored: u64, log: &LogStore) -> Checked {
-    leader(from, &rpc.vote, stored)?;
+/// Entries and heartbeats, for a server with this vote.
+pub fn append(from: u64, rpc: &AppendEntriesRequest<TypeConfig>, mine: &Vote<u64>, log: &LogStore) -> Checked {
+    leader(from, &rpc.vote, mine.leader_id.term)?;
     for id in rpc.prev_log_id.iter().chain(&rpc.leader_commit) {
         log_id(id, &rpc.vote)?;
     }
@@ -83,6 +83,8 @@ pub fn append(from: u64, rpc: &AppendEntriesRequest<TypeConfig>, stored: u64, lo
     }
     let all = rpc.prev_log_id.iter().chain(rpc.entries.iter().map(|e| &e.log_id));
     match log.contradicted(all) {
+        // A leader that others have replaced has such entries: it learns of its successor from the answer.
+        Some(_) if rpc.vote < *mine => Ok(()),
         Some(id) => Err(format!("entry {id} is not the one that was committed there")),
         None => Ok(()),
     }

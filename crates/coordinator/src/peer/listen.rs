@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -23,6 +23,7 @@ use super::{
     Ask, Serve,
     handshake::{self, Identity, Keys},
 };
+use crate::throttle::Throttle;
 
 /// Time for a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,8 +33,6 @@ const MAX_HANDSHAKES: usize = 64;
 const MAX_PER_SERVER: usize = 4;
 /// Answers that may wait for one connection.
 const QUEUE: usize = 1024;
-/// Refused connections are logged no more often than this.
-const LOG_PAUSE: Duration = Duration::from_secs(5);
 
 /// Descriptors that connections between servers may take on this side, for an ensemble of so many.
 pub fn max_sockets(members: usize) -> usize {
@@ -45,8 +44,6 @@ struct Open {
     next: u64,
     handshakes: VecDeque<(u64, AbortHandle)>,
     servers: HashMap<u64, VecDeque<(u64, AbortHandle)>>,
-    logged: Option<Instant>,
-    unlogged: u64,
 }
 
 /// Accepts connections of other servers.
@@ -55,12 +52,13 @@ pub struct Listener<S> {
     max_frame: usize,
     service: Arc<S>,
     open: Mutex<Open>,
+    log: Throttle,
 }
 
 impl<S: Serve> Listener<S> {
     /// For this server.
     pub fn new(identity: Identity, max_frame: usize, service: Arc<S>) -> Arc<Self> {
-        Arc::new(Self { identity, max_frame, service, open: Mutex::default() })
+        Arc::new(Self { identity, max_frame, service, open: Mutex::default(), log: Throttle::default() })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -73,7 +71,7 @@ impl<S: Serve> Listener<S> {
             match listener.accept().await {
                 Ok((stream, from)) => self.begin(stream, from),
                 Err(e) => {
-                    self.log(&format!("accept from another server: {e}"));
+                    self.log.warn(|| format!("accept from another server: {e}"));
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -103,8 +101,8 @@ impl<S: Serve> Listener<S> {
         };
         let (from, keys) = match result {
             Ok(Ok(known)) => known,
-            Ok(Err(e)) => return self.log(&format!("connection from {address}: {e}")),
-            Err(_) => return self.log(&format!("connection from {address}: no handshake in time")),
+            Ok(Err(e)) => return self.log.warn(|| format!("connection from {address}: {e}")),
+            Err(_) => return self.log.warn(|| format!("connection from {address}: no handshake in time")),
         };
         if let Some(task) = task {
             let mut open = self.open();
@@ -117,25 +115,11 @@ impl<S: Serve> Listener<S> {
             }
         }
         if let Err(e) = converse(from, stream, keys, self.max_frame, self.service.clone()).await {
-            self.log(&format!("connection of server.{from} from {address}: {e}"));
+            self.log.warn(|| format!("connection of server.{from} from {address}: {e}"));
         }
         if let Some(mine) = self.open().servers.get_mut(&from) {
             mine.retain(|(i, _)| *i != id);
         }
-    }
-
-    /// Logs, unless it did so a moment ago: others than servers must not fill a log.
-    fn log(&self, text: &str) {
-        let mut open = self.open();
-        if open.logged.is_some_and(|t| t.elapsed() < LOG_PAUSE) {
-            open.unlogged += 1;
-            return;
-        }
-        match std::mem::take(&mut open.unlogged) {
-            0 => tracing::warn!("{text}"),
-            n => tracing::warn!("{text} ({n} more messages like this were left out)"),
-        }
-        open.logged = Some(Instant::now());
     }
 }
 

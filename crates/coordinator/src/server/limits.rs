@@ -6,10 +6,10 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::peer;
+use crate::{peer, throttle::Throttle};
 
 /// Requests of one client that are under way, in bytes; one request may be larger.
 const MAX_OWN_REQUESTS: usize = 4 * 1024 * 1024;
@@ -34,25 +34,17 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_OUTPUT: usize = 128 * 1024 * 1024;
 /// Descriptors for the log, snapshots, the runtime and what comes and goes.
 const OWN_DESCRIPTORS: usize = 64;
-/// Refused clients are logged no more often than this.
-const LOG_PAUSE: Duration = Duration::from_secs(5);
 
 /// The limits, shared by all connections.
 #[derive(Debug)]
 pub struct Limits {
     max_sockets: usize,
-    sockets: Mutex<Sockets>,
+    sockets: AtomicUsize,
+    log: Throttle,
     requests: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
     /// answers and events that wait, in bytes
     pub output: Arc<AtomicUsize>,
-}
-
-#[derive(Debug, Default)]
-struct Sockets {
-    open: usize,
-    logged: Option<Instant>,
-    unlogged: u64,
 }
 
 /// A socket that counts.
@@ -61,7 +53,7 @@ pub struct Socket(Arc<Limits>);
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.0.sockets().open -= 1;
+        self.0.sockets.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -96,36 +88,24 @@ impl Limits {
         let semaphore = |bytes| Arc::new(Semaphore::new(kib(bytes) as usize));
         Arc::new(Self {
             max_sockets: all.saturating_sub(reserved).max(all / 4),
-            sockets: Mutex::default(),
+            sockets: AtomicUsize::new(0),
+            log: Throttle::default(),
             requests: semaphore(MAX_REQUESTS),
             bodies: semaphore(MAX_BODIES),
             output: Arc::default(),
         })
     }
 
-    fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Counts a client's socket, unless that would take descriptors that files and other servers need.
     pub fn admit(self: &Arc<Self>) -> Option<Socket> {
-        let mut sockets = self.sockets();
-        if sockets.open < self.max_sockets {
-            sockets.open += 1;
-            return Some(Socket(self.clone()));
+        let socket = Socket(self.clone());
+        let before = self.sockets.fetch_add(1, Ordering::Relaxed);
+        if before < self.max_sockets {
+            return Some(socket);
         }
-        if sockets.logged.is_some_and(|t| t.elapsed() < LOG_PAUSE) {
-            sockets.unlogged += 1;
-        } else {
-            let more = std::mem::take(&mut sockets.unlogged);
-            tracing::warn!(
-                "refused a client: {} are connected, and the other descriptors of {} (RLIMIT_NOFILE) are kept for files and servers \
-                 ({more} more refused since the last message)",
-                sockets.open,
-                descriptors()
-            );
-            sockets.logged = Some(Instant::now());
-        }
+        self.log.warn(|| {
+            format!("refused a client: {before} are connected, and the other descriptors of {} (RLIMIT_NOFILE) are kept for files and servers", descriptors())
+        });
         None
     }
 

@@ -25,7 +25,7 @@ pub mod limits;
 mod reads;
 mod session;
 
-use crate::{four_letter, node::Node, protocol::Connect, watches::ConnectionId};
+use crate::{four_letter, node::Node, protocol::Connect, throttle::Throttle, watches::ConnectionId};
 use limits::{Limits, Queued};
 use session::session;
 
@@ -200,12 +200,13 @@ impl Drop for Slot {
 /// Accepts clients until the listener fails.
 pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counters>) -> io::Result<()> {
     let limits = Limits::new(node.config.members.len());
+    let refused = Throttle::default();
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(next) => next,
             Err(e) => {
                 // Out of file descriptors, mostly: clients that leave make room.
-                tracing::warn!("accept: {e}");
+                refused.warn(|| format!("accept: {e}"));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -213,7 +214,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counter
         let Some(socket) = limits.admit() else { continue };
         let limit = node.config.max_client_connections;
         if !node.with(|_, l| l.connections.admit(address.ip(), limit)) {
-            tracing::warn!("{address}: refused, the address has {limit} connections (maxClientCnxns)");
+            refused.warn(|| format!("{address}: refused, the address has {limit} connections (maxClientCnxns)"));
             continue;
         }
         let (node, counters, limits) = (node.clone(), counters.clone(), limits.clone());

@@ -17,7 +17,8 @@ pub(super) fn answer_read(state: &State, local: &mut Local, id: ConnectionId, xi
     };
     let mut watch = |wanted: bool, path: &str, child: bool| match wanted.then(|| local.watches.add(id, path, child)) {
         Some(Err(full)) => {
-            tracing::warn!("session 0x{:x}: a watch was refused: {full}", local.connections.session_of(id));
+            let session = local.connections.session_of(id);
+            local.full.warn(|| format!("session 0x{session:x}: a watch was refused: {full}"));
             Err(Code::BadArguments)
         }
         _ => Ok(()),
