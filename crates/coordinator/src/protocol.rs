@@ -155,11 +155,21 @@ enum Single {
         data: Vec<u8>,
         version: i32,
     },
-    SetAcl { path: String, perms: i32, version: i32 },
-    Check { path: String, version: i32 },
+    SetAcl {
+        path: String,
+        perms: i32,
+        version: i32,
+    },
+    Check {
+        path: String,
+        version: i32,
+    },
     #[serde(deserialize_with = "nested")]
     Multi(Vec<Write>),
-    Invalid { op: i32, code: Code },
+    Invalid {
+        op: i32,
+        code: Code,
+    },
 }
 
 fn nested<'de, D: Deserializer<'de>>(_: D) -> Result<Vec<Write>, D::Error> {

@@ -407,7 +407,9 @@ fn a_name_that_does_not_resolve_yet_is_waited_for() {
     server.wrapper = ["unshare", "-rm", "sh", "-c", &script].map(str::to_owned).to_vec();
     server.start();
     let server = &mut ensemble.servers[0];
-    eventually("it says what it waits for", || server.stderr().contains(&format!("server.1=zk-late:{port}: cannot listen yet")).then_some(()));
+    eventually("it says what it waits for", || {
+        server.stderr().contains(&format!("server.1=zk-late:{port}: cannot listen yet")).then_some(())
+    });
     assert!(server.is_running() && server.ask("ruok").unwrap() == "imok");
     // As Debian writes it.
     fs::write(&hosts, "127.0.0.1 localhost\n127.0.1.1 zk-late\n").unwrap();

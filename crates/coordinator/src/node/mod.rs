@@ -346,9 +346,7 @@ impl Node {
         match leader {
             Some(id) if id == self.config.id => self.commit(commands).await,
             Some(id) => match self.peers.get(&id) {
-                Some(peer) => {
-                    peer.call::<()>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT).await.map_err(|e| e.to_string())
-                }
+                Some(peer) => peer.call::<()>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT).await.map_err(|e| e.to_string()),
                 None => Err(format!("leader {id} is not in zoo.cfg")),
             },
             None => Err("there is no leader".into()),
@@ -377,10 +375,7 @@ impl Node {
         let index = match leader {
             Some(id) if id == self.config.id => self.read_index().await?,
             Some(id) => match self.peers.get(&id) {
-                Some(p) => p
-                    .call::<Option<u64>>(&peer::Ask::ReadIndex, Duration::from_secs(5))
-                    .await
-                    .map_err(|e| e.to_string())?,
+                Some(p) => p.call::<Option<u64>>(&peer::Ask::ReadIndex, Duration::from_secs(5)).await.map_err(|e| e.to_string())?,
                 None => return Err(format!("leader {id} is not in zoo.cfg")),
             },
             None => return Err("there is no leader".into()),

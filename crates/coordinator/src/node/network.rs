@@ -3,19 +3,17 @@
 use std::{collections::BTreeMap, io, time::Duration};
 
 use openraft::{
-    BasicNode, Vote,
-    error::{
-        Infallible, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, SnapshotMismatch, Unreachable,
-    },
+    BasicNode, SnapshotSegmentId, Vote,
+    error::{Infallible, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, SnapshotMismatch, Unreachable},
     network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory},
     raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse},
-    SnapshotSegmentId,
 };
 use serde::de::DeserializeOwned;
 
 use crate::{
     peer::{Ask, Peer, check},
     storage::TypeConfig,
+    throttle::Throttle,
 };
 
 /// All peers by number.
@@ -26,12 +24,13 @@ pub struct Network(pub BTreeMap<u64, Peer>);
 pub struct Target {
     id: u64,
     peer: Option<Peer>,
+    refusals: Throttle,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Target;
     async fn new_client(&mut self, target: u64, _: &BasicNode) -> Target {
-        Target { id: target, peer: self.0.get(&target).cloned() }
+        Target { id: target, peer: self.0.get(&target).cloned(), refusals: Throttle::default() }
     }
 }
 
@@ -50,10 +49,10 @@ impl Target {
     }
 
     /// An answer that must not reach Raft.
-    fn checked<E: std::error::Error>(&self, checked: Result<(), String>) -> Result<(), Rpc<E>> {
+    fn checked(&self, checked: Result<(), String>) -> Result<(), NetworkError> {
         checked.map_err(|e| {
-            tracing::warn!("refused an answer of server.{}: {e}", self.id);
-            NetworkError::new(&io::Error::other(e)).into()
+            self.refusals.warn(|| format!("refused an answer of server.{}: {e}", self.id));
+            NetworkError::new(&io::Error::other(e))
         })
     }
 }

@@ -16,7 +16,6 @@ pub(super) struct Heard {
     pub(super) at: HashMap<i64, Instant>,
 }
 
-
 impl Node {
     /// A client of this session was heard here.
     pub fn touch(&self, session: i64) {
@@ -83,5 +82,4 @@ impl Node {
             let _ = self.command(Ask::CloseSession { id }).await.await;
         }
     }
-
 }

@@ -99,7 +99,9 @@ pub async fn call(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), identity: 
     }
     match reply[12] {
         OK => {}
-        OTHER_VERSION => return Err(refused(format!("speaks version {} between servers, this one version {PEER_VERSION}", word(&reply, 8)))),
+        OTHER_VERSION => {
+            return Err(refused(format!("speaks version {} between servers, this one version {PEER_VERSION}", word(&reply, 8))));
+        }
         NOT_FOR_ME => return Err(refused(format!("is not server.{to}, or does not have server.{} in its zoo.cfg", identity.me))),
         _ => return Err(refused(one_has_no_secret(secret.is_some()))),
     }

@@ -44,7 +44,11 @@ impl Secret {
             return Err("is not a regular file".into());
         }
         if meta.mode() & 0o007 != 0 {
-            return Err(format!("mode {:04o} gives access to others than owner and group (hint: chmod o= {})", meta.mode() & 0o7777, path.display()));
+            return Err(format!(
+                "mode {:04o} gives access to others than owner and group (hint: chmod o= {})",
+                meta.mode() & 0o7777,
+                path.display()
+            ));
         }
         let mut bytes = Vec::new();
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
@@ -92,7 +96,7 @@ impl Secret {
 /// Bytes of a text that is nothing but pairs of hexadecimal digits.
 fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |b: u8| (b as char).to_digit(16);
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return None;
     }
     text.chunks_exact(2).map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8)).collect()

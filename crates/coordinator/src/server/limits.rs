@@ -104,7 +104,10 @@ impl Limits {
             return Some(socket);
         }
         self.log.warn(|| {
-            format!("refused a client: {before} are connected, and the other descriptors of {} (RLIMIT_NOFILE) are kept for files and servers", descriptors())
+            format!(
+                "refused a client: {before} are connected, and the other descriptors of {} (RLIMIT_NOFILE) are kept for files and servers",
+                descriptors()
+            )
         });
         None
     }
@@ -124,7 +127,8 @@ impl Limits {
     ) -> io::Result<(Vec<u8>, Held)> {
         let ended = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
         let mine = own.clone().acquire_many_owned(kib(length).min(kib(MAX_OWN_REQUESTS))).await.map_err(ended)?;
-        let body = timeout(within.min(BODY_TIMEOUT), self.body(from, length)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let body =
+            timeout(within.min(BODY_TIMEOUT), self.body(from, length)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         let shared = self.requests.clone().acquire_many_owned(kib(length).min(kib(MAX_REQUESTS))).await.map_err(ended)?;
         Ok((body, Held([mine, shared])))
     }

@@ -232,13 +232,7 @@ fn invalid(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
-async fn client(
-    node: Arc<Node>,
-    stream: TcpStream,
-    address: SocketAddr,
-    counters: Arc<Counters>,
-    limits: Arc<Limits>,
-) -> io::Result<()> {
+async fn client(node: Arc<Node>, stream: TcpStream, address: SocketAddr, counters: Arc<Counters>, limits: Arc<Limits>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -305,4 +299,3 @@ async fn write_frames(
     }
     let _ = write.shutdown().await;
 }
-

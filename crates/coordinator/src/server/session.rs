@@ -226,4 +226,3 @@ async fn respond(
     }
     Ok(())
 }
-

@@ -89,7 +89,8 @@ impl Machine {
     pub fn check_snapshot(bytes: &[u8], meta: &SnapshotMeta<u64, BasicNode>) -> Result<(), String> {
         let (image, end) = super::read_record::<Image>(bytes, 0).map_err(|_| "the snapshot is damaged")?;
         image.last.as_ref().map_or(Ok(()), plausible)?;
-        if end != bytes.len() || (image.last, &image.membership, &image.id) != (meta.last_log_id, &meta.last_membership, &meta.snapshot_id) {
+        if end != bytes.len() || (image.last, &image.membership, &image.id) != (meta.last_log_id, &meta.last_membership, &meta.snapshot_id)
+        {
             return Err("the snapshot is not the one that was announced".into());
         }
         Ok(())
