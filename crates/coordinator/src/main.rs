@@ -7,6 +7,7 @@ use septet_coordinator::{
     config::Config,
     node::Node,
     server::{self, Counters},
+    storage::LogStore,
 };
 use tokio::{
     net::TcpListener,
@@ -22,6 +23,10 @@ struct Arguments {
     /// Check the configuration and stop
     #[arg(long)]
     check: bool,
+    /// Repair a data directory in which a forged message left a term that no election reaches, and stop. Only while all
+    /// servers are stopped
+    #[arg(long, conflicts_with = "check")]
+    reset_term: bool,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +51,10 @@ fn main() -> ExitCode {
         println!("{}: ok", arguments.config.display());
         return ExitCode::SUCCESS;
     }
+    if arguments.reset_term {
+        return reset_term(&config);
+    }
+    server::limits::raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(config)),
@@ -58,6 +67,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn reset_term(config: &Config) -> ExitCode {
+    let dir = config.data_dir.join("version-2");
+    match LogStore::reset_term(&dir) {
+        Ok(Some(term)) => println!("{}: term {term} was removed", dir.display()),
+        Ok(None) => println!("{}: nothing to repair", dir.display()),
+        Err(e) => {
+            eprintln!("septet-coordinator: {e}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 async fn run(config: Config) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! ZooKeeper's client protocol: operation and error codes, requests, and how answers are written.
 //! Source: zookeeper.jute and ZooDefs.java of ZooKeeper 3.8.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::jute::{JuteError, Reader, Writer};
 
@@ -67,6 +67,7 @@ pub enum Write {
         /// path, for a sequential node without its number
         path: String,
         /// data
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
         /// permissions of `world:anyone`
         perms: i32,
@@ -89,6 +90,7 @@ pub enum Write {
         /// path
         path: String,
         /// new data
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
         /// expected version, -1 for any
         version: i32,
@@ -109,7 +111,8 @@ pub enum Write {
         /// expected version, -1 for any
         version: i32,
     },
-    /// `multi`: all or nothing
+    /// `multi`: all or nothing. None of its parts is a multi.
+    #[serde(deserialize_with = "parts")]
     Multi(Vec<Write>),
     /// An operation that cannot succeed, kept so that a multi answers it in its place.
     Invalid {
@@ -118,6 +121,59 @@ pub enum Write {
         /// why
         code: Code,
     },
+}
+
+/// Decodes the parts of a multi. One inside of another is an error: a decoder that followed them would be at the
+/// mercy of their depth.
+fn parts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Write>, D::Error> {
+    Ok(Vec::<Part>::deserialize(from)?.into_iter().map(|part| part.0).collect())
+}
+
+#[derive(Deserialize)]
+struct Part(#[serde(with = "Single")] Write);
+
+/// [`Write`] with a multi that does not decode.
+#[derive(Deserialize)]
+#[serde(remote = "Write")]
+enum Single {
+    Create {
+        path: String,
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+        perms: i32,
+        ephemeral: bool,
+        sequential: bool,
+        with_stat: bool,
+    },
+    Delete {
+        path: String,
+        version: i32,
+    },
+    SetData {
+        path: String,
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+        version: i32,
+    },
+    SetAcl {
+        path: String,
+        perms: i32,
+        version: i32,
+    },
+    Check {
+        path: String,
+        version: i32,
+    },
+    #[serde(deserialize_with = "nested")]
+    Multi(Vec<Write>),
+    Invalid {
+        op: i32,
+        code: Code,
+    },
+}
+
+fn nested<'de, D: Deserializer<'de>>(_: D) -> Result<Vec<Write>, D::Error> {
+    Err(serde::de::Error::custom("a multi inside of a multi"))
 }
 
 impl Write {
@@ -243,6 +299,14 @@ pub fn connected(timeout_ms: i32, session: i64, password: &[u8], read_only_field
     w.frame()
 }
 
+/// Longest path that is created, read or watched, in bytes. ZooKeeper knows no limit but that of a request.
+pub const MAX_PATH_BYTES: usize = 16 * 1024;
+
+/// Whether a path may be asked for: valid, and not so long that watches on it are a burden.
+fn accepted(path: &str) -> bool {
+    path.len() <= MAX_PATH_BYTES && valid_path(path)
+}
+
 /// Paths as ZooKeeper's PathUtils accepts them.
 pub fn valid_path(path: &str) -> bool {
     if path == "/" {
@@ -266,12 +330,14 @@ fn acl(r: &mut Reader<'_>) -> Result<Result<i32, Code>, JuteError> {
     Ok(if known { Ok(list.iter().fold(0, |all, (p, _, _)| all | p)) } else { Err(Code::InvalidAcl) })
 }
 
-/// How deep and how long a multi may be.
+/// How many parts a multi may have.
 const MAX_MULTI: usize = 10_000;
 
 fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
     let checked = |w: Write, path: &str| {
-        if valid_path(path) { w } else { Write::Invalid { op: code, code: Code::BadArguments } }
+        // What is there, however it got there, can be deleted.
+        let ok = if code == op::DELETE { valid_path(path) } else { accepted(path) };
+        if ok { w } else { Write::Invalid { op: code, code: Code::BadArguments } }
     };
     Ok(Some(match code {
         op::CREATE | op::CREATE2 => {
@@ -326,12 +392,15 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Request), JuteError> {
 
 fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
     let read = |read: Read, path: &str| {
-        if valid_path(path) { Request::Read(read) } else { Request::Refused(Code::BadArguments) }
+        if accepted(path) { Request::Read(read) } else { Request::Refused(Code::BadArguments) }
     };
     let request = match header.op {
         op::PING => Request::Ping,
         op::CLOSE => Request::Close,
-        op::SYNC => Request::Sync(r.string()?),
+        op::SYNC => match r.string()? {
+            path if path.len() <= MAX_PATH_BYTES => Request::Sync(path),
+            _ => Request::Refused(Code::BadArguments),
+        },
         op::AUTH => Request::Refused(Code::AuthFailed),
         op::EXISTS => {
             let (path, watch) = (r.string()?, r.bool()?);
@@ -352,7 +421,11 @@ fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
         op::SET_WATCHES => {
             let since = r.long()?;
             let mut list = || r.vector(4, Reader::string);
-            Request::Read(Read::SetWatches { since, data: list()?, exist: list()?, child: list()? })
+            let (data, exist, child) = (list()?, list()?, list()?);
+            if ![&data, &exist, &child].into_iter().flatten().all(|path| accepted(path)) {
+                return Ok(Request::Refused(Code::BadArguments));
+            }
+            Request::Read(Read::SetWatches { since, data, exist, child })
         }
         op::MULTI => {
             let mut all = Vec::new();
@@ -366,7 +439,9 @@ fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
                 }
                 match write_op(code, r)? {
                     Some(w) if code != op::SET_ACL => all.push(w),
-                    _ => return Ok(Request::Refused(Code::Unimplemented)),
+                    None if matches!(code, op::GET_DATA | op::GET_CHILDREN) => return Ok(Request::Refused(Code::Unimplemented)),
+                    // Another multi among them: ZooKeeper's MultiOperationRecord knows no such part either.
+                    _ => return Ok(Request::Refused(Code::MarshallingError)),
                 }
             }
             Request::Write(Write::Multi(all))
@@ -408,7 +483,7 @@ impl Stat {
 }
 
 /// What a write answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteAnswer {
     /// path of a new node, and its stat for `create2`
     Created(String, Option<Stat>),

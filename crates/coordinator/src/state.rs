@@ -28,6 +28,7 @@ pub enum Ask {
         /// its id
         id: i64,
         /// its password
+        #[serde(with = "serde_bytes")]
         password: Vec<u8>,
         /// milliseconds without a word after which it ends
         timeout_ms: i32,
@@ -37,6 +38,7 @@ pub enum Ask {
         /// session
         id: i64,
         /// its password
+        #[serde(with = "serde_bytes")]
         password: Vec<u8>,
     },
     /// the session ends, asked for or timed out
@@ -83,6 +85,7 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// proves that a client owns it
+    #[serde(with = "serde_bytes")]
     pub password: Vec<u8>,
     /// milliseconds without a word after which it ends
     pub timeout_ms: i32,

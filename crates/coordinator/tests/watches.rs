@@ -15,10 +15,10 @@ fn ids(all: &[u64]) -> HashSet<u64> {
 #[test]
 fn a_data_watch_fires_once_for_each_who_left_it() {
     let mut w = Watches::default();
-    w.add(1, "/a", false);
-    w.add(2, "/a", false);
-    w.add(2, "/a", false);
-    w.add(3, "/b", false);
+    w.add(1, "/a", false).unwrap();
+    w.add(2, "/a", false).unwrap();
+    w.add(2, "/a", false).unwrap();
+    w.add(3, "/b", false).unwrap();
     assert_eq!((w.len(), w.of(2)), (3, 1));
     assert_eq!(w.fire(EventType::ChildrenChanged, "/a"), ids(&[]));
     assert_eq!(w.fire(EventType::DataChanged, "/a"), ids(&[1, 2]));
@@ -35,8 +35,8 @@ fn kinds_of_events_fire_kinds_of_watches() {
         (EventType::Deleted, true, true),
     ] {
         let mut w = Watches::default();
-        w.add(1, "/a", false);
-        w.add(2, "/a", true);
+        w.add(1, "/a", false).unwrap();
+        w.add(2, "/a", true).unwrap();
         let fired = w.fire(kind, "/a");
         assert_eq!((fired.contains(&1), fired.contains(&2)), (data, child), "{kind:?}");
         assert_eq!(w.len(), 2 - fired.len());
@@ -46,8 +46,8 @@ fn kinds_of_events_fire_kinds_of_watches() {
 #[test]
 fn one_deletion_is_one_event_for_a_client_with_both_watches() {
     let mut w = Watches::default();
-    w.add(1, "/a", false);
-    w.add(1, "/a", true);
+    w.add(1, "/a", false).unwrap();
+    w.add(1, "/a", true).unwrap();
     assert_eq!(w.of(1), 2);
     assert_eq!(w.fire(EventType::Deleted, "/a"), ids(&[1]));
     assert!(w.is_empty());
@@ -56,9 +56,9 @@ fn one_deletion_is_one_event_for_a_client_with_both_watches() {
 #[test]
 fn a_connection_that_goes_takes_its_watches_with_it() {
     let mut w = Watches::default();
-    w.add(1, "/a", false);
-    w.add(1, "/b", true);
-    w.add(2, "/a", false);
+    w.add(1, "/a", false).unwrap();
+    w.add(1, "/b", true).unwrap();
+    w.add(2, "/a", false).unwrap();
     w.drop_connection(1);
     w.drop_connection(9);
     assert_eq!(w.len(), 1);
@@ -90,7 +90,7 @@ proptest! {
         for s in steps {
             match s {
                 Step::Add(c, p, child) => {
-                    watches.add(c, paths[p], child);
+                    watches.add(c, paths[p], child).unwrap();
                     model.insert((c, p, child));
                 }
                 Step::Drop(c) => {

@@ -18,7 +18,7 @@ use openraft::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::{BadRecord, StorageFault, TypeConfig, at, read_one, read_record, record, replace_file, sync_parent};
+use super::{BadRecord, MAX_TERM, StorageFault, TypeConfig, at, plausible, read_one, read_record, record, replace_file, sync_parent};
 
 /// A segment is closed when it is longer than this, in bytes.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
@@ -61,7 +61,14 @@ impl LogStore {
     /// Opens or makes the log in a directory. `covered` follows the durable snapshots.
     pub fn open(dir: &Path, covered: watch::Receiver<u64>) -> Result<Self, StorageFault> {
         fs::create_dir_all(dir).map_err(at(dir))?;
-        let mut held = Held { vote: read_one(&dir.join("vote"))?, purged: read_one(&dir.join("purged"))?, ..Held::default() };
+        let vote_file = dir.join("vote");
+        let mut held = Held { vote: read_one(&vote_file)?, purged: read_one(&dir.join("purged"))?, ..Held::default() };
+        if let Some(term) = held.vote.map(|v| v.leader_id.term).filter(|t| *t > MAX_TERM) {
+            return Err(StorageFault::Forged { path: vote_file, dir: dir.to_owned(), term });
+        }
+        if let Some(id) = &held.purged {
+            plausible(id).map_err(StorageFault::implausible(&dir.join("purged"), 0))?;
+        }
         if let Some(p) = held.purged
             && *covered.borrow() <= p.index
         {
@@ -99,6 +106,38 @@ impl LogStore {
         Ok(Self { held: Arc::new(Mutex::new(held)), jobs, covered })
     }
 
+    /// Replaces a vote with a term that no election reaches by the last one that the log knows. All servers must be
+    /// stopped: what this one voted for since is forgotten. Says which term it was, if it was one.
+    pub fn reset_term(dir: &Path) -> Result<Option<u64>, StorageFault> {
+        let path = dir.join("vote");
+        let vote: Option<Vote<u64>> = read_one(&path)?;
+        let Some(vote) = vote.filter(|v| v.leader_id.term > MAX_TERM) else { return Ok(None) };
+        let aside = dir.join("vote.forged");
+        fs::rename(&path, &aside).map_err(at(&path))?;
+        let opened = Self::open(dir, watch::channel(u64::MAX).1);
+        let last = opened.map(|log| {
+            let held = lock(&log.held);
+            held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged)
+        });
+        let write = |last: Option<LogId<u64>>| {
+            let id = last.map_or_else(Default::default, |l| l.leader_id);
+            record(&Vote::new(id.term, id.node_id)).and_then(|bytes| replace_file(&path, &bytes)).map_err(at(&path))
+        };
+        last.and_then(write).map(|()| Some(vote.leader_id.term)).inspect_err(|_| drop(fs::rename(&aside, &path)))
+    }
+
+    /// The first of these ids that is not the one of the entry that was committed in its place.
+    pub fn contradicted<'a>(&self, ids: impl Iterator<Item = &'a LogId<u64>>) -> Option<LogId<u64>> {
+        let held = lock(&self.held);
+        let committed = held.committed.max(held.purged).map(|c| c.index);
+        let known = |id: &LogId<u64>| match held.entries.get(&id.index) {
+            Some((entry, _)) => entry.log_id == *id,
+            // Purged: its leader cannot be a later one than that of the entries behind it.
+            None => held.purged.is_none_or(|p| id.index > p.index || id.leader_id <= p.leader_id),
+        };
+        ids.filter(|id| committed.is_some_and(|c| id.index <= c)).find(|id| !known(id)).copied()
+    }
+
     async fn job(&self, make: impl FnOnce(Done) -> Job) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
         let gone = || io::Error::other("the log's writer has ended");
@@ -113,6 +152,7 @@ fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
     while offset < bytes.len() {
         match read_record::<Entry<TypeConfig>>(&bytes, offset) {
             Ok((entry, end)) => {
+                plausible(&entry.log_id).map_err(StorageFault::implausible(path, offset))?;
                 // A later record with the same index replaces what a truncation cut off.
                 held.entries.split_off(&entry.log_id.index);
                 held.entries.insert(entry.log_id.index, (entry, end - offset));

@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use openraft::LogId;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::state::Command;
@@ -63,10 +64,43 @@ pub enum StorageFault {
         /// how it shows
         reason: String,
     },
+    /// The vote names a term that no election reaches.
+    #[error(
+        "{path}: term {term} is beyond what elections reach: a forged message was stored, as earlier versions did\n\
+         hint: if the other servers serve, move {dir} away and this server gets everything from them; if none serves, \
+         stop all and start each once with --reset-term"
+    )]
+    Forged {
+        /// the file
+        path: PathBuf,
+        /// directory of the log
+        dir: PathBuf,
+        /// the term
+        term: u64,
+    },
+}
+
+impl StorageFault {
+    fn implausible(path: &Path, offset: usize) -> impl FnOnce(String) -> Self {
+        move |reason| Self::Damaged { path: path.to_owned(), offset: offset as u64, reason }
+    }
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StorageFault + '_ {
     move |source| StorageFault::Io { path: path.to_owned(), source }
+}
+
+/// Greatest term: the upper half of a zxid holds it.
+pub const MAX_TERM: u64 = i32::MAX as u64 - 1;
+/// Greatest index of an entry.
+pub const MAX_INDEX: u64 = 1 << 56;
+
+/// Whether elections and appends can have reached this id at all.
+pub fn plausible(id: &LogId<u64>) -> Result<(), String> {
+    if id.leader_id.term > MAX_TERM || id.index > MAX_INDEX {
+        return Err(format!("term {} and index {} are beyond what an ensemble reaches", id.leader_id.term, id.index));
+    }
+    Ok(())
 }
 
 /// Length, checksum of the length, checksum of the bytes: with the second, a damaged length is not taken for a

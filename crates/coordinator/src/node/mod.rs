@@ -10,25 +10,29 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+mod network;
+mod serve;
+mod sessions;
 
 use openraft::{
     BasicNode, Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy,
-    error::{Infallible, InitializeError, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable},
-    network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory},
-    raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse},
+    error::{InitializeError, RaftError},
 };
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use network::Network;
+
 use crate::{
-    config::Config,
-    peer::{self, Peer},
+    config::{Config, Member},
+    peer::{self, Peer, bind::Binding, handshake::Identity},
     protocol::{EventType, event},
     server::Connections,
     state::{Answer, Applied, Ask, Command, Origin, State},
-    storage::{Batch, Hooks, LogStore, Machine, StorageFault, TypeConfig},
+    storage::{Batch, Hooks, LogStore, MAX_TERM, Machine, StorageFault, TypeConfig},
+    throttle::Throttle,
     watches::Watches,
 };
 
@@ -60,6 +64,8 @@ pub struct Local {
     pub watches: Watches,
     /// this server's clients
     pub connections: Connections,
+    /// for watches that find no room
+    pub(crate) full: Throttle,
     /// who waits for a command, by its number
     pending: HashMap<u64, oneshot::Sender<(i64, Answer)>>,
 }
@@ -115,77 +121,17 @@ pub struct Node {
     pub raft: Raft<TypeConfig>,
     origin: Origin,
     peers: BTreeMap<u64, Peer>,
+    log: LogStore,
+    incoming: tokio::sync::Mutex<Option<serve::Incoming>>,
+    refusals: Throttle,
     seq: AtomicU64,
     proposals: mpsc::Sender<(u64, Ask)>,
     /// sessions whose client was heard here since the last report to the leader
     touched: Mutex<HashMap<i64, ()>>,
     /// on the leader: when each session was last heard
-    heard: Mutex<Heard>,
+    heard: Mutex<sessions::Heard>,
     serving: watch::Sender<bool>,
     stopping: AtomicBool,
-}
-
-/// When sessions were last heard, in one term: what an earlier one knew must not end a session.
-#[derive(Default)]
-struct Heard {
-    term: u64,
-    at: HashMap<i64, Instant>,
-}
-
-/// The peers as Raft calls them.
-#[derive(Clone)]
-struct Network(BTreeMap<u64, Peer>);
-
-struct Target {
-    id: u64,
-    peer: Option<Peer>,
-}
-
-impl RaftNetworkFactory<TypeConfig> for Network {
-    type Network = Target;
-    async fn new_client(&mut self, target: u64, _: &BasicNode) -> Target {
-        Target { id: target, peer: self.0.get(&target).cloned() }
-    }
-}
-
-type Rpc<E = Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
-
-impl Target {
-    async fn call<T: DeserializeOwned, E: std::error::Error + DeserializeOwned>(&self, ask: peer::Ask, ttl: Duration) -> Result<T, Rpc<E>> {
-        let Some(peer) = &self.peer else {
-            return Err(Unreachable::new(&io::Error::other(format!("server.{} is not in zoo.cfg", self.id))).into());
-        };
-        match peer.call::<Result<T, RaftError<u64, E>>>(&ask, ttl).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(e)) => Err(RPCError::RemoteError(RemoteError::new(self.id, e))),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(NetworkError::new(&e).into()),
-            Err(e) => Err(Unreachable::new(&e).into()),
-        }
-    }
-}
-
-impl RaftNetwork<TypeConfig> for Target {
-    async fn append_entries(
-        &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<u64>, Rpc> {
-        // A follower may be syncing a large batch: the heartbeat interval, which openraft allows, is too short.
-        self.call(peer::Ask::Append(rpc), option.hard_ttl().max(Duration::from_secs(2))).await
-    }
-    async fn install_snapshot(
-        &mut self,
-        rpc: InstallSnapshotRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<u64>, Rpc<InstallSnapshotError>> {
-        self.call(peer::Ask::Snapshot(rpc), option.hard_ttl()).await
-    }
-    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Rpc> {
-        self.call(peer::Ask::Vote(rpc), option.hard_ttl()).await
-    }
-    fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(Duration::from_millis(100)))
-    }
 }
 
 fn now_ms() -> i64 {
@@ -203,15 +149,11 @@ impl Node {
         let hooks = Arc::new(Listener { origin, local: local.clone() });
         let machine = Machine::open(&dir, state.clone(), hooks, covered)?;
         let log = LogStore::open(&dir, covers)?;
-        let peers: BTreeMap<u64, Peer> =
-            config.members.iter().filter(|(id, _)| **id != config.id).map(|(id, m)| (*id, Peer::new(config.id, *id, m.clone()))).collect();
-        let listener = match config.members.get(&config.id) {
-            Some(me) => {
-                let address = format!("0.0.0.0:{}", me.port);
-                Some(tokio::net::TcpListener::bind(&address).await.map_err(|e| StartError::Listen(address, e))?)
-            }
-            None => None,
-        };
+        let others = config.members.keys().copied().filter(|id| *id != config.id).collect();
+        let identity = Identity { me: config.id, others, secret: config.peer_secret.clone() };
+        let max_frame = peer::max_frame_bytes(config.max_request_bytes);
+        let call = |(id, m): (&u64, &Member)| (*id, Peer::new(identity.clone(), *id, m.clone(), max_frame));
+        let peers: BTreeMap<u64, Peer> = config.members.iter().filter(|(id, _)| **id != config.id).map(call).collect();
         let raft_config = RaftConfig {
             cluster_name: "septet".into(),
             heartbeat_interval: 200,
@@ -223,7 +165,7 @@ impl Node {
             ..RaftConfig::default()
         };
         let raft_config = raft_config.validate().map_err(|e| StartError::Raft(e.to_string()))?;
-        let raft = Raft::new(config.id, Arc::new(raft_config), Network(peers.clone()), log, machine)
+        let raft = Raft::new(config.id, Arc::new(raft_config), Network(peers.clone()), log.clone(), machine)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let (proposals, queue) = mpsc::channel(4 * MAX_BATCH);
@@ -235,6 +177,9 @@ impl Node {
             raft,
             origin,
             peers,
+            log,
+            incoming: tokio::sync::Mutex::default(),
+            refusals: Throttle::default(),
             seq: AtomicU64::new(1),
             proposals,
             touched: Mutex::default(),
@@ -242,22 +187,11 @@ impl Node {
             serving,
             stopping: AtomicBool::new(false),
         });
-        if let Some(listener) = listener {
-            let service = node.clone();
-            tokio::spawn(async move {
-                loop {
-                    let Ok((stream, from)) = listener.accept().await else {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    };
-                    let service = service.clone();
-                    tokio::spawn(async move {
-                        if let Err(e) = peer::serve_connection(stream, service.config.id, service.clone()).await {
-                            tracing::warn!("connection from server at {from}: {e}");
-                        }
-                    });
-                }
-            });
+        if let Some(me) = node.config.members.get(&node.config.id) {
+            let listener = peer::Listener::new(identity, max_frame, node.clone());
+            Binding::start(node.config.id, me.clone(), node.config.listen_everywhere, listener)
+                .await
+                .map_err(|(address, e)| StartError::Listen(address, e))?;
         }
         tokio::spawn(node.clone().propose(queue));
         tokio::spawn(node.clone().watch_leadership());
@@ -317,8 +251,9 @@ impl Node {
     async fn watch_leadership(self: Arc<Self>) {
         let mut metrics = self.raft.metrics();
         let grace = Duration::from_millis(3000);
+        let mut exhausted = false;
         loop {
-            let (serving, fatal) = {
+            let (serving, term, fatal) = {
                 let m = metrics.borrow_and_update();
                 let serving = match m.state {
                     // A leader without a majority does not step down by itself.
@@ -329,8 +264,13 @@ impl Node {
                     ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some(),
                     _ => false,
                 };
-                (serving, m.running_state.clone().err())
+                (serving, m.vote.leader_id.term, m.running_state.clone().err())
             };
+            if term >= MAX_TERM && !exhausted {
+                exhausted = true;
+                self.raft.runtime_config().elect(false);
+                tracing::error!("term {term} is the last that there is: this server stands for no election any more");
+            }
             if let Some(e) = fatal {
                 if !self.stopping.load(Ordering::SeqCst) {
                     // Storage failed: what is on disk cannot be trusted to grow, so this server must not go on.
@@ -406,9 +346,7 @@ impl Node {
         match leader {
             Some(id) if id == self.config.id => self.commit(commands).await,
             Some(id) => match self.peers.get(&id) {
-                Some(peer) => {
-                    peer.call::<Result<(), String>>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT).await.map_err(|e| e.to_string())?
-                }
+                Some(peer) => peer.call::<()>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT).await.map_err(|e| e.to_string()),
                 None => Err(format!("leader {id} is not in zoo.cfg")),
             },
             None => Err("there is no leader".into()),
@@ -437,10 +375,7 @@ impl Node {
         let index = match leader {
             Some(id) if id == self.config.id => self.read_index().await?,
             Some(id) => match self.peers.get(&id) {
-                Some(p) => p
-                    .call::<Result<Option<u64>, String>>(&peer::Ask::ReadIndex, Duration::from_secs(5))
-                    .await
-                    .map_err(|e| e.to_string())??,
+                Some(p) => p.call::<Option<u64>>(&peer::Ask::ReadIndex, Duration::from_secs(5)).await.map_err(|e| e.to_string())?,
                 None => return Err(format!("leader {id} is not in zoo.cfg")),
             },
             None => return Err("there is no leader".into()),
@@ -454,72 +389,6 @@ impl Node {
     async fn read_index(&self) -> Result<Option<u64>, String> {
         let read = tokio::time::timeout(Duration::from_secs(5), self.raft.ensure_linearizable()).await;
         Ok(read.map_err(|_| "no majority in time")?.map_err(|e| e.to_string())?.index())
-    }
-
-    /// A client of this session was heard here.
-    pub fn touch(&self, session: i64) {
-        locked(&self.touched).insert(session, ());
-    }
-
-    fn hear(&self, sessions: impl IntoIterator<Item = i64>) {
-        let now = Instant::now();
-        let mut heard = locked(&self.heard);
-        for s in sessions {
-            heard.at.insert(s, now);
-        }
-    }
-
-    /// Reports heard sessions to the leader; on the leader, ends those that were not heard in time.
-    async fn keep_sessions(self: Arc<Self>) {
-        let pause = Duration::from_millis((self.config.tick_ms / 4).clamp(50, 500));
-        loop {
-            tokio::time::sleep(pause).await;
-            let sessions: Vec<i64> = std::mem::take(&mut *locked(&self.touched)).into_keys().collect();
-            let leader = self.raft.metrics().borrow().current_leader;
-            match leader {
-                Some(id) if id == self.config.id => {
-                    self.hear(sessions);
-                    if self.is_serving() {
-                        self.expire().await;
-                    }
-                }
-                Some(id) => {
-                    if let Some(peer) = self.peers.get(&id).filter(|_| !sessions.is_empty()) {
-                        let ask = peer::Ask::Touch(sessions.clone());
-                        if peer.call::<()>(&ask, Duration::from_secs(2)).await.is_err() {
-                            sessions.into_iter().for_each(|s| self.touch(s));
-                        }
-                    }
-                }
-                None => sessions.into_iter().for_each(|s| self.touch(s)),
-            }
-        }
-    }
-
-    async fn expire(&self) {
-        let late: Vec<i64> = {
-            let term = self.raft.metrics().borrow().current_term;
-            let state = locked(&self.state);
-            let mut heard = locked(&self.heard);
-            let now = Instant::now();
-            if heard.term != term {
-                *heard = Heard { term, at: HashMap::new() };
-            }
-            heard.at.retain(|id, _| state.sessions.contains_key(id));
-            state
-                .sessions
-                .iter()
-                // A session that this leader never heard of gets its whole time from now on.
-                .filter(|(id, s)| {
-                    now.duration_since(*heard.at.entry(**id).or_insert(now)) > Duration::from_millis(s.timeout_ms.max(0) as u64)
-                })
-                .map(|(id, _)| *id)
-                .collect()
-        };
-        for id in late {
-            tracing::info!("session 0x{id:x} timed out");
-            let _ = self.command(Ask::CloseSession { id }).await.await;
-        }
     }
 
     /// A session id that no other server and no other run gives out: server in the upper byte, then the time.
@@ -561,26 +430,6 @@ fn weight(ask: &Ask) -> usize {
     match ask {
         Ask::Write { write, .. } => 64 + of(write),
         _ => 64,
-    }
-}
-
-fn bytes<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).unwrap_or_default()
-}
-
-impl peer::Serve for Node {
-    async fn serve(&self, ask: peer::Ask) -> Vec<u8> {
-        match ask {
-            peer::Ask::Append(rpc) => bytes(&self.raft.append_entries(rpc).await),
-            peer::Ask::Vote(rpc) => bytes(&self.raft.vote(rpc).await),
-            peer::Ask::Snapshot(rpc) => bytes(&self.raft.install_snapshot(rpc).await),
-            peer::Ask::Propose(commands) => bytes(&self.commit(commands).await),
-            peer::Ask::ReadIndex => bytes(&self.read_index().await),
-            peer::Ask::Touch(sessions) => {
-                self.hear(sessions);
-                bytes(&())
-            }
-        }
     }
 }
 

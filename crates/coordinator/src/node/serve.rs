@@ -1,0 +1,97 @@
+//! What this server answers to others.
+//!
+//! Invariant: Raft sees no message that [`check`] refuses, and no snapshot that does not decode.
+
+use std::io::Cursor;
+
+use openraft::{
+    BasicNode, Snapshot, SnapshotMeta, Vote,
+    raft::{AppendEntriesResponse, InstallSnapshotRequest, VoteResponse},
+};
+
+use super::Node;
+use crate::{
+    peer::{Ask, Serve, check},
+    storage::{Machine, TypeConfig},
+};
+
+/// Largest snapshot that is taken, in bytes: what one record can hold.
+const MAX_SNAPSHOT_BYTES: u64 = u32::MAX as u64;
+
+/// A snapshot of which a part has arrived.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    from: u64,
+    meta: SnapshotMeta<u64, BasicNode>,
+    bytes: Vec<u8>,
+}
+
+fn encoded<T: serde::Serialize>(answer: Result<T, String>) -> Vec<u8> {
+    postcard::to_stdvec(&answer).unwrap_or_default()
+}
+
+impl Serve for Node {
+    async fn serve(&self, from: u64, ask: Ask) -> Vec<u8> {
+        let vote = self.raft.metrics().borrow().vote;
+        let term = vote.leader_id.term;
+        let checked = match &ask {
+            Ask::Append(rpc) => check::append(from, rpc, &vote, &self.log),
+            Ask::Vote(rpc) => check::vote(from, rpc, term),
+            Ask::Snapshot(rpc) => check::snapshot(from, rpc, term),
+            Ask::Propose(commands) => check::proposal(from, commands),
+            Ask::ReadIndex => Ok(()),
+            Ask::Touch(sessions) => check::sessions(sessions),
+        };
+        if let Err(e) = checked {
+            self.refusals.warn(|| format!("refused a message of server.{from}: {e}"));
+            return encoded::<()>(Err(format!("refused: {e}")));
+        }
+        match ask {
+            Ask::Append(rpc) => encoded::<AppendEntriesResponse<u64>>(self.raft.append_entries(rpc).await.map_err(|e| e.to_string())),
+            Ask::Vote(rpc) => encoded::<VoteResponse<u64>>(self.raft.vote(rpc).await.map_err(|e| e.to_string())),
+            Ask::Snapshot(rpc) => encoded(self.receive_snapshot(from, rpc).await),
+            Ask::Propose(commands) => encoded(self.commit(commands).await),
+            Ask::ReadIndex => encoded(self.read_index().await),
+            Ask::Touch(sessions) => {
+                // Only a leader ever forgets them.
+                if self.is_leader() {
+                    self.hear(sessions);
+                }
+                encoded(Ok(()))
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Takes a part of a snapshot; `None` asks for it from its beginning.
+    async fn receive_snapshot(&self, from: u64, rpc: InstallSnapshotRequest<TypeConfig>) -> Result<Option<Vote<u64>>, String> {
+        let mine = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(|e| e.to_string())?;
+        if rpc.vote < mine {
+            return Ok(Some(mine));
+        }
+        let mut incoming = self.incoming.lock().await;
+        if rpc.offset == 0 {
+            *incoming = Some(Incoming { from, meta: rpc.meta.clone(), bytes: Vec::new() });
+        }
+        let Some(part) = incoming.as_mut().filter(|i| i.from == from && i.meta == rpc.meta && i.bytes.len() as u64 == rpc.offset) else {
+            return Ok(None);
+        };
+        if rpc.offset + rpc.data.len() as u64 > MAX_SNAPSHOT_BYTES {
+            *incoming = None;
+            return Err(format!("a snapshot of more than {MAX_SNAPSHOT_BYTES} bytes"));
+        }
+        part.bytes.extend_from_slice(&rpc.data);
+        if !rpc.done {
+            return Ok(Some(mine));
+        }
+        let Some(Incoming { bytes, .. }) = incoming.take() else { return Ok(None) };
+        if let Err(e) = Machine::check_snapshot(&bytes, &rpc.meta) {
+            self.refusals.warn(|| format!("refused a snapshot of server.{from}: {e}"));
+            return Err(e);
+        }
+        let snapshot = Snapshot { meta: rpc.meta, snapshot: Box::new(Cursor::new(bytes)) };
+        let answer = self.raft.install_full_snapshot(rpc.vote, snapshot).await.map_err(|e| e.to_string())?;
+        Ok(Some(answer.vote))
+    }
+}

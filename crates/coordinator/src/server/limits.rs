@@ -1,0 +1,190 @@
+//! What all clients together may take: descriptors, requests under way, answers that wait.
+//!
+//! Invariant: budgets are in bytes, never in entries. A request waits for its budget before it is held, and gives it
+//! back when it is answered or its connection ends.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::{peer, throttle::Throttle};
+
+/// Requests of one client that are under way, in bytes; one request may be larger.
+const MAX_OWN_REQUESTS: usize = 4 * 1024 * 1024;
+/// Requests of all clients that are under way, in bytes.
+const MAX_REQUESTS: usize = 64 * 1024 * 1024;
+/// Requests of all clients that have arrived in part, in bytes beyond the first [`FREE_BODY`] of each.
+const MAX_BODIES: usize = 32 * 1024 * 1024;
+const FREE_BODY: usize = 64 * 1024;
+/// Time for a request to arrive, once it has begun.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers and events of all clients that wait, in bytes.
+pub const MAX_OUTPUT: usize = 128 * 1024 * 1024;
+/// Descriptors for the log, snapshots, the runtime and what comes and goes.
+const OWN_DESCRIPTORS: usize = 64;
+
+/// The limits, shared by all connections.
+#[derive(Debug)]
+pub struct Limits {
+    max_sockets: usize,
+    sockets: AtomicUsize,
+    log: Throttle,
+    requests: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+    /// answers and events that wait, in bytes
+    pub output: Arc<AtomicUsize>,
+}
+
+/// A socket that counts.
+#[derive(Debug)]
+pub struct Socket(Arc<Limits>);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request's share of the budgets.
+#[derive(Debug)]
+pub struct Held(#[allow(dead_code, reason = "held to be dropped")] [OwnedSemaphorePermit; 2]);
+
+fn kib(bytes: usize) -> u32 {
+    (bytes / 1024 + 1).min(u32::MAX as usize) as u32
+}
+
+/// Raises the limit of descriptors to the most that this process may have.
+pub fn raise_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::debug!("the limit of descriptors stays at {current:?}: {e}");
+    }
+}
+
+/// Descriptors that this process may have.
+pub fn descriptors() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX))
+}
+
+impl Limits {
+    /// For an ensemble of so many servers.
+    pub fn new(members: usize) -> Arc<Self> {
+        let all = descriptors();
+        let reserved = OWN_DESCRIPTORS + peer::max_sockets(members);
+        let semaphore = |bytes| Arc::new(Semaphore::new(kib(bytes) as usize));
+        Arc::new(Self {
+            max_sockets: all.saturating_sub(reserved).max(all / 4),
+            sockets: AtomicUsize::new(0),
+            log: Throttle::default(),
+            requests: semaphore(MAX_REQUESTS),
+            bodies: semaphore(MAX_BODIES),
+            output: Arc::default(),
+        })
+    }
+
+    /// Counts a client's socket, unless that would take descriptors that files and other servers need.
+    pub fn admit(self: &Arc<Self>) -> Option<Socket> {
+        let socket = Socket(self.clone());
+        let before = self.sockets.fetch_add(1, Ordering::Relaxed);
+        if before < self.max_sockets {
+            return Some(socket);
+        }
+        self.log.warn(|| {
+            format!(
+                "refused a client: {before} are connected, and the other descriptors of {} (RLIMIT_NOFILE) are kept for files and servers",
+                descriptors()
+            )
+        });
+        None
+    }
+
+    /// A connection's own share.
+    pub fn own() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(kib(MAX_OWN_REQUESTS) as usize))
+    }
+
+    /// Reads a request of `length` bytes, which must arrive in this time, and waits until there is room for it.
+    pub async fn read(
+        &self,
+        own: &Arc<Semaphore>,
+        from: &mut (impl AsyncReadExt + Unpin),
+        length: usize,
+        within: Duration,
+    ) -> io::Result<(Vec<u8>, Held)> {
+        let ended = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
+        let mine = own.clone().acquire_many_owned(kib(length).min(kib(MAX_OWN_REQUESTS))).await.map_err(ended)?;
+        let body =
+            timeout(within.min(BODY_TIMEOUT), self.body(from, length)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let shared = self.requests.clone().acquire_many_owned(kib(length).min(kib(MAX_REQUESTS))).await.map_err(ended)?;
+        Ok((body, Held([mine, shared])))
+    }
+
+    /// Holds no more than what has arrived: a length alone costs neither memory nor budget.
+    async fn body(&self, from: &mut (impl AsyncReadExt + Unpin), length: usize) -> io::Result<Vec<u8>> {
+        let mut body = Vec::with_capacity(length.min(FREE_BODY));
+        let mut held: Option<OwnedSemaphorePermit> = None;
+        while body.len() < length {
+            let part = (length - body.len()).min(FREE_BODY);
+            // A single request may be larger than the whole budget: it takes no more than half.
+            if !body.is_empty() && held.as_ref().is_none_or(|h| h.num_permits() * 2 < kib(MAX_BODIES) as usize) {
+                let more = self.bodies.clone().acquire_many_owned(kib(part)).await.map_err(io::Error::other)?;
+                match &mut held {
+                    Some(h) => h.merge(more),
+                    None => held = Some(more),
+                }
+            }
+            if (&mut *from).take(part as u64).read_to_end(&mut body).await? != part {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+        }
+        Ok(body)
+    }
+}
+
+/// Bytes that wait for one client. What is left when the connection ends is given back.
+#[derive(Debug)]
+pub struct Queued {
+    bytes: AtomicUsize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Queued {
+    /// For a new connection.
+    pub fn new(limits: &Limits) -> Self {
+        Self { bytes: AtomicUsize::new(0), total: limits.output.clone() }
+    }
+    /// Bytes of this client, and of all.
+    pub fn get(&self) -> (usize, usize) {
+        (self.bytes.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+    /// Some are added.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+    /// Some have left.
+    pub fn sub(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.total.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+    }
+}
