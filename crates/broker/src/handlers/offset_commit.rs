@@ -36,7 +36,7 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
     let mut commits = Vec::new();
     for topic in &request.topics {
         for p in &topic.partitions {
-            if refusal(image, topic.name.as_str(), p.committed_metadata.as_deref()).is_some() {
+            if refusal(image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()).is_some() {
                 continue;
             }
             let key = Key { group: request.group_id.0.to_string(), topic: topic.name.0.to_string(), partition: p.partition_index };
@@ -48,8 +48,8 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
 }
 
 /// Why an offset is not kept, while others of the same request may be.
-fn refusal(image: &Image, topic: &str, metadata: Option<&str>) -> Option<ResponseError> {
-    if !image.topics.contains_key(topic) {
+fn refusal(image: &Image, topic: &str, partition: i32, metadata: Option<&str>) -> Option<ResponseError> {
+    if !image.topics.get(topic).is_some_and(|t| t.partitions.contains_key(&partition)) {
         return Some(ResponseError::UnknownTopicOrPartition);
     }
     metadata.is_some_and(|m| m.len() > MAX_METADATA_BYTES).then_some(ResponseError::OffsetMetadataTooLarge)
@@ -64,7 +64,7 @@ pub fn handle(broker: &Broker, request: &OffsetCommitRequest) -> OffsetCommitRes
         let partitions = topic.partitions.iter().map(|p| {
             let error = match result {
                 Err(e) => e.code(),
-                Ok(()) => refusal(&image, topic.name.as_str(), p.committed_metadata.as_deref()).map_or(0, |e| e.code()),
+                Ok(()) => refusal(&image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()).map_or(0, |e| e.code()),
             };
             OffsetCommitResponsePartition::default().with_partition_index(p.partition_index).with_error_code(error)
         });
