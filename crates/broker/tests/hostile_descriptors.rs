@@ -130,3 +130,31 @@ fn one_address_cannot_take_all_connections() {
     drop(held);
     eventually("there is room again", SOON, || is_served(port));
 }
+
+#[test]
+fn a_broker_with_thousands_of_topics_answers_after_a_restart() {
+    const TOPICS: usize = 3000;
+    let mut cluster = Cluster::start_limited(1, "septet.max.partitions.per.broker=10000", Some(400));
+    let names: Vec<String> = (0..TOPICS).map(|i| format!("topic-{i}")).collect();
+    for some in names.chunks(1000) {
+        let made = cluster.client(1).create_topics(some.iter().map(|n| new_topic(n, 1, 1)).collect(), false);
+        let timed_out = ResponseError::RequestTimedOut.code();
+        assert!(made.iter().all(|t| [0, timed_out].contains(&t.error_code)), "{:?}", made.iter().find(|t| t.error_code != 0));
+    }
+    let all_lead = |cluster: &Cluster| {
+        let topics = cluster.client(1).metadata(None, false).topics;
+        (topics.len() == TOPICS && topics.iter().all(|t| t.partitions.iter().all(|p| p.leader_id.0 == 1))).then_some(())
+    };
+    eventually("every topic has a leader", 3 * SOON, || all_lead(&cluster));
+    for name in names.iter().step_by(100) {
+        cluster.client(1).produce(name, 0, &GOLDEN);
+    }
+    cluster.node(1).kill_9();
+    cluster.node(1).start();
+    cluster.wait();
+    all_lead(&cluster).expect("every topic has a leader");
+    for name in names.iter().step_by(100) {
+        assert_eq!(cluster.client(1).produce(name, 0, &GOLDEN), 3, "{name}");
+    }
+    assert!(open_files(&cluster) < 400, "{}", open_files(&cluster));
+}

@@ -13,12 +13,16 @@ use std::{
 
 use common::{
     batches::Batch,
-    client::{Client, fetch_request, topic_name},
+    client::{Client, eventually, fetch_request, text, topic_name},
     logs::batches,
     processes::{Cluster, SOON},
 };
 use kafka_protocol::{
-    messages::{ApiVersionsRequest, FetchRequest, MetadataRequest, metadata_request::MetadataRequestTopic},
+    ResponseError,
+    messages::{
+        ApiVersionsRequest, FetchRequest, FindCoordinatorRequest, GroupId, MetadataRequest, OffsetFetchRequest,
+        metadata_request::MetadataRequestTopic,
+    },
     protocol::StrBytes,
 };
 
@@ -152,7 +156,10 @@ fn answers_cannot_be_blown_up_by_naming_a_topic_often() {
     assert!(peak(&cluster) < 60 * MB, "{} MB", peak(&cluster) / MB);
     // Long names, none of which is a topic's: the answers wait for nobody, and take what the requests took.
     let names: Vec<_> = (0..3000)
-        .map(|i| MetadataRequestTopic::default().with_name(Some(kafka_protocol::messages::TopicName(StrBytes::from_string(format!("{i:0>9000}"))))))
+        .map(|i| {
+            MetadataRequestTopic::default()
+                .with_name(Some(kafka_protocol::messages::TopicName(StrBytes::from_string(format!("{i:0>9000}")))))
+        })
         .collect();
     let mut held: Vec<Client> = (0..4).map(|_| cluster.client(1)).collect();
     for client in &mut held {
@@ -182,4 +189,34 @@ fn half_sent_requests_give_way() {
     assert_eq!(cluster.client(1).produce("t", 0, &batch), 0);
     assert!(begun.elapsed() < SOON + Duration::from_secs(10), "{:?}", begun.elapsed());
     drop(held);
+}
+
+/// A group is whatever a client calls one: there is a limit to what all of them may leave behind.
+#[test]
+fn committed_offsets_have_a_limit() {
+    let cluster = Cluster::start(1, "offsets.topic.num.partitions=1");
+    cluster.create("t", 200);
+    let mut client = cluster.client(1);
+    eventually("there is a coordinator", SOON, || {
+        (client.call(3, &FindCoordinatorRequest::default().with_key(text("g"))).error_code == 0).then_some(())
+    });
+    cluster.leaders("__consumer_offsets");
+    let metadata = "m".repeat(4000);
+    let all: Vec<(i32, i64, &str)> = (0..200).map(|p| (p, 1, &*metadata)).collect();
+    eventually("the coordinator is loaded", SOON, || (client.commit(8, "g", "t", &[(0, 1, "")]) == [0]).then_some(()));
+    // A partition that does not exist has no offset, and what does not fit into a batch is no commit.
+    assert_eq!(client.commit(8, "g", "t", &[(200, 1, "")]), [ResponseError::UnknownTopicOrPartition.code()]);
+    let twice: Vec<_> = all.iter().chain(&all).copied().collect();
+    assert_eq!(client.commit(8, "g", "t", &twice)[0], ResponseError::InvalidCommitOffsetSize.code());
+    let refused = (0..100).find(|i| client.commit(8, &format!("group-{i}"), "t", &all)[0] == ResponseError::InvalidCommitOffsetSize.code());
+    assert!(refused.is_some_and(|i| i > 20), "{refused:?}");
+    // Those that are there may go on.
+    assert_eq!(client.commit(8, "group-0", "t", &[(0, 2, "")]), [0]);
+    assert_eq!(client.committed(7, "group-0", "t", 0), (0, 2, String::new()));
+    // All of a group's offsets, asked for by many who do not read.
+    let request = OffsetFetchRequest::default().with_group_id(GroupId(text("group-1"))).with_topics(None);
+    let mut held: Vec<Client> = (0..100).map(|_| cluster.client(1)).collect();
+    held.iter_mut().for_each(|c| c.send(7, &request).unwrap());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(peak(&cluster) < 250 * MB, "{} MB", peak(&cluster) / MB);
 }

@@ -18,10 +18,13 @@ use super::{
 /// A topic that does not appear in the image within this time was not made after all.
 const UNSEEN: Duration = Duration::from_secs(60);
 
-/// Topics that were let through and are not in the image yet, with their assignments.
+/// Topics by name: since when they are let through, and their assignments.
+type Unseen = HashMap<String, (Instant, Vec<Vec<i32>>)>;
+
+/// Topics that were let through and are not in the image yet.
 #[derive(Debug, Default)]
 pub struct Quota {
-    unseen: Mutex<HashMap<String, (Instant, Vec<Vec<i32>>)>>,
+    unseen: Mutex<Unseen>,
 }
 
 /// The limits, with the keys of the configuration that set them.
@@ -34,13 +37,20 @@ pub struct PartitionLimits {
 }
 
 impl Quota {
-    fn unseen(&self) -> MutexGuard<'_, HashMap<String, (Instant, Vec<Vec<i32>>)>> {
+    fn unseen(&self) -> MutexGuard<'_, Unseen> {
         self.unseen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets a topic through, or says which limit it would exceed. Kafka's own topics are always let through: there are
     /// few, and groups need them.
-    pub fn reserve(&self, image: &Image, limits: PartitionLimits, name: &str, assignment: &[Vec<i32>], automatic: bool) -> Result<(), Refusal> {
+    pub fn reserve(
+        &self,
+        image: &Image,
+        limits: PartitionLimits,
+        name: &str,
+        assignment: &[Vec<i32>],
+        automatic: bool,
+    ) -> Result<(), Refusal> {
         if is_internal(name) {
             return Ok(());
         }
@@ -55,19 +65,25 @@ impl Quota {
                 limits.auto_created
             ));
         }
-        let mut by_broker: HashMap<i32, usize> = HashMap::new();
-        let replicas = image.topics.values().flat_map(|t| t.partitions.values().flat_map(|p| &p.replicas));
-        for id in replicas.chain(unseen.values().flat_map(|(_, a)| a.iter().flatten())).chain(assignment.iter().flatten()) {
-            *by_broker.entry(*id).or_default() += 1;
-        }
+        // Few brokers and many partitions: a list is quicker than a map.
+        let mut brokers: Vec<(i32, usize)> = Vec::new();
         for id in assignment.iter().flatten() {
-            let n = by_broker.get(id).copied().unwrap_or(0);
-            if n > limits.per_broker {
-                return policy(format!(
-                    "broker {id} would have {n} partitions, and it may have {} (septet.max.partitions.per.broker)",
-                    limits.per_broker
-                ));
+            match brokers.iter_mut().find(|(b, _)| b == id) {
+                Some((_, n)) => *n += 1,
+                None => brokers.push((*id, 1)),
             }
+        }
+        let replicas = image.topics.values().flat_map(|t| t.partitions.values().flat_map(|p| &p.replicas));
+        for id in replicas.chain(unseen.values().flat_map(|(_, a)| a.iter().flatten())) {
+            if let Some((_, n)) = brokers.iter_mut().find(|(b, _)| b == id) {
+                *n += 1;
+            }
+        }
+        if let Some((id, n)) = brokers.iter().find(|(_, n)| *n > limits.per_broker) {
+            return policy(format!(
+                "broker {id} would have {n} partitions, and it may have {} (septet.max.partitions.per.broker)",
+                limits.per_broker
+            ));
         }
         unseen.insert(name.to_owned(), (Instant::now(), assignment.to_vec()));
         Ok(())
@@ -81,6 +97,7 @@ impl Quota {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
     use super::*;

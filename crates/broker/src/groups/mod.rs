@@ -25,7 +25,7 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 
 /// Memory for the committed offsets of all groups of one broker, in bytes. A group is whatever a client names, so there is no end
 /// to them otherwise.
-const MAX_OFFSETS_BYTES: usize = 64 * 1024 * 1024;
+const MAX_OFFSETS_BYTES: usize = 32 * 1024 * 1024;
 /// Memory of an entry beside its strings, in bytes.
 const ENTRY_BYTES: usize = 200;
 
@@ -113,6 +113,15 @@ impl Offsets {
     /// A committed offset.
     pub fn get(&self, key: &Key) -> Option<Commit> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Memory that the offsets take which a request for a group's asks for: all of them without a list, in bytes.
+    pub fn weight<'a>(&self, group: &str, keys: Option<impl Iterator<Item = &'a Key>>) -> usize {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        match keys {
+            Some(keys) => keys.filter_map(|k| map.get_key_value(k)).map(|(k, c)| cost(k, c)).sum(),
+            None => map.iter().filter(|(k, _)| k.group == group).map(|(k, c)| cost(k, c)).sum(),
+        }
     }
 
     /// All topics and partitions that a group has offsets for.

@@ -76,7 +76,13 @@ fn find(broker: &Broker, topic: &str, wanted: &WantedPart, max_bytes: usize, at_
     };
     led.partition.check_epoch(wanted.leader_epoch)?;
     let found = led.partition.find(wanted.offset, max_bytes, at_least_one)?;
-    Ok(Part { index: wanted.index, error: 0, high_watermark: found.high_watermark, start_offset: found.start_offset, records: found.records })
+    Ok(Part {
+        index: wanted.index,
+        error: 0,
+        high_watermark: found.high_watermark,
+        start_offset: found.start_offset,
+        records: found.records,
+    })
 }
 
 struct Found {

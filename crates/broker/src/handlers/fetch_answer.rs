@@ -40,7 +40,11 @@ impl Writer {
         if self.version >= FLEXIBLE { self.varint(n + 1) } else { self.bytes.put_u32(n as u32) }
     }
     fn name(&mut self, name: &str) {
-        if self.version >= FLEXIBLE { self.varint(name.len() + 1) } else { self.bytes.put_u16(name.len() as u16) }
+        if self.version >= FLEXIBLE {
+            self.varint(name.len() + 1)
+        } else {
+            self.bytes.put_u16(name.len() as u16)
+        }
         self.bytes.put_slice(name.as_bytes());
     }
     fn no_tags(&mut self) {
@@ -103,6 +107,7 @@ pub fn encode(correlation_id: i32, version: i16, topics: Vec<(String, Vec<Part>)
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use kafka_protocol::{
         messages::{
             ApiKey, FetchResponse, ResponseHeader, TopicName,
@@ -151,7 +156,9 @@ mod tests {
                             .with_log_start_offset(if version >= 5 { p.start_offset } else { -1 })
                             .with_records(Some(p.records.map_or(Bytes::new(), |r| Bytes::from(vec![7; r.len()]))))
                     });
-                    FetchableTopicResponse::default().with_topic(TopicName(StrBytes::from_string(name(t)))).with_partitions(partitions.collect())
+                    FetchableTopicResponse::default()
+                        .with_topic(TopicName(StrBytes::from_string(name(t))))
+                        .with_partitions(partitions.collect())
                 };
                 let response = FetchResponse::default().with_responses((0..count.min(2)).map(topic).collect());
                 let mut want = BytesMut::from(&[0u8; 4][..]);

@@ -43,7 +43,8 @@ pub fn handle(broker: &Broker, request: &ListOffsetsRequest, version: i16) -> Li
         let partitions = topic.partitions.iter().map(|wanted| {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
             let once = seen.insert((topic.name.as_str(), wanted.partition_index));
-            match once.then(|| look_up(broker, topic.name.as_str(), wanted)).unwrap_or(Err(ResponseError::InvalidRequest)) {
+            let found = if once { look_up(broker, topic.name.as_str(), wanted) } else { Err(ResponseError::InvalidRequest) };
+            match found {
                 Ok((offset, timestamp, epoch)) => {
                     let answer = answer.with_offset(offset).with_timestamp(timestamp);
                     if version >= 4 { answer.with_leader_epoch(epoch) } else { answer }

@@ -138,8 +138,9 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         return Err(bad("header is cut off"));
     }
     let header = RequestHeader::decode(&mut frame, head_version).map_err(|e| RequestError::Malformed(e.to_string()))?;
-    let elements = wire::weigh(&api.layout, version, &frame)
-        .ok_or_else(|| RequestError::Malformed(format!("{key:?} version {version}: a length does not fit the frame, or there are too many")))?;
+    let elements = wire::weigh(&api.layout, version, &frame).ok_or_else(|| {
+        RequestError::Malformed(format!("{key:?} version {version}: a length does not fit the frame, or there are too many"))
+    })?;
     // For what is decoded now, and for the answer until it is written.
     let share = broker.budgets.responses.take(elements * wire::ELEMENT_BYTES).await;
     macro_rules! decode {
@@ -176,7 +177,12 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             encode(&header, key, version, &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest)).await)
         }
         ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest))),
-        ApiKey::OffsetFetch => encode(&header, key, version, &offset_fetch::handle(broker, &decode!(OffsetFetchRequest))),
+        ApiKey::OffsetFetch => {
+            let request = decode!(OffsetFetchRequest);
+            drop(share);
+            let (response, share) = offset_fetch::handle(broker, &request).await;
+            return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
+        }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
     }?;

@@ -7,6 +7,7 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         OffsetCommitRequest, OffsetCommitResponse,
+        offset_commit_request::OffsetCommitRequestTopic,
         offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic},
     },
 };
@@ -33,6 +34,13 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
     }
     let offsets = led.offsets.as_ref().ok_or(ResponseError::NotCoordinator)?;
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    // They become one batch; what cannot be one is not copied first.
+    let bytes = |t: &OffsetCommitRequestTopic| -> usize {
+        t.partitions.iter().map(|p| t.name.len() + p.committed_metadata.as_ref().map_or(0, |m| m.len())).sum()
+    };
+    if request.topics.iter().map(bytes).sum::<usize>() > broker.config.message_max_bytes {
+        return Err(ResponseError::InvalidCommitOffsetSize);
+    }
     let mut commits = Vec::new();
     for topic in &request.topics {
         for p in &topic.partitions {
@@ -44,7 +52,10 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
             commits.push((key, Commit { offset: p.committed_offset, leader_epoch: p.committed_leader_epoch, metadata, timestamp }));
         }
     }
-    offsets.commit(&led.partition, commits)
+    offsets.commit(&led.partition, commits).map_err(|e| match e {
+        ResponseError::MessageTooLarge => ResponseError::InvalidCommitOffsetSize,
+        e => e,
+    })
 }
 
 /// Why an offset is not kept, while others of the same request may be.

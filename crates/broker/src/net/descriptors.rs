@@ -41,8 +41,15 @@ mod tests {
     #[test]
     fn connections_always_have_a_part() {
         // (all, files, connections)
-        let cases =
-            [(0, 16, 1), (64, 16, 1), (100, 18, 18), (256, 96, 96), (1024, 480, 480), (100_000, 10_000, 89_936), (usize::MAX, 10_000, usize::MAX - 10_064)];
+        let cases = [
+            (0, 16, 1),
+            (64, 16, 1),
+            (100, 18, 18),
+            (256, 96, 96),
+            (1024, 480, 480),
+            (100_000, 10_000, 89_936),
+            (usize::MAX, 10_000, usize::MAX - 10_064),
+        ];
         for (all, files, connections) in cases {
             assert_eq!(Descriptors::divide(all), Descriptors { files, connections }, "{all}");
         }

@@ -163,4 +163,3 @@ async fn send(broker: &Broker, write: &mut OwnedWriteHalf, answer: Answer) -> io
 fn gives_way(broker: &Broker, share: &Share, begun: Instant) -> bool {
     share.is_some() && broker.budgets.responses.is_contended() && begun.elapsed() > CONTENDED_STALL
 }
-

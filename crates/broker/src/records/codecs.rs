@@ -30,7 +30,10 @@ pub fn open<'a>(codec: i16, body: &'a [u8], limit: u64) -> io::Result<Box<dyn Bu
         0 => Box::new(body),
         1 => stream(flate2::bufread::MultiGzDecoder::new(body), limit),
         2 => match body.strip_prefix(XERIAL) {
-            Some(framed) => stream(Xerial { rest: framed.get(8..).ok_or_else(|| invalid("snappy header is cut off"))?, block: Vec::new(), at: 0 }, limit),
+            Some(framed) => stream(
+                Xerial { rest: framed.get(8..).ok_or_else(|| invalid("snappy header is cut off"))?, block: Vec::new(), at: 0 },
+                limit,
+            ),
             // librdkafka compresses without a framing.
             None => stream(io::Cursor::new(snappy(body, limit)?), limit),
         },
