@@ -106,6 +106,18 @@ pub fn place(b: &mut [u8], base_offset: i64, leader_epoch: i32) {
     b[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
+/// Sets the largest timestamp, which a producer may have set wrongly, to that of the records. Where the broker's own
+/// clock is meant (attribute 8) it stays. Returns the head as it is then.
+pub fn set_max_timestamp(b: &mut [u8], head: Head, max_timestamp: i64) -> Head {
+    if head.attributes & 8 != 0 || head.max_timestamp == max_timestamp {
+        return head;
+    }
+    b[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    let crc = crc32c::crc32c(&b[21..head.size]);
+    b[17..21].copy_from_slice(&crc.to_be_bytes());
+    Head { max_timestamp, crc, ..head }
+}
+
 /// A zigzag varint, as records have them.
 fn varint(b: &mut &[u8]) -> Option<i64> {
     let mut out = 0u64;

@@ -11,10 +11,18 @@ use tokio::sync::{Mutex, watch};
 use zookeeper_client as zk;
 
 use crate::{
-    cluster::Image,
+    cluster::{
+        Image,
+        quota::{PartitionLimits, Quota},
+    },
     config::Config,
-    groups::{OFFSETS_TOPIC, Offsets},
-    log::Limits,
+    groups::{OFFSETS_TOPIC, Offsets, Usage},
+    log::{Files, Limits},
+    net::{
+        admission::Admission,
+        budget::{Budget, Budgets},
+        descriptors::Descriptors,
+    },
     partition::Partition,
 };
 
@@ -58,6 +66,14 @@ pub struct Broker {
     pub image: watch::Sender<Arc<Image>>,
     /// the session with the coordinator, once there is one
     pub zookeeper: watch::Sender<Option<zk::Client>>,
+    /// connections of all listeners
+    pub admission: Arc<Admission>,
+    /// memory for requests and answers
+    pub budgets: Budgets,
+    /// partitions that were let through
+    pub quota: Quota,
+    offsets_usage: Usage,
+    files: Arc<Files>,
     led: RwLock<Arc<Partitions>>,
     opening: Mutex<()>,
     _lock: fs::File,
@@ -74,7 +90,15 @@ impl Broker {
         if file.try_lock().is_err() {
             return Err(StartError::Meta { path: lock, reason: "another broker uses this directory".into() });
         }
+        let descriptors = Descriptors::of_process();
+        let connections = config.max_connections.min(descriptors.connections);
+        tracing::info!("up to {} segment files are kept open, up to {connections} connections are served", descriptors.files);
         Ok(Self {
+            admission: Admission::new(connections, config.max_connections_per_ip),
+            budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
+            quota: Quota::default(),
+            offsets_usage: Usage::default(),
+            files: Files::new(descriptors.files),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
@@ -87,6 +111,11 @@ impl Broker {
     /// This broker's number.
     pub fn id(&self) -> i32 {
         self.config.broker_id
+    }
+
+    /// How many partitions there may be.
+    pub fn partition_limits(&self) -> PartitionLimits {
+        PartitionLimits { auto_created: self.config.auto_create_max_partitions, per_broker: self.config.max_partitions_per_broker }
     }
 
     /// What is known of the cluster now.
@@ -154,7 +183,7 @@ impl Broker {
                     continue;
                 }
                 let dir = self.config.log_dir.join(format!("{name}-{number}"));
-                let opened = Partition::open(&dir, limits, state.leader_epoch, self.config.message_max_bytes);
+                let opened = Partition::open(&dir, limits, &self.files, state.leader_epoch, self.config.message_max_bytes);
                 let partition = match opened {
                     Ok(p) => p,
                     Err(e) => {
@@ -163,7 +192,7 @@ impl Broker {
                     }
                 };
                 let offsets = if name == OFFSETS_TOPIC {
-                    match Offsets::load(&partition) {
+                    match Offsets::load_in(&partition, self.offsets_usage.clone()) {
                         Ok(o) => Some(o),
                         Err(e) => {
                             tracing::error!("offsets in {name}-{number} cannot be loaded: {e:?}");

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Why a configuration is not usable.
@@ -85,7 +86,30 @@ pub struct Config {
     pub offsets_replication_factor: i16,
     /// `max.connections`
     pub max_connections: usize,
+    /// `max.connections.per.ip`
+    pub max_connections_per_ip: usize,
+    /// `connections.max.idle.ms`
+    pub connections_max_idle: Duration,
+    /// `fetch.max.bytes`
+    pub fetch_max_bytes: usize,
+    /// `queued.max.request.bytes`; unlike Kafka's, never without a limit
+    pub queued_request_bytes: usize,
+    /// `septet.queued.max.response.bytes`
+    pub queued_response_bytes: usize,
+    /// `septet.auto.create.max.partitions`
+    pub auto_create_max_partitions: usize,
+    /// `septet.max.partitions.per.broker`
+    pub max_partitions_per_broker: usize,
 }
+
+/// Memory for requests that are received or handled, unless one may be larger, in bytes.
+const QUEUED_REQUEST_BYTES: i64 = 128 * 1024 * 1024;
+/// Memory for decoded requests and answers, in bytes.
+const QUEUED_RESPONSE_BYTES: i64 = 64 * 1024 * 1024;
+/// Partitions up to which topics are created automatically.
+const AUTO_CREATE_MAX_PARTITIONS: i64 = 2000;
+/// Partitions of one broker.
+const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
 
 /// Keys of Kafka's that are accepted without effect so far.
 const NOT_OBEYED: &[&str] = &[
@@ -124,7 +148,6 @@ const NOT_OBEYED: &[&str] = &[
     "offsets.retention.minutes",
     "offsets.topic.segment.bytes",
     "queued.max.requests",
-    "connections.max.idle.ms",
     "log.segment.delete.delay.ms",
     "inter.broker.listener.name",
     "security.inter.broker.protocol",
@@ -133,9 +156,7 @@ const NOT_OBEYED: &[&str] = &[
     "log.index.size.max.bytes",
     "broker.id.generation.enable",
     "reserved.broker.max.id",
-    "max.connections.per.ip",
     "background.threads",
-    "fetch.max.bytes",
     "group.min.session.timeout.ms",
     "group.max.session.timeout.ms",
     "leader.imbalance.check.interval.seconds",
@@ -199,6 +220,11 @@ impl Config {
             return Err(source.bad(dirs_key, why.into()));
         }
         let zookeeper = source.text("zookeeper.connect").filter(|z| !z.is_empty()).ok_or(missing("zookeeper.connect"))?;
+        let request_max = source.number("socket.request.max.bytes", 1, i32::MAX.into())?.unwrap_or(104_857_600);
+        let queued = source.number("queued.max.request.bytes", -1, i64::MAX)?.filter(|n| *n >= 0);
+        if queued.is_some_and(|n| n < request_max) {
+            return Err(source.bad("queued.max.request.bytes", format!("is less than socket.request.max.bytes, {request_max}")));
+        }
         let this = Self {
             broker_id,
             listeners,
@@ -212,10 +238,25 @@ impl Config {
             segment_bytes: source.number("log.segment.bytes", 14, i32::MAX.into())?.unwrap_or(1 << 30) as u32,
             index_interval_bytes: source.number("log.index.interval.bytes", 0, i32::MAX.into())?.unwrap_or(4096) as u32,
             message_max_bytes: source.number("message.max.bytes", 0, i32::MAX.into())?.unwrap_or(1_048_588) as usize,
-            request_max_bytes: source.number("socket.request.max.bytes", 1, i32::MAX.into())?.unwrap_or(104_857_600) as usize,
+            request_max_bytes: request_max as usize,
             offsets_partitions: source.number("offsets.topic.num.partitions", 1, 10_000)?.unwrap_or(50) as i32,
             offsets_replication_factor: source.number("offsets.topic.replication.factor", 1, 1000)?.unwrap_or(3) as i16,
             max_connections: source.number("max.connections", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
+            max_connections_per_ip: source.number("max.connections.per.ip", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
+            connections_max_idle: Duration::from_millis(
+                source.number("connections.max.idle.ms", 1, 365 * 86_400_000)?.unwrap_or(600_000) as u64
+            ),
+            fetch_max_bytes: source.number("fetch.max.bytes", 1024, i32::MAX.into())?.unwrap_or(57_671_680) as usize,
+            queued_request_bytes: queued.unwrap_or(QUEUED_REQUEST_BYTES.max(request_max)) as usize,
+            queued_response_bytes: source
+                .number("septet.queued.max.response.bytes", 1 << 20, u32::MAX.into())?
+                .unwrap_or(QUEUED_RESPONSE_BYTES) as usize,
+            auto_create_max_partitions: source
+                .number("septet.auto.create.max.partitions", 0, i32::MAX.into())?
+                .unwrap_or(AUTO_CREATE_MAX_PARTITIONS) as usize,
+            max_partitions_per_broker: source
+                .number("septet.max.partitions.per.broker", 1, i32::MAX.into())?
+                .unwrap_or(MAX_PARTITIONS_PER_BROKER) as usize,
         };
         for (key, entry) in source.entries {
             let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
@@ -245,6 +286,13 @@ const OBEYED: &[&str] = &[
     "offsets.topic.num.partitions",
     "offsets.topic.replication.factor",
     "max.connections",
+    "max.connections.per.ip",
+    "connections.max.idle.ms",
+    "fetch.max.bytes",
+    "queued.max.request.bytes",
+    "septet.queued.max.response.bytes",
+    "septet.auto.create.max.partitions",
+    "septet.max.partitions.per.broker",
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.

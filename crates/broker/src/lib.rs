@@ -10,7 +10,8 @@
 //! | [`batch`], [`log`], [`partition`] | record batches, segment files, one partition's state |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
-//! | [`wire`], [`server`], [`handlers`] | checking requests, connections, one file per API |
+//! | [`records`] | the records in a batch: checked before they are stored |
+//! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
 
 pub mod batch;
 pub mod broker;
@@ -19,6 +20,7 @@ pub mod config;
 pub mod groups;
 pub mod handlers;
 pub mod log;
+pub mod net;
 pub mod partition;
-pub mod server;
+pub mod records;
 pub mod wire;

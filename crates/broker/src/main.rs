@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, server};
+use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, net::server};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},

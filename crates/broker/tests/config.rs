@@ -1,7 +1,7 @@
 //! `server.properties`: Kafka's names and defaults; what is wrong is named by file, line and key.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use proptest::prelude::*;
 use septet_broker::config::{Config, ConfigError, Listener};
@@ -34,7 +34,13 @@ fn defaults_are_those_of_kafka() {
     assert_eq!((c.segment_bytes, c.index_interval_bytes), (1_073_741_824, 4096));
     assert_eq!((c.message_max_bytes, c.request_max_bytes), (1_048_588, 104_857_600));
     assert_eq!((c.offsets_partitions, c.offsets_replication_factor), (50, 3));
-    assert_eq!(c.max_connections, i32::MAX as usize);
+    assert_eq!((c.max_connections, c.max_connections_per_ip), (i32::MAX as usize, i32::MAX as usize));
+    assert_eq!((c.connections_max_idle, c.fetch_max_bytes), (Duration::from_secs(600), 57_671_680));
+    // Ours: Kafka's `queued.max.request.bytes` has no limit by default.
+    assert_eq!((c.queued_request_bytes, c.queued_response_bytes), (134_217_728, 67_108_864));
+    assert_eq!((c.auto_create_max_partitions, c.max_partitions_per_broker), (2000, 4000));
+    assert_eq!(with("socket.request.max.bytes=200000000").unwrap().0.queued_request_bytes, 200_000_000);
+    assert_eq!(with("queued.max.request.bytes=-1").unwrap().0.queued_request_bytes, 134_217_728);
 }
 
 #[test]
@@ -44,7 +50,9 @@ fn every_obeyed_key_is_obeyed() {
         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INSIDE:PLAINTEXT\ninter.broker.listener.name=INSIDE\n\
         log.dirs=/data/kafka-logs\nzookeeper.connect=a:2181, b:2181 ,c:2181/kafka\nzookeeper.session.timeout.ms=6000\nnum.partitions=6\n\
         default.replication.factor=3\nauto.create.topics.enable=FALSE\nlog.segment.bytes=1000\nlog.index.interval.bytes=0\nmessage.max.bytes=0\n\
-        socket.request.max.bytes=1\noffsets.topic.num.partitions=5\noffsets.topic.replication.factor=1\nmax.connections=10\r\n";
+        socket.request.max.bytes=1\noffsets.topic.num.partitions=5\noffsets.topic.replication.factor=1\nmax.connections=10\r\n\
+        max.connections.per.ip=3\nconnections.max.idle.ms=1000\nfetch.max.bytes=1024\nqueued.max.request.bytes=1\n\
+        septet.queued.max.response.bytes=1048576\nseptet.auto.create.max.partitions=0\nseptet.max.partitions.per.broker=9\n";
     let (c, warnings) = parse(text).unwrap();
     assert_eq!(warnings, [] as [String; 0]);
     assert_eq!(c.broker_id, 7);
@@ -55,6 +63,9 @@ fn every_obeyed_key_is_obeyed() {
     assert_eq!((c.num_partitions, c.default_replication_factor, c.auto_create_topics), (6, 3, false));
     assert_eq!((c.segment_bytes, c.index_interval_bytes, c.message_max_bytes, c.request_max_bytes), (1000, 0, 0, 1));
     assert_eq!((c.offsets_partitions, c.offsets_replication_factor, c.max_connections), (5, 1, 10));
+    assert_eq!((c.max_connections_per_ip, c.connections_max_idle, c.fetch_max_bytes), (3, Duration::from_secs(1), 1024));
+    assert_eq!((c.queued_request_bytes, c.queued_response_bytes), (1, 1_048_576));
+    assert_eq!((c.auto_create_max_partitions, c.max_partitions_per_broker), (0, 9));
 }
 
 #[test]
@@ -123,6 +134,13 @@ fn a_bad_value_names_file_line_and_key() {
         ("offsets.topic.num.partitions=0", "offsets.topic.num.partitions", "from 1"),
         ("offsets.topic.replication.factor=0", "offsets.topic.replication.factor", "from 1"),
         ("max.connections=0", "max.connections", "from 1"),
+        ("max.connections.per.ip=0", "max.connections.per.ip", "from 1"),
+        ("connections.max.idle.ms=0", "connections.max.idle.ms", "from 1"),
+        ("fetch.max.bytes=1023", "fetch.max.bytes", "from 1024"),
+        ("queued.max.request.bytes=104857599", "queued.max.request.bytes", "is less than socket.request.max.bytes, 104857600"),
+        ("septet.queued.max.response.bytes=1", "septet.queued.max.response.bytes", "from 1048576"),
+        ("septet.auto.create.max.partitions=-1", "septet.auto.create.max.partitions", "from 0"),
+        ("septet.max.partitions.per.broker=0", "septet.max.partitions.per.broker", "from 1"),
     ];
     for (line, key, reason) in cases {
         let error = with(line).map(|(c, _)| c).expect_err(line).to_string();

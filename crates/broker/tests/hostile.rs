@@ -211,10 +211,21 @@ fn lies_in_records_end_nothing(cluster: &Cluster) {
     let mut client = cluster.client(1);
     cluster.create("lies", 1);
     let headers = [24, 0, 0, 0, 1, 1, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0];
-    for (i, count) in [1, i32::MAX].into_iter().enumerate() {
-        client.produce("lies", 0, &Batch::new(5).count(count).last_offset_delta(count - 1).max_timestamp(9).body(&headers).build());
-        assert_eq!(client.list_offsets(7, "lies", 0, 7).0, 0, "{i}");
+    for count in [1, i32::MAX] {
+        for body in [&headers[..], b"garbage", &[]] {
+            let lie = Batch::new(5).count(count).last_offset_delta(count - 1).max_timestamp(9).body(body).build();
+            assert_eq!(client.produce_in(9, "lies", 0, &lie).error_code, ResponseError::InvalidRecord.code(), "{count} {body:?}");
+        }
     }
+    // One batch for each partition in a request, as on Kafka.
+    let two = [&GOLDEN[..], &GOLDEN].concat();
+    assert_eq!(client.produce_in(9, "lies", 0, &two).error_code, ResponseError::InvalidRecord.code());
+    assert_eq!(client.list_offsets(7, "lies", 0, -1), (0, 0, -1), "nothing was stored");
+    // The largest timestamp is that of the records, whatever the producer says.
+    let wrong = Batch::new(5).records(&[(0, None, Some("a")), (3, None, Some("b"))]).max_timestamp(i64::MAX).build();
+    assert_eq!(client.produce("lies", 0, &wrong), 0);
+    assert_eq!(client.list_offsets(7, "lies", 0, 9), (0, -1, -1));
+    assert_eq!(client.list_offsets(7, "lies", 0, 8), (0, 1, 8));
 }
 
 fn half_a_frame_hurts_nobody(cluster: &Cluster) {

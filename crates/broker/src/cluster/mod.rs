@@ -4,6 +4,7 @@
 
 mod controller;
 mod image;
+pub mod quota;
 mod session;
 pub mod topics;
 

@@ -12,6 +12,9 @@ use crate::groups::OFFSETS_TOPIC;
 /// Partitions of one topic, at the most.
 const MAX_PARTITIONS: i32 = 10_000;
 
+/// Longest value of a topic's setting, and all of them together, in bytes: they lie in one znode.
+const MAX_CONFIG_BYTES: usize = 16 * 1024;
+
 /// Why a topic is not made: an error code and a sentence.
 pub type Refusal = (ResponseError, String);
 
@@ -51,6 +54,15 @@ pub fn check_replication(factor: usize) -> Result<(), Refusal> {
             format!("replication factor {n}: this version of the bundled broker keeps one replica of a partition; ask for 1"),
         )),
     }
+}
+
+/// Refuses settings that are too long for a znode.
+pub fn check_config_size(config: &serde_json::Map<String, serde_json::Value>) -> Result<(), Refusal> {
+    let bytes: usize = config.iter().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
+    if bytes <= MAX_CONFIG_BYTES {
+        return Ok(());
+    }
+    Err((ResponseError::InvalidConfig, format!("the topic's settings have {bytes} bytes; {MAX_CONFIG_BYTES} are allowed")))
 }
 
 /// Writes the znodes of a topic.

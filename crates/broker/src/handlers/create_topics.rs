@@ -84,14 +84,22 @@ async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) ->
         tracing::warn!("topic {name}: {key} is kept, but has no effect so far");
         config.insert(key, c.value.as_ref().map(|v| v.to_string()).into());
     }
+    topics::check_config_size(&config)?;
     let assignment = assignment(broker, topic)?;
-    if !validate_only {
+    if validate_only {
+        broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, false)?;
+        broker.quota.release(name);
+    } else {
         let client = broker
             .zookeeper
             .borrow()
             .clone()
             .ok_or((ResponseError::CoordinatorNotAvailable, "no session with the coordinator".to_owned()))?;
-        topics::create(&client, name, &assignment, &config.into()).await?;
+        broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, false)?;
+        if let Err(e) = topics::create(&client, name, &assignment, &config.into()).await {
+            broker.quota.release(name);
+            return Err(e);
+        }
     }
     Ok(assignment.len())
 }

@@ -1,5 +1,7 @@
 //! ListOffsets: first, next, and by time stamp.
 
+use std::collections::HashSet;
+
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -35,10 +37,14 @@ fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition) -> Resul
 
 /// Answers a request.
 pub fn handle(broker: &Broker, request: &ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
+    // As on Kafka, a partition that is named twice is an error: a look-up by time is not free.
+    let mut seen = HashSet::new();
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|wanted| {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
-            match look_up(broker, topic.name.as_str(), wanted) {
+            let once = seen.insert((topic.name.as_str(), wanted.partition_index));
+            let found = if once { look_up(broker, topic.name.as_str(), wanted) } else { Err(ResponseError::InvalidRequest) };
+            match found {
                 Ok((offset, timestamp, epoch)) => {
                     let answer = answer.with_offset(offset).with_timestamp(timestamp);
                     if version >= 4 { answer.with_leader_epoch(epoch) } else { answer }

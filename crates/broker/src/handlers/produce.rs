@@ -22,7 +22,17 @@ fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&
         let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&index));
         return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
     };
-    led.partition.append(records.unwrap_or_default())
+    let records = records.unwrap_or_default();
+    if is_compressed(records) {
+        // Decompressing takes a while: the thread's other connections go on elsewhere.
+        return tokio::task::block_in_place(|| led.partition.append(records));
+    }
+    led.partition.append(records)
+}
+
+/// Whether the attributes of the first batch name a codec.
+fn is_compressed(records: &[u8]) -> bool {
+    records.get(22).is_some_and(|attributes| attributes & 7 != 0)
 }
 
 /// Answers a request; `None` if it wants no answer.

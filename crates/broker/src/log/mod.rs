@@ -3,14 +3,20 @@
 //! Invariant: offsets grow without a gap from one batch to the next within what was appended here; a torn tail is
 //! cut off when the log is opened, and the indexes agree with the log.
 
+mod files;
 mod segment;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use bytes::BytesMut;
+
 use crate::batch::{self, Head};
+pub use files::Files;
+use files::Slot;
 use segment::Segment;
 
 /// Why a log cannot be used.
@@ -36,10 +42,58 @@ pub struct Limits {
     pub index_interval_bytes: u32,
 }
 
+/// Part of a segment: whole batches. It takes neither memory nor a descriptor.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    file: Arc<Slot>,
+    position: u64,
+    len: usize,
+}
+
+impl Slice {
+    /// The file, which the caller lets go of soon.
+    pub fn file(&self) -> io::Result<Arc<fs::File>> {
+        self.file.file()
+    }
+    /// Where it begins.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Reads it behind what is in a buffer.
+    pub fn read_into(&self, out: &mut BytesMut) -> io::Result<()> {
+        let start = out.len();
+        out.resize(start + self.len, 0);
+        std::os::unix::fs::FileExt::read_exact_at(&*self.file()?, &mut out[start..], self.position)
+    }
+
+    /// Part of any file.
+    #[cfg(test)]
+    pub fn of_file(path: &Path, position: u64, len: u64) -> Self {
+        let file = Slot::create(&Files::new(10), path.to_owned()).expect("a file");
+        Self { file: Arc::new(file), position, len: len as usize }
+    }
+}
+
+/// Files that a log of its own keeps open.
+const OWN_FILES: usize = 64;
+
+fn sync_dir(dir: &Path) -> Result<(), LogError> {
+    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))
+}
+
 /// An open log.
 #[derive(Debug)]
 pub struct Log {
     dir: PathBuf,
+    files: Arc<Files>,
     limits: Limits,
     /// closed segments and the active one, by base offset; never empty
     segments: Vec<Segment>,
@@ -55,10 +109,18 @@ pub struct Found {
 }
 
 impl Log {
+    /// Opens a directory, or makes it, with descriptors of its own.
+    pub fn open(dir: &Path, limits: Limits) -> Result<Self, LogError> {
+        Self::open_in(dir, limits, &Files::new(OWN_FILES))
+    }
+
     /// Opens a directory, or makes it. Segments that were being written when the process ended are checked batch by
     /// batch, and cut where a batch is not whole.
-    pub fn open(dir: &Path, limits: Limits) -> Result<Self, LogError> {
-        fs::create_dir_all(dir).map_err(at(dir))?;
+    pub fn open_in(dir: &Path, limits: Limits, files: &Arc<Files>) -> Result<Self, LogError> {
+        if !dir.exists() {
+            fs::create_dir_all(dir).map_err(at(dir))?;
+            dir.parent().map_or(Ok(()), sync_dir)?;
+        }
         let mut bases = Vec::new();
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let name = entry.map_err(at(dir))?.file_name();
@@ -72,12 +134,13 @@ impl Log {
         let last = bases.len().saturating_sub(1);
         let mut segments = Vec::new();
         for (i, base) in bases.iter().enumerate() {
-            segments.push(Segment::open(dir, *base, i == last, limits)?);
+            segments.push(Segment::open(dir, *base, i == last, limits, files)?);
         }
         if segments.is_empty() {
-            segments.push(Segment::open(dir, 0, true, limits)?);
+            segments.push(Segment::open(dir, 0, true, limits, files)?);
+            sync_dir(dir)?;
         }
-        Ok(Self { dir: dir.to_owned(), limits, segments })
+        Ok(Self { dir: dir.to_owned(), files: files.clone(), limits, segments })
     }
 
     fn active(&mut self) -> &mut Segment {
@@ -115,7 +178,9 @@ impl Log {
             let too_far = head.last_offset() - self.active().base() > i64::from(i32::MAX);
             if self.active().size() > 0 && (too_long || too_far) {
                 self.active().seal()?;
-                let new = Segment::open(&self.dir, head.base_offset, true, self.limits)?;
+                let new = Segment::open(&self.dir, head.base_offset, true, self.limits, &self.files)?;
+                // Or the segment's file could be gone after a power cut, with acknowledged records in it.
+                sync_dir(&self.dir)?;
                 self.segments.push(new);
             }
             self.active().append(&bytes[from..from + head.size], head)?;
@@ -128,22 +193,25 @@ impl Log {
         self.segments.partition_point(|s| s.base() <= offset).saturating_sub(1)
     }
 
-    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, but at least one.
-    pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, LogError> {
-        let mut out = Vec::new();
-        let mut wanted = offset;
+    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, of one segment. If the first one is larger,
+    /// it alone where `at_least_one`, else nothing.
+    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
         for segment in &self.segments[self.segment_of(offset)..] {
-            segment.read(wanted, max_bytes, &mut out)?;
-            if out.len() >= max_bytes {
-                break;
-            }
-            wanted = segment.next_offset();
-            if !out.is_empty() && wanted < self.end_offset() {
-                // The next segment would be cut to whole batches again; one segment per answer is enough.
-                break;
+            // The offset may lie in a gap behind a segment's last record.
+            if offset < segment.next_offset() {
+                return segment.slice(offset, max_bytes, at_least_one);
             }
         }
-        Ok(out)
+        Ok(None)
+    }
+
+    /// The same, but at least one batch, and read.
+    pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, LogError> {
+        let mut out = BytesMut::new();
+        if let Some(slice) = self.slice(offset, max_bytes, true)? {
+            slice.read_into(&mut out).map_err(at(&self.dir))?;
+        }
+        Ok(out.into())
     }
 
     /// The first record whose time stamp is at least this.

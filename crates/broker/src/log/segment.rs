@@ -3,13 +3,12 @@
 //! An index entry names the last offset of the batch that begins at its position, as Kafka's do.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::Write,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{Found, Limits, LogError, at};
+use super::{Files, Found, Limits, LogError, Slice, Slot, at};
 use crate::batch::{HEAD_BYTES, Head, record_times};
 
 /// How much is read at once when a segment is walked, in bytes.
@@ -21,7 +20,7 @@ const MAX_BATCH_BYTES: usize = 1 << 30;
 pub struct Segment {
     base: i64,
     path: PathBuf,
-    log: File,
+    log: Arc<Slot>,
     size: u32,
     next_offset: i64,
     max_timestamp: i64,
@@ -30,23 +29,33 @@ pub struct Segment {
     limits: Limits,
     /// (last offset of the batch relative to the base, position)
     index: Vec<(u32, u32)>,
-    index_file: File,
-    time_index_file: File,
+    index_file: Slot,
+    time_index_file: Slot,
+    /// bytes of the time index
+    time_index_size: u64,
     last_time_entry: i64,
     since_entry: u32,
 }
 
-fn open(path: &Path) -> Result<File, LogError> {
-    OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(at(path))
+fn open(files: &Arc<Files>, path: PathBuf) -> Result<Slot, LogError> {
+    Slot::create(files, path.clone()).map_err(at(&path))
+}
+
+fn write_at(slot: &Slot, bytes: &[u8], position: u64) -> Result<(), LogError> {
+    slot.file().and_then(|f| f.write_all_at(bytes, position)).map_err(at(slot.path()))
+}
+
+fn sync(slot: &Slot) -> Result<(), LogError> {
+    slot.file().and_then(|f| f.sync_data()).map_err(at(slot.path()))
 }
 
 impl Segment {
     /// Opens the files of a segment. The active one is walked and cut; the indexes are made anew from what is there.
-    pub fn open(dir: &Path, base: i64, active: bool, limits: Limits) -> Result<Self, LogError> {
+    pub fn open(dir: &Path, base: i64, active: bool, limits: Limits, files: &Arc<Files>) -> Result<Self, LogError> {
         let file = |ending: &str| dir.join(format!("{base:020}.{ending}"));
         let path = file("log");
-        let log = open(&path)?;
-        let length = log.metadata().map_err(at(&path))?.len();
+        let log = Arc::new(open(files, path.clone())?);
+        let length = log.file().and_then(|f| f.metadata()).map_err(at(&path))?.len();
         let mut this = Self {
             base,
             log,
@@ -56,13 +65,16 @@ impl Segment {
             max_timestamp_offset: base,
             limits,
             index: Vec::new(),
-            index_file: open(&file("index"))?,
-            time_index_file: open(&file("timeindex"))?,
+            index_file: open(files, file("index"))?,
+            time_index_file: open(files, file("timeindex"))?,
+            time_index_size: 0,
             last_time_entry: -1,
             since_entry: 0,
             path,
         };
-        this.index_file.set_len(0).and_then(|()| this.time_index_file.set_len(0)).map_err(at(&this.path))?;
+        for index in [&this.index_file, &this.time_index_file] {
+            index.file().and_then(|f| f.set_len(0)).map_err(at(index.path()))?;
+        }
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         let mut position = 0u32;
         while position < length {
@@ -80,9 +92,14 @@ impl Segment {
                 return Err(at(&this.path)(e));
             }
             tracing::warn!("{}: cut {} bytes off, from byte {position} on: no whole batch there", this.path.display(), length - position);
-            this.log.set_len(position.into()).and_then(|()| this.log.sync_all()).map_err(at(&this.path))?;
+            let cut = this.log.file().and_then(|f| f.set_len(position.into()).and_then(|()| f.sync_all()));
+            cut.map_err(at(&this.path))?;
         }
         Ok(this)
+    }
+
+    fn read_at(&self, out: &mut [u8], position: u32) -> Result<(), LogError> {
+        self.log.file().and_then(|f| f.read_exact_at(out, position.into())).map_err(at(&self.path))
     }
 
     /// The head of the batch at a position, if a whole and right one is there that goes on with the offsets.
@@ -91,7 +108,7 @@ impl Segment {
         if (length - position) < HEAD_BYTES as u32 {
             return Ok(None);
         }
-        self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
+        self.read_at(&mut head, position)?;
         let Some(head) = Head::parse(&head) else {
             return Ok(None);
         };
@@ -104,7 +121,7 @@ impl Segment {
         }
         if with_crc {
             let mut whole = vec![0u8; head.size];
-            self.log.read_exact_at(&mut whole, position.into()).map_err(at(&self.path))?;
+            self.read_at(&mut whole, position)?;
             if !head.crc_ok(&whole) {
                 return Ok(None);
             }
@@ -134,19 +151,20 @@ impl Segment {
         }
         if position > 0 && self.since_entry > self.limits.index_interval_bytes {
             let relative = (head.last_offset() - self.base) as u32;
-            self.index.push((relative, position));
             let mut entry = [0u8; 8];
             entry[..4].copy_from_slice(&relative.to_be_bytes());
             entry[4..].copy_from_slice(&position.to_be_bytes());
-            self.index_file.write_all(&entry).map_err(at(&self.path))?;
+            write_at(&self.index_file, &entry, self.index.len() as u64 * 8)?;
+            self.index.push((relative, position));
             // The latest batch so far, which need not be this one: Kafka looks for later ones behind it only.
             if self.max_timestamp > self.last_time_entry {
-                self.last_time_entry = self.max_timestamp;
                 let relative = (self.max_timestamp_offset - self.base) as u32;
                 let mut entry = [0u8; 12];
                 entry[..8].copy_from_slice(&self.max_timestamp.to_be_bytes());
                 entry[8..].copy_from_slice(&relative.to_be_bytes());
-                self.time_index_file.write_all(&entry).map_err(at(&self.path))?;
+                write_at(&self.time_index_file, &entry, self.time_index_size)?;
+                self.time_index_size += 12;
+                self.last_time_entry = self.max_timestamp;
             }
             self.since_entry = 0;
         }
@@ -155,9 +173,10 @@ impl Segment {
     }
 
     pub fn append(&mut self, bytes: &[u8], head: &Head) -> Result<(), LogError> {
-        if let Err(e) = self.log.write_all_at(bytes, self.size.into()) {
+        let file = self.log.file().map_err(at(&self.path))?;
+        if let Err(e) = file.write_all_at(bytes, self.size.into()) {
             // A full disk: what was written of the batch goes, so that the file ends with a whole one.
-            let _ = self.log.set_len(self.size.into());
+            let _ = file.set_len(self.size.into());
             return Err(at(&self.path)(e));
         }
         self.note(head, self.size)?;
@@ -166,12 +185,13 @@ impl Segment {
     }
 
     pub fn flush(&mut self) -> Result<(), LogError> {
-        self.log.sync_data().map_err(at(&self.path))
+        sync(&self.log)
     }
 
     pub fn seal(&mut self) -> Result<(), LogError> {
         self.flush()?;
-        self.index_file.sync_data().and_then(|()| self.time_index_file.sync_data()).map_err(at(&self.path))
+        sync(&self.index_file)?;
+        sync(&self.time_index_file)
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
@@ -181,9 +201,7 @@ impl Segment {
         let i = self.index.partition_point(|(last, _)| *last < relative);
         let mut position = if i == 0 { 0 } else { self.index[i - 1].1 };
         while position < self.size {
-            let mut head = [0u8; HEAD_BYTES];
-            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
-            match Head::parse(&head) {
+            match self.head_at(position)? {
                 Some(h) if h.last_offset() < offset => position += h.size as u32,
                 _ => break,
             }
@@ -191,38 +209,44 @@ impl Segment {
         Ok(position)
     }
 
-    /// Adds whole batches from the one that holds `offset` on; at least one if `out` is empty.
-    pub fn read(&self, offset: i64, max_bytes: usize, out: &mut Vec<u8>) -> Result<(), LogError> {
-        if offset >= self.next_offset {
-            return Ok(());
-        }
+    fn head_at(&self, position: u32) -> Result<Option<Head>, LogError> {
+        let mut head = [0u8; HEAD_BYTES];
+        self.read_at(&mut head, position)?;
+        Ok(Head::parse(&head))
+    }
+
+    /// Whole batches from the one that holds `offset` on; see [`super::Log::slice`].
+    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
         let position = self.position_of(offset)?;
-        let left = (self.size - position) as usize;
-        let mut want = left.min(max_bytes.saturating_sub(out.len()));
-        if out.is_empty() && want < left {
-            let mut head = [0u8; HEAD_BYTES];
-            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
-            want = want.max(Head::parse(&head).map_or(0, |h| h.size)).min(left);
-        }
-        let start = out.len();
-        out.resize(start + want, 0);
-        self.log.read_exact_at(&mut out[start..], position.into()).map_err(at(&self.path))?;
-        let mut end = start;
-        while let Some(h) = Head::parse(&out[end..]) {
-            if end + h.size > out.len() {
-                break;
+        let limit = u64::from(position).saturating_add(max_bytes as u64);
+        let mut end = position;
+        if limit >= self.size.into() {
+            end = self.size;
+        } else {
+            // The last entry that is not behind the limit begins a batch; from there on there are few.
+            let i = self.index.partition_point(|(_, at)| u64::from(*at) <= limit);
+            end = end.max(if i == 0 { 0 } else { self.index[i - 1].1 });
+            while let Some(h) = self.head_at(end)? {
+                let next = u64::from(end) + h.size as u64;
+                if next > limit && !(end == position && at_least_one) {
+                    break;
+                }
+                end = u32::try_from(next).unwrap_or(self.size).min(self.size);
+                if next > limit {
+                    break;
+                }
             }
-            end += h.size;
         }
-        out.truncate(end);
-        Ok(())
+        Ok((end > position).then(|| Slice { file: self.log.clone(), position: position.into(), len: (end - position) as usize }))
     }
 
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, LogError> {
         let mut offset = self.base;
         while offset < self.next_offset {
-            let mut bytes = Vec::new();
-            self.read(offset, WALK_BYTES, &mut bytes)?;
+            let mut bytes = bytes::BytesMut::new();
+            if let Some(slice) = self.slice(offset, WALK_BYTES, true)? {
+                slice.read_into(&mut bytes).map_err(at(&self.path))?;
+            }
             let mut rest = &bytes[..];
             while let Some(head) = Head::parse(rest) {
                 if head.max_timestamp >= timestamp {
