@@ -356,7 +356,7 @@ fn sudo(from: &str, to: &str) -> String {
 /// Puts the agent on a host under its digest, checked there before it gets its name.
 pub(super) async fn install(connection: &Connection, program: &Program) -> Result<(), SshError> {
     let digest = &program.digest;
-    let script = landing::script(STATE_DIR, &agent_path(program), digest, Lands::Program);
+    let script = landing::script(&agent_path(program), digest, Lands::Program);
     let command = format!("{} sh -c {}", sudo(&connection.user, "root"), quote(&script));
     let bytes = program.read().map_err(|e| SshError::Agent(e.message))?;
     let out = connection.exec(command.trim_start(), &bytes, INSTALL_TIMEOUT).await?;

@@ -6,17 +6,18 @@
 
 /// What a file is on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lands {
+pub enum Lands {
     /// an agent: every account may run it
     Program,
     /// a blob of the store: its bytes may become a file with any mode
     Blob,
 }
 
-/// A script that reads the file from its standard input. `path` is right below a directory of `state`; neither has
-/// characters that a shell treats specially.
-pub(super) fn script(state: &str, path: &str, digest: &str, lands: Lands) -> String {
-    let (dir, _) = path.rsplit_once('/').unwrap_or((state, path));
+/// A script that reads the file from its standard input. `path` is two directories below Septet's own parent, as
+/// `/var/lib/septet/store/DIGEST`, and has no characters that a shell treats specially.
+pub(super) fn script(path: &str, digest: &str, lands: Lands) -> String {
+    let (dir, _) = path.rsplit_once('/').unwrap_or((".", path));
+    let (state, _) = dir.rsplit_once('/').unwrap_or((".", dir));
     let (dir_mode, mode) = match lands {
         Lands::Program => ("0755", "0755"),
         Lands::Blob => ("0700", "0600"),
@@ -51,7 +52,7 @@ mod tests {
 
     fn receive(state: &Path, dir: &str, bytes: &[u8], digest: &str, lands: Lands) -> Output {
         let state = state.to_str().unwrap();
-        let words = format!("umask 000; {}", script(state, &format!("{state}/{dir}/{digest}"), digest, lands));
+        let words = format!("umask 000; {}", script(&format!("{state}/{dir}/{digest}"), digest, lands));
         let mut shell = Command::new("sh").args(["-c", &words]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // A script that refuses does not read.
         let _ = shell.stdin.take().unwrap().write_all(bytes);

@@ -22,6 +22,7 @@ use std::{
 
 pub use agent::{AgentSession, Pending, quote};
 pub use fleet::{Endpoint, Fleet};
+pub use landing::Lands;
 pub use relay::Cargo;
 use russh::{
     ChannelMsg, Disconnect, Preferred,

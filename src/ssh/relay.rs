@@ -7,8 +7,6 @@
 
 use std::time::Duration;
 
-use septet_agent_protocol::STATE_DIR;
-
 use super::{
     Connection, Endpoint, SshError, host_key,
     landing::{self, Lands},
@@ -32,7 +30,7 @@ pub struct Cargo<'a> {
 /// Sends a file of the control host to another host.
 pub async fn send(control: &Connection, to: &Endpoint, cargo: Cargo<'_>) -> Result<(), SshError> {
     let Cargo { path, digest, lands } = cargo;
-    let receive = landing::script(STATE_DIR, path, digest, lands);
+    let receive = landing::script(path, digest, lands);
     let remote = format!("sudo -n sh -c {}", quote(&receive));
     let place = if to.port == 22 { to.host.clone() } else { format!("[{}]:{}", to.host, to.port) };
     let host_key = host_key(&to.host_key)?;

@@ -11,7 +11,7 @@ use std::{
 use russh::keys::{PrivateKey, ssh_key::LineEnding};
 use septet::{
     inventory::{HostId, Role},
-    ssh::{Cargo, Endpoint, Fleet},
+    ssh::{Cargo, Endpoint, Fleet, Lands},
 };
 use sha2::{Digest, Sha256};
 
@@ -112,17 +112,18 @@ impl Site {
         let fleet = Fleet::new(endpoints, &user(), key, [].into());
         let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
         let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        std::fs::write(dir.path().join("blob"), bytes).unwrap();
+        std::fs::create_dir_all(dir.path().join("septet/store")).unwrap();
+        std::fs::write(dir.path().join("septet/store/blob"), bytes).unwrap();
         Self { dir, control, broker, fleet, digest }
     }
 
     /// Both hosts are this machine: the file is replaced by itself, as another inode.
     async fn transfer(&self, digest: &str) -> Result<bool, String> {
         use std::os::unix::fs::MetadataExt;
-        let path = self.dir.path().join("blob");
+        let path = self.dir.path().join("septet/store/blob");
         let inode = || std::fs::metadata(&path).unwrap().ino();
         let before = inode();
-        let cargo = Cargo { path: path.to_str().unwrap(), digest, mode: 0o644 };
+        let cargo = Cargo { path: path.to_str().unwrap(), digest, lands: Lands::Blob };
         self.fleet.relay(BROKER, cargo).await.map_err(|e| e.to_string())?;
         Ok(inode() != before)
     }
