@@ -20,6 +20,8 @@ mod harness;
 mod interruptions;
 #[path = "local_cluster/neighbours.rs"]
 mod neighbours;
+#[path = "local_cluster/not_running.rs"]
+mod not_running;
 #[path = "local_cluster/rename.rs"]
 mod rename;
 #[path = "local_cluster/watch.rs"]

@@ -44,6 +44,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         return Err(Error::failed(format!("{}: its mark `hostkey` holds no host key; refusing to connect", host.name))
             .hint("somebody changed its labels or tags; remove the host, and `septet up` makes it again with its data"));
     }
+    access.fleet.is_up(host.id).map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
     let line = match a.command.as_slice() {
         [one] => one.clone(),
         many => many.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),

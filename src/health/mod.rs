@@ -186,7 +186,7 @@ impl Checker<'_> {
                     wrong.into_iter().for_each(|w| notes.add(&name, w));
                     reachable.push(id);
                 }
-                Ok(Err(SshError::Jump(jump))) => notes.add(&name, format!("not examined: it is reached through {jump}")),
+                Ok(Err(SshError::Jump { name: jump, .. })) => notes.add(&name, format!("not examined: it is reached through {jump}")),
                 Ok(Err(e)) => notes.add(&name, format!("SSH: {e}")),
                 Err(_) => notes.add(&name, "SSH: no answer in time"),
             }

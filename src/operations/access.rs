@@ -47,7 +47,8 @@ impl Access {
                 agents.insert(host.id, bundle.agent.clone());
             }
         }
-        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents);
+        let down = observed.hosts.iter().filter_map(|h| Some((h.id, not_running(h.state)?))).collect();
+        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents).with_down(down);
         let this = Self { observed, fleet: Arc::new(fleet) };
         this.write_ssh_config(cluster, id)?;
         Ok(this)
@@ -75,7 +76,7 @@ impl Access {
             // one was found that does not have it, the others need not be given time.
             let sure = !planted.is_empty() && refused.first().is_some_and(|id| !planted.contains(id));
             let patience = if cluster.provider.planting_restarts() && !sure { Duration::from_secs(20) } else { Duration::ZERO };
-            let others = failed.iter().all(|(_, e)| matches!(e, SshError::Login(_) | SshError::Jump(_)));
+            let others = failed.iter().all(|(_, e)| matches!(e, SshError::Login(_) | SshError::Jump { .. }));
             if !refused.is_empty() && others && begun.elapsed() >= patience {
                 return Ok(refused);
             }
@@ -164,6 +165,16 @@ impl Access {
             }
         }
         openssh::write(&State::cluster(id)?, cluster.provider.login(), &hosts)
+    }
+}
+
+/// What a host is that does not run.
+fn not_running(state: HostState) -> Option<&'static str> {
+    match state {
+        HostState::Running => None,
+        HostState::Stopped => Some("stopped"),
+        HostState::Paused => Some("paused"),
+        HostState::Unfinished => Some("not started yet"),
     }
 }
 

@@ -47,6 +47,7 @@ pub struct Fleet {
     key: Arc<PrivateKey>,
     agents: BTreeMap<HostId, Program>,
     slots: BTreeMap<HostId, Mutex<Slot>>,
+    down: BTreeMap<HostId, &'static str>,
     /// blobs that the control host has, by digest
     at_control: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
 }
@@ -58,7 +59,7 @@ impl Fleet {
     /// A fleet; nothing is connected yet. Each host has the agent for its architecture.
     pub fn new(endpoints: BTreeMap<HostId, Endpoint>, user: &str, key: Arc<PrivateKey>, agents: BTreeMap<HostId, Program>) -> Self {
         let slots = endpoints.keys().map(|id| (*id, Mutex::default())).collect();
-        Self { endpoints, user: user.to_owned(), key, agents, slots, at_control: Mutex::default() }
+        Self { endpoints, user: user.to_owned(), key, agents, slots, down: BTreeMap::new(), at_control: Mutex::default() }
     }
 
     /// Where a host is.
@@ -66,10 +67,29 @@ impl Fleet {
         self.endpoints.get(&id)
     }
 
+    /// Hosts of which the provider says that they do not run, with what they are: nothing is sent to them.
+    pub fn with_down(mut self, down: BTreeMap<HostId, &'static str>) -> Self {
+        self.down = down;
+        self
+    }
+
+    fn through_jump(&self, why: &SshError) -> SshError {
+        let name = self.endpoints.get(&JUMP).map_or("the control host", |e| e.name.as_str()).to_owned();
+        SshError::Jump { name, why: why.to_string() }
+    }
+
+    /// Whether a host, and the one through which it is reached, run, as far as the provider knows.
+    pub fn is_up(&self, id: HostId) -> Result<(), SshError> {
+        if id != JUMP && self.slots.contains_key(&JUMP) {
+            self.is_up(JUMP).map_err(|e| self.through_jump(&e))?;
+        }
+        self.down.get(&id).map_or(Ok(()), |state| Err(SshError::Down(state)))
+    }
+
     fn slot(&self, id: HostId) -> Result<(&Endpoint, &Mutex<Slot>), SshError> {
         match (self.endpoints.get(&id), self.slots.get(&id)) {
             (Some(e), Some(s)) => Ok((e, s)),
-            _ => Err(SshError::Unreachable("there is no such host".into())),
+            _ => Err(SshError::Unreachable("the host does not exist: `septet up` makes it".into())),
         }
     }
 
@@ -78,9 +98,9 @@ impl Fleet {
         let jump = if id == JUMP {
             None
         } else {
-            let name = self.endpoints.get(&JUMP).map(|e| e.name.clone()).unwrap_or_default();
-            Some(Box::pin(self.connection(JUMP)).await.map_err(|_| SshError::Jump(name))?)
+            Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?)
         };
+        self.is_up(id)?;
         let (endpoint, slot) = self.slot(id)?;
         let mut slot = slot.lock().await;
         if let Some(c) = slot.connection.as_ref().filter(|c| !c.is_closed()) {

@@ -58,11 +58,19 @@ pub enum SshError {
         got: String,
     },
     /// Our key is not accepted.
-    #[error("login as `{0}` is refused")]
+    #[error("login as `{0}` is refused: the key is not accepted")]
     Login(String),
-    /// The host through which it is reached cannot be talked to.
-    #[error("reached through {0}, which does not answer")]
-    Jump(String),
+    /// The host through which it is reached cannot be reached itself.
+    #[error("reached through {name}: {why}")]
+    Jump {
+        /// that host
+        name: String,
+        /// what is the matter with it
+        why: String,
+    },
+    /// The provider says that the host does not run.
+    #[error("the host is {0}: `septet up` starts it")]
+    Down(&'static str),
     /// The connection ended.
     #[error("connection lost: {0}")]
     Lost(String),

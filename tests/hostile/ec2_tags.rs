@@ -35,7 +35,7 @@ fn volume(cloud: &Cloud, tags: &[(&str, &str)]) -> String {
 /// A stranger's security group with tags, and one open port.
 fn group(cloud: &Cloud, name: &str, tags: &[(&str, &str)]) -> String {
     let vpc = cloud.state()["vpcs"].as_array().unwrap()[0]["id"].as_str().unwrap().to_owned();
-    let params = [("GroupName", name), ("GroupDescription", "a stranger's"), ("VpcId", vpc.as_str())];
+    let params = [("GroupName", name), ("GroupDescription", "of a stranger"), ("VpcId", vpc.as_str())];
     let id = element(&cloud.aws("CreateSecurityGroup", &params), "groupId");
     let rule = [
         ("GroupId", id.as_str()),

@@ -72,6 +72,8 @@ pub struct Docker {
     /// names that the inventory wants, to look whether others have them
     wanted: Vec<String>,
     ready: OnceCell<(String, privilege::Privilege)>,
+    /// set once this process was found not to run in a container of the daemon's
+    outside: OnceCell<()>,
 }
 
 /// The marks in a thing's labels.
@@ -92,6 +94,9 @@ impl Docker {
     /// Connects to the daemon of `DOCKER_HOST`, or the local one, or what `docker` itself would use. Nothing is asked of it yet.
     pub fn connect(inventory: &Inventory, settings: DockerSettings) -> Result<Self> {
         let daemon = daemon::find();
+        if let Some(found) = &daemon {
+            found.must_be_here()?;
+        }
         let engine = match &daemon {
             Some(found) => Engine::connect_with_host(&found.host),
             None => Engine::connect_with_defaults(),
@@ -112,7 +117,23 @@ impl Docker {
             java: matches!(&inventory.engine, crate::inventory::Engine::Apache(a) if a.java.is_none()),
             wanted: inventory.hosts.iter().map(|h| h.name.clone()).collect(),
             ready: OnceCell::new(),
+            outside: OnceCell::new(),
         })
+    }
+
+    /// Refuses to run inside of a container of the daemon's with a network of its own: it would wait for ports that are elsewhere.
+    async fn must_be_outside(&self) -> Result<()> {
+        let check = || async {
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let Some(id) = daemon::own_container(&mounts) else { return Ok(()) };
+            // One that this daemon does not know is another daemon's: a machine in a container is a machine.
+            let Ok(found) = self.engine.inspect_container(&id, None).await else { return Ok(()) };
+            match found.host_config.and_then(|c| c.network_mode) {
+                Some(mode) if mode == "host" => Ok(()),
+                _ => Err(daemon::inside(found.name.as_deref().unwrap_or(&id).trim_start_matches('/'))),
+            }
+        };
+        self.outside.get_or_try_init(check).await.map(|()| ())
     }
 
     /// First of a network's published ports; nothing else has any.
@@ -141,7 +162,10 @@ impl Docker {
 
 impl Provider for Docker {
     fn observe(&self) -> Boxed<'_, Result<Observed>> {
-        Box::pin(self.observe_now())
+        Box::pin(async {
+            self.must_be_outside().await?;
+            self.observe_now().await
+        })
     }
 
     fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
@@ -284,7 +308,7 @@ impl Provider for Docker {
     }
 
     fn chosen(&self) -> Option<String> {
-        self.daemon.as_ref().map(|d| format!("Docker at {}: {}", d.host, d.why))
+        self.daemon.as_ref().filter(|d| !d.is_usual()).map(|d| format!("Docker at {}: {}", d.host, d.why))
     }
 
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {
