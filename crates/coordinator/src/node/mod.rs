@@ -4,8 +4,9 @@
 //! a client never sees its own write later than its answer.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,17 +14,21 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+mod election;
 mod network;
 mod serve;
 mod sessions;
+mod standing;
 
 use openraft::{
-    BasicNode, Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy,
-    error::{InitializeError, RaftError},
+    Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy, StorageHelper,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+pub use election::Candidacy;
 use network::Network;
+use standing::Mark;
+pub use standing::{Standing, Status};
 
 use crate::{
     config::{Config, Member},
@@ -31,7 +36,7 @@ use crate::{
     protocol::{EventType, event},
     server::Connections,
     state::{Answer, Applied, Ask, Command, Origin, State},
-    storage::{Batch, Hooks, LogStore, MAX_TERM, Machine, StorageFault, TypeConfig},
+    storage::{Batch, Hooks, LogStore, Machine, StorageFault, TypeConfig, format},
     throttle::Throttle,
     watches::Watches,
 };
@@ -49,6 +54,21 @@ pub enum StartError {
     /// The data directory.
     #[error("{0}")]
     Storage(#[from] StorageFault),
+    /// The ensemble that the data belong to is another one.
+    #[error(
+        "{path}: the ensemble has {wanted}, but the data in {dir} belong to one of {stored}\n\
+         hint: an ensemble keeps the servers that it was formed with; restore the lines, or start with an empty directory on each server"
+    )]
+    Members {
+        /// the configuration
+        path: PathBuf,
+        /// the servers in it
+        wanted: String,
+        /// the data
+        dir: PathBuf,
+        /// the servers in them
+        stored: String,
+    },
     /// Raft.
     #[error("consensus does not start: {0}")]
     Raft(String),
@@ -88,7 +108,7 @@ impl Hooks for Listener {
                 local.connections.send(connection, event(*kind, path));
             }
         }
-        if let Some(session) = applied.closed {
+        for session in applied.closed {
             local.connections.close_session(session);
         }
         if let Some(session) = applied.moved.filter(|_| command.origin != self.origin) {
@@ -124,12 +144,18 @@ pub struct Node {
     log: LogStore,
     incoming: tokio::sync::Mutex<Option<serve::Incoming>>,
     refusals: Throttle,
+    /// held from hearing of sessions until their commands are appended
+    order: tokio::sync::Mutex<()>,
     seq: AtomicU64,
     proposals: mpsc::Sender<(u64, Ask)>,
     /// sessions whose client was heard here since the last report to the leader
     touched: Mutex<HashMap<i64, ()>>,
     /// on the leader: when each session was last heard
     heard: Mutex<sessions::Heard>,
+    standing: watch::Sender<Standing>,
+    mark: Mark,
+    seen: Mutex<election::Seen>,
+    hint: Notify,
     serving: watch::Sender<bool>,
     stopping: AtomicBool,
 }
@@ -147,8 +173,14 @@ impl Node {
         let local = Arc::new(Mutex::new(Local::default()));
         let (covered, covers) = watch::channel(0);
         let hooks = Arc::new(Listener { origin, local: local.clone() });
-        let machine = Machine::open(&dir, state.clone(), hooks, covered)?;
-        let log = LogStore::open(&dir, covers)?;
+        format::check(&dir)?;
+        let (mark, marked) = Mark::set(&dir)?;
+        // One that stands alone has nobody to ask.
+        let (standing, _) = watch::channel(if marked { Standing::Undecided } else { Standing::Full });
+        let mut machine = Machine::open(&dir, state.clone(), hooks, covered)?;
+        let mut log = LogStore::open(&dir, covers)?;
+        check_members(&config, &mut log, &mut machine).await?;
+        log.begin_as_follower(config.id);
         let others = config.members.keys().copied().filter(|id| *id != config.id).collect();
         let identity = Identity { me: config.id, others, secret: config.peer_secret.clone() };
         let max_frame = peer::max_frame_bytes(config.max_request_bytes);
@@ -157,8 +189,10 @@ impl Node {
         let raft_config = RaftConfig {
             cluster_name: "septet".into(),
             heartbeat_interval: 200,
-            election_timeout_min: 700,
-            election_timeout_max: 1200,
+            // Time for an answer to a request for a vote, and the lease; the timer itself is this server's own.
+            election_timeout_min: 400,
+            election_timeout_max: election::LEASE.as_millis() as u64,
+            enable_elect: false,
             install_snapshot_timeout: 60_000,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snap_count.min(20_000)),
             max_in_snapshot_log_to_keep: 2000,
@@ -180,10 +214,15 @@ impl Node {
             log,
             incoming: tokio::sync::Mutex::default(),
             refusals: Throttle::default(),
+            order: tokio::sync::Mutex::default(),
             seq: AtomicU64::new(1),
             proposals,
             touched: Mutex::default(),
             heard: Mutex::default(),
+            standing,
+            mark,
+            seen: Mutex::default(),
+            hint: Notify::new(),
             serving,
             stopping: AtomicBool::new(false),
         });
@@ -196,31 +235,14 @@ impl Node {
         tokio::spawn(node.clone().propose(queue));
         tokio::spawn(node.clone().watch_leadership());
         tokio::spawn(node.clone().keep_sessions());
-        tokio::spawn(node.clone().form_ensemble());
+        tokio::spawn(node.clone().stand_for_election());
+        tokio::spawn(node.clone().settle());
         Ok(node)
     }
 
-    /// The first formation. All would name the same members, which Raft allows; the lowest number goes first so that
-    /// their elections do not collide, the others follow only if it does not come.
-    async fn form_ensemble(self: Arc<Self>) {
-        let members: BTreeMap<u64, BasicNode> = if self.config.members.is_empty() {
-            BTreeMap::from([(self.config.id, BasicNode::default())])
-        } else {
-            self.config.members.keys().map(|id| (*id, BasicNode::default())).collect()
-        };
-        let rank = members.keys().position(|id| *id == self.config.id).unwrap_or(0) as u32;
-        tokio::time::sleep(Duration::from_secs(4) * rank).await;
-        loop {
-            match self.raft.is_initialized().await {
-                Ok(true) | Err(_) => return,
-                Ok(false) => {}
-            }
-            match self.raft.initialize(members.clone()).await {
-                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return,
-                Err(e) => tracing::warn!("the ensemble is not formed yet: {e}"),
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
+    /// Where log and snapshots are.
+    fn directory(&self) -> PathBuf {
+        self.config.data_dir.join("version-2")
     }
 
     /// Whether this server has a leader with a majority, and serves clients.
@@ -251,9 +273,8 @@ impl Node {
     async fn watch_leadership(self: Arc<Self>) {
         let mut metrics = self.raft.metrics();
         let grace = Duration::from_millis(3000);
-        let mut exhausted = false;
         loop {
-            let (serving, term, fatal) = {
+            let (serving, fatal) = {
                 let m = metrics.borrow_and_update();
                 let serving = match m.state {
                     // A leader without a majority does not step down by itself.
@@ -261,16 +282,12 @@ impl Node {
                         m.last_applied.is_some_and(|l| l.leader_id == m.vote.leader_id)
                             && (self.peers.is_empty() || m.millis_since_quorum_ack.is_some_and(|t| t < grace.as_millis() as u64))
                     }
-                    ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some(),
+                    // Cut off from the leader, its clients' sessions end there: they must look for another server in time.
+                    ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some() && self.leader_silent_for() < grace,
                     _ => false,
                 };
-                (serving, m.vote.leader_id.term, m.running_state.clone().err())
+                (serving, m.running_state.clone().err())
             };
-            if term >= MAX_TERM && !exhausted {
-                exhausted = true;
-                self.raft.runtime_config().elect(false);
-                tracing::error!("term {term} is the last that there is: this server stands for no election any more");
-            }
             if let Some(e) = fatal {
                 if !self.stopping.load(Ordering::SeqCst) {
                     // Storage failed: what is on disk cannot be trusted to grow, so this server must not go on.
@@ -280,7 +297,7 @@ impl Node {
                 return;
             }
             if serving && !self.is_serving() {
-                locked(&self.heard).at.clear();
+                self.forget_silence();
             }
             if self.serving.send_if_modified(|s| std::mem::replace(s, serving) != serving) {
                 tracing::info!("{}", if serving { "serving clients" } else { "not serving clients: no leader with a majority" });
@@ -341,8 +358,22 @@ impl Node {
         }
     }
 
+    /// Does what only this leader of this term can do, and gives up when there is another leader or term.
+    async fn unless_replaced<T>(&self, leader: Option<u64>, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        let mut metrics = self.raft.metrics();
+        let term = metrics.borrow().current_term;
+        tokio::select! {
+            done = work => done,
+            _ = metrics.wait_for(|m| m.current_term != term || m.current_leader != leader) => Err("the leader was replaced".into()),
+        }
+    }
+
     async fn propose_batch(&self, commands: Vec<Command>) -> Result<(), String> {
         let leader = self.raft.metrics().borrow().current_leader;
+        self.unless_replaced(leader, self.propose_to(leader, commands)).await
+    }
+
+    async fn propose_to(&self, leader: Option<u64>, commands: Vec<Command>) -> Result<(), String> {
         match leader {
             Some(id) if id == self.config.id => self.commit(commands).await,
             Some(id) => match self.peers.get(&id) {
@@ -354,24 +385,43 @@ impl Node {
     }
 
     /// On the leader: stamps the time and replicates.
-    async fn commit(&self, mut commands: Vec<Command>) -> Result<(), String> {
-        let now = now_ms();
-        commands.iter_mut().for_each(|c| c.time_ms = now);
+    async fn commit(&self, commands: Vec<Command>) -> Result<(), String> {
+        let order = self.order.lock().await;
         // A client that comes to another server just in time must not be ended before that server's next report.
         self.hear(commands.iter().filter_map(|c| match c.ask {
             Ask::CreateSession { id, .. } | Ask::MoveSession { id, .. } | Ask::Write { session: id, .. } => Some(id),
-            Ask::CloseSession { .. } => None,
+            Ask::CloseSession { .. } | Ask::Expire { .. } => None,
         }));
-        match tokio::time::timeout(PROPOSAL_TIMEOUT, self.raft.client_write(Batch(commands))).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(e.to_string()),
+        self.append(order, commands).await
+    }
+
+    /// Appends to the log, never to another leader's, and waits until that is committed. The order of appends is that
+    /// in which the lock is taken.
+    async fn append(&self, order: tokio::sync::MutexGuard<'_, ()>, mut commands: Vec<Command>) -> Result<(), String> {
+        let now = now_ms();
+        commands.iter_mut().for_each(|c| c.time_ms = now);
+        let done = self.raft.client_write_ff(Batch(commands)).await.map_err(|e| e.to_string())?;
+        drop(order);
+        match tokio::time::timeout(PROPOSAL_TIMEOUT, done).await {
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(e))) => Err(e.to_string()),
+            Ok(Err(_)) => Err("consensus has ended".into()),
             Err(_) => Err("no majority in time".into()),
         }
+    }
+
+    /// A command of this server's own, for which nobody waits.
+    fn own_command(&self, ask: Ask) -> Command {
+        Command { origin: self.origin, seq: self.seq.fetch_add(1, Ordering::Relaxed), time_ms: 0, ask }
     }
 
     /// Waits until this server has applied all that was committed when this was called.
     pub async fn catch_up(&self) -> Result<(), String> {
         let leader = self.raft.metrics().borrow().current_leader;
+        self.unless_replaced(leader, self.catch_up_with(leader)).await
+    }
+
+    async fn catch_up_with(&self, leader: Option<u64>) -> Result<(), String> {
         let index = match leader {
             Some(id) if id == self.config.id => self.read_index().await?,
             Some(id) => match self.peers.get(&id) {
@@ -416,6 +466,30 @@ impl Node {
         let mut local = locked(&self.local);
         f(&state, &mut local)
     }
+}
+
+/// Refuses a set of servers that is not the one that the log was written by. Names and ports may change, numbers not.
+async fn check_members(config: &Config, log: &mut LogStore, machine: &mut Machine) -> Result<(), StartError> {
+    let stored = StorageHelper::new(log, machine).get_membership().await.map_err(|e| StartError::Raft(e.to_string()))?;
+    let mut wanted: BTreeSet<u64> = config.members.keys().copied().collect();
+    if wanted.is_empty() {
+        wanted.insert(config.id);
+    }
+    let effective = stored.effective();
+    for known in [stored.committed(), effective] {
+        let ids: BTreeSet<u64> = known.voter_ids().collect();
+        if !ids.is_empty() && ids != wanted {
+            let named = |id: &u64| match (config.members.get(id), known.membership().get_node(id)) {
+                (Some(m), _) => format!("server.{id} ({}:{})", m.host, m.port),
+                (_, Some(n)) if !n.addr.is_empty() => format!("server.{id} ({})", n.addr),
+                _ => format!("server.{id}"),
+            };
+            let list = |all: &BTreeSet<u64>| all.iter().map(named).collect::<Vec<_>>().join(", ");
+            let (wanted, stored) = (list(&wanted), list(&ids));
+            return Err(StartError::Members { path: config.path.clone(), wanted, dir: config.data_dir.clone(), stored });
+        }
+    }
+    Ok(())
 }
 
 fn weight(ask: &Ask) -> usize {

@@ -87,7 +87,19 @@ impl LogStore {
         let last = segments.len().saturating_sub(1);
         for (i, (_, path)) in segments.iter().enumerate() {
             load(path, i == last, &mut held)?;
+            // What was read may be in memory only, left there by a process that was killed before its sync. This server
+            // votes and answers by it from now on.
+            File::open(path).and_then(|f| f.sync_all()).map_err(at(path))?;
         }
+        for name in ["vote", "purged"] {
+            let path = dir.join(name);
+            match File::open(&path) {
+                Ok(f) => f.sync_all().map_err(at(&path))?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(at(&path)(e)),
+            }
+        }
+        File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))?;
         let from = held.purged.map_or(0, |p| p.index + 1);
         held.entries = held.entries.split_off(&from);
         // Entries must follow one another without a gap, or something was lost.
@@ -115,15 +127,26 @@ impl LogStore {
         let aside = dir.join("vote.forged");
         fs::rename(&path, &aside).map_err(at(&path))?;
         let opened = Self::open(dir, watch::channel(u64::MAX).1);
-        let last = opened.map(|log| {
-            let held = lock(&log.held);
-            held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged)
-        });
+        let last = opened.map(|log| log.last());
         let write = |last: Option<LogId<u64>>| {
             let id = last.map_or_else(Default::default, |l| l.leader_id);
             record(&Vote::new(id.term, id.node_id)).and_then(|bytes| replace_file(&path, &bytes)).map_err(at(&path))
         };
         last.and_then(write).map(|()| Some(vote.leader_id.term)).inspect_err(|_| drop(fs::rename(&aside, &path)))
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> Option<LogId<u64>> {
+        let held = lock(&self.held);
+        held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged)
+    }
+
+    /// A leader that starts again is one no more: others may have been elected, or it may have ended for want of room.
+    /// Before Raft reads the vote; on disk it stays, as it was given.
+    pub fn begin_as_follower(&self, me: u64) {
+        if let Some(vote) = lock(&self.held).vote.as_mut().filter(|v| v.leader_id.node_id == me) {
+            vote.committed = false;
+        }
     }
 
     /// The first of these ids that is not the one of the entry that was committed in its place.
@@ -299,8 +322,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Fault> {
         let held = lock(&self.held);
-        let last = held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged);
-        Ok(LogState { last_purged_log_id: held.purged, last_log_id: last })
+        let purged = held.purged;
+        drop(held);
+        Ok(LogState { last_purged_log_id: purged, last_log_id: self.last() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
