@@ -45,6 +45,9 @@ use crate::{
 const MAX_BATCH: usize = 1000;
 /// Bytes of data proposed together, about.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Log that is on disk before a snapshot replaces it, in bytes, and what is kept of it for followers that are behind.
+const MAX_LOG_BYTES: usize = 128 * 1024 * 1024;
+const KEPT_LOG_BYTES: usize = 32 * 1024 * 1024;
 /// A proposal that is not committed by then is given up; its clients are disconnected.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -235,6 +238,7 @@ impl Node {
         tokio::spawn(node.clone().propose(queue));
         tokio::spawn(node.clone().watch_leadership());
         tokio::spawn(node.clone().keep_sessions());
+        tokio::spawn(node.clone().bound_log());
         tokio::spawn(node.clone().stand_for_election());
         tokio::spawn(node.clone().settle());
         Ok(node)
@@ -317,6 +321,32 @@ impl Node {
         }
     }
 
+    /// Replaces log by snapshots when it has grown to a size in bytes: Raft itself counts entries only.
+    async fn bound_log(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if self.log.bytes() <= MAX_LOG_BYTES {
+                continue;
+            }
+            let (applied, covered) = {
+                let m = self.raft.metrics();
+                let m = m.borrow();
+                (m.last_applied.index(), m.snapshot.index())
+            };
+            let Some(upto) = self.log.index_before_last(KEPT_LOG_BYTES) else { continue };
+            let done = if covered >= Some(upto) {
+                self.raft.trigger().purge_log(upto).await
+            } else if applied > covered {
+                self.raft.trigger().snapshot().await
+            } else {
+                continue;
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Queues a command; its answer comes when it is applied here. An error means that the outcome is unknown.
     pub async fn command(&self, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
         let (answer, wait) = oneshot::channel();
@@ -330,6 +360,7 @@ impl Node {
 
     async fn propose(self: Arc<Self>, mut queue: mpsc::Receiver<(u64, Ask)>) {
         let mut held = None;
+        let uncertain = Throttle::default();
         loop {
             let first = match held.take() {
                 Some(f) => f,
@@ -349,7 +380,7 @@ impl Node {
                 }
             }
             if let Err(e) = self.propose_batch(commands).await {
-                tracing::warn!("{} commands are not known to be committed: {e}", seqs.len());
+                uncertain.warn(|| format!("{} commands are not known to be committed: {e}", seqs.len()));
                 let local = &mut *locked(&self.local);
                 for seq in seqs {
                     local.pending.remove(&seq);

@@ -1,6 +1,7 @@
 //! The Raft log: segment files `log.<first index>`, each a row of records, and a small file for the vote.
 //!
-//! One thread writes and syncs, in the order of the calls; entries since the last purge are held in memory too.
+//! One thread writes and syncs, in the order of the calls. The newest entries are held in memory too, in a budget of
+//! bytes; the others are read from their files when a follower that is far behind needs them.
 
 use std::{
     collections::BTreeMap,
@@ -8,6 +9,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek, SeekFrom, Write},
     ops::{Bound, RangeBounds},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
@@ -25,28 +27,89 @@ const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// Entries that go to a follower at once end before this many bytes, or after the first.
 const MAX_SENT_BYTES: usize = 4 * 1024 * 1024;
 
+/// Newest entries that are held in memory, in bytes of their records.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
 type Fault = StorageError<u64>;
 type Done = oneshot::Sender<io::Result<()>>;
 
 enum Job {
-    Append(Vec<(u64, Vec<u8>)>, LogFlushed<TypeConfig>),
+    Append(Vec<(LogId<u64>, Vec<u8>)>, LogFlushed<TypeConfig>),
     Vote(Vec<u8>, Done),
     Truncate(u64, Done),
     Purge(LogId<u64>, Done),
 }
 
+/// An entry that is not purged.
+struct Slot {
+    id: LogId<u64>,
+    /// length of its record
+    bytes: usize,
+    /// first index of its file, and offset in it, once it is written
+    place: Option<(u64, u64)>,
+    /// unless it must be read from there
+    entry: Option<Entry<TypeConfig>>,
+}
+
 #[derive(Default)]
 struct Held {
-    /// with the length of their records
-    entries: BTreeMap<u64, (Entry<TypeConfig>, usize)>,
+    slots: BTreeMap<u64, Slot>,
+    /// bytes of all slots, and of those with an entry
+    bytes: usize,
+    cached: usize,
+    /// no slot before this index has an entry
+    first_cached: u64,
     purged: Option<LogId<u64>>,
     vote: Option<Vote<u64>>,
     committed: Option<LogId<u64>>,
 }
 
+impl Held {
+    fn insert(&mut self, entry: Entry<TypeConfig>, bytes: usize, place: Option<(u64, u64)>) {
+        let id = entry.log_id;
+        self.bytes += bytes;
+        self.cached += bytes;
+        self.first_cached = self.first_cached.min(id.index);
+        self.slots.insert(id.index, Slot { id, bytes, place, entry: Some(entry) });
+    }
+
+    fn forget(&mut self, gone: BTreeMap<u64, Slot>) {
+        for slot in gone.values() {
+            self.bytes -= slot.bytes;
+            self.cached -= slot.entry.as_ref().map_or(0, |_| slot.bytes);
+        }
+    }
+
+    /// Removes those from this index on.
+    fn cut(&mut self, from: u64) {
+        let gone = self.slots.split_off(&from);
+        self.forget(gone);
+    }
+
+    /// Removes those before this index.
+    fn drop_before(&mut self, index: u64) {
+        let kept = self.slots.split_off(&index);
+        let gone = std::mem::replace(&mut self.slots, kept);
+        self.forget(gone);
+    }
+
+    /// Lets go of the oldest entries that are on disk, while there are too many.
+    fn evict(&mut self) {
+        let mut range = self.slots.range_mut(self.first_cached..);
+        while self.cached > CACHE_BYTES
+            && let Some((index, slot)) = range.next()
+            && slot.place.is_some()
+        {
+            self.cached -= slot.entry.take().map_or(0, |_| slot.bytes);
+            self.first_cached = index + 1;
+        }
+    }
+}
+
 /// Handle to the log; clones share it.
 #[derive(Clone)]
 pub struct LogStore {
+    dir: Arc<Path>,
     held: Arc<Mutex<Held>>,
     jobs: mpsc::Sender<Job>,
     /// newest log index that a durable snapshot covers: nothing beyond it is purged
@@ -85,8 +148,8 @@ impl LogStore {
         }
         segments.sort();
         let last = segments.len().saturating_sub(1);
-        for (i, (_, path)) in segments.iter().enumerate() {
-            load(path, i == last, &mut held)?;
+        for (i, (first, path)) in segments.iter().enumerate() {
+            load(path, *first, i == last, &mut held)?;
             // What was read may be in memory only, left there by a process that was killed before its sync. This server
             // votes and answers by it from now on.
             File::open(path).and_then(|f| f.sync_all()).map_err(at(path))?;
@@ -101,9 +164,9 @@ impl LogStore {
         }
         File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))?;
         let from = held.purged.map_or(0, |p| p.index + 1);
-        held.entries = held.entries.split_off(&from);
+        held.drop_before(from);
         // Entries must follow one another without a gap, or something was lost.
-        for (want, index) in (from..).zip(held.entries.keys()) {
+        for (want, index) in (from..).zip(held.slots.keys()) {
             if *index != want {
                 return Err(StorageFault::Damaged {
                     path: dir.into(),
@@ -113,9 +176,10 @@ impl LogStore {
             }
         }
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer { dir: dir.to_owned(), segments: segments.into_iter().collect(), file: None };
+        let held = Arc::new(Mutex::new(held));
+        let writer = Writer { dir: dir.to_owned(), segments: segments.into_iter().collect(), file: None, held: held.clone() };
         std::thread::Builder::new().name("log".into()).spawn(move || writer.run(&queue)).map_err(at(dir))?;
-        Ok(Self { held: Arc::new(Mutex::new(held)), jobs, covered })
+        Ok(Self { dir: dir.into(), held, jobs, covered })
     }
 
     /// Replaces a vote with a term that no election reaches by the last one that the log knows. All servers must be
@@ -138,7 +202,77 @@ impl LogStore {
     /// The last entry.
     pub fn last(&self) -> Option<LogId<u64>> {
         let held = lock(&self.held);
-        held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged)
+        held.slots.values().next_back().map(|s| s.id).or(held.purged)
+    }
+
+    /// Bytes of the entries that are not purged.
+    pub fn bytes(&self) -> usize {
+        lock(&self.held).bytes
+    }
+
+    /// The greatest index behind which there are at least so many bytes, if there is one.
+    pub fn index_before_last(&self, bytes: usize) -> Option<u64> {
+        let mut left = bytes;
+        let held = lock(&self.held);
+        let mut newest_first = held.slots.values().rev();
+        newest_first.find(|slot| {
+            let enough = left == 0;
+            left = left.saturating_sub(slot.bytes);
+            enough
+        }).map(|slot| slot.id.index)
+    }
+
+    fn read(&self, chosen: impl FnOnce(&Held) -> Vec<u64>) -> Result<Vec<Entry<TypeConfig>>, Fault> {
+        enum Found {
+            Here(Entry<TypeConfig>),
+            There(LogId<u64>, u64, u64, usize),
+        }
+        let found: Vec<Found> = {
+            let held = lock(&self.held);
+            let of = |index: u64| {
+                let slot = held.slots.get(&index)?;
+                match (&slot.entry, slot.place) {
+                    (Some(entry), _) => Some(Found::Here(entry.clone())),
+                    (None, Some((file, offset))) => Some(Found::There(slot.id, file, offset, slot.bytes)),
+                    (None, None) => None,
+                }
+            };
+            chosen(&held).into_iter().map_while(of).collect()
+        };
+        let mut open: Option<(u64, File)> = None;
+        let mut entries = Vec::with_capacity(found.len());
+        for one in found {
+            let (id, first, offset, bytes) = match one {
+                Found::Here(entry) => {
+                    entries.push(entry);
+                    continue;
+                }
+                Found::There(id, first, offset, bytes) => (id, first, offset, bytes),
+            };
+            match self.read_at(&mut open, first, offset, bytes) {
+                Ok(entry) if entry.log_id == id => entries.push(entry),
+                other => {
+                    // It may have been cut off or purged meanwhile.
+                    if lock(&self.held).slots.get(&id.index).is_none_or(|s| s.id != id) {
+                        break;
+                    }
+                    let error = other.err().unwrap_or_else(|| io::Error::other(format!("entry {id} is not in its place")));
+                    return Err(StorageIOError::read_log_at_index(id.index, &error).into());
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read_at(&self, open: &mut Option<(u64, File)>, first: u64, offset: u64, bytes: usize) -> io::Result<Entry<TypeConfig>> {
+        if open.as_ref().is_none_or(|(f, _)| *f != first) {
+            *open = Some((first, File::open(segment(&self.dir, first))?));
+        }
+        let Some((_, file)) = open else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut record = vec![0; bytes];
+        file.read_exact_at(&mut record, offset)?;
+        let damaged = |_| io::Error::new(io::ErrorKind::InvalidData, format!("log file {first} is damaged at byte {offset}"));
+        read_record(&record, 0).map(|(entry, _)| entry).map_err(damaged)
     }
 
     /// A leader that starts again is one no more: others may have been elected, or it may have ended for want of room.
@@ -153,8 +287,8 @@ impl LogStore {
     pub fn contradicted<'a>(&self, ids: impl Iterator<Item = &'a LogId<u64>>) -> Option<LogId<u64>> {
         let held = lock(&self.held);
         let committed = held.committed.max(held.purged).map(|c| c.index);
-        let known = |id: &LogId<u64>| match held.entries.get(&id.index) {
-            Some((entry, _)) => entry.log_id == *id,
+        let known = |id: &LogId<u64>| match held.slots.get(&id.index) {
+            Some(slot) => slot.id == *id,
             // Purged: its leader cannot be a later one than that of the entries behind it.
             None => held.purged.is_none_or(|p| id.index > p.index || id.leader_id <= p.leader_id),
         };
@@ -169,7 +303,11 @@ impl LogStore {
     }
 }
 
-fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
+fn segment(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("log.{first:020}"))
+}
+
+fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), StorageFault> {
     let bytes = fs::read(path).map_err(at(path))?;
     let mut offset = 0;
     while offset < bytes.len() {
@@ -177,8 +315,9 @@ fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
             Ok((entry, end)) => {
                 plausible(&entry.log_id).map_err(StorageFault::implausible(path, offset))?;
                 // A later record with the same index replaces what a truncation cut off.
-                held.entries.split_off(&entry.log_id.index);
-                held.entries.insert(entry.log_id.index, (entry, end - offset));
+                held.cut(entry.log_id.index);
+                held.insert(entry, end - offset, Some((first, offset as u64)));
+                held.evict();
                 offset = end;
             }
             Err(bad) => {
@@ -204,6 +343,7 @@ struct Writer {
     dir: PathBuf,
     segments: BTreeMap<u64, PathBuf>,
     file: Option<(File, u64)>,
+    held: Arc<Mutex<Held>>,
 }
 
 impl Writer {
@@ -218,13 +358,14 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, records: &[(u64, Vec<u8>)]) -> io::Result<()> {
-        for (index, bytes) in records {
+    fn append(&mut self, records: &[(LogId<u64>, Vec<u8>)]) -> io::Result<()> {
+        for (id, bytes) in records {
+            let index = &id.index;
             if self.file.as_ref().is_none_or(|(_, n)| *n > SEGMENT_BYTES) {
                 if let Some((f, _)) = &self.file {
                     f.sync_data()?;
                 }
-                let path = self.dir.join(format!("log.{index:020}"));
+                let path = segment(&self.dir, *index);
                 let file = OpenOptions::new().create(true).append(true).open(&path)?;
                 let length = file.metadata()?.len();
                 sync_parent(&path)?;
@@ -233,9 +374,14 @@ impl Writer {
             }
             if let Some((file, length)) = &mut self.file {
                 file.write_all(bytes)?;
+                let held = &mut *lock(&self.held);
+                if let Some(slot) = held.slots.get_mut(index).filter(|s| s.id == *id) {
+                    slot.place = self.segments.keys().next_back().map(|first| (*first, *length));
+                }
                 *length += bytes.len() as u64;
             }
         }
+        lock(&self.held).evict();
         match &self.file {
             Some((file, _)) => file.sync_data(),
             None => Ok(()),
@@ -301,19 +447,20 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        Ok(lock(&self.held).entries.range(start..end).map(|(_, (e, _))| e.clone()).collect())
+        self.read(|held| held.slots.range(start..end).map(|(index, _)| *index).collect())
     }
 
     /// For followers: as many as fit a message. Without a limit, entries with large data would make a frame that no
     /// peer takes, and the follower would never catch up.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<TypeConfig>>, Fault> {
-        let mut total = 0;
-        let held = lock(&self.held);
-        let fits = held.entries.range(start..end.max(start)).take_while(|(index, (_, bytes))| {
-            total += bytes;
-            **index == start || total <= MAX_SENT_BYTES
-        });
-        Ok(fits.map(|(_, (e, _))| e.clone()).collect())
+        self.read(|held| {
+            let mut total = 0;
+            let fits = held.slots.range(start..end.max(start)).take_while(|(index, slot)| {
+                total += slot.bytes;
+                **index == start || total <= MAX_SENT_BYTES
+            });
+            fits.map(|(index, _)| *index).collect()
+        })
     }
 }
 
@@ -360,9 +507,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut held = lock(&self.held);
             for entry in entries {
-                let (index, bytes) = (entry.log_id.index, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?);
-                held.entries.insert(index, (entry, bytes.len()));
-                records.push((index, bytes));
+                let (id, bytes) = (entry.log_id, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?);
+                held.cut(id.index);
+                held.insert(entry, bytes.len(), None);
+                records.push((id, bytes));
             }
         }
         self.jobs
@@ -371,7 +519,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
-        lock(&self.held).entries.split_off(&log_id.index);
+        lock(&self.held).cut(log_id.index);
         self.job(|done| Job::Truncate(log_id.index, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
     }
 
@@ -383,7 +531,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut held = lock(&self.held);
             held.purged = Some(log_id);
-            held.entries = held.entries.split_off(&(log_id.index + 1));
+            held.drop_before(log_id.index + 1);
         }
         self.job(|done| Job::Purge(log_id, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
     }
