@@ -80,7 +80,9 @@ fn main() -> ExitCode {
 async fn wait_for_room(dir: &Path) -> Result<(), String> {
     let mut waits = false;
     loop {
-        let probed = std::fs::create_dir_all(dir).map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", dir.display()))).and_then(|()| probe(dir));
+        let probed = std::fs::create_dir_all(dir)
+            .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
+            .and_then(|()| probe(dir));
         match probed {
             Ok(()) => return Ok(()),
             Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {

@@ -159,7 +159,8 @@ impl Node {
             .cloned()
             .map(|peer| tokio::spawn(async move { peer.call::<bool>(&Ask::WouldVote(candidacy), ASK_TIMEOUT).await }))
             .collect();
-        let needed = (self.peers.len() + 1) / 2 + 1;
+        let voters = self.peers.len() + 1;
+        let needed = voters / 2 + 1;
         let mut votes = 1;
         for answer in asked {
             votes += usize::from(matches!(answer.await, Ok(Ok(true))));

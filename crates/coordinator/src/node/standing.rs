@@ -140,7 +140,10 @@ impl Node {
                 return false;
             }
             if silent != logged {
-                tracing::info!("this server's directory is blank; a new ensemble is formed once all answer: waiting for {}", silent.join(", "));
+                tracing::info!(
+                    "this server's directory is blank; a new ensemble is formed once all answer: waiting for {}",
+                    silent.join(", ")
+                );
                 logged = silent;
             }
             tokio::time::sleep(PAUSE).await;

@@ -3,15 +3,17 @@
 //! One thread writes and syncs, in the order of the calls. The newest entries are held in memory too, in a budget of
 //! bytes; the others are read from their files when a follower that is far behind needs them.
 
+mod held;
+mod writer;
+
 use std::{
-    collections::BTreeMap,
     fmt::Debug,
     fs::{self, File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write},
+    io,
     ops::{Bound, RangeBounds},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    path::Path,
+    sync::{Arc, Mutex, mpsc},
 };
 
 use openraft::{
@@ -20,91 +22,15 @@ use openraft::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::{BadRecord, MAX_TERM, StorageFault, TypeConfig, at, plausible, read_one, read_record, record, replace_file, sync_parent};
+use held::{Held, lock};
+use writer::{Done, Job, Writer, segment};
 
-/// A segment is closed when it is longer than this, in bytes.
-const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+use super::{BadRecord, MAX_TERM, StorageFault, TypeConfig, at, plausible, read_one, read_record, record, replace_file};
+
 /// Entries that go to a follower at once end before this many bytes, or after the first.
 const MAX_SENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// Newest entries that are held in memory, in bytes of their records.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
-
 type Fault = StorageError<u64>;
-type Done = oneshot::Sender<io::Result<()>>;
-
-enum Job {
-    Append(Vec<(LogId<u64>, Vec<u8>)>, LogFlushed<TypeConfig>),
-    Vote(Vec<u8>, Done),
-    Truncate(u64, Done),
-    Purge(LogId<u64>, Done),
-}
-
-/// An entry that is not purged.
-struct Slot {
-    id: LogId<u64>,
-    /// length of its record
-    bytes: usize,
-    /// first index of its file, and offset in it, once it is written
-    place: Option<(u64, u64)>,
-    /// unless it must be read from there
-    entry: Option<Entry<TypeConfig>>,
-}
-
-#[derive(Default)]
-struct Held {
-    slots: BTreeMap<u64, Slot>,
-    /// bytes of all slots, and of those with an entry
-    bytes: usize,
-    cached: usize,
-    /// no slot before this index has an entry
-    first_cached: u64,
-    purged: Option<LogId<u64>>,
-    vote: Option<Vote<u64>>,
-    committed: Option<LogId<u64>>,
-}
-
-impl Held {
-    fn insert(&mut self, entry: Entry<TypeConfig>, bytes: usize, place: Option<(u64, u64)>) {
-        let id = entry.log_id;
-        self.bytes += bytes;
-        self.cached += bytes;
-        self.first_cached = self.first_cached.min(id.index);
-        self.slots.insert(id.index, Slot { id, bytes, place, entry: Some(entry) });
-    }
-
-    fn forget(&mut self, gone: BTreeMap<u64, Slot>) {
-        for slot in gone.values() {
-            self.bytes -= slot.bytes;
-            self.cached -= slot.entry.as_ref().map_or(0, |_| slot.bytes);
-        }
-    }
-
-    /// Removes those from this index on.
-    fn cut(&mut self, from: u64) {
-        let gone = self.slots.split_off(&from);
-        self.forget(gone);
-    }
-
-    /// Removes those before this index.
-    fn drop_before(&mut self, index: u64) {
-        let kept = self.slots.split_off(&index);
-        let gone = std::mem::replace(&mut self.slots, kept);
-        self.forget(gone);
-    }
-
-    /// Lets go of the oldest entries that are on disk, while there are too many.
-    fn evict(&mut self) {
-        let mut range = self.slots.range_mut(self.first_cached..);
-        while self.cached > CACHE_BYTES
-            && let Some((index, slot)) = range.next()
-            && slot.place.is_some()
-        {
-            self.cached -= slot.entry.take().map_or(0, |_| slot.bytes);
-            self.first_cached = index + 1;
-        }
-    }
-}
 
 /// Handle to the log; clones share it.
 #[derive(Clone)]
@@ -114,10 +40,6 @@ pub struct LogStore {
     jobs: mpsc::Sender<Job>,
     /// newest log index that a durable snapshot covers: nothing beyond it is purged
     covered: watch::Receiver<u64>,
-}
-
-fn lock(m: &Mutex<Held>) -> MutexGuard<'_, Held> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LogStore {
@@ -215,14 +137,16 @@ impl LogStore {
         let mut left = bytes;
         let held = lock(&self.held);
         let mut newest_first = held.slots.values().rev();
-        newest_first.find(|slot| {
-            let enough = left == 0;
-            left = left.saturating_sub(slot.bytes);
-            enough
-        }).map(|slot| slot.id.index)
+        newest_first
+            .find(|slot| {
+                let enough = left == 0;
+                left = left.saturating_sub(slot.bytes);
+                enough
+            })
+            .map(|slot| slot.id.index)
     }
 
-    fn read(&self, chosen: impl FnOnce(&Held) -> Vec<u64>) -> Result<Vec<Entry<TypeConfig>>, Fault> {
+    fn read(&self, chosen: impl FnOnce(&Held) -> Vec<u64>) -> io::Result<Vec<Entry<TypeConfig>>> {
         enum Found {
             Here(Entry<TypeConfig>),
             There(LogId<u64>, u64, u64, usize),
@@ -256,8 +180,7 @@ impl LogStore {
                     if lock(&self.held).slots.get(&id.index).is_none_or(|s| s.id != id) {
                         break;
                     }
-                    let error = other.err().unwrap_or_else(|| io::Error::other(format!("entry {id} is not in its place")));
-                    return Err(StorageIOError::read_log_at_index(id.index, &error).into());
+                    return Err(other.err().unwrap_or_else(|| io::Error::other(format!("entry {id} is not in its place"))));
                 }
             }
         }
@@ -303,10 +226,6 @@ impl LogStore {
     }
 }
 
-fn segment(dir: &Path, first: u64) -> PathBuf {
-    dir.join(format!("log.{first:020}"))
-}
-
 fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), StorageFault> {
     let bytes = fs::read(path).map_err(at(path))?;
     let mut offset = 0;
@@ -338,97 +257,6 @@ fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), Stor
     Ok(())
 }
 
-/// The thread that owns the files.
-struct Writer {
-    dir: PathBuf,
-    segments: BTreeMap<u64, PathBuf>,
-    file: Option<(File, u64)>,
-    held: Arc<Mutex<Held>>,
-}
-
-impl Writer {
-    fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            match job {
-                Job::Append(records, flushed) => flushed.log_io_completed(self.append(&records)),
-                Job::Vote(bytes, done) => drop(done.send(replace_file(&self.dir.join("vote"), &bytes))),
-                Job::Truncate(from, done) => drop(done.send(self.truncate(from))),
-                Job::Purge(upto, done) => drop(done.send(self.purge(upto))),
-            }
-        }
-    }
-
-    fn append(&mut self, records: &[(LogId<u64>, Vec<u8>)]) -> io::Result<()> {
-        for (id, bytes) in records {
-            let index = &id.index;
-            if self.file.as_ref().is_none_or(|(_, n)| *n > SEGMENT_BYTES) {
-                if let Some((f, _)) = &self.file {
-                    f.sync_data()?;
-                }
-                let path = segment(&self.dir, *index);
-                let file = OpenOptions::new().create(true).append(true).open(&path)?;
-                let length = file.metadata()?.len();
-                sync_parent(&path)?;
-                self.segments.insert(*index, path);
-                self.file = Some((file, length));
-            }
-            if let Some((file, length)) = &mut self.file {
-                file.write_all(bytes)?;
-                let held = &mut *lock(&self.held);
-                if let Some(slot) = held.slots.get_mut(index).filter(|s| s.id == *id) {
-                    slot.place = self.segments.keys().next_back().map(|first| (*first, *length));
-                }
-                *length += bytes.len() as u64;
-            }
-        }
-        lock(&self.held).evict();
-        match &self.file {
-            Some((file, _)) => file.sync_data(),
-            None => Ok(()),
-        }
-    }
-
-    /// Removes records with an index of at least `from`.
-    fn truncate(&mut self, from: u64) -> io::Result<()> {
-        self.file = None;
-        let whole: Vec<u64> = self.segments.range(from..).map(|(k, _)| *k).collect();
-        for first in whole.into_iter().rev() {
-            if let Some(path) = self.segments.remove(&first) {
-                fs::remove_file(path)?;
-            }
-        }
-        if let Some((_, path)) = self.segments.last_key_value() {
-            let bytes = fs::read(path)?;
-            let mut offset = 0;
-            while let Ok((entry, end)) = read_record::<Entry<TypeConfig>>(&bytes, offset) {
-                if entry.log_id.index >= from {
-                    break;
-                }
-                offset = end;
-            }
-            let mut f = OpenOptions::new().write(true).open(path)?;
-            f.set_len(offset as u64)?;
-            f.seek(SeekFrom::End(0))?;
-            f.sync_all()?;
-        }
-        File::open(&self.dir)?.sync_all()
-    }
-
-    fn purge(&mut self, upto: LogId<u64>) -> io::Result<()> {
-        replace_file(&self.dir.join("purged"), &record(&upto)?)?;
-        // A segment goes when the next one begins at or before the first entry that is kept.
-        let firsts: Vec<u64> = self.segments.keys().copied().collect();
-        for pair in firsts.windows(2) {
-            if pair[1] <= upto.index + 1
-                && let Some(path) = self.segments.remove(&pair[0])
-            {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -447,7 +275,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        self.read(|held| held.slots.range(start..end).map(|(index, _)| *index).collect())
+        self.read(|held| held.slots.range(start..end).map(|(index, _)| *index).collect()).map_err(|e| StorageIOError::read_logs(&e).into())
     }
 
     /// For followers: as many as fit a message. Without a limit, entries with large data would make a frame that no
@@ -461,6 +289,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             });
             fits.map(|(index, _)| *index).collect()
         })
+        .map_err(|e| StorageIOError::read_logs(&e).into())
     }
 }
 
