@@ -210,3 +210,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn silence_ends_sessions_only_in_the_term_that_noticed_it() {
+    let mut state = State::default();
+    let session = |id| Command {
+        origin: Origin { server: 1, boot: 1 },
+        seq: 1,
+        time_ms: 1,
+        ask: Ask::CreateSession { id, password: vec![], timeout_ms: 1000 },
+    };
+    for id in 1..=3 {
+        state.apply(5, &session(id));
+    }
+    let expire = |term| Command { ask: Ask::Expire { ids: vec![1, 3, 9], term }, ..session(0) };
+    for other in [4, 6] {
+        let applied = state.apply(5, &expire(other));
+        assert_eq!((applied.closed, state.sessions.len()), (vec![], 3));
+    }
+    let applied = state.apply(6, &expire(6));
+    assert_eq!((applied.closed, state.sessions.keys().copied().collect::<Vec<_>>()), (vec![1, 3], vec![2]));
+}
