@@ -261,7 +261,7 @@ async fn what_is_not_in_memory_comes_from_the_files() {
     let dir = tempdir().unwrap();
     let mut log = open(dir.path()).unwrap();
     // More than is held in memory, over several files, in which a later record replaces an earlier one.
-    let size = |i: u64| if i % 7 == 0 { 3 << 20 } else { 1 << 20 };
+    let size = |i: u64| if i.is_multiple_of(7) { 3 << 20 } else { 1 << 20 };
     append(&mut log, (0..30).map(|i| entry(i, size(i)))).await;
     log.truncate(id(20)).await.unwrap();
     append(&mut log, (20..60).map(|i| entry(i, size(i) + 1))).await;
