@@ -4,8 +4,9 @@
 //! a client never sees its own write later than its answer.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,17 +14,21 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+mod election;
 mod network;
+mod proposals;
 mod serve;
 mod sessions;
+mod standing;
 
-use openraft::{
-    BasicNode, Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy,
-    error::{InitializeError, RaftError},
-};
-use tokio::sync::{mpsc, oneshot, watch};
+use openraft::{Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy, StorageHelper};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+pub use election::Candidacy;
 use network::Network;
+use proposals::MAX_BATCH;
+use standing::Mark;
+pub use standing::{Standing, Status};
 
 use crate::{
     config::{Config, Member},
@@ -31,24 +36,35 @@ use crate::{
     protocol::{EventType, event},
     server::Connections,
     state::{Answer, Applied, Ask, Command, Origin, State},
-    storage::{Batch, Hooks, LogStore, MAX_TERM, Machine, StorageFault, TypeConfig},
+    storage::{Hooks, LogStore, Machine, StorageFault, TypeConfig, format},
     throttle::Throttle,
     watches::Watches,
 };
 
-/// Commands proposed together, at the most.
-const MAX_BATCH: usize = 1000;
-/// Bytes of data proposed together, about.
-const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// A proposal that is not committed by then is given up; its clients are disconnected.
-const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
-
+/// Log that is on disk before a snapshot replaces it, in bytes, and what is kept of it for followers that are behind.
+const MAX_LOG_BYTES: usize = 128 * 1024 * 1024;
+const KEPT_LOG_BYTES: usize = 32 * 1024 * 1024;
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The data directory.
     #[error("{0}")]
     Storage(#[from] StorageFault),
+    /// The ensemble that the data belong to is another one.
+    #[error(
+        "{path}: the ensemble has {wanted}, but the data in {dir} belong to one of {stored}\n\
+         hint: an ensemble keeps the servers that it was formed with; restore the lines, or start with an empty directory on each server"
+    )]
+    Members {
+        /// the configuration
+        path: PathBuf,
+        /// the servers in it
+        wanted: String,
+        /// the data
+        dir: PathBuf,
+        /// the servers in them
+        stored: String,
+    },
     /// Raft.
     #[error("consensus does not start: {0}")]
     Raft(String),
@@ -88,7 +104,7 @@ impl Hooks for Listener {
                 local.connections.send(connection, event(*kind, path));
             }
         }
-        if let Some(session) = applied.closed {
+        for session in applied.closed {
             local.connections.close_session(session);
         }
         if let Some(session) = applied.moved.filter(|_| command.origin != self.origin) {
@@ -124,12 +140,18 @@ pub struct Node {
     log: LogStore,
     incoming: tokio::sync::Mutex<Option<serve::Incoming>>,
     refusals: Throttle,
+    /// held from hearing of sessions until their commands are appended
+    order: tokio::sync::Mutex<()>,
     seq: AtomicU64,
     proposals: mpsc::Sender<(u64, Ask)>,
     /// sessions whose client was heard here since the last report to the leader
     touched: Mutex<HashMap<i64, ()>>,
     /// on the leader: when each session was last heard
     heard: Mutex<sessions::Heard>,
+    standing: watch::Sender<Standing>,
+    mark: Mark,
+    seen: Mutex<election::Seen>,
+    hint: Notify,
     serving: watch::Sender<bool>,
     stopping: AtomicBool,
 }
@@ -147,8 +169,14 @@ impl Node {
         let local = Arc::new(Mutex::new(Local::default()));
         let (covered, covers) = watch::channel(0);
         let hooks = Arc::new(Listener { origin, local: local.clone() });
-        let machine = Machine::open(&dir, state.clone(), hooks, covered)?;
-        let log = LogStore::open(&dir, covers)?;
+        format::check(&dir)?;
+        let (mark, marked) = Mark::set(&dir)?;
+        // One that stands alone has nobody to ask.
+        let (standing, _) = watch::channel(if marked { Standing::Undecided } else { Standing::Full });
+        let mut machine = Machine::open(&dir, state.clone(), hooks, covered)?;
+        let mut log = LogStore::open(&dir, covers)?;
+        check_members(&config, &mut log, &mut machine).await?;
+        log.begin_as_follower(config.id);
         let others = config.members.keys().copied().filter(|id| *id != config.id).collect();
         let identity = Identity { me: config.id, others, secret: config.peer_secret.clone() };
         let max_frame = peer::max_frame_bytes(config.max_request_bytes);
@@ -157,8 +185,10 @@ impl Node {
         let raft_config = RaftConfig {
             cluster_name: "septet".into(),
             heartbeat_interval: 200,
-            election_timeout_min: 700,
-            election_timeout_max: 1200,
+            // Time for an answer to a request for a vote, and the lease; the timer itself is this server's own.
+            election_timeout_min: 400,
+            election_timeout_max: election::LEASE.as_millis() as u64,
+            enable_elect: false,
             install_snapshot_timeout: 60_000,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snap_count.min(20_000)),
             max_in_snapshot_log_to_keep: 2000,
@@ -180,10 +210,15 @@ impl Node {
             log,
             incoming: tokio::sync::Mutex::default(),
             refusals: Throttle::default(),
+            order: tokio::sync::Mutex::default(),
             seq: AtomicU64::new(1),
             proposals,
             touched: Mutex::default(),
             heard: Mutex::default(),
+            standing,
+            mark,
+            seen: Mutex::default(),
+            hint: Notify::new(),
             serving,
             stopping: AtomicBool::new(false),
         });
@@ -196,31 +231,15 @@ impl Node {
         tokio::spawn(node.clone().propose(queue));
         tokio::spawn(node.clone().watch_leadership());
         tokio::spawn(node.clone().keep_sessions());
-        tokio::spawn(node.clone().form_ensemble());
+        tokio::spawn(node.clone().bound_log());
+        tokio::spawn(node.clone().stand_for_election());
+        tokio::spawn(node.clone().settle());
         Ok(node)
     }
 
-    /// The first formation. All would name the same members, which Raft allows; the lowest number goes first so that
-    /// their elections do not collide, the others follow only if it does not come.
-    async fn form_ensemble(self: Arc<Self>) {
-        let members: BTreeMap<u64, BasicNode> = if self.config.members.is_empty() {
-            BTreeMap::from([(self.config.id, BasicNode::default())])
-        } else {
-            self.config.members.keys().map(|id| (*id, BasicNode::default())).collect()
-        };
-        let rank = members.keys().position(|id| *id == self.config.id).unwrap_or(0) as u32;
-        tokio::time::sleep(Duration::from_secs(4) * rank).await;
-        loop {
-            match self.raft.is_initialized().await {
-                Ok(true) | Err(_) => return,
-                Ok(false) => {}
-            }
-            match self.raft.initialize(members.clone()).await {
-                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return,
-                Err(e) => tracing::warn!("the ensemble is not formed yet: {e}"),
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
+    /// Where log and snapshots are.
+    fn directory(&self) -> PathBuf {
+        self.config.data_dir.join("version-2")
     }
 
     /// Whether this server has a leader with a majority, and serves clients.
@@ -251,9 +270,8 @@ impl Node {
     async fn watch_leadership(self: Arc<Self>) {
         let mut metrics = self.raft.metrics();
         let grace = Duration::from_millis(3000);
-        let mut exhausted = false;
         loop {
-            let (serving, term, fatal) = {
+            let (serving, fatal) = {
                 let m = metrics.borrow_and_update();
                 let serving = match m.state {
                     // A leader without a majority does not step down by itself.
@@ -261,16 +279,12 @@ impl Node {
                         m.last_applied.is_some_and(|l| l.leader_id == m.vote.leader_id)
                             && (self.peers.is_empty() || m.millis_since_quorum_ack.is_some_and(|t| t < grace.as_millis() as u64))
                     }
-                    ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some(),
+                    // Cut off from the leader, its clients' sessions end there: they must look for another server in time.
+                    ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some() && self.leader_silent_for() < grace,
                     _ => false,
                 };
-                (serving, m.vote.leader_id.term, m.running_state.clone().err())
+                (serving, m.running_state.clone().err())
             };
-            if term >= MAX_TERM && !exhausted {
-                exhausted = true;
-                self.raft.runtime_config().elect(false);
-                tracing::error!("term {term} is the last that there is: this server stands for no election any more");
-            }
             if let Some(e) = fatal {
                 if !self.stopping.load(Ordering::SeqCst) {
                     // Storage failed: what is on disk cannot be trusted to grow, so this server must not go on.
@@ -280,7 +294,7 @@ impl Node {
                 return;
             }
             if serving && !self.is_serving() {
-                locked(&self.heard).at.clear();
+                self.forget_silence();
             }
             if self.serving.send_if_modified(|s| std::mem::replace(s, serving) != serving) {
                 tracing::info!("{}", if serving { "serving clients" } else { "not serving clients: no leader with a majority" });
@@ -300,95 +314,30 @@ impl Node {
         }
     }
 
-    /// Queues a command; its answer comes when it is applied here. An error means that the outcome is unknown.
-    pub async fn command(&self, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
-        let (answer, wait) = oneshot::channel();
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-        locked(&self.local).pending.insert(seq, answer);
-        if self.proposals.send((seq, ask)).await.is_err() {
-            locked(&self.local).pending.remove(&seq);
-        }
-        wait
-    }
-
-    async fn propose(self: Arc<Self>, mut queue: mpsc::Receiver<(u64, Ask)>) {
-        let mut held = None;
+    /// Replaces log by snapshots when it has grown to a size in bytes: Raft itself counts entries only.
+    async fn bound_log(self: Arc<Self>) {
         loop {
-            let first = match held.take() {
-                Some(f) => f,
-                None => match queue.recv().await {
-                    Some(f) => f,
-                    None => return,
-                },
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if self.log.bytes() <= MAX_LOG_BYTES {
+                continue;
+            }
+            let (applied, covered) = {
+                let m = self.raft.metrics();
+                let m = m.borrow();
+                (m.last_applied.index(), m.snapshot.index())
             };
-            let (mut seqs, mut commands, mut bytes) = (Vec::new(), Vec::new(), 0);
-            let mut next = Some(first);
-            while let Some((seq, ask)) = next.take() {
-                bytes += weight(&ask);
-                seqs.push(seq);
-                commands.push(Command { origin: self.origin, seq, time_ms: 0, ask });
-                if commands.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
-                    next = queue.try_recv().ok();
-                }
-            }
-            if let Err(e) = self.propose_batch(commands).await {
-                tracing::warn!("{} commands are not known to be committed: {e}", seqs.len());
-                let local = &mut *locked(&self.local);
-                for seq in seqs {
-                    local.pending.remove(&seq);
-                }
+            let Some(upto) = self.log.index_before_last(KEPT_LOG_BYTES) else { continue };
+            let done = if covered >= Some(upto) {
+                self.raft.trigger().purge_log(upto).await
+            } else if applied > covered {
+                self.raft.trigger().snapshot().await
+            } else {
+                continue;
+            };
+            if done.is_err() {
+                return;
             }
         }
-    }
-
-    async fn propose_batch(&self, commands: Vec<Command>) -> Result<(), String> {
-        let leader = self.raft.metrics().borrow().current_leader;
-        match leader {
-            Some(id) if id == self.config.id => self.commit(commands).await,
-            Some(id) => match self.peers.get(&id) {
-                Some(peer) => peer.call::<()>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT).await.map_err(|e| e.to_string()),
-                None => Err(format!("leader {id} is not in zoo.cfg")),
-            },
-            None => Err("there is no leader".into()),
-        }
-    }
-
-    /// On the leader: stamps the time and replicates.
-    async fn commit(&self, mut commands: Vec<Command>) -> Result<(), String> {
-        let now = now_ms();
-        commands.iter_mut().for_each(|c| c.time_ms = now);
-        // A client that comes to another server just in time must not be ended before that server's next report.
-        self.hear(commands.iter().filter_map(|c| match c.ask {
-            Ask::CreateSession { id, .. } | Ask::MoveSession { id, .. } | Ask::Write { session: id, .. } => Some(id),
-            Ask::CloseSession { .. } => None,
-        }));
-        match tokio::time::timeout(PROPOSAL_TIMEOUT, self.raft.client_write(Batch(commands))).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err("no majority in time".into()),
-        }
-    }
-
-    /// Waits until this server has applied all that was committed when this was called.
-    pub async fn catch_up(&self) -> Result<(), String> {
-        let leader = self.raft.metrics().borrow().current_leader;
-        let index = match leader {
-            Some(id) if id == self.config.id => self.read_index().await?,
-            Some(id) => match self.peers.get(&id) {
-                Some(p) => p.call::<Option<u64>>(&peer::Ask::ReadIndex, Duration::from_secs(5)).await.map_err(|e| e.to_string())?,
-                None => return Err(format!("leader {id} is not in zoo.cfg")),
-            },
-            None => return Err("there is no leader".into()),
-        };
-        if let Some(index) = index {
-            self.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(index), "sync").await.map_err(|e| e.to_string())?;
-        }
-        Ok(())
-    }
-
-    async fn read_index(&self) -> Result<Option<u64>, String> {
-        let read = tokio::time::timeout(Duration::from_secs(5), self.raft.ensure_linearizable()).await;
-        Ok(read.map_err(|_| "no majority in time")?.map_err(|e| e.to_string())?.index())
     }
 
     /// A session id that no other server and no other run gives out: server in the upper byte, then the time.
@@ -418,19 +367,28 @@ impl Node {
     }
 }
 
-fn weight(ask: &Ask) -> usize {
-    use crate::protocol::Write;
-    fn of(w: &Write) -> usize {
-        match w {
-            Write::Create { data, .. } | Write::SetData { data, .. } => data.len(),
-            Write::Multi(all) => all.iter().map(of).sum(),
-            _ => 0,
+/// Refuses a set of servers that is not the one that the log was written by. Names and ports may change, numbers not.
+async fn check_members(config: &Config, log: &mut LogStore, machine: &mut Machine) -> Result<(), StartError> {
+    let stored = StorageHelper::new(log, machine).get_membership().await.map_err(|e| StartError::Raft(e.to_string()))?;
+    let mut wanted: BTreeSet<u64> = config.members.keys().copied().collect();
+    if wanted.is_empty() {
+        wanted.insert(config.id);
+    }
+    let effective = stored.effective();
+    for known in [stored.committed(), effective] {
+        let ids: BTreeSet<u64> = known.voter_ids().collect();
+        if !ids.is_empty() && ids != wanted {
+            let named = |id: &u64| match (config.members.get(id), known.membership().get_node(id)) {
+                (Some(m), _) => format!("server.{id} ({}:{})", m.host, m.port),
+                (_, Some(n)) if !n.addr.is_empty() => format!("server.{id} ({})", n.addr),
+                _ => format!("server.{id}"),
+            };
+            let list = |all: &BTreeSet<u64>| all.iter().map(named).collect::<Vec<_>>().join(", ");
+            let (wanted, stored) = (list(&wanted), list(&ids));
+            return Err(StartError::Members { path: config.path.clone(), wanted, dir: config.data_dir.clone(), stored });
         }
     }
-    match ask {
-        Ask::Write { write, .. } => 64 + of(write),
-        _ => 64,
-    }
+    Ok(())
 }
 
 /// Events of `setWatches`: what changed since the client last looked.

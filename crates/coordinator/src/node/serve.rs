@@ -6,10 +6,10 @@ use std::io::Cursor;
 
 use openraft::{
     BasicNode, Snapshot, SnapshotMeta, Vote,
-    raft::{AppendEntriesResponse, InstallSnapshotRequest, VoteResponse},
+    raft::{AppendEntriesResponse, InstallSnapshotRequest, VoteRequest, VoteResponse},
 };
 
-use super::Node;
+use super::{Node, Standing};
 use crate::{
     peer::{Ask, Serve, check},
     storage::{Machine, TypeConfig},
@@ -31,6 +31,10 @@ fn encoded<T: serde::Serialize>(answer: Result<T, String>) -> Vec<u8> {
 }
 
 impl Serve for Node {
+    fn lost(&self, server: u64) {
+        self.lost(server);
+    }
+
     async fn serve(&self, from: u64, ask: Ask) -> Vec<u8> {
         let vote = self.raft.metrics().borrow().vote;
         let term = vote.leader_id.term;
@@ -39,7 +43,7 @@ impl Serve for Node {
             Ask::Vote(rpc) => check::vote(from, rpc, term),
             Ask::Snapshot(rpc) => check::snapshot(from, rpc, term),
             Ask::Propose(commands) => check::proposal(from, commands),
-            Ask::ReadIndex => Ok(()),
+            Ask::ReadIndex | Ask::Status | Ask::WouldVote(_) => Ok(()),
             Ask::Touch(sessions) => check::sessions(sessions),
         };
         if let Err(e) = checked {
@@ -47,8 +51,16 @@ impl Serve for Node {
             return encoded::<()>(Err(format!("refused: {e}")));
         }
         match ask {
-            Ask::Append(rpc) => encoded::<AppendEntriesResponse<u64>>(self.raft.append_entries(rpc).await.map_err(|e| e.to_string())),
-            Ask::Vote(rpc) => encoded::<VoteResponse<u64>>(self.raft.vote(rpc).await.map_err(|e| e.to_string())),
+            Ask::Append(rpc) => {
+                // When it came, not when it was written: a slow disk here is no silence of the leader.
+                if rpc.vote >= vote {
+                    self.saw_leader();
+                }
+                encoded::<AppendEntriesResponse<u64>>(self.raft.append_entries(rpc).await.map_err(|e| e.to_string()))
+            }
+            Ask::Vote(rpc) => encoded::<VoteResponse<u64>>(self.vote(rpc).await),
+            Ask::Status => encoded(Ok(self.status())),
+            Ask::WouldVote(candidacy) => encoded(self.would_vote(candidacy).await),
             Ask::Snapshot(rpc) => encoded(self.receive_snapshot(from, rpc).await),
             Ask::Propose(commands) => encoded(self.commit(commands).await),
             Ask::ReadIndex => encoded(self.read_index().await),
@@ -64,12 +76,21 @@ impl Serve for Node {
 }
 
 impl Node {
+    async fn vote(&self, rpc: VoteRequest<u64>) -> Result<VoteResponse<u64>, String> {
+        if self.standing() != Standing::Full {
+            let vote = self.raft.with_raft_state(|s| *s.vote_ref()).await.map_err(|e| e.to_string())?;
+            return Ok(VoteResponse::new(vote, self.log.last(), false));
+        }
+        self.raft.vote(rpc).await.map_err(|e| e.to_string())
+    }
+
     /// Takes a part of a snapshot; `None` asks for it from its beginning.
     async fn receive_snapshot(&self, from: u64, rpc: InstallSnapshotRequest<TypeConfig>) -> Result<Option<Vote<u64>>, String> {
         let mine = self.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(|e| e.to_string())?;
         if rpc.vote < mine {
             return Ok(Some(mine));
         }
+        self.saw_leader();
         let mut incoming = self.incoming.lock().await;
         if rpc.offset == 0 {
             *incoming = Some(Incoming { from, meta: rpc.meta.clone(), bytes: Vec::new() });

@@ -3,8 +3,8 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use serde::de::DeserializeOwned;
@@ -63,7 +63,22 @@ impl Peer {
     }
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<io::Result<Vec<u8>>>>>>;
+/// A connection on which a call waits and nothing came for so long is given up: after a cut, TCP would try again
+/// later and later, and be silent for long after the network is well.
+const SILENT: Duration = Duration::from_secs(4);
+
+#[derive(Default)]
+struct Calls {
+    waiting: HashMap<u64, oneshot::Sender<io::Result<Vec<u8>>>>,
+    /// the first call since anything came
+    unanswered_since: Option<Instant>,
+}
+
+type Waiting = Arc<Mutex<Calls>>;
+
+fn lock(waiting: &Waiting) -> MutexGuard<'_, Calls> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct Caller {
     identity: Identity,
@@ -137,9 +152,13 @@ impl Caller {
             };
             number += 1;
             {
-                let mut w = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                w.retain(|_, r| !r.is_closed());
-                w.insert(number, call.reply);
+                let mut calls = lock(&waiting);
+                if calls.unanswered_since.is_some_and(|t| t.elapsed() > SILENT) {
+                    break true;
+                }
+                calls.unanswered_since.get_or_insert_with(Instant::now);
+                calls.waiting.retain(|_, r| !r.is_closed());
+                calls.waiting.insert(number, call.reply);
             }
             let sent = timeout(Duration::from_secs(10), send.write(&mut write, number, &call.frame, self.max_frame)).await;
             if !matches!(sent, Ok(Ok(()))) {
@@ -147,7 +166,7 @@ impl Caller {
             }
         };
         answers.abort();
-        waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&waiting).waiting.clear();
         more
     }
 }
@@ -157,7 +176,11 @@ async fn read_answers(read: impl tokio::io::AsyncRead + Unpin, mut receive: Seal
     loop {
         match receive.read(&mut read, max_frame).await {
             Ok((number, body)) => {
-                let reply = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+                let reply = {
+                    let mut calls = lock(&waiting);
+                    calls.unanswered_since = None;
+                    calls.waiting.remove(&number)
+                };
                 if let Some(reply) = reply {
                     let _ = reply.send(Ok(body));
                 }
@@ -167,7 +190,7 @@ async fn read_answers(read: impl tokio::io::AsyncRead + Unpin, mut receive: Seal
                     tracing::warn!("an answer of another server: {e}");
                 }
                 // Those that wait learn of it now, not when their time is over.
-                waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                lock(&waiting).waiting.clear();
                 return;
             }
         }

@@ -104,6 +104,9 @@ pub fn proposal(from: u64, all: &[Command]) -> Checked {
     if let Some(other) = all.iter().find(|c| c.origin.server != from) {
         return Err(format!("server.{from} speaks for server.{}", other.origin.server));
     }
+    if all.iter().any(|c| matches!(c.ask, Ask::Expire { .. })) {
+        return Err("only a leader ends sessions".into());
+    }
     commands(all)
 }
 

@@ -117,8 +117,12 @@ impl<S: Serve> Listener<S> {
         if let Err(e) = converse(from, stream, keys, self.max_frame, self.service.clone()).await {
             self.log.warn(|| format!("connection of server.{from} from {address}: {e}"));
         }
-        if let Some(mine) = self.open().servers.get_mut(&from) {
+        let none_is_left = self.open().servers.get_mut(&from).is_none_or(|mine| {
             mine.retain(|(i, _)| *i != id);
+            mine.is_empty()
+        });
+        if none_is_left {
+            self.service.lost(from);
         }
     }
 }

@@ -19,7 +19,7 @@ pub mod secret;
 use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
 use serde::{Deserialize, Serialize};
 
-use crate::{state::Command, storage::TypeConfig};
+use crate::{node::Candidacy, state::Command, storage::TypeConfig};
 
 pub use caller::Peer;
 pub use listen::{Listener, max_sockets};
@@ -43,12 +43,19 @@ pub enum Ask {
     ReadIndex,
     /// Sessions whose clients were heard on the caller: `()`
     Touch(Vec<i64>),
+    /// Whether the ensemble has data: `Status`
+    Status,
+    /// Whether the caller would be elected: `bool`
+    WouldVote(Candidacy),
 }
 
 /// Answers to asks; called once per ask.
 pub trait Serve: Send + Sync + 'static {
     /// Answers an ask of another server with the encoded reply.
     fn serve(&self, from: u64, ask: Ask) -> impl Future<Output = Vec<u8>> + Send;
+
+    /// The last connection of another server ended.
+    fn lost(&self, server: u64);
 }
 
 /// Largest frame between servers, for a largest request of clients: a batch of commands ends with the request that

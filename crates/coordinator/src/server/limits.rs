@@ -25,11 +25,13 @@ use crate::{peer, throttle::Throttle};
 const MAX_OWN_REQUESTS: usize = 4 * 1024 * 1024;
 /// Requests of all clients that are under way, in bytes.
 const MAX_REQUESTS: usize = 64 * 1024 * 1024;
-/// Requests of all clients that have arrived in part, in bytes beyond the first [`FREE_BODY`] of each.
-const MAX_BODIES: usize = 32 * 1024 * 1024;
-const FREE_BODY: usize = 64 * 1024;
-/// Time for a request to arrive, once it has begun.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests of all clients that are arriving, in bytes. Small ones do not count: they are bounded by the connections.
+const MAX_BODIES: usize = 64 * 1024 * 1024;
+/// A request up to this size is small; larger ones arrive in parts of it.
+const PART: usize = 64 * 1024;
+/// Time for a small request to arrive, once it has begun, and for a part of a large one, which holds what others need.
+const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
+const PART_TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers and events of all clients that wait, in bytes.
 pub const MAX_OUTPUT: usize = 128 * 1024 * 1024;
 /// Descriptors for the log, snapshots, the runtime and what comes and goes.
@@ -117,7 +119,8 @@ impl Limits {
         Arc::new(Semaphore::new(kib(MAX_OWN_REQUESTS) as usize))
     }
 
-    /// Reads a request of `length` bytes, which must arrive in this time, and waits until there is room for it.
+    /// Reads a request of `length` bytes once there is room for it. What is slow to arrive ends the connection, at the
+    /// latest after this time without a part.
     pub async fn read(
         &self,
         own: &Arc<Semaphore>,
@@ -125,33 +128,26 @@ impl Limits {
         length: usize,
         within: Duration,
     ) -> io::Result<(Vec<u8>, Held)> {
-        let ended = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
-        let mine = own.clone().acquire_many_owned(kib(length).min(kib(MAX_OWN_REQUESTS))).await.map_err(ended)?;
-        let body =
-            timeout(within.min(BODY_TIMEOUT), self.body(from, length)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let shared = self.requests.clone().acquire_many_owned(kib(length).min(kib(MAX_REQUESTS))).await.map_err(ended)?;
-        Ok((body, Held([mine, shared])))
-    }
-
-    /// Holds no more than what has arrived: a length alone costs neither memory nor budget.
-    async fn body(&self, from: &mut (impl AsyncReadExt + Unpin), length: usize) -> io::Result<Vec<u8>> {
-        let mut body = Vec::with_capacity(length.min(FREE_BODY));
-        let mut held: Option<OwnedSemaphorePermit> = None;
+        let take = |budget: &Arc<Semaphore>, most: usize| {
+            let share = budget.clone().acquire_many_owned(kib(length).min(kib(most)));
+            async { share.await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionAborted)) }
+        };
+        let mine = take(own, MAX_OWN_REQUESTS).await?;
+        let large = length > PART;
+        // One request may be larger than a budget: it takes no more than half of this one.
+        let arriving = if large { Some(take(&self.bodies, MAX_BODIES / 2).await?) } else { None };
+        let limit = within.min(if large { PART_TIMEOUT } else { SMALL_TIMEOUT });
+        let mut body = Vec::with_capacity(length.min(PART));
         while body.len() < length {
-            let part = (length - body.len()).min(FREE_BODY);
-            // A single request may be larger than the whole budget: it takes no more than half.
-            if !body.is_empty() && held.as_ref().is_none_or(|h| h.num_permits() * 2 < kib(MAX_BODIES) as usize) {
-                let more = self.bodies.clone().acquire_many_owned(kib(part)).await.map_err(io::Error::other)?;
-                match &mut held {
-                    Some(h) => h.merge(more),
-                    None => held = Some(more),
-                }
-            }
-            if (&mut *from).take(part as u64).read_to_end(&mut body).await? != part {
+            let part = (length - body.len()).min(PART);
+            let got = timeout(limit, (&mut *from).take(part as u64).read_to_end(&mut body)).await;
+            if got.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? != part {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
         }
-        Ok(body)
+        let shared = take(&self.requests, MAX_REQUESTS).await?;
+        drop(arriving);
+        Ok((body, Held([mine, shared])))
     }
 }
 

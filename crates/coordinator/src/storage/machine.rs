@@ -14,7 +14,7 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{StorageFault, TypeConfig, at, plausible, read_one, record, replace_file};
+use super::{StorageFault, TypeConfig, at, plausible, read_one, record, replace_file, sync_parent};
 use crate::state::{Applied, Command, State};
 
 type Fault = StorageError<u64>;
@@ -68,6 +68,8 @@ impl Machine {
         let mut inner = Inner { last: None, membership: StoredMembership::default() };
         let mut index = None;
         if let Some(image) = image {
+            // It may have been renamed by a process that was killed before it synced the directory.
+            sync_parent(&path).map_err(at(&path))?;
             image.last.as_ref().map_or(Ok(()), plausible).map_err(StorageFault::implausible(&path, 0))?;
             inner = Inner { last: image.last, membership: image.membership };
             index = image.last.map(|l| l.index);

@@ -3,6 +3,7 @@
 //! Invariant: what was reported as flushed survives kill -9 and loss of power; a torn tail, which was never
 //! reported, is cut off; damage anywhere else is refused with file and offset.
 
+pub mod format;
 mod log;
 mod machine;
 
@@ -63,6 +64,16 @@ pub enum StorageFault {
         offset: u64,
         /// how it shows
         reason: String,
+    },
+    /// The directory was written by a version that this one does not know.
+    #[error("{path}: format {found:?}, this version knows formats up to {known}\nhint: run the version that wrote it, or a later one")]
+    Format {
+        /// the file that says so
+        path: PathBuf,
+        /// what it says
+        found: String,
+        /// newest format that is known
+        known: u32,
     },
     /// The vote names a term that no election reaches.
     #[error(
@@ -168,6 +179,17 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     f.sync_all()?;
     fs::rename(&temporary, path)?;
     sync_parent(path)
+}
+
+/// Room that a server needs to take the lead, in bytes.
+const PROBE_BYTES: usize = 256 * 1024;
+
+/// Whether a directory can be written to: fails as a write to the log would.
+pub fn probe(dir: &Path) -> io::Result<()> {
+    let path = dir.join("probe.tmp");
+    let written = File::create(&path).and_then(|mut f| f.write_all(&[0x5a; PROBE_BYTES]).and_then(|()| f.sync_all()));
+    let removed = fs::remove_file(&path);
+    written.and(removed).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
 }
 
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {

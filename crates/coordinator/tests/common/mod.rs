@@ -183,6 +183,13 @@ impl Ensemble {
 
     /// As [`Ensemble::start`], with lines for each server, and without waiting for a leader.
     pub fn spawn(count: usize, extra: impl Fn(usize) -> String) -> Self {
+        let mut this = Self::build(count, extra);
+        this.servers.iter_mut().for_each(Server::start);
+        this
+    }
+
+    /// Directories and configurations of servers that do not run yet.
+    pub fn build(count: usize, extra: impl Fn(usize) -> String) -> Self {
         let turn = Turn::take();
         // In memory where there is such a place: kill -9 keeps what is not synced anyway, and a busy disk takes long.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -195,9 +202,7 @@ impl Ensemble {
             fs::create_dir_all(dir.join("data")).unwrap();
             fs::write(dir.join("data/myid"), format!("{}\n", i + 1)).unwrap();
             write_config(&dir, port, &format!("4lw.commands.whitelist=*\n{}\n{list}", extra(i)));
-            let mut server = Server { port, peer_port, dir, wrapper: Vec::new(), child: None };
-            server.start();
-            server
+            Server { port, peer_port, dir, wrapper: Vec::new(), child: None }
         };
         Self { servers: (0..count).map(server).collect(), _dir: dir, _turn: turn }
     }

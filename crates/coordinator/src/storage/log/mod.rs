@@ -1,15 +1,19 @@
 //! The Raft log: segment files `log.<first index>`, each a row of records, and a small file for the vote.
 //!
-//! One thread writes and syncs, in the order of the calls; entries since the last purge are held in memory too.
+//! One thread writes and syncs, in the order of the calls. The newest entries are held in memory too, in a budget of
+//! bytes; the others are read from their files when a follower that is far behind needs them.
+
+mod held;
+mod writer;
 
 use std::{
-    collections::BTreeMap,
     fmt::Debug,
     fs::{self, File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write},
+    io,
     ops::{Bound, RangeBounds},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{Arc, Mutex, mpsc},
 };
 
 use openraft::{
@@ -18,43 +22,24 @@ use openraft::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::{BadRecord, MAX_TERM, StorageFault, TypeConfig, at, plausible, read_one, read_record, record, replace_file, sync_parent};
+use held::{Held, lock};
+use writer::{Done, Job, Writer, segment};
 
-/// A segment is closed when it is longer than this, in bytes.
-const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+use super::{BadRecord, MAX_TERM, StorageFault, TypeConfig, at, plausible, read_one, read_record, record, replace_file};
+
 /// Entries that go to a follower at once end before this many bytes, or after the first.
 const MAX_SENT_BYTES: usize = 4 * 1024 * 1024;
 
 type Fault = StorageError<u64>;
-type Done = oneshot::Sender<io::Result<()>>;
-
-enum Job {
-    Append(Vec<(u64, Vec<u8>)>, LogFlushed<TypeConfig>),
-    Vote(Vec<u8>, Done),
-    Truncate(u64, Done),
-    Purge(LogId<u64>, Done),
-}
-
-#[derive(Default)]
-struct Held {
-    /// with the length of their records
-    entries: BTreeMap<u64, (Entry<TypeConfig>, usize)>,
-    purged: Option<LogId<u64>>,
-    vote: Option<Vote<u64>>,
-    committed: Option<LogId<u64>>,
-}
 
 /// Handle to the log; clones share it.
 #[derive(Clone)]
 pub struct LogStore {
+    dir: Arc<Path>,
     held: Arc<Mutex<Held>>,
     jobs: mpsc::Sender<Job>,
     /// newest log index that a durable snapshot covers: nothing beyond it is purged
     covered: watch::Receiver<u64>,
-}
-
-fn lock(m: &Mutex<Held>) -> MutexGuard<'_, Held> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LogStore {
@@ -85,13 +70,25 @@ impl LogStore {
         }
         segments.sort();
         let last = segments.len().saturating_sub(1);
-        for (i, (_, path)) in segments.iter().enumerate() {
-            load(path, i == last, &mut held)?;
+        for (i, (first, path)) in segments.iter().enumerate() {
+            load(path, *first, i == last, &mut held)?;
+            // What was read may be in memory only, left there by a process that was killed before its sync. This server
+            // votes and answers by it from now on.
+            File::open(path).and_then(|f| f.sync_all()).map_err(at(path))?;
         }
+        for name in ["vote", "purged"] {
+            let path = dir.join(name);
+            match File::open(&path) {
+                Ok(f) => f.sync_all().map_err(at(&path))?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(at(&path)(e)),
+            }
+        }
+        File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))?;
         let from = held.purged.map_or(0, |p| p.index + 1);
-        held.entries = held.entries.split_off(&from);
+        held.drop_before(from);
         // Entries must follow one another without a gap, or something was lost.
-        for (want, index) in (from..).zip(held.entries.keys()) {
+        for (want, index) in (from..).zip(held.slots.keys()) {
             if *index != want {
                 return Err(StorageFault::Damaged {
                     path: dir.into(),
@@ -101,9 +98,10 @@ impl LogStore {
             }
         }
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer { dir: dir.to_owned(), segments: segments.into_iter().collect(), file: None };
+        let held = Arc::new(Mutex::new(held));
+        let writer = Writer { dir: dir.to_owned(), segments: segments.into_iter().collect(), file: None, held: held.clone() };
         std::thread::Builder::new().name("log".into()).spawn(move || writer.run(&queue)).map_err(at(dir))?;
-        Ok(Self { held: Arc::new(Mutex::new(held)), jobs, covered })
+        Ok(Self { dir: dir.into(), held, jobs, covered })
     }
 
     /// Replaces a vote with a term that no election reaches by the last one that the log knows. All servers must be
@@ -115,10 +113,7 @@ impl LogStore {
         let aside = dir.join("vote.forged");
         fs::rename(&path, &aside).map_err(at(&path))?;
         let opened = Self::open(dir, watch::channel(u64::MAX).1);
-        let last = opened.map(|log| {
-            let held = lock(&log.held);
-            held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged)
-        });
+        let last = opened.map(|log| log.last());
         let write = |last: Option<LogId<u64>>| {
             let id = last.map_or_else(Default::default, |l| l.leader_id);
             record(&Vote::new(id.term, id.node_id)).and_then(|bytes| replace_file(&path, &bytes)).map_err(at(&path))
@@ -126,12 +121,97 @@ impl LogStore {
         last.and_then(write).map(|()| Some(vote.leader_id.term)).inspect_err(|_| drop(fs::rename(&aside, &path)))
     }
 
+    /// The last entry.
+    pub fn last(&self) -> Option<LogId<u64>> {
+        let held = lock(&self.held);
+        held.slots.values().next_back().map(|s| s.id).or(held.purged)
+    }
+
+    /// Bytes of the entries that are not purged.
+    pub fn bytes(&self) -> usize {
+        lock(&self.held).bytes
+    }
+
+    /// The greatest index behind which there are at least so many bytes, if there is one.
+    pub fn index_before_last(&self, bytes: usize) -> Option<u64> {
+        let mut left = bytes;
+        let held = lock(&self.held);
+        let mut newest_first = held.slots.values().rev();
+        newest_first
+            .find(|slot| {
+                let enough = left == 0;
+                left = left.saturating_sub(slot.bytes);
+                enough
+            })
+            .map(|slot| slot.id.index)
+    }
+
+    fn read(&self, chosen: impl FnOnce(&Held) -> Vec<u64>) -> io::Result<Vec<Entry<TypeConfig>>> {
+        enum Found {
+            Here(Entry<TypeConfig>),
+            There(LogId<u64>, u64, u64, usize),
+        }
+        let found: Vec<Found> = {
+            let held = lock(&self.held);
+            let of = |index: u64| {
+                let slot = held.slots.get(&index)?;
+                match (&slot.entry, slot.place) {
+                    (Some(entry), _) => Some(Found::Here(entry.clone())),
+                    (None, Some((file, offset))) => Some(Found::There(slot.id, file, offset, slot.bytes)),
+                    (None, None) => None,
+                }
+            };
+            chosen(&held).into_iter().map_while(of).collect()
+        };
+        let mut open: Option<(u64, File)> = None;
+        let mut entries = Vec::with_capacity(found.len());
+        for one in found {
+            let (id, first, offset, bytes) = match one {
+                Found::Here(entry) => {
+                    entries.push(entry);
+                    continue;
+                }
+                Found::There(id, first, offset, bytes) => (id, first, offset, bytes),
+            };
+            match self.read_at(&mut open, first, offset, bytes) {
+                Ok(entry) if entry.log_id == id => entries.push(entry),
+                other => {
+                    // It may have been cut off or purged meanwhile.
+                    if lock(&self.held).slots.get(&id.index).is_none_or(|s| s.id != id) {
+                        break;
+                    }
+                    return Err(other.err().unwrap_or_else(|| io::Error::other(format!("entry {id} is not in its place"))));
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read_at(&self, open: &mut Option<(u64, File)>, first: u64, offset: u64, bytes: usize) -> io::Result<Entry<TypeConfig>> {
+        if open.as_ref().is_none_or(|(f, _)| *f != first) {
+            *open = Some((first, File::open(segment(&self.dir, first))?));
+        }
+        let Some((_, file)) = open else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut record = vec![0; bytes];
+        file.read_exact_at(&mut record, offset)?;
+        let damaged = |_| io::Error::new(io::ErrorKind::InvalidData, format!("log file {first} is damaged at byte {offset}"));
+        read_record(&record, 0).map(|(entry, _)| entry).map_err(damaged)
+    }
+
+    /// A leader that starts again is one no more: others may have been elected, or it may have ended for want of room.
+    /// Before Raft reads the vote; on disk it stays, as it was given.
+    pub fn begin_as_follower(&self, me: u64) {
+        if let Some(vote) = lock(&self.held).vote.as_mut().filter(|v| v.leader_id.node_id == me) {
+            vote.committed = false;
+        }
+    }
+
     /// The first of these ids that is not the one of the entry that was committed in its place.
     pub fn contradicted<'a>(&self, ids: impl Iterator<Item = &'a LogId<u64>>) -> Option<LogId<u64>> {
         let held = lock(&self.held);
         let committed = held.committed.max(held.purged).map(|c| c.index);
-        let known = |id: &LogId<u64>| match held.entries.get(&id.index) {
-            Some((entry, _)) => entry.log_id == *id,
+        let known = |id: &LogId<u64>| match held.slots.get(&id.index) {
+            Some(slot) => slot.id == *id,
             // Purged: its leader cannot be a later one than that of the entries behind it.
             None => held.purged.is_none_or(|p| id.index > p.index || id.leader_id <= p.leader_id),
         };
@@ -146,7 +226,7 @@ impl LogStore {
     }
 }
 
-fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
+fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), StorageFault> {
     let bytes = fs::read(path).map_err(at(path))?;
     let mut offset = 0;
     while offset < bytes.len() {
@@ -154,8 +234,9 @@ fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
             Ok((entry, end)) => {
                 plausible(&entry.log_id).map_err(StorageFault::implausible(path, offset))?;
                 // A later record with the same index replaces what a truncation cut off.
-                held.entries.split_off(&entry.log_id.index);
-                held.entries.insert(entry.log_id.index, (entry, end - offset));
+                held.cut(entry.log_id.index);
+                held.insert(entry, end - offset, Some((first, offset as u64)));
+                held.evict();
                 offset = end;
             }
             Err(bad) => {
@@ -176,90 +257,6 @@ fn load(path: &Path, last: bool, held: &mut Held) -> Result<(), StorageFault> {
     Ok(())
 }
 
-/// The thread that owns the files.
-struct Writer {
-    dir: PathBuf,
-    segments: BTreeMap<u64, PathBuf>,
-    file: Option<(File, u64)>,
-}
-
-impl Writer {
-    fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            match job {
-                Job::Append(records, flushed) => flushed.log_io_completed(self.append(&records)),
-                Job::Vote(bytes, done) => drop(done.send(replace_file(&self.dir.join("vote"), &bytes))),
-                Job::Truncate(from, done) => drop(done.send(self.truncate(from))),
-                Job::Purge(upto, done) => drop(done.send(self.purge(upto))),
-            }
-        }
-    }
-
-    fn append(&mut self, records: &[(u64, Vec<u8>)]) -> io::Result<()> {
-        for (index, bytes) in records {
-            if self.file.as_ref().is_none_or(|(_, n)| *n > SEGMENT_BYTES) {
-                if let Some((f, _)) = &self.file {
-                    f.sync_data()?;
-                }
-                let path = self.dir.join(format!("log.{index:020}"));
-                let file = OpenOptions::new().create(true).append(true).open(&path)?;
-                let length = file.metadata()?.len();
-                sync_parent(&path)?;
-                self.segments.insert(*index, path);
-                self.file = Some((file, length));
-            }
-            if let Some((file, length)) = &mut self.file {
-                file.write_all(bytes)?;
-                *length += bytes.len() as u64;
-            }
-        }
-        match &self.file {
-            Some((file, _)) => file.sync_data(),
-            None => Ok(()),
-        }
-    }
-
-    /// Removes records with an index of at least `from`.
-    fn truncate(&mut self, from: u64) -> io::Result<()> {
-        self.file = None;
-        let whole: Vec<u64> = self.segments.range(from..).map(|(k, _)| *k).collect();
-        for first in whole.into_iter().rev() {
-            if let Some(path) = self.segments.remove(&first) {
-                fs::remove_file(path)?;
-            }
-        }
-        if let Some((_, path)) = self.segments.last_key_value() {
-            let bytes = fs::read(path)?;
-            let mut offset = 0;
-            while let Ok((entry, end)) = read_record::<Entry<TypeConfig>>(&bytes, offset) {
-                if entry.log_id.index >= from {
-                    break;
-                }
-                offset = end;
-            }
-            let mut f = OpenOptions::new().write(true).open(path)?;
-            f.set_len(offset as u64)?;
-            f.seek(SeekFrom::End(0))?;
-            f.sync_all()?;
-        }
-        File::open(&self.dir)?.sync_all()
-    }
-
-    fn purge(&mut self, upto: LogId<u64>) -> io::Result<()> {
-        replace_file(&self.dir.join("purged"), &record(&upto)?)?;
-        // A segment goes when the next one begins at or before the first entry that is kept.
-        let firsts: Vec<u64> = self.segments.keys().copied().collect();
-        for pair in firsts.windows(2) {
-            if pair[1] <= upto.index + 1
-                && let Some(path) = self.segments.remove(&pair[0])
-            {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -278,19 +275,21 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        Ok(lock(&self.held).entries.range(start..end).map(|(_, (e, _))| e.clone()).collect())
+        self.read(|held| held.slots.range(start..end).map(|(index, _)| *index).collect()).map_err(|e| StorageIOError::read_logs(&e).into())
     }
 
     /// For followers: as many as fit a message. Without a limit, entries with large data would make a frame that no
     /// peer takes, and the follower would never catch up.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<TypeConfig>>, Fault> {
-        let mut total = 0;
-        let held = lock(&self.held);
-        let fits = held.entries.range(start..end.max(start)).take_while(|(index, (_, bytes))| {
-            total += bytes;
-            **index == start || total <= MAX_SENT_BYTES
-        });
-        Ok(fits.map(|(_, (e, _))| e.clone()).collect())
+        self.read(|held| {
+            let mut total = 0;
+            let fits = held.slots.range(start..end.max(start)).take_while(|(index, slot)| {
+                total += slot.bytes;
+                **index == start || total <= MAX_SENT_BYTES
+            });
+            fits.map(|(index, _)| *index).collect()
+        })
+        .map_err(|e| StorageIOError::read_logs(&e).into())
     }
 }
 
@@ -299,8 +298,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Fault> {
         let held = lock(&self.held);
-        let last = held.entries.values().next_back().map(|(e, _)| e.log_id).or(held.purged);
-        Ok(LogState { last_purged_log_id: held.purged, last_log_id: last })
+        let purged = held.purged;
+        drop(held);
+        Ok(LogState { last_purged_log_id: purged, last_log_id: self.last() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -336,9 +336,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut held = lock(&self.held);
             for entry in entries {
-                let (index, bytes) = (entry.log_id.index, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?);
-                held.entries.insert(index, (entry, bytes.len()));
-                records.push((index, bytes));
+                let (id, bytes) = (entry.log_id, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?);
+                held.cut(id.index);
+                held.insert(entry, bytes.len(), None);
+                records.push((id, bytes));
             }
         }
         self.jobs
@@ -347,7 +348,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
-        lock(&self.held).entries.split_off(&log_id.index);
+        lock(&self.held).cut(log_id.index);
         self.job(|done| Job::Truncate(log_id.index, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
     }
 
@@ -359,7 +360,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut held = lock(&self.held);
             held.purged = Some(log_id);
-            held.entries = held.entries.split_off(&(log_id.index + 1));
+            held.drop_before(log_id.index + 1);
         }
         self.job(|done| Job::Purge(log_id, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
     }
