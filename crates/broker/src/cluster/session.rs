@@ -17,7 +17,7 @@ use zookeeper_client as zk;
 
 use super::{
     controller::{self, Controller},
-    image::{self, parse_controller},
+    image::{self, Names, parse_controller},
     path,
 };
 use crate::broker::{Broker, StartError};
@@ -169,6 +169,7 @@ struct Follower<'a> {
     cluster_id: String,
     ids: Watched,
     topics: Watched,
+    deleting: Watched,
     controller: Watched,
     signal: Watched,
     leads: Option<i32>,
@@ -184,6 +185,7 @@ impl<'a> Follower<'a> {
             cluster_id,
             ids: watched(),
             topics: watched(),
+            deleting: watched(),
             controller: watched(),
             signal: watched(),
             leads: None,
@@ -192,7 +194,7 @@ impl<'a> Follower<'a> {
     }
 
     fn forget_watches(&mut self) {
-        for w in [&mut self.ids, &mut self.topics, &mut self.controller, &mut self.signal] {
+        for w in [&mut self.ids, &mut self.topics, &mut self.deleting, &mut self.controller, &mut self.signal] {
             w.event = None;
         }
     }
@@ -202,6 +204,7 @@ impl<'a> Follower<'a> {
         tokio::select! {
             () = self.ids.wait() => {}
             () = self.topics.wait() => {}
+            () = self.deleting.wait() => {}
             () = self.controller.wait() => {}
             () = self.signal.wait() => {}
             // A broker that restarted quickly may have left a session behind that looks like its new one.
@@ -247,6 +250,11 @@ impl<'a> Follower<'a> {
             self.topics.list = list;
             self.topics.arm(watch);
         }
+        if self.deleting.fired() {
+            let (list, watch) = client.list_and_watch_children(path::DELETE_TOPICS).await?;
+            self.deleting.list = list;
+            self.deleting.arm(watch);
+        }
         if self.signal.fired() {
             let (_, _, watch) = client.get_and_watch_data(path::SIGNAL).await?;
             self.signal.arm(watch);
@@ -264,7 +272,14 @@ impl<'a> Follower<'a> {
     }
 
     async fn load(&mut self) -> Result<image::Image, zk::Error> {
-        image::load(&self.client, &self.cluster_id, &self.ids.list, &self.topics.list, self.leads).await
+        let names = Names {
+            cluster_id: &self.cluster_id,
+            brokers: &self.ids.list,
+            topics: &self.topics.list,
+            deleting: &self.deleting.list,
+            controller: self.leads,
+        };
+        image::load(&self.client, &names, &self.broker.image()).await
     }
 }
 

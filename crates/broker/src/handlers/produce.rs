@@ -10,9 +10,9 @@ use kafka_protocol::{
 };
 
 use super::RequestError;
-use crate::{broker::Broker, cluster::topics};
+use crate::{broker::Broker, cluster::topics, partition::Appended};
 
-fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&[u8]>) -> Result<(i64, i64), ResponseError> {
+fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&[u8]>) -> Result<Appended, ResponseError> {
     if !(-1..=1).contains(&acks) {
         return Err(ResponseError::InvalidRequiredAcks);
     }
@@ -52,7 +52,7 @@ pub fn handle(broker: &Broker, request: &ProduceRequest) -> Result<Option<Produc
             };
             let answer = PartitionProduceResponse::default().with_index(p.index);
             partitions.push(match result {
-                Ok((base, start)) => answer.with_base_offset(base).with_log_start_offset(start),
+                Ok(a) => answer.with_base_offset(a.base_offset).with_log_start_offset(a.start_offset).with_log_append_time_ms(a.time),
                 Err(e) => {
                     failed = Some(e);
                     answer.with_error_code(e.code()).with_base_offset(-1).with_error_message(Some(StrBytes::from_string(format!("{e:?}"))))
