@@ -106,16 +106,21 @@ pub fn place(b: &mut [u8], base_offset: i64, leader_epoch: i32) {
     b[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
-/// Sets the largest timestamp, which a producer may have set wrongly, to that of the records. Where the broker's own
-/// clock is meant (attribute 8) it stays. Returns the head as it is then.
-pub fn set_max_timestamp(b: &mut [u8], head: Head, max_timestamp: i64) -> Head {
-    if head.attributes & 8 != 0 || head.max_timestamp == max_timestamp {
+/// Attribute of a batch whose records all have the time of the log.
+const LOG_APPEND_TIME: i16 = 8;
+
+/// Sets the largest timestamp, and whether it is the log's clock that says it. A producer may have set either wrongly.
+/// Returns the head as it is then.
+pub fn stamp(b: &mut [u8], head: Head, max_timestamp: i64, log_append_time: bool) -> Head {
+    let attributes = if log_append_time { head.attributes | LOG_APPEND_TIME } else { head.attributes & !LOG_APPEND_TIME };
+    if head.attributes == attributes && head.max_timestamp == max_timestamp {
         return head;
     }
+    b[21..23].copy_from_slice(&attributes.to_be_bytes());
     b[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
     let crc = crc32c::crc32c(&b[21..head.size]);
     b[17..21].copy_from_slice(&crc.to_be_bytes());
-    Head { max_timestamp, crc, ..head }
+    Head { max_timestamp, attributes, crc, ..head }
 }
 
 /// A zigzag varint, as records have them.
@@ -136,7 +141,7 @@ fn varint(b: &mut &[u8]) -> Option<i64> {
 /// whose records all have the time of the log. The message crate's decoder is not used on what clients sent: it
 /// makes room for as many records and headers as are announced.
 pub fn record_times<'a>(b: &'a [u8], head: &'a Head) -> impl Iterator<Item = (i64, i64)> + 'a {
-    let open = head.codec() == 0 && head.attributes & 8 == 0;
+    let open = head.codec() == 0 && head.attributes & LOG_APPEND_TIME == 0;
     let mut rest = b.get(HEAD_BYTES..head.size).filter(|_| open).unwrap_or_default();
     std::iter::from_fn(move || {
         let length = usize::try_from(varint(&mut rest)?).ok()?;

@@ -6,8 +6,9 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`config`] | `server.properties` |
+//! | [`config`], [`topic_settings`] | `server.properties`, and what topics set otherwise |
 //! | [`batch`], [`log`], [`partition`] | record batches, segment files, one partition's state |
+//! | [`storage`] | the partitions in the log directory, checkpoints, retention |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
 //! | [`records`] | the records in a batch: checked before they are stored |
@@ -23,4 +24,6 @@ pub mod log;
 pub mod net;
 pub mod partition;
 pub mod records;
+pub mod storage;
+pub mod topic_settings;
 pub mod wire;

@@ -1,10 +1,10 @@
-//! One partition as its leader keeps it: the log, the leader epoch, and who waits for more.
+//! One partition: the log, whether this broker leads it and in which epoch, and who waits for more.
 //!
-//! Invariant: with one replica the high watermark is the end of the log.
+//! Invariant: with one replica the high watermark is the end of the log. Leadership is a state of this object, which
+//! there is once for each directory: a request that began under an earlier leadership meets the same log.
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,23 +16,41 @@ use tokio::sync::Notify;
 
 use crate::{
     batch,
-    broker::Led,
-    log::{Files, Limits, Log, LogError, Slice},
+    log::{Gone, Log, LogError, Slice, now_ms},
     records,
+    storage::Led,
+    topic_settings::TopicSettings,
 };
 
-/// A partition that this broker leads.
+/// Bytes after which the disk is waited for in the background, so that a start after a kill has little to check.
+const SYNC_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A partition that this broker has.
 #[derive(Debug)]
 pub struct Partition {
     inner: Mutex<Inner>,
     waiting: Mutex<HashMap<u64, Arc<Notify>>>,
-    max_batch_bytes: usize,
+    /// wakes what syncs in the background
+    sync: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct Inner {
     log: Log,
+    settings: TopicSettings,
     leader_epoch: i32,
+    leads: bool,
+}
+
+/// What was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// offset of the first record
+    pub base_offset: i64,
+    /// first offset of the log
+    pub start_offset: i64,
+    /// time that the log gave the records, -1 if they keep their own
+    pub time: i64,
 }
 
 /// What a fetch found.
@@ -79,11 +97,16 @@ impl Drop for Waiter {
     }
 }
 
+fn storage_error(what: &str, e: &LogError) -> ResponseError {
+    tracing::error!("{what}: {e}");
+    ResponseError::KafkaStorageError
+}
+
 impl Partition {
-    /// Opens the partition's log.
-    pub fn open(dir: &Path, limits: Limits, files: &Arc<Files>, leader_epoch: i32, max_batch_bytes: usize) -> Result<Self, LogError> {
-        let log = Log::open_in(dir, limits, files)?;
-        Ok(Self { inner: Mutex::new(Inner { log, leader_epoch }), waiting: Mutex::default(), max_batch_bytes })
+    /// A partition that is not led yet.
+    pub fn new(log: Log, settings: TopicSettings, sync: Arc<Notify>) -> Self {
+        let leader_epoch = log.epochs().last().map_or(-1, |e| e.epoch);
+        Self { inner: Mutex::new(Inner { log, settings, leader_epoch, leads: false }), waiting: Mutex::default(), sync }
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Arc<Notify>>> {
@@ -94,10 +117,40 @@ impl Partition {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The controller has begun a new term of leadership.
-    pub fn set_leader_epoch(&self, epoch: i32) {
+    /// The log, if this broker leads.
+    fn leading(&self) -> Result<MutexGuard<'_, Inner>, ResponseError> {
+        let inner = self.inner();
+        if inner.leads { Ok(inner) } else { Err(ResponseError::NotLeaderOrFollower) }
+    }
+
+    /// This broker leads from now on, or goes on leading, in an epoch.
+    pub fn lead(&self, epoch: i32) {
         let mut inner = self.inner();
         inner.leader_epoch = inner.leader_epoch.max(epoch);
+        inner.leads = true;
+    }
+
+    /// This broker does not lead any more. Who waits is told.
+    pub fn resign(&self) {
+        self.inner().leads = false;
+        self.wake();
+    }
+
+    /// Whether this broker leads.
+    pub fn leads(&self) -> bool {
+        self.inner().leads
+    }
+
+    /// Goes by other settings from now on.
+    pub fn set_settings(&self, settings: TopicSettings) {
+        let mut inner = self.inner();
+        inner.settings = settings;
+        inner.log.set_limits(settings.limits);
+    }
+
+    /// What it goes by.
+    pub fn settings(&self) -> TopicSettings {
+        self.inner().settings
     }
 
     /// The term of leadership.
@@ -107,7 +160,7 @@ impl Partition {
 
     /// Compares the leader epoch that a client believes in; -1 asks for nothing.
     pub fn check_epoch(&self, epoch: i32) -> Result<(), ResponseError> {
-        let mine = self.leader_epoch();
+        let mine = self.leading()?.leader_epoch;
         match epoch {
             -1 => Ok(()),
             e if e < mine => Err(ResponseError::FencedLeaderEpoch),
@@ -116,25 +169,31 @@ impl Partition {
         }
     }
 
-    /// Appends what a producer sent, which must be one batch. Returns base offset and log start offset.
-    pub fn append(&self, bytes: &[u8]) -> Result<(i64, i64), ResponseError> {
-        let heads = batch::validate(bytes, self.max_batch_bytes)?;
+    /// Appends what a producer sent, which must be one batch.
+    pub fn append(&self, bytes: &[u8]) -> Result<Appended, ResponseError> {
+        let TopicSettings { max_message_bytes, log_append_time, .. } = self.leading()?.settings;
+        let heads = batch::validate(bytes, max_message_bytes)?;
         let [head] = heads[..] else {
             return Err(ResponseError::InvalidRecord);
         };
-        let checked = records::check(bytes, &head, self.max_batch_bytes)?;
+        let checked = records::check(bytes, &head, max_message_bytes)?;
         let mut copy = bytes.to_vec();
-        let head = batch::set_max_timestamp(&mut copy, head, checked.max_timestamp);
-        let mut inner = self.inner();
+        let mut inner = self.leading()?;
+        let time = if log_append_time { now_ms() } else { -1 };
+        let head = batch::stamp(&mut copy, head, if log_append_time { time } else { checked.max_timestamp }, log_append_time);
         let epoch = inner.leader_epoch;
-        let base = inner.log.append(&mut copy, &[head], epoch).map_err(|e| {
-            tracing::error!("append: {e}");
-            ResponseError::KafkaStorageError
-        })?;
-        let start = inner.log.start_offset();
+        let base_offset = inner.log.append(&mut copy, &[head], epoch).map_err(|e| storage_error("append", &e))?;
+        let start_offset = inner.log.start_offset();
+        if inner.log.unsynced_bytes() > SYNC_BYTES {
+            self.sync.notify_one();
+        }
         drop(inner);
+        self.wake();
+        Ok(Appended { base_offset, start_offset, time })
+    }
+
+    fn wake(&self) {
         self.waiting().values().for_each(|w| w.notify_one());
-        Ok((base, start))
     }
 
     /// First and next offset.
@@ -143,40 +202,75 @@ impl Partition {
         (inner.log.start_offset(), inner.log.end_offset())
     }
 
+    /// Offset up to which the log is on the disk.
+    pub fn recovery_point(&self) -> i64 {
+        self.inner().log.recovery_point()
+    }
+
     /// Finds what there is from an offset on: up to `max_bytes`, but at least one batch if that is asked for.
     pub fn find(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Found, ResponseError> {
-        let inner = self.inner();
+        let inner = self.leading()?;
         let (start_offset, high_watermark) = (inner.log.start_offset(), inner.log.end_offset());
         if offset < start_offset || offset > high_watermark {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        let records = inner.log.slice(offset, max_bytes, at_least_one).map_err(|e| {
-            tracing::error!("read: {e}");
-            ResponseError::KafkaStorageError
-        })?;
+        let records = inner.log.slice(offset, max_bytes, at_least_one).map_err(|e| storage_error("read", &e))?;
         Ok(Found { records, high_watermark, start_offset })
     }
 
     /// Reads whole batches from an offset on, at least one if there is any.
     pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, ResponseError> {
-        self.inner().log.read(offset, max_bytes).map_err(|e| {
-            tracing::error!("read: {e}");
-            ResponseError::KafkaStorageError
-        })
+        self.inner().log.read(offset, max_bytes).map_err(|e| storage_error("read", &e))
     }
 
     /// First record at or after a time; see [`Log::offset_for_timestamp`].
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<crate::log::Found>, ResponseError> {
-        self.inner().log.offset_for_timestamp(timestamp).map_err(|e| {
-            tracing::error!("look up a time: {e}");
-            ResponseError::KafkaStorageError
-        })
+        self.leading()?.log.offset_for_timestamp(timestamp).map_err(|e| storage_error("look up a time", &e))
     }
 
-    /// Writes all to the disk.
+    /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, and files to be removed.
+    pub fn delete_below(&self, offset: i64) -> Result<(i64, Option<Gone>), ResponseError> {
+        let mut inner = self.leading()?;
+        let (start, end) = (inner.log.start_offset(), inner.log.end_offset());
+        let offset = if offset == -1 { end } else { offset };
+        if offset < start || offset > end {
+            return Err(ResponseError::OffsetOutOfRange);
+        }
+        let gone = inner.log.delete_below(offset).map_err(|e| storage_error("delete records", &e))?;
+        Ok((inner.log.start_offset(), gone))
+    }
+
+    /// Lets go of what is too old or too much.
+    pub fn expire(&self) -> Result<Option<Gone>, LogError> {
+        let mut inner = self.inner();
+        let TopicSettings { retention, deletes, .. } = inner.settings;
+        if deletes { inner.log.expire(retention) } else { Ok(None) }
+    }
+
+    /// Waits for the disk, while others go on reading and appending.
+    pub fn sync(&self) -> Result<(), LogError> {
+        let unsynced = self.inner().log.unsynced();
+        if let Some(unsynced) = unsynced {
+            let end = unsynced.sync()?;
+            self.inner().log.synced(end);
+        }
+        Ok(())
+    }
+
+    /// Writes everything to the disk, for a stop.
     pub fn flush(&self) -> Result<i64, LogError> {
         let mut inner = self.inner();
         inner.log.flush()?;
         Ok(inner.log.end_offset())
+    }
+
+    /// Gives the directory another name, under which it waits for its removal. Nothing is led or found any more.
+    pub fn retire(&self, to: &std::path::Path) -> Result<(), LogError> {
+        let mut inner = self.inner();
+        inner.leads = false;
+        inner.log.rename(to)?;
+        drop(inner);
+        self.wake();
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use common::{
     batches::{Batch, keys_and_values},
@@ -14,8 +14,9 @@ use kafka_protocol::ResponseError;
 use proptest::prelude::*;
 use septet_broker::{
     groups::{Commit, Key, Offsets, partition_for},
-    log::Files,
+    log::Log,
     partition::Partition,
+    topic_settings::TopicSettings,
 };
 
 /// What Kafka 3.9.1 writes: OffsetCommitKey 1 of shop, orders, 7.
@@ -25,8 +26,16 @@ const VALUE_3: &[u8] = b"\x00\x03\0\0\0\0\0\0\x10\x92\0\0\0\x03\x00\x05m\xc3\xa4
 /// OffsetCommitValue 1, which has a time of expiry and no leader epoch.
 const VALUE_1: &[u8] = b"\x00\x01\0\0\0\0\0\0\x10\x92\x00\x05m\xc3\xa4rk\x00\x00\x01\x8b\xcf\xe5\x68\x7b\x00\x00\x01\x8b\xcf\xe6\xee\x9f";
 
+fn partition(dir: &Path, max_message_bytes: usize) -> Partition {
+    let log = Log::open(dir, limits(2000, 100)).unwrap();
+    let settings = TopicSettings { max_message_bytes, ..TopicSettings::default() };
+    let partition = Partition::new(log, settings, Arc::default());
+    partition.lead(3);
+    partition
+}
+
 fn open(dir: &Path) -> Partition {
-    Partition::open(dir, limits(2000, 100), &Files::new(8), 3, 1_000_000).unwrap()
+    partition(dir, 1_000_000)
 }
 
 fn key(group: &str, topic: &str, partition: i32) -> Key {
@@ -149,9 +158,9 @@ fn what_a_record_cannot_hold_is_refused() {
 #[test]
 fn a_partition_knows_its_offsets_and_epochs() {
     let dir = tempdir();
-    let p = Partition::open(dir.path(), limits(2000, 100), &Files::new(8), 3, 200).unwrap();
+    let p = partition(dir.path(), 200);
     let batch = Batch::new(1).values(&["a", "b"]).build();
-    assert_eq!(p.append(&batch), Ok((0, 0)));
+    assert_eq!(p.append(&batch).map(|a| (a.base_offset, a.start_offset, a.time)), Ok((0, 0, -1)));
     let large = Batch::new(1).values(&["x".repeat(200).as_str()]).build();
     assert_eq!(p.append(&large), Err(ResponseError::MessageTooLarge));
     assert_eq!(p.append(&[&batch[..], &large].concat()), Err(ResponseError::MessageTooLarge), "all of it or nothing");
@@ -173,8 +182,12 @@ fn a_partition_knows_its_offsets_and_epochs() {
     {
         assert_eq!(p.check_epoch(epoch), want, "{epoch}");
     }
-    p.set_leader_epoch(9);
-    p.set_leader_epoch(4);
+    p.resign();
+    let not_leader = ResponseError::NotLeaderOrFollower;
+    assert_eq!((p.append(&batch), p.check_epoch(-1)), (Err(not_leader), Err(not_leader)));
+    assert_eq!(p.find(0, 1000, true).map(drop), Err(not_leader));
+    p.lead(9);
+    p.lead(4);
     assert_eq!(p.leader_epoch(), 9, "an epoch never goes back");
     p.append(&batch).unwrap();
     let epochs: Vec<_> = batches(&p.read(0, 1000).unwrap()).iter().map(|(h, _)| h.leader_epoch).collect();

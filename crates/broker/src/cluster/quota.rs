@@ -108,7 +108,7 @@ mod tests {
         for (name, broker, partitions) in topics {
             let info = PartitionInfo { replicas: vec![*broker], leader: *broker, leader_epoch: 0, isr: vec![*broker] };
             let partitions = (0..*partitions as i32).map(|p| (p, info.clone())).collect();
-            image.topics.insert((*name).to_owned(), Arc::new(TopicInfo { version: 0, partitions }));
+            image.topics.insert((*name).to_owned(), Arc::new(TopicInfo { partitions, ..TopicInfo::default() }));
         }
         image
     }

@@ -1,10 +1,12 @@
 //! The broker's session with the coordinator: registration, watches, election, and the image that follows.
 //!
-//! Invariant: every change that a watch tells of leads to a new reading; a session that ends is replaced by a new
-//! one, with a new registration.
+//! Invariant: every change that a watch tells of leads to a new reading. A session is kept until the coordinator has
+//! ended it: a connection that is lost, or a request on it, is tried again within the same session. Only a session that
+//! has ended is replaced, with a new registration.
 
 use std::{
-    fs, io,
+    fs,
+    path::Path,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,8 +16,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zookeeper_client as zk;
 
 use super::{
-    controller::{self, Term},
-    image::{self, parse_controller},
+    controller::{self, Controller},
+    image::{self, Names, parse_controller},
     path,
 };
 use crate::broker::{Broker, StartError};
@@ -62,12 +64,14 @@ pub async fn run(broker: Arc<Broker>) -> SessionError {
         broker.zookeeper.send_replace(None);
         match error {
             SessionError::Directory(_) | SessionError::Taken(_) => return error,
-            other => tracing::warn!("{other}; connecting again"),
+            other => tracing::warn!("{other}; a new session begins"),
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 
+/// Pause before something is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(300);
 /// Longest time for leaving, when the coordinator does not answer.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -106,27 +110,115 @@ async fn session(broker: &Broker) -> Result<Never, SessionError> {
         client.mkdir(root, &PERSISTENT).await?;
         client = client.chroot(root).map_err(|_| zk::Error::BadArguments(&"not a path for a root"))?;
     }
+    let mut state = client.state_watcher();
+    let cluster_id = loop {
+        match prepare(broker, &client).await {
+            Ok(id) => break id,
+            Err(e) => try_again(&state, e).await?,
+        }
+    };
+    while let Err(e) = register(broker, &client).await {
+        try_again(&state, e).await?;
+    }
+    broker.zookeeper.send_replace(Some(client.clone()));
+    let mut follower = Follower::new(broker, client, cluster_id);
+    loop {
+        while let Err(e) = follower.follow().await {
+            try_again(&state, e).await?;
+        }
+        tokio::select! {
+            () = follower.changed() => {}
+            next = state.changed() => {
+                if next.is_terminated() {
+                    return Err(SessionError::Ended);
+                }
+                // Watches may have been lost with the connection.
+                follower.forget_watches();
+            }
+        }
+    }
+}
+
+/// Waits before another attempt within the session; fails if time does not mend the reason, or the session has ended.
+async fn try_again(state: &zk::StateWatcher, error: SessionError) -> Result<(), SessionError> {
+    match error {
+        SessionError::Zookeeper(_) if state.peek_state().is_terminated() => Err(SessionError::Ended),
+        SessionError::Zookeeper(e) => {
+            tracing::warn!("coordinator: {e}; the session goes on, trying again");
+            tokio::time::sleep(TRY_AGAIN).await;
+            Ok(())
+        }
+        other => Err(other),
+    }
+}
+
+/// Makes what Kafka makes at its start, and finds or gives the cluster's id.
+async fn prepare(broker: &Broker, client: &zk::Client) -> Result<String, SessionError> {
     for p in path::PERSISTENT {
         client.mkdir(p, &PERSISTENT).await?;
     }
-    let cluster_id = cluster_id(broker, &client).await?;
-    broker.claim_directory(&cluster_id)?;
-    register(broker, &client).await?;
-    broker.zookeeper.send_replace(Some(client.clone()));
+    let id = cluster_id(broker, client).await?;
+    broker.claim_directory(&id)?;
+    Ok(id)
+}
 
-    let mut state = client.state_watcher();
-    let (mut ids, mut topics, mut controller, mut signal) =
-        (Watched::default(), Watched::default(), Watched::default(), Watched::default());
-    let mut term: Option<Term> = None;
-    let mut leads = None;
-    loop {
-        if client.state().is_terminated() {
-            return Err(SessionError::Ended);
+/// Follows the cluster within one session.
+struct Follower<'a> {
+    broker: &'a Broker,
+    client: zk::Client,
+    cluster_id: String,
+    ids: Watched,
+    topics: Watched,
+    deleting: Watched,
+    controller: Watched,
+    signal: Watched,
+    leads: Option<i32>,
+    term: Option<Controller>,
+}
+
+impl<'a> Follower<'a> {
+    fn new(broker: &'a Broker, client: zk::Client, cluster_id: String) -> Self {
+        let watched = Watched::default;
+        Self {
+            broker,
+            client,
+            cluster_id,
+            ids: watched(),
+            topics: watched(),
+            deleting: watched(),
+            controller: watched(),
+            signal: watched(),
+            leads: None,
+            term: None,
         }
-        if controller.fired() {
+    }
+
+    fn forget_watches(&mut self) {
+        for w in [&mut self.ids, &mut self.topics, &mut self.deleting, &mut self.controller, &mut self.signal] {
+            w.event = None;
+        }
+    }
+
+    /// Waits until there may be something new.
+    async fn changed(&mut self) {
+        tokio::select! {
+            () = self.ids.wait() => {}
+            () = self.topics.wait() => {}
+            () = self.deleting.wait() => {}
+            () = self.controller.wait() => {}
+            () = self.signal.wait() => {}
+            // A broker that restarted quickly may have left a session behind that looks like its new one.
+            () = tokio::time::sleep(Duration::from_secs(5)) => self.ids.event = None,
+        }
+    }
+
+    /// Reads what has changed, does the controller's work if it is this broker's, and hands the image on. May be
+    /// interrupted by an error anywhere, and called again.
+    async fn follow(&mut self) -> Result<(), SessionError> {
+        let client = self.client.clone();
+        if self.controller.fired() {
             let (stat, watch) = client.check_and_watch_stat(path::CONTROLLER).await?;
-            controller.arm(watch);
-            leads = match stat {
+            self.leads = match &stat {
                 Some(_) => match client.get_data(path::CONTROLLER).await {
                     Ok((data, _)) => parse_controller(&data),
                     Err(zk::Error::NoNode) => None,
@@ -134,48 +226,60 @@ async fn session(broker: &Broker) -> Result<Never, SessionError> {
                 },
                 None => None,
             };
-            if leads != Some(broker.id()) {
-                term = None;
+            if self.leads != Some(self.broker.id()) {
+                self.term = None;
+            } else if self.term.is_none() && stat.is_some_and(|s| s.ephemeral_owner == client.session_id().0) {
+                // An election whose answer was lost.
+                self.term = Some(Controller::adopt(&client).await?);
+            }
+            self.controller.arm(watch);
+        }
+        if self.leads.is_none() {
+            self.term = controller::elect(&client, self.broker.id(), &now_ms()).await?;
+            if self.term.is_some() {
+                self.leads = Some(self.broker.id());
             }
         }
-        if leads.is_none() {
-            term = controller::elect(&client, broker.id(), &now_ms()).await?;
-            if term.is_some() {
-                leads = Some(broker.id());
-            }
-        }
-        if ids.fired() {
+        if self.ids.fired() {
             let (list, watch) = client.list_and_watch_children(path::BROKER_IDS).await?;
-            ids.list = list;
-            ids.arm(watch);
+            self.ids.list = list;
+            self.ids.arm(watch);
         }
-        if topics.fired() {
+        if self.topics.fired() {
             let (list, watch) = client.list_and_watch_children(path::TOPICS).await?;
-            topics.list = list;
-            topics.arm(watch);
+            self.topics.list = list;
+            self.topics.arm(watch);
         }
-        if signal.fired() {
+        if self.deleting.fired() {
+            let (list, watch) = client.list_and_watch_children(path::DELETE_TOPICS).await?;
+            self.deleting.list = list;
+            self.deleting.arm(watch);
+        }
+        if self.signal.fired() {
             let (_, _, watch) = client.get_and_watch_data(path::SIGNAL).await?;
-            signal.arm(watch);
+            self.signal.arm(watch);
         }
-        let mut image = image::load(&client, &cluster_id, &ids.list, &topics.list, leads).await?;
-        if let Some(term) = term
-            && controller::reconcile(&client, term, &image).await?
+        let mut image = self.load().await?;
+        if let Some(term) = &mut self.term
+            && term.reconcile(&client, &image).await?
         {
-            image = image::load(&client, &cluster_id, &ids.list, &topics.list, leads).await?;
+            image = self.load().await?;
         }
-        if *broker.image() != image {
-            broker.take(image).await;
+        if *self.broker.image() != image {
+            self.broker.take(image).await;
         }
-        tokio::select! {
-            () = ids.wait() => {}
-            () = topics.wait() => {}
-            () = controller.wait() => {}
-            () = signal.wait() => {}
-            next = state.changed() => if next.is_terminated() { return Err(SessionError::Ended) },
-            // A broker that restarted quickly may have left a session behind that looks like its new one.
-            () = tokio::time::sleep(Duration::from_secs(5)) => ids.event = None,
-        }
+        Ok(())
+    }
+
+    async fn load(&mut self) -> Result<image::Image, zk::Error> {
+        let names = Names {
+            cluster_id: &self.cluster_id,
+            brokers: &self.ids.list,
+            topics: &self.topics.list,
+            deleting: &self.deleting.list,
+            controller: self.leads,
+        };
+        image::load(&self.client, &names, &self.broker.image()).await
     }
 }
 
@@ -220,6 +324,23 @@ async fn cluster_id(broker: &Broker, client: &zk::Client) -> Result<String, Sess
     }
 }
 
+/// First line of the file that a session is remembered in: the version of its format.
+const MEMORY_VERSION: &str = "version=0";
+
+/// Writes down the session that owns this broker's registration.
+fn remember(memory: &Path, session: i64) -> Result<(), StartError> {
+    fs::write(memory, format!("{MEMORY_VERSION}\nsession={session}\n")).map_err(|source| StartError::Io { path: memory.to_owned(), source })
+}
+
+/// The session that owned this broker's registration in an earlier run. A file without a version holds the number alone.
+fn remembered(memory: &Path) -> Option<i64> {
+    let text = fs::read_to_string(memory).ok()?;
+    match text.split_once('\n') {
+        Some((MEMORY_VERSION, rest)) => rest.trim().strip_prefix("session=")?.parse().ok(),
+        _ => text.trim().parse().ok(),
+    }
+}
+
 /// Registers this broker. What an earlier run of this very broker left (it remembers its session) is taken away;
 /// another broker's registration is waited for, as long as a dead one's can last.
 async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionError> {
@@ -237,12 +358,11 @@ async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionErr
     let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     let until = tokio::time::Instant::now() + Duration::from_millis(broker.config.zookeeper_session_ms * 2);
     loop {
-        // Remembered before it is used: a run that is killed in between leaves a number that owns nothing.
         let mine = client.session_id().0;
-        let old: Option<i64> = fs::read_to_string(&memory).ok().and_then(|t| t.trim().parse().ok());
+        let old = remembered(&memory);
         match client.create(&at, data.as_bytes(), &ephemeral).await {
             Ok(_) => {
-                fs::write(&memory, mine.to_string()).map_err(|source: io::Error| StartError::Io { path: memory, source })?;
+                remember(&memory, mine)?;
                 tracing::info!("registered as broker {} with {}", broker.id(), endpoints.join(","));
                 return Ok(());
             }
@@ -251,7 +371,12 @@ async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionErr
         }
         match client.check_stat(&at).await? {
             None => continue,
-            Some(stat) if Some(stat.ephemeral_owner) == old || stat.ephemeral_owner == mine => {
+            // Made by a request whose answer was lost.
+            Some(stat) if stat.ephemeral_owner == mine => {
+                remember(&memory, mine)?;
+                return Ok(());
+            }
+            Some(stat) if Some(stat.ephemeral_owner) == old => {
                 tracing::info!("taking over the registration of this broker's earlier session");
                 match client.delete(&at, Some(stat.version)).await {
                     Ok(()) | Err(zk::Error::NoNode | zk::Error::BadVersion) => {}

@@ -1,5 +1,6 @@
 //! Making topics: the assignment in the coordinator, from which the controller gives each partition its state.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kafka_protocol::ResponseError;
 use zookeeper_client as zk;
 
@@ -65,6 +66,16 @@ pub fn check_config_size(config: &serde_json::Map<String, serde_json::Value>) ->
     Err((ResponseError::InvalidConfig, format!("the topic's settings have {bytes} bytes; {MAX_CONFIG_BYTES} are allowed")))
 }
 
+/// An id for a topic. One that begins with a dash would be an option to Kafka's tools, which is why Kafka avoids it too.
+fn new_id() -> String {
+    loop {
+        let id = URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes());
+        if !id.starts_with('-') {
+            return id;
+        }
+    }
+}
+
 /// Writes the znodes of a topic.
 pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], config: &serde_json::Value) -> Result<(), Refusal> {
     let lost = |e: zk::Error| match e {
@@ -73,7 +84,10 @@ pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], co
     };
     let map: serde_json::Map<String, serde_json::Value> =
         assignment.iter().enumerate().map(|(i, r)| (i.to_string(), r.clone().into())).collect();
-    let data = serde_json::json!({ "version": 2, "partitions": map, "adding_replicas": {}, "removing_replicas": {} }).to_string();
+    let data = serde_json::json!({
+        "version": 3, "topic_id": new_id(), "partitions": map, "adding_replicas": {}, "removing_replicas": {},
+    })
+    .to_string();
     if client.check_stat(&format!("{}/{name}", path::TOPICS)).await.map_err(lost)?.is_some() {
         return Err(lost(zk::Error::NodeExists));
     }

@@ -15,9 +15,10 @@ use super::{
     fetch_answer::{self, PART_BYTES, Part},
 };
 use crate::{
-    broker::{Broker, Led},
+    broker::Broker,
     net::answer::Answer,
     partition::Waiter,
+    storage::Led,
 };
 
 /// Longest wait, in milliseconds.

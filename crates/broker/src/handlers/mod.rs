@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
+    ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest,
         OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
@@ -43,6 +44,9 @@ pub enum RequestError {
     /// The bytes are not a request of this version.
     #[error("bad request: {0}")]
     Malformed(String),
+    /// Records that nobody waits for were not taken.
+    #[error("records without acknowledgement are not taken: {0:?}")]
+    Unacknowledged(ResponseError),
     /// The answer could not be written down; a mistake of ours.
     #[error("answer to {0:?} does not encode: {1}")]
     Encode(ApiKey, String),
@@ -161,7 +165,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         ApiKey::Produce => {
             let request = decode!(ProduceRequest);
-            match produce::handle(broker, &request) {
+            match produce::handle(broker, &request)? {
                 Some(response) => encode(&header, key, version, &response),
                 None => return Ok(None),
             }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The partition of the offsets topic that a group belongs to, if this broker leads it.
-pub fn led_for(broker: &Broker, group: &str) -> Result<std::sync::Arc<crate::broker::Led>, ResponseError> {
+pub fn led_for(broker: &Broker, group: &str) -> Result<std::sync::Arc<crate::storage::Led>, ResponseError> {
     if group.is_empty() || group.len() > i16::MAX as usize {
         return Err(ResponseError::InvalidGroupId);
     }

@@ -9,9 +9,10 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use crate::{broker::Broker, cluster::topics};
+use super::RequestError;
+use crate::{broker::Broker, cluster::topics, partition::Appended};
 
-fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&[u8]>) -> Result<(i64, i64), ResponseError> {
+fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&[u8]>) -> Result<Appended, ResponseError> {
     if !(-1..=1).contains(&acks) {
         return Err(ResponseError::InvalidRequiredAcks);
     }
@@ -35,10 +36,12 @@ fn is_compressed(records: &[u8]) -> bool {
     records.get(22).is_some_and(|attributes| attributes & 7 != 0)
 }
 
-/// Answers a request; `None` if it wants no answer.
-pub fn handle(broker: &Broker, request: &ProduceRequest) -> Option<ProduceResponse> {
+/// Answers a request; `None` if it wants no answer. A producer that wants none and whose records were not taken learns
+/// of it by the end of its connection, as on Kafka: otherwise it would go on writing to a broker that does not lead.
+pub fn handle(broker: &Broker, request: &ProduceRequest) -> Result<Option<ProduceResponse>, RequestError> {
     let transactional = request.transactional_id.is_some();
     let mut responses = Vec::new();
+    let mut failed = None;
     for topic in &request.topic_data {
         let mut partitions = Vec::new();
         for p in &topic.partition_data {
@@ -49,13 +52,17 @@ pub fn handle(broker: &Broker, request: &ProduceRequest) -> Option<ProduceRespon
             };
             let answer = PartitionProduceResponse::default().with_index(p.index);
             partitions.push(match result {
-                Ok((base, start)) => answer.with_base_offset(base).with_log_start_offset(start),
+                Ok(a) => answer.with_base_offset(a.base_offset).with_log_start_offset(a.start_offset).with_log_append_time_ms(a.time),
                 Err(e) => {
+                    failed = Some(e);
                     answer.with_error_code(e.code()).with_base_offset(-1).with_error_message(Some(StrBytes::from_string(format!("{e:?}"))))
                 }
             });
         }
         responses.push(TopicProduceResponse::default().with_name(topic.name.clone()).with_partition_responses(partitions));
     }
-    (request.acks != 0).then(|| ProduceResponse::default().with_responses(responses))
+    match failed {
+        Some(e) if request.acks == 0 => Err(RequestError::Unacknowledged(e)),
+        _ => Ok((request.acks != 0).then(|| ProduceResponse::default().with_responses(responses))),
+    }
 }

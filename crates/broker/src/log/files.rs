@@ -47,7 +47,7 @@ impl Files {
 #[derive(Debug)]
 pub struct Slot {
     id: u64,
-    path: PathBuf,
+    path: Mutex<PathBuf>,
     files: Arc<Files>,
 }
 
@@ -56,14 +56,30 @@ impl Slot {
     /// is an error and not an empty file.
     pub fn create(files: &Arc<Files>, path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
-        let this = Self { id: files.next.fetch_add(1, Ordering::Relaxed), path, files: files.clone() };
+        let this = Self { id: files.next.fetch_add(1, Ordering::Relaxed), path: Mutex::new(path), files: files.clone() };
         this.keep(Arc::new(file));
         Ok(this)
     }
 
     /// Where the file is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.path.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Renames the file. Readers that come later still find it.
+    pub fn rename(&self, to: &Path) -> io::Result<()> {
+        let mut path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        std::fs::rename(&*path, to)?;
+        to.clone_into(&mut path);
+        Ok(())
+    }
+
+    /// The directory was renamed, and the file with it.
+    pub fn moved(&self, dir: &Path) {
+        let mut path = self.path.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = path.file_name() {
+            *path = dir.join(name);
+        }
     }
 
     /// The open file. Callers let go of it soon: a file that is held stays open beyond the pool's capacity.
@@ -72,7 +88,7 @@ impl Slot {
             return Ok(file.clone());
         }
         // Opened without the lock. Two that come here at once open it twice, and one descriptor is closed again.
-        let file = Arc::new(OpenOptions::new().read(true).write(true).open(&self.path)?);
+        let file = Arc::new(OpenOptions::new().read(true).write(true).open(self.path())?);
         self.keep(file.clone());
         Ok(file)
     }

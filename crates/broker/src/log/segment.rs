@@ -1,20 +1,33 @@
-//! One segment: `.log`, `.index` (relative offset, position) and `.timeindex` (time stamp, relative offset).
+//! One segment: `.log`, `.index` and `.timeindex`.
 //!
-//! An index entry names the last offset of the batch that begins at its position, as Kafka's do.
+//! Invariant: the indexes agree with the log. An index entry names the last offset of the batch that begins at its
+//! position, as Kafka's do; a time entry is the latest batch so far.
 
 use std::{
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{Files, Found, Limits, LogError, Slice, Slot, at};
+use super::{
+    Files, Found, Limits, LogError, Slice, Slot, at,
+    index::{Moment, OffsetIndex, Position, TimeIndex},
+};
 use crate::batch::{HEAD_BYTES, Head, record_times};
 
-/// How much is read at once when a segment is walked, in bytes.
-const WALK_BYTES: usize = 256 * 1024;
 /// Largest batch that a walk believes in, in bytes.
 const MAX_BATCH_BYTES: usize = 1 << 30;
+
+/// How much of a segment is believed when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// All: it reached the disk, and its indexes with it.
+    All,
+    /// What is below an offset; from there on each batch is checked. What is damaged is cut off.
+    Below(i64),
+}
 
 #[derive(Debug)]
 pub struct Segment {
@@ -26,36 +39,46 @@ pub struct Segment {
     max_timestamp: i64,
     /// last offset of the batch that `max_timestamp` is from
     max_timestamp_offset: i64,
-    limits: Limits,
-    /// (last offset of the batch relative to the base, position)
-    index: Vec<(u32, u32)>,
-    index_file: Slot,
-    time_index_file: Slot,
-    /// bytes of the time index
-    time_index_size: u64,
+    /// largest timestamp of the first batch
+    first_timestamp: Option<i64>,
+    /// when it was begun by the clock, in milliseconds since 1970
+    created: i64,
+    index: OffsetIndex,
+    times: TimeIndex,
     last_time_entry: i64,
     since_entry: u32,
+    index_interval_bytes: u32,
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    ms(SystemTime::now())
+}
+
+fn ms(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn open(files: &Arc<Files>, path: PathBuf) -> Result<Slot, LogError> {
     Slot::create(files, path.clone()).map_err(at(&path))
 }
 
-fn write_at(slot: &Slot, bytes: &[u8], position: u64) -> Result<(), LogError> {
-    slot.file().and_then(|f| f.write_all_at(bytes, position)).map_err(at(slot.path()))
-}
-
-fn sync(slot: &Slot) -> Result<(), LogError> {
-    slot.file().and_then(|f| f.sync_data()).map_err(at(slot.path()))
-}
-
 impl Segment {
-    /// Opens the files of a segment. The active one is walked and cut; the indexes are made anew from what is there.
-    pub fn open(dir: &Path, base: i64, active: bool, limits: Limits, files: &Arc<Files>) -> Result<Self, LogError> {
+    /// Opens the files of a segment, or makes them. Heads of batches that are read on the way are shown to `seen`. Says
+    /// whether something was cut off.
+    pub fn open(
+        dir: &Path,
+        base: i64,
+        trust: Trust,
+        limits: Limits,
+        files: &Arc<Files>,
+        seen: &mut dyn FnMut(&Head),
+    ) -> Result<(Self, bool), LogError> {
         let file = |ending: &str| dir.join(format!("{base:020}.{ending}"));
         let path = file("log");
         let log = Arc::new(open(files, path.clone())?);
-        let length = log.file().and_then(|f| f.metadata()).map_err(at(&path))?.len();
+        let metadata = log.file().and_then(|f| f.metadata()).map_err(at(&path))?;
+        let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX);
         let mut this = Self {
             base,
             log,
@@ -63,53 +86,99 @@ impl Segment {
             next_offset: base,
             max_timestamp: -1,
             max_timestamp_offset: base,
-            limits,
-            index: Vec::new(),
-            index_file: open(files, file("index"))?,
-            time_index_file: open(files, file("timeindex"))?,
-            time_index_size: 0,
+            first_timestamp: None,
+            created: if length == 0 { now_ms() } else { metadata.modified().map_or(0, ms) },
+            index: OffsetIndex::open(open(files, file("index"))?)?,
+            times: TimeIndex::open(open(files, file("timeindex"))?)?,
             last_time_entry: -1,
             since_entry: 0,
+            index_interval_bytes: limits.index_interval_bytes,
             path,
         };
-        for index in [&this.index_file, &this.time_index_file] {
-            index.file().and_then(|f| f.set_len(0)).map_err(at(index.path()))?;
+        this.restore(trust, length)?;
+        if this.size > 0 {
+            this.first_timestamp = this.head_at(0)?.map(|h| h.max_timestamp);
         }
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        let mut position = 0u32;
-        while position < length {
-            // A closed segment was synced before the next was begun: its checksums are trusted.
-            let Some(head) = this.check(position, length, active)? else {
+        while this.size < length {
+            let Some(head) = this.check(this.size, length, trust)? else {
                 break;
             };
-            this.note(&head, position)?;
-            position += head.size as u32;
-            this.size = position;
+            seen(&head);
+            this.note(&head, this.size)?;
+            this.size += head.size as u32;
         }
-        if position < length {
-            if !active {
-                let e = std::io::Error::new(std::io::ErrorKind::InvalidData, format!("damaged at byte {position} of {length}"));
-                return Err(at(&this.path)(e));
+        let cut = this.size < length;
+        if cut {
+            this.cut(trust, length)?;
+        }
+        Ok((this, cut))
+    }
+
+    fn cut(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
+        let position = self.size;
+        let believed = match trust {
+            Trust::All => true,
+            Trust::Below(offset) => self.next_offset < offset,
+        };
+        if believed {
+            let e = io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {position} of {length}"));
+            return Err(at(&self.path)(e));
+        }
+        tracing::warn!("{}: cut {} bytes off, from byte {position} on: no whole batch there", self.path.display(), length - position);
+        let cut = self.log.file().and_then(|f| f.set_len(position.into()).and_then(|()| f.sync_all()));
+        cut.map_err(at(&self.path))
+    }
+
+    /// Goes on from the last index entry that can be believed; without one, from the beginning with new indexes.
+    fn restore(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
+        let believed = |e: Position| match trust {
+            Trust::All => true,
+            Trust::Below(offset) => self.base + i64::from(e.relative) < offset,
+        };
+        let in_file = u64::from(length).saturating_sub(HEAD_BYTES as u64);
+        let entry = self.index.last_while(|e| believed(e) && u64::from(e.position) <= in_file)?;
+        // An index that was not written to its end has zeros there, which no entry has.
+        let sound = |e: Position, head: &Head| {
+            let whole = head.magic == 2 && head.last_offset_delta >= 0;
+            whole && head.last_offset() == self.base + i64::from(e.relative) && u64::from(e.position) + head.size as u64 <= length.into()
+        };
+        if let Some((i, e)) = entry
+            && let Some(head) = self.head_at(e.position)?.filter(|h| sound(e, h))
+        {
+            self.index.truncate(i + 1)?;
+            if trust != Trust::All {
+                self.times.keep(e.relative)?;
             }
-            tracing::warn!("{}: cut {} bytes off, from byte {position} on: no whole batch there", this.path.display(), length - position);
-            let cut = this.log.file().and_then(|f| f.set_len(position.into()).and_then(|()| f.sync_all()));
-            cut.map_err(at(&this.path))?;
+            if let Some(last) = self.times.last()? {
+                self.max_timestamp = last.timestamp;
+                self.max_timestamp_offset = self.base + i64::from(last.relative);
+                self.last_time_entry = last.timestamp;
+            }
+            self.next_offset = head.last_offset() + 1;
+            self.since_entry = head.size as u32;
+            self.size = e.position + head.size as u32;
+            return Ok(());
         }
-        Ok(this)
+        self.index.truncate(0)?;
+        self.times.clear()
     }
 
     fn read_at(&self, out: &mut [u8], position: u32) -> Result<(), LogError> {
         self.log.file().and_then(|f| f.read_exact_at(out, position.into())).map_err(at(&self.path))
     }
 
-    /// The head of the batch at a position, if a whole and right one is there that goes on with the offsets.
-    fn check(&self, position: u32, length: u32, with_crc: bool) -> Result<Option<Head>, LogError> {
+    fn head_at(&self, position: u32) -> Result<Option<Head>, LogError> {
         let mut head = [0u8; HEAD_BYTES];
+        self.read_at(&mut head, position)?;
+        Ok(Head::parse(&head))
+    }
+
+    /// The head of the batch at a position, if a whole and right one is there that goes on with the offsets.
+    fn check(&self, position: u32, length: u32, trust: Trust) -> Result<Option<Head>, LogError> {
         if (length - position) < HEAD_BYTES as u32 {
             return Ok(None);
         }
-        self.read_at(&mut head, position)?;
-        let Some(head) = Head::parse(&head) else {
+        let Some(head) = self.head_at(position)? else {
             return Ok(None);
         };
         let fits = head.size <= (length - position) as usize && head.size <= MAX_BATCH_BYTES;
@@ -119,7 +188,7 @@ impl Segment {
         if !fits || !in_reach || head.magic != 2 || head.base_offset < self.next_offset || head.last_offset_delta < 0 {
             return Ok(None);
         }
-        if with_crc {
+        if matches!(trust, Trust::Below(point) if head.last_offset() >= point) {
             let mut whole = vec![0u8; head.size];
             self.read_at(&mut whole, position)?;
             if !head.crc_ok(&whole) {
@@ -141,34 +210,47 @@ impl Segment {
     pub fn max_timestamp(&self) -> i64 {
         self.max_timestamp
     }
+    /// The time that retention goes by: that of the latest record, or of the file where records have none.
+    pub fn age_from(&self) -> i64 {
+        if self.max_timestamp >= 0 { self.max_timestamp } else { self.created }
+    }
+    /// How long the segment has been written to, when a batch of this time comes.
+    pub fn open_for(&self, timestamp: i64) -> i64 {
+        match self.first_timestamp {
+            Some(first) if first >= 0 && timestamp >= 0 => timestamp.saturating_sub(first),
+            _ => now_ms().saturating_sub(self.created),
+        }
+    }
+    /// All files of the segment.
+    pub fn files(&self) -> [&Arc<Slot>; 3] {
+        [&self.log, self.index.slot(), self.times.slot()]
+    }
 
     /// Takes a batch at a position into account, in memory and in the indexes.
     fn note(&mut self, head: &Head, position: u32) -> Result<(), LogError> {
         self.next_offset = head.last_offset() + 1;
+        if position == 0 {
+            self.first_timestamp = Some(head.max_timestamp);
+        }
         if head.max_timestamp > self.max_timestamp {
             self.max_timestamp = head.max_timestamp;
             self.max_timestamp_offset = head.last_offset();
         }
-        if position > 0 && self.since_entry > self.limits.index_interval_bytes {
-            let relative = (head.last_offset() - self.base) as u32;
-            let mut entry = [0u8; 8];
-            entry[..4].copy_from_slice(&relative.to_be_bytes());
-            entry[4..].copy_from_slice(&position.to_be_bytes());
-            write_at(&self.index_file, &entry, self.index.len() as u64 * 8)?;
-            self.index.push((relative, position));
+        if position > 0 && self.since_entry > self.index_interval_bytes {
+            self.index.push(Position { relative: (head.last_offset() - self.base) as u32, position })?;
             // The latest batch so far, which need not be this one: Kafka looks for later ones behind it only.
-            if self.max_timestamp > self.last_time_entry {
-                let relative = (self.max_timestamp_offset - self.base) as u32;
-                let mut entry = [0u8; 12];
-                entry[..8].copy_from_slice(&self.max_timestamp.to_be_bytes());
-                entry[8..].copy_from_slice(&relative.to_be_bytes());
-                write_at(&self.time_index_file, &entry, self.time_index_size)?;
-                self.time_index_size += 12;
-                self.last_time_entry = self.max_timestamp;
-            }
+            self.note_time()?;
             self.since_entry = 0;
         }
         self.since_entry = self.since_entry.saturating_add(head.size as u32);
+        Ok(())
+    }
+
+    fn note_time(&mut self) -> Result<(), LogError> {
+        if self.max_timestamp > self.last_time_entry {
+            self.times.push(Moment { timestamp: self.max_timestamp, relative: (self.max_timestamp_offset - self.base) as u32 })?;
+            self.last_time_entry = self.max_timestamp;
+        }
         Ok(())
     }
 
@@ -184,22 +266,16 @@ impl Segment {
         Ok(())
     }
 
-    pub fn flush(&mut self) -> Result<(), LogError> {
-        sync(&self.log)
-    }
-
-    pub fn seal(&mut self) -> Result<(), LogError> {
-        self.flush()?;
-        sync(&self.index_file)?;
-        sync(&self.time_index_file)
+    /// Nothing more comes, for now: the time index tells of the latest record.
+    pub fn close(&mut self) -> Result<(), LogError> {
+        self.note_time()
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
     fn position_of(&self, offset: i64) -> Result<u32, LogError> {
         let relative = u32::try_from(offset - self.base).unwrap_or(0);
-        // The entry before the first whose batch ends at or behind the offset: from there on it is found by walking.
-        let i = self.index.partition_point(|(last, _)| *last < relative);
-        let mut position = if i == 0 { 0 } else { self.index[i - 1].1 };
+        // The last entry whose batch ends before the offset: from there on it is found by walking.
+        let mut position = self.index.last_while(|e| e.relative < relative)?.map_or(0, |(_, e)| e.position);
         while position < self.size {
             match self.head_at(position)? {
                 Some(h) if h.last_offset() < offset => position += h.size as u32,
@@ -207,12 +283,6 @@ impl Segment {
             }
         }
         Ok(position)
-    }
-
-    fn head_at(&self, position: u32) -> Result<Option<Head>, LogError> {
-        let mut head = [0u8; HEAD_BYTES];
-        self.read_at(&mut head, position)?;
-        Ok(Head::parse(&head))
     }
 
     /// Whole batches from the one that holds `offset` on; see [`super::Log::slice`].
@@ -224,8 +294,8 @@ impl Segment {
             end = self.size;
         } else {
             // The last entry that is not behind the limit begins a batch; from there on there are few.
-            let i = self.index.partition_point(|(_, at)| u64::from(*at) <= limit);
-            end = end.max(if i == 0 { 0 } else { self.index[i - 1].1 });
+            let entry = self.index.last_while(|e| u64::from(e.position) <= limit)?;
+            end = end.max(entry.map_or(0, |(_, e)| e.position));
             while let Some(h) = self.head_at(end)? {
                 let next = u64::from(end) + h.size as u64;
                 if next > limit && !(end == position && at_least_one) {
@@ -240,32 +310,40 @@ impl Segment {
         Ok((end > position).then(|| Slice { file: self.log.clone(), position: position.into(), len: (end - position) as usize }))
     }
 
-    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, LogError> {
-        let mut offset = self.base;
-        while offset < self.next_offset {
-            let mut bytes = bytes::BytesMut::new();
-            if let Some(slice) = self.slice(offset, WALK_BYTES, true)? {
-                slice.read_into(&mut bytes).map_err(at(&self.path))?;
-            }
-            let mut rest = &bytes[..];
-            while let Some(head) = Head::parse(rest) {
-                if head.max_timestamp >= timestamp {
-                    return Ok(Some(find_in(&rest[..head.size], &head, timestamp)));
-                }
-                offset = head.last_offset() + 1;
-                rest = &rest[head.size..];
-            }
-            if bytes.is_empty() {
+    /// The first record, from an offset on, whose timestamp is at least this.
+    pub fn offset_for_timestamp(&self, timestamp: i64, from: i64) -> Result<Option<Found>, LogError> {
+        // The first entry that is not earlier names a batch that will do. Those before it lie between it and the offset
+        // entry before it: entries of both indexes are made at the same batches.
+        let offset = match self.times.first_from(timestamp)? {
+            Some(entry) => entry.relative,
+            None => u32::try_from(self.next_offset - self.base).unwrap_or(u32::MAX),
+        };
+        let mut position = self.index.last_while(|e| e.relative < offset)?.map_or(0, |(_, e)| e.position);
+        while position < self.size {
+            let Some(head) = self.head_at(position)? else {
                 break;
+            };
+            if head.max_timestamp >= timestamp && head.last_offset() >= from {
+                let mut batch = vec![0; head.size];
+                self.read_at(&mut batch, position)?;
+                if let Some(found) = find_in(&batch, &head, timestamp, from) {
+                    return Ok(Some(found));
+                }
             }
+            position += head.size as u32;
         }
         Ok(None)
     }
 }
 
 /// The record in a batch; of a compressed batch, which is not opened here, the first.
-fn find_in(bytes: &[u8], head: &Head, timestamp: i64) -> Found {
-    let found = record_times(bytes, head).find(|(_, time)| *time >= timestamp);
-    let (offset, timestamp) = found.unwrap_or((head.base_offset, head.max_timestamp));
-    Found { offset, timestamp }
+fn find_in(bytes: &[u8], head: &Head, timestamp: i64, from: i64) -> Option<Found> {
+    let mut times = record_times(bytes, head).peekable();
+    if times.peek().is_none() {
+        return Some(Found { offset: head.base_offset.max(from), timestamp: head.max_timestamp });
+    }
+    let found = times.find(|(offset, time)| *time >= timestamp && *offset >= from);
+    // The records of a batch from elsewhere may not be as late as its head says.
+    let found = found.or((head.base_offset >= from).then_some((head.base_offset, head.max_timestamp)));
+    found.map(|(offset, timestamp)| Found { offset, timestamp })
 }
