@@ -3,6 +3,7 @@
 use std::{
     io::{IsTerminal, Write},
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use serde_json::json;
@@ -31,6 +32,8 @@ pub struct Arguments {
     all: bool,
 }
 
+/// How long a log that is not followed may pause.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Longest line that is kept in one piece, in bytes.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
 
@@ -77,7 +80,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let (mut lines, terminal) = (Lines::default(), std::io::stdout().is_terminal());
     let command = format!("sudo -n journalctl --no-pager -n {} {unit} {follow}", a.lines);
     let code = connection
-        .stream(&command, |data, is_error| {
+        .stream(&command, (!a.follow).then_some(SILENCE), |data, is_error| {
             let _ = if is_error {
                 std::io::stderr().write_all(visible(&String::from_utf8_lossy(data)).as_bytes())
             } else if terminal && !g.json {
@@ -119,6 +122,10 @@ mod tests {
         assert_eq!(lines.add("\u{e9}".as_bytes()), [""; 0]);
         assert_eq!(lines.add(b"\r\n\nc"), ["b\u{e9}", ""]);
         assert_eq!(lines.rest().as_deref(), Some("c"));
+        // One that has no end does not fill the memory.
+        let (mut lines, piece) = (Lines::default(), vec![b'x'; MAX_LINE_BYTES / 2 + 1]);
+        assert_eq!(lines.add(&piece), [""; 0]);
+        assert_eq!(lines.add(&piece)[0].len(), MAX_LINE_BYTES + 2);
         assert_eq!(json_line("h", "a \"b\""), "{\"host\":\"h\",\"line\":\"a \\\"b\\\"\"}\n");
     }
 }

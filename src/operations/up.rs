@@ -223,7 +223,8 @@ fn passed(checks: &[Check]) -> Result<()> {
     })
 }
 
-/// Does the provider's steps: the network first, then all hosts side by side.
+/// Does the provider's steps: the network first, then all hosts side by side, and beside them, one after the other, what is mended in
+/// place.
 async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
     let uuid = match observed.uuid {
         Some(u) => u,
@@ -235,17 +236,30 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
     let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
     let network = cluster.provider.create_network(&site).await?;
     interrupted(cluster)?;
-    let steps: Vec<&Step> = plan.steps.iter().filter(|s| **s != Step::CreateNetwork).collect();
     let say = |text: String| cluster.reporter.say(&text);
-    let results = join_all(steps.iter().map(|s| async {
-        let r = cluster.provider.apply(s, &network, &site, &say).await;
-        if r.is_ok() {
-            cluster.reporter.step(s);
+    let one = |step: &'_ Step| {
+        let step = step.clone();
+        let (network, site, say) = (&network, &site, &say);
+        async move {
+            let r = cluster.provider.apply(&step, network, site, say).await;
+            if r.is_ok() {
+                cluster.reporter.step(&step);
+            }
+            r
         }
-        r
-    }))
-    .await;
-    let failed: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    };
+    let steps = plan.steps.iter().filter(|s| **s != Step::CreateNetwork);
+    let (in_place, of_hosts): (Vec<&Step>, Vec<&Step>) = steps.partition(|s| matches!(s, Step::Adjust(_)));
+    // What is mended in place has an order: nothing is closed before what takes its place is open.
+    let in_place = async {
+        for step in in_place {
+            one(step).await?;
+        }
+        Ok(())
+    };
+    let (first, rest) = tokio::join!(in_place, join_all(of_hosts.into_iter().map(one)));
+    let results = std::iter::once(first).chain(rest);
+    let failed: Vec<Error> = results.filter_map(Result::err).collect();
     match failed.len() {
         0 => interrupted(cluster),
         1 => Err(failed[0].clone()),

@@ -123,7 +123,7 @@ pub struct Opening {
     pub from_port: i32,
     /// last port
     pub to_port: i32,
-    /// `10.0.0.0/8`, or a group's id
+    /// `10.0.0.0/8`, a role's group or `hosts`, or the id of a group that is not the cluster's
     pub source: String,
 }
 
@@ -147,7 +147,7 @@ impl fmt::Display for Opening {
 pub enum Adjustment {
     /// ports that are to be open, and those that are not
     Openings {
-        /// the group's id
+        /// the group's id; empty if it does not exist yet
         group: String,
         /// the group's name
         name: String,
@@ -155,6 +155,17 @@ pub enum Adjustment {
         add: Vec<Opening>,
         /// closed
         remove: Vec<Opening>,
+    },
+    /// hosts that are to be in other groups
+    Membership {
+        /// the hosts' names
+        name: String,
+        /// the provider's ids of the hosts
+        ids: Vec<String>,
+        /// groups that they join, by role
+        join: Vec<String>,
+        /// groups that they leave
+        leave: Vec<String>,
     },
     /// tags with other values
     Tags {

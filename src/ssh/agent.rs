@@ -35,8 +35,10 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of a blob that travel in one frame.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Time for an action that has no limit of its own; the longest are packages.
-const ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Time for packages and archives.
+const INSTALL_ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Time for an action without a limit of its own.
+const ACTION_TIMEOUT: Duration = Duration::from_secs(900);
 /// What an answer may take beyond its action's limit: requests and blobs before it, the network.
 const ANSWER_MARGIN: Duration = Duration::from_secs(180);
 /// How often the agent is checked for overdue answers.
@@ -83,6 +85,7 @@ fn limit(action: &Action) -> Option<Duration> {
         Action::Command { timeout_s: 0, .. } => None,
         Action::Command { timeout_s, .. } | Action::WaitFor { timeout_s, .. } => Some(Duration::from_secs(*timeout_s)),
         Action::Systemd { timeout_s: Some(s), .. } => Some(Duration::from_secs(*s).saturating_mul(SYSTEMCTL_CALLS)),
+        Action::Package { .. } | Action::Unarchive { .. } => Some(INSTALL_ACTION_TIMEOUT),
         _ => Some(ACTION_TIMEOUT),
     }
 }

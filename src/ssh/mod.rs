@@ -412,12 +412,25 @@ impl Connection {
         result
     }
 
-    /// Runs a command and hands out its output as it comes. Returns its exit code.
-    pub async fn stream(&self, command: &str, mut each: impl FnMut(&[u8], bool) + Send) -> Result<Option<u32>, SshError> {
+    /// Runs a command and hands out its output as it comes. Returns its exit code. A command that is silent for longer than `silence`
+    /// is given up; without that, only its caller ends it.
+    pub async fn stream(
+        &self,
+        command: &str,
+        silence: Option<Duration>,
+        mut each: impl FnMut(&[u8], bool) + Send,
+    ) -> Result<Option<u32>, SshError> {
         let mut channel = self.start(command, false).await?;
         let _ = channel.eof().await;
         let mut code = None;
-        while let Some(message) = channel.wait().await {
+        loop {
+            let message = match silence {
+                None => channel.wait().await,
+                Some(limit) => timeout(limit, channel.wait())
+                    .await
+                    .map_err(|_| SshError::Lost(format!("`{command}` prints nothing for {} s and does not end", limit.as_secs())))?,
+            };
+            let Some(message) = message else { break };
             match message {
                 ChannelMsg::Data { data } => each(&data, false),
                 ChannelMsg::ExtendedData { data, .. } => each(&data, true),

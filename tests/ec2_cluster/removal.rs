@@ -82,7 +82,7 @@ fn who_asks_for_it() {
     fs::remove_dir_all(cluster.state()).unwrap();
     let down = cluster.run_with(&["down"], "typed\n").code(0);
     down.shows(&["instance", "typed-kafka03", "volume", "security-group", "key-pair", "UTC"]).says(&[
-        "removed 24 things of cluster `typed`",
+        "removed 25 things of cluster `typed`",
         "a second listing by that id at",
         "finds 0",
     ]);

@@ -35,6 +35,13 @@ async fn a_command_that_never_answers_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_silent_ends() {
+    let connection = connect(&[("hang", Reaction::Hang)]).await;
+    let error = connection.stream("hang", Some(Duration::from_secs(1)), |_, _| {}).await.unwrap_err();
+    assert!(matches!(&error, SshError::Lost(why) if why.contains("nothing for 1 s")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_has_no_say_over_the_terminal() {
     let connection = connect(&[("lie", Reaction::Say(b"\x1b]0;title\x07\x1b[2K\rall is well\n"))]).await;
     let out = connection.exec("lie", &[], Duration::from_secs(5)).await.unwrap();

@@ -12,7 +12,10 @@ use std::{
 use septet_ec2::{Client, KeyPair, Tags, filter};
 use tokio::task::JoinHandle;
 
-use super::{policy::explain, tags};
+use super::{
+    policy::{explain, explain_first},
+    tags,
+};
 use crate::{
     error::{Error, Result},
     identity::ClusterName,
@@ -56,6 +59,11 @@ impl Drop for Hold {
     }
 }
 
+/// Whether it is a lock of Septet's for this name, and no key of somebody's that has its name.
+fn is_lock(key: &KeyPair, cluster: &ClusterName) -> bool {
+    key.tags.contains_key(HOLDER) && key.tags.get(tags::CLUSTER) == Some(&format!("{MARK}{cluster}"))
+}
+
 fn is_stale(key: &KeyPair, holder: &Holder, now: u64) -> bool {
     let seen = key.tags.get(SEEN).and_then(|s| s.parse::<u64>().ok());
     key.tags.get(HOLDER) == Some(&holder.id) || seen.is_none_or(|s| now.saturating_sub(s) > SILENCE_S)
@@ -81,17 +89,18 @@ pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -
             Ok(id) => return Ok(Hold { beat: tokio::spawn(beat(client.clone(), id.clone())), client, id, taken: Instant::now() }),
             Err(e) if e.is_duplicate() || e.is_ambiguous() => {}
             Err(e) if e.is_throttle() => tokio::time::sleep(Duration::from_secs(2)).await,
-            Err(e) => return Err(explain(&doing, e)),
+            Err(e) => return Err(explain_first(&doing, e, client.stats().clock_skew_s)),
         }
         let found = client.key_pairs(&[filter("key-name", &[&name])]).await.map_err(|e| explain(&doing, e))?;
         match found.into_iter().next() {
-            Some(key) if !key.tags.contains_key(HOLDER) => {
+            Some(key) if !is_lock(&key, cluster) => {
                 return Err(crate::provider::foreign(&name, "a key pair"));
             }
             Some(key) if is_stale(&key, holder, now_s()) => client.delete_key(&key.id).await.map_err(|e| explain(&doing, e))?,
             Some(key) => {
                 // Somebody else's words: one line of plain text.
-                let by: String = key.tags.get(WHO).map_or("somebody", String::as_str).chars().filter(|c| !c.is_control()).take(240).collect();
+                let by: String =
+                    key.tags.get(WHO).map_or("somebody", String::as_str).chars().filter(|c| !c.is_control()).take(240).collect();
                 return Err(Error::failed(format!("another run is at work on cluster `{cluster}`: {by}")).hint(format!(
                     "wait until it has ended; if it was killed, its hold ends {} minutes after its last sign of life",
                     SILENCE_S / 60

@@ -17,6 +17,7 @@ mod policy;
 mod preflight;
 mod prices;
 mod remove;
+mod rules;
 mod tags;
 mod user_data;
 
@@ -67,6 +68,7 @@ pub struct Ec2 {
     client: OnceCell<Client>,
     caller: OnceCell<String>,
     types: OnceCell<Vec<TypeInfo>>,
+    zones: OnceCell<Vec<String>>,
     images: tokio::sync::Mutex<BTreeMap<Architecture, Image>>,
     seen: Mutex<Seen>,
     /// instances that this process launched or started: they must be seen to run before anything goes on
@@ -116,6 +118,7 @@ impl Ec2 {
             client: OnceCell::new(),
             caller: OnceCell::new(),
             types: OnceCell::new(),
+            zones: OnceCell::new(),
             images: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             made: Mutex::default(),

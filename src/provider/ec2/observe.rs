@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use septet_ec2::{Client, Instance, InstanceState, filter, tag_filter};
 use tokio::time::Instant;
 
-use super::{Ec2, Seen, locked, policy::explain, tags};
+use super::{
+    Ec2, Seen, locked,
+    policy::{explain, explain_first},
+    tags,
+};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
@@ -60,8 +64,9 @@ impl Ec2 {
         let by = [ours.clone(), filter("instance-state-name", &SEEN)];
         let only = [ours.clone()];
         let (instances, groups) = tokio::join!(client.instances(&by), client.groups(&only));
-        let mut instances = instances.map_err(|e| explain("cannot list instances", e))?;
-        let mut groups = groups.map_err(|e| explain("cannot list security groups", e))?;
+        let skew_s = client.stats().clock_skew_s;
+        let mut instances = instances.map_err(|e| explain_first("cannot list instances", e, skew_s))?;
+        let mut groups = groups.map_err(|e| explain_first("cannot list security groups", e, skew_s))?;
         // What carries no cluster's UUID is not ours, whatever else is written on it.
         instances.retain(|i| tags::marks(&i.tags).is_some());
         groups.retain(|g| tags::marks(&g.tags).is_some());
@@ -122,7 +127,7 @@ impl Ec2 {
         }
         observed.uuid = identity(&self.cluster, uuids.into_iter(), TWO_HINT)?;
         observed.hosts.sort_by_key(|h| h.id);
-        let hosts_group = seen.groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == "hosts"));
+        let hosts_group = super::rules::find(&seen.groups, super::rules::Kind::Hosts);
         observed.network = hosts_group.and_then(|g| {
             let layout = tags::read_layout(&g.tags)?;
             Some(ObservedNetwork { reference: g.id.clone(), place: Place::Zones(layout) })
@@ -202,11 +207,7 @@ impl Ec2 {
         if observed.network.is_none() {
             return Ok(out);
         }
-        let groups = self.seen().groups.clone();
-        let wanted = self.wanted_rules(&groups).await?;
-        for (group, rules) in wanted {
-            out.extend(super::network::difference(&group, &rules));
-        }
+        out.extend(self.rule_adjustments().await?);
         let mut retag: BTreeMap<BTreeMap<String, String>, (Vec<String>, Vec<String>)> = BTreeMap::new();
         let seen = self.seen();
         let things = seen.instances.values().map(|i| (&i.tags, i.id.clone(), i.volumes.values().cloned().collect::<Vec<_>>()));

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use septet_ec2::{ApiError, Launch, NewVolume};
 
-use super::{Ec2, policy::explain};
+use super::{
+    Ec2,
+    policy::{CLOCK_HINT, MAX_SKEW_S, explain, skewed},
+};
 use crate::{
     engine::bundle::{Architecture, Bundles},
     error::{Error, Result},
@@ -20,8 +23,6 @@ use crate::{
 
 /// vCPUs of running on-demand standard instances.
 const STANDARD_QUOTA: &str = "L-1216C47A";
-/// Seconds that this machine's clock may differ: EC2 refuses at five minutes.
-const MAX_SKEW_S: i64 = 240;
 
 fn check(name: &'static str, verdict: Verdict, finding: impl Into<String>) -> Check {
     Check { name, verdict, finding: finding.into(), hint: None }
@@ -87,11 +88,11 @@ impl Ec2 {
                 return Ok(out);
             }
         }
-        match client.zones().await {
+        match self.regular_zones().await {
             Ok(zones) if zones.is_empty() => out.push(check("region", Verdict::Fail, format!("{} has no zones", client.region()))),
             Ok(zones) => out.push(check("region", Verdict::Pass, format!("{}: {}", client.region(), zones.join(", ")))),
             Err(e) => {
-                out.push(failed("region", explain(&format!("{} cannot be used", client.region()), e)));
+                out.push(failed("region", e.context(format!("{} cannot be used", client.region()))));
                 return Ok(out);
             }
         }
@@ -121,14 +122,7 @@ impl Ec2 {
     fn check_clock(&self, skew_s: Option<i64>) -> Check {
         match skew_s {
             None => check("clock", Verdict::Warn, "EC2 did not say what time it is"),
-            Some(s) if s.abs() > MAX_SKEW_S => Check {
-                hint: Some("set this machine's clock (`timedatectl set-ntp true`)".into()),
-                ..check(
-                    "clock",
-                    Verdict::Fail,
-                    format!("this machine's clock differs by {s} s from EC2's, which refuses requests at 300 s"),
-                )
-            },
+            Some(s) if s.abs() > MAX_SKEW_S => Check { hint: Some(CLOCK_HINT.into()), ..check("clock", Verdict::Fail, skewed(s)) },
             Some(s) if s.abs() > 30 => check("clock", Verdict::Warn, format!("this machine's clock differs by {s} s from EC2's")),
             Some(_) => check("clock", Verdict::Pass, "agrees with EC2's"),
         }
@@ -206,7 +200,8 @@ impl Ec2 {
                     ))
                     .hint("leave its `size` out, or make it at least that"));
                 }
-                said.insert(format!("{} ({}, {})", image.id, image.name, image.architecture));
+                let deprecated = image.deprecated.as_ref().map(|d| format!(", deprecated from {d} on")).unwrap_or_default();
+                said.insert(format!("{} ({}, {}{deprecated})", image.id, image.name, image.architecture));
             }
             Ok::<_, Error>(said.into_iter().collect::<Vec<_>>().join(", "))
         };
@@ -224,7 +219,8 @@ impl Ec2 {
         }
         let found = async {
             let Some(vpc) = self.vpc().await? else {
-                return Ok::<_, Error>(("a VPC of the cluster's own will be made".to_owned(), None));
+                let zones = self.own_zones().await?;
+                return Ok::<_, Error>((format!("a VPC of the cluster's own will be made, with subnets in {}", zones.join(", ")), None));
             };
             let subnets = self.subnets(&vpc).await?;
             let layout = self.find_layout(&subnets, &self.cluster).await?;

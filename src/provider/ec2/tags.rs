@@ -9,8 +9,8 @@ use crate::{
     identity::ClusterId,
     inventory::HostId,
     provider::{
-        marks::{Expiry, Marks},
         layout::{Layout, ZoneSubnet},
+        marks::{Expiry, Marks},
         now_s,
     },
 };
@@ -21,7 +21,7 @@ pub const PREFIX: &str = "septet:prefix";
 pub const ROLE: &str = "septet:role";
 pub const INDEX: &str = "septet:index";
 pub const HOST_KEY: &str = "septet:hostkey";
-/// What a security group is for: `hosts`, `control` or `brokers`.
+/// What a security group is for: a role's group, or `hosts`.
 pub const GROUP: &str = "septet:group";
 /// When the cluster's time is over, in seconds since 1970.
 pub const EXPIRES: &str = "septet:expires";
