@@ -204,7 +204,16 @@ mod tests {
         let key = crate::ssh::keys::new_host_key("a comment").unwrap().public;
         let bare = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
         bare.parse::<HostPublicKey>().unwrap();
-        let bad = ["", "ssh-ed25519 ", "ssh-ed25519 AAAA", "ssh-rsa AAAA", &key, &format!("{bare}\n* {bare}"), &format!("{bare} x"), &format!(" {bare}")];
+        let bad = [
+            "",
+            "ssh-ed25519 ",
+            "ssh-ed25519 AAAA",
+            "ssh-rsa AAAA",
+            &key,
+            &format!("{bare}\n* {bare}"),
+            &format!("{bare} x"),
+            &format!(" {bare}"),
+        ];
         for bad in bad {
             assert!(bad.parse::<HostPublicKey>().is_err(), "{bad:?}");
         }

@@ -41,7 +41,14 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
     put("broker_data", json!("/data/kafka-logs"));
     // Directories that the services may write to, as a unit names them: also those that the user's own settings name.
     put("broker_writes", json!(writes("broker_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"])));
-    put("coordinator_writes", json!(if kraft { writes("coordinator_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"]) } else { writes("coordinator_data", "zookeeper_config", &["dataDir", "dataLogDir"]) }));
+    put(
+        "coordinator_writes",
+        json!(if kraft {
+            writes("coordinator_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"])
+        } else {
+            writes("coordinator_data", "zookeeper_config", &["dataDir", "dataLogDir"])
+        }),
+    );
     put("broker_unit", json!(unit(Role::Broker)));
     put("coordinator_user", json!(if kraft { "kafka" } else { "zookeeper" }));
     put("coordinator_data", json!(if kraft { "/data/kafka-logs" } else { "/data/zk" }));

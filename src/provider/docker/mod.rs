@@ -28,7 +28,7 @@ use errors::{explain, is_status};
 pub use subnet::Subnet;
 use tokio::sync::OnceCell;
 
-use super::{Expired, marks::Marks, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, now_s};
+use super::{Expired, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, marks::Marks, now_s};
 use crate::{
     error::{Error, Result},
     identity::{ClusterId, ClusterName},

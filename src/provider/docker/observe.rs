@@ -96,10 +96,7 @@ impl Docker {
         let ports_from = marks(n.labels.as_ref()?)?.ports?;
         Some(ObservedNetwork {
             reference: n.id.clone()?,
-            place: Place::Docker {
-                subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?,
-                ports_from,
-            },
+            place: Place::Docker { subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?, ports_from },
         })
     }
 

@@ -91,7 +91,8 @@ pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -
             Some(key) if is_stale(&key, holder, now_s()) => client.delete_key(&key.id).await.map_err(|e| explain(&doing, e))?,
             Some(key) => {
                 // Somebody else's words: one line of plain text.
-                let by: String = key.tags.get(WHO).map_or("somebody", String::as_str).chars().filter(|c| !c.is_control()).take(240).collect();
+                let by: String =
+                    key.tags.get(WHO).map_or("somebody", String::as_str).chars().filter(|c| !c.is_control()).take(240).collect();
                 return Err(Error::failed(format!("another run is at work on cluster `{cluster}`: {by}")).hint(format!(
                     "wait until it has ended; if it was killed, its hold ends {} minutes after its last sign of life",
                     SILENCE_S / 60

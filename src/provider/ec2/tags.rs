@@ -9,8 +9,8 @@ use crate::{
     identity::ClusterId,
     inventory::HostId,
     provider::{
-        marks::{Expiry, Marks},
         layout::{Layout, ZoneSubnet},
+        marks::{Expiry, Marks},
         now_s,
     },
 };
