@@ -29,6 +29,8 @@ use tokio::{
 };
 
 const DIGEST: &str = "d";
+/// What a run may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What `slow` takes.
 const SLOW: Duration = Duration::from_secs(1);
 const CONTROL: HostId = HostId { role: Role::Control, index: 1 };
@@ -216,7 +218,7 @@ fn run_until(case: Case, last: Option<&'static str>) -> (Did, septet::error::Res
         };
         let common = engine::vars(&case.inventory, Some("00000000-0000-0000-0000-000000000000"));
         let runner = Runner::new(shared, &common, &BTreeMap::new(), None);
-        let result = runner.run(&plays).await;
+        let result = tokio::time::timeout(PATIENCE, runner.run(&plays)).await.expect("the run does not end");
         fleet.close().await;
         drop(runner);
         let mut list = Vec::new();
