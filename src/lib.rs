@@ -26,6 +26,7 @@ pub mod provider;
 pub mod report;
 pub mod ssh;
 pub mod state;
+pub mod stop;
 pub mod template;
 pub mod visible;
 pub mod yaml;

@@ -100,7 +100,8 @@ fn show(g: &Global, r: &Receipt) -> Result<()> {
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     if a.all_expired {
         let receipts =
-            operations::down_expired(&g.inventory()?, |list| if g.yes { Ok(true) } else { ask_expired(list, interrupted) }).await?;
+            operations::down_expired(&g.inventory()?, interrupted, |list| if g.yes { Ok(true) } else { ask_expired(list, interrupted) })
+                .await?;
         if g.json {
             return print_json(&receipts);
         }

@@ -78,7 +78,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let unit = cluster.inventory.engine.unit(host.id.role).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
     let follow = if a.follow { "-f" } else { "" };
     let (mut lines, terminal) = (Lines::default(), std::io::stdout().is_terminal());
-    let command = format!("sudo -n journalctl --no-pager -n {} {unit} {follow}", a.lines);
+    let command = format!("journalctl --no-pager -n {} {unit} {follow}", a.lines);
     let code = connection
         .stream(&command, (!a.follow).then_some(SILENCE), |data, is_error| {
             let _ = if is_error {

@@ -34,6 +34,7 @@ use crate::{
     playbook::{Options, project::Project},
     report::{Color, Reporter},
     ssh::quote,
+    stop,
     template::Vars,
 };
 
@@ -289,16 +290,7 @@ fn resumable<T>(result: Result<T>, command: &str) -> Result<T> {
 
 /// Ends at the first Ctrl-C: for commands that only look, or that wait for somebody.
 async fn until_interrupted<T>(interrupted: &Arc<AtomicBool>, what: impl Future<Output = Result<T>>) -> Result<T> {
-    let flag = interrupted.clone();
-    let watch = async move {
-        while !flag.load(Ordering::SeqCst) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        r = what => r,
-        () = watch => Err(Error::failed("interrupted").kind(Kind::Interrupted)),
-    }
+    stop::or_stop(interrupted, what).await
 }
 
 async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
@@ -318,7 +310,7 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
             let command = format!("septet run {}", a.playbook);
             resumable(run::run(g, &a, interrupted).await, &command)
         }
-        Command::Exec(a) => until_interrupted(interrupted, exec::run(g, &a, interrupted)).await,
+        Command::Exec(a) => exec::run(g, &a, interrupted).await,
         Command::Ssh(a) => ssh::run(g, &a, interrupted).await,
         Command::Logs(a) => until_interrupted(interrupted, logs::run(g, &a, interrupted)).await,
         Command::Init(a) => init::run(g, &a),

@@ -12,6 +12,7 @@ use crate::{
     operations::Access,
     playbook::Options,
     ssh::quote,
+    stop,
 };
 
 /// Arguments.
@@ -35,7 +36,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
             None => e,
         }
     })?;
-    let observed = cluster.provider.observe().await?;
+    let observed = stop::or_stop(interrupted, cluster.provider.observe()).await?;
     let access = Access::new(&cluster, observed)?;
     let missing = || Error::failed(format!("{} does not exist", host.name)).hint("`septet up` makes it");
     let id = access.observed.uuid.ok_or_else(missing)?;

@@ -1,7 +1,7 @@
 //! `down`: lists what carries the cluster's UUID, removes it in the order of dependence, lists again until nothing
 //! is left, and says so.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::{
     inventory::Inventory,
     journal,
     provider::{self, Expired, Provider, Resource, now_s},
-    state,
+    state, stop,
 };
 
 /// Something that was removed.
@@ -56,7 +56,7 @@ pub async fn down(cluster: &Cluster, keep_data: bool, agree: impl FnOnce(&[Resou
             None => unlisted(cluster).await?,
         };
         match uuid {
-            Some(uuid) => remove_all(&*cluster.provider, name, uuid, keep_data, agree).await,
+            Some(uuid) => remove_all(&*cluster.provider, name, uuid, keep_data, &cluster.interrupted, agree).await,
             None => Ok(None),
         }
     })
@@ -80,7 +80,11 @@ async fn unlisted(cluster: &Cluster) -> Result<Option<ClusterId>> {
 }
 
 /// Removes all clusters of the inventory's provider whose time is over, whatever their names. `agree` is shown them.
-pub async fn down_expired(inventory: &Inventory, agree: impl FnOnce(&[Expired]) -> Result<bool>) -> Result<Vec<Receipt>> {
+pub async fn down_expired(
+    inventory: &Inventory,
+    interrupted: &AtomicBool,
+    agree: impl FnOnce(&[Expired]) -> Result<bool>,
+) -> Result<Vec<Receipt>> {
     let expired = provider::open(inventory)?.expired(now_s()).await?;
     if expired.is_empty() {
         return Ok(Vec::new());
@@ -93,7 +97,8 @@ pub async fn down_expired(inventory: &Inventory, agree: impl FnOnce(&[Expired]) 
         let mut of_it = inventory.clone();
         of_it.cluster = one.cluster.clone();
         let provider = provider::open(&of_it)?;
-        let removal = remove_all(&*provider, &one.cluster, one.uuid, false, |_| Ok(true));
+        stop::check(interrupted)?;
+        let removal = remove_all(&*provider, &one.cluster, one.uuid, false, interrupted, |_| Ok(true));
         receipts.extend(locked(&one.cluster, &*provider, removal).await?);
     }
     Ok(receipts)
@@ -104,6 +109,7 @@ async fn remove_all(
     name: &ClusterName,
     uuid: ClusterId,
     keep_data: bool,
+    interrupted: &AtomicBool,
     agree: impl FnOnce(&[Resource]) -> Result<bool>,
 ) -> Result<Option<Receipt>> {
     let began_at = now_s();
@@ -123,6 +129,7 @@ async fn remove_all(
             if these.is_empty() {
                 continue;
             }
+            stop::check(interrupted)?;
             match provider.remove(&these).await {
                 Ok(()) => {
                     let removed_at = now_s();

@@ -264,6 +264,12 @@ impl AgentSession {
         wait.await.map_err(|_| SshError::Lost("the agent has ended".into()))?
     }
 
+    /// Asks the agent to begin nothing of what it was sent so far. What it has in hand goes on to its end.
+    pub async fn cancel(&self) -> Result<(), SshError> {
+        let request = Request { id: 0, batch: u64::MAX, check: false, ignore_errors: true, no_log: false, action: Action::Cancel };
+        self.send(request, &[]).await.map(drop)
+    }
+
     /// Sends a blob: to the host's store, or, if it is private, for one use of this agent.
     pub async fn put(&self, blob: &Blob) -> Result<(), SshError> {
         let mut chunks = Chunks::open(&blob.source)?;
@@ -285,8 +291,10 @@ impl AgentSession {
         }
         for answer in answers {
             let outcome = answer.await.map_err(|_| SshError::Lost("the agent has ended".into()))??;
-            if outcome.status == Status::Failed {
-                return Err(SshError::Agent(outcome.msg));
+            match outcome.status {
+                Status::Failed => return Err(SshError::Agent(outcome.msg)),
+                Status::NotRun => return Err(SshError::Agent("the transfer was cancelled".into())),
+                _ => {}
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ mod landing;
 pub mod openssh;
 mod relay;
 mod signing;
+mod tether;
 
 use std::{
     borrow::Cow,
@@ -42,6 +43,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_REASON_CHARS: usize = 200;
 /// Largest output of [`Connection::exec`], in bytes of each stream.
 const MAX_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Time for a command to end after it was asked to; it is ended before that.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why a host cannot be talked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -213,6 +217,23 @@ pub struct Connection {
     pub user: String,
 }
 
+/// Why a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// by itself
+    Itself,
+    /// its time was up
+    TimeUp {
+        /// its process group has ended
+        confirmed: bool,
+    },
+    /// the user wanted to stop
+    Stopped {
+        /// its process group has ended
+        confirmed: bool,
+    },
+}
+
 /// How a command ended.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
@@ -244,6 +265,25 @@ fn config() -> Arc<client::Config> {
         },
         ..Default::default()
     })
+}
+
+/// Reads a command's output to its end.
+async fn drain(read: &mut russh::ChannelReadHalf, out: &mut Output) -> Result<(), SshError> {
+    let keep = |into: &mut Vec<u8>, data: &[u8]| {
+        into.extend_from_slice(data);
+        if into.len() > MAX_OUTPUT_BYTES { Err(SshError::Output(MAX_OUTPUT_BYTES / (1024 * 1024))) } else { Ok(()) }
+    };
+    loop {
+        match read.wait().await {
+            Some(ChannelMsg::Data { data }) => keep(&mut out.stdout, &data)?,
+            Some(ChannelMsg::ExtendedData { data, .. }) => keep(&mut out.stderr, &data)?,
+            Some(ChannelMsg::ExitStatus { exit_status }) => out.code = Some(exit_status),
+            Some(ChannelMsg::Close) => return Ok(()),
+            Some(_) => {}
+            None if out.code.is_some() => return Ok(()),
+            None => return Err(SshError::Lost("it ended while a command ran".into())),
+        }
+    }
 }
 
 impl Connection {
@@ -389,39 +429,43 @@ impl Connection {
             write.eof().await.map_err(lost)?;
             std::future::pending::<Result<Output, SshError>>().await
         };
-        let drain = async {
-            let mut out = Output::default();
-            let keep = |into: &mut Vec<u8>, data: &[u8]| {
-                into.extend_from_slice(data);
-                if into.len() > MAX_OUTPUT_BYTES { Err(SshError::Output(MAX_OUTPUT_BYTES / (1024 * 1024))) } else { Ok(()) }
-            };
-            loop {
-                match read.wait().await {
-                    Some(ChannelMsg::Data { data }) => keep(&mut out.stdout, &data)?,
-                    Some(ChannelMsg::ExtendedData { data, .. }) => keep(&mut out.stderr, &data)?,
-                    Some(ChannelMsg::ExitStatus { exit_status }) => out.code = Some(exit_status),
-                    Some(ChannelMsg::Close) => return Ok(out),
-                    Some(_) => {}
-                    None if out.code.is_some() => return Ok(out),
-                    None => return Err(SshError::Lost("it ended while a command ran".into())),
-                }
-            }
-        };
-        let result = tokio::select! { r = feed => r, r = drain => r };
+        let mut out = Output::default();
+        let result = tokio::select! { r = feed => r, r = drain(&mut read, &mut out) => r.map(|()| std::mem::take(&mut out)) };
         let _ = write.close().await;
         result
     }
 
-    /// Runs a command and hands out its output as it comes. Returns its exit code. A command that is silent for longer than `silence`
-    /// is given up; without that, only its caller ends it.
+    /// Runs a command, as root if so asked, until it ends, its time is up or `stop` completes. In each case its process group has
+    /// ended by then, unless that is not confirmed. It has no standard input.
+    pub async fn run(&self, command: &str, root: bool, limit: Duration, stop: impl Future<Output = ()>) -> Result<(Output, End), SshError> {
+        let channel = self.start(&tether::tethered(command, root && self.user != "root"), false).await?;
+        let (mut read, write) = channel.split();
+        let mut out = Output::default();
+        let end = tokio::select! {
+            r = drain(&mut read, &mut out) => {
+                // One that says too much has not ended yet.
+                let _ = write.close().await;
+                return r.map(|()| (out, End::Itself));
+            }
+            () = tokio::time::sleep(limit) => End::TimeUp { confirmed: false },
+            () = stop => End::Stopped { confirmed: false },
+        };
+        let _ = write.eof().await;
+        let confirmed = matches!(timeout(END_TIMEOUT, drain(&mut read, &mut out)).await, Ok(Ok(())));
+        let _ = write.close().await;
+        out.code = None;
+        Ok((out, if matches!(end, End::TimeUp { .. }) { End::TimeUp { confirmed } } else { End::Stopped { confirmed } }))
+    }
+
+    /// Runs a command as root and hands out its output as it comes. Returns its exit code. The command ends with this connection. One
+    /// that is silent for longer than `silence` is given up; without that, only its caller ends it.
     pub async fn stream(
         &self,
         command: &str,
         silence: Option<Duration>,
         mut each: impl FnMut(&[u8], bool) + Send,
     ) -> Result<Option<u32>, SshError> {
-        let mut channel = self.start(command, false).await?;
-        let _ = channel.eof().await;
+        let mut channel = self.start(&tether::tethered(command, self.user != "root"), false).await?;
         let mut code = None;
         loop {
             let message = match silence {

@@ -106,8 +106,7 @@ fn an_identity_is_no_path_to_a_key() {
     group(&cloud, "evil", &[("septet:cluster", &ssh), ("septet:name", "keys"), ("septet:group", "hosts")]);
     cluster.up();
     is_untouched(&dir);
-    let uuids: Vec<String> =
-        cluster.instances().values().map(|v| v["tags"]["septet:cluster"].as_str().unwrap().to_owned()).collect();
+    let uuids: Vec<String> = cluster.instances().values().map(|v| v["tags"]["septet:cluster"].as_str().unwrap().to_owned()).collect();
     assert_eq!((uuids.len(), uuids[0].len()), (7, 36));
     cluster.down();
     is_untouched(&dir);

@@ -23,7 +23,7 @@ mod wait_for;
 
 use std::{
     fs::File,
-    io::{self, BufReader},
+    io::{self, BufReader, Read},
     os::fd::AsFd,
     process::ExitCode,
     sync::Arc,
@@ -74,7 +74,7 @@ fn serve() -> Result<(), FrameError> {
 
     let mut failed_batch = None;
     loop {
-        let Queued { request, tail, cancelled } = match queue.pop() {
+        let Queued { request, tail, cancelled, .. } = match queue.pop() {
             Ok(next) => next,
             Err(FrameError::Closed) => return Ok(()),
             Err(e) => return Err(e),
@@ -92,16 +92,31 @@ fn serve() -> Result<(), FrameError> {
     }
 }
 
+/// Counts what passes.
+struct Counted<R> {
+    from: R,
+    bytes: usize,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.bytes += n;
+        Ok(n)
+    }
+}
+
 /// Fills the queue until the channel ends. A cancel acts when it is read, not when its turn comes.
 fn read_requests(queue: &Queue) {
-    let mut input = BufReader::with_capacity(256 * 1024, io::stdin());
+    let mut input = Counted { from: BufReader::with_capacity(256 * 1024, io::stdin()), bytes: 0 };
     loop {
+        input.bytes = 0;
         match read_frame::<Request>(&mut input) {
             Ok((request, tail)) => {
                 if matches!(request.action, Action::Cancel) {
                     queue.cancel();
                 }
-                queue.push(request, tail);
+                queue.push(request, tail, input.bytes);
             }
             Err(e) => {
                 // Nobody waits for what is queued, unless the channel is there still and only what came over it is wrong.

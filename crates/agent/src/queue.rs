@@ -1,7 +1,7 @@
 //! Requests that have arrived and not begun. They are read ahead of the one in hand, or a cancel that comes behind them would be
 //! seen only when there is nothing left to cancel.
 //!
-//! Invariant: at most so many requests, and bytes of contents, are held; the channel's own flow control keeps back the rest.
+//! Invariant: at most so many requests, and bytes of them, are held; the channel's own flow control keeps back the rest.
 
 use std::{
     collections::VecDeque,
@@ -10,9 +10,9 @@ use std::{
 
 use septet_agent_protocol::{FrameError, Request};
 
-/// Requests that are held.
-const MAX_REQUESTS: usize = 1024;
-/// Bytes of their contents.
+/// Requests that are held: more than the items of one loop, which are sent without waiting.
+const MAX_REQUESTS: usize = 16 * 1024;
+/// Bytes of the frames that they came in.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// A request in its turn.
@@ -20,6 +20,8 @@ pub struct Queued {
     pub request: Request,
     /// file contents or a chunk of a blob
     pub tail: Vec<u8>,
+    /// bytes of the frame that it came in
+    pub bytes: usize,
     /// it was cancelled before its turn came
     pub cancelled: bool,
 }
@@ -48,13 +50,13 @@ impl Queue {
     }
 
     /// Adds a request; waits while there is no room.
-    pub fn push(&self, request: Request, tail: Vec<u8>) {
+    pub fn push(&self, request: Request, tail: Vec<u8>, bytes: usize) {
         let mut state = self.lock();
-        while state.waiting.len() >= MAX_REQUESTS || (state.bytes + tail.len() > MAX_BYTES && !state.waiting.is_empty()) {
+        while state.waiting.len() >= MAX_REQUESTS || (state.bytes + bytes > MAX_BYTES && !state.waiting.is_empty()) {
             state = self.wait(state);
         }
-        state.bytes += tail.len();
-        state.waiting.push_back(Queued { request, tail, cancelled: false });
+        state.bytes += bytes;
+        state.waiting.push_back(Queued { request, tail, bytes, cancelled: false });
         self.changed.notify_all();
     }
 
@@ -74,7 +76,7 @@ impl Queue {
         let mut state = self.lock();
         loop {
             if let Some(next) = state.waiting.pop_front() {
-                state.bytes -= next.tail.len();
+                state.bytes -= next.bytes;
                 self.changed.notify_all();
                 return Ok(next);
             }

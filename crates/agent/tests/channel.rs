@@ -221,7 +221,8 @@ fn a_cancel_ends_what_has_not_begun_and_nothing_else() {
         let queued: Vec<u64> = (0..waiting)
             .map(|n| {
                 // In the same batch and in others; one that may fail no more than one that may not.
-                let mut request = Request { batch: in_hand.batch + n % 3, ignore_errors: n % 2 == 0, ..agent.request(copy(dir.path(&format!("f{n}")))) };
+                let mut request =
+                    Request { batch: in_hand.batch + n % 3, ignore_errors: n % 2 == 0, ..agent.request(copy(dir.path(&format!("f{n}")))) };
                 request.check = n % 5 == 4;
                 agent.send(&request, &content);
                 request.id

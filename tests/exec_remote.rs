@@ -1,0 +1,194 @@
+//! Commands over a real sshd on the loopback interface: what they leave behind when they are stopped, when their time is up, and when
+//! the connection is gone.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use russh::keys::{Algorithm, PrivateKey, key::safe_rng, ssh_key::LineEnding};
+use septet::ssh::{Connection, End, Endpoint};
+
+const SSHD: &str = "/usr/sbin/sshd";
+const LONG: Duration = Duration::from_secs(60);
+
+/// A server of our own, which ends with this.
+struct Sshd {
+    child: Child,
+    dir: tempfile::TempDir,
+    endpoint: Endpoint,
+    key: Arc<PrivateKey>,
+    user: String,
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn whoami() -> String {
+    String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap().trim().to_owned()
+}
+
+/// None where there is no OpenSSH server, or it does not start for this user.
+fn sshd() -> Option<Sshd> {
+    if !Path::new(SSHD).exists() {
+        eprintln!("skipped: no {SSHD}");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let new_key = || PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap();
+    let (host_key, key) = (new_key(), new_key());
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let host = file("host", &host_key.to_openssh(LineEnding::LF).unwrap());
+    let allowed = file("allowed", &key.public_key().to_openssh().unwrap());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = file(
+        "config",
+        &format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
+             PermitRootLogin prohibit-password\nPasswordAuthentication no\n",
+            host.display(),
+            allowed.display()
+        ),
+    );
+    // Where sshd separates its privileges; the distribution's unit makes it.
+    let _ = fs::create_dir_all("/run/sshd");
+    let child = Command::new(SSHD).args(["-D", "-e", "-f"]).arg(&config).stderr(Stdio::null()).spawn().unwrap();
+    let endpoint = Endpoint { name: "here".into(), host: "127.0.0.1".into(), port, host_key: host_key.public_key().to_openssh().unwrap() };
+    let server = Sshd { child, dir, endpoint, key: Arc::new(key), user: whoami() };
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if begun.elapsed() > Duration::from_secs(10) {
+            eprintln!("skipped: sshd does not start here");
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Some(server)
+}
+
+impl Sshd {
+    async fn connect(&self) -> Connection {
+        Connection::open(&self.endpoint, &self.user, &self.key, None).await.unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+async fn pids_in(path: &Path, count: usize) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        if text.lines().count() == count {
+            return text.lines().map(str::to_owned).collect();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{text}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A command that starts another, both of which write their numbers to a file, and runs on.
+fn two(path: &Path) -> String {
+    let shown = path.display();
+    format!("echo begun; echo $$ >> {shown}; sh -c 'echo $$ >> {shown}; sleep 300' & wait")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_time_is_up_has_ended_on_the_host() {
+    let Some(sshd) = sshd() else { return };
+    let connection = sshd.connect().await;
+    let file = sshd.file("pids");
+    let begun = Instant::now();
+    let (out, end) = connection.run(&two(&file), false, Duration::from_secs(1), std::future::pending()).await.unwrap();
+    assert_eq!((end, out.code), (End::TimeUp { confirmed: true }, None));
+    assert_eq!(out.stdout, b"begun\n", "what it said stays");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    let pids = pids_in(&file, 2).await;
+    assert!(!pids.iter().any(|p| runs(p)));
+    // The connection is as good as before.
+    let (out, end) = connection.run("echo next; exit 7", false, LONG, std::future::pending()).await.unwrap();
+    assert_eq!((out.stdout.as_slice(), out.code, end), (&b"next\n"[..], Some(7), End::Itself));
+    connection.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_stopped_has_ended_on_the_host() {
+    let Some(sshd) = sshd() else { return };
+    let connection = sshd.connect().await;
+    let file = sshd.file("pids");
+    let command = two(&file);
+    let stop = async {
+        pids_in(&file, 2).await;
+    };
+    let (out, end) = connection.run(&command, false, LONG, stop).await.unwrap();
+    assert_eq!((end, out.code, out.stdout.as_slice()), (End::Stopped { confirmed: true }, None, &b"begun\n"[..]));
+    assert!(!pids_in(&file, 2).await.iter().any(|p| runs(p)));
+    connection.close().await;
+}
+
+/// As at the second Ctrl-C, or when the program is killed: nobody is there to ask for anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_with_its_connection() {
+    let Some(sshd) = sshd() else { return };
+    for streamed in [false, true] {
+        let file = sshd.file(&format!("pids-{streamed}"));
+        // `stream` runs as root.
+        if streamed && sshd.user != "root" {
+            continue;
+        }
+        let connection = sshd.connect().await;
+        let command = two(&file);
+        let running = async {
+            if streamed {
+                connection.stream(&command, None, |_, _| ()).await.map(drop)
+            } else {
+                connection.run(&command, false, LONG, std::future::pending()).await.map(drop)
+            }
+        };
+        let pids = tokio::select! {
+            r = running => panic!("it ended: {r:?}"),
+            pids = pids_in(&file, 2) => pids,
+        };
+        connection.close().await;
+        drop(connection);
+        let begun = Instant::now();
+        while pids.iter().any(|p| runs(p)) {
+            assert!(begun.elapsed() < Duration::from_secs(8), "still there, streamed: {streamed}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_has_no_standard_input_and_its_output_is_whole() {
+    let Some(sshd) = sshd() else { return };
+    let connection = sshd.connect().await;
+    let (out, end) = connection
+        .run("cat; wc -c < /dev/stdin; head -c 3000000 /dev/zero; echo err >&2", false, LONG, std::future::pending())
+        .await
+        .unwrap();
+    assert_eq!((end, out.code, out.stderr.as_slice()), (End::Itself, Some(0), &b"err\n"[..]));
+    assert_eq!((out.stdout.len(), &out.stdout[..2]), (3_000_002, &b"0\n"[..]));
+    connection.close().await;
+}
