@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{Cluster, RollingGate};
+use super::{Cluster, RollingGate, unreachable};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
@@ -81,13 +81,8 @@ impl Access {
                 return Ok(refused);
             }
             if begun.elapsed() > limit {
-                let lines: Vec<String> = failed
-                    .iter()
-                    .map(|(id, e)| format!("{}: {e}", self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default()))
-                    .collect();
-                return Err(
-                    Error::failed(format!("hosts cannot be logged in to:\n  {}", lines.join("\n  "))).hint("`septet health` says more")
-                );
+                let failed: Vec<_> = failed.into_iter().filter_map(|(id, e)| Some((self.observed.host(id)?.clone(), e))).collect();
+                return Err(unreachable::explain(&*cluster.provider, &failed).await);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -10,6 +10,7 @@ mod rename;
 mod resize;
 mod rolling;
 mod secret;
+mod unreachable;
 mod up;
 
 pub use access::Access;

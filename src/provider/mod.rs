@@ -373,6 +373,10 @@ pub trait Provider: Send + Sync {
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint>;
     /// The user to log in as.
     fn login(&self) -> &'static str;
+    /// What a running host says of itself through the provider's own door, for one that cannot be logged in to. Its own words, unchecked.
+    fn console<'a>(&'a self, _host: &'a ObservedHost) -> Boxed<'a, Option<String>> {
+        Box::pin(async { None })
+    }
     /// How long hosts may take until they can be logged in to.
     fn boot_timeout(&self) -> Duration {
         Duration::from_secs(60)

@@ -41,4 +41,11 @@ fn hosts_that_do_not_run_are_named_at_once() {
     says(&["exec", "kafka01", "--", "hostname"], &["reached through", &control, "refused"]);
     cluster.ok(&["up"]);
     cluster.is_whole();
+
+    // A host that runs and has no sshd is looked at through Docker, and its own words are in the error.
+    let deaf = cluster.host("kafka01");
+    docker(&["exec", &deaf, "systemctl", "stop", "ssh"]);
+    cluster.run(&["up"]).code(1).says(&[&deaf, "ssh.service is inactive", "hint:"]);
+    docker(&["exec", &deaf, "systemctl", "start", "ssh"]);
+    cluster.ok(&["up"]);
 }

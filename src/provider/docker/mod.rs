@@ -10,6 +10,7 @@ mod errors;
 mod image;
 mod network;
 mod observe;
+mod preflight;
 mod privilege;
 mod subnet;
 
@@ -28,7 +29,7 @@ use errors::{explain, is_status};
 pub use subnet::Subnet;
 use tokio::sync::OnceCell;
 
-use super::{Expired, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, marks::Marks, now_s};
+use super::{Check, Expired, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, marks::Marks, now_s};
 use crate::{
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
@@ -301,6 +302,20 @@ impl Provider for Docker {
             _ => (host.address.to_string(), 22),
         };
         Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone() })
+    }
+
+    fn console<'a>(&'a self, host: &'a ObservedHost) -> Boxed<'a, Option<String>> {
+        // What does not run although it should, and what it said last.
+        const SCRIPT: &str = "systemctl is-system-running; systemctl --failed --plain --no-legend --no-pager; \
+            systemctl is-active ssh >/dev/null || { echo \"ssh.service is $(systemctl is-active ssh)\"; journalctl -b -u ssh -n 3 -o cat --no-pager; }";
+        Box::pin(async move { privilege::exec(&self.engine, &host.reference, SCRIPT).await.map_or_else(Some, Some) })
+    }
+
+    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
+        Box::pin(async move {
+            let hosts = steps.iter().filter(|s| matches!(s, Step::Create { .. } | Step::Replace { .. } | Step::Start { .. })).count();
+            Ok(preflight::inotify(&self.engine, hosts).await.into_iter().collect())
+        })
     }
 
     fn login(&self) -> &'static str {
