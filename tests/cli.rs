@@ -193,6 +193,8 @@ fn with_json_an_error_is_json_on_standard_output() {
         &["--json", "down", "--yes"],
         &["--json", "endpoints"],
         &["--json", "run", "gone.yml"],
+        &["--json", "plann"],
+        &["health", "--json", "--wait", "soon"],
     ] {
         let said = place.run(args);
         let v: Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", said.out));

@@ -13,6 +13,9 @@ use crate::{
 pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let observed = cluster.provider.observe().await?;
+    if observed.hosts.is_empty() && !observed.kept.is_empty() {
+        return Err(operations::only_data(&cluster.inventory, &observed));
+    }
     if observed.hosts.is_empty() {
         return Err(Error::failed(format!("there is no cluster `{}`", cluster.inventory.cluster)).hint("`septet up` makes it"));
     }

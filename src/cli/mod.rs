@@ -237,7 +237,16 @@ pub fn main() -> ExitCode {
         Ok(c) => c,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            if !e.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            // What was meant by a line that does not parse is known by its words only.
+            if std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json") {
+                let text = e.render().to_string();
+                let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                let _ = print_json(&serde_json::json!({ "error": message, "hint": "see --help", "exit_code": 2 }));
+            }
+            return ExitCode::from(2);
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {

@@ -173,6 +173,12 @@ fn not_running(state: HostState) -> Option<&'static str> {
     }
 }
 
+/// The cluster's hosts are gone and their data is there.
+pub fn only_data(inventory: &Inventory, observed: &Observed) -> Error {
+    Error::failed(format!("cluster `{}` has no hosts; the data of {} of them is kept", inventory.cluster, observed.kept.len()))
+        .hint("`septet up` makes the hosts again with their data")
+}
+
 /// There is no cluster.
 pub fn not_there(inventory: &Inventory) -> Error {
     Error::failed(format!("there is no cluster `{}`", inventory.cluster)).hint("`septet up` makes it")

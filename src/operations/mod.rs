@@ -13,7 +13,7 @@ mod secret;
 mod unreachable;
 mod up;
 
-pub use access::Access;
+pub use access::{Access, only_data};
 pub use down::{Receipt, down, down_expired};
 pub use lock::{clock, locked, set_command};
 pub use rename::rename;

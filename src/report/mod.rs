@@ -71,7 +71,8 @@ impl Reporter {
         let colored = match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => painted && std::env::var_os("NO_COLOR").is_none(),
+            // A dumb terminal shows escape sequences instead of obeying them.
+            Color::Auto => painted && std::env::var_os("NO_COLOR").is_none() && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
         };
         Self { verbose, diffs, colored, data, bars: terminal.then(MultiProgress::new), hosts: Mutex::default() }
     }

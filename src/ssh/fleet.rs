@@ -95,11 +95,7 @@ impl Fleet {
 
     /// The connection to a host.
     pub async fn connection(&self, id: HostId) -> Result<Arc<Connection>, SshError> {
-        let jump = if id == JUMP {
-            None
-        } else {
-            Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?)
-        };
+        let jump = if id == JUMP { None } else { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) };
         self.is_up(id)?;
         let (endpoint, slot) = self.slot(id)?;
         let mut slot = slot.lock().await;

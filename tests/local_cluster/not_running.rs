@@ -42,10 +42,24 @@ fn hosts_that_do_not_run_are_named_at_once() {
     cluster.ok(&["up"]);
     cluster.is_whole();
 
+    // Names that somebody exchanged are names of ours.
+    let (one, two, free) = (cluster.host("kafka01"), cluster.host("kafka02"), cluster.host("aside"));
+    for (from, to) in [(&one, &free), (&two, &one), (&free, &two)] {
+        docker(&["rename", from, to]);
+    }
+    cluster.ok(&["up"]);
+    cluster.is_whole();
+
     // A host that runs and has no sshd is looked at through Docker, and its own words are in the error.
     let deaf = cluster.host("kafka01");
     docker(&["exec", &deaf, "systemctl", "stop", "ssh"]);
     cluster.run(&["up"]).code(1).says(&[&deaf, "ssh.service is inactive", "hint:"]);
     docker(&["exec", &deaf, "systemctl", "start", "ssh"]);
     cluster.ok(&["up"]);
+
+    // All hosts are gone, and their data is kept: nothing says that there is no cluster.
+    cluster.ok(&["down", "--keep-data", "--yes"]);
+    for (command, code) in [("health", 3), ("endpoints", 1)] {
+        cluster.run(&[command]).code(code).says(&["the data of 7 of them is kept", "makes the hosts again with their data"]);
+    }
 }

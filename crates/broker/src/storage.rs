@@ -186,7 +186,8 @@ impl Storage {
         // Of partitions that are not open, as after a start.
         for entry in fs::read_dir(&self.dir).map_err(io_at(&self.dir))? {
             let path = entry.map_err(io_at(&self.dir))?.path();
-            let number = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(topic)?.strip_prefix('-')?.parse::<i32>().ok());
+            let number =
+                path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(topic)?.strip_prefix('-')?.parse::<i32>().ok());
             if let Some(number) = number.filter(|_| path.is_dir()) {
                 let to = self.dir.join(deleted_name(topic, number));
                 fs::rename(&path, &to).map_err(io_at(&path))?;

@@ -190,14 +190,19 @@ mod tests {
         }
         let limits = Limits { segment_bytes: 100, index_interval_bytes: 0, segment_ms: 5 };
         let retention = Retention { ms: None, bytes: Some(1000) };
-        let want = TopicSettings { limits, retention, max_message_bytes: 10, deletes: true, log_append_time: true, delete_delay: Duration::ZERO };
+        let want =
+            TopicSettings { limits, retention, max_message_bytes: 10, deletes: true, log_append_time: true, delete_delay: Duration::ZERO };
         assert_eq!(s, want);
         assert_eq!((s.set("cleanup.policy", "compact"), s.deletes), (Ok(false), false));
         assert_eq!(s.set("min.insync.replicas", "2"), Ok(false));
         assert_eq!(s.set("retenttion.ms", "2"), Err(Wrong::Key));
-        for (key, value) in
-            [("segment.bytes", "13"), ("segment.ms", "0"), ("retention.ms", "week"), ("cleanup.policy", "burn"), ("message.timestamp.type", "now")]
-        {
+        for (key, value) in [
+            ("segment.bytes", "13"),
+            ("segment.ms", "0"),
+            ("retention.ms", "week"),
+            ("cleanup.policy", "burn"),
+            ("message.timestamp.type", "now"),
+        ] {
             assert!(matches!(s.set(key, value), Err(Wrong::Value(_))), "{key}");
         }
     }

@@ -117,7 +117,9 @@ fn indexes_that_do_not_fit_are_made_anew() {
         ("nothing", vec![]),
         ("half an entry", vec![0; 5]),
     ] {
-        for recovery in [Recovery { clean: true, ..Recovery::default() }, Recovery { point: Some(45), ..Recovery::default() }, Recovery::default()] {
+        for recovery in
+            [Recovery { clean: true, ..Recovery::default() }, Recovery { point: Some(45), ..Recovery::default() }, Recovery::default()]
+        {
             fs::write(segment(dir.path(), 12, "index"), &content).unwrap();
             fs::write(segment(dir.path(), 36, "index"), &content).unwrap();
             let log = open(dir.path(), limits(SMALL, 50), recovery);

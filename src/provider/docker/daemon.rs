@@ -59,7 +59,9 @@ impl Found {
                 if here {
                     return Ok(());
                 }
-                refused("another machine; the ports of a cluster are published on 127.0.0.1 of that machine, where this one cannot reach them")
+                refused(
+                    "another machine; the ports of a cluster are published on 127.0.0.1 of that machine, where this one cannot reach them",
+                )
             }
             "ssh" => refused("Docker over SSH is not supported; the ports of a cluster are published on 127.0.0.1 of that machine"),
             _ => refused("not an address of Docker: unix://…, or tcp:// to this machine"),
@@ -119,7 +121,8 @@ mod tests {
     #[test]
     fn a_daemon_elsewhere_is_refused_with_the_reason() {
         let check = |host: &str| Found { host: host.into(), why: "DOCKER_HOST".into() }.must_be_here();
-        for here in ["unix:///var/run/docker.sock", "tcp://localhost:2375", "tcp://127.0.0.1:2375", "tcp://[::1]:2375", "http://127.0.0.1"] {
+        for here in ["unix:///var/run/docker.sock", "tcp://localhost:2375", "tcp://127.0.0.1:2375", "tcp://[::1]:2375", "http://127.0.0.1"]
+        {
             assert_eq!(check(here), Ok(()), "{here}");
         }
         for (elsewhere, reason) in [

@@ -214,6 +214,15 @@ impl Provider for Docker {
                     let options = RenameContainerOptionsBuilder::default().name(to).build();
                     match self.engine.rename_container(&reference(*id), options).await {
                         Ok(()) => Ok(()),
+                        // Another host of the cluster has that name: it gets its own in a step of its own.
+                        Err(e) if is_status(&e, 409) && self.is_ours(to, site.uuid).await => {
+                            let aside =
+                                RenameContainerOptionsBuilder::default().name(&format!("{to}-renamed-{}", std::process::id())).build();
+                            let doing = format!("cannot rename {from}");
+                            self.engine.rename_container(to, aside).await.map_err(|e| explain(&doing, e))?;
+                            let options = RenameContainerOptionsBuilder::default().name(to).build();
+                            self.engine.rename_container(&reference(*id), options).await.map_err(|e| explain(&doing, e))
+                        }
                         Err(e) if is_status(&e, 409) => Err(foreign(to, "a container")),
                         Err(e) => Err(explain(&format!("cannot rename {from}"), e)),
                     }

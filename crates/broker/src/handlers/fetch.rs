@@ -14,12 +14,7 @@ use super::{
     RequestError,
     fetch_answer::{self, PART_BYTES, Part},
 };
-use crate::{
-    broker::Broker,
-    net::answer::Answer,
-    partition::Waiter,
-    storage::Led,
-};
+use crate::{broker::Broker, net::answer::Answer, partition::Waiter, storage::Led};
 
 /// Longest wait, in milliseconds.
 const MAX_WAIT_MS: u64 = 60_000;
