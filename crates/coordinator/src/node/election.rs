@@ -22,7 +22,7 @@ use crate::{
 /// For so long after a leader's last message nobody votes for another: openraft's lease.
 pub(super) const LEASE: Duration = Duration::from_millis(500);
 /// Shortest silence of a leader after which a server asks for votes; up to half as much again.
-const SILENCE: Duration = Duration::from_millis(900);
+const SILENCE: Duration = Duration::from_millis(1500);
 /// Time for the answers of the others.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for an election.
