@@ -53,7 +53,7 @@ pub struct Candidacy {
 }
 
 impl Node {
-    /// A message of the leader was accepted.
+    /// A message of the leader was accepted, or a vote was given to one who may become it and needs time for that.
     pub(super) fn saw_leader(&self) {
         *locked(&self.seen) = Seen::default();
     }
@@ -172,8 +172,9 @@ impl Node {
             return Ok(false);
         }
         let dir = self.directory();
-        let probed = tokio::task::spawn_blocking(move || probe(&dir)).await.map_err(io::Error::other)?;
-        probed.map(|()| true)
+        tokio::task::spawn_blocking(move || probe(&dir)).await.map_err(io::Error::other)??;
+        // Another may have been faster: it is not to be disturbed.
+        Ok(self.term().await.map_err(io::Error::other)? == term && self.leader_silent_for() > LEASE)
     }
 }
 
