@@ -20,13 +20,13 @@ use openraft::{
 };
 use septet_coordinator::{
     peer::{
-        Ask, PEER_VERSION,
+        Ask, PEER_VERSION, check,
         handshake::{self, Identity, Keys},
         secret::Secret,
     },
     protocol::Write as Change,
     state::{self, Command as Wanted, Origin},
-    storage::{Batch, LogStore, TypeConfig},
+    storage::{Batch, LogStore, Machine, TypeConfig},
 };
 use tokio::{net::TcpStream as Stream, sync::watch, time::timeout};
 
@@ -137,6 +137,31 @@ fn nested(depth: usize) -> Vec<u8> {
     let level = &flat[same - 1..same + 1];
     assert_eq!(level[1], 1);
     [&flat[..same - 1], &level.repeat(depth), &[level[0], 0]].concat()
+}
+
+#[test]
+fn bytes_of_any_kind_decode_or_do_not() {
+    use proptest::prelude::*;
+    let seeds: Vec<Vec<u8>> = impossible(1).iter().map(|(_, ask)| postcard::to_stdvec(ask).unwrap()).chain([nested(50)]).collect();
+    let change = (any::<prop::sample::Index>(), any::<u8>());
+    let strategy = (prop::sample::select(seeds), prop::collection::vec(change, 0..6), any::<prop::sample::Index>());
+    proptest!(ProptestConfig::with_cases(5000), |((mut bytes, changes, cut) in strategy)| {
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.truncate(1 + cut.index(bytes.len()));
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let log = LogStore::open(dir.path(), watch::channel(u64::MAX).1).unwrap();
+        // What passes is for Raft; nothing may panic before.
+        match postcard::from_bytes::<Ask>(&bytes) {
+            Ok(Ask::Append(rpc)) => drop(check::append(2, &rpc, &Vote::new(1, 2), &log)),
+            Ok(Ask::Vote(rpc)) => drop(check::vote(2, &rpc, 1)),
+            Ok(Ask::Snapshot(rpc)) => drop((check::snapshot(2, &rpc, 1), Machine::check_snapshot(&rpc.data, &rpc.meta))),
+            Ok(Ask::Propose(all)) => drop(check::proposal(2, &all)),
+            _ => {}
+        }
+    });
 }
 
 fn stored_vote(server: &Server) -> Vec<u8> {

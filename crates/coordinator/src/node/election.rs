@@ -22,7 +22,7 @@ use crate::{
 /// For so long after a leader's last message nobody votes for another: openraft's lease.
 pub(super) const LEASE: Duration = Duration::from_millis(500);
 /// Shortest silence of a leader after which a server asks for votes; up to half as much again.
-const SILENCE: Duration = Duration::from_millis(900);
+const SILENCE: Duration = Duration::from_millis(1500);
 /// Time for the answers of the others.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for an election.
@@ -53,7 +53,7 @@ pub struct Candidacy {
 }
 
 impl Node {
-    /// A message of the leader was accepted.
+    /// A message of the leader was accepted, or a vote was given to one who may become it and needs time for that.
     pub(super) fn saw_leader(&self) {
         *locked(&self.seen) = Seen::default();
     }
@@ -172,8 +172,9 @@ impl Node {
             return Ok(false);
         }
         let dir = self.directory();
-        let probed = tokio::task::spawn_blocking(move || probe(&dir)).await.map_err(io::Error::other)?;
-        probed.map(|()| true)
+        tokio::task::spawn_blocking(move || probe(&dir)).await.map_err(io::Error::other)??;
+        // Another may have been faster: it is not to be disturbed.
+        Ok(self.term().await.map_err(io::Error::other)? == term && self.leader_silent_for() > LEASE)
     }
 }
 

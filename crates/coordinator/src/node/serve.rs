@@ -81,7 +81,11 @@ impl Node {
             let vote = self.raft.with_raft_state(|s| *s.vote_ref()).await.map_err(|e| e.to_string())?;
             return Ok(VoteResponse::new(vote, self.log.last(), false));
         }
-        self.raft.vote(rpc).await.map_err(|e| e.to_string())
+        let answer = self.raft.vote(rpc).await.map_err(|e| e.to_string())?;
+        if answer.vote_granted {
+            self.saw_leader();
+        }
+        Ok(answer)
     }
 
     /// Takes a part of a snapshot; `None` asks for it from its beginning.

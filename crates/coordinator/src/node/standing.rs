@@ -12,7 +12,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openraft::{
@@ -30,6 +30,9 @@ use crate::{
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A question that cannot be answered yet is repeated after this.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// Time after which a server that cannot catch up says so, and again six times as late.
+const LINE_PAUSE: Duration = Duration::from_secs(10);
 
 /// This server's part in elections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,10 +98,7 @@ impl Node {
     pub(super) async fn settle(self: Arc<Self>) {
         if self.standing() == Standing::Undecided {
             if self.learn_whether_formed().await {
-                tracing::warn!(
-                    "this server's directory was blank and the ensemble has data: no vote before it has caught up \
-                     (hint: if a majority is blank, stop all and copy version-2 of the server with the newest data to one of them)"
-                );
+                tracing::info!("this server's directory was blank and the ensemble has data: no vote before it has caught up");
                 self.standing.send_replace(Standing::Joining);
             } else {
                 self.take_vote().await;
@@ -152,7 +152,15 @@ impl Node {
 
     /// Until this server has applied all that was committed at some time since it started.
     async fn wait_until_caught_up(&self) {
-        while self.catch_up().await.is_err() {
+        let mut next_line = Instant::now() + LINE_PAUSE;
+        while let Err(e) = self.catch_up().await {
+            if Instant::now() > next_line {
+                tracing::warn!(
+                    "this server was blank and cannot catch up ({e}), so it has no vote (hint: start the servers that have data; if they \
+                     are no majority, stop all and copy version-2 from the one with the newest data to a blank one)"
+                );
+                next_line += 6 * LINE_PAUSE;
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }

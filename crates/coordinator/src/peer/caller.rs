@@ -59,7 +59,7 @@ impl Peer {
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
             .map_err(|_| io::Error::from(io::ErrorKind::ConnectionAborted))??;
-        postcard::from_bytes::<Result<T, String>>(&bytes).map_err(io::Error::other)?.map_err(io::Error::other)
+        postcard::from_bytes::<Result<T, String>>(&bytes).map_err(io::Error::other)?.map_err(|e| io::Error::other(printable(&e)))
     }
 }
 
@@ -75,6 +75,11 @@ struct Calls {
 }
 
 type Waiting = Arc<Mutex<Calls>>;
+
+/// What another server gives as a reason goes to the log: one line, and not a long one.
+fn printable(text: &str) -> String {
+    text.chars().take(300).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
 
 fn lock(waiting: &Waiting) -> MutexGuard<'_, Calls> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)

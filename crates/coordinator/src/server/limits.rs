@@ -25,6 +25,9 @@ use crate::{peer, throttle::Throttle};
 const MAX_OWN_REQUESTS: usize = 4 * 1024 * 1024;
 /// Requests of all clients that are under way, in bytes.
 const MAX_REQUESTS: usize = 64 * 1024 * 1024;
+/// Requests up to this size, in bytes, do not wait for those of other clients: a ping must not be late because others
+/// write much. Their number is limited for each connection.
+const TINY: usize = 1024;
 /// Requests of all clients that are arriving, in bytes. Small ones do not count: they are bounded by the connections.
 const MAX_BODIES: usize = 64 * 1024 * 1024;
 /// A request up to this size is small; larger ones arrive in parts of it.
@@ -61,7 +64,10 @@ impl Drop for Socket {
 
 /// A request's share of the budgets.
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code, reason = "held to be dropped")] [OwnedSemaphorePermit; 2]);
+pub struct Held {
+    _own: OwnedSemaphorePermit,
+    _shared: Option<OwnedSemaphorePermit>,
+}
 
 fn kib(bytes: usize) -> u32 {
     (bytes / 1024 + 1).min(u32::MAX as usize) as u32
@@ -145,9 +151,9 @@ impl Limits {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
         }
-        let shared = take(&self.requests, MAX_REQUESTS).await?;
+        let shared = if length > TINY { Some(take(&self.requests, MAX_REQUESTS).await?) } else { None };
         drop(arriving);
-        Ok((body, Held([mine, shared])))
+        Ok((body, Held { _own: mine, _shared: shared }))
     }
 }
 
