@@ -20,8 +20,9 @@ use common::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, FetchResponse, FindCoordinatorRequest,
-        FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse, ProduceResponse,
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, FetchResponse,
+        FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse,
+        ProduceResponse,
     },
     protocol::Decodable,
 };
@@ -39,6 +40,8 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::FindCoordinator => drop(FindCoordinatorResponse::decode(&mut b, version).unwrap()),
         ApiKey::ApiVersions => drop(ApiVersionsResponse::decode(&mut b, version).unwrap()),
         ApiKey::CreateTopics => drop(CreateTopicsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DeleteTopics => drop(DeleteTopicsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }
     b.len()

@@ -3,6 +3,7 @@
 //! Invariant: what this broker believes is an [`Image`], replaced as a whole; the coordinator is the authority.
 
 mod controller;
+pub mod deletion;
 mod image;
 pub mod quota;
 mod session;

@@ -5,6 +5,7 @@
 //! has ended is replaced, with a new registration.
 
 use std::{
+    collections::HashSet,
     fs,
     path::Path,
     pin::Pin,
@@ -17,6 +18,7 @@ use zookeeper_client as zk;
 
 use super::{
     controller::{self, Controller},
+    deletion,
     image::{self, Names, parse_controller},
     path,
 };
@@ -174,6 +176,8 @@ struct Follower<'a> {
     signal: Watched,
     leads: Option<i32>,
     term: Option<Controller>,
+    /// topics that are to go and whose replicas this broker has removed
+    deleted: HashSet<String>,
 }
 
 impl<'a> Follower<'a> {
@@ -190,6 +194,7 @@ impl<'a> Follower<'a> {
             signal: watched(),
             leads: None,
             term: None,
+            deleted: HashSet::new(),
         }
     }
 
@@ -261,12 +266,31 @@ impl<'a> Follower<'a> {
         }
         let mut image = self.load().await?;
         if let Some(term) = &mut self.term
-            && term.reconcile(&client, &image).await?
+            && term.reconcile(&client, &image, &self.deleting.list).await?
         {
             image = self.load().await?;
         }
         if *self.broker.image() != image {
             self.broker.take(image).await;
+        }
+        self.delete_replicas().await
+    }
+
+    /// Removes this broker's replicas of topics that are to go, and says so.
+    async fn delete_replicas(&mut self) -> Result<(), SessionError> {
+        let image = self.broker.image();
+        self.deleted.retain(|t| self.deleting.list.contains(t));
+        for (topic, info) in &image.topics {
+            if !info.deleting || self.deleted.contains(topic) {
+                continue;
+            }
+            match tokio::task::block_in_place(|| self.broker.storage.delete(topic)) {
+                Ok(()) => {
+                    deletion::confirm(&self.client, topic, self.broker.id()).await?;
+                    self.deleted.insert(topic.clone());
+                }
+                Err(e) => tracing::error!("topic {topic} is not deleted: {e}; trying again"),
+            }
         }
         Ok(())
     }

@@ -20,8 +20,7 @@ const MAX_TIMESTAMP: i64 = -3;
 
 fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition) -> Result<(i64, i64, i32), ResponseError> {
     let Some(led) = broker.led(topic, wanted.partition_index) else {
-        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&wanted.partition_index));
-        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
+        return Err(broker.image().not_led(topic, wanted.partition_index));
     };
     led.partition.check_epoch(wanted.current_leader_epoch)?;
     let epoch = led.partition.leader_epoch();

@@ -20,8 +20,7 @@ fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&
         return Err(ResponseError::InvalidTopicException);
     }
     let Some(led) = broker.led(topic, index) else {
-        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&index));
-        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
+        return Err(broker.image().not_led(topic, index));
     };
     let records = records.unwrap_or_default();
     if is_compressed(records) {
