@@ -202,6 +202,11 @@ impl Partition {
         (inner.log.start_offset(), inner.log.end_offset())
     }
 
+    /// Whether the first offset is not that of the first segment.
+    pub fn start_is_within(&self) -> bool {
+        self.inner().log.start_is_within()
+    }
+
     /// Offset up to which the log is on the disk.
     pub fn recovery_point(&self) -> i64 {
         self.inner().log.recovery_point()
@@ -228,8 +233,9 @@ impl Partition {
         self.leading()?.log.offset_for_timestamp(timestamp).map_err(|e| storage_error("look up a time", &e))
     }
 
-    /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, and files to be removed.
-    pub fn delete_below(&self, offset: i64) -> Result<(i64, Option<Gone>), ResponseError> {
+    /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, whether that is new, and
+    /// files to be removed.
+    pub fn delete_below(&self, offset: i64) -> Result<(i64, bool, Option<Gone>), ResponseError> {
         let mut inner = self.leading()?;
         let (start, end) = (inner.log.start_offset(), inner.log.end_offset());
         let offset = if offset == -1 { end } else { offset };
@@ -237,7 +243,7 @@ impl Partition {
             return Err(ResponseError::OffsetOutOfRange);
         }
         let gone = inner.log.delete_below(offset).map_err(|e| storage_error("delete records", &e))?;
-        Ok((inner.log.start_offset(), gone))
+        Ok((inner.log.start_offset(), inner.log.start_offset() != start, gone))
     }
 
     /// Lets go of what is too old or too much.

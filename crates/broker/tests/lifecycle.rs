@@ -65,6 +65,7 @@ fn after_a_clean_stop_a_start_reads_no_records() {
     assert_eq!(read("recovery-point-offset-checkpoint"), "0\n1\nt 0 60\n");
     assert_eq!(read("replication-offset-checkpoint"), "0\n1\nt 0 60\n");
     assert_eq!(read("log-start-offset-checkpoint"), "0\n0\n");
+    assert_eq!(read("cleaner-offset-checkpoint"), "0\n0\n");
     let id = cluster.znodes().json("/brokers/topics/t")["topic_id"].as_str().unwrap().to_owned();
     assert_eq!(read("t-0/partition.metadata"), format!("version: 0\ntopic_id: {id}"));
     assert_eq!(read("t-0/leader-epoch-checkpoint"), "0\n1\n0 0\n");

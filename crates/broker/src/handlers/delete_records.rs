@@ -10,7 +10,7 @@ use kafka_protocol::{
 
 use crate::{broker::Broker, cluster::topics::is_internal, log::LogError};
 
-fn delete(broker: &Broker, topic: &str, index: i32, offset: i64) -> Result<i64, ResponseError> {
+fn delete(broker: &Broker, topic: &str, index: i32, offset: i64) -> Result<(i64, bool), ResponseError> {
     if is_internal(topic) {
         return Err(ResponseError::InvalidTopicException);
     }
@@ -22,11 +22,11 @@ fn delete(broker: &Broker, topic: &str, index: i32, offset: i64) -> Result<i64, 
         // As on Kafka: what is compacted is not to lose its beginning.
         return Err(ResponseError::PolicyViolation);
     }
-    let (start, gone) = led.partition.delete_below(offset)?;
+    let (start, moved, gone) = led.partition.delete_below(offset)?;
     if let Some(gone) = gone {
         broker.storage.remove_later(gone, settings);
     }
-    Ok(start)
+    Ok((start, moved))
 }
 
 /// Answers a request. What was deleted stays so after a crash: the new offsets are on the disk before.
@@ -38,8 +38,8 @@ pub fn handle(broker: &Broker, request: &DeleteRecordsRequest) -> DeleteRecordsR
         for p in &topic.partitions {
             let answer = DeleteRecordsPartitionResult::default().with_partition_index(p.partition_index);
             partitions.push(match delete(broker, topic.name.as_str(), p.partition_index, p.offset) {
-                Ok(start) => {
-                    deleted = true;
+                Ok((start, moved)) => {
+                    deleted |= moved;
                     answer.with_low_watermark(start)
                 }
                 Err(e) => answer.with_low_watermark(-1).with_error_code(e.code()),

@@ -280,6 +280,11 @@ impl Log {
         self.start
     }
 
+    /// Whether the first record that is kept is not the first of its segment.
+    pub fn start_is_within(&self) -> bool {
+        self.start > self.segments[0].base()
+    }
+
     /// Offset that the next record gets.
     pub fn end_offset(&self) -> i64 {
         self.segments[self.segments.len() - 1].next_offset()
