@@ -9,7 +9,7 @@ use common::{
     batches::GOLDEN,
     client::eventually,
     logs::batches,
-    processes::{BROKER, Cluster, Process, SOON},
+    processes::{Cluster, Process, SOON},
     tempdir,
 };
 use kafka_protocol::ResponseError;
@@ -71,13 +71,11 @@ async fn who_waits_is_told_that_the_leader_is_gone() {
 fn the_entry_of_a_new_segment_reaches_the_disk() {
     let mut cluster = Cluster::start(1, "log.segment.bytes=300");
     let node = cluster.node(1);
-    node.running().terminate();
-    let trace = node.dir.join("trace");
+    let (trace, said) = (node.dir.join("trace"), node.dir.join("strace.stderr"));
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-y", "-e", "trace=openat,fsync,fdatasync,pwrite64", "-o"]).arg(&trace).arg(BROKER);
-    strace.arg(node.dir.join("server.properties"));
-    node.process = Some(Process::spawn(strace, node.dir.join("strace.stderr")));
-    cluster.wait();
+    strace.args(["-f", "-y", "-e", "trace=openat,fsync,fdatasync,pwrite64", "-o"]).arg(&trace).arg("-p").arg(node.running().id().to_string());
+    let _strace = Process::spawn(strace, said.clone());
+    eventually("strace has begun", SOON, || std::fs::read_to_string(&said).ok()?.contains("attached").then_some(()));
     cluster.create("t", 1);
     let mut client = cluster.client(1);
     (0..10).for_each(|i| assert_eq!(client.produce("t", 0, &GOLDEN), 3 * i));
@@ -97,10 +95,4 @@ fn the_entry_of_a_new_segment_reaches_the_disk() {
         let synced = calls[made..written].lines().any(|l| l.contains("fsync(") && l.contains("/t-0>"));
         assert!(synced, "{file}: {}", &calls[made..written]);
     }
-    let pid = cluster.node(1).process.as_ref().unwrap().id();
-    // The broker is strace's child: it is asked to stop, and strace ends with it.
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    assert!(Command::new("kill").arg("-TERM").args(children.split_whitespace()).status().unwrap().success());
-    cluster.node(1).running().exit(SOON);
-    cluster.node(1).process = None;
 }
