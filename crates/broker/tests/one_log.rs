@@ -73,7 +73,11 @@ fn the_entry_of_a_new_segment_reaches_the_disk() {
     let node = cluster.node(1);
     let (trace, said) = (node.dir.join("trace"), node.dir.join("strace.stderr"));
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-y", "-e", "trace=openat,fsync,fdatasync,pwrite64", "-o"]).arg(&trace).arg("-p").arg(node.running().id().to_string());
+    strace
+        .args(["-f", "-y", "-e", "trace=openat,fsync,fdatasync,pwrite64", "-o"])
+        .arg(&trace)
+        .arg("-p")
+        .arg(node.running().id().to_string());
     let _strace = Process::spawn(strace, said.clone());
     eventually("strace has begun", SOON, || std::fs::read_to_string(&said).ok()?.contains("attached").then_some(()));
     cluster.create("t", 1);
