@@ -4,6 +4,7 @@
 
 mod controller;
 pub mod deletion;
+mod follower;
 mod image;
 pub mod quota;
 mod session;
