@@ -133,7 +133,7 @@ const AUTO_CREATE_MAX_PARTITIONS: i64 = 2000;
 const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
 
 /// Keys of Kafka's that are accepted without effect so far.
-const NOT_OBEYED: &[&str] = &[
+pub const NOT_OBEYED: &[&str] = &[
     "num.network.threads",
     "num.io.threads",
     "socket.send.buffer.bytes",
@@ -159,9 +159,6 @@ const NOT_OBEYED: &[&str] = &[
     "offsets.retention.minutes",
     "offsets.topic.segment.bytes",
     "queued.max.requests",
-    "inter.broker.listener.name",
-    "security.inter.broker.protocol",
-    "listener.security.protocol.map",
     "replica.fetch.max.bytes",
     "log.index.size.max.bytes",
     "broker.id.generation.enable",
@@ -300,7 +297,8 @@ impl Config {
     }
 }
 
-const OBEYED: &[&str] = &[
+/// Keys that are obeyed.
+pub const OBEYED: &[&str] = &[
     "broker.id",
     "listeners",
     "advertised.listeners",

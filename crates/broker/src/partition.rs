@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::{
     batch,
-    log::{Gone, Log, LogError, Slice, now_ms},
+    log::{Found, Gone, Log, LogError, Slice, locate, now_ms},
     records,
     storage::Led,
     topic_settings::TopicSettings,
@@ -55,7 +55,7 @@ pub struct Appended {
 
 /// What a fetch found.
 #[derive(Debug)]
-pub struct Found {
+pub struct Fetched {
     /// whole batches, if there are any
     pub records: Option<Slice>,
     /// offset up to which records may be read
@@ -202,20 +202,25 @@ impl Partition {
         (inner.log.start_offset(), inner.log.end_offset())
     }
 
+    /// Whether the first offset is not that of the first segment.
+    pub fn start_is_within(&self) -> bool {
+        self.inner().log.start_is_within()
+    }
+
     /// Offset up to which the log is on the disk.
     pub fn recovery_point(&self) -> i64 {
         self.inner().log.recovery_point()
     }
 
     /// Finds what there is from an offset on: up to `max_bytes`, but at least one batch if that is asked for.
-    pub fn find(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Found, ResponseError> {
+    pub fn find(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Fetched, ResponseError> {
         let inner = self.leading()?;
         let (start_offset, high_watermark) = (inner.log.start_offset(), inner.log.end_offset());
         if offset < start_offset || offset > high_watermark {
             return Err(ResponseError::OffsetOutOfRange);
         }
         let records = inner.log.slice(offset, max_bytes, at_least_one).map_err(|e| storage_error("read", &e))?;
-        Ok(Found { records, high_watermark, start_offset })
+        Ok(Fetched { records, high_watermark, start_offset })
     }
 
     /// Reads whole batches from an offset on, at least one if there is any.
@@ -223,13 +228,34 @@ impl Partition {
         self.inner().log.read(offset, max_bytes).map_err(|e| storage_error("read", &e))
     }
 
-    /// First record at or after a time; see [`Log::offset_for_timestamp`].
-    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<crate::log::Found>, ResponseError> {
-        self.leading()?.log.offset_for_timestamp(timestamp).map_err(|e| storage_error("look up a time", &e))
+    /// First record at or after a time. Others go on meanwhile: a batch may have to be decompressed.
+    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, ResponseError> {
+        let failed = |e: LogError| storage_error("look up a time", &e);
+        let mut from = 0;
+        loop {
+            let (start, batch) = {
+                let inner = self.leading()?;
+                (inner.log.start_offset(), inner.log.batch_for_timestamp(timestamp, from).map_err(failed)?)
+            };
+            let Some((head, batch)) = batch else {
+                return Ok(None);
+            };
+            if let Some(found) = locate(&head, &batch, timestamp, from.max(start)).map_err(failed)? {
+                return Ok(Some(found));
+            }
+            from = head.last_offset() + 1;
+        }
     }
 
-    /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, and files to be removed.
-    pub fn delete_below(&self, offset: i64) -> Result<(i64, Option<Gone>), ResponseError> {
+    /// The record with the largest timestamp, the first if there are several.
+    pub fn offset_of_max_timestamp(&self) -> Result<Option<Found>, ResponseError> {
+        let latest = self.leading()?.log.max_timestamp();
+        self.offset_for_timestamp(latest)
+    }
+
+    /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, whether that is new, and
+    /// files to be removed.
+    pub fn delete_below(&self, offset: i64) -> Result<(i64, bool, Option<Gone>), ResponseError> {
         let mut inner = self.leading()?;
         let (start, end) = (inner.log.start_offset(), inner.log.end_offset());
         let offset = if offset == -1 { end } else { offset };
@@ -237,7 +263,7 @@ impl Partition {
             return Err(ResponseError::OffsetOutOfRange);
         }
         let gone = inner.log.delete_below(offset).map_err(|e| storage_error("delete records", &e))?;
-        Ok((inner.log.start_offset(), gone))
+        Ok((inner.log.start_offset(), inner.log.start_offset() != start, gone))
     }
 
     /// Lets go of what is too old or too much.

@@ -17,7 +17,7 @@ use crate::{
     groups::{OFFSETS_TOPIC, Offsets, Usage},
     log::{
         Files, Gone, Log, LogError, Recovery,
-        checkpoints::{self, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
+        checkpoints::{self, CLEANED, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
     },
     partition::Partition,
     topic_settings::TopicSettings,
@@ -81,6 +81,10 @@ pub struct Storage {
     /// from the checkpoints, for partitions that are not open
     points: checkpoints::Offsets,
     starts: checkpoints::Offsets,
+    /// what a broker that compacts has noted; kept for it
+    cleaned: checkpoints::Offsets,
+    /// one at a time writes checkpoints
+    writing: Mutex<()>,
     remains: Mutex<Vec<(Instant, Remains)>>,
     /// wakes the background work before its time
     pub wake: Arc<Notify>,
@@ -107,6 +111,8 @@ impl Storage {
             clean,
             points: checkpoints::read(dir, RECOVERY_POINTS)?,
             starts: checkpoints::read(dir, LOG_STARTS)?,
+            cleaned: checkpoints::read(dir, CLEANED)?,
+            writing: Mutex::default(),
             remains: Mutex::default(),
             wake: Arc::default(),
             dir: dir.to_owned(),
@@ -242,22 +248,28 @@ impl Storage {
 
     /// Writes the checkpoints.
     pub fn checkpoint(&self) -> Result<(), LogError> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut points, mut ends, mut starts) = (self.points.clone(), checkpoints::Offsets::new(), self.starts.clone());
+        let mut cleaned = self.cleaned.clone();
         // What is not open is left as it was, unless it is gone.
         let exists = |(topic, number): &(String, i32)| self.dir.join(format!("{topic}-{number}")).is_dir();
         points.retain(|k, _| exists(k));
         starts.retain(|k, _| exists(k));
+        cleaned.retain(|k, _| exists(k));
         for (key, led) in self.hosted().iter() {
             let (start, end) = led.partition.offsets();
             points.insert(key.clone(), led.partition.recovery_point());
             ends.insert(key.clone(), end);
-            if start > 0 {
-                starts.insert(key.clone(), start);
+            // The first segment says the rest.
+            match led.partition.start_is_within() {
+                true => drop(starts.insert(key.clone(), start)),
+                false => drop(starts.remove(key)),
             }
         }
         checkpoints::write(&self.dir, RECOVERY_POINTS, &points)?;
         checkpoints::write(&self.dir, HIGH_WATERMARKS, &ends)?;
-        checkpoints::write(&self.dir, LOG_STARTS, &starts)
+        checkpoints::write(&self.dir, LOG_STARTS, &starts)?;
+        checkpoints::write(&self.dir, CLEANED, &cleaned)
     }
 
     /// Brings everything to the disk for a stop. Nothing may be appended any more.

@@ -5,7 +5,7 @@
 //! is walked first, by the layout of the request in a small notation, and must fit into the frame.
 //!
 //! Notation: `b` 1 byte, `h` 2, `i` 4, `l` 8 bytes, `s` string or null, `y` bytes or null, `I` array of plain
-//! 4-byte numbers, `[` … `]` array of structures. A field
+//! 4-byte numbers, `S` array of plain strings, `[` … `]` array of structures. A field
 //! may be followed by `@min-max`, the versions that have it.
 
 /// Layout of a request.
@@ -112,6 +112,14 @@ impl Walk<'_> {
                     let n = self.length(false)?;
                     self.count(n)?;
                     self.skip(n.checked_mul(4)?)?;
+                }
+                b'S' => {
+                    let n = self.length(false)?;
+                    self.count(n)?;
+                    for _ in 0..n {
+                        let n = self.length(true)?;
+                        self.skip(n)?;
+                    }
                 }
                 b'y' => {
                     let n = self.length(false)?;

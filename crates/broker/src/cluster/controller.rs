@@ -6,9 +6,11 @@
 use zookeeper_client as zk;
 
 use super::{
+    deletion,
     image::{Image, PartitionInfo, PartitionState, state_path},
     path,
     session::{PERSISTENT, ignore_exists},
+    topics,
 };
 
 /// This broker as controller, for one term.
@@ -69,9 +71,17 @@ impl Controller {
 
     /// Gives every partition the state that it should have. Says whether anything was written. After an error it is
     /// called again, and announces then what was written before.
-    pub async fn reconcile(&mut self, client: &zk::Client, image: &Image) -> Result<bool, zk::Error> {
+    pub async fn reconcile(&mut self, client: &zk::Client, image: &Image, deleting: &[String]) -> Result<bool, zk::Error> {
         let mut wrote = false;
+        deletion::finish(client, self.version, deleting, image).await?;
         for (topic, info) in &image.topics {
+            if info.deleting {
+                continue;
+            }
+            if info.id.is_none() {
+                // Made by a version that gave no ids.
+                wrote |= topics::give_id(client, topic, info.version).await?;
+            }
             for (number, now) in &info.partitions {
                 let Some(state) = wanted(now, |id| image.brokers.contains_key(&id)) else {
                     continue;

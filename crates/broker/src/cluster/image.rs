@@ -7,6 +7,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
+use kafka_protocol::ResponseError;
 use serde_json::Value;
 use zookeeper_client as zk;
 
@@ -59,6 +60,21 @@ pub struct Image {
     pub brokers: BTreeMap<i32, BrokerInfo>,
     /// topics by name
     pub topics: BTreeMap<String, Arc<TopicInfo>>,
+}
+
+impl Image {
+    /// A topic that is there, and not being deleted.
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicInfo>> {
+        self.topics.get(name).filter(|t| !t.deleting)
+    }
+
+    /// Why a broker does not serve a partition that it does not lead.
+    pub fn not_led(&self, topic: &str, partition: i32) -> ResponseError {
+        match self.topic(topic).is_some_and(|t| t.partitions.contains_key(&partition)) {
+            true => ResponseError::NotLeaderOrFollower,
+            false => ResponseError::UnknownTopicOrPartition,
+        }
+    }
 }
 
 fn json(bytes: &[u8]) -> Value {

@@ -3,6 +3,8 @@
 //! Invariant: what this broker believes is an [`Image`], replaced as a whole; the coordinator is the authority.
 
 mod controller;
+pub mod deletion;
+mod follower;
 mod image;
 pub mod quota;
 mod session;

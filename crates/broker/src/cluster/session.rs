@@ -1,13 +1,11 @@
-//! The broker's session with the coordinator: registration, watches, election, and the image that follows.
+//! The broker's session with the coordinator: how it begins, is registered, is kept, and ends.
 //!
-//! Invariant: every change that a watch tells of leads to a new reading. A session is kept until the coordinator has
-//! ended it: a connection that is lost, or a request on it, is tried again within the same session. Only a session that
-//! has ended is replaced, with a new registration.
+//! Invariant: a session is kept until the coordinator has ended it. What was under way on a connection that is lost is
+//! tried again within the same session; only a session that has ended is replaced, with a new registration.
 
 use std::{
     fs,
     path::Path,
-    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -15,11 +13,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zookeeper_client as zk;
 
-use super::{
-    controller::{self, Controller},
-    image::{self, Names, parse_controller},
-    path,
-};
+use super::{follower::Follower, path};
 use crate::broker::{Broker, StartError};
 
 /// How persistent znodes are made.
@@ -50,7 +44,8 @@ pub fn ignore_exists<T>(result: Result<T, zk::Error>) -> Result<(), zk::Error> {
     }
 }
 
-fn now_ms() -> String {
+/// Milliseconds since 1970, as znodes have them.
+pub fn now_ms() -> String {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis()).to_string()
 }
 
@@ -160,149 +155,6 @@ async fn prepare(broker: &Broker, client: &zk::Client) -> Result<String, Session
     let id = cluster_id(broker, client).await?;
     broker.claim_directory(&id)?;
     Ok(id)
-}
-
-/// Follows the cluster within one session.
-struct Follower<'a> {
-    broker: &'a Broker,
-    client: zk::Client,
-    cluster_id: String,
-    ids: Watched,
-    topics: Watched,
-    deleting: Watched,
-    controller: Watched,
-    signal: Watched,
-    leads: Option<i32>,
-    term: Option<Controller>,
-}
-
-impl<'a> Follower<'a> {
-    fn new(broker: &'a Broker, client: zk::Client, cluster_id: String) -> Self {
-        let watched = Watched::default;
-        Self {
-            broker,
-            client,
-            cluster_id,
-            ids: watched(),
-            topics: watched(),
-            deleting: watched(),
-            controller: watched(),
-            signal: watched(),
-            leads: None,
-            term: None,
-        }
-    }
-
-    fn forget_watches(&mut self) {
-        for w in [&mut self.ids, &mut self.topics, &mut self.deleting, &mut self.controller, &mut self.signal] {
-            w.event = None;
-        }
-    }
-
-    /// Waits until there may be something new.
-    async fn changed(&mut self) {
-        tokio::select! {
-            () = self.ids.wait() => {}
-            () = self.topics.wait() => {}
-            () = self.deleting.wait() => {}
-            () = self.controller.wait() => {}
-            () = self.signal.wait() => {}
-            // A broker that restarted quickly may have left a session behind that looks like its new one.
-            () = tokio::time::sleep(Duration::from_secs(5)) => self.ids.event = None,
-        }
-    }
-
-    /// Reads what has changed, does the controller's work if it is this broker's, and hands the image on. May be
-    /// interrupted by an error anywhere, and called again.
-    async fn follow(&mut self) -> Result<(), SessionError> {
-        let client = self.client.clone();
-        if self.controller.fired() {
-            let (stat, watch) = client.check_and_watch_stat(path::CONTROLLER).await?;
-            self.leads = match &stat {
-                Some(_) => match client.get_data(path::CONTROLLER).await {
-                    Ok((data, _)) => parse_controller(&data),
-                    Err(zk::Error::NoNode) => None,
-                    Err(e) => return Err(e.into()),
-                },
-                None => None,
-            };
-            if self.leads != Some(self.broker.id()) {
-                self.term = None;
-            } else if self.term.is_none() && stat.is_some_and(|s| s.ephemeral_owner == client.session_id().0) {
-                // An election whose answer was lost.
-                self.term = Some(Controller::adopt(&client).await?);
-            }
-            self.controller.arm(watch);
-        }
-        if self.leads.is_none() {
-            self.term = controller::elect(&client, self.broker.id(), &now_ms()).await?;
-            if self.term.is_some() {
-                self.leads = Some(self.broker.id());
-            }
-        }
-        if self.ids.fired() {
-            let (list, watch) = client.list_and_watch_children(path::BROKER_IDS).await?;
-            self.ids.list = list;
-            self.ids.arm(watch);
-        }
-        if self.topics.fired() {
-            let (list, watch) = client.list_and_watch_children(path::TOPICS).await?;
-            self.topics.list = list;
-            self.topics.arm(watch);
-        }
-        if self.deleting.fired() {
-            let (list, watch) = client.list_and_watch_children(path::DELETE_TOPICS).await?;
-            self.deleting.list = list;
-            self.deleting.arm(watch);
-        }
-        if self.signal.fired() {
-            let (_, _, watch) = client.get_and_watch_data(path::SIGNAL).await?;
-            self.signal.arm(watch);
-        }
-        let mut image = self.load().await?;
-        if let Some(term) = &mut self.term
-            && term.reconcile(&client, &image).await?
-        {
-            image = self.load().await?;
-        }
-        if *self.broker.image() != image {
-            self.broker.take(image).await;
-        }
-        Ok(())
-    }
-
-    async fn load(&mut self) -> Result<image::Image, zk::Error> {
-        let names = Names {
-            cluster_id: &self.cluster_id,
-            brokers: &self.ids.list,
-            topics: &self.topics.list,
-            deleting: &self.deleting.list,
-            controller: self.leads,
-        };
-        image::load(&self.client, &names, &self.broker.image()).await
-    }
-}
-
-/// A one-shot watch, kept until it fires: dropping one would take it back at the coordinator.
-#[derive(Default)]
-struct Watched {
-    list: Vec<String>,
-    event: Option<Pin<Box<dyn Future<Output = zk::WatchedEvent> + Send>>>,
-}
-
-impl Watched {
-    fn arm(&mut self, watch: zk::OneshotWatcher) {
-        self.event = Some(Box::pin(watch.changed()));
-    }
-    fn fired(&self) -> bool {
-        self.event.is_none()
-    }
-    async fn wait(&mut self) {
-        if let Some(event) = &mut self.event {
-            event.await;
-            self.event = None;
-        }
-    }
 }
 
 /// Reads the cluster's id, or gives it one; a directory's id wins over a new one, so that a coordinator that lost

@@ -97,6 +97,26 @@ pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], co
     Ok(())
 }
 
+/// Gives an id to a topic that has none. `false` if its znode has changed meanwhile.
+pub async fn give_id(client: &zk::Client, name: &str, version: i32) -> Result<bool, zk::Error> {
+    let at = format!("{}/{name}", path::TOPICS);
+    let (data, _) = match client.get_data(&at).await {
+        Ok(found) => found,
+        Err(zk::Error::NoNode) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let Ok(serde_json::Value::Object(mut value)) = serde_json::from_slice(&data) else {
+        return Ok(false);
+    };
+    value.insert("version".into(), 3.into());
+    value.insert("topic_id".into(), new_id().into());
+    match client.set_data(&at, serde_json::Value::Object(value).to_string().as_bytes(), Some(version)).await {
+        Ok(_) => Ok(true),
+        Err(zk::Error::NoNode | zk::Error::BadVersion) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether a topic is one of Kafka's own.
 pub fn is_internal(name: &str) -> bool {
     name == OFFSETS_TOPIC || name == "__transaction_state"

@@ -67,8 +67,7 @@ impl Wanted {
 
 fn find(broker: &Broker, topic: &str, wanted: &WantedPart, max_bytes: usize, at_least_one: bool) -> Result<Part, ResponseError> {
     let Some(led) = broker.led(topic, wanted.index) else {
-        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&wanted.index));
-        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
+        return Err(broker.image().not_led(topic, wanted.index));
     };
     led.partition.check_epoch(wanted.leader_epoch)?;
     let found = led.partition.find(wanted.offset, max_bytes, at_least_one)?;

@@ -20,8 +20,7 @@ const MAX_TIMESTAMP: i64 = -3;
 
 fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition) -> Result<(i64, i64, i32), ResponseError> {
     let Some(led) = broker.led(topic, wanted.partition_index) else {
-        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&wanted.partition_index));
-        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
+        return Err(broker.image().not_led(topic, wanted.partition_index));
     };
     led.partition.check_epoch(wanted.current_leader_epoch)?;
     let epoch = led.partition.leader_epoch();
@@ -29,9 +28,15 @@ fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition) -> Resul
     match wanted.timestamp {
         LATEST => Ok((end, -1, epoch)),
         EARLIEST => Ok((start, -1, epoch)),
-        MAX_TIMESTAMP => Err(ResponseError::UnsupportedForMessageFormat),
-        t if t < 0 => Err(ResponseError::InvalidRequest),
-        t => Ok(led.partition.offset_for_timestamp(t)?.map_or((-1, -1, -1), |f| (f.offset, f.timestamp, epoch))),
+        t if t < 0 && t != MAX_TIMESTAMP => Err(ResponseError::InvalidRequest),
+        t => {
+            // A batch may have to be decompressed: the thread's other connections go on elsewhere.
+            let found = tokio::task::block_in_place(|| match t {
+                MAX_TIMESTAMP => led.partition.offset_of_max_timestamp(),
+                t => led.partition.offset_for_timestamp(t),
+            });
+            Ok(found?.map_or((-1, -1, -1), |f| (f.offset, f.timestamp, epoch)))
+        }
     }
 }
 

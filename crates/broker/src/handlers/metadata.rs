@@ -103,10 +103,10 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataR
     let share = broker.budgets.responses.take(named * TOPIC_BYTES + partitions * PARTITION_BYTES).await;
     let mut topics = Vec::new();
     if all {
-        topics.extend(image.topics.iter().map(|(name, t)| describe(&image, name, t)));
+        topics.extend(image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, t)| describe(&image, name, t)));
     }
     for name in wanted {
-        topics.push(match image.topics.get(name) {
+        topics.push(match image.topic(name) {
             Some(t) => describe(&image, name, t),
             None => {
                 let may = broker.config.auto_create_topics && (version < 4 || request.allow_auto_topic_creation);

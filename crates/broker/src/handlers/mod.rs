@@ -2,6 +2,8 @@
 
 mod api_versions;
 mod create_topics;
+mod delete_records;
+mod delete_topics;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
@@ -17,8 +19,8 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest,
-        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
+        ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FindCoordinatorRequest,
+        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
@@ -102,6 +104,8 @@ pub const APIS: &[Api] = &[
         served_from: 2,
         layout: Layout { flexible: 5, fields: "[ s i h [ i I ] [ s s ] ] i b" },
     },
+    Api { key: ApiKey::DeleteTopics, versions: (1, 6), served_from: 1, layout: Layout { flexible: 4, fields: "[@6-99 s l l ] S@1-5 i" } },
+    Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
 ];
 
 fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, response: &R) -> Result<Bytes, RequestError> {
@@ -188,6 +192,12 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
         }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
+        ApiKey::DeleteTopics => encode(&header, key, version, &delete_topics::handle(broker, &decode!(DeleteTopicsRequest), version).await),
+        ApiKey::DeleteRecords => {
+            let request = decode!(DeleteRecordsRequest);
+            // Waits for the disk.
+            encode(&header, key, version, &tokio::task::block_in_place(|| delete_records::handle(broker, &request)))
+        }
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
     }?;
     Ok(Some(Answer { share, ..bytes.into() }))

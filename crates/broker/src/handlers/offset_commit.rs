@@ -60,7 +60,7 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
 
 /// Why an offset is not kept, while others of the same request may be.
 fn refusal(image: &Image, topic: &str, partition: i32, metadata: Option<&str>) -> Option<ResponseError> {
-    if !image.topics.get(topic).is_some_and(|t| t.partitions.contains_key(&partition)) {
+    if !image.topic(topic).is_some_and(|t| t.partitions.contains_key(&partition)) {
         return Some(ResponseError::UnknownTopicOrPartition);
     }
     metadata.is_some_and(|m| m.len() > MAX_METADATA_BYTES).then_some(ResponseError::OffsetMetadataTooLarge)

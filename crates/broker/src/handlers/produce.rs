@@ -1,5 +1,7 @@
 //! Produce: appends to partitions that this broker leads.
 
+use std::collections::HashSet;
+
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -20,8 +22,7 @@ fn append(broker: &Broker, acks: i16, topic: &str, index: i32, records: Option<&
         return Err(ResponseError::InvalidTopicException);
     }
     let Some(led) = broker.led(topic, index) else {
-        let known = broker.image().topics.get(topic).is_some_and(|t| t.partitions.contains_key(&index));
-        return Err(if known { ResponseError::NotLeaderOrFollower } else { ResponseError::UnknownTopicOrPartition });
+        return Err(broker.image().not_led(topic, index));
     };
     let records = records.unwrap_or_default();
     if is_compressed(records) {
@@ -42,11 +43,15 @@ pub fn handle(broker: &Broker, request: &ProduceRequest) -> Result<Option<Produc
     let transactional = request.transactional_id.is_some();
     let mut responses = Vec::new();
     let mut failed = None;
+    // One batch for a partition: a second one in the same request would go round that.
+    let mut seen = HashSet::new();
     for topic in &request.topic_data {
         let mut partitions = Vec::new();
         for p in &topic.partition_data {
             let result = if transactional {
                 Err(ResponseError::TransactionalIdAuthorizationFailed)
+            } else if !seen.insert((topic.name.as_str(), p.index)) {
+                Err(ResponseError::InvalidRequest)
             } else {
                 append(broker, request.acks, topic.name.as_str(), p.index, p.records.as_deref())
             };

@@ -26,8 +26,8 @@ pub use files::Files;
 use files::Slot;
 use owned::Owned;
 pub use retention::{Gone, Retention};
-pub use segment::now_ms;
 use segment::{Segment, Trust};
+pub use segment::{locate, now_ms};
 
 /// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -280,6 +280,11 @@ impl Log {
         self.start
     }
 
+    /// Whether the first record that is kept is not the first of its segment.
+    pub fn start_is_within(&self) -> bool {
+        self.start > self.segments[0].base()
+    }
+
     /// Offset that the next record gets.
     pub fn end_offset(&self) -> i64 {
         self.segments[self.segments.len() - 1].next_offset()
@@ -372,15 +377,35 @@ impl Log {
 
     /// The first record whose time stamp is at least this.
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, LogError> {
+        let mut from = self.start;
+        while let Some((head, batch)) = self.batch_for_timestamp(timestamp, from)? {
+            if let Some(found) = locate(&head, &batch, timestamp, from)? {
+                return Ok(Some(found));
+            }
+            from = head.last_offset() + 1;
+        }
+        Ok(None)
+    }
+
+    /// The first batch with a record from an offset on that is as late as this. What [`locate`] does with it takes longer,
+    /// and does not need the log.
+    pub fn batch_for_timestamp(&self, timestamp: i64, from: i64) -> Result<Option<(Head, Slice)>, LogError> {
+        let from = from.max(self.start);
         for segment in &self.segments {
             if segment.max_timestamp() >= timestamp
-                && segment.next_offset() > self.start
-                && let Some(found) = segment.offset_for_timestamp(timestamp, self.start)?
+                && segment.next_offset() > from
+                && let Some(found) = segment.batch_for_timestamp(timestamp, from)?
             {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// The largest time stamp of a record, -1 if there is none.
+    pub fn max_timestamp(&self) -> i64 {
+        let kept = self.segments.iter().filter(|s| s.next_offset() > self.start);
+        kept.map(Segment::max_timestamp).max().unwrap_or(-1)
     }
 
     /// Writes all to the disk.

@@ -11,11 +11,16 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use bytes::BytesMut;
+
 use super::{
     Files, Found, Limits, LogError, Slice, Slot, at,
     index::{Moment, OffsetIndex, Position, TimeIndex},
 };
-use crate::batch::{HEAD_BYTES, Head, record_times};
+use crate::{
+    batch::{HEAD_BYTES, Head},
+    records,
+};
 
 /// Largest batch that a walk believes in, in bytes.
 const MAX_BATCH_BYTES: usize = 1 << 30;
@@ -310,25 +315,22 @@ impl Segment {
         Ok((end > position).then(|| Slice { file: self.log.clone(), position: position.into(), len: (end - position) as usize }))
     }
 
-    /// The first record, from an offset on, whose timestamp is at least this.
-    pub fn offset_for_timestamp(&self, timestamp: i64, from: i64) -> Result<Option<Found>, LogError> {
+    /// The first batch with a record from an offset on whose latest timestamp is at least this.
+    pub fn batch_for_timestamp(&self, timestamp: i64, from: i64) -> Result<Option<(Head, Slice)>, LogError> {
         // The first entry that is not earlier names a batch that will do. Those before it lie between it and the offset
         // entry before it: entries of both indexes are made at the same batches.
         let offset = match self.times.first_from(timestamp)? {
             Some(entry) => entry.relative,
             None => u32::try_from(self.next_offset - self.base).unwrap_or(u32::MAX),
         };
+        let offset = offset.max(u32::try_from(from - self.base).unwrap_or(0));
         let mut position = self.index.last_while(|e| e.relative < offset)?.map_or(0, |(_, e)| e.position);
         while position < self.size {
             let Some(head) = self.head_at(position)? else {
                 break;
             };
             if head.max_timestamp >= timestamp && head.last_offset() >= from {
-                let mut batch = vec![0; head.size];
-                self.read_at(&mut batch, position)?;
-                if let Some(found) = find_in(&batch, &head, timestamp, from) {
-                    return Ok(Some(found));
-                }
+                return Ok(Some((head, Slice { file: self.log.clone(), position: position.into(), len: head.size })));
             }
             position += head.size as u32;
         }
@@ -336,14 +338,12 @@ impl Segment {
     }
 }
 
-/// The record in a batch; of a compressed batch, which is not opened here, the first.
-fn find_in(bytes: &[u8], head: &Head, timestamp: i64, from: i64) -> Option<Found> {
-    let mut times = record_times(bytes, head).peekable();
-    if times.peek().is_none() {
-        return Some(Found { offset: head.base_offset.max(from), timestamp: head.max_timestamp });
-    }
-    let found = times.find(|(offset, time)| *time >= timestamp && *offset >= from);
-    // The records of a batch from elsewhere may not be as late as its head says.
+/// The first record in a batch, from an offset on, whose timestamp is at least this.
+pub fn locate(head: &Head, batch: &Slice, timestamp: i64, from: i64) -> Result<Option<Found>, LogError> {
+    let mut bytes = BytesMut::new();
+    batch.read_into(&mut bytes).map_err(at(&batch.file.path()))?;
+    let found = records::first_at(&bytes, head, timestamp, from);
+    // Records that do not decode, or are not as late as the head says, come from elsewhere: the head counts.
     let found = found.or((head.base_offset >= from).then_some((head.base_offset, head.max_timestamp)));
-    found.map(|(offset, timestamp)| Found { offset, timestamp })
+    Ok(found.map(|(offset, timestamp)| Found { offset, timestamp }))
 }

@@ -33,6 +33,8 @@ use crate::{
 const STALL: Duration = Duration::from_secs(60);
 /// The same while others wait for the memory that the client holds.
 const CONTENDED_STALL: Duration = Duration::from_secs(10);
+/// … and bytes a second that a client may take longer for, if it sends much.
+const CONTENDED_RATE: usize = 4 * 1024 * 1024;
 /// How often slow clients are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Pauses between attempts to accept, when descriptors or memory are short.
@@ -112,13 +114,14 @@ async fn receive(broker: &Broker, read: &mut (impl AsyncReadExt + Unpin), length
     timeout(STALL, fill(read, &mut frame, length.min(SMALL))).await??;
     let share = budget.take(length).await;
     let begun = Instant::now();
+    let patience = CONTENDED_STALL + Duration::from_secs((length / CONTENDED_RATE) as u64);
     {
         let mut rest = std::pin::pin!(fill(read, &mut frame, length));
         loop {
             match timeout(LOOK, &mut rest).await {
                 Ok(done) => break done?,
                 Err(_) if begun.elapsed() > STALL => return Err(timed_out("the rest of a request does not come")),
-                Err(_) if share.is_some() && budget.is_contended() && begun.elapsed() > CONTENDED_STALL => {
+                Err(_) if share.is_some() && budget.is_contended() && begun.elapsed() > patience => {
                     return Err(timed_out("the rest of a request does not come, and others wait for memory"));
                 }
                 Err(_) => {}

@@ -9,12 +9,15 @@ use std::io::{self, BufRead, Read};
 
 use kafka_protocol::ResponseError;
 
-use crate::batch::{HEAD_BYTES, Head};
+use crate::batch::{HEAD_BYTES, Head, LOG_APPEND_TIME};
 
 /// Decompressed, a batch has at most this many times the bytes that a batch may have on the wire.
 const MAX_RATIO: u64 = 100;
 /// … but this much is always allowed, in bytes.
 const MIN_UNCOMPRESSED: u64 = 16 * 1024 * 1024;
+
+/// What a stored batch may decompress to, in bytes: it was checked when it was stored, but may come from elsewhere.
+const MAX_STORED: u64 = 4 << 30;
 
 /// What the records say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,32 @@ pub fn check(batch: &[u8], head: &Head, max_batch_bytes: usize) -> Result<Checke
             Err(ResponseError::InvalidRecord)
         }
     }
+}
+
+/// Offset and timestamp of the first record, from an offset on, whose timestamp is at least this. Nothing of records that do
+/// not decode.
+pub fn first_at(batch: &[u8], head: &Head, timestamp: i64, from: i64) -> Option<(i64, i64)> {
+    let log_append_time = head.attributes & LOG_APPEND_TIME != 0;
+    if log_append_time {
+        let first = head.base_offset.max(from);
+        return (first <= head.last_offset() && head.max_timestamp >= timestamp).then_some((first, head.max_timestamp));
+    }
+    let body = batch.get(HEAD_BYTES..head.size)?;
+    match head.codec() {
+        0 => first_in(body, head, timestamp, from),
+        codec => first_in(codecs::open(codec, body, MAX_STORED).ok()?, head, timestamp, from),
+    }
+}
+
+fn first_in(mut source: impl BufRead, head: &Head, timestamp: i64, from: i64) -> Option<(i64, i64)> {
+    for number in 0..head.count {
+        let time = record(&mut source, number, head.base_timestamp).ok()??;
+        let offset = head.base_offset + i64::from(number);
+        if time >= timestamp && offset >= from {
+            return Some((offset, time));
+        }
+    }
+    None
 }
 
 /// The largest timestamp; `None` if the records are not those that the head announces.
