@@ -31,7 +31,7 @@ fn all_of_it_and_a_receipt() {
     let others = cloud.others("bill");
     cluster.up();
     let there = ids(&cluster.things());
-    assert_eq!(there.len(), 7 + 13 + 3 + 1);
+    assert_eq!(there.len(), 7 + 13 + 4 + 1);
     cloud.set(json!({"state_delay_s": 1}));
     cloud.forget_calls();
     let receipt = cluster.ok(&["down", "--yes", "--json"]).json();

@@ -34,11 +34,10 @@ fn services_and_containers_may_do_little() {
         assert_eq!(u64::from_str_radix(&status(&host, &pid, "CapBnd"), 16), Ok(0));
         let mounts = docker(&["exec", &host, "cat", &format!("/proc/{pid}/mountinfo")]);
         let options = |path: &str| {
-            let all = mounts.lines().filter_map(|l| {
+            mounts.lines().rev().find_map(|l| {
                 let f: Vec<&str> = l.split(' ').collect();
                 (f[4] == path).then(|| f[5].split(',').next().unwrap().to_owned())
-            });
-            all.last()
+            })
         };
         assert_eq!((options("/"), options(data)), (Some("ro".into()), Some("rw".into())), "{mounts}");
 

@@ -12,7 +12,7 @@ use russh::{
     keys::{Algorithm, PrivateKey, key::safe_rng, ssh_encoding::Encode},
     server::{self, Auth, ChannelOpenHandle, Handle, Msg, Session, VerifiedPublicKey},
 };
-use septet::ssh::Endpoint;
+use septet::ssh::{Endpoint, quote};
 use septet_agent_protocol::{HEAD_BYTES, Head, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, encode};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -185,7 +185,9 @@ impl server::Handler for Server {
         if command.contains("sha256sum") {
             behaviour.has_agent = true;
         }
-        let reaction = behaviour.commands.get(command.as_str()).copied();
+        // As it is, or the last word of a line that runs it.
+        let is = |known: &str| command == known || command.ends_with(&format!(" {}", quote(known)));
+        let reaction = behaviour.commands.iter().find(|(known, _)| is(known)).map(|(_, reaction)| *reaction);
         tokio::spawn(async move {
             match reaction {
                 None => finish(&channel, 0).await,

@@ -25,6 +25,8 @@ async fn output_without_an_end_is_an_error() {
     let error = connection.exec("flood", &[], Duration::from_secs(60)).await.unwrap_err();
     assert_eq!(error, SshError::Output(8));
     assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
+    let error = connection.run("flood", false, Duration::from_secs(60), std::future::pending()).await.unwrap_err();
+    assert_eq!(error, SshError::Output(8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
