@@ -28,7 +28,7 @@ pub struct Arguments {
     /// Run as root
     #[arg(short, long)]
     r#become: bool,
-    /// Seconds that it may take; then it is ended on the hosts, as at Ctrl-C
+    /// Time limit in seconds; the command is then ended on the hosts, as at Ctrl-C
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     timeout: u64,
     /// The command; several words are passed as they are, one word goes through a shell. It gets no standard input;
