@@ -158,6 +158,15 @@ async fn a_command_whose_time_is_up_has_ended_on_the_host() {
     // The connection is as good as before.
     let (out, end) = connection.run("echo next; exit 7", false, LONG, std::future::pending()).await.unwrap();
     assert_eq!((out.stdout.as_slice(), out.code, end), (&b"next\n"[..], Some(7), End::Itself));
+    // One that may log in elsewhere, as a transfer from the control host does.
+    let file = sshd.file("relay");
+    let elsewhere = sshd.key.public_key().clone();
+    let error = connection.exec_with_agent(&two(&file), &elsewhere, Duration::from_secs(1)).await.unwrap_err().to_string();
+    assert!(error.starts_with("`echo begun") && error.ends_with("is not done after 1 s"), "{error}");
+    let begun = Instant::now();
+    while pids_in(&file, 2).await.iter().any(|p| runs(p)) {
+        assert!(begun.elapsed() < Duration::from_secs(8), "still there");
+    }
     connection.close().await;
 }
 
