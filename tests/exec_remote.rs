@@ -1,19 +1,33 @@
-//! Commands over a real sshd on the loopback interface: what they leave behind when they are stopped, when their time is up, and when
-//! the connection is gone.
+//! Commands and playbooks over a real sshd on the loopback interface, with the real agent: what they leave behind when they are
+//! stopped, when their time is up, and when the connection is gone.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod support;
+
 use std::{
+    collections::{BTreeMap, HashSet},
     fs,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use russh::keys::{Algorithm, PrivateKey, key::safe_rng, ssh_key::LineEnding};
-use septet::ssh::{Connection, End, Endpoint};
+use septet::{
+    engine::{self, bundle::Program},
+    error::Kind,
+    inventory::{HostId, Role},
+    modules::unarchive::sha256_of_file,
+    playbook::{Runner, runner::Shared},
+    ssh::{Connection, End, Endpoint, Fleet},
+};
+use support::{Case, bundled};
 
 const SSHD: &str = "/usr/sbin/sshd";
 const LONG: Duration = Duration::from_secs(60);
@@ -40,8 +54,21 @@ fn whoami() -> String {
 
 /// None where there is no OpenSSH server, or it does not start for this user.
 fn sshd() -> Option<Sshd> {
+    sshd_in(&[])
+}
+
+/// The same with an empty `/var/lib` of its own, so that the agent is not put on this machine. It takes root.
+fn sshd_apart() -> Option<Sshd> {
+    sshd_in(&["unshare", "-m", "sh", "-c", "mount -t tmpfs none /var/lib && exec \"$@\"", "sh"])
+}
+
+fn sshd_in(apart: &[&str]) -> Option<Sshd> {
+    if !apart.is_empty() && whoami() != "root" {
+        eprintln!("SKIPPED: not root");
+        return None;
+    }
     if !Path::new(SSHD).exists() {
-        eprintln!("skipped: no {SSHD}");
+        eprintln!("SKIPPED: no {SSHD}");
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -67,13 +94,15 @@ fn sshd() -> Option<Sshd> {
     );
     // Where sshd separates its privileges; the distribution's unit makes it.
     let _ = fs::create_dir_all("/run/sshd");
-    let child = Command::new(SSHD).args(["-D", "-e", "-f"]).arg(&config).stderr(Stdio::null()).spawn().unwrap();
+    let mut words = apart.iter().copied().chain([SSHD, "-D", "-e", "-f"]);
+    let mut command = Command::new(words.next().unwrap());
+    let child = command.args(words).arg(&config).stderr(Stdio::null()).spawn().unwrap();
     let endpoint = Endpoint { name: "here".into(), host: "127.0.0.1".into(), port, host_key: host_key.public_key().to_openssh().unwrap() };
     let server = Sshd { child, dir, endpoint, key: Arc::new(key), user: whoami() };
     let begun = Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         if begun.elapsed() > Duration::from_secs(10) {
-            eprintln!("skipped: sshd does not start here");
+            eprintln!("SKIPPED: sshd does not start here");
             return None;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -129,6 +158,15 @@ async fn a_command_whose_time_is_up_has_ended_on_the_host() {
     // The connection is as good as before.
     let (out, end) = connection.run("echo next; exit 7", false, LONG, std::future::pending()).await.unwrap();
     assert_eq!((out.stdout.as_slice(), out.code, end), (&b"next\n"[..], Some(7), End::Itself));
+    // One that may log in elsewhere, as a transfer from the control host does.
+    let file = sshd.file("relay");
+    let elsewhere = sshd.key.public_key().clone();
+    let error = connection.exec_with_agent(&two(&file), &elsewhere, Duration::from_secs(1)).await.unwrap_err().to_string();
+    assert!(error.starts_with("`echo begun") && error.ends_with("is not done after 1 s"), "{error}");
+    let begun = Instant::now();
+    while pids_in(&file, 2).await.iter().any(|p| runs(p)) {
+        assert!(begun.elapsed() < Duration::from_secs(8), "still there");
+    }
     connection.close().await;
 }
 
@@ -190,5 +228,113 @@ async fn a_command_has_no_standard_input_and_its_output_is_whole() {
         .unwrap();
     assert_eq!((end, out.code, out.stderr.as_slice()), (End::Itself, Some(0), &b"err\n"[..]));
     assert_eq!((out.stdout.len(), &out.stdout[..2]), (3_000_002, &b"0\n"[..]));
+    connection.close().await;
+}
+
+const CONTROL: HostId = HostId { role: Role::Control, index: 1 };
+
+/// Runs tasks on the server with the real agent, and presses Ctrl-C once a file is there; whether it ended as interrupted.
+async fn play(sshd: &Sshd, agent: &Path, tasks: &str, stop_at: Option<&Path>) -> bool {
+    let indented: String = tasks.lines().map(|l| format!("    {l}\n")).collect();
+    let case = Case::playbook(&format!("- hosts: control\n  gather_facts: false\n  tasks:\n{indented}"));
+    let case = case.file("files/big", vec![7; 600 * 1024]);
+    let program = Program { path: agent.to_owned(), digest: sha256_of_file(agent).unwrap() };
+    let endpoints = BTreeMap::from([(CONTROL, sshd.endpoint.clone())]);
+    let fleet = Arc::new(Fleet::new(endpoints, &sshd.user, sshd.key.clone(), BTreeMap::from([(CONTROL, program)])));
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let (events, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut options = case.options.clone();
+    options.check = false;
+    let shared = Shared {
+        inventory: case.inventory.clone(),
+        project: case.project(),
+        fleet: Some(fleet.clone()),
+        absent: HashSet::new(),
+        unseen: HashSet::new(),
+        options,
+        host_vars: BTreeMap::new(),
+        events,
+        interrupted: interrupted.clone(),
+    };
+    let common = engine::vars(&case.inventory, Some("00000000-0000-0000-0000-000000000000"));
+    let runner = Runner::new(shared, &common, &BTreeMap::new(), None);
+    let plays = case.parse("p.yml").unwrap();
+    let stop = async {
+        match stop_at {
+            None => std::future::pending().await,
+            Some(path) => {
+                while !path.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                // What is behind it is with the agent by now.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                interrupted.store(true, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let result = tokio::select! {
+        r = tokio::time::timeout(LONG, runner.run(&plays)) => r.expect("the run does not end"),
+        () = stop => unreachable!(),
+    };
+    drop(runner);
+    fleet.close().await;
+    let mut list = Vec::new();
+    while let Some(event) = told.recv().await {
+        list.push(event);
+    }
+    match result {
+        Ok(recap) => {
+            assert!(!recap.failed(), "{list:?}");
+            false
+        }
+        Err(e) => {
+            assert_eq!(e.kind, Kind::Interrupted, "{e:?}");
+            true
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_interrupted_ends_with_the_task_in_hand() {
+    let (Some(sshd), Some(agent)) = (sshd_apart(), bundled("septet-agent")) else { return };
+    let dir = sshd.file("done");
+    fs::create_dir(&dir).unwrap();
+    let tasks = format!(
+        "- shell: touch {0}/begun; sleep 1; touch {0}/first\n- copy: {{content: x, dest: {0}/second}}\n- shell: sleep 3; touch {0}/third\n\
+         - file: {{path: {0}/fourth, state: touch}}\n- copy: {{src: big, dest: {0}/fifth}}\n",
+        dir.display()
+    );
+    let begun = Instant::now();
+    assert!(play(&sshd, &agent, &tasks, Some(&dir.join("begun"))).await);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let mut names: Vec<String> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["begun", "first"]);
+    // And the next run does what was left.
+    assert!(!play(&sshd, &agent, &tasks, None).await);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_leave_nothing_in_the_store_that_others_can_read_and_secrets_nothing_at_all() {
+    let (Some(sshd), Some(agent)) = (sshd_apart(), bundled("septet-agent")) else { return };
+    let dir = sshd.dir.path().display().to_string();
+    let connection = sshd.connect().await;
+    let look = async || {
+        let script = "stat -c '%a %u' /var/lib/septet /var/lib/septet/agent /var/lib/septet/store; stat -c '%a %u' /var/lib/septet/agent/*; ls -A /var/lib/septet/store | wc -l; \
+                      find /var/lib/septet/store -type f ! -perm 600";
+        let out = connection.exec(script, &[], LONG).await.unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let secrets = format!("- copy: {{src: big, dest: {dir}/a, mode: '0600'}}\n- copy: {{src: big, dest: {dir}/b}}\n  no_log: true\n");
+    assert!(!play(&sshd, &agent, &secrets, None).await);
+    let modes = "755 0\n755 0\n700 0\n755 0\n";
+    assert_eq!(look().await, format!("{modes}0\n"));
+    assert!(!play(&sshd, &agent, &format!("- copy: {{src: big, dest: {dir}/c, mode: '0644'}}\n"), None).await);
+    assert_eq!(look().await, format!("{modes}1\n"));
+    for name in ["a", "b", "c"] {
+        assert!(fs::read(sshd.file(name)).unwrap() == vec![7; 600 * 1024], "{name}");
+    }
     connection.close().await;
 }

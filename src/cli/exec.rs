@@ -28,7 +28,7 @@ pub struct Arguments {
     /// Run as root
     #[arg(short, long)]
     r#become: bool,
-    /// Seconds that it may take; then it is ended on the hosts, as at Ctrl-C
+    /// Time limit in seconds; the command is then ended on the hosts, as at Ctrl-C
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     timeout: u64,
     /// The command; several words are passed as they are, one word goes through a shell. It gets no standard input;
@@ -105,7 +105,10 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let error = match results.iter().filter(|r| r.stopped == Some(true)).count() {
         _ if failures.is_empty() && !stop::asked(interrupted) => return Ok(()),
         0 if stop::asked(interrupted) => stop::error(),
-        n if stop::asked(interrupted) => Error::failed(format!("interrupted; ended on {n} hosts")).kind(Kind::Interrupted),
+        n if stop::asked(interrupted) => {
+            let hosts = if n == 1 { "host" } else { "hosts" };
+            Error::failed(format!("interrupted; ended on {n} {hosts}")).kind(Kind::Interrupted)
+        }
         _ => Error::failed(format!("failed on {}", failures.join(", "))),
     };
     if g.json {

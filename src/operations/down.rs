@@ -168,3 +168,96 @@ async fn remove_all(
     let why = last.map(|e| format!(": {e}")).unwrap_or_default();
     Err(Error::failed(format!("not everything is gone: {}{why}", names.join(", "))).hint("run `septet down` again"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::{Mutex, atomic::Ordering};
+
+    use super::*;
+    use crate::{
+        error::Kind,
+        plan::Step,
+        playbook::runner::Boxed,
+        provider::{Observed, ObservedHost, ObservedNetwork, Site},
+        ssh::Endpoint,
+    };
+
+    /// Three kinds of things; the user presses Ctrl-C while those of one kind are removed.
+    struct Things<'a> {
+        left: Mutex<Vec<Resource>>,
+        removed: Mutex<Vec<String>>,
+        interrupted: &'a AtomicBool,
+        at: &'static str,
+    }
+
+    fn nobody<T>() -> T {
+        panic!("this is not asked for a removal")
+    }
+
+    impl Provider for Things<'_> {
+        fn observe(&self) -> Boxed<'_, Result<Observed>> {
+            nobody()
+        }
+        fn prepare<'a>(&'a self, _: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
+            nobody()
+        }
+        fn create_network<'a>(&'a self, _: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>> {
+            nobody()
+        }
+        fn apply<'a>(
+            &'a self,
+            _: &'a Step,
+            _: &'a ObservedNetwork,
+            _: &'a Site<'a>,
+            _: &'a (dyn Fn(String) + Send + Sync),
+        ) -> Boxed<'a, Result<()>> {
+            nobody()
+        }
+        fn plant_key<'a>(&'a self, _: &'a ObservedHost, _: &'a str) -> Boxed<'a, Result<()>> {
+            nobody()
+        }
+        fn list(&self, _: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
+            Box::pin(async { Ok(self.left.lock().unwrap().clone()) })
+        }
+        fn removal_order(&self) -> &'static [&'static str] {
+            &["container", "network", "volume"]
+        }
+        fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>> {
+            Box::pin(async move {
+                if resources[0].kind == self.at {
+                    self.interrupted.store(true, Ordering::SeqCst);
+                }
+                self.left.lock().unwrap().retain(|l| !resources.contains(l));
+                self.removed.lock().unwrap().extend(resources.iter().map(|r| r.name.clone()));
+                Ok(())
+            })
+        }
+        fn expired(&self, _: u64) -> Boxed<'_, Result<Vec<Expired>>> {
+            nobody()
+        }
+        fn endpoint(&self, _: &ObservedHost) -> Result<Endpoint> {
+            nobody()
+        }
+        fn login(&self) -> &'static str {
+            nobody()
+        }
+        fn outside(&self, _: &ObservedHost, _: u16) -> Option<String> {
+            nobody()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_interruption_stops_between_two_kinds() {
+        for (at, removed) in [("container", vec!["a", "b"]), ("network", vec!["a", "b", "n"])] {
+            let interrupted = AtomicBool::new(false);
+            let thing = |kind: &'static str, name: &str| Resource { kind, name: name.into(), id: name.into(), data: false };
+            let left = vec![thing("volume", "v"), thing("network", "n"), thing("container", "a"), thing("container", "b")];
+            let provider = Things { left: Mutex::new(left), removed: Mutex::default(), interrupted: &interrupted, at };
+            let name = "c".parse().unwrap();
+            let e = remove_all(&provider, &name, ClusterId::random(), false, &interrupted, |_| Ok(true)).await.unwrap_err();
+            assert_eq!(e.kind, Kind::Interrupted, "{e:?}");
+            assert_eq!(*provider.removed.lock().unwrap(), removed);
+        }
+    }
+}

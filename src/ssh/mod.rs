@@ -39,6 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time for saying goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is shown of a command in an error.
+const MAX_SHOWN_CHARS: usize = 60;
 /// Longest reason of a host's that is kept.
 const MAX_REASON_CHARS: usize = 200;
 /// Largest output of [`Connection::exec`], in bytes of each stream.
@@ -81,9 +83,22 @@ pub enum SshError {
     /// A command's output is larger than what is kept.
     #[error("the command prints more than {0} MiB; redirect its output to a file on the host")]
     Output(usize),
+    /// A command's time was up.
+    #[error("`{0}` is not done after {1} s")]
+    TimeUp(String, u64),
     /// The agent does not work there.
     #[error("agent: {0}")]
     Agent(String),
+}
+
+impl SshError {
+    fn time_up(command: &str, limit: Duration) -> Self {
+        let mut shown: String = command.chars().take(MAX_SHOWN_CHARS).collect();
+        if shown.len() < command.len() {
+            shown.push('…');
+        }
+        Self::TimeUp(shown, limit.as_secs())
+    }
 }
 
 struct Client {
@@ -398,14 +413,20 @@ impl Connection {
 
     /// Runs a command with some input. Output beyond 8 MiB is an error.
     pub async fn exec(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, SshError> {
-        self.exec_limited(command, input, limit, false).await
+        match timeout(limit, self.exec_inner(command, input)).await {
+            Ok(r) => r,
+            Err(_) => Err(SshError::time_up(command, limit)),
+        }
     }
 
-    /// Runs a command that may log in once, as our user and with our key, to the host that has this key.
+    /// Runs a command that may log in once, as our user and with our key, to the host that has this key. It ends with this call.
     pub async fn exec_with_agent(&self, command: &str, to: &PublicKey, limit: Duration) -> Result<Output, SshError> {
         let grant = self.signer.as_ref().and_then(|s| s.grant(to));
         let _grant = grant.ok_or_else(|| SshError::Agent("this host relays nothing".into()))?;
-        self.exec_limited(command, &[], limit, true).await
+        match self.tethered(&tether::tethered(command, false), true, limit, std::future::pending()).await? {
+            (out, End::Itself) => Ok(out),
+            _ => Err(SshError::time_up(command, limit)),
+        }
     }
 
     /// Whether this host has shown that it cannot relay: its OpenSSH client, or the other host's server, is older than 8.9 and
@@ -414,16 +435,9 @@ impl Connection {
         self.signer.as_ref().is_none_or(|s| s.saw_unbound())
     }
 
-    async fn exec_limited(&self, command: &str, input: &[u8], limit: Duration, with_agent: bool) -> Result<Output, SshError> {
-        match timeout(limit, self.exec_inner(command, input, with_agent)).await {
-            Ok(r) => r,
-            Err(_) => Err(SshError::Lost(format!("`{command}` is not done after {} s", limit.as_secs()))),
-        }
-    }
-
-    async fn exec_inner(&self, command: &str, input: &[u8], with_agent: bool) -> Result<Output, SshError> {
+    async fn exec_inner(&self, command: &str, input: &[u8]) -> Result<Output, SshError> {
         let lost = |e: russh::Error| SshError::Lost(e.to_string());
-        let (mut read, write) = self.start(command, with_agent).await?.split();
+        let (mut read, write) = self.start(command, false).await?.split();
         let feed = async {
             write.data_bytes(bytes::Bytes::copy_from_slice(input)).await.map_err(lost)?;
             write.eof().await.map_err(lost)?;
@@ -438,7 +452,17 @@ impl Connection {
     /// Runs a command, as root if so asked, until it ends, its time is up or `stop` completes. In each case its process group has
     /// ended by then, unless that is not confirmed. It has no standard input.
     pub async fn run(&self, command: &str, root: bool, limit: Duration, stop: impl Future<Output = ()>) -> Result<(Output, End), SshError> {
-        let channel = self.start(&tether::tethered(command, root && self.user != "root"), false).await?;
+        self.tethered(&tether::tethered(command, root && self.user != "root"), false, limit, stop).await
+    }
+
+    async fn tethered(
+        &self,
+        line: &str,
+        with_agent: bool,
+        limit: Duration,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(Output, End), SshError> {
+        let channel = self.start(line, with_agent).await?;
         let (mut read, write) = channel.split();
         let mut out = Output::default();
         let end = tokio::select! {
