@@ -149,10 +149,10 @@ async fn a_command_whose_time_is_up_has_ended_on_the_host() {
     let connection = sshd.connect().await;
     let file = sshd.file("pids");
     let begun = Instant::now();
-    let (out, end) = connection.run(&two(&file), false, Duration::from_secs(1), std::future::pending()).await.unwrap();
+    let (out, end) = connection.run(&two(&file), false, Duration::from_secs(5), std::future::pending()).await.unwrap();
     assert_eq!((end, out.code), (End::TimeUp { confirmed: true }, None));
     assert_eq!(out.stdout, b"begun\n", "what it said stays");
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     let pids = pids_in(&file, 2).await;
     assert!(!pids.iter().any(|p| runs(p)));
     // The connection is as good as before.
@@ -161,11 +161,11 @@ async fn a_command_whose_time_is_up_has_ended_on_the_host() {
     // One that may log in elsewhere, as a transfer from the control host does.
     let file = sshd.file("relay");
     let elsewhere = sshd.key.public_key().clone();
-    let error = connection.exec_with_agent(&two(&file), &elsewhere, Duration::from_secs(1)).await.unwrap_err().to_string();
-    assert!(error.starts_with("`echo begun") && error.ends_with("is not done after 1 s"), "{error}");
+    let error = connection.exec_with_agent(&two(&file), &elsewhere, Duration::from_secs(5)).await.unwrap_err().to_string();
+    assert!(error.starts_with("`echo begun") && error.ends_with("is not done after 5 s"), "{error}");
     let begun = Instant::now();
     while pids_in(&file, 2).await.iter().any(|p| runs(p)) {
-        assert!(begun.elapsed() < Duration::from_secs(8), "still there");
+        assert!(begun.elapsed() < Duration::from_secs(40), "still there");
     }
     connection.close().await;
 }
@@ -212,7 +212,7 @@ async fn a_command_ends_with_its_connection() {
         drop(connection);
         let begun = Instant::now();
         while pids.iter().any(|p| runs(p)) {
-            assert!(begun.elapsed() < Duration::from_secs(8), "still there, streamed: {streamed}");
+            assert!(begun.elapsed() < Duration::from_secs(40), "still there, streamed: {streamed}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -307,7 +307,7 @@ async fn a_run_that_is_interrupted_ends_with_the_task_in_hand() {
     );
     let begun = Instant::now();
     assert!(play(&sshd, &agent, &tasks, Some(&dir.join("begun"))).await);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
     let mut names: Vec<String> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["begun", "first"]);
