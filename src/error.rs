@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
+use crate::visible::{is_obeyed, visible, visible_line};
+
 /// What kind of failure it is, which decides the exit code (design §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -92,16 +94,16 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.message)?;
+        f.write_str(&visible(&self.message))?;
         if let Some(p) = &self.place {
-            write!(f, "\n  --> {}:{}:{}", p.file.display(), p.line, p.column)?;
+            write!(f, "\n  --> {}:{}:{}", visible_line(&p.file.to_string_lossy()), p.line, p.column)?;
             if !p.text.trim().is_empty() {
                 let number = p.line.to_string();
                 let pad = " ".repeat(number.len());
                 // One column per character, so that the caret is where it should be; nothing that a terminal obeys.
                 let visible = |c: char| match c {
                     '\t' => ' ',
-                    c if c.is_control() => '\u{fffd}',
+                    c if is_obeyed(c) => '\u{fffd}',
                     c => c,
                 };
                 let shown: String = p.text.trim_end().chars().map(visible).take(160).collect();
@@ -110,7 +112,7 @@ impl fmt::Display for Error {
             }
         }
         if let Some(h) = &self.hint {
-            write!(f, "\nhint: {h}")?;
+            write!(f, "\nhint: {}", visible(h))?;
         }
         Ok(())
     }

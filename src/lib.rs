@@ -9,12 +9,13 @@
 //! | [`playbook`], [`modules`] | tasks and how they run |
 //! | [`engine`] | what is deployed |
 //! | [`health`], [`operations`], [`journal`] | whether it works, what the commands do, what they did |
-//! | [`report`], [`error`] | what the user sees |
+//! | [`report`], [`error`], [`visible`] | what the user sees, and that a terminal obeys none of it |
 
 pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod health;
+pub mod identity;
 pub mod inventory;
 pub mod journal;
 pub mod modules;
@@ -24,5 +25,8 @@ pub mod playbook;
 pub mod provider;
 pub mod report;
 pub mod ssh;
+pub mod state;
+pub mod stop;
 pub mod template;
+pub mod visible;
 pub mod yaml;

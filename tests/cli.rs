@@ -138,13 +138,15 @@ fn bad_usage_ends_with_2_and_an_empty_standard_output() {
         &["completions"],
         &["completions", "tcl"],
         &["up", "-i"],
-        &["--json", "nothing"],
     ] {
         let said = place.run(args);
         assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}: {}", said.err);
         assert!(said.err.contains("Usage: ") || said.err.contains("error: "), "{args:?}: {}", said.err);
     }
     insta::assert_snapshot!(place.run(&["uo"]).err);
+    let said = place.run(&["--json", "nothing"]);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((said.code, &json["exit_code"]), (2, &serde_json::json!(2)));
 }
 
 #[test]
@@ -193,6 +195,8 @@ fn with_json_an_error_is_json_on_standard_output() {
         &["--json", "down", "--yes"],
         &["--json", "endpoints"],
         &["--json", "run", "gone.yml"],
+        &["--json", "plann"],
+        &["health", "--json", "--wait", "soon"],
     ] {
         let said = place.run(args);
         let v: Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", said.out));
@@ -346,7 +350,7 @@ fn colours_are_for_those_who_want_them() {
     ] {
         let said = place.run_with(args, env);
         assert_eq!(said.err.contains("\u{1b}["), colored, "{args:?} {env:?}: {}", said.err);
-        assert!(said.err.contains("== observe"), "{}", said.err);
+        assert!(said.err.contains("== lock"), "{}", said.err);
     }
 }
 

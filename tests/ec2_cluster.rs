@@ -9,6 +9,8 @@
 //! to, `up` makes all seven and ends with just that error: so it is driven here, unless a test says otherwise.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "ec2_cluster/as_aws.rs"]
+mod as_aws;
 #[path = "ec2_cluster/asked.rs"]
 mod asked;
 #[path = "ec2_cluster/before.rs"]
@@ -39,6 +41,8 @@ mod pages;
 mod paired;
 #[path = "ec2_cluster/permissions.rs"]
 mod permissions;
+#[path = "ec2_cluster/proxy.rs"]
+mod proxy;
 #[path = "ec2_cluster/removal.rs"]
 mod removal;
 #[path = "ec2_cluster/rules.rs"]

@@ -22,6 +22,8 @@ mod interruptions;
 mod lost_data;
 #[path = "local_cluster/neighbours.rs"]
 mod neighbours;
+#[path = "local_cluster/not_running.rs"]
+mod not_running;
 #[path = "local_cluster/rename.rs"]
 mod rename;
 #[path = "local_cluster/rename_cut_off.rs"]

@@ -13,6 +13,7 @@ use std::{
 use super::{Global, print_data, print_json};
 use crate::{
     error::{Error, Kind, Result},
+    identity::ClusterId,
     operations::{self, Receipt, Removed, clock},
     playbook::Options,
     provider::{Expired, Resource},
@@ -59,7 +60,7 @@ fn ask(cluster: &str, list: &[Resource], interrupted: &AtomicBool) -> Result<boo
 
 /// Asks whether clusters whose time is over may go.
 fn ask_expired(list: &[Expired], interrupted: &AtomicBool) -> Result<bool> {
-    let rows = list.iter().map(|e| vec![e.cluster.clone(), e.uuid.clone(), clock(e.expires)]);
+    let rows = list.iter().map(|e| vec![e.cluster.to_string(), e.uuid.to_string(), clock(e.expires)]);
     eprintln!("{}\n", plain_table(&["cluster", "id", "expired"], rows));
     eprint!("This destroys all of these, with their data. Type `expired` to go on: ");
     Ok(typed(interrupted)?.trim() == "expired")
@@ -103,8 +104,8 @@ fn show(g: &Global, r: &Receipt) -> Result<()> {
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     if a.all_expired {
-        let removed =
-            operations::down_expired(&g.inventory()?, |list| if g.yes { Ok(true) } else { ask_expired(list, interrupted) }).await?;
+        let agree = |list: &[Expired]| if g.yes { Ok(true) } else { ask_expired(list, interrupted) };
+        let removed = operations::down_expired(&g.inventory()?, interrupted, agree).await?;
         if g.json {
             print_json(&removed.iter().map(|r| &r.receipt).collect::<Vec<_>>())?;
         } else if removed.is_empty() {
@@ -114,8 +115,9 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     }
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let name = cluster.inventory.cluster.clone();
+    let only = a.uuid.as_deref().map(|u| u.parse::<ClusterId>().map_err(|e| Error::invalid(format!("--uuid: {e}")))).transpose()?;
     let agree = |list: &[Resource]| if g.yes { Ok(true) } else { ask(&name, list, interrupted) };
-    let removed = operations::down(&cluster, a.keep_data, a.uuid.as_deref(), agree).await?;
+    let removed = operations::down(&cluster, a.keep_data, only, agree).await?;
     match (removed.as_slice(), g.json) {
         ([], true) => print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] }))?,
         ([], false) if a.keep_data => eprintln!("cluster {name} does not exist, beside data that is kept"),

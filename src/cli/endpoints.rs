@@ -3,14 +3,21 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{Global, print_data, print_json};
-use crate::{error::Result, operations, playbook::Options};
+use crate::{
+    error::{Error, Result},
+    operations,
+    playbook::Options,
+};
 
 /// Runs it.
 pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let observed = cluster.provider.observe().await?;
+    if observed.hosts.is_empty() && !observed.kept.is_empty() {
+        return Err(operations::only_data(&cluster.inventory, &observed));
+    }
     if observed.hosts.is_empty() {
-        return Err(operations::no_hosts(&cluster.inventory, &observed));
+        return Err(Error::failed(format!("there is no cluster `{}`", cluster.inventory.cluster)).hint("`septet up` makes it"));
     }
     let endpoints = operations::endpoints(&cluster, &observed);
     if g.json {

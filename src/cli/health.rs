@@ -9,8 +9,9 @@ use super::{Global, print_data, print_json};
 use crate::{
     error::{Error, Kind, Result},
     health::{Checker, Report},
-    operations::{Access, Cluster},
+    operations::{self, Access, Cluster},
     playbook::Options,
+    provider::Observed,
     report::health_table,
 };
 
@@ -25,14 +26,15 @@ pub struct Arguments {
     wait: u64,
 }
 
-async fn check(cluster: &Cluster, access: &mut Option<Access>) -> Result<Report> {
+async fn check(cluster: &Cluster, access: &mut Option<Access>) -> Result<(Report, Observed)> {
     let observed = cluster.provider.observe().await?;
     // Connections are kept from one check to the next, for as long as the hosts are the same.
     if access.as_ref().is_none_or(|a| a.observed != observed) && observed.uuid.is_some() {
         *access = Some(Access::new(cluster, observed.clone())?);
     }
     let fleet = access.as_ref().map(|a| &a.fleet).filter(|_| !observed.hosts.is_empty());
-    Ok(Checker { inventory: &cluster.inventory, observed: &observed, fleet }.check().await)
+    let report = Checker { inventory: &cluster.inventory, observed: &observed, fleet }.check().await;
+    Ok((report, observed))
 }
 
 /// Runs it.
@@ -41,7 +43,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let begun = Instant::now();
     let mut access = None;
     loop {
-        let report = check(&cluster, &mut access).await?;
+        let (report, observed) = check(&cluster, &mut access).await?;
         let waiting = !report.healthy && begun.elapsed() < Duration::from_secs(a.wait);
         if !waiting {
             if g.json {
@@ -49,8 +51,14 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
             } else {
                 print_data(&(health_table(&report) + "\n"))?;
             }
-            if !a.watch {
-                return if report.healthy { Ok(()) } else { Err(Error::failed("").kind(Kind::Unhealthy)) };
+            let only_data = observed.hosts.is_empty() && !observed.kept.is_empty();
+            match (a.watch, report.healthy) {
+                (true, _) => {}
+                (false, true) => return Ok(()),
+                (false, false) if only_data && !g.json => {
+                    return Err(operations::only_data(&cluster.inventory, &observed).kind(Kind::Unhealthy));
+                }
+                (false, false) => return Err(Error::failed("").kind(Kind::Unhealthy)),
             }
         }
         tokio::time::sleep(Duration::from_millis(if a.watch { 2000 } else { 300 })).await;

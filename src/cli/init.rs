@@ -30,7 +30,7 @@ fn files<'a>(dir: &'a include_dir::Dir<'a>, out: &mut Vec<&'a include_dir::File<
 }
 
 /// Runs it. Nothing is written if one of the files is there already.
-pub fn run(_: &Global, a: &Arguments) -> Result<()> {
+pub fn run(g: &Global, a: &Arguments) -> Result<()> {
     let root = a.directory.clone().unwrap_or_else(|| PathBuf::from("."));
     let mut all = Vec::new();
     for (kind, dir) in shipped() {
@@ -49,6 +49,10 @@ pub fn run(_: &Global, a: &Arguments) -> Result<()> {
         }
         std::fs::write(path, bytes).map_err(fail)?;
         eprintln!("wrote {}", path.display());
+    }
+    if g.json {
+        let written: Vec<String> = all.iter().map(|(p, _)| p.display().to_string()).collect();
+        super::print_json(&serde_json::json!({ "written": written }))?;
     }
     eprintln!("what lies here is used instead of what ships with septet; remove a file to have the shipped one again");
     Ok(())

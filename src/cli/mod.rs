@@ -34,6 +34,7 @@ use crate::{
     playbook::{Options, project::Project},
     report::{Color, Reporter},
     ssh::quote,
+    stop,
     template::Vars,
 };
 
@@ -104,6 +105,26 @@ enum Command {
     Init(init::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
+}
+
+impl Command {
+    /// As it is typed.
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Up(_) => "up",
+            Command::Plan(_) => "plan",
+            Command::Health(_) => "health",
+            Command::Endpoints => "endpoints",
+            Command::Rename(_) => "rename",
+            Command::Down(_) => "down",
+            Command::Run(_) => "run",
+            Command::Exec(_) => "exec",
+            Command::Ssh(_) => "ssh",
+            Command::Logs(_) => "logs",
+            Command::Init(_) => "init",
+            Command::Completions(_) => "completions",
+        }
+    }
 }
 
 /// Which tasks, with which variables; for the commands that run playbooks.
@@ -216,7 +237,16 @@ pub fn main() -> ExitCode {
         Ok(c) => c,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            if !e.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            // What was meant by a line that does not parse is known by its words only.
+            if std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json") {
+                let text = e.render().to_string();
+                let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                let _ = print_json(&serde_json::json!({ "error": message, "hint": "see --help", "exit_code": 2 }));
+            }
+            return ExitCode::from(2);
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -269,20 +299,12 @@ fn resumable<T>(result: Result<T>, command: &str) -> Result<T> {
 
 /// Ends at the first Ctrl-C: for commands that only look, or that wait for somebody.
 async fn until_interrupted<T>(interrupted: &Arc<AtomicBool>, what: impl Future<Output = Result<T>>) -> Result<T> {
-    let flag = interrupted.clone();
-    let watch = async move {
-        while !flag.load(Ordering::SeqCst) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        r = what => r,
-        () = watch => Err(Error::failed("interrupted").kind(Kind::Interrupted)),
-    }
+    stop::or_stop(interrupted, what).await
 }
 
 async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let g = &cli.global;
+    crate::operations::set_command(cli.command.name());
     match cli.command {
         Command::Up(a) => resumable(up::run(g, &a, interrupted).await, "septet up"),
         Command::Plan(a) => until_interrupted(interrupted, plan::run(g, &a, interrupted)).await,
@@ -297,7 +319,7 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
             let command = format!("septet run {}", a.playbook);
             resumable(run::run(g, &a, interrupted).await, &command)
         }
-        Command::Exec(a) => until_interrupted(interrupted, exec::run(g, &a, interrupted)).await,
+        Command::Exec(a) => exec::run(g, &a, interrupted).await,
         Command::Ssh(a) => ssh::run(g, &a, interrupted).await,
         Command::Logs(a) => until_interrupted(interrupted, logs::run(g, &a, interrupted)).await,
         Command::Init(a) => init::run(g, &a),

@@ -11,6 +11,8 @@ use crate::{
     error::{Error, Result, nearest},
     operations::Access,
     playbook::Options,
+    ssh::quote,
+    stop,
 };
 
 /// Arguments.
@@ -18,7 +20,7 @@ use crate::{
 pub struct Arguments {
     /// The host; its name, or the name without the prefix [default: the control host]
     host: Option<String>,
-    /// A command to run there instead of a shell
+    /// A command to run there instead of a shell; several words are passed as they are, one word goes through a shell
     #[arg(last = true)]
     command: Vec<String>,
 }
@@ -34,14 +36,26 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
             None => e,
         }
     })?;
-    let observed = cluster.provider.observe().await?;
+    let observed = stop::or_stop(interrupted, cluster.provider.observe()).await?;
     let access = Access::new(&cluster, observed)?;
-    let uuid = access.observed.uuid.clone().unwrap_or_default();
-    let name = access
-        .observed
-        .host(host.id)
-        .map(|h| h.name.clone())
-        .ok_or_else(|| Error::failed(format!("{} does not exist", host.name)).hint("`septet up` makes it"))?;
-    let error = Command::new("ssh").arg("-F").arg(Access::ssh_config(&uuid)?).arg(name).args(&a.command).exec();
+    let missing = || Error::failed(format!("{} does not exist", host.name)).hint("`septet up` makes it");
+    let id = access.observed.uuid.ok_or_else(missing)?;
+    let there = access.observed.host(host.id).ok_or_else(missing)?;
+    if there.host_key.is_empty() {
+        return Err(Error::failed(format!("{}: its mark `hostkey` holds no host key; refusing to connect", host.name))
+            .hint("somebody changed its labels or tags; remove the host, and `septet up` makes it again with its data"));
+    }
+    access.fleet.is_up(host.id).map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
+    let line = match a.command.as_slice() {
+        [one] => one.clone(),
+        many => many.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
+    };
+    // Behind `--` nothing is an option, whatever it looks like.
+    let mut ssh = Command::new("ssh");
+    ssh.arg("-F").arg(Access::ssh_config(id)?).arg("--").arg(&host.name);
+    if !line.is_empty() {
+        ssh.arg(line);
+    }
+    let error = ssh.exec();
     Err(Error::failed(format!("ssh: {error}")).hint("install OpenSSH's client"))
 }

@@ -17,7 +17,7 @@ use super::known;
 use crate::{
     error::{Error, Result},
     inventory::{ApacheSettings, ArchiveSource},
-    ssh::keys,
+    state::State,
 };
 
 /// Where Apache keeps its releases: the newest, then all.
@@ -132,9 +132,8 @@ fn java_is_new_enough(path: &Path, java: &str, kafka: &str) -> Result<()> {
     }
 }
 
-fn memory() -> Result<PathBuf> {
-    Ok(keys::state_dir()?.join("archives.json"))
-}
+/// Where it is remembered, in the state directory.
+const MEMORY: &str = "archives.json";
 
 /// Digests and content of a file, the Java in it where that is asked for; remembered as long as size and time of change stay.
 fn examine(path: &Path, java: bool) -> Result<Checked> {
@@ -147,9 +146,9 @@ fn examine(path: &Path, java: bool) -> Result<Checked> {
         return Err(Error::failed(format!("{}: {} bytes are over the limit of {MAX_BYTES}", path.display(), meta.len())));
     }
     let modified = meta.modified().map_err(fail)?.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
-    let memory = memory()?;
+    let memory = State::open()?;
     let key = fs::canonicalize(path).map_err(fail)?.display().to_string();
-    let text = fs::read_to_string(&memory).unwrap_or_default();
+    let text = memory.read(MEMORY)?.unwrap_or_default();
     let mut known: std::collections::BTreeMap<String, Checked> = serde_json::from_str(&text).unwrap_or_default();
     let remembered = known.get(&key).filter(|c| c.size == meta.len() && c.modified_ns == modified).cloned();
     let mut checked = match remembered {
@@ -161,10 +160,7 @@ fn examine(path: &Path, java: bool) -> Result<Checked> {
         checked.java = Some(java_version(path, &checked.top));
     }
     known.insert(key, checked.clone());
-    if let Some(dir) = memory.parent() {
-        fs::create_dir_all(dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
-    }
-    keys::write_private(&memory, &serde_json::to_string(&known).unwrap_or_default())?;
+    memory.write(MEMORY, &serde_json::to_string(&known).unwrap_or_default())?;
     Ok(checked)
 }
 
@@ -285,7 +281,7 @@ fn fetch(places: &[String], to: &Path, wanted: Option<&str>, of: &str, say: &(dy
         );
     };
     let dir = to.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+    crate::state::private_dir(dir)?;
     let mut reasons = Vec::new();
     for place in places {
         say(format!("downloading {place}"));

@@ -17,6 +17,9 @@ use crate::{
 /// The key that newer clusters keep as a setting of their own.
 const LEAST_IN_SYNC: &str = "min.insync.replicas";
 
+/// Where the secret of a bundled ensemble lies on its servers.
+pub const ENSEMBLE_SECRET: &str = "/etc/septet/ensemble.secret";
+
 /// The playbook that `up` runs for an engine: the project's, or the shipped one.
 pub fn playbook(engine: &Engine) -> &'static str {
     match engine {
@@ -36,6 +39,16 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
     put("config_dir", json!("/etc/septet"));
     put("broker_user", json!("kafka"));
     put("broker_data", json!("/data/kafka-logs"));
+    // Directories that the services may write to, as a unit names them: also those that the user's own settings name.
+    put("broker_writes", json!(writes("broker_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"])));
+    put(
+        "coordinator_writes",
+        json!(if kraft {
+            writes("coordinator_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"])
+        } else {
+            writes("coordinator_data", "zookeeper_config", &["dataDir", "dataLogDir"])
+        }),
+    );
     put("broker_unit", json!(unit(Role::Broker)));
     put("coordinator_user", json!(if kraft { "kafka" } else { "zookeeper" }));
     put("coordinator_data", json!(if kraft { "/data/kafka-logs" } else { "/data/zk" }));
@@ -57,9 +70,10 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
             put("program_dir", json!("/opt/septet/bin"));
             put("service_type", json!("notify"));
             put("service_environment", json!([]));
+            put("ensemble_secret_file", json!(ENSEMBLE_SECRET));
             put("coordinator_command", json!("{{ program_dir }}/septet-coordinator {{ config_dir }}/zoo.cfg"));
             put("broker_command", json!("{{ program_dir }}/septet-broker {{ config_dir }}/server.properties"));
-            put("coordinator_files", json!(["{{ program_dir }}/septet-coordinator", "{{ config_dir }}/zoo.cfg"]));
+            put("coordinator_files", json!(["{{ program_dir }}/septet-coordinator", "{{ config_dir }}/zoo.cfg", ENSEMBLE_SECRET]));
             put("broker_files", json!(["{{ program_dir }}/septet-broker", "{{ config_dir }}/server.properties"]));
             // Until replication is there, the bundled broker refuses more.
             put("default_replication_factor", json!(1));
@@ -68,6 +82,15 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
         Engine::Apache(settings) => v.extend(apache::vars(settings, inventory, uuid)),
     }
     v
+}
+
+/// A template of directories that a service may write to: its own, and those of settings that a user may have put beside ours.
+fn writes(own: &str, settings: &str, keys: &[&str]) -> String {
+    let more = keys.iter().map(|key| {
+        let value = format!("{settings}[\"{key}\"]");
+        format!("{{% if {value} is defined %}} {{{{ {value} | replace(from=\",\", to=\" \") }}}}{{% endif %}}")
+    });
+    format!("{{{{ {own} }}}}{}", more.collect::<String>())
 }
 
 /// Variables that name the programs for a host's architecture.

@@ -171,7 +171,7 @@ impl Checker<'_> {
 
     /// Logs in everywhere and looks at units, disks, limits and clocks.
     async fn reach(&self, fleet: &Arc<Fleet>, running: &[HostId], notes: &mut Notes) -> Vec<HostId> {
-        let vars = engine::vars(self.inventory, self.observed.uuid.as_deref());
+        let vars = engine::vars(self.inventory, self.observed.uuid.map(|u| u.to_string()).as_deref());
         let one = |id: HostId| {
             let unit = self.inventory.engine.unit(id.role).unwrap_or_default();
             let dir = self.data_dir(&vars, id);
@@ -188,7 +188,7 @@ impl Checker<'_> {
                     offsets.extend(clock.map(|c| (id, c)));
                     reachable.push(id);
                 }
-                Ok(Err(SshError::Jump(jump))) => notes.add(&name, format!("not examined: it is reached through {jump}")),
+                Ok(Err(SshError::Jump { name: jump, .. })) => notes.add(&name, format!("not examined: it is reached through {jump}")),
                 Ok(Err(e)) => notes.add(&name, format!("SSH: {e}")),
                 Err(_) => notes.add(&name, "SSH: no answer in time"),
             }
@@ -242,7 +242,7 @@ impl Checker<'_> {
                 }
             })
             .collect();
-        Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.clone(), hosts, problems }
+        Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.to_string(), hosts, problems }
     }
 
     /// Hosts that run, as the provider says.

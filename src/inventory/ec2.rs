@@ -1,6 +1,10 @@
 //! The inventory's settings of the provider `ec2`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use super::Role;
 use crate::{
@@ -173,6 +177,19 @@ fn checked(n: &Node, what: &str, good: impl Fn(&str) -> bool) -> Result<String> 
     if good(&text) { Ok(text) } else { Err(n.error(format!("`{text}` is no {what}"))) }
 }
 
+/// What to write instead of a range that is none.
+fn range_hint(text: &str) -> String {
+    let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
+    if let (Ok(address), Some(bits)) = (address.parse::<Ipv4Addr>(), bits.parse::<u32>().ok().filter(|b| *b <= 32)) {
+        let network = u32::from(address) & u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+        return format!("write {}/{bits} for the network, or {address}/32 for the address alone", Ipv4Addr::from(network));
+    }
+    if address.parse::<Ipv6Addr>().is_ok() {
+        return "hosts have IPv4 addresses only: write an IPv4 range such as 203.0.113.7/32 or 10.0.0.0/8".into();
+    }
+    "write 203.0.113.7/32, or a network such as 10.0.0.0/8".into()
+}
+
 fn cidrs(n: &Node) -> Result<Vec<String>> {
     n.list()
         .into_iter()
@@ -180,9 +197,7 @@ fn cidrs(n: &Node) -> Result<Vec<String>> {
             let text = n.string()?;
             match parse_cidr(&text) {
                 Some((address, bits)) => Ok(format!("{address}/{bits}")),
-                None => {
-                    Err(n.error(format!("`{text}` is no range of addresses")).hint("write 203.0.113.7/32, or a network such as 10.0.0.0/8"))
-                }
+                None => Err(n.error(format!("`{text}` is no range of addresses")).hint(range_hint(&text))),
             }
         })
         .collect()
@@ -367,4 +382,22 @@ pub fn settings(n: &Node) -> Result<Ec2Settings> {
     };
     f.finish()?;
     Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_that_is_none_is_set_right() {
+        for (text, wanted) in [
+            ("203.0.113.9/24", "write 203.0.113.0/24 for the network, or 203.0.113.9/32 for the address alone"),
+            ("10.0.0.1/0", "write 0.0.0.0/0 for the network, or 10.0.0.1/32 for the address alone"),
+        ] {
+            assert_eq!(range_hint(text), wanted);
+        }
+        assert!(range_hint("2001:db8::1/64").starts_with("hosts have IPv4 addresses only"));
+        assert!(range_hint("10.0.0.0/33").starts_with("write 203.0.113.7/32"));
+        assert!(range_hint("anybody").starts_with("write 203.0.113.7/32"));
+    }
 }

@@ -14,6 +14,8 @@ pub fn set_prefix(path: &Path, prefix: &str) -> Result<()> {
     if new == text {
         return Ok(());
     }
+    // A link stays one: what it leads to is changed.
+    let path = &std::fs::canonicalize(path).map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let doing = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
     let mut temporary = tempfile::NamedTempFile::new_in(dir).map_err(doing)?;
@@ -54,6 +56,17 @@ fn replaced(path: &Path, text: &str, prefix: &str) -> Result<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_link_to_an_inventory_stays_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("shared.yml"), dir.path().join("local.yml"));
+        std::fs::write(&target, "cluster: a\nprefix: old\n").unwrap();
+        std::os::unix::fs::symlink("shared.yml", &link).unwrap();
+        set_prefix(&link, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "cluster: a\nprefix: new\n");
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+    }
 
     #[test]
     fn only_the_value_changes() {

@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
+    identity::{ClusterName, is_label},
     template::{Renderer, Vars},
     yaml::{self, Node},
 };
@@ -151,7 +152,7 @@ pub struct Inventory {
     /// file it was read from; `None` for the built-in one
     pub path: Option<PathBuf>,
     /// the cluster's name
-    pub cluster: String,
+    pub cluster: ClusterName,
     /// what every host name starts with
     pub prefix: String,
     /// domain of the full names
@@ -171,11 +172,6 @@ pub struct Inventory {
 
 /// The inventory that is used where there is none.
 pub const BUILT_IN: &str = include_str!("../../inventories/local.yml");
-
-fn is_label(s: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !s.is_empty() && s.bytes().all(inner) && !s.starts_with('-') && !s.ends_with('-')
-}
 
 /// Checks a prefix on its own; host names are checked once they are rendered.
 pub fn check_prefix(prefix: &str) -> Result<(), String> {
@@ -208,10 +204,10 @@ impl Inventory {
     fn from_node(root: &Node) -> Result<Self> {
         let mut f = root.fields()?;
         let name_node = f.need("cluster")?;
-        let cluster = name_node.string()?;
-        if !is_label(&cluster) || cluster.len() > 40 {
+        let cluster = name_node.string()?.parse::<ClusterName>();
+        let Ok(cluster) = cluster else {
             return Err(name_node.error("a cluster's name has lower-case letters, digits and `-`, and at most 40 of them"));
-        }
+        };
         let prefix_node = f.need("prefix")?;
         let prefix = prefix_node.string()?;
         check_prefix(&prefix).map_err(|m| prefix_node.error(m).hint("for example `prefix: peter`"))?;
@@ -305,7 +301,7 @@ impl Inventory {
         vars.insert("prefix".into(), prefix.into());
         vars.insert("index".into(), id.index.into());
         vars.insert("role".into(), id.role.name().into());
-        vars.insert("cluster".into(), self.cluster.clone().into());
+        vars.insert("cluster".into(), self.cluster.to_string().into());
         Renderer::new(&vars)?.text("hostname", template)
     }
 
@@ -447,7 +443,7 @@ pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     put("inventory_hostname_short", host.name.clone().into());
     put("fqdn", inventory.fqdn(&host.name).into());
     put("group_names", vec![host.id.role.group()].into());
-    put("cluster", inventory.cluster.clone().into());
+    put("cluster", inventory.cluster.to_string().into());
     put("prefix", inventory.prefix.clone().into());
     put("domain", inventory.domain.clone().unwrap_or_default().into());
     put("engine", inventory.engine.name().into());

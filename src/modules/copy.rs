@@ -12,15 +12,19 @@ use crate::error::Result;
 /// Files up to this many bytes travel with the action; larger ones go through the host's store.
 const INLINE_BYTES: usize = 512 * 1024;
 
+/// Permissions of accounts that are neither the owner nor in the group.
+const OTHERS: u32 = 0o007;
+
 /// The action for bytes that are to be at a path, with the arguments that `copy` and `template` share.
 pub fn with_bytes(a: &mut Arguments<'_>, path: String, bytes: Vec<u8>) -> Result<Prepared> {
-    let (content, tail, blob) = if bytes.len() <= INLINE_BYTES {
-        (Content::Tail, bytes, None)
-    } else {
-        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        (Content::Stored(digest.clone()), Vec::new(), Some(Blob { digest, source: BlobSource::Bytes(Arc::new(bytes)) }))
-    };
-    Ok(Prepared::Remote { action: action(a, path, content)?, tail, blob })
+    if bytes.len() <= INLINE_BYTES {
+        return Ok(Prepared::Remote { action: action(a, path, Content::Tail)?, tail: bytes, blob: None });
+    }
+    let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let action = action(a, path, Content::Stored(digest.clone()))?;
+    let private = matches!(&action, Action::Copy { attributes, .. } if attributes.mode.is_some_and(|m| m & OTHERS == 0));
+    let blob = Blob { digest, source: BlobSource::Bytes(Arc::new(bytes)), private };
+    Ok(Prepared::Remote { action, tail: Vec::new(), blob: Some(blob) })
 }
 
 fn action(a: &mut Arguments<'_>, path: String, content: Content) -> Result<Action> {
@@ -31,6 +35,7 @@ fn action(a: &mut Arguments<'_>, path: String, content: Content) -> Result<Actio
         keep_existing: !a.boolean("force")?.unwrap_or(true),
         backup: a.boolean("backup")?.unwrap_or(false),
         validate: a.text("validate")?,
+        follow: a.boolean("follow")?.unwrap_or(false),
     })
 }
 

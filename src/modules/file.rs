@@ -17,5 +17,6 @@ pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     };
     let (src, attributes) = (a.text("src")?, a.attributes()?);
     let recurse = a.boolean("recurse")?.unwrap_or(false);
-    Ok(Prepared::action(Action::File { path, state, src, attributes, recurse }))
+    let follow = a.boolean("follow")?;
+    Ok(Prepared::action(Action::File { path, state, src, attributes, recurse, follow }))
 }

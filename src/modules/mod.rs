@@ -46,6 +46,8 @@ pub struct Blob {
     pub digest: String,
     /// where its bytes come from
     pub source: BlobSource,
+    /// Its bytes are a secret: it goes straight to the host that needs it and is kept nowhere.
+    pub private: bool,
 }
 
 /// Where a blob's bytes come from.

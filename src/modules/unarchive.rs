@@ -44,7 +44,7 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
         }
         None => sha256_of_file(&path).map_err(|e| a.error(e.message))?,
     };
-    let blob = Blob { digest: digest.clone(), source: BlobSource::File(path) };
+    let blob = Blob { digest: digest.clone(), source: BlobSource::File(path), private: false };
     let action = Action::Unarchive { digest, dest: dest.trim_end_matches('/').to_owned(), creates };
     Ok(Prepared::Remote { action, tail: Vec::new(), blob: Some(blob) })
 }

@@ -1,103 +1,25 @@
-//! The way to a cluster's hosts: its key, its host keys, one run at a time.
+//! The way to a cluster's hosts: its key, its host keys, connections.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{Seek, Write},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
-use sha2::{Digest, Sha256};
 
-use super::{Cluster, RollingGate, authorized};
+use super::{Cluster, RollingGate, authorized, unreachable};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::{ClusterId, HostName},
     inventory::{HostId, Inventory, Role},
     playbook::Gate,
-    provider::{Holder, HostState, Observed, Provider, now_s},
-    ssh::{Fleet, SshError, keys},
+    provider::{HostState, Observed},
+    ssh::{Fleet, SshError, keys, openssh},
+    state::State,
 };
-
-tokio::task_local! {
-    /// The cluster whose lock this operation has.
-    static HELD: String;
-}
-
-/// Does something that changes a cluster while nobody else does. A second run is told who is at work and since when. Within
-/// an operation that has the lock already, as `up` within `rename`, it is not taken again.
-pub async fn locked<T>(cluster: &str, provider: &dyn Provider, what: impl Future<Output = Result<T>>) -> Result<T> {
-    if HELD.try_with(|held| held == cluster).unwrap_or(false) {
-        return what.await;
-    }
-    let lock = Lock::take(cluster)?;
-    provider.hold(&lock.holder).await?;
-    let result = HELD.scope(cluster.to_owned(), what).await;
-    provider.release().await;
-    result
-}
-
-/// Held while a cluster is changed, against other runs on this machine.
-struct Lock {
-    file: fs::File,
-    holder: Holder,
-}
-
-/// Who we are to others: which machine and state directory, whatever the process. While we have the lock file there, a run of
-/// the same name elsewhere is one of ours that has ended.
-pub fn identity() -> Result<String> {
-    let machine = fs::read_to_string("/etc/machine-id").or_else(|_| fs::read_to_string("/proc/sys/kernel/hostname")).unwrap_or_default();
-    let text = format!("{} {}", machine.trim(), keys::state_dir()?.display());
-    Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())
-}
-
-impl Lock {
-    /// Takes the lock of a cluster.
-    fn take(cluster: &str) -> Result<Self> {
-        let dir = keys::state_dir()?.join("locks");
-        fs::create_dir_all(&dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
-        let path = dir.join(format!("{cluster}.lock"));
-        let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
-        let mut file = fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(fail)?;
-        if file.try_lock().is_err() {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            return Err(
-                Error::failed(format!("another run is at work on cluster `{cluster}`: {}", holder.trim())).hint("wait until it has ended")
-            );
-        }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
-        let command: Vec<String> = std::env::args().take(12).collect();
-        let text = format!("process {} (`{}`), since {}", std::process::id(), command.join(" "), clock(now_s()));
-        writeln!(file, "{text}").map_err(fail)?;
-        let machine = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into());
-        let text = format!("{user} on {}, {text}", machine.trim());
-        Ok(Self { file, holder: Holder { id: identity()?, text } })
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = self.file.set_len(0);
-    }
-}
-
-/// Seconds since 1970 as UTC.
-pub fn clock(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days (Hinnant's algorithm).
-    let z = days as i64 + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let y = yoe + era * 400 + i64::from(m <= 2);
-    format!("{y:04}-{m:02}-{d:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest % 3600 / 60, rest % 60)
-}
 
 /// A cluster with its hosts at hand.
 pub struct Access {
@@ -112,8 +34,8 @@ pub struct Access {
 impl Access {
     /// For the hosts that exist. Nothing is connected yet.
     pub fn new(cluster: &Cluster, observed: Observed) -> Result<Self> {
-        let uuid = observed.uuid.clone().ok_or_else(|| not_there(&cluster.inventory))?;
-        let (key, _) = keys::cluster_key(&uuid)?;
+        let id = observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
+        let (key, _) = keys::cluster_key(id)?;
         let (mut endpoints, mut agents) = (BTreeMap::new(), BTreeMap::new());
         for host in &observed.hosts {
             match cluster.provider.endpoint(host) {
@@ -127,9 +49,10 @@ impl Access {
                 agents.insert(host.id, bundle.agent.clone());
             }
         }
-        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents);
+        let down = observed.hosts.iter().filter_map(|h| Some((h.id, not_running(h.state)?))).collect();
+        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents).with_down(down);
         let this = Self { observed, fleet: Arc::new(fleet), planted: BTreeSet::new() };
-        this.write_ssh_config(cluster)?;
+        this.write_ssh_config(cluster, id)?;
         Ok(this)
     }
 
@@ -155,18 +78,13 @@ impl Access {
             // one was found that does not have it, the others need not be given time.
             let sure = !planted.is_empty() && refused.first().is_some_and(|id| !planted.contains(id));
             let patience = if cluster.provider.planting_restarts() && !sure { Duration::from_secs(20) } else { Duration::ZERO };
-            let others = failed.iter().all(|(_, e)| matches!(e, SshError::Login(_) | SshError::Jump(_)));
+            let others = failed.iter().all(|(_, e)| matches!(e, SshError::Login(_) | SshError::Jump { .. }));
             if !refused.is_empty() && others && begun.elapsed() >= patience {
                 return Ok(refused);
             }
             if begun.elapsed() > limit {
-                let lines: Vec<String> = failed
-                    .iter()
-                    .map(|(id, e)| format!("{}: {e}", self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default()))
-                    .collect();
-                return Err(
-                    Error::failed(format!("hosts cannot be logged in to:\n  {}", lines.join("\n  "))).hint("`septet health` says more")
-                );
+                let failed: Vec<_> = failed.into_iter().filter_map(|(id, e)| Some((self.observed.host(id)?.clone(), e))).collect();
+                return Err(unreachable::explain(&*cluster.provider, &failed).await);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -190,8 +108,8 @@ impl Access {
             if planted.is_empty() {
                 cluster.reporter.say("the hosts do not accept the key of this state directory: adding it; keys of other users stay");
             }
-            let uuid = access.observed.uuid.clone().unwrap_or_default();
-            let public = authorized::line(&*keys::cluster_key(&uuid)?.0, &uuid)?;
+            let uuid = access.observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
+            let public = authorized::line(&keys::cluster_key(uuid)?.0, uuid)?;
             let restarts = cluster.provider.planting_restarts();
             for id in if restarts { vec![id] } else { refused } {
                 let Some(host) = access.observed.host(id).cloned() else { continue };
@@ -227,53 +145,46 @@ impl Access {
     }
 
     /// Path of the OpenSSH configuration for this cluster's hosts.
-    pub fn ssh_config(uuid: &str) -> Result<std::path::PathBuf> {
-        Ok(keys::cluster_dir(uuid)?.join("ssh_config"))
+    pub fn ssh_config(id: ClusterId) -> Result<PathBuf> {
+        Ok(State::cluster(id)?.path_of(openssh::CONFIG))
     }
 
-    /// Writes a configuration for OpenSSH's own client, for `septet ssh` and for the user.
-    fn write_ssh_config(&self, cluster: &Cluster) -> Result<()> {
-        let uuid = self.observed.uuid.as_deref().unwrap_or_default();
-        let dir = keys::cluster_dir(uuid)?;
-        let known = dir.join("known_hosts");
-        let mut hosts = String::new();
-        let mut config = format!("# hosts of cluster {} ({uuid}); written anew by each run of septet\n", cluster.inventory.cluster);
-        let mut jump = None;
+    /// Writes a configuration for OpenSSH's own client, for `septet ssh` and for the user. Hosts go by the inventory's names, and by
+    /// what the provider calls them where that is no other host's name.
+    fn write_ssh_config(&self, cluster: &Cluster, id: ClusterId) -> Result<()> {
+        let wanted = |host: HostId| cluster.inventory.hosts.iter().find(|h| h.id == host).map(|h| h.name.as_str());
+        let is_wanted = |name: &str| cluster.inventory.hosts.iter().any(|h| h.name == name);
+        let mut hosts = Vec::new();
         for host in &self.observed.hosts {
-            let Some(e) = self.fleet.endpoint(host.id) else {
-                continue;
-            };
-            let place = if e.port == 22 { e.host.clone() } else { format!("[{}]:{}", e.host, e.port) };
-            hosts += &format!("{place} {}\n", e.host_key);
-            config += &format!(
-                "\nHost {}\n  HostName {}\n  Port {}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n",
-                host.name,
-                e.host,
-                e.port,
-                cluster.provider.login(),
-                dir.join("id_ed25519").display(),
-                known.display()
-            );
-            match &jump {
-                None => jump = Some(host.name.clone()),
-                Some(j) => config += &format!("  ProxyCommand ssh -F {} -W %h:%p {j}\n", dir.join("ssh_config").display()),
+            let Some(e) = self.fleet.endpoint(host.id) else { continue };
+            let shown = Some(host.name.as_str()).filter(|n| !is_wanted(n));
+            let names: Vec<HostName> = wanted(host.id).into_iter().chain(shown).filter_map(|n| n.parse().ok()).collect();
+            // A host whose address or key is not one gets no entry: OpenSSH would ask, or trust what it finds.
+            if let (false, Ok(address), Ok(key)) = (names.is_empty(), e.host.parse(), e.host_key.parse()) {
+                hosts.push(openssh::Entry { names, address, port: e.port, key });
             }
         }
-        keys::write_private(&known, &hosts)?;
-        keys::write_private(&dir.join("ssh_config"), &config)
+        openssh::write(&State::cluster(id)?, cluster.provider.login(), &hosts)
     }
+}
+
+/// What a host is that does not run.
+fn not_running(state: HostState) -> Option<&'static str> {
+    match state {
+        HostState::Running => None,
+        HostState::Stopped => Some("stopped"),
+        HostState::Paused => Some("paused"),
+        HostState::Unfinished => Some("not started yet"),
+    }
+}
+
+/// The cluster's hosts are gone and their data is there.
+pub fn only_data(inventory: &Inventory, observed: &Observed) -> Error {
+    Error::failed(format!("cluster `{}` has no hosts; the data of {} of them is kept", inventory.cluster, observed.kept.len()))
+        .hint("`septet up` makes the hosts again with their data")
 }
 
 /// There is no cluster.
 pub fn not_there(inventory: &Inventory) -> Error {
     Error::failed(format!("cluster {} does not exist", inventory.cluster)).hint("`septet up` makes it")
-}
-
-/// There is no cluster, or only the data of one.
-pub fn no_hosts(inventory: &Inventory, observed: &Observed) -> Error {
-    match observed.kept.len() {
-        0 => not_there(inventory),
-        n => Error::failed(format!("cluster {} has no hosts; the data of {n} hosts is kept", inventory.cluster))
-            .hint("`septet up` makes the hosts again, with that data"),
-    }
 }

@@ -1,17 +1,18 @@
 //! `down`: lists what carries the cluster's UUID, removes it in the order of dependence, lists again until nothing
 //! is left, and says so.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use serde::Serialize;
 
 use super::{Cluster, locked};
 use crate::{
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::Inventory,
     journal,
     provider::{self, Expired, Provider, Resource, now_s},
-    ssh::keys,
+    state, stop,
 };
 
 /// Something that was removed.
@@ -28,9 +29,9 @@ pub struct Removal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// the cluster's name
-    pub cluster: String,
+    pub cluster: ClusterName,
     /// its identity
-    pub uuid: String,
+    pub uuid: ClusterId,
     /// when it began, in seconds since 1970
     pub began_at: u64,
     /// when the last listing was made
@@ -60,7 +61,7 @@ pub struct Removed {
 pub async fn down(
     cluster: &Cluster,
     keep_data: bool,
-    only: Option<&str>,
+    only: Option<ClusterId>,
     agree: impl FnOnce(&[Resource]) -> Result<bool>,
 ) -> Result<Vec<Removed>> {
     let (name, provider) = (&cluster.inventory.cluster, &*cluster.provider);
@@ -71,7 +72,7 @@ pub async fn down(
         };
         let mut all = Vec::new();
         for uuid in &uuids {
-            all.extend(provider.list(uuid).await?.into_iter().filter(|r| !(keep_data && r.data)));
+            all.extend(provider.list(*uuid).await?.into_iter().filter(|r| !(keep_data && r.data)));
         }
         if all.is_empty() {
             return Ok(Vec::new());
@@ -81,7 +82,7 @@ pub async fn down(
         }
         let mut out = Vec::new();
         for uuid in &uuids {
-            out.extend(remove_all(provider, name, uuid, keep_data).await?);
+            out.extend(remove_all(provider, name, *uuid, keep_data, &cluster.interrupted).await?);
         }
         Ok(out)
     })
@@ -89,16 +90,16 @@ pub async fn down(
 }
 
 /// What is to be removed: all identities under the name of which one has hosts at the most, those without first.
-async fn identities(provider: &dyn Provider, name: &str, only: Option<&str>) -> Result<Vec<String>> {
+async fn identities(provider: &dyn Provider, name: &ClusterName, only: Option<ClusterId>) -> Result<Vec<ClusterId>> {
     let all = provider.identities().await?;
     if let Some(uuid) = only {
         if !all.iter().any(|i| i.uuid == uuid) {
             return Err(Error::failed(format!("cluster `{name}` with id {uuid} does not exist")).hint(match all.as_slice() {
                 [] => format!("nothing exists under the name `{name}`"),
-                some => format!("existing ids: {}", some.iter().map(|i| i.uuid.as_str()).collect::<Vec<_>>().join(", ")),
+                some => format!("existing ids: {}", some.iter().map(|i| i.uuid.to_string()).collect::<Vec<_>>().join(", ")),
             }));
         }
-        return Ok(vec![uuid.to_owned()]);
+        return Ok(vec![uuid]);
     }
     if all.iter().filter(|i| i.hosts > 0).count() > 1 {
         provider::choose(name, all.clone())?;
@@ -110,11 +111,11 @@ async fn identities(provider: &dyn Provider, name: &str, only: Option<&str>) -> 
 
 /// The identity of a cluster that a run of ours had begun to make, where the provider lists late what it makes: it is looked for
 /// a while. Nobody else's run is known here.
-async fn unlisted(cluster: &Cluster) -> Result<Option<String>> {
-    let Some(uuid) = keys::begun(&cluster.inventory.cluster)? else { return Ok(None) };
+async fn unlisted(cluster: &Cluster) -> Result<Option<ClusterId>> {
+    let Some(uuid) = state::begun(&cluster.inventory.cluster)? else { return Ok(None) };
     let until = tokio::time::Instant::now() + cluster.provider.listed_within();
     loop {
-        if !cluster.provider.list(&uuid).await?.is_empty() {
+        if !cluster.provider.list(uuid).await?.is_empty() {
             return Ok(Some(uuid));
         }
         if tokio::time::Instant::now() >= until {
@@ -125,7 +126,11 @@ async fn unlisted(cluster: &Cluster) -> Result<Option<String>> {
 }
 
 /// Removes all clusters of the inventory's provider whose time is over, whatever their names. `agree` is shown them.
-pub async fn down_expired(inventory: &Inventory, agree: impl FnOnce(&[Expired]) -> Result<bool>) -> Result<Vec<Removed>> {
+pub async fn down_expired(
+    inventory: &Inventory,
+    interrupted: &AtomicBool,
+    agree: impl FnOnce(&[Expired]) -> Result<bool>,
+) -> Result<Vec<Removed>> {
     let expired = provider::open(inventory)?.expired(now_s()).await?;
     if expired.is_empty() {
         return Ok(Vec::new());
@@ -138,13 +143,20 @@ pub async fn down_expired(inventory: &Inventory, agree: impl FnOnce(&[Expired]) 
         let mut of_it = inventory.clone();
         of_it.cluster = one.cluster.clone();
         let provider = provider::open(&of_it)?;
-        let removal = remove_all(&*provider, &one.cluster, &one.uuid, false);
+        stop::check(interrupted)?;
+        let removal = remove_all(&*provider, &one.cluster, one.uuid, false, interrupted);
         receipts.extend(locked(&one.cluster, &*provider, removal).await?);
     }
     Ok(receipts)
 }
 
-async fn remove_all(provider: &dyn Provider, name: &str, uuid: &str, keep_data: bool) -> Result<Option<Removed>> {
+async fn remove_all(
+    provider: &dyn Provider,
+    name: &ClusterName,
+    uuid: ClusterId,
+    keep_data: bool,
+    interrupted: &AtomicBool,
+) -> Result<Option<Removed>> {
     let began_at = now_s();
     let (kept, all): (Vec<Resource>, Vec<Resource>) = provider.list(uuid).await?.into_iter().partition(|r| keep_data && r.data);
     if all.is_empty() {
@@ -160,6 +172,7 @@ async fn remove_all(provider: &dyn Provider, name: &str, uuid: &str, keep_data: 
             if these.is_empty() {
                 continue;
             }
+            stop::check(interrupted)?;
             if let Err(e) = provider.remove(&these).await {
                 // What fails twice alike fails for good. What comes later depends on this.
                 hopeless = last.as_ref().is_some_and(|l| l.message == e.message);
@@ -186,10 +199,103 @@ async fn remove_all(provider: &dyn Provider, name: &str, uuid: &str, keep_data: 
         }
     });
     if error.is_none() && kept.is_empty() {
-        keys::forget(uuid)?;
-        keys::forget_intent(name)?;
+        state::forget(uuid)?;
+        state::forget_intent(name)?;
     }
-    let receipt = Receipt { cluster: name.to_owned(), uuid: uuid.to_owned(), began_at, listed_at, removed, kept, left };
+    let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left };
     journal::record("down", name, &receipt)?;
     Ok(Some(Removed { receipt, error }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::{Mutex, atomic::Ordering};
+
+    use super::*;
+    use crate::{
+        error::Kind,
+        plan::Step,
+        playbook::runner::Boxed,
+        provider::{Observed, ObservedHost, ObservedNetwork, Site},
+        ssh::Endpoint,
+    };
+
+    /// Three kinds of things; the user presses Ctrl-C while those of one kind are removed.
+    struct Things<'a> {
+        left: Mutex<Vec<Resource>>,
+        removed: Mutex<Vec<String>>,
+        interrupted: &'a AtomicBool,
+        at: &'static str,
+    }
+
+    fn nobody<T>() -> T {
+        panic!("this is not asked for a removal")
+    }
+
+    impl Provider for Things<'_> {
+        fn observe(&self) -> Boxed<'_, Result<Observed>> {
+            nobody()
+        }
+        fn prepare<'a>(&'a self, _: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
+            nobody()
+        }
+        fn create_network<'a>(&'a self, _: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>> {
+            nobody()
+        }
+        fn apply<'a>(
+            &'a self,
+            _: &'a Step,
+            _: &'a ObservedNetwork,
+            _: &'a Site<'a>,
+            _: &'a (dyn Fn(String) + Send + Sync),
+        ) -> Boxed<'a, Result<()>> {
+            nobody()
+        }
+        fn plant_key<'a>(&'a self, _: &'a ObservedHost, _: &'a str) -> Boxed<'a, Result<()>> {
+            nobody()
+        }
+        fn list(&self, _: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
+            Box::pin(async { Ok(self.left.lock().unwrap().clone()) })
+        }
+        fn removal_order(&self) -> &'static [&'static str] {
+            &["container", "network", "volume"]
+        }
+        fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>> {
+            Box::pin(async move {
+                if resources[0].kind == self.at {
+                    self.interrupted.store(true, Ordering::SeqCst);
+                }
+                self.left.lock().unwrap().retain(|l| !resources.contains(l));
+                self.removed.lock().unwrap().extend(resources.iter().map(|r| r.name.clone()));
+                Ok(())
+            })
+        }
+        fn expired(&self, _: u64) -> Boxed<'_, Result<Vec<Expired>>> {
+            nobody()
+        }
+        fn endpoint(&self, _: &ObservedHost) -> Result<Endpoint> {
+            nobody()
+        }
+        fn login(&self) -> &'static str {
+            nobody()
+        }
+        fn outside(&self, _: &ObservedHost, _: u16) -> Option<String> {
+            nobody()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_interruption_stops_between_two_kinds() {
+        for (at, removed) in [("container", vec!["a", "b"]), ("network", vec!["a", "b", "n"])] {
+            let interrupted = AtomicBool::new(false);
+            let thing = |kind: &'static str, name: &str| Resource { kind, name: name.into(), id: name.into(), data: false };
+            let left = vec![thing("volume", "v"), thing("network", "n"), thing("container", "a"), thing("container", "b")];
+            let provider = Things { left: Mutex::new(left), removed: Mutex::default(), interrupted: &interrupted, at };
+            let name = "c".parse().unwrap();
+            let e = remove_all(&provider, &name, ClusterId::random(), false, &interrupted).await.unwrap_err();
+            assert_eq!(e.kind, Kind::Interrupted, "{e:?}");
+            assert_eq!(*provider.removed.lock().unwrap(), removed);
+        }
+    }
 }

@@ -5,15 +5,19 @@
 mod access;
 mod authorized;
 mod down;
+mod lock;
 mod names;
 mod precheck;
 mod rename;
 mod resize;
 mod rolling;
+mod secret;
+mod unreachable;
 mod up;
 
-pub use access::{Access, clock, locked, no_hosts};
+pub use access::{Access, only_data};
 pub use down::{Receipt, Removed, down, down_expired};
+pub use lock::{clock, locked, set_command};
 pub use rename::rename;
 pub use rolling::RollingGate;
 pub use up::{Planned, UpOutcome, endpoints, preview, run_playbook, up};

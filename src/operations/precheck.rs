@@ -129,7 +129,7 @@ fn losses(inventory: &Inventory, seen: &BTreeMap<HostId, Seen>) -> Vec<String> {
 /// Looks at all hosts that run, before services are touched. Returns warnings.
 pub async fn check(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<Vec<String>> {
     let inventory = &cluster.inventory;
-    let vars = engine::vars(inventory, observed.uuid.as_deref());
+    let vars = engine::vars(inventory, observed.uuid.map(|u| u.to_string()).as_deref());
     let text = |id: HostId, key: &str| {
         let own = inventory.hosts.iter().find(|h| h.id == id).and_then(|h| h.vars.get(key));
         let found = own.or_else(|| inventory.vars.get(key)).or_else(|| vars.get(key));

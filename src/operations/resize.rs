@@ -56,7 +56,7 @@ pub async fn roll(cluster: &Cluster, steps: &[Step], mut access: Access) -> Resu
 
 async fn one(cluster: &Cluster, step: &Step, access: &Access) -> Result<()> {
     let observed = &access.observed;
-    let (Some(network), Some(uuid)) = (&observed.network, &observed.uuid) else {
+    let (Some(network), Some(uuid)) = (&observed.network, observed.uuid) else {
         return Err(super::access::not_there(&cluster.inventory));
     };
     let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: "" };

@@ -16,7 +16,7 @@ use super::{
     access::not_there,
     authorized, locked,
     names::{self, OtherNames},
-    precheck, resize,
+    precheck, resize, secret,
 };
 use crate::{
     engine::{self, bundle::Architecture},
@@ -27,6 +27,7 @@ use crate::{
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
     provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ObservedHost, ProviderStats, Site, Verdict},
     ssh::{Fleet, keys},
+    state,
     template::Vars,
 };
 
@@ -110,7 +111,7 @@ fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Resu
 }
 
 fn common(cluster: &Cluster, observed: &Observed) -> Vars {
-    let mut v = engine::vars(&cluster.inventory, observed.uuid.as_deref());
+    let mut v = engine::vars(&cluster.inventory, observed.uuid.map(|u| u.to_string()).as_deref());
     v.insert("external_port".into(), json!(EXTERNAL_PORT));
     v.extend(cluster.archives.clone());
     v
@@ -181,7 +182,9 @@ async fn play(
         events,
         interrupted: cluster.interrupted.clone(),
     };
-    let runner = Runner::new(shared, &common(cluster, observed), &host_vars(cluster, observed, names)?, gate);
+    let mut common = common(cluster, observed);
+    common.extend(secret::of_ensemble(&cluster.inventory, observed, shared.fleet.as_ref()).await);
+    let runner = Runner::new(shared, &common, &host_vars(cluster, observed, names)?, gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));
     let result = runner.run(plays).await;
     drop(runner);
@@ -245,29 +248,43 @@ fn passed(checks: &[Check]) -> Result<()> {
     })
 }
 
-/// Does the provider's steps: the network first, then all hosts side by side.
+/// Does the provider's steps: the network first, then all hosts side by side, and beside them, one after the other, what is mended in
+/// place.
 async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
-    let uuid = match &observed.uuid {
-        Some(u) => u.clone(),
-        None => keys::intended_uuid(&cluster.inventory.cluster)?,
+    let uuid = match observed.uuid {
+        Some(u) => u,
+        None => state::intended(&cluster.inventory.cluster)?,
     };
     // The key is on disk before the first host trusts it.
-    let (key, _) = keys::cluster_key(&uuid)?;
-    let public_key = authorized::line(&key, &uuid)?;
-    let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
+    let (key, _) = keys::cluster_key(uuid)?;
+    let public_key = authorized::line(&key, uuid)?;
+    let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
     let network = cluster.provider.create_network(&site).await?;
     interrupted(cluster)?;
-    let steps: Vec<&Step> = plan.steps.iter().filter(|s| **s != Step::CreateNetwork).collect();
     let say = |text: String| cluster.reporter.say(&text);
-    let results = join_all(steps.iter().map(|s| async {
-        let r = cluster.provider.apply(s, &network, &site, &say).await;
-        if r.is_ok() {
-            cluster.reporter.step(s);
+    let one = |step: &'_ Step| {
+        let step = step.clone();
+        let (network, site, say) = (&network, &site, &say);
+        async move {
+            let r = cluster.provider.apply(&step, network, site, say).await;
+            if r.is_ok() {
+                cluster.reporter.step(&step);
+            }
+            r
         }
-        r
-    }))
-    .await;
-    let failed: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    };
+    let steps = plan.steps.iter().filter(|s| **s != Step::CreateNetwork);
+    let (in_place, of_hosts): (Vec<&Step>, Vec<&Step>) = steps.partition(|s| matches!(s, Step::Adjust(_)));
+    // What is mended in place has an order: nothing is closed before what takes its place is open.
+    let in_place = async {
+        for step in in_place {
+            one(step).await?;
+        }
+        Ok(())
+    };
+    let (first, rest) = tokio::join!(in_place, join_all(of_hosts.into_iter().map(one)));
+    let results = std::iter::once(first).chain(rest);
+    let failed: Vec<Error> = results.filter_map(Result::err).collect();
     match failed.len() {
         0 => interrupted(cluster),
         1 => Err(failed[0].clone()),
@@ -286,6 +303,7 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
 /// Makes the cluster what the inventory says.
 pub async fn up(cluster: &mut Cluster) -> Result<UpOutcome> {
     let (name, provider) = (cluster.inventory.cluster.clone(), cluster.provider.clone());
+    cluster.reporter.phase("lock");
     locked(&name, &*provider, up_now(cluster)).await
 }
 
@@ -398,11 +416,10 @@ async fn other_names(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>)
 
 /// Every host serves under its wanted name: the provider's names follow, then all others go.
 async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: &Observed, access: &Access) -> Result<(Observed, Recap)> {
-    let uuid = observed.uuid.clone().unwrap_or_default();
-    let site = Site { uuid: &uuid, inventory: &cluster.inventory, observed, public_key: "" };
-    let Some(network) = observed.network.clone() else {
+    let (Some(uuid), Some(network)) = (observed.uuid, observed.network.clone()) else {
         return Err(not_there(&cluster.inventory));
     };
+    let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: "" };
     let say = |text: String| cluster.reporter.say(&text);
     for step in &plan.renames {
         cluster.provider.apply(step, &network, &site, &say).await?;

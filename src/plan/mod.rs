@@ -117,14 +117,24 @@ impl fmt::Display for Step {
             Step::Unpause { name, .. } => write!(f, "~ host {name}: unpause"),
             Step::Resize { name, from, to, .. } => write!(f, "~ host {name}: from {from} to {to}, stopped and started"),
             Step::Attach { name, volume, .. } => write!(f, "~ host {name}: attach its data, {volume}"),
-            Step::Adjust(Adjustment::Openings { name, add, remove, .. }) => {
+            Step::Adjust(Adjustment::Openings { group, name, add, remove }) => {
                 let list = |o: &[Opening]| o.iter().map(Opening::to_string).collect::<Vec<_>>().join(", ");
-                write!(f, "~ group {name}:")?;
+                write!(f, "{} group {name}:", if group.is_empty() { "+" } else { "~" })?;
                 if !add.is_empty() {
                     write!(f, " open {}", list(add))?;
                 }
                 if !remove.is_empty() {
                     write!(f, "{} close {}", if add.is_empty() { "" } else { ";" }, list(remove))?;
+                }
+                Ok(())
+            }
+            Step::Adjust(Adjustment::Membership { name, join, leave, .. }) => {
+                write!(f, "~ security groups of {name}:")?;
+                if !join.is_empty() {
+                    write!(f, " join {}", join.join(", "))?;
+                }
+                if !leave.is_empty() {
+                    write!(f, "{} leave {}", if join.is_empty() { "" } else { ";" }, leave.join(", "))?;
                 }
                 Ok(())
             }
@@ -297,7 +307,7 @@ mod tests {
             data_is_new: false,
         });
         Observed {
-            uuid: Some("u".into()),
+            uuid: Some(crate::identity::ClusterId::nil()),
             network: Some(ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet, ports_from: 19000 } }),
             hosts: hosts.collect(),
             ..Observed::default()

@@ -7,10 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use serde::Serialize;
@@ -23,9 +20,10 @@ use super::{
     worker::{self, HostState},
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     inventory::{Host, HostId, Inventory, Role, magic_vars, select},
     ssh::Fleet,
+    stop,
     template::{Renderer, Vars},
 };
 
@@ -181,7 +179,7 @@ impl Runner {
     }
 
     fn stopped(&self) -> bool {
-        self.shared.interrupted.load(Ordering::SeqCst)
+        stop::asked(&self.shared.interrupted)
     }
 
     /// Runs plays in order.
@@ -243,6 +241,10 @@ impl Runner {
     async fn rolling(&self, play: &Play, hosts: &[Host], recap: &mut Recap) -> Result<()> {
         let mut look = Recap::default();
         self.batch(play, hosts, true, &mut look).await;
+        // Not all was looked at: what is due is not known.
+        if self.stopped() {
+            return Err(self.interrupted(recap));
+        }
         let due: Vec<Host> =
             hosts.iter().filter(|h| look.hosts.get(&h.name).is_none_or(|c| c.changed + c.failed + c.unreachable > 0)).cloned().collect();
         for host in hosts.iter().filter(|h| !due.iter().any(|d| d.id == h.id)) {
@@ -292,7 +294,7 @@ impl Runner {
         for (host, handler) in &recap.pending_handlers {
             self.note(format!("handler `{handler}` was notified on {host} and did not run"));
         }
-        Error::failed("interrupted").kind(Kind::Interrupted)
+        stop::error()
     }
 
     fn note(&self, text: String) {

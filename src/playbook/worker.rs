@@ -27,6 +27,7 @@ use crate::{
     inventory::Host,
     modules::{self, Arguments, Blob, Prepared},
     ssh::{AgentSession, SshError},
+    stop,
     template::{Renderer, Vars},
     yaml::{Node, NodeKind},
 };
@@ -74,6 +75,8 @@ struct Worker<'a> {
     batch: u64,
     become_now: Option<Option<String>>,
     agent: Option<std::sync::Arc<AgentSession>>,
+    /// the agent was asked to begin nothing more
+    cancelled: bool,
     /// registers of tasks in flight
     unknown: HashSet<String>,
     notified: Vec<String>,
@@ -104,6 +107,7 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
         batch: next_batch(),
         become_now: None,
         agent: None,
+        cancelled: false,
         unknown: HashSet::new(),
         notified: Vec::new(),
         ran: HashSet::new(),
@@ -143,7 +147,15 @@ impl<'a> Worker<'a> {
         self.look || task.check_mode.unwrap_or(self.shared.options.check)
     }
 
+    /// Whether the user wants to stop: the task in hand ends, nothing else begins.
+    fn stopping(&self) -> bool {
+        stop::asked(&self.shared.interrupted)
+    }
+
     async fn all(&mut self) -> Result<(), Stop> {
+        if self.stopping() {
+            return Ok(());
+        }
         if self.play.gather_facts {
             self.gather().await?;
         }
@@ -151,7 +163,7 @@ impl<'a> Worker<'a> {
         self.tasks(&play.tasks, false, 0).await?;
         self.flush().await?;
         // A handler may notify another one; each runs once.
-        while !self.shared.interrupted.load(Ordering::SeqCst) {
+        while !self.stopping() {
             let Some(i) = self.due().next() else { break };
             self.ran.insert(i);
             self.tasks(std::slice::from_ref(&play.handlers[i]), true, 0).await?;
@@ -309,16 +321,21 @@ impl<'a> Worker<'a> {
             if !handlers && !wanted(task, self.play, &self.shared.options) {
                 continue;
             }
-            if self.shared.interrupted.load(Ordering::SeqCst) {
-                self.flush().await?;
-                return Ok(());
+            if self.stopping() {
+                return self.flush().await;
             }
             let reads_file = matches!(&task.work, Work::Module { name: "template", .. } | Work::Include { .. });
             if !self.unknown.is_empty() && (reads_file || task.reads.iter().any(|r| self.unknown.contains(r))) {
                 self.flush().await?;
             }
-            if let Work::Include { file, node } = &task.work {
+            if matches!(task.work, Work::Include { .. }) {
                 self.flush().await?;
+            }
+            // What was waited for may have been the task in hand.
+            if self.stopping() {
+                return self.flush().await;
+            }
+            if let Work::Include { file, node } = &task.work {
                 self.include(task, file, node, depth).await?;
                 continue;
             }
@@ -373,6 +390,7 @@ impl<'a> Worker<'a> {
             batch: next_batch(),
             become_now: self.become_now.clone(),
             agent: self.agent.clone(),
+            cancelled: self.cancelled,
             unknown: HashSet::new(),
             notified: std::mem::take(&mut self.notified),
             ran: std::mem::take(&mut self.ran),
@@ -455,6 +473,9 @@ impl<'a> Worker<'a> {
         let alone = task.until.is_some() || task.failed_when.is_some() || self.in_flight >= MAX_FLIGHT;
         if alone {
             self.flush().await?;
+            if self.stopping() {
+                return Ok(());
+            }
         }
         let mut renderer = match self.take_renderer(task) {
             Ok(r) => r,
@@ -467,7 +488,9 @@ impl<'a> Worker<'a> {
             // As in Ansible: a list that needs what is not there matters only where the task is to run.
             Err(_) if matches!(holds(&renderer, &task.when), Ok(false)) => {
                 self.flush().await?;
-                self.skip(task);
+                if !self.stopping() {
+                    self.skip(task);
+                }
                 return Ok(());
             }
             Err(e) => return self.fail_after_flush(task, e, handler).await,
@@ -476,6 +499,9 @@ impl<'a> Worker<'a> {
         let mut flight = Flight { task, items: Vec::new(), looped, handler };
         let mut users: Option<Option<String>> = None;
         for (i, item) in items.into_iter().enumerate() {
+            if i > 0 && self.stopping() {
+                break;
+            }
             if let Some(value) = &item {
                 renderer.set(&task.loop_var, value);
             }
@@ -520,6 +546,9 @@ impl<'a> Worker<'a> {
         if flight.items.iter().all(|i| matches!(i.answer, Answer::Left)) {
             // In its turn: results of earlier tasks come first.
             self.flush().await?;
+            if self.stopping() {
+                return Ok(());
+            }
             self.skip(task);
             if let (Some(name), true) = (&task.register, looped) {
                 let left = flight.items.into_iter().map(|i| Landed { label: i.label, outcome: Outcome::new(Status::Skipped), left: true });
@@ -549,6 +578,9 @@ impl<'a> Worker<'a> {
 
     async fn fail_after_flush(&mut self, task: &'a Task, e: Error, handler: bool) -> Result<(), Stop> {
         self.flush().await?;
+        if self.stopping() {
+            return Ok(());
+        }
         if !task.ignore_errors {
             return Err(self.broken(task, e, handler));
         }
@@ -608,8 +640,11 @@ impl<'a> Worker<'a> {
         go_on: bool,
         action: Action,
         tail: Vec<u8>,
-        blob: Option<Blob>,
+        mut blob: Option<Blob>,
     ) -> Result<Answer, Stop> {
+        if let Some(blob) = blob.as_mut() {
+            blob.private |= task.no_log;
+        }
         if self.absent() {
             return Ok(Answer::Ready(Box::new(imagined(&action, &tail, task.no_log))));
         }
@@ -626,6 +661,9 @@ impl<'a> Worker<'a> {
         if self.become_now.as_ref().is_some_and(|now| *now != user) {
             // Another agent: it must not overtake the one before.
             self.flush().await?;
+        }
+        if self.stopping() {
+            return Ok(Answer::Ready(Box::new(Outcome::new(Status::NotRun))));
         }
         let agent = self.connect(user).await?;
         // One that may lack a blob holds back the rest, which is asked again behind it.

@@ -5,7 +5,10 @@
 
 use std::net::Ipv4Addr;
 
-use crate::inventory::{HostId, Role};
+use crate::{
+    identity::is_label,
+    inventory::{HostId, Role},
+};
 
 /// Addresses at the beginning of a subnet that EC2 keeps for itself; the last one is kept too.
 const RESERVED: u32 = 4;
@@ -29,6 +32,10 @@ pub struct ZoneSubnet {
 impl ZoneSubnet {
     /// From an id, a zone and `10.0.0.0/20`.
     pub fn parse(id: &str, zone: &str, cidr: &str) -> Option<Self> {
+        // Written on a group's tags, these come back as parameters of calls.
+        if !is_label(id) || !is_label(zone) {
+            return None;
+        }
         let (network, bits) = parse_cidr(cidr)?;
         Some(Self { id: id.to_owned(), zone: zone.to_owned(), network, bits })
     }

@@ -7,6 +7,7 @@ pub mod docker;
 #[cfg(feature = "ec2")]
 pub mod ec2;
 pub mod layout;
+pub mod marks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +17,13 @@ use std::{
     time::Duration,
 };
 
+use marks::{Expiry, Marks};
 use serde::Serialize;
 
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::{HostId, Inventory, Metadata, ProviderSettings},
     plan::Step,
     playbook::runner::Boxed,
@@ -121,7 +124,7 @@ pub struct Opening {
     pub from_port: i32,
     /// last port
     pub to_port: i32,
-    /// `10.0.0.0/8`, or a group's id
+    /// `10.0.0.0/8`, a role's group or `hosts`, or the id of a group that is not the cluster's
     pub source: String,
 }
 
@@ -145,7 +148,7 @@ impl fmt::Display for Opening {
 pub enum Adjustment {
     /// ports that are to be open, and those that are not
     Openings {
-        /// the group's id
+        /// the group's id; empty if it does not exist yet
         group: String,
         /// the group's name
         name: String,
@@ -153,6 +156,17 @@ pub enum Adjustment {
         add: Vec<Opening>,
         /// closed
         remove: Vec<Opening>,
+    },
+    /// hosts that are to be in other groups
+    Membership {
+        /// the hosts' names
+        name: String,
+        /// the provider's ids of the hosts
+        ids: Vec<String>,
+        /// groups that they join, by role
+        join: Vec<String>,
+        /// groups that they leave
+        leave: Vec<String>,
     },
     /// tags with other values
     Tags {
@@ -176,7 +190,7 @@ pub enum Adjustment {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Identity {
     /// the identity
-    pub uuid: String,
+    pub uuid: ClusterId,
     /// how many hosts it has
     pub hosts: usize,
 }
@@ -185,7 +199,7 @@ pub struct Identity {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
     /// the cluster's identity; `None` if nothing of it exists
-    pub uuid: Option<String>,
+    pub uuid: Option<ClusterId>,
     /// its network
     pub network: Option<ObservedNetwork>,
     /// its hosts
@@ -195,7 +209,7 @@ pub struct Observed {
     /// engine, mode and the number of those who keep the metadata as written on what exists; `None` where nothing is written
     pub engine: Option<String>,
     /// other identities under the same name that have no host: what a first run left that did not know of another
-    pub twins: Vec<String>,
+    pub twins: Vec<ClusterId>,
     /// names that others have, with what has them
     pub taken: BTreeMap<String, String>,
     /// hosts that work again only once they are made again, with the data that they have, and why
@@ -227,7 +241,7 @@ pub struct Resource {
 /// What a step needs to know beside itself.
 pub struct Site<'a> {
     /// the cluster's identity
-    pub uuid: &'a str,
+    pub uuid: ClusterId,
     /// what is wanted
     pub inventory: &'a Inventory,
     /// what there was when the plan was made
@@ -281,9 +295,9 @@ pub struct Estimate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Expired {
     /// its name
-    pub cluster: String,
+    pub cluster: ClusterName,
     /// its identity
-    pub uuid: String,
+    pub uuid: ClusterId,
     /// since when, in seconds since 1970
     pub expires: u64,
 }
@@ -357,7 +371,7 @@ pub trait Provider: Send + Sync {
         })
     }
     /// Everything that carries a UUID.
-    fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>>;
+    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>>;
     /// In which order kinds are removed.
     fn removal_order(&self) -> &'static [&'static str];
     /// How long the provider may take to list what was made.
@@ -380,6 +394,10 @@ pub trait Provider: Send + Sync {
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint>;
     /// The user to log in as.
     fn login(&self) -> &'static str;
+    /// What a running host says of itself through the provider's own door, for one that cannot be logged in to. Its own words, unchecked.
+    fn console<'a>(&'a self, _host: &'a ObservedHost) -> Boxed<'a, Option<String>> {
+        Box::pin(async { None })
+    }
     /// How long hosts may take until they can be logged in to.
     fn boot_timeout(&self) -> Duration {
         Duration::from_secs(60)
@@ -432,7 +450,7 @@ pub const EXTERNAL_PORT: u16 = 19092;
 pub const PORTS_PER_CLUSTER: u16 = 120;
 
 /// Which of several identities under one name is the cluster: the only one that has hosts.
-pub fn choose(cluster: &str, mut all: Vec<Identity>) -> Result<(Option<String>, Vec<String>)> {
+pub fn choose(cluster: &ClusterName, mut all: Vec<Identity>) -> Result<(Option<ClusterId>, Vec<ClusterId>)> {
     all.sort();
     let with_hosts = all.iter().filter(|i| i.hosts > 0).count();
     if all.len() > 1 && with_hosts != 1 {
@@ -444,8 +462,8 @@ pub fn choose(cluster: &str, mut all: Vec<Identity>) -> Result<(Option<String>, 
     let (mut chosen, mut twins) = (None, Vec::new());
     for one in all.iter().rev() {
         match chosen.is_none() && (one.hosts > 0 || all.len() == 1) {
-            true => chosen = Some(one.uuid.clone()),
-            false => twins.push(one.uuid.clone()),
+            true => chosen = Some(one.uuid),
+            false => twins.push(one.uuid),
         }
     }
     twins.sort();
@@ -458,17 +476,31 @@ pub fn foreign(name: &str, what: &str) -> Error {
         .hint("rename or remove it, or choose another prefix")
 }
 
-/// Of (UUID, name, end in seconds since 1970), as tags say it, the clusters whose time is over, each once. A cluster of which
-/// anything says a later time, or something unreadable, is not over.
-pub fn over(tags: impl Iterator<Item = (String, String, String)>, now: u64) -> Vec<Expired> {
-    let mut latest: BTreeMap<String, (String, u64)> = BTreeMap::new();
-    for (uuid, cluster, expires) in tags {
-        let expires = expires.parse().unwrap_or(u64::MAX);
-        let entry = latest.entry(uuid).or_insert((cluster, expires));
+/// The clusters that have expired, each once, by the marks of their things. A cluster of which anything says a later time, or
+/// something unreadable, or that has no name or several, has not.
+pub fn expired(marks: impl Iterator<Item = Marks>, now: u64) -> Vec<Expired> {
+    let mut clusters: BTreeMap<ClusterId, (BTreeSet<ClusterName>, Expiry)> = BTreeMap::new();
+    for m in marks {
+        let Some(expires) = m.expires else { continue };
+        let entry = clusters.entry(m.cluster).or_insert((BTreeSet::new(), expires));
+        entry.0.extend(m.name);
         entry.1 = entry.1.max(expires);
     }
-    let expired = latest.into_iter().filter(|(uuid, (_, e))| *e <= now && !uuid.is_empty());
-    expired.map(|(uuid, (cluster, expires))| Expired { cluster, uuid, expires }).collect()
+    let one = |(uuid, (names, expires)): (ClusterId, (BTreeSet<ClusterName>, Expiry))| match expires {
+        Expiry::At(expires) if expires <= now && names.len() == 1 => Some(Expired { cluster: names.into_iter().next()?, uuid, expires }),
+        _ => None,
+    };
+    clusters.into_iter().filter_map(one).collect()
+}
+
+/// The one identity among the marks of the things of a cluster's name. Two are an error: nothing says which of them is meant.
+pub fn identity(cluster: &ClusterName, marks: impl Iterator<Item = ClusterId>, hint: &str) -> Result<Option<ClusterId>> {
+    let ids: BTreeSet<ClusterId> = marks.collect();
+    if ids.len() > 1 {
+        let list: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        return Err(Error::failed(format!("there are {} clusters called `{cluster}`: {}", ids.len(), list.join(", "))).hint(hint));
+    }
+    Ok(ids.into_iter().next())
 }
 
 /// Seconds since 1970.

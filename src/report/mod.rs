@@ -14,13 +14,14 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
-use changes::{Changes, Line};
+use changes::Changes;
 pub use tables::{health_table, hosts_table, phases_table, plain_table, recap_table};
 
 use crate::{
     plan::{Plan, Step},
     playbook::{Event, Recap, TaskStatus},
     provider::{Check, Estimate, Verdict},
+    visible::{visible, visible_line},
 };
 
 /// When to use colours.
@@ -37,6 +38,21 @@ pub enum Color {
 
 /// Hosts that get a line of their own while they work; more share one.
 const MAX_LINES: usize = 30;
+
+/// A line for a terminal: colours are ours, the rest is [`visible`].
+struct Line(String);
+
+impl From<&str> for Line {
+    fn from(text: &str) -> Self {
+        Self(visible(text).into_owned())
+    }
+}
+
+impl From<String> for Line {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
 
 /// Tells the user.
 pub struct Reporter {
@@ -58,20 +74,23 @@ impl Reporter {
         let colored = match color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => painted && std::env::var_os("NO_COLOR").is_none(),
+            // A dumb terminal shows escape sequences instead of obeying them.
+            Color::Auto => painted && std::env::var_os("NO_COLOR").is_none() && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
         };
         Self { verbose, diffs, colored, data, bars: terminal.then(MultiProgress::new), hosts: Mutex::default(), changes: Mutex::default() }
     }
 
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    fn paint(&self, code: &str, text: &str) -> Line {
+        let Line(text) = Line::from(text);
+        Line(if self.colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text })
     }
 
-    fn line(&self, text: &str) {
-        self.print(self.data, text);
+    fn line(&self, line: impl Into<Line>) {
+        self.print(self.data, line);
     }
 
-    fn print(&self, data: bool, text: &str) {
+    fn print(&self, data: bool, line: impl Into<Line>) {
+        let Line(text) = line.into();
         let print = || {
             use std::io::Write;
             // A reader that went away is no reason to stop.
@@ -90,25 +109,29 @@ impl Reporter {
 
     /// Something for `-v` only.
     pub fn detail(&self, text: &str) {
+        self.if_verbose(text);
+    }
+
+    fn if_verbose(&self, line: impl Into<Line>) {
         if self.verbose {
-            self.line(text);
+            self.line(line);
         }
     }
 
     /// A phase begins.
     pub fn phase(&self, name: &str) {
-        self.line(&self.paint("1", &format!("== {name}")));
+        self.line(self.paint("1", &format!("== {name}")));
     }
 
     /// A provider's step is done.
     pub fn step(&self, step: &Step) {
-        self.line(&format!("   {}", self.paint("32", &step.to_string())));
+        self.line(self.paint("32", &format!("   {step}")));
     }
 
     /// Shows a plan.
     pub fn plan(&self, plan: &Plan) {
         for step in plan.all() {
-            self.line(&self.paint("32", &step.to_string()));
+            self.line(self.paint("32", &step.to_string()));
         }
     }
 
@@ -116,16 +139,14 @@ impl Reporter {
     pub fn unseen(&self, hosts: &[String]) {
         if !hosts.is_empty() {
             let them = hosts.join(", ");
-            self.line(
-                &self.paint("33", &format!("? what is on {them} cannot be seen now: only `septet up` finds what would change there")),
-            );
+            self.line(self.paint("33", &format!("? what is on {them} cannot be seen now: only `septet up` finds what would change there")));
         }
     }
 
     /// Shows which names go once the rename is finished.
     pub fn old_names(&self, names: &std::collections::BTreeSet<String>) {
         let list: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.line(&self.paint("33", &format!("- names {}: removed from all hosts once nothing uses them", list.join(", "))));
+        self.line(self.paint("33", &format!("- names {}: removed from all hosts once nothing uses them", list.join(", "))));
     }
 
     /// Shows checks: those that are not as they must be, or all of them.
@@ -136,10 +157,10 @@ impl Reporter {
                 Verdict::Warn => ("33", "warn"),
                 Verdict::Fail => ("31", "fail"),
             };
-            self.line(&self.paint(color, &format!("   {word}  {}: {}", c.name, c.finding)));
+            self.line(self.paint(color, &format!("   {word}  {}: {}", c.name, c.finding)));
             if let Some(hint) = c.hint.as_ref().filter(|_| c.verdict != Verdict::Pass) {
                 for l in hint.lines() {
-                    self.line(&format!("         {l}"));
+                    self.line(format!("         {l}"));
                 }
             }
         }
@@ -148,13 +169,13 @@ impl Reporter {
     /// Shows what a cluster costs.
     pub fn estimate(&self, e: &Estimate) {
         for (what, count, hourly) in &e.parts {
-            self.line(&format!("   {count} × {what}: {:.4} USD per hour", hourly * f64::from(*count)));
+            self.line(format!("   {count} × {what}: {:.4} USD per hour", hourly * f64::from(*count)));
         }
         let unknown = match e.unknown.len() {
             0 => String::new(),
             _ => format!("; without {}, of which the table has no price", e.unknown.iter().cloned().collect::<Vec<_>>().join(", ")),
         };
-        self.line(&format!(
+        self.line(format!(
             "   about {:.2} USD per hour, {:.0} USD per month (list prices of {}, without traffic and taxes{unknown})",
             e.hourly, e.monthly, e.as_of
         ));
@@ -162,7 +183,7 @@ impl Reporter {
 
     /// Shows a recap.
     pub fn recap(&self, recap: &Recap) {
-        self.line(&recap_table(recap));
+        self.line(recap_table(recap));
     }
 
     /// How hosts are called, and which of them are new: what changes there is only counted, unless `-v` is given.
@@ -175,22 +196,22 @@ impl Reporter {
     }
 
     /// One line per change over hosts.
-    fn changed(&self, lines: Vec<Line>) {
+    fn changed(&self, lines: Vec<changes::Line>) {
         let word = if self.data { "would change" } else { "changed" };
         for l in lines {
-            self.line(&self.paint("33", &format!("   {}  {word} on {}", l.title, l.hosts)));
+            self.line(self.paint("33", &format!("   {}  {word} on {}", l.title, l.hosts)));
             self.diff(l.diff.as_deref());
         }
     }
 
     fn diff(&self, diff: Option<&str>) {
         for l in diff.filter(|_| self.diffs).into_iter().flat_map(str::lines) {
-            let colored = match l.as_bytes().first() {
-                Some(b'+') => self.paint("32", l),
-                Some(b'-') => self.paint("31", l),
-                _ => l.to_owned(),
-            };
-            self.line(&format!("      {colored}"));
+            let text = format!("      {l}");
+            self.line(match l.as_bytes().first() {
+                Some(b'+') => self.paint("32", &text),
+                Some(b'-') => self.paint("31", &text),
+                _ => text.into(),
+            });
         }
     }
 
@@ -207,7 +228,7 @@ impl Reporter {
         if let Ok(style) = ProgressStyle::with_template("  {spinner} {prefix:<20} {wide_msg}") {
             bar.set_style(style);
         }
-        bar.set_prefix(host.to_owned());
+        bar.set_prefix(visible_line(host).into_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
         hosts.insert(host.to_owned(), bar.clone());
         Some(bar)
@@ -224,7 +245,7 @@ impl Reporter {
         };
         self.changed(rest);
         if let Some(folded) = folded {
-            self.line(&self.paint("32", &format!("+ {folded}")));
+            self.line(self.paint("32", &format!("+ {folded}")));
         }
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         for bar in std::mem::take(&mut *hosts).into_values() {
@@ -237,18 +258,18 @@ impl Reporter {
             Event::Play { name, hosts } => {
                 let rest = self.changes().play(*hosts);
                 self.changed(rest);
-                self.detail(&self.paint("1", &format!("-- {name} ({hosts} hosts)")));
+                self.if_verbose(self.paint("1", &format!("-- {name} ({hosts} hosts)")));
             }
             Event::Host { host, play } => {
                 if let Some(bar) = self.bar(host) {
-                    bar.set_message(play.clone());
+                    bar.set_message(visible_line(play).into_owned());
                 }
             }
-            Event::Note { text } => self.line(&format!("   {text}")),
-            Event::Unreachable { host, reason } => self.line(&self.paint("31", &format!("   unreachable  {host}: {reason}"))),
+            Event::Note { text } => self.line(format!("   {text}")),
+            Event::Unreachable { host, reason } => self.line(self.paint("31", &format!("   unreachable  {host}: {reason}"))),
             Event::Task { host, task, place, item, status, msg, diff, module } => {
                 if let Some(bar) = self.bar(host) {
-                    bar.set_message(task.clone());
+                    bar.set_message(visible_line(task).into_owned());
                 }
                 let is_quiet = matches!(status, TaskStatus::Ok | TaskStatus::Skipped | TaskStatus::Changed) && module != "debug";
                 if is_quiet && !self.verbose {
@@ -268,17 +289,29 @@ impl Reporter {
                     _ => None,
                 };
                 let Some((color, word)) = shown else { return };
-                self.line(&self.paint(color, &format!("   {word:<8} {host}: {task}{item}")));
+                self.line(self.paint(color, &format!("   {word:<8} {host}: {task}{item}")));
                 if matches!(status, TaskStatus::Failed | TaskStatus::Ignored) {
-                    self.line(&format!("            at {place}"));
+                    self.line(format!("            at {place}"));
                 }
                 if !msg.is_empty() && (matches!(status, TaskStatus::Failed | TaskStatus::Ignored) || module == "debug" || self.verbose) {
                     for l in msg.lines() {
-                        self.line(&format!("            {l}"));
+                        self.line(format!("            {l}"));
                     }
                 }
                 self.diff(diff.as_deref());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_colours_reach_the_terminal() {
+        let reporter = Reporter::new(true, true, Color::Always, false);
+        assert_eq!(reporter.paint("31", "failed \x1b[2J").0, "\x1b[31mfailed \\x1b[2J\x1b[0m");
+        assert_eq!(Line::from("\x1b]0;x\x07").0, "\\x1b]0;x\\x07");
     }
 }

@@ -7,6 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use crate::{
     health::{HostHealth, Report},
     playbook::Recap,
+    visible::{visible, visible_line},
 };
 
 /// A table without lines.
@@ -14,7 +15,7 @@ pub fn plain_table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -
     let mut t = Table::new();
     t.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head.iter().map(|h| h.to_uppercase()));
     for row in rows {
-        t.add_row(row);
+        t.add_row(row.iter().map(|cell| visible_line(cell).into_owned()));
     }
     t.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
@@ -35,7 +36,7 @@ pub fn health_table(report: &Report) -> String {
     } else {
         out += &format!("\n{} problem{}:", report.problems.len(), if report.problems.len() == 1 { "" } else { "s" });
         for p in &report.problems {
-            out += &format!("\n  {}: {}", p.host, p.reason);
+            out += &format!("\n  {}: {}", visible_line(&p.host), visible(&p.reason));
         }
     }
     out

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -19,7 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Connection, SshError};
+use super::{
+    Connection, SshError,
+    landing::{self, Lands},
+};
 use crate::{
     engine::bundle::Program,
     modules::{Blob, BlobSource},
@@ -32,10 +35,67 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of a blob that travel in one frame.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Outcome, SshError>>>>>;
+/// Time for packages and archives.
+const INSTALL_ACTION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Time for an action without a limit of its own.
+const ACTION_TIMEOUT: Duration = Duration::from_secs(900);
+/// What an answer may take beyond its action's limit: requests and blobs before it, the network.
+const ANSWER_MARGIN: Duration = Duration::from_secs(180);
+/// How often the agent is checked for overdue answers.
+const OVERDUE_CHECK: Duration = Duration::from_secs(10);
+/// Calls of systemctl that one action may make.
+const SYSTEMCTL_CALLS: u32 = 5;
+
+type Answer = oneshot::Sender<Result<Outcome, SshError>>;
+
+/// Answers that are waited for.
+#[derive(Default)]
+struct Outstanding {
+    /// each with the time that its action may take
+    answers: HashMap<u64, (Answer, Option<Duration>)>,
+    /// since when the agent owes an answer
+    since: Option<Instant>,
+}
+
+impl Outstanding {
+    fn add(&mut self, id: u64, answer: Answer, limit: Option<Duration>) {
+        if self.answers.is_empty() {
+            self.since = Some(Instant::now());
+        }
+        self.answers.insert(id, (answer, limit));
+    }
+
+    fn take(&mut self, id: u64) -> Option<Answer> {
+        let (answer, _) = self.answers.remove(&id)?;
+        self.since = (!self.answers.is_empty()).then(Instant::now);
+        Some(answer)
+    }
+
+    /// How long nothing has been answered, if that is longer than any request may take. The agent performs one after the other.
+    fn overdue(&self) -> Option<Duration> {
+        let limits: Option<Vec<Duration>> = self.answers.values().map(|(_, limit)| *limit).collect();
+        let (silent, longest) = (self.since?.elapsed(), limits?.into_iter().max()?);
+        (silent > longest.saturating_add(ANSWER_MARGIN)).then_some(silent)
+    }
+}
+
+/// How long an action may take; `None` if the user set no limit for a command.
+fn limit(action: &Action) -> Option<Duration> {
+    match action {
+        Action::Command { timeout_s: 0, .. } => None,
+        Action::Command { timeout_s, .. } | Action::WaitFor { timeout_s, .. } => Some(Duration::from_secs(*timeout_s)),
+        Action::Systemd { timeout_s: Some(s), .. } => Some(Duration::from_secs(*s).saturating_mul(SYSTEMCTL_CALLS)),
+        Action::Package { .. } | Action::Unarchive { .. } => Some(INSTALL_ACTION_TIMEOUT),
+        _ => Some(ACTION_TIMEOUT),
+    }
+}
+
+type Waiting = Arc<Mutex<Outstanding>>;
 
 /// A running agent.
 pub struct AgentSession {
+    /// numeric user id that it runs as
+    uid: u32,
     frames: mpsc::Sender<Vec<u8>>,
     waiting: Waiting,
     next: AtomicU64,
@@ -93,7 +153,6 @@ impl Frames {
 impl AgentSession {
     /// Starts the agent as a user (`None`: the one that logged in). It may be missing or damaged.
     pub(super) async fn start(connection: &Connection, program: &Program, become_user: Option<&str>) -> Result<Self, Start> {
-        let lost = |e: russh::Error| Start::Failed(SshError::Lost(e.to_string()));
         let path = agent_path(program);
         let command = match become_user {
             Some(user) if user != connection.user => {
@@ -101,9 +160,7 @@ impl AgentSession {
             }
             _ => path,
         };
-        let channel = connection.handle.channel_open_session().await.map_err(lost)?;
-        channel.exec(true, command).await.map_err(lost)?;
-        let (read, write) = channel.split();
+        let (read, write) = connection.start(&command, false).await.map_err(Start::Failed)?.split();
         let mut frames = Frames { channel: read, buffer: BytesMut::new(), stderr: String::new(), code: None };
         let hello: Hello = match timeout(HELLO_TIMEOUT, frames.next()).await {
             Err(_) => {
@@ -143,21 +200,37 @@ impl AgentSession {
         let answers = waiting.clone();
         let reader = tokio::spawn(async move {
             let error = loop {
-                match frames.next::<Response>().await {
-                    Ok(response) => {
-                        if let Some(w) = locked(&answers).remove(&response.id) {
+                match timeout(OVERDUE_CHECK, frames.next::<Response>()).await {
+                    Ok(Ok(response)) => {
+                        if let Some(w) = locked(&answers).take(response.id) {
                             let _ = w.send(Ok(response.outcome));
                         }
                     }
-                    Err(e) => break e,
+                    Ok(Err(e)) => break e,
+                    Err(_) => {}
+                }
+                if let Some(silent) = locked(&answers).overdue() {
+                    break SshError::Agent(format!("no answer for {} s", silent.as_secs()));
                 }
             };
             abort.abort();
-            for (_, w) in locked(&answers).drain() {
+            for (_, (w, _)) in locked(&answers).answers.drain() {
                 let _ = w.send(Err(error.clone()));
             }
         });
-        Ok(Self { frames: sender, waiting, next: AtomicU64::new(1), reader: reader.abort_handle(), writer: writer.abort_handle() })
+        Ok(Self {
+            uid: hello.uid,
+            frames: sender,
+            waiting,
+            next: AtomicU64::new(1),
+            reader: reader.abort_handle(),
+            writer: writer.abort_handle(),
+        })
+    }
+
+    /// Whether it can read the host's store, which is root's alone.
+    pub(super) fn is_root(&self) -> bool {
+        self.uid == 0
     }
 
     /// A number that no request of this session has had.
@@ -175,10 +248,10 @@ impl AgentSession {
         request.id = self.next_id();
         let frame = encode(&request, tail).map_err(|e| SshError::Agent(e.to_string()))?;
         let (answer, wait) = oneshot::channel();
-        locked(&self.waiting).insert(request.id, answer);
+        locked(&self.waiting).add(request.id, answer, limit(&request.action));
         // Looked at after it is in the list: the reader empties the list when it ends.
         if self.is_closed() || self.frames.send(frame).await.is_err() {
-            locked(&self.waiting).remove(&request.id);
+            locked(&self.waiting).take(request.id);
             return Err(SshError::Lost("the agent has ended".into()));
         }
         Ok(wait)
@@ -191,7 +264,13 @@ impl AgentSession {
         wait.await.map_err(|_| SshError::Lost("the agent has ended".into()))?
     }
 
-    /// Sends a blob to the host's store.
+    /// Asks the agent to begin nothing of what it was sent so far. What it has in hand goes on to its end.
+    pub async fn cancel(&self) -> Result<(), SshError> {
+        let request = Request { id: 0, batch: u64::MAX, check: false, ignore_errors: true, no_log: false, action: Action::Cancel };
+        self.send(request, &[]).await.map(drop)
+    }
+
+    /// Sends a blob: to the host's store, or, if it is private, for one use of this agent.
     pub async fn put(&self, blob: &Blob) -> Result<(), SshError> {
         let mut chunks = Chunks::open(&blob.source)?;
         let total = chunks.total;
@@ -202,7 +281,7 @@ impl AgentSession {
             if chunk.is_empty() && offset > 0 {
                 break;
             }
-            let action = Action::PutBlob { digest: blob.digest.clone(), offset, total };
+            let action = Action::PutBlob { digest: blob.digest.clone(), offset, total, private: blob.private };
             let request = Request { id: 0, batch: u64::MAX, check: false, ignore_errors: true, no_log: false, action };
             answers.push(self.send(request, &chunk).await?);
             offset += chunk.len() as u64;
@@ -212,8 +291,10 @@ impl AgentSession {
         }
         for answer in answers {
             let outcome = answer.await.map_err(|_| SshError::Lost("the agent has ended".into()))??;
-            if outcome.status == Status::Failed {
-                return Err(SshError::Agent(outcome.msg));
+            match outcome.status {
+                Status::Failed => return Err(SshError::Agent(outcome.msg)),
+                Status::NotRun => return Err(SshError::Agent("the transfer was cancelled".into())),
+                _ => {}
             }
         }
         Ok(())
@@ -286,11 +367,7 @@ fn sudo(from: &str, to: &str) -> String {
 /// Puts the agent on a host under its digest, checked there before it gets its name.
 pub(super) async fn install(connection: &Connection, program: &Program) -> Result<(), SshError> {
     let digest = &program.digest;
-    let dir = format!("{STATE_DIR}/agent");
-    let script = format!(
-        "set -e; umask 022; mkdir -p {dir}; t={dir}/.{digest}.$$; trap 'rm -f \"$t\"' EXIT; cat > \"$t\"; \
-         echo \"{digest}  $t\" | sha256sum -c --status || {{ echo 'the agent arrived damaged' >&2; exit 1; }}; chmod 0755 \"$t\"; mv -f \"$t\" {dir}/{digest}"
-    );
+    let script = landing::script(&agent_path(program), digest, Lands::Program);
     let command = format!("{} sh -c {}", sudo(&connection.user, "root"), quote(&script));
     let bytes = program.read().map_err(|e| SshError::Agent(e.message))?;
     let out = connection.exec(command.trim_start(), &bytes, INSTALL_TIMEOUT).await?;
@@ -304,4 +381,45 @@ pub(super) async fn install(connection: &Connection, program: &Program) -> Resul
 /// A word for a shell.
 pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn command(timeout_s: u64) -> Action {
+        Action::Command {
+            argv: vec!["x".into()],
+            chdir: None,
+            creates: None,
+            removes: None,
+            stdin: None,
+            environment: Default::default(),
+            timeout_s,
+            check_safe: false,
+        }
+    }
+
+    #[test]
+    fn an_agent_that_answers_nothing_is_overdue_after_its_longest_request() {
+        let mut out = Outstanding::default();
+        assert_eq!(out.overdue(), None);
+        out.add(1, oneshot::channel().0, limit(&command(10)));
+        out.add(2, oneshot::channel().0, limit(&command(100)));
+        let silent = |out: &mut Outstanding, s: u64| out.since = Instant::now().checked_sub(Duration::from_secs(s));
+        silent(&mut out, 270);
+        assert_eq!(out.overdue(), None);
+        silent(&mut out, 290);
+        assert!(out.overdue().is_some());
+        out.take(1).unwrap();
+        assert_eq!(out.overdue(), None, "an answer came");
+        out.add(3, oneshot::channel().0, limit(&command(0)));
+        silent(&mut out, 100_000);
+        assert_eq!(out.overdue(), None, "the user set no limit");
+        out.add(4, oneshot::channel().0, limit(&command(u64::MAX)));
+        out.take(3).unwrap();
+        silent(&mut out, 100_000);
+        assert_eq!(out.overdue(), None);
+    }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::{
     AgentSession, Connection, SshError,
     agent::{Start, agent_path, install},
+    landing::Lands,
     relay::{self, Cargo},
 };
 use crate::{
@@ -46,6 +47,7 @@ pub struct Fleet {
     key: Arc<PrivateKey>,
     agents: BTreeMap<HostId, Program>,
     slots: BTreeMap<HostId, Mutex<Slot>>,
+    down: BTreeMap<HostId, &'static str>,
     /// blobs that the control host has, by digest
     at_control: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
 }
@@ -57,7 +59,7 @@ impl Fleet {
     /// A fleet; nothing is connected yet. Each host has the agent for its architecture.
     pub fn new(endpoints: BTreeMap<HostId, Endpoint>, user: &str, key: Arc<PrivateKey>, agents: BTreeMap<HostId, Program>) -> Self {
         let slots = endpoints.keys().map(|id| (*id, Mutex::default())).collect();
-        Self { endpoints, user: user.to_owned(), key, agents, slots, at_control: Mutex::default() }
+        Self { endpoints, user: user.to_owned(), key, agents, slots, down: BTreeMap::new(), at_control: Mutex::default() }
     }
 
     /// Where a host is.
@@ -65,21 +67,36 @@ impl Fleet {
         self.endpoints.get(&id)
     }
 
+    /// Hosts of which the provider says that they do not run, with what they are: nothing is sent to them.
+    pub fn with_down(mut self, down: BTreeMap<HostId, &'static str>) -> Self {
+        self.down = down;
+        self
+    }
+
+    fn through_jump(&self, why: &SshError) -> SshError {
+        let name = self.endpoints.get(&JUMP).map_or("the control host", |e| e.name.as_str()).to_owned();
+        SshError::Jump { name, why: why.to_string() }
+    }
+
+    /// Whether a host, and the one through which it is reached, run, as far as the provider knows.
+    pub fn is_up(&self, id: HostId) -> Result<(), SshError> {
+        if id != JUMP && self.slots.contains_key(&JUMP) {
+            self.is_up(JUMP).map_err(|e| self.through_jump(&e))?;
+        }
+        self.down.get(&id).map_or(Ok(()), |state| Err(SshError::Down(state)))
+    }
+
     fn slot(&self, id: HostId) -> Result<(&Endpoint, &Mutex<Slot>), SshError> {
         match (self.endpoints.get(&id), self.slots.get(&id)) {
             (Some(e), Some(s)) => Ok((e, s)),
-            _ => Err(SshError::Unreachable("there is no such host".into())),
+            _ => Err(SshError::Unreachable("the host does not exist: `septet up` makes it".into())),
         }
     }
 
     /// The connection to a host.
     pub async fn connection(&self, id: HostId) -> Result<Arc<Connection>, SshError> {
-        let jump = if id == JUMP {
-            None
-        } else {
-            let name = self.endpoints.get(&JUMP).map(|e| e.name.clone()).unwrap_or_default();
-            Some(Box::pin(self.connection(JUMP)).await.map_err(|_| SshError::Jump(name))?)
-        };
+        let jump = if id == JUMP { None } else { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) };
+        self.is_up(id)?;
         let (endpoint, slot) = self.slot(id)?;
         let mut slot = slot.lock().await;
         if let Some(c) = slot.connection.as_ref().filter(|c| !c.is_closed()) {
@@ -118,11 +135,11 @@ impl Fleet {
 
     /// Puts the agent on a host: from the control host, which has the same one, else from here.
     async fn install(&self, id: HostId, connection: &Connection, program: &Program) -> Result<(), SshError> {
-        if id != JUMP && self.agents.get(&JUMP) == Some(program) {
+        if id != JUMP && self.agents.get(&JUMP) == Some(program) && !self.connection(JUMP).await?.cannot_relay() {
             // The control host has the agent once it has run it.
             Box::pin(self.agent(JUMP, None)).await?;
             let path = agent_path(program);
-            let cargo = Cargo { path: &path, digest: &program.digest, mode: 0o755 };
+            let cargo = Cargo { path: &path, digest: &program.digest, lands: Lands::Program };
             if self.relay(id, cargo).await.is_ok() {
                 return Ok(());
             }
@@ -130,16 +147,22 @@ impl Fleet {
         install(connection, program).await
     }
 
-    async fn relay(&self, id: HostId, cargo: Cargo<'_>) -> Result<(), SshError> {
+    /// Sends a file that the control host has from there to another host.
+    pub async fn relay(&self, id: HostId, cargo: Cargo<'_>) -> Result<(), SshError> {
         let (endpoint, _) = self.slot(id)?;
         let control = self.connection(JUMP).await?;
         relay::send(&control, endpoint, cargo).await
     }
 
-    /// Puts a blob into a host's store. It goes to the control host once and from there to the others; a control host that
-    /// cannot hand it on (one without OpenSSH's client, say) is gone round.
+    /// Puts a blob where the host's agent can use it: into the host's store, by way of the control host, which gets it once; or
+    /// from here if the control host cannot relay (it lacks OpenSSH's client, or that is older than 8.9). A private blob, and one
+    /// for an agent that cannot read the store, always goes from here to the agent itself and lies on no disk.
     pub async fn put(&self, id: HostId, agent: &AgentSession, blob: &Blob) -> Result<(), SshError> {
-        if !self.slots.contains_key(&JUMP) {
+        if !self.slots.contains_key(&JUMP)
+            || blob.private
+            || !agent.is_root()
+            || (id != JUMP && self.connection(JUMP).await?.cannot_relay())
+        {
             return agent.put(blob).await;
         }
         let cell = self.at_control.lock().await.entry(blob.digest.clone()).or_default().clone();
@@ -155,7 +178,7 @@ impl Fleet {
             return Ok(());
         }
         let path = format!("{STORE_DIR}/{}", blob.digest);
-        let cargo = Cargo { path: &path, digest: &blob.digest, mode: 0o644 };
+        let cargo = Cargo { path: &path, digest: &blob.digest, lands: Lands::Blob };
         match self.relay(id, cargo).await {
             Ok(()) => Ok(()),
             Err(_) => agent.put(blob).await,

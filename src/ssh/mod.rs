@@ -1,11 +1,16 @@
 //! SSH: one connection per host, through the control host, with host keys that are known beforehand.
 //!
-//! Invariant: a host whose key is not the expected one is never talked to; every wait has an end.
+//! Invariants: no connection to a host whose key is not the expected one; every wait has an end; a host opens no channel to us,
+//! except the control host an agent channel while it relays a file (`signing.rs`).
 
 mod agent;
 mod fleet;
 pub mod keys;
+mod landing;
+pub mod openssh;
 mod relay;
+mod signing;
+mod tether;
 
 use std::{
     borrow::Cow,
@@ -18,17 +23,31 @@ use std::{
 
 pub use agent::{AgentSession, Pending, quote};
 pub use fleet::{Endpoint, Fleet};
+pub use landing::Lands;
+pub use relay::Cargo;
 use russh::{
     ChannelMsg, Disconnect, Preferred,
     client::{self, AuthResult, Handle},
     keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate},
 };
+use signing::Signer;
 use tokio::time::timeout;
 
 /// Time for TCP, key exchange and login together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest output that [`Connection::exec`] keeps, in bytes of each stream.
+/// Time for a host to open a channel and to start a command in it.
+const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for saying goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is shown of a command in an error.
+const MAX_SHOWN_CHARS: usize = 60;
+/// Longest reason of a host's that is kept.
+const MAX_REASON_CHARS: usize = 200;
+/// Largest output of [`Connection::exec`], in bytes of each stream.
 const MAX_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Time for a command to end after it was asked to; it is ended before that.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why a host cannot be talked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,27 +64,53 @@ pub enum SshError {
         got: String,
     },
     /// Our key is not accepted.
-    #[error("login as `{0}` is refused")]
+    #[error("login as `{0}` is refused: the key is not accepted")]
     Login(String),
-    /// The host through which it is reached cannot be talked to.
-    #[error("reached through {0}, which does not answer")]
-    Jump(String),
+    /// The host through which it is reached cannot be reached itself.
+    #[error("reached through {name}: {why}")]
+    Jump {
+        /// that host
+        name: String,
+        /// what is the matter with it
+        why: String,
+    },
+    /// The provider says that the host does not run.
+    #[error("the host is {0}: `septet up` starts it")]
+    Down(&'static str),
     /// The connection ended.
     #[error("connection lost: {0}")]
     Lost(String),
+    /// A command's output is larger than what is kept.
+    #[error("the command prints more than {0} MiB; redirect its output to a file on the host")]
+    Output(usize),
+    /// A command's time was up.
+    #[error("`{0}` is not done after {1} s")]
+    TimeUp(String, u64),
     /// The agent does not work there.
     #[error("agent: {0}")]
     Agent(String),
 }
 
+impl SshError {
+    fn time_up(command: &str, limit: Duration) -> Self {
+        let mut shown: String = command.chars().take(MAX_SHOWN_CHARS).collect();
+        if shown.len() < command.len() {
+            shown.push('…');
+        }
+        Self::TimeUp(shown, limit.as_secs())
+    }
+}
+
 struct Client {
-    key: Arc<PrivateKey>,
-    user: String,
+    /// of the control host's connection only
+    signer: Option<Arc<Signer>>,
     expected: PublicKey,
     got: Arc<Mutex<Option<String>>>,
     refused: Arc<AtomicBool>,
     open_failure: Arc<Mutex<Option<String>>>,
 }
+
+type Channel = russh::Channel<client::Msg>;
 
 impl client::Handler for Client {
     type Error = russh::Error;
@@ -82,15 +127,85 @@ impl client::Handler for Client {
         Ok(same)
     }
 
-    /// Opened by the host only where a command was run with [`Connection::exec_with_agent`].
+    /// A reply that is dropped refuses the channel.
     async fn server_channel_open_agent_forward(
         &mut self,
-        channel: russh::Channel<client::Msg>,
+        channel: Channel,
         reply: client::ChannelOpenHandle,
         _: &mut client::Session,
     ) -> Result<(), Self::Error> {
-        reply.accept().await;
-        tokio::spawn(relay::serve(channel.into_stream(), self.key.clone(), self.user.clone()));
+        if let Some(signer) = self.signer.as_ref().filter(|s| s.admits()) {
+            reply.accept().await;
+            signer.serve(channel.into_stream());
+        }
+        Ok(())
+    }
+
+    // The library accepts the rest unless it is told not to.
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel,
+        _: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel,
+        _: &str,
+        _: u32,
+        _: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel,
+        _: &str,
+        _: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel,
+        _: &str,
+        _: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
         Ok(())
     }
 
@@ -102,7 +217,8 @@ impl client::Handler for Client {
         _: &str,
         _: &mut client::Session,
     ) -> Result<(), Self::Error> {
-        *self.open_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(description.to_owned());
+        let description = description.chars().take(MAX_REASON_CHARS).collect();
+        *self.open_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(description);
         Ok(())
     }
 }
@@ -110,9 +226,27 @@ impl client::Handler for Client {
 /// A connection to one host, logged in.
 pub struct Connection {
     handle: Handle<Client>,
+    signer: Option<Arc<Signer>>,
     open_failure: Arc<Mutex<Option<String>>>,
     /// who we are there
     pub user: String,
+}
+
+/// Why a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// by itself
+    Itself,
+    /// its time was up
+    TimeUp {
+        /// its process group has ended
+        confirmed: bool,
+    },
+    /// the user wanted to stop
+    Stopped {
+        /// its process group has ended
+        confirmed: bool,
+    },
 }
 
 /// How a command ended.
@@ -148,8 +282,28 @@ fn config() -> Arc<client::Config> {
     })
 }
 
+/// Reads a command's output to its end.
+async fn drain(read: &mut russh::ChannelReadHalf, out: &mut Output) -> Result<(), SshError> {
+    let keep = |into: &mut Vec<u8>, data: &[u8]| {
+        into.extend_from_slice(data);
+        if into.len() > MAX_OUTPUT_BYTES { Err(SshError::Output(MAX_OUTPUT_BYTES / (1024 * 1024))) } else { Ok(()) }
+    };
+    loop {
+        match read.wait().await {
+            Some(ChannelMsg::Data { data }) => keep(&mut out.stdout, &data)?,
+            Some(ChannelMsg::ExtendedData { data, .. }) => keep(&mut out.stderr, &data)?,
+            Some(ChannelMsg::ExitStatus { exit_status }) => out.code = Some(exit_status),
+            Some(ChannelMsg::Close) => return Ok(()),
+            Some(_) => {}
+            None if out.code.is_some() => return Ok(()),
+            None => return Err(SshError::Lost("it ended while a command ran".into())),
+        }
+    }
+}
+
 impl Connection {
-    /// Connects to an endpoint, straight or through another connection.
+    /// Connects to an endpoint, straight or through another connection. Only a host that is connected to straight, the control
+    /// host, may relay files ([`Self::exec_with_agent`]).
     pub async fn open(to: &Endpoint, user: &str, key: &Arc<PrivateKey>, jump: Option<&Connection>) -> Result<Self, SshError> {
         let place = format!("{}:{}", to.host, to.port);
         match timeout(CONNECT_TIMEOUT, Self::open_inner(to, user, key, jump)).await {
@@ -160,13 +314,11 @@ impl Connection {
 
     async fn open_inner(to: &Endpoint, user: &str, key: &Arc<PrivateKey>, jump: Option<&Connection>) -> Result<Self, SshError> {
         let place = format!("{}:{}", to.host, to.port);
-        let expected =
-            PublicKey::from_openssh(&to.host_key).map_err(|e| SshError::Agent(format!("the known host key does not parse: {e}")))?;
+        let expected = host_key(&to.host_key)?;
         let (got, refused, open_failure) = (Arc::default(), Arc::new(AtomicBool::new(false)), Arc::default());
-        let (key_here, user_here) = (key.clone(), user.to_owned());
+        let signer = jump.is_none().then(|| Arc::new(Signer::new(key.clone(), user)));
         let client = Client {
-            key: key_here,
-            user: user_here,
+            signer: signer.clone(),
             expected,
             got: Arc::clone(&got),
             refused: refused.clone(),
@@ -205,7 +357,7 @@ impl Connection {
         let mut handle = connected.map_err(&explain)?;
         let login = handle.authenticate_publickey(user, PrivateKeyWithHashAlg::new(key.clone(), None)).await.map_err(&explain)?;
         match login {
-            AuthResult::Success => Ok(Self { handle, open_failure, user: user.to_owned() }),
+            AuthResult::Success => Ok(Self { handle, signer, open_failure, user: user.to_owned() }),
             AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() => {
                 Err(SshError::Unreachable(format!("{place}: the connection ended during login")))
             }
@@ -220,9 +372,11 @@ impl Connection {
 
     /// Opens a TCP connection from the host.
     pub async fn tcp(&self, host: &str, port: u16) -> Result<russh::ChannelStream<client::Msg>, SshError> {
-        match self.handle.channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 0).await {
-            Ok(channel) => Ok(channel.into_stream()),
-            Err(russh::Error::ChannelOpenFailure(reason)) => {
+        let opened = timeout(CHANNEL_TIMEOUT, self.handle.channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 0)).await;
+        match opened {
+            Err(_) => Err(SshError::Unreachable(format!("{host}:{port}: no answer within {} s", CHANNEL_TIMEOUT.as_secs()))),
+            Ok(Ok(channel)) => Ok(channel.into_stream()),
+            Ok(Err(russh::Error::ChannelOpenFailure(reason))) => {
                 let said = self.open_failure.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|s| !s.is_empty());
                 let why = said.map(|s| s.to_lowercase()).unwrap_or_else(|| {
                     use russh::ChannelOpenFailure::{AdministrativelyProhibited, ConnectFailed, ResourceShortage, UnknownChannelType};
@@ -236,71 +390,115 @@ impl Connection {
                 });
                 Err(SshError::Unreachable(format!("{host}:{port}: {why}")))
             }
-            Err(e) => Err(SshError::Lost(e.to_string())),
+            Ok(Err(e)) => Err(SshError::Lost(e.to_string())),
         }
     }
 
-    /// Runs a command with some input.
-    pub async fn exec(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, SshError> {
-        self.exec_limited(command, input, limit, false).await
-    }
-
-    /// Runs a command that may log in to other hosts of the cluster with our key, without having it.
-    pub async fn exec_with_agent(&self, command: &str, limit: Duration) -> Result<Output, SshError> {
-        self.exec_limited(command, &[], limit, true).await
-    }
-
-    async fn exec_limited(&self, command: &str, input: &[u8], limit: Duration, with_agent: bool) -> Result<Output, SshError> {
-        match timeout(limit, self.exec_inner(command, input, with_agent)).await {
-            Ok(r) => r,
-            Err(_) => Err(SshError::Lost(format!("`{command}` is not done after {} s", limit.as_secs()))),
-        }
-    }
-
-    async fn exec_inner(&self, command: &str, input: &[u8], with_agent: bool) -> Result<Output, SshError> {
+    /// Opens a channel and starts a command in it.
+    async fn start(&self, command: &str, with_agent: bool) -> Result<Channel, SshError> {
         let lost = |e: russh::Error| SshError::Lost(e.to_string());
-        let channel = self.handle.channel_open_session().await.map_err(lost)?;
-        if with_agent {
-            channel.agent_forward(false).await.map_err(lost)?;
+        let begin = async {
+            let channel = self.handle.channel_open_session().await.map_err(lost)?;
+            if with_agent {
+                channel.agent_forward(false).await.map_err(lost)?;
+            }
+            channel.exec(true, command).await.map_err(lost)?;
+            Ok(channel)
+        };
+        match timeout(CHANNEL_TIMEOUT, begin).await {
+            Ok(r) => r,
+            Err(_) => Err(SshError::Lost(format!("no channel was opened within {} s", CHANNEL_TIMEOUT.as_secs()))),
         }
-        channel.exec(true, command).await.map_err(lost)?;
-        let (mut read, write) = channel.split();
+    }
+
+    /// Runs a command with some input. Output beyond 8 MiB is an error.
+    pub async fn exec(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, SshError> {
+        match timeout(limit, self.exec_inner(command, input)).await {
+            Ok(r) => r,
+            Err(_) => Err(SshError::time_up(command, limit)),
+        }
+    }
+
+    /// Runs a command that may log in once, as our user and with our key, to the host that has this key. It ends with this call.
+    pub async fn exec_with_agent(&self, command: &str, to: &PublicKey, limit: Duration) -> Result<Output, SshError> {
+        let grant = self.signer.as_ref().and_then(|s| s.grant(to));
+        let _grant = grant.ok_or_else(|| SshError::Agent("this host relays nothing".into()))?;
+        match self.tethered(&tether::tethered(command, false), true, limit, std::future::pending()).await? {
+            (out, End::Itself) => Ok(out),
+            _ => Err(SshError::time_up(command, limit)),
+        }
+    }
+
+    /// Whether this host has shown that it cannot relay: its OpenSSH client, or the other host's server, is older than 8.9 and
+    /// does not say in a login which host it is for.
+    pub fn cannot_relay(&self) -> bool {
+        self.signer.as_ref().is_none_or(|s| s.saw_unbound())
+    }
+
+    async fn exec_inner(&self, command: &str, input: &[u8]) -> Result<Output, SshError> {
+        let lost = |e: russh::Error| SshError::Lost(e.to_string());
+        let (mut read, write) = self.start(command, false).await?.split();
         let feed = async {
             write.data_bytes(bytes::Bytes::copy_from_slice(input)).await.map_err(lost)?;
             write.eof().await.map_err(lost)?;
             std::future::pending::<Result<Output, SshError>>().await
         };
-        let drain = async {
-            let mut out = Output::default();
-            let keep = |into: &mut Vec<u8>, data: &[u8]| {
-                let room = MAX_OUTPUT_BYTES.saturating_sub(into.len());
-                into.extend_from_slice(&data[..data.len().min(room)]);
-            };
-            loop {
-                match read.wait().await {
-                    Some(ChannelMsg::Data { data }) => keep(&mut out.stdout, &data),
-                    Some(ChannelMsg::ExtendedData { data, .. }) => keep(&mut out.stderr, &data),
-                    Some(ChannelMsg::ExitStatus { exit_status }) => out.code = Some(exit_status),
-                    Some(ChannelMsg::Close) => return Ok(out),
-                    Some(_) => {}
-                    None if out.code.is_some() => return Ok(out),
-                    None => return Err(SshError::Lost("it ended while a command ran".into())),
-                }
-            }
-        };
-        let result = tokio::select! { r = feed => r, r = drain => r };
+        let mut out = Output::default();
+        let result = tokio::select! { r = feed => r, r = drain(&mut read, &mut out) => r.map(|()| std::mem::take(&mut out)) };
         let _ = write.close().await;
         result
     }
 
-    /// Runs a command and hands out its output as it comes. Returns its exit code.
-    pub async fn stream(&self, command: &str, mut each: impl FnMut(&[u8], bool) + Send) -> Result<Option<u32>, SshError> {
-        let lost = |e: russh::Error| SshError::Lost(e.to_string());
-        let mut channel = self.handle.channel_open_session().await.map_err(lost)?;
-        channel.exec(true, command).await.map_err(lost)?;
-        let _ = channel.eof().await;
+    /// Runs a command, as root if so asked, until it ends, its time is up or `stop` completes. In each case its process group has
+    /// ended by then, unless that is not confirmed. It has no standard input.
+    pub async fn run(&self, command: &str, root: bool, limit: Duration, stop: impl Future<Output = ()>) -> Result<(Output, End), SshError> {
+        self.tethered(&tether::tethered(command, root && self.user != "root"), false, limit, stop).await
+    }
+
+    async fn tethered(
+        &self,
+        line: &str,
+        with_agent: bool,
+        limit: Duration,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(Output, End), SshError> {
+        let channel = self.start(line, with_agent).await?;
+        let (mut read, write) = channel.split();
+        let mut out = Output::default();
+        let end = tokio::select! {
+            r = drain(&mut read, &mut out) => {
+                // One that says too much has not ended yet.
+                let _ = write.close().await;
+                return r.map(|()| (out, End::Itself));
+            }
+            () = tokio::time::sleep(limit) => End::TimeUp { confirmed: false },
+            () = stop => End::Stopped { confirmed: false },
+        };
+        let _ = write.eof().await;
+        let confirmed = matches!(timeout(END_TIMEOUT, drain(&mut read, &mut out)).await, Ok(Ok(())));
+        let _ = write.close().await;
+        out.code = None;
+        Ok((out, if matches!(end, End::TimeUp { .. }) { End::TimeUp { confirmed } } else { End::Stopped { confirmed } }))
+    }
+
+    /// Runs a command as root and hands out its output as it comes. Returns its exit code. The command ends with this connection. One
+    /// that is silent for longer than `silence` is given up; without that, only its caller ends it.
+    pub async fn stream(
+        &self,
+        command: &str,
+        silence: Option<Duration>,
+        mut each: impl FnMut(&[u8], bool) + Send,
+    ) -> Result<Option<u32>, SshError> {
+        let mut channel = self.start(&tether::tethered(command, self.user != "root"), false).await?;
         let mut code = None;
-        while let Some(message) = channel.wait().await {
+        loop {
+            let message = match silence {
+                None => channel.wait().await,
+                Some(limit) => timeout(limit, channel.wait())
+                    .await
+                    .map_err(|_| SshError::Lost(format!("`{command}` prints nothing for {} s and does not end", limit.as_secs())))?,
+            };
+            let Some(message) = message else { break };
             match message {
                 ChannelMsg::Data { data } => each(&data, false),
                 ChannelMsg::ExtendedData { data, .. } => each(&data, true),
@@ -314,6 +512,12 @@ impl Connection {
 
     /// Ends the connection.
     pub async fn close(&self) {
-        let _ = self.handle.disconnect(Disconnect::ByApplication, "", "en").await;
+        let _ = timeout(CLOSE_TIMEOUT, self.handle.disconnect(Disconnect::ByApplication, "", "en")).await;
     }
+}
+
+/// Reads a known host key; a comment is dropped.
+fn host_key(text: &str) -> Result<PublicKey, SshError> {
+    let key = PublicKey::from_openssh(text).map_err(|e| SshError::Agent(format!("the known host key does not parse: {e}")))?;
+    Ok(PublicKey::from(key.key_data().clone()))
 }

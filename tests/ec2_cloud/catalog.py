@@ -8,6 +8,7 @@ import re
 from datetime import datetime, timedelta
 
 from moto.ec2.models.amis import Ami
+from moto.ec2.models.availability_zones_and_regions import Zone
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES
 from moto.ssm.models import Parameter, ssm_backends
 
@@ -17,7 +18,31 @@ from errors import AwsError
 AMAZON, DEBIAN = "137112412989", "136693071363"
 ROOT_GIB = 8
 _DEBIAN_DATES = ("20260601-2131", "20260810-2201", "20261012-2257")
+# One that is deprecated, and when it became so.
+_OLD_DATE, _DEPRECATED = "20240311-1701", "2026-03-11T17:01:00.000Z"
+LOCAL_ZONE = "us-east-1-bos-1a"
 _DEBIAN_12 = {"amd64": "x86_64", "arm64": "arm64"}
+
+
+def shown(images, args):
+    """Images without deprecated ones, unless these are asked for or named; a filter is not a name."""
+    if args.get("IncludeDeprecated"):
+        return images
+    named = args.get("ImageIds", [])
+    return [i for i in images if not getattr(i, "deprecation_time", None) or i.id in named]
+
+
+def zones(world, all_zones):
+    """Zones that the account sees."""
+    local = [Zone(region_name=world.region, name=LOCAL_ZONE, zone_id="use1-bos1-az1", zone_type="local-zone")]
+    return all_zones + (local if world.settings.local_zones else [])
+
+
+def offerings(world, kind, offered):
+    """What is offered where, with the Local Zone if the account has it."""
+    if not world.settings.local_zones or kind != "availability-zone":
+        return offered
+    return offered + [{"InstanceType": t, "LocationType": kind, "Location": LOCAL_ZONE} for t in ("t3.micro", "t3.small")]
 
 
 def instance_type(name):
@@ -82,6 +107,10 @@ def add_images(backend):
             image_id = f"ami-0deb1200000{'a' if architecture == 'arm64' else 'b'}0000{n}"
             backend.amis[image_id] = _debian(backend, image_id, f"debian-12-{debian}-{date}", architecture, date)
         _name_by_parameter(backend.region_name, f"/aws/service/debian/release/12/latest/{debian}", image_id)
+        image_id = f"ami-0deb1200000{'a' if architecture == 'arm64' else 'b'}0000f"
+        old = _debian(backend, image_id, f"debian-12-{debian}-{_OLD_DATE}", architecture, _OLD_DATE)
+        old.deprecation_time = _DEPRECATED
+        backend.amis[image_id] = old
 
 
 def _debian(backend, image_id, name, architecture, date):
@@ -139,4 +168,5 @@ def _mappings(image):
 
 def install():
     Ami.imds_support = None
+    Ami.deprecation_time = None
     Ami.block_device_mappings = property(_mappings)

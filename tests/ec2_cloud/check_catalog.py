@@ -75,6 +75,38 @@ def check_images_by_parameter_and_by_name(cloud):
     equal(cloud.seen("instances", instance["InstanceId"])["metadata_options"]["http_tokens"], "required")
 
 
+def check_deprecated_images(cloud):
+    old = "ami-0deb1200000b0000f"
+    named = cloud.ec2.describe_images(ImageIds=[old])["Images"]
+    equal([i["DeprecationTime"] for i in named], ["2026-03-11T17:01:00.000Z"])
+    equal(cloud.ec2.describe_images(Filters=filtered("image-id", old))["Images"], [])
+    equal(len(cloud.ec2.describe_images(Filters=filtered("image-id", old), IncludeDeprecated=True)["Images"]), 1)
+    cloud.run(ImageId=old)
+
+
+def check_local_zones(cloud):
+    def zones():
+        return [z["ZoneName"] for z in cloud.ec2.describe_availability_zones()["AvailabilityZones"]]
+
+    assert "us-east-1-bos-1a" not in zones()
+    cloud.settings(local_zones=True)
+    assert "us-east-1-bos-1a" in zones()
+    regular = cloud.ec2.describe_availability_zones(Filters=filtered("zone-type", "availability-zone"))
+    assert "us-east-1-bos-1a" not in [z["ZoneName"] for z in regular["AvailabilityZones"]]
+    offered = cloud.ec2.describe_instance_type_offerings(
+        LocationType="availability-zone", Filters=filtered("instance-type", "t3.small")
+    )["InstanceTypeOfferings"]
+    assert "us-east-1-bos-1a" in [o["Location"] for o in offered]
+
+
+def check_tags_in_the_metadata(cloud):
+    cloud.settings(metadata_tags=True)
+    odd = [tags("instance", **{"team name": "a"})]
+    with refused("InvalidParameterValue", says="is not a valid tag key"):
+        cloud.run(TagSpecifications=odd)
+    cloud.run(TagSpecifications=odd, MetadataOptions={"InstanceMetadataTags": "disabled"})
+
+
 def check_spot(cloud):
     made = cloud.run(
         InstanceMarketOptions={"MarketType": "spot"}, TagSpecifications=[tags("spot-instances-request", a="b")]

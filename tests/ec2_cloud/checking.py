@@ -25,6 +25,8 @@ DEFAULTS = {
     "vcpu_limit": 256,
     "iam": None,
     "clock_skew_s": 0,
+    "local_zones": False,
+    "metadata_tags": False,
 }
 
 

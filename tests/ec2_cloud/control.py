@@ -8,8 +8,8 @@
     GET    calls      [{"n", "service", "action", "params", "access_key", "result", "dry_run", "at"}]; the result is
                       "ok", an error's code, "reset", "hang", or null while the call is under way
     DELETE calls
-    POST   settings   any of {"state_delay_s", "consistency_ms", "late_everywhere", "page_size", "vcpu_limit", "iam", "clock_skew_s"};
-                       answers all
+    POST   settings   any of {"state_delay_s", "consistency_ms", "late_everywhere", "page_size", "vcpu_limit", "iam", "clock_skew_s",
+                       "local_zones", "metadata_tags"}; answers all
     GET    settings
     GET    state      everything there is; ?region= for another one than the default
     POST   bystander  makes somebody else's things; answers their ids

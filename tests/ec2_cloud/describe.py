@@ -13,6 +13,7 @@ from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBacken
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, InstanceType, InstanceTypeBackend
 from moto.ec2.models.instances import Reservation
 
+import catalog
 import filters
 import resources
 from errors import AwsError
@@ -217,7 +218,8 @@ def _owned(backend, args):
     """Images by owner, as `Owners` says it."""
     owners = [backend.account_id if o == "self" else o for o in args.get("Owners", [])]
     images = backend.amis.values()
-    return [i for i in images if not owners or i.owner_id in owners or i.owner_alias in owners]
+    images = [i for i in images if not owners or i.owner_id in owners or i.owner_alias in owners]
+    return catalog.shown(images, args)
 
 
 def install(world, response):
@@ -226,7 +228,11 @@ def install(world, response):
 
     def plain(action, listing):
         def method(self):
-            objects = _owned(self.ec2_backend, self.params) if action == "DescribeImages" else None
+            objects = None
+            if action == "DescribeImages":
+                objects = _owned(self.ec2_backend, self.params)
+            elif action == "DescribeAvailabilityZones":
+                objects = catalog.zones(world, listing.objects(self.ec2_backend))
             page, token = describer.list(action, listing, self.ec2_backend, self.params, objects)
             return ActionResult({listing.key: page, "NextToken": token})
 
@@ -253,6 +259,7 @@ def install(world, response):
     def describe_instance_type_offerings(self):
         kind = self.params.get("LocationType", "region")
         offered = INSTANCE_TYPE_OFFERINGS[kind].get(self.ec2_backend.region_name, [])
+        offered = catalog.offerings(world, kind, offered)
         page, token = describer.list(
             "DescribeInstanceTypeOfferings", _OFFERINGS, self.ec2_backend, self.params, offered
         )

@@ -24,6 +24,9 @@ class Identity:
     policies: list | None
 
 
+_MAX_SKEW_S = 300
+
+
 def check_settings(iam):
     """Raises an error for access keys whose policies cannot be evaluated."""
     for key, entry in (iam or {}).items():
@@ -54,6 +57,11 @@ def identify(settings, call):
 
 def authorize(world, call):
     """Raises AWS's refusal unless the caller may do all that the call needs."""
+    # A signature of another time than now is none.
+    if abs(world.settings.clock_skew_s) > _MAX_SKEW_S and "x-amz-date" in call.headers:
+        if call.service == "ec2":
+            raise AwsError("AuthFailure", "AWS was not able to validate the provided access credentials", 401)
+        raise AwsError("SignatureDoesNotMatch", "Signature expired", 403)
     identity = identify(world.settings, call)
     if identity.policies is None or (call.service, call.action) == ("sts", "GetCallerIdentity"):
         return

@@ -6,6 +6,7 @@ half way.
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass, field
 
 from moto.ec2.models.instances import Instance, Reservation
@@ -69,6 +70,7 @@ def resolve(world, backend, args):
     tags = {
         s["ResourceType"]: {t["Key"]: t.get("Value", "") for t in s["Tags"]} for s in args.get("TagSpecifications", [])
     }
+    _check_metadata_tags(world, args, tags.get("instance", {}))
     market = spot.market(args)
     if "spot-instances-request" in tags and market is None:
         raise AwsError(
@@ -90,6 +92,20 @@ def resolve(world, backend, args):
         tags=tags,
         market=market,
     )
+
+
+def _check_metadata_tags(world, args, tags):
+    """Keys that instances see in their metadata are parts of paths there."""
+    default = "enabled" if world.settings.metadata_tags else "disabled"
+    if args.get("MetadataOptions", {}).get("InstanceMetadataTags", default) != "enabled":
+        return
+    for key in tags:
+        if not re.fullmatch(r"[0-9a-zA-Z\-_+=,.@:]{1,255}", key) or key in (".", "..", "_index"):
+            raise AwsError(
+                "InvalidParameterValue",
+                f"'{key}' is not a valid tag key. Tag keys must match pattern ([0-9a-zA-Z\\-_+=,.@:]{{1,255}}),"
+                " and must not be a reserved name ('.', '..', '_index')",
+            )
 
 
 def _image(backend, args):

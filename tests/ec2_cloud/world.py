@@ -29,6 +29,10 @@ class Settings:
     vcpu_limit: int | None = 256
     iam: dict | None = None
     clock_skew_s: float = 0
+    # whether the account has opted in to a Local Zone
+    local_zones: bool = False
+    # whether the account's default is that instances see their tags in the metadata
+    metadata_tags: bool = False
 
     def update(self, values):
         for name, value in values.items():

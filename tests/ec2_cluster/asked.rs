@@ -98,7 +98,7 @@ fn tags_in_the_creating_call(cluster: &Cluster, launches: &BTreeMap<String, Call
         }
     }
     let groups = cluster.cloud.done("CreateSecurityGroup");
-    assert_eq!(groups.len(), 3);
+    assert_eq!(groups.len(), 4);
     for call in &groups {
         common(&call.tags("security-group"), call.get("GroupName").unwrap());
     }
@@ -127,7 +127,7 @@ fn places(cluster: &Cluster, launches: &BTreeMap<String, Call>) {
         let wanted = match host.as_str() {
             "control01" => vec![id("hosts"), id("control")],
             h if h.starts_with("kafka") => vec![id("hosts"), id("brokers")],
-            _ => vec![id("hosts")],
+            _ => vec![id("hosts"), id("coordinators")],
         };
         assert_eq!(groups_of(call), wanted.into_iter().collect(), "{host}");
         // Only the control host is reached from outside.

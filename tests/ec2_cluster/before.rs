@@ -260,7 +260,16 @@ fn the_clock() {
         assert!((told - skew).abs() <= 3, "{told}");
         nothing_was_made(&cloud, &before);
     }
-    cloud.set(json!({"clock_skew_s": 0}));
+    // So far off that the first call is refused: whatever it is.
+    cloud.set(json!({"clock_skew_s": 1000}));
+    for command in ["plan", "up", "health"] {
+        let ran = cluster.run(&[command]).code(1);
+        ran.says(&["this machine's clock differs by ", "(AuthFailure)", "hint: set this machine's clock"]);
+    }
+    nothing_was_made(&cloud, &before);
+    cloud.set(json!({"clock_skew_s": 0, "iam": {}}));
+    cluster.run(&["plan"]).code(1).says(&["these credentials are not accepted", "(AuthFailure)", "hint: check the profile"]);
+    cloud.set(json!({"iam": null}));
     let checks = checks(&cluster.ok(&["plan", "--json"]));
     assert!(checks.iter().any(|c| c.0 == "clock" && c.1 == "pass"), "{checks:?}");
 }

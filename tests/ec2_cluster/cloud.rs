@@ -117,6 +117,10 @@ impl Cloud {
     }
 
     fn start(test: &str, more: &[&str]) -> Option<Self> {
+        if !cfg!(feature = "ec2") {
+            eprintln!("{test}: skipped, septet was built without the feature `ec2`");
+            return None;
+        }
         let python = python();
         let able = Command::new(&python).args(["-c", "import moto, boto3"]).stderr(Stdio::null()).status();
         if !able.is_ok_and(|s| s.success()) {

@@ -183,7 +183,7 @@ impl<'a> Cluster<'a> {
         let mut volumes: Vec<String> = hosts.iter().map(|h| format!("{h} in-use")).collect();
         volumes.extend(hosts.iter().skip(1).map(|h| format!("{h} in-use")));
         insist("volumes", texts("volumes", &|v| format!("{} {}", text(&v["tags"]["Name"]), text(&v["state"]))), sorted(volumes));
-        let groups = ["hosts", "control", "brokers"].map(str::to_owned);
+        let groups = ["hosts", "control", "coordinators", "brokers"].map(str::to_owned);
         insist("groups", texts("security_groups", &|v| text(&v["tags"]["septet:group"])), sorted(groups.to_vec()));
         let uuid = things["instances"].first().map(|v| text(&v["tags"]["septet:cluster"])).unwrap_or_default();
         let key = format!("septet-{}-{}", self.name, uuid.get(..8).unwrap_or_default());

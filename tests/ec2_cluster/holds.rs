@@ -29,7 +29,7 @@ fn the_second_is_told() {
     let mut first = cluster.start(elsewhere(&cluster, "state", &["up"]));
     cloud.awaits("the first is at work", |calls| calls.iter().any(|c| c.result.as_deref() == Some("hang")));
     let pid = format!("process {}", first.id());
-    let who = ["another run is at work on cluster `held`: anna on ", &pid, "septet -i inventory.yml up), since 20", "UTC", "hint:"];
+    let who = ["another run is at work on cluster `held`: anna on ", &pid, "(septet up), since 20", "UTC", "hint:"];
     for command in ["up", "down"] {
         run(elsewhere(&cluster, "other", &[command, "--yes"])).code(1).says(&who);
         // On the same machine too, by its lock file.

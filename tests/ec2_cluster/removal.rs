@@ -31,7 +31,7 @@ fn all_of_it_and_a_receipt() {
     let others = cloud.others("bill");
     cluster.up();
     let there = ids(&cluster.things());
-    assert_eq!(there.len(), 7 + 13 + 3 + 1);
+    assert_eq!(there.len(), 7 + 13 + 4 + 1);
     cloud.set(json!({"state_delay_s": 1}));
     cloud.forget_calls();
     let receipt = cluster.ok(&["down", "--yes", "--json"]).json();
@@ -84,8 +84,8 @@ fn who_asks_for_it() {
     fs::remove_dir_all(cluster.state()).unwrap();
     let down = cluster.run_with(&["down"], "typed\n").code(0);
     down.shows(&["instance", "typed-kafka03", "volume", "security-group", "key-pair", "UTC"]).says(&[
-        "destroyed 24 resources of cluster typed",
-        "a second listing by that id at",
+        "destroyed 25 resources of cluster typed",
+        "a listing by that id at",
         "finds 0",
     ]);
     cluster.is_gone("down");

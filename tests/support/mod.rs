@@ -121,6 +121,7 @@ impl Case {
         let mut common = engine::vars(&self.inventory, Some("00000000-0000-0000-0000-000000000000"));
         common.extend(engine::programs(&self.bundle()));
         common.insert("external_port".into(), EXTERNAL_PORT.into());
+        common.insert("ensemble_secret".into(), "5".repeat(64).into());
         let (events, mut told) = mpsc::unbounded_channel();
         let shared = Shared {
             inventory: self.inventory.clone(),

@@ -59,7 +59,7 @@ pub enum Status {
     Failed,
     /// in check mode: cannot be told without acting; or a condition such as `creates` held
     Skipped,
-    /// an earlier request of the batch failed
+    /// an earlier request of the batch failed, or it was cancelled before it began
     NotRun,
 }
 
@@ -214,6 +214,9 @@ pub enum Action {
         offset: u64,
         /// length of the whole blob
         total: u64,
+        /// Its bytes are a secret: the agent keeps it without a name, until it is used once or the agent ends.
+        #[serde(default)]
+        private: bool,
     },
     /// A file with these bytes and attributes, replaced atomically.
     Copy {
@@ -233,6 +236,10 @@ pub enum Action {
         /// a command that must end with 0 before the file is put in place; `%s` is the new file
         #[serde(default)]
         validate: Option<String>,
+        /// Follow every link in `path`. Otherwise a link at its end is replaced, and links on the way are followed only if
+        /// no other account can have made them.
+        #[serde(default)]
+        follow: bool,
     },
     /// A path's kind and attributes.
     File {
@@ -249,6 +256,10 @@ pub enum Action {
         /// set the attributes on all that is in a directory too
         #[serde(default)]
         recurse: bool,
+        /// `true`: follow every link in `path`; `false`: never one at its end; not given: those that no other account can
+        /// have made. A link that is to be made or removed is not followed.
+        #[serde(default)]
+        follow: Option<bool>,
     },
     /// One line in a file.
     Lineinfile {
@@ -443,6 +454,9 @@ pub enum Action {
         /// their names
         names: Vec<String>,
     },
+    /// Requests before this one that have not begun are answered with [`Status::NotRun`]; the one in hand goes on to its
+    /// end.
+    Cancel,
 }
 
 impl Action {
@@ -467,6 +481,7 @@ impl Action {
             Action::Slurp { .. } => "slurp",
             Action::Unarchive { .. } => "unarchive",
             Action::Package { .. } => "package",
+            Action::Cancel => "cancel",
         }
     }
 }

@@ -11,10 +11,10 @@ pub use action::*;
 pub use frame::*;
 
 /// Version of this protocol. Both sides must have the same; the agent states its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Directory on a host that belongs to Septet: agents, stored blobs, what is restored at boot.
 pub const STATE_DIR: &str = "/var/lib/septet";
 
-/// Directory (below [`STATE_DIR`]) where blobs lie under their SHA-256.
+/// Directory (below [`STATE_DIR`]) where blobs lie under their SHA-256. Only root can enter it.
 pub const STORE_DIR: &str = "/var/lib/septet/store";

@@ -123,11 +123,18 @@ fn every_flipped_bit_of_a_frame_is_refused() {
 
 #[test]
 fn the_bytes_of_a_frame_do_not_change() {
-    assert_eq!(PROTOCOL_VERSION, 2, "a new version needs new golden bytes");
+    assert_eq!(PROTOCOL_VERSION, 3, "a new version needs new golden bytes");
     let json = br#"{"id":7,"batch":1,"check":false,"ignore_errors":false,"no_log":false,"action":{"do":"slurp","path":"/etc/hosts"}}"#;
     let golden = [&[0, 0, 0, 115, 0x5f, 0x50, 0xf5, 0x10, 0, 0, 0, 113], json.as_slice(), b"\x00\xff"].concat();
     assert_eq!(encode(&sample(), b"\x00\xff").unwrap(), golden);
     assert_eq!(read(&golden).unwrap(), (sample(), b"\x00\xff".to_vec()));
+    let words = |action: &Action| serde_json::to_string(action).unwrap();
+    assert_eq!(words(&Action::Cancel), r#"{"do":"cancel"}"#);
+    let put = Action::PutBlob { digest: "d".into(), offset: 0, total: 1, private: true };
+    assert_eq!(words(&put), r#"{"do":"put_blob","digest":"d","offset":0,"total":1,"private":true}"#);
+    // What is left out is the careful choice.
+    let copy = serde_json::from_str(r#"{"do":"copy","path":"/x","content":"tail"}"#).unwrap();
+    assert!(matches!(copy, Action::Copy { follow: false, .. }), "{copy:?}");
 }
 
 /// A head with a checksum that is right, over bytes that are not the message.

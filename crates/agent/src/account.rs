@@ -7,6 +7,9 @@ use septet_agent_protocol::{Action, Outcome};
 
 use crate::atomic::FileError;
 
+/// Longest name of an account or group, in bytes; what the kernel's and the tools' tables hold.
+const MAX_NAME_BYTES: usize = 256;
+
 fn run(program: &str, args: &[String]) -> Result<(), FileError> {
     let out = Command::new(program).args(args).output().map_err(|e| FileError::Refused(format!("{program} cannot be started: {e}")))?;
     if out.status.success() {
@@ -22,8 +25,35 @@ fn done(what: String, program: &str, args: Vec<String>, check: bool) -> Result<O
     Ok(Outcome::changed_if(true).with_diff(Some(what + "\n")))
 }
 
+/// A name that a tool takes for an account's and for nothing else: not an option, not a field of `/etc/passwd`, not a list.
+fn checked(kind: &str, name: &str) -> Result<(), FileError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-@$".contains(&b) || b >= 0x80;
+    if !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.starts_with('-') && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(FileError::Refused(format!("{name:?} is not a {kind}'s name")))
+    }
+}
+
+fn checked_fields(action: &Action) -> Result<(), FileError> {
+    match action {
+        Action::Group { name, .. } => checked("group", name),
+        Action::User { name, group, groups, home, shell, .. } => {
+            checked("user", name)?;
+            group.iter().chain(groups).try_for_each(|g| checked("group", g))?;
+            let bad = |p: &&String| !p.starts_with('/') || p.bytes().any(|b| b == b':' || b.is_ascii_control());
+            match home.iter().chain(shell).find(bad) {
+                Some(path) => Err(FileError::Refused(format!("{path:?} is not a path for an account"))),
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Brings an account to the state asked for.
 pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
+    checked_fields(action)?;
     let system = |e: nix::Error| FileError::Refused(format!("look up accounts: {e}"));
     match action {
         Action::Group { name, absent, gid, system: is_system } => {

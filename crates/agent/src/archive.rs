@@ -3,131 +3,97 @@
 //! Invariant: what an archive holds appears at its final path whole or not at all: it is unpacked under another name on the same
 //! file system, written to disk, and renamed. What is there already is never changed.
 
+mod extract;
+
 use std::{
-    fs::{self, File},
-    io::{BufReader, Read},
-    path::{Component, Path, PathBuf},
+    ffi::{OsStr, OsString},
+    path::Path,
 };
 
-use flate2::read::GzDecoder;
 use septet_agent_protocol::Outcome;
 
 use crate::{
-    atomic::{FileError, at, sync_dir},
-    command, store,
+    atomic::{FileError, at},
+    file::absolute,
+    place::{Directory, Follow, find, make_directories},
+    store::{self, Found},
 };
 
-/// Most that an archive may unpack to, in bytes.
-const MAX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
-/// Most entries.
-const MAX_ENTRIES: usize = 200_000;
 /// How the names of unfinished work begin.
 const UNFINISHED: &str = ".septet-unpack-";
+/// Mode of directories above what is unpacked, less the umask, where they are missing.
+const PARENT_MODE: u32 = 0o755;
 
-/// Removes a directory when it is dropped.
-struct Workplace(PathBuf);
+/// A directory that is removed when it is dropped.
+struct Workplace<'a> {
+    dest: &'a Directory,
+    name: OsString,
+    dir: Directory,
+}
 
-impl Drop for Workplace {
+impl<'a> Workplace<'a> {
+    fn new(dest: &'a Directory) -> Result<Self, FileError> {
+        let name = OsString::from(format!("{UNFINISHED}{}", std::process::id()));
+        let path = dest.path.join(&name);
+        dest.make(&name, 0o700).map_err(at("make", &path))?;
+        let dir = dest.enter(&name).map_err(at("open the directory", &path))?;
+        Ok(Self { dest, name, dir })
+    }
+}
+
+impl Drop for Workplace<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = self.dest.remove_tree(&self.name);
     }
 }
 
 /// Unpacks the blob `digest` into `dest`, unless `creates` is there.
 pub fn unarchive(digest: &str, dest: &str, creates: &str, check: bool) -> Result<Outcome, FileError> {
-    let (dest, creates) = (Path::new(dest), Path::new(creates));
-    if !dest.is_absolute() || creates.parent() != Some(dest) || creates.file_name().is_none() {
+    let (dest, creates) = (absolute(dest)?, absolute(creates)?);
+    let Some(name) = creates.file_name().filter(|_| creates.parent() == Some(&dest)) else {
         return Err(FileError::Refused(format!("{} is not right below {}", creates.display(), dest.display())));
-    }
-    if creates.exists() {
-        return Ok(Outcome::ok());
+    };
+    match find(&creates, Follow::NAME) {
+        Ok(place) if place.found.is_some() => return Ok(Outcome::ok()),
+        Err(e) if !e.is_missing() => return Err(e),
+        _ => {}
     }
     let shown = Some(format!("{}: unpacked\n", creates.display()));
     if check {
         return Ok(Outcome::changed_if(true).with_diff(shown));
     }
-    let blob = store::blob_path(digest)?;
-    if !blob.exists() {
-        return Ok(Outcome::failed(format!("blob {digest} is not in the store")).with("missing_blob", digest));
-    }
-    // What rotted in the store may well unpack.
-    let found = File::open(&blob).and_then(|mut f| store::sha256(&mut f)).map_err(at("read", &blob))?;
-    if found != digest {
-        fs::remove_file(&blob).map_err(at("remove the damaged blob", &blob))?;
-        return Ok(Outcome::failed(format!("blob {digest} was damaged")).with("missing_blob", digest));
-    }
-    fs::create_dir_all(dest).map_err(at("make", dest))?;
-    forget_unfinished(dest)?;
-    let work = Workplace(dest.join(format!("{UNFINISHED}{}", std::process::id())));
-    fs::create_dir(&work.0).map_err(at("make", &work.0))?;
-    unpack(&blob, &work.0)?;
-    let name = creates.file_name().unwrap_or_default();
-    let unpacked = work.0.join(name);
-    if !unpacked.exists() {
-        return Err(FileError::Refused(format!("the archive holds no {}", name.to_string_lossy())));
-    }
-    // On disk before it has its name: a host that loses its power has all of it or nothing.
-    nix::unistd::sync();
-    fs::rename(&unpacked, creates).map_err(at("rename into place", creates))?;
-    sync_dir(dest)?;
+    let blob = match store::open(digest, false)? {
+        Found::Blob(file, _) => file,
+        Found::Missing(why) => return Ok(Outcome::failed(format!("blob {digest} {why}")).with("missing_blob", digest)),
+    };
+    let dest = make_directories(&dest, Follow::OWN, PARENT_MODE, &mut |_, _, _| Ok(()))?;
+    forget_unfinished(&dest)?;
+    let work = Workplace::new(&dest)?;
+    extract::unpack(&blob, name, &work.dir)?;
+    put_in_place(&work, name, &creates)?;
     Ok(Outcome::changed_if(true).with_diff(shown))
 }
 
+fn put_in_place(work: &Workplace<'_>, name: &OsStr, creates: &Path) -> Result<(), FileError> {
+    match work.dir.look(name).map_err(at("look at", creates))? {
+        None => return Err(FileError::Refused(format!("the archive holds no {}", name.display()))),
+        Some(found) if !found.meta.is_dir() && !found.meta.is_file() => {
+            return Err(FileError::Refused(format!("the archive's {} is neither a directory nor a file", name.display())));
+        }
+        Some(_) => {}
+    }
+    // On disk before it has its name: a host that loses its power has all of it or nothing.
+    nix::unistd::sync();
+    work.dest.rename(&work.dir, name, name).map_err(at("rename into place", creates))?;
+    work.dest.sync()
+}
+
 /// What a run that was killed left.
-fn forget_unfinished(dest: &Path) -> Result<(), FileError> {
-    for entry in fs::read_dir(dest).map_err(at("list", dest))?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            fs::remove_dir_all(entry.path()).map_err(at("remove", &entry.path()))?;
+fn forget_unfinished(dest: &Directory) -> Result<(), FileError> {
+    for name in dest.names().map_err(at("list", &dest.path))?.flatten() {
+        if name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            dest.remove_tree(&name).map_err(at("remove", &dest.path.join(&name)))?;
         }
     }
-    Ok(())
-}
-
-/// Counts what passes, and ends when it is too much or nobody waits for it any more.
-struct Limited<R> {
-    from: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if command::stopped() {
-            return Err(std::io::Error::other("the channel has ended"));
-        }
-        let n = self.from.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or_else(|| std::io::Error::other("the archive unpacks to more than is allowed"))?;
-        Ok(n)
-    }
-}
-
-fn unpack(blob: &Path, into: &Path) -> Result<(), FileError> {
-    let file = File::open(blob).map_err(at("open", blob))?;
-    let from = Limited { from: GzDecoder::new(BufReader::with_capacity(256 * 1024, file)), left: MAX_BYTES };
-    let mut archive = tar::Archive::new(from);
-    archive.set_preserve_mtime(true);
-    // Owner and group are those of the agent; bits beyond permissions are not kept.
-    archive.set_preserve_ownerships(false);
-    let broken = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::StorageFull => FileError::Refused(format!("no space is left while unpacking into {}", into.display())),
-        _ => {
-            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
-            FileError::Refused(format!("the archive cannot be unpacked: {e}{cause}"))
-        }
-    };
-    for (count, entry) in archive.entries().map_err(broken)?.enumerate() {
-        if count >= MAX_ENTRIES {
-            return Err(FileError::Refused(format!("the archive has more than {MAX_ENTRIES} entries")));
-        }
-        let mut entry = entry.map_err(broken)?;
-        let path = entry.path().map_err(broken)?.into_owned();
-        if path.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
-            return Err(FileError::Refused(format!("the archive has a path that leads out of it: {}", path.display())));
-        }
-        if !entry.unpack_in(into).map_err(broken)? {
-            return Err(FileError::Refused(format!("the archive has a path that leads out of it: {}", path.display())));
-        }
-    }
-    // To its very end, where the checksum of it all is.
-    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
     Ok(())
 }

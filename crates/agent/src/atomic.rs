@@ -2,15 +2,25 @@
 //!
 //! A file is written beside its target, synced and renamed over it. Where the target is a mount point (as
 //! `/etc/hosts` is in a container) a rename is impossible, and the file is written in place.
+//!
+//! Invariant: owner and mode are set on descriptors, never by a name that another account could exchange in between.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    ffi::{OsStr, OsString},
+    fs::{self, File, Metadata, Permissions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use septet_agent_protocol::Attributes;
+
+use crate::place::{Directory, Handle, Place};
+
+/// Mode of a new file unless another is asked for.
+const NEW_FILE_MODE: u32 = 0o644;
+/// How the names of unfinished files and links begin.
+const TEMPORARY_PREFIX: &str = ".septet-";
 
 /// Why a file action failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +43,20 @@ pub enum FileError {
         /// its name
         name: String,
     },
+    /// A link on the way that another account can have put there.
+    #[error("{0} is a link that another account can replace; refusing to follow it: name its target, or set `follow: true`")]
+    ForeignLink(PathBuf),
     /// The request makes no sense on this host.
     #[error("{0}")]
     Refused(String),
+}
+
+impl FileError {
+    /// Whether something on the way to a path does not exist.
+    pub fn is_missing(&self) -> bool {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), NotFound | NotADirectory))
+    }
 }
 
 /// Adds the place to an IO error.
@@ -79,24 +100,51 @@ impl Resolved {
     }
 
     /// Whether a path with this metadata has other attributes than asked for.
-    pub fn differ(&self, m: &fs::Metadata) -> bool {
+    pub fn differ(&self, m: &Metadata) -> bool {
         self.uid.is_some_and(|u| u != m.uid())
             || self.gid.is_some_and(|g| g != m.gid())
             || (!m.file_type().is_symlink() && self.mode.is_some_and(|x| x != m.mode() & 0o7777))
     }
 
-    /// Sets them.
-    pub fn apply(&self, path: &Path) -> Result<(), FileError> {
-        let link = fs::symlink_metadata(path).map_err(at("look at", path))?.file_type().is_symlink();
+    /// Whether the owner changes.
+    pub fn moves_owner(&self, m: &Metadata) -> bool {
+        self.uid.is_some_and(|u| u != m.uid())
+    }
+
+    /// These, and what they leave open as a file has it.
+    fn or_as(self, m: &Metadata) -> Self {
+        Self { uid: self.uid.or(Some(m.uid())), gid: self.gid.or(Some(m.gid())), mode: self.mode.or(Some(m.mode() & 0o7777)) }
+    }
+
+    /// Sets them on what was found in a directory; of a link, on the link itself.
+    pub fn apply(&self, dir: &Directory, found: &Handle, shown: &Path) -> Result<(), FileError> {
+        if !self.differ(&found.meta) {
+            return Ok(());
+        }
+        if dir.may_be_smuggled(&found.meta) {
+            let why = "has a second name elsewhere (a hard link) in a directory that other accounts can write to; its attributes stay";
+            return Err(FileError::Refused(format!("{} {why}", shown.display())));
+        }
         if self.uid.is_some() || self.gid.is_some() {
-            let set = if link { std::os::unix::fs::lchown } else { chown };
-            set(path, self.uid, self.gid).map_err(at("change the owner of", path))?;
+            found.set_owner(self.uid, self.gid).map_err(at("change the owner of", shown))?;
         }
         // After the owner: chown clears set-user-id bits.
-        if let (Some(mode), false) = (self.mode, link) {
-            fs::set_permissions(path, Permissions::from_mode(mode)).map_err(at("change the mode of", path))?;
+        if let (Some(mode), false) = (self.mode, found.meta.is_symlink()) {
+            fs::set_permissions(found.proc_path(), Permissions::from_mode(mode)).map_err(at("change the mode of", shown))?;
         }
         Ok(())
+    }
+
+    /// Sets them on a file that was made here.
+    pub fn apply_to_new(&self, file: &File, shown: &Path) -> Result<(), FileError> {
+        let now = file.metadata().map_err(at("look at", shown))?;
+        let other = |want: Option<u32>, is: u32| want.filter(|w| *w != is);
+        let (uid, gid) = (other(self.uid, now.uid()), other(self.gid, now.gid()));
+        if uid.is_some() || gid.is_some() {
+            fchown(file, uid, gid).map_err(at("change the owner of", shown))?;
+        }
+        let mode = self.mode.unwrap_or(NEW_FILE_MODE);
+        file.set_permissions(Permissions::from_mode(mode)).map_err(at("change the mode of", shown))
     }
 
     /// A line such as `mode 0644 → 0600` for a diff.
@@ -115,50 +163,71 @@ impl Resolved {
     }
 }
 
-/// Whether something is mounted exactly on this path.
-pub fn is_mount_point(path: &Path) -> bool {
-    let Some(path) = path.to_str() else {
-        return false;
-    };
-    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| table.lines().any(|l| l.split(' ').nth(4).is_some_and(|p| p == path)))
+/// A file under a name of its own, removed unless it is renamed into place.
+struct Temporary<'a> {
+    dir: &'a Directory,
+    name: OsString,
+    file: File,
 }
 
-/// The path that is meant: a link is followed, as an editor would, so that it stays a link.
-pub fn behind_links(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+impl<'a> Temporary<'a> {
+    fn new(dir: &'a Directory) -> Result<Self, FileError> {
+        let made = dir.with_new_name(TEMPORARY_PREFIX, |name| dir.create(name, 0o600));
+        let (name, file) = made.map_err(at("make a temporary file in", &dir.path))?;
+        Ok(Self { dir, name, file })
+    }
+
+    fn persist(mut self, name: &OsStr) -> io::Result<()> {
+        self.dir.rename(self.dir, &self.name, name)?;
+        // What has the temporary name from now on, if anything, is not ours.
+        self.name.clear();
+        Ok(())
+    }
 }
 
-/// Puts `content` at `path`. An existing file's owner and mode are kept unless `attributes` says otherwise; a
-/// new file gets mode 0644. `inspect` sees the finished temporary file before it is put in place.
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            let _ = self.dir.unlink(&self.name);
+        }
+    }
+}
+
+/// Puts `content` at a place. An existing file's owner and mode are kept unless `attributes` says otherwise; a new file
+/// gets mode 0644; a link is replaced. `inspect` sees the finished temporary file before it is put in place.
 pub fn replace(
-    path: &Path,
-    content: &[u8],
+    place: &Place,
+    mut content: impl Read,
     attributes: &Resolved,
     inspect: impl FnOnce(&Path) -> Result<(), FileError>,
 ) -> Result<(), FileError> {
-    let old = fs::metadata(path).ok();
-    let target = behind_links(path);
-    if is_mount_point(&target) {
-        let mut f = OpenOptions::new().write(true).open(path).map_err(at("open", path))?;
-        f.write_all(content).and_then(|()| f.set_len(content.len() as u64)).and_then(|()| f.sync_all()).map_err(at("write", path))?;
-        return attributes.apply(&target);
+    let shown = place.path();
+    let old = place.found.as_ref().filter(|h| h.meta.is_file());
+    if let Some(old) = old
+        && place.is_mount_point()
+    {
+        let mut file = old.write().map_err(at("open", &shown))?;
+        let written = io::copy(&mut content, &mut file).map_err(at("write", &shown))?;
+        file.set_len(written).and_then(|()| file.sync_all()).map_err(at("write", &shown))?;
+        return attributes.apply(&place.dir, old, &shown);
     }
-    let dir = target.parent().ok_or_else(|| FileError::Refused(format!("{} has no directory", path.display())))?;
-    let mut temporary = tempfile::Builder::new().prefix(".septet-").tempfile_in(dir).map_err(at("make a temporary file in", dir))?;
-    temporary.write_all(content).map_err(at("write", &target))?;
-    let keep = Resolved {
-        uid: attributes.uid.or(old.as_ref().map(|m| m.uid())),
-        gid: attributes.gid.or(old.as_ref().map(|m| m.gid())),
-        mode: attributes.mode.or(old.as_ref().map(|m| m.mode() & 0o7777)).or(Some(0o644)),
-    };
-    keep.apply(temporary.path())?;
-    temporary.as_file().sync_all().map_err(at("sync", &target))?;
-    inspect(temporary.path())?;
-    temporary.persist(&target).map_err(|e| at("rename into place", &target)(e.error))?;
-    sync_dir(dir)
+    let mut temporary = Temporary::new(&place.dir)?;
+    io::copy(&mut content, &mut temporary.file).map_err(at("write", &shown))?;
+    let keep = old.map_or(*attributes, |old| attributes.or_as(&old.meta));
+    keep.apply_to_new(&temporary.file, &shown)?;
+    temporary.file.sync_all().map_err(at("sync", &shown))?;
+    inspect(&place.dir.path.join(&temporary.name))?;
+    temporary.persist(&place.name).map_err(at("rename into place", &shown))?;
+    place.dir.sync()
 }
 
-/// Makes a rename in this directory durable.
-pub fn sync_dir(dir: &Path) -> Result<(), FileError> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(at("sync the directory", dir))
+/// Makes a link at a place, in place of a link that is there.
+pub fn replace_link(place: &Place, target: &OsStr) -> Result<(), FileError> {
+    let (shown, dir) = (place.path(), &place.dir);
+    let (name, ()) = dir.with_new_name(TEMPORARY_PREFIX, |name| dir.link(target, name)).map_err(at("make a link in", &dir.path))?;
+    dir.rename(dir, &name, &place.name).map_err(|e| {
+        let _ = dir.unlink(&name);
+        at("rename into place", &shown)(e)
+    })?;
+    dir.sync()
 }

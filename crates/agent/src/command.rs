@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    os::unix::process::CommandExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     process::{Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,6 +19,9 @@ use crate::atomic::FileError;
 
 /// Bytes kept of each of a command's outputs.
 const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
+
+/// Between the signal that asks a command to end and the one that ends it.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Process group of the command that runs now, 0 for none.
 static RUNNING: AtomicI32 = AtomicI32::new(0);
@@ -37,8 +40,12 @@ pub fn stopped() -> bool {
 }
 
 fn kill(group: i32) {
+    signal(group, Signal::SIGKILL);
+}
+
+fn signal(group: i32, signal: Signal) {
     if group > 0 {
-        let _ = nix::sys::signal::killpg(Pid::from_raw(group), Signal::SIGKILL);
+        let _ = nix::sys::signal::killpg(Pid::from_raw(group), signal);
     }
 }
 
@@ -46,6 +53,10 @@ fn kill(group: i32) {
 pub struct Finished {
     /// exit code; `None` when it was killed
     pub code: Option<i32>,
+    /// the signal that ended it
+    pub signal: Option<i32>,
+    /// it was ended because its time was up
+    pub timed_out: bool,
     pub stdout: String,
     pub stderr: String,
 }
@@ -92,13 +103,25 @@ pub fn run(mut command: Command, stdin: Option<&str>, timeout_s: u64) -> Result<
     let err = child.stderr.take().map(drain);
     let started = Instant::now();
     let mut pause = Duration::from_millis(1);
+    let limit = (timeout_s > 0).then(|| Duration::from_secs(timeout_s));
+    let mut timed_out = false;
     let status = loop {
         match child.try_wait() {
-            Ok(Some(status)) => break Some(status),
-            Ok(None) if timeout_s > 0 && started.elapsed() > Duration::from_secs(timeout_s) => {
+            Ok(Some(status)) => {
+                if timed_out {
+                    // What it started has the same group, and may not have heeded the first signal.
+                    kill(group);
+                }
+                break status;
+            }
+            Ok(None) if !timed_out && limit.is_some_and(|l| started.elapsed() > l) => {
+                timed_out = true;
+                pause = Duration::from_millis(1);
+                signal(group, Signal::SIGTERM);
+            }
+            Ok(None) if timed_out && limit.is_some_and(|l| started.elapsed() > l + GRACE) => {
                 kill(group);
-                let _ = child.wait();
-                break None;
+                break child.wait().map_err(|e| FileError::Refused(format!("wait for {shown}: {e}")))?;
             }
             Ok(None) => {
                 thread::sleep(pause);
@@ -117,7 +140,8 @@ pub fn run(mut command: Command, stdin: Option<&str>, timeout_s: u64) -> Result<
         }
         String::from_utf8_lossy(&d.kept.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     };
-    Ok(Finished { code: status.and_then(|s| s.code()), stdout: text(out), stderr: text(err) })
+    let code = status.code().filter(|_| !timed_out);
+    Ok(Finished { code, signal: status.signal(), timed_out, stdout: text(out), stderr: text(err) })
 }
 
 /// Performs a `command` action.
@@ -151,11 +175,20 @@ pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
             let words = if out.stderr.trim().is_empty() { &out.stdout } else { &out.stderr };
             Outcome::failed(format!("ended with {code}: {}", words.trim()))
         }
-        None => Outcome::failed(format!("killed, or not done after {timeout_s} s: {}", out.stderr.trim())),
+        None => {
+            let why = match out.signal {
+                _ if out.timed_out => format!("not done after {timeout_s} s; ended"),
+                Some(signal) => format!("killed by signal {signal}"),
+                None => "killed".into(),
+            };
+            let words = Some(out.stderr.trim()).filter(|w| !w.is_empty()).map(|w| format!(": {w}"));
+            Outcome::failed(why + &words.unwrap_or_default())
+        }
     };
     let split = |s: &str| s.lines().map(str::to_owned).collect::<Vec<_>>();
     outcome = outcome
-        .with("rc", out.code.unwrap_or(-1))
+        // As Python's subprocess has it: the negative number of the signal.
+        .with("rc", out.code.unwrap_or_else(|| out.signal.filter(|_| !out.timed_out).map_or(-1, |s| -s)))
         .with("stdout_lines", split(&out.stdout))
         .with("stderr_lines", split(&out.stderr))
         .with("stdout", out.stdout.trim_end_matches('\n'))

@@ -1,137 +1,31 @@
-//! `copy`, `file`, `stat`, `slurp`: whole files, directories and links.
+//! `file`, `stat`, `slurp`: directories, links, attributes, and what is there.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    ffi::OsStr,
     io::Read,
-    os::unix::fs::{MetadataExt, symlink},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::Command,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
-use septet_agent_protocol::{Attributes, Content, FileState, Outcome};
-use similar::TextDiff;
+use septet_agent_protocol::{Attributes, FileState, Outcome};
 
 use crate::{
     atomic::{self, FileError, Resolved, at},
-    command, store,
+    place::{Directory, Follow, Handle, Place, find, make_directories, not_there},
+    store,
 };
 
-/// Files over this many bytes are compared by digest and not shown as a diff.
-const MAX_DIFF_BYTES: usize = 256 * 1024;
 /// Largest file that `slurp` returns, in bytes.
 const MAX_SLURP_BYTES: u64 = 1024 * 1024;
-
-/// A unified diff, or a line that says why there is none.
-pub fn diff(path: &Path, before: Option<&[u8]>, after: &[u8]) -> String {
-    let old = before.unwrap_or_default();
-    if before == Some(after) {
-        return String::new();
-    }
-    match (std::str::from_utf8(old), std::str::from_utf8(after)) {
-        (Ok(a), Ok(b)) if a.len() <= MAX_DIFF_BYTES && b.len() <= MAX_DIFF_BYTES && !a.contains('\0') && !b.contains('\0') => {
-            let from = if before.is_some() { path.display().to_string() } else { "/dev/null".into() };
-            TextDiff::from_lines(a, b).unified_diff().context_radius(2).header(&from, &path.display().to_string()).to_string()
-        }
-        _ => format!("{}: {} bytes → {} bytes (not text, or too long to show)\n", path.display(), old.len(), after.len()),
-    }
-}
-
-/// Arguments of [`copy`].
-pub struct Copy<'a> {
-    pub path: &'a str,
-    pub content: &'a Content,
-    pub attributes: &'a Attributes,
-    pub keep_existing: bool,
-    pub backup: bool,
-    pub validate: Option<&'a str>,
-}
-
-/// A file with given bytes and attributes.
-pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileError> {
-    let path = absolute(ask.path)?;
-    let attributes = Resolved::of(ask.attributes, check)?;
-    let old = match fs::read(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory => None,
-        Err(e) => return Err(at("read", &path)(e)),
-    };
-    if ask.keep_existing && old.is_some() {
-        return Ok(Outcome::ok());
-    }
-    let held;
-    let content: &[u8] = match ask.content {
-        Content::Tail => tail,
-        Content::Stored(digest) => {
-            let blob = store::blob_path(digest)?;
-            if let Some(old) = &old
-                && store::sha256_of(old) == *digest
-            {
-                held = old.clone();
-            } else if check && !blob.exists() {
-                return Ok(Outcome::changed_if(true).with_diff(Some(format!("{}: new bytes with SHA-256 {digest}\n", path.display()))));
-            } else if !blob.exists() {
-                // The orchestrator sends it and asks again: a blob that is not needed is never sent.
-                return Ok(Outcome::failed(format!("blob {digest} is not in the store")).with("missing_blob", digest.as_str()));
-            } else {
-                held = fs::read(&blob).map_err(at("read", &blob))?;
-                if store::sha256_of(&held) != *digest {
-                    fs::remove_file(&blob).map_err(at("remove the damaged blob", &blob))?;
-                    return Ok(Outcome::failed(format!("blob {digest} was damaged")).with("missing_blob", digest.as_str()));
-                }
-            }
-            &held
-        }
-        Content::HostFile(from) => {
-            let from = absolute(from)?;
-            held = fs::read(&from).map_err(at("read", &from))?;
-            &held
-        }
-    };
-    let same = old.as_deref() == Some(content);
-    let mut shown = diff(&path, old.as_deref(), content);
-    if same {
-        let meta = fs::metadata(&path).map_err(at("look at", &path))?;
-        if !attributes.differ(&meta) {
-            return Ok(Outcome::ok().with("dest", ask.path));
-        }
-        shown = format!("{}: {}\n", path.display(), attributes.describe(&meta));
-    }
-    let mut outcome = Outcome::changed_if(true).with_diff(Some(shown)).with("dest", ask.path);
-    if check {
-        return Ok(outcome);
-    }
-    if same {
-        attributes.apply(&atomic::behind_links(&path))?;
-    } else {
-        if ask.backup && old.is_some() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            let to = PathBuf::from(format!("{}.{now}~", path.display()));
-            fs::copy(&path, &to).map_err(at("back up to", &to))?;
-            outcome = outcome.with("backup_file", to.display().to_string());
-        }
-        atomic::replace(&path, content, &attributes, |temporary| match ask.validate {
-            None => Ok(()),
-            Some(words) => validate(words, temporary),
-        })?;
-    }
-    Ok(outcome)
-}
-
-fn validate(words: &str, file: &Path) -> Result<(), FileError> {
-    if !words.contains("%s") {
-        return Err(FileError::Refused(format!("validate: {words:?} has no %s for the file")));
-    }
-    let line = words.replace("%s", &file.display().to_string());
-    let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(&line);
-    let out = command::run(shell, None, 0)?;
-    if out.code == Some(0) {
-        return Ok(());
-    }
-    let said = if out.stderr.is_empty() { out.stdout.trim() } else { out.stderr.trim() };
-    Err(FileError::Refused(format!("validation failed, the old file stays: {line}: {said}")))
-}
+/// Largest file that `stat` computes a checksum of, in bytes.
+const MAX_CHECKSUM_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// Mode of new directories and files, less the umask, unless another is asked for.
+const NEW_DIRECTORY_MODE: u32 = 0o755;
+const NEW_FILE_MODE: u32 = 0o644;
+/// How deep `recurse` goes.
+const MAX_DEPTH: usize = 64;
+/// Changes that are listed one by one.
+const MAX_LISTED: usize = 20;
 
 /// A path that starts at the root; anything else would depend on where the agent runs.
 pub fn absolute(path: &str) -> Result<PathBuf, FileError> {
@@ -142,134 +36,211 @@ pub fn absolute(path: &str) -> Result<PathBuf, FileError> {
     }
 }
 
-/// A path's kind and attributes.
-pub fn file(
-    path: &str,
-    state: FileState,
-    src: Option<&str>,
-    attributes: &Attributes,
-    recurse: bool,
-    check: bool,
-) -> Result<Outcome, FileError> {
-    let shown = path;
-    let path = absolute(path)?;
-    let meta = fs::symlink_metadata(&path).ok();
-    let attributes = Resolved::of(attributes, check)?;
-    let mut changes = Vec::new();
-    match state {
-        FileState::Absent => {
-            let Some(meta) = meta else {
-                return Ok(Outcome::ok());
-            };
-            if meta.is_dir() && fs::canonicalize(&path).is_ok_and(|p| p == Path::new("/")) {
-                return Err(FileError::Refused("will not remove /".into()));
-            }
-            if !check {
-                let remove = if meta.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                remove.map_err(at("remove", &path))?;
-            }
-            return Ok(Outcome::changed_if(true).with_diff(Some(format!("{shown}: removed\n"))));
-        }
-        FileState::File => {
-            let follow = fs::metadata(&path).map_err(at("look at", &path))?;
-            if !follow.is_file() {
-                return Err(FileError::Refused(format!("{shown} is not a regular file")));
-            }
-        }
-        FileState::Directory => match fs::metadata(&path) {
-            Ok(m) if m.is_dir() => {}
-            Ok(_) => {
-                return Err(FileError::Refused(format!("{shown} is there and is not a directory")));
-            }
-            Err(_) => {
-                changes.push("directory made".to_owned());
-                if !check {
-                    fs::create_dir_all(&path).map_err(at("make", &path))?;
-                }
-            }
-        },
-        FileState::Touch => {
-            if meta.is_none() {
-                changes.push("empty file made".to_owned());
-                if !check {
-                    OpenOptions::new().create(true).append(true).open(&path).map_err(at("make", &path))?;
-                }
-            }
-        }
-        FileState::Link => {
-            let src = src.ok_or_else(|| FileError::Refused("state=link needs src".into()))?;
-            match &meta {
-                Some(m) if m.file_type().is_symlink() && fs::read_link(&path).is_ok_and(|t| t == Path::new(src)) => {}
-                Some(m) if !m.file_type().is_symlink() => {
-                    return Err(FileError::Refused(format!("{shown} is there and is not a link")));
-                }
-                _ => {
-                    changes.push(format!("link to {src}"));
-                    if !check {
-                        let temporary = PathBuf::from(format!("{}.septet-link", path.display()));
-                        let _ = fs::remove_file(&temporary);
-                        symlink(src, &temporary).map_err(at("link", &temporary))?;
-                        fs::rename(&temporary, &path).map_err(at("rename into place", &path))?;
-                    }
-                }
-            }
-        }
-    }
-    if path.exists() || path.is_symlink() {
-        // A directory or file that is reached by a link is meant itself, not the link.
-        let path = if state == FileState::Link { path } else { atomic::behind_links(&path) };
-        set_attributes(&path, &attributes, recurse, check, &mut changes, 0)?;
-    }
-    let text = changes.iter().map(|c| format!("{shown}: {c}\n")).collect::<String>();
-    Ok(Outcome::changed_if(!changes.is_empty()).with_diff(Some(text)))
+/// Arguments of [`file`].
+pub struct Ask<'a> {
+    pub path: &'a str,
+    pub state: FileState,
+    pub src: Option<&'a str>,
+    pub attributes: &'a Attributes,
+    pub recurse: bool,
+    pub follow: Option<bool>,
 }
 
-/// How deep `recurse` goes.
-const MAX_DEPTH: usize = 64;
+/// What an action changes, in words.
+#[derive(Default)]
+struct Changes {
+    listed: Vec<String>,
+    more: usize,
+}
+
+impl Changes {
+    fn add(&mut self, path: &Path, what: &str) {
+        if self.listed.len() < MAX_LISTED {
+            self.listed.push(format!("{}: {what}\n", path.display()));
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let mut text = self.listed.concat();
+        if self.more > 0 {
+            text += &format!("and {} more\n", self.more);
+        }
+        Outcome::changed_if(!text.is_empty()).with_diff(Some(text))
+    }
+}
+
+/// A path's kind and attributes.
+pub fn file(ask: &Ask<'_>, check: bool) -> Result<Outcome, FileError> {
+    let path = absolute(ask.path)?;
+    let attributes = Resolved::of(ask.attributes, check)?;
+    let foreign = ask.follow == Some(true);
+    // A link is meant itself where it is made or removed; else what it leads to, unless `follow: false` says otherwise.
+    let last = !matches!(ask.state, FileState::Absent | FileState::Link) && ask.follow != Some(false);
+    let follow = Follow { foreign, last };
+    let mut changes = Changes::default();
+    let place = match find(&path, follow) {
+        Ok(place) => place,
+        Err(e) if e.is_missing() && ask.state == FileState::Absent => return Ok(Outcome::ok()),
+        Err(e) if e.is_missing() && ask.state == FileState::Directory => {
+            return make_directory(&path, follow, &attributes, check).map(Changes::outcome);
+        }
+        // An earlier task would have made the directory by then.
+        Err(e) if e.is_missing() && check && ask.state != FileState::File => {
+            changes.add(&path, "made");
+            return Ok(changes.outcome());
+        }
+        Err(e) => return Err(e),
+    };
+    match ask.state {
+        FileState::Absent => return absent(&place, check),
+        FileState::Directory if place.found.is_none() => {
+            return make_directory(&path, follow, &attributes, check).map(Changes::outcome);
+        }
+        FileState::Link => {
+            let src = ask.src.ok_or_else(|| FileError::Refused("state=link needs src".into()))?;
+            link(&place, src, check, &mut changes)?;
+        }
+        FileState::Touch if place.found.is_none() => {
+            changes.add(&path, "empty file made");
+            if !check {
+                let made = place.dir.create(&place.name, NEW_FILE_MODE);
+                made.map_err(at("make", &path))?;
+            }
+        }
+        FileState::Touch => {}
+        state => must_be(&place, state)?,
+    }
+    // Looked at again where something was made.
+    let now = if check { place.found } else { place.dir.look(&place.name).map_err(at("look at", &path))? };
+    if let Some(found) = now {
+        set_attributes(&Target { dir: &place.dir, found, path }, &attributes, ask.recurse, check, &mut changes, 0)?;
+    }
+    Ok(changes.outcome())
+}
+
+fn must_be(place: &Place, state: FileState) -> Result<(), FileError> {
+    let path = place.path();
+    let Some(found) = &place.found else {
+        return Err(at("look at", &path)(not_there()));
+    };
+    let (right, kind) = match state {
+        FileState::Directory => (found.meta.is_dir(), "a directory"),
+        _ => (found.meta.is_file(), "a regular file"),
+    };
+    match right {
+        true => Ok(()),
+        false if found.meta.is_symlink() => Err(FileError::Refused(format!("{} is a link and is not {kind}", path.display()))),
+        false => Err(FileError::Refused(format!("{} is there and is not {kind}", path.display()))),
+    }
+}
+
+fn absent(place: &Place, check: bool) -> Result<Outcome, FileError> {
+    let path = place.path();
+    let Some(found) = &place.found else {
+        return Ok(Outcome::ok());
+    };
+    if place.is_root() {
+        return Err(FileError::Refused("will not remove /".into()));
+    }
+    if place.name == "." {
+        return Err(FileError::Refused(format!("{} does not name what is to be removed", path.display())));
+    }
+    if !check {
+        let remove = if found.meta.is_dir() { place.dir.remove_tree(&place.name) } else { place.dir.unlink(&place.name) };
+        remove.map_err(at("remove", &path))?;
+    }
+    Ok(Outcome::changed_if(true).with_diff(Some(format!("{}: removed\n", path.display()))))
+}
+
+/// A directory with its parents; those that are new get the attributes too, as with Ansible.
+fn make_directory(path: &Path, follow: Follow, attributes: &Resolved, check: bool) -> Result<Changes, FileError> {
+    let mut changes = Changes::default();
+    changes.add(path, "directory made");
+    if !check {
+        let set = &mut |dir: &Directory, made: &Handle, shown: &Path| attributes.apply(dir, made, shown);
+        make_directories(path, follow, NEW_DIRECTORY_MODE, set)?;
+    }
+    Ok(changes)
+}
+
+fn link(place: &Place, src: &str, check: bool, changes: &mut Changes) -> Result<(), FileError> {
+    let path = place.path();
+    match &place.found {
+        Some(f) if f.meta.is_symlink() && f.target().is_ok_and(|t| t == src) => return Ok(()),
+        Some(f) if !f.meta.is_symlink() => {
+            return Err(FileError::Refused(format!("{} is there and is not a link", path.display())));
+        }
+        _ => {}
+    }
+    changes.add(&path, &format!("link to {src}"));
+    if check { Ok(()) } else { atomic::replace_link(place, OsStr::new(src)) }
+}
+
+/// What attributes are set on: found in an opened directory.
+struct Target<'a> {
+    dir: &'a Directory,
+    found: Handle,
+    path: PathBuf,
+}
 
 fn set_attributes(
-    path: &Path,
+    target: &Target<'_>,
     attributes: &Resolved,
     recurse: bool,
     check: bool,
-    changes: &mut Vec<String>,
+    changes: &mut Changes,
     depth: usize,
 ) -> Result<(), FileError> {
-    let meta = fs::symlink_metadata(path).map_err(at("look at", path))?;
-    if attributes.differ(&meta) {
-        if changes.len() < 20 {
-            changes.push(attributes.describe(&meta));
-        }
+    let Target { dir, found, path } = target;
+    if attributes.differ(&found.meta) {
+        changes.add(path, &attributes.describe(&found.meta));
         if !check {
-            attributes.apply(path)?;
+            attributes.apply(dir, found, path)?;
         }
     }
-    if recurse && meta.is_dir() && depth < MAX_DEPTH {
-        for entry in fs::read_dir(path).map_err(at("list", path))? {
-            set_attributes(&entry.map_err(at("list", path))?.path(), attributes, true, check, changes, depth + 1)?;
+    if !recurse || !found.meta.is_dir() {
+        return Ok(());
+    }
+    if depth >= MAX_DEPTH {
+        return Err(FileError::Refused(format!("{} is more than {MAX_DEPTH} directories deep", path.display())));
+    }
+    let inside = found.enter(path.clone()).map_err(at("open the directory", path))?;
+    for name in inside.names().map_err(at("list", path))? {
+        let name = name.map_err(at("list", path))?;
+        let path = path.join(&name);
+        // What went away in between needs nothing.
+        if let Some(found) = inside.look(&name).map_err(at("look at", &path))? {
+            set_attributes(&Target { dir: &inside, found, path }, attributes, true, check, changes, depth + 1)?;
         }
     }
     Ok(())
 }
 
-/// What is at a path, in the form of Ansible's `stat`.
+/// What is at a path, in the form of Ansible's `stat`. It only tells, so every link on the way is followed.
 pub fn stat(path: &str, follow: bool, checksum: bool) -> Result<Outcome, FileError> {
     let place = absolute(path)?;
-    let meta = if follow { fs::metadata(&place) } else { fs::symlink_metadata(&place) };
+    let found = match find(&place, Follow { foreign: true, last: follow }) {
+        Ok(found) => found.found,
+        Err(e) if e.is_missing() => None,
+        Err(e) => return Err(e),
+    };
     let mut stat = serde_json::Map::new();
-    stat.insert("exists".into(), meta.is_ok().into());
-    if let Ok(m) = meta {
+    stat.insert("exists".into(), found.is_some().into());
+    if let Some(found) = found {
+        let m = &found.meta;
         stat.insert("path".into(), path.into());
         stat.insert("isreg".into(), m.is_file().into());
         stat.insert("isdir".into(), m.is_dir().into());
-        stat.insert("islnk".into(), m.file_type().is_symlink().into());
+        stat.insert("islnk".into(), m.is_symlink().into());
         stat.insert("size".into(), m.len().into());
         stat.insert("mode".into(), format!("{:04o}", m.mode() & 0o7777).into());
         stat.insert("uid".into(), m.uid().into());
         stat.insert("gid".into(), m.gid().into());
         stat.insert("mtime".into(), m.mtime().into());
-        if checksum && m.is_file() {
-            let sum = File::open(&place).and_then(|mut f| store::sha256(&mut f)).map_err(at("read", &place))?;
+        if checksum && m.is_file() && m.len() <= MAX_CHECKSUM_BYTES {
+            let sum = found.read().and_then(|mut f| store::sha256(&mut f)).map_err(at("read", &place))?;
             stat.insert("checksum".into(), sum.into());
         }
     }
@@ -279,9 +250,13 @@ pub fn stat(path: &str, follow: bool, checksum: bool) -> Result<Outcome, FileErr
 /// The text of a file.
 pub fn slurp(path: &str) -> Result<Outcome, FileError> {
     let place = absolute(path)?;
+    let found = find(&place, Follow::OWN)?.found.ok_or_else(|| at("open", &place)(not_there()))?;
+    if found.meta.is_dir() {
+        return Err(FileError::Refused(format!("{path} is a directory")));
+    }
     let mut text = Vec::new();
-    let f = File::open(&place).map_err(at("open", &place))?;
-    f.take(MAX_SLURP_BYTES + 1).read_to_end(&mut text).map_err(at("read", &place))?;
+    let file = found.read().map_err(at("open", &place))?;
+    file.take(MAX_SLURP_BYTES + 1).read_to_end(&mut text).map_err(at("read", &place))?;
     if text.len() as u64 > MAX_SLURP_BYTES {
         return Err(FileError::Refused(format!("{path} is over {MAX_SLURP_BYTES} bytes")));
     }

@@ -1,15 +1,20 @@
 //! `lineinfile` and `blockinfile`: edits inside a file. The pure edit is a function over lines; the file is
 //! then replaced as a whole.
 
-use std::{fs, io::ErrorKind};
+use std::{io::Read, path::Path};
 
 use regex::Regex;
 use septet_agent_protocol::{Attributes, Insert, Outcome};
 
 use crate::{
     atomic::{self, FileError, Resolved, at},
-    file::{absolute, diff},
+    copy::diff,
+    file::absolute,
+    place::{Follow, Handle, find},
 };
+
+/// Largest file that is edited, in bytes.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The file that is edited.
 pub struct Target<'a> {
@@ -23,28 +28,43 @@ fn pattern(text: &str) -> Result<Regex, FileError> {
     Regex::new(text).map_err(|e| FileError::Refused(format!("bad regular expression: {e}")))
 }
 
+fn read(path: &Path, found: &Handle) -> Result<String, FileError> {
+    if found.meta.is_dir() {
+        return Err(FileError::Refused(format!("{} is a directory", path.display())));
+    }
+    let (mut text, file) = (String::new(), found.read().map_err(at("read", path))?);
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(at("read", path))?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(FileError::Refused(format!("{} is over {MAX_BYTES} bytes", path.display())));
+    }
+    Ok(text)
+}
+
 fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) -> Result<(), FileError>) -> Result<Outcome, FileError> {
     let path = absolute(target.path)?;
-    let old = match fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(e) if e.kind() == ErrorKind::NotFound && target.create => None,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Err(FileError::Refused(format!("{} does not exist (create: true makes it)", target.path)));
-        }
-        Err(e) => return Err(at("read", &path)(e)),
+    // As with Ansible a link stays a link and its target is edited; but only if nobody else can have made the link.
+    let place = match find(&path, Follow::OWN) {
+        Ok(place) => Some(place),
+        // An earlier task would have made the directory by then.
+        Err(e) if check && target.create && e.is_missing() => None,
+        Err(e) => return Err(e),
     };
+    let found = place.as_ref().and_then(|p| p.found.as_ref());
+    let old = found.map(|f| read(&path, f)).transpose()?;
+    if old.is_none() && !target.create {
+        return Err(FileError::Refused(format!("{} does not exist (create: true makes it)", target.path)));
+    }
     let mut lines: Vec<String> = old.as_deref().unwrap_or("").lines().map(str::to_owned).collect();
     let before = lines.clone();
     change(&mut lines)?;
     let attributes = Resolved::of(target.attributes, check)?;
-    if lines == before && old.is_some() {
-        let meta = fs::metadata(&path).map_err(at("look at", &path))?;
-        if !attributes.differ(&meta) {
+    if let (true, Some(place), Some(found)) = (lines == before, &place, found) {
+        if !attributes.differ(&found.meta) {
             return Ok(Outcome::ok());
         }
-        let shown = format!("{}: {}\n", target.path, attributes.describe(&meta));
+        let shown = format!("{}: {}\n", target.path, attributes.describe(&found.meta));
         if !check {
-            attributes.apply(&atomic::behind_links(&path))?;
+            attributes.apply(&place.dir, found, &path)?;
         }
         return Ok(Outcome::changed_if(true).with_diff(Some(shown)));
     }
@@ -52,8 +72,8 @@ fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) 
         return Ok(Outcome::ok());
     }
     let new = lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect::<String>();
-    if !check {
-        atomic::replace(&path, new.as_bytes(), &attributes, |_| Ok(()))?;
+    if let Some(place) = place.as_ref().filter(|_| !check) {
+        atomic::replace(place, new.as_bytes(), &attributes, |_| Ok(()))?;
     }
     Ok(Outcome::changed_if(true).with_diff(Some(diff(&path, old.as_deref().map(str::as_bytes), new.as_bytes()))))
 }

@@ -8,32 +8,33 @@ mod account;
 mod archive;
 mod atomic;
 mod command;
+mod copy;
 mod facts;
 mod file;
 mod lines;
 mod names;
 mod package;
 mod perform;
+mod place;
+mod queue;
 mod store;
 mod systemd;
 mod wait_for;
 
 use std::{
     fs::File,
-    io::{self, BufReader},
+    io::{self, BufReader, Read},
     os::fd::AsFd,
     process::ExitCode,
-    sync::mpsc,
+    sync::Arc,
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use septet_agent_protocol::{FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame, write_frame};
-
-/// Requests that may wait inside the agent; the channel's own flow control holds back the rest.
-const QUEUED_REQUESTS: usize = 64;
+use queue::{Queue, Queued};
+use septet_agent_protocol::{Action, FrameError, Hello, Outcome, PROTOCOL_VERSION, Request, Response, Status, read_frame, write_frame};
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
@@ -63,30 +64,23 @@ fn serve() -> Result<(), FrameError> {
         Hello { protocol: PROTOCOL_VERSION, version: env!("CARGO_PKG_VERSION").into(), digest, uid: nix::unistd::geteuid().as_raw() };
     write_frame(&mut out, &hello, &[])?;
 
-    std::thread::spawn(watch_channel);
-    let (requests, queue) = mpsc::sync_channel(QUEUED_REQUESTS);
-    std::thread::spawn(move || {
-        let mut input = BufReader::with_capacity(256 * 1024, io::stdin());
-        loop {
-            let next = read_frame::<Request>(&mut input);
-            let ended = next.is_err();
-            if ended {
-                command::stop_running();
-            }
-            if requests.send(next).is_err() || ended {
-                return;
-            }
-        }
-    });
+    // A store that cannot be tidied says why when it is needed.
+    let _ = store::tidy();
+
+    let queue = Arc::new(Queue::default());
+    let (watched, filled) = (queue.clone(), queue.clone());
+    std::thread::spawn(move || watch_channel(&watched));
+    std::thread::spawn(move || read_requests(&filled));
 
     let mut failed_batch = None;
-    while let Ok(next) = queue.recv() {
-        let (request, tail) = match next {
+    loop {
+        let Queued { request, tail, cancelled, .. } = match queue.pop() {
             Ok(next) => next,
             Err(FrameError::Closed) => return Ok(()),
             Err(e) => return Err(e),
         };
-        let outcome = if failed_batch == Some(request.batch) { Outcome::new(Status::NotRun) } else { perform::perform(&request, &tail) };
+        let not_run = cancelled || failed_batch == Some(request.batch);
+        let outcome = if not_run { Outcome::new(Status::NotRun) } else { perform::perform(&request, &tail) };
         if outcome.status == Status::Failed && !request.ignore_errors {
             failed_batch = Some(request.batch);
         }
@@ -96,12 +90,49 @@ fn serve() -> Result<(), FrameError> {
             other => other?,
         }
     }
-    Ok(())
+}
+
+/// Counts what passes.
+struct Counted<R> {
+    from: R,
+    bytes: usize,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.bytes += n;
+        Ok(n)
+    }
+}
+
+/// Fills the queue until the channel ends. A cancel acts when it is read, not when its turn comes.
+fn read_requests(queue: &Queue) {
+    let mut input = Counted { from: BufReader::with_capacity(256 * 1024, io::stdin()), bytes: 0 };
+    loop {
+        input.bytes = 0;
+        match read_frame::<Request>(&mut input) {
+            Ok((request, tail)) => {
+                if matches!(request.action, Action::Cancel) {
+                    queue.cancel();
+                }
+                queue.push(request, tail, input.bytes);
+            }
+            Err(e) => {
+                // Nobody waits for what is queued, unless the channel is there still and only what came over it is wrong.
+                if matches!(e, FrameError::Closed | FrameError::Torn { .. } | FrameError::Io(_)) {
+                    queue.cancel();
+                }
+                command::stop_running();
+                return queue.end(e);
+            }
+        }
+    }
 }
 
 /// Ends the running command as soon as the other side is gone. The reading thread cannot see that while the queue is
 /// full and it waits to hand on a request.
-fn watch_channel() {
+fn watch_channel(queue: &Queue) {
     let stdin = io::stdin();
     let closed = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
     loop {
@@ -109,6 +140,7 @@ fn watch_channel() {
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
             Ok(_) if fds[0].revents() != Some(PollFlags::POLLNVAL) => {
+                queue.cancel();
                 return command::stop_running();
             }
             _ => return,

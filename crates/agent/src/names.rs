@@ -1,10 +1,18 @@
 //! `hostname` and `timezone`.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{fs, path::Path};
 
 use septet_agent_protocol::Outcome;
 
-use crate::atomic::{self, FileError, Resolved, at};
+use crate::{
+    atomic::{self, FileError, Resolved},
+    place::{Follow, find},
+};
+
+/// A file of one line.
+fn put(path: &Path, line: &str) -> Result<(), FileError> {
+    atomic::replace(&find(path, Follow::OWN)?, format!("{line}\n").as_bytes(), &Resolved::default(), |_| Ok(()))
+}
 
 /// The kernel's host name and `/etc/hostname`.
 pub fn hostname(name: &str, check: bool) -> Result<Outcome, FileError> {
@@ -21,7 +29,7 @@ pub fn hostname(name: &str, check: bool) -> Result<Outcome, FileError> {
     }
     if !check {
         nix::unistd::sethostname(name).map_err(|e| FileError::Refused(format!("sethostname {name}: {e}")))?;
-        atomic::replace(path, format!("{name}\n").as_bytes(), &Resolved::default(), |_| Ok(()))?;
+        put(path, name)?;
     }
     Ok(Outcome::changed_if(true).with_diff(Some(format!("host name: {kernel} → {name}\n"))))
 }
@@ -42,12 +50,10 @@ pub fn timezone(name: &str, check: bool) -> Result<Outcome, FileError> {
     }
     if !check {
         if !link_ok {
-            let temporary = Path::new("/etc/.septet-localtime");
-            let _ = fs::remove_file(temporary);
-            symlink(&zone, temporary).and_then(|()| fs::rename(temporary, link)).map_err(at("link", link))?;
+            atomic::replace_link(&find(link, Follow::NAME)?, zone.as_os_str())?;
         }
         if !text_ok {
-            atomic::replace(text, format!("{name}\n").as_bytes(), &Resolved::default(), |_| Ok(()))?;
+            put(text, name)?;
         }
     }
     let before = old.map_or_else(|| "none".into(), |p| p.display().to_string());

@@ -2,7 +2,7 @@
 
 use septet_agent_protocol::{Action, Outcome, Request, Status};
 
-use crate::{account, archive, command, facts, file, lines, names, package, store, systemd, wait_for};
+use crate::{account, archive, command, copy, facts, file, lines, names, package, store, systemd, wait_for};
 
 /// Performs one request. An error becomes [`Status::Failed`] with the error's text.
 pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
@@ -10,13 +10,15 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
     let result = match &request.action {
         Action::Facts => facts::gather(),
         Action::Missing { digests } => store::missing(digests),
-        Action::PutBlob { digest, offset, total } => store::put(digest, *offset, *total, tail),
-        Action::Copy { path, content, attributes, keep_existing, backup, validate } => file::copy(
-            &file::Copy { path, content, attributes, keep_existing: *keep_existing, backup: *backup, validate: validate.as_deref() },
-            tail,
-            check,
-        ),
-        Action::File { path, state, src, attributes, recurse } => file::file(path, *state, src.as_deref(), attributes, *recurse, check),
+        Action::PutBlob { digest, offset, total, private } => store::put(digest, *offset, *total, *private, tail),
+        Action::Copy { path, content, attributes, keep_existing, backup, validate, follow } => {
+            let (keep_existing, backup, validate, follow) = (*keep_existing, *backup, validate.as_deref(), *follow);
+            copy::copy(&copy::Copy { path, content, attributes, keep_existing, backup, validate, follow }, tail, check)
+        }
+        Action::File { path, state, src, attributes, recurse, follow } => {
+            let (state, src, recurse, follow) = (*state, src.as_deref(), *recurse, *follow);
+            file::file(&file::Ask { path, state, src, attributes, recurse, follow }, check)
+        }
         Action::Lineinfile { path, line, regexp, absent, insert, create, attributes } => lines::lineinfile(
             &lines::Target { path, create: *create, attributes, insert },
             line.as_deref(),
@@ -37,6 +39,8 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
         Action::Slurp { path } => file::slurp(path),
         Action::Unarchive { digest, dest, creates } => archive::unarchive(digest, dest, creates, check),
         Action::Package { names } => package::package(names, check),
+        // It has acted by now: see `main`.
+        Action::Cancel => Ok(Outcome::ok()),
     };
     let mut outcome = result.unwrap_or_else(|e| Outcome::failed(e.to_string()));
     if request.no_log {

@@ -37,8 +37,9 @@ fn stored(agent: &mut Agent, bytes: &[u8]) -> String {
     let digest: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
     for n in 0..bytes.len().div_ceil(CHUNK).max(1) {
         let (offset, total) = ((n * CHUNK) as u64, bytes.len() as u64);
-        let request = agent.request(Action::PutBlob { digest: digest.clone(), offset, total });
-        agent.ask(&request, &bytes[n * CHUNK..bytes.len().min((n + 1) * CHUNK)]);
+        let request = agent.request(Action::PutBlob { digest: digest.clone(), offset, total, private: false });
+        let outcome = agent.ask(&request, &bytes[n * CHUNK..bytes.len().min((n + 1) * CHUNK)]);
+        assert_ne!(outcome.status, Status::Failed, "{outcome:?}");
     }
     let missing = agent.act(Action::Missing { digests: vec![digest.clone()] });
     assert_eq!(missing.values["missing"], serde_json::json!([]));
@@ -98,7 +99,7 @@ impl Tgz {
 
 fn small() -> Vec<u8> {
     let tgz =
-        Tgz::new().directory("kafka/").directory("kafka/bin/").entry(EntryType::Regular, "kafka/bin/run.sh", "", 0o4755, b"#!/bin/sh\n");
+        Tgz::new().directory("kafka/").directory("kafka/bin/").entry(EntryType::Regular, "kafka/bin/run.sh", "", 0o1777, b"#!/bin/sh\n");
     let tgz = tgz.file("kafka/libs/a.jar", &b"bytes ".repeat(50_000)).link("kafka/current", "libs/a.jar");
     tgz.entry(EntryType::Link, "kafka/same", "kafka/libs/a.jar", 0o644, b"").file("beside", b"not named").end()
 }
@@ -138,7 +139,7 @@ fn what_it_holds_appears_whole_and_once() {
     assert_eq!(names(&dest.join("kafka")), ["bin", "current", "libs", "same"]);
     assert_eq!(dir.read("opt/kafka/libs/a.jar"), "bytes ".repeat(50_000));
     assert_eq!(dir.read("opt/kafka/current"), dir.read("opt/kafka/same"));
-    assert_eq!(dir.mode("opt/kafka/bin/run.sh"), 0o755, "bits beyond permissions are not kept");
+    assert_eq!(dir.mode("opt/kafka/bin/run.sh"), 0o755, "others' write and bits beyond permissions are not kept");
     assert_eq!(fs::metadata(dest.join("kafka/libs/a.jar")).unwrap().mtime(), 1_700_000_000);
 
     // What is there stays as it is, whoever put it there; the blob is not even needed.
@@ -220,6 +221,88 @@ fn what_is_wrong_is_refused_and_leaves_nothing() {
         failed(&agent.act(action(bad, &dest, "d")), "is not a SHA-256");
     }
     assert_eq!(names(&dest), Vec::<String>::new());
+}
+
+/// Nothing but files, directories and links that stay inside; a word of why, and nothing is left.
+#[test]
+fn entries_that_have_no_business_in_a_tree_are_refused() {
+    let (Some(mut agent), dir) = (agent(), Dir::new()) else { return };
+    let dest = dir.path("opt");
+    fs::create_dir(&dest).unwrap();
+    let entry = |kind, name: &str, link: &str, mode| Tgz::new().file("d/before", b"1").entry(kind, name, link, mode, b"").end();
+    let link = |name: &str, to: &str| entry(EntryType::Symlink, name, to, 0o777);
+    let hard = |name: &str, to: &str| entry(EntryType::Link, name, to, 0o644);
+    let mut sparse = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    let mut h = Header::new_gnu();
+    h.set_path("d/sparse").unwrap();
+    h.set_entry_type(EntryType::GNUSparse);
+    h.set_mode(0o644);
+    h.set_size(0);
+    let gnu = h.as_gnu_mut().unwrap();
+    gnu.realsize[..12].copy_from_slice(b"77777777777\0");
+    gnu.sparse[0].offset[..12].copy_from_slice(b"77777777777\0");
+    gnu.sparse[0].numbytes[..12].copy_from_slice(b"00000000000\0");
+    h.set_cksum();
+    sparse.append(&h, &b""[..]).unwrap();
+    let long_header = Tgz::new().entry(EntryType::XHeader, "pax", "", 0o644, &vec![b'x'; 2_000_000]).file("d/x", b"x").end();
+    // (what, bytes, words)
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("a FIFO", entry(EntryType::Fifo, "d/fifo", "", 0o666), "is a FIFO"),
+        ("a device", entry(EntryType::Char, "d/null", "", 0o666), "is a device"),
+        ("a disk", entry(EntryType::Block, "d/sda", "", 0o666), "is a device"),
+        ("a device that is not wanted", entry(EntryType::Char, "null", "", 0o666), "is a device"),
+        ("set-user-id", entry(EntryType::Regular, "d/sh", "", 0o4755), "set-user-id"),
+        ("set-group-id", entry(EntryType::Regular, "d/sh", "", 0o2755), "set-user-id or set-group-id"),
+        ("the top is a link", Tgz::new().link("d", "/etc").end(), "is a link to /etc, which"),
+        ("the top is a link to a sibling", Tgz::new().file("e/x", b"1").link("d", "e").end(), "is a link to e, which"),
+        ("another top is a link", link("e", "/etc"), "is a link to /etc, which"),
+        ("an absolute link", link("d/l", "/etc/passwd"), "is absolute"),
+        ("a link up and out", link("d/l", "../e"), "leads out of the archive"),
+        ("a link far up and out", link("d/a/b/l", "../../../../etc"), "leads out of the archive"),
+        ("a link down and up", link("d/l", "a/../x"), "goes down and up again"),
+        ("an empty link", link("d/l", ""), ""),
+        ("a hard link out", hard("d/h", "/etc/passwd"), "leads out of it"),
+        ("a hard link up", hard("d/h", "../secret"), "leads out of it"),
+        ("a hard link to another tree", hard("d/h", "e/x"), "is a hard link to e/x, which is outside of it"),
+        ("a hard link to nothing", hard("d/h", "d/none"), "is not a file of it"),
+        (
+            "a hard link through a link",
+            Tgz::new().link("d/l", "a").directory("d/a/").file("d/a/f", b"1").entry(EntryType::Link, "d/h", "d/l/f", 0o644, b"").end(),
+            "",
+        ),
+        (
+            "a hard link to a link",
+            Tgz::new().file("d/f", b"1").link("d/l", "f").entry(EntryType::Link, "d/h", "d/l", 0o644, b"").end(),
+            "is not a file of it",
+        ),
+        ("a sparse file", sparse.into_inner().unwrap().finish().unwrap(), "sparse file"),
+        ("a header of 2 MB", long_header, "a header is over"),
+    ];
+    for (what, bytes, words) in cases {
+        let outcome = unarchive(&mut agent, &bytes, &dest, "d");
+        failed(&outcome, words);
+        assert_eq!(names(&dest), Vec::<String>::new(), "{what}: {}", outcome.msg);
+        assert_eq!(dir.names(), ["opt"], "{what}");
+    }
+}
+
+#[test]
+fn links_that_stay_inside_and_directories_without_an_entry_are_unpacked() {
+    let dir = Dir::new();
+    let dest = dir.path("opt");
+    let tgz = Tgz::new().file("d/a/b/f", b"content").link("d/a/up", "../a/b/f").link("d/a/b/top", "../..").link("d/here", "./a");
+    let tgz = tgz.entry(EntryType::Directory, "d/closed/", "", 0o500, b"").file("d/closed/g", b"g").link("d/closed/dangling", "none");
+    let tgz = tgz.entry(EntryType::Regular, "d/open", "", 0o666, b"x").file("d/twice", b"1").file("d/twice", b"2");
+    let bytes = tgz.entry(EntryType::XGlobalHeader, "pax_global_header", "", 0o644, b"12 comment=x\n").end();
+    let Some(mut agent) = agent_after("umask 077;") else { return };
+    let outcome = unarchive(&mut agent, &bytes, &dest, "d");
+    assert!(changed(&outcome), "{outcome:?}");
+    for path in ["opt/d/a/up", "opt/d/a/b/top/a/b/f", "opt/d/here/b/f"] {
+        assert_eq!(dir.read(path), "content", "{path}");
+    }
+    assert_eq!((dir.read("opt/d/closed/g"), dir.read("opt/d/twice")), ("g".into(), "2".into()));
+    let modes = ["opt/d", "opt/d/a", "opt/d/a/b", "opt/d/closed", "opt/d/open"].map(|n| dir.mode(n));
+    assert_eq!(modes, [0o755, 0o755, 0o755, 0o500, 0o644]);
 }
 
 #[test]

@@ -208,6 +208,68 @@ fn no_command_begins_after_the_channel_has_ended() {
     assert_eq!(dir.names(), ["pid"]);
 }
 
+/// As at Ctrl-C: what runs goes on to its end, what waits does not begin, and what comes later is performed as ever.
+#[test]
+fn a_cancel_ends_what_has_not_begun_and_nothing_else() {
+    use Status::{Changed, NotRun, Ok};
+    // (requests that wait, bytes of contents of each): more than a pipe holds, and as many as the orchestrator sends ahead
+    for (waiting, bytes) in [(1, 10), (200, 10), (40, 1_000_000)] {
+        let (mut agent, dir) = (Agent::start(), Dir::new());
+        let in_hand = agent.request(shell(&format!("echo > {0}/begun; sleep 1; echo > {0}/done", text(dir.path(""))), 30));
+        agent.send(&in_hand, &[]);
+        let content = vec![b'x'; bytes];
+        let queued: Vec<u64> = (0..waiting)
+            .map(|n| {
+                // In the same batch and in others; one that may fail no more than one that may not.
+                let mut request =
+                    Request { batch: in_hand.batch + n % 3, ignore_errors: n % 2 == 0, ..agent.request(copy(dir.path(&format!("f{n}")))) };
+                request.check = n % 5 == 4;
+                agent.send(&request, &content);
+                request.id
+            })
+            .collect();
+        until("the first one runs", || dir.path("begun").exists());
+        let cancel = agent.request(Action::Cancel);
+        agent.send(&cancel, &[]);
+        let after = agent.request(copy(dir.path("after")));
+        agent.send(&after, &content);
+        let mut expected = vec![(in_hand.id, Changed)];
+        expected.extend(queued.iter().map(|id| (*id, NotRun)));
+        expected.extend([(cancel.id, Ok), (after.id, Changed)]);
+        let answers: Vec<_> = expected.iter().map(|_| agent.answer()).map(|a| (a.id, a.outcome.status)).collect();
+        assert_eq!(answers, expected, "{waiting} of {bytes} bytes");
+        assert_eq!(dir.names(), ["after", "begun", "done"], "{waiting} of {bytes} bytes");
+    }
+}
+
+#[test]
+fn a_cancel_with_nothing_to_cancel_is_answered() {
+    let mut agent = Agent::start();
+    for _ in 0..3 {
+        assert_eq!(agent.act(Action::Cancel).status, Status::Ok);
+        assert_eq!(agent.shell("true").status, Status::Changed);
+    }
+}
+
+/// Not only commands: no file is written either once nobody waits for it.
+#[test]
+fn no_action_begins_after_the_channel_has_ended() {
+    for start in [Agent::start as fn() -> Agent, Agent::start_on_socket] {
+        let dir = Dir::new();
+        let mut agent = start();
+        let first = agent.request(shell(&format!("echo > {}; sleep 60", text(dir.path("begun"))), 0));
+        agent.send(&first, &[]);
+        for n in 0..40 {
+            let next = agent.request(copy(dir.path(&n.to_string())));
+            agent.send(&next, b"x");
+        }
+        until("the first one runs", || dir.path("begun").exists());
+        let (_, _, took) = agent.close();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert_eq!(dir.names(), ["begun"]);
+    }
+}
+
 #[test]
 fn actions_of_any_size_go_through_one_channel() {
     let (mut agent, dir) = (Agent::start(), Dir::new());

@@ -49,7 +49,7 @@ fn a_command_returns_its_code_and_words() {
         (sh("printf '\\n one \\n\\n\\n'"), 0, "\n one ", ""),
         (sh("echo bad >&2; exit 3"), 3, "", "bad"),
         (sh("echo so; exit 4"), 4, "so", ""),
-        (sh("kill -9 $$"), -1, "", ""),
+        (sh("kill -9 $$"), -9, "", ""),
         (Run { chdir: here(), ..sh("touch made; ls") }, 0, "made", ""),
         (Run { environment, ..sh("echo $SEPTET_TEST") }, 0, "a b", ""),
         (Run { stdin: Some("in\n".into()), ..run(&["cat"]) }, 0, "in", ""),
@@ -116,12 +116,28 @@ fn a_command_that_takes_too_long_is_killed_with_all_that_it_started() {
     let script = |pid: &str| format!("echo early; sh -c 'sleep 300 & echo $! > {0}; wait' & echo bad >&2; wait", text(dir.path(pid)));
     let started = Instant::now();
     let outcome = agent.act(shell(&script("pid"), 1));
-    failed(&outcome, "not done after 1 s: bad");
+    failed(&outcome, "not done after 1 s; ended: bad");
     assert_eq!(said(&outcome), (-1, "early", "bad"), "what it said before stays");
     assert!((1.0..5.0).contains(&started.elapsed().as_secs_f64()), "{:?}", started.elapsed());
     let pid = pid_in(&dir.path("pid"));
     until("the grandchild is gone", || !runs(pid));
     assert_eq!(said(&agent.shell("echo next")).1, "next", "the agent goes on");
+}
+
+/// Time to put things in order, and no more.
+#[test]
+fn a_command_whose_time_is_up_may_clean_up_for_a_moment() {
+    let (mut agent, dir) = (Agent::start(), Dir::new());
+    let tidy = format!("trap 'echo tidied > {}; exit 0' TERM; sleep 300 & wait", text(dir.path("f")));
+    let outcome = agent.act(shell(&tidy, 1));
+    assert_eq!(failed(&outcome, "not done after 1 s; ended").values["rc"], -1);
+    assert_eq!(dir.read("f"), "tidied\n");
+    let started = Instant::now();
+    let deaf = format!("trap '' TERM; echo $$ > {}; while :; do sleep 1; done", text(dir.path("pid")));
+    failed(&agent.act(shell(&deaf, 1)), "not done after 1 s; ended");
+    assert!((2.5..8.0).contains(&started.elapsed().as_secs_f64()), "{:?}", started.elapsed());
+    let pid = pid_in(&dir.path("pid"));
+    until("it is gone", || !runs(pid));
 }
 
 /// As a program that puts itself in the background: the command has ended, its child holds the pipes.

@@ -127,13 +127,13 @@ fn a_file_that_does_not_pass_its_validation_is_not_put_in_place() {
 }
 
 #[test]
-fn a_link_stays_a_link_and_what_it_points_at_is_as_asked() {
+fn with_follow_a_link_stays_a_link_and_its_target_is_as_asked() {
     let (mut agent, dir) = (Agent::start(), Dir::new());
     dir.write("real", "old");
     symlink("real", dir.path("link")).unwrap();
     // A new content with a mode, then a mode alone: neither may stop at the link.
     for (content, bits) in [("new", 0o600), ("new", 0o640)] {
-        let action = || Copy { attributes: mode(bits), ..Copy::default() }.to(dir.path("link"));
+        let action = || Copy { attributes: mode(bits), follow: true, ..Copy::default() }.to(dir.path("link"));
         assert!(changed(&put(&mut agent, action(), content)));
         assert_eq!(fs::read_link(dir.path("link")).unwrap().to_str(), Some("real"));
         assert_eq!((dir.read("real").as_str(), dir.mode("real")), (content, bits));
@@ -238,10 +238,11 @@ fn a_mount_point_is_written_in_place() {
     }
     let mut agent = Agent::start_as(unshare().args(["sh", "-c", &script]));
     for (path, content) in [(&target, "new\n"), (&dir.path("link"), "newer\n"), (&target, "")] {
-        let outcome = put(&mut agent, copy(path), content);
+        let copy = || Copy { follow: true, ..Copy::default() }.to(path);
+        let outcome = put(&mut agent, copy(), content);
         assert!(changed(&outcome));
         assert_eq!(dir.read("source"), content, "{}", path.display());
-        assert!(!changed(&put(&mut agent, copy(path), content)));
+        assert!(!changed(&put(&mut agent, copy(), content)));
     }
     assert_eq!(dir.names(), ["hosts", "link", "source"]);
 }

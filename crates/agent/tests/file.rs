@@ -10,15 +10,22 @@ use septet_agent_protocol::{Action, Attributes, FileState, Outcome, Status};
 use sha2::{Digest, Sha256};
 
 fn file(path: impl AsRef<Path>, state: FileState) -> Action {
-    Action::File { path: text(path), state, src: None, attributes: Attributes::default(), recurse: false }
+    Action::File { path: text(path), state, src: None, attributes: Attributes::default(), recurse: false, follow: None }
 }
 
 fn with_mode(path: impl AsRef<Path>, state: FileState, bits: u32) -> Action {
-    Action::File { path: text(path), state, src: None, attributes: mode(bits), recurse: false }
+    Action::File { path: text(path), state, src: None, attributes: mode(bits), recurse: false, follow: None }
 }
 
 fn link(path: impl AsRef<Path>, src: &str) -> Action {
-    Action::File { path: text(path), state: FileState::Link, src: Some(src.to_owned()), attributes: Attributes::default(), recurse: false }
+    Action::File {
+        path: text(path),
+        state: FileState::Link,
+        src: Some(src.to_owned()),
+        attributes: Attributes::default(),
+        recurse: false,
+        follow: None,
+    }
 }
 
 /// All that is below a directory, with kind, mode and content.
@@ -150,8 +157,14 @@ fn recurse_sets_attributes_on_all_that_is_inside_but_behind_no_link() {
     dir.chmod("outside", 0o644);
     // The second goes in by a link, as a data directory on another disk does.
     for (path, bits) in [("d", 0o700), ("door", 0o750)] {
-        let action =
-            || Action::File { path: text(dir.path(path)), state: FileState::Directory, src: None, attributes: mode(bits), recurse: true };
+        let action = || Action::File {
+            path: text(dir.path(path)),
+            state: FileState::Directory,
+            src: None,
+            attributes: mode(bits),
+            recurse: true,
+            follow: None,
+        };
         assert!(changed(&agent.check(action())));
         assert_ne!(dir.mode("d/e/f"), bits);
         assert!(changed(&agent.act(action())), "{path}");
@@ -170,6 +183,7 @@ fn recurse_sets_attributes_on_all_that_is_inside_but_behind_no_link() {
         src: None,
         attributes: mode(0o750),
         recurse: true,
+        follow: None,
     });
     assert!(changed(&again) && dir.mode("d/e/f") == 0o750);
 }
@@ -182,7 +196,7 @@ fn what_is_in_the_way_is_refused_and_stays() {
     fs::create_dir(dir.path("d")).unwrap();
     let cases = [
         (file(dir.path("f"), Directory), "is not a directory"),
-        (file(dir.path("f/sub"), Directory), "make"),
+        (file(dir.path("f/sub"), Directory), "Not a directory"),
         (file(dir.path("none"), File), "No such file"),
         (file(dir.path("d"), File), "not a regular file"),
         (file(dir.path("none/f"), Touch), "No such file"),

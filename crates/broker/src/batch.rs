@@ -106,32 +106,19 @@ pub fn place(b: &mut [u8], base_offset: i64, leader_epoch: i32) {
     b[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
-/// A zigzag varint, as records have them.
-fn varint(b: &mut &[u8]) -> Option<i64> {
-    let mut out = 0u64;
-    for shift in (0..70).step_by(7) {
-        let (byte, rest) = b.split_first()?;
-        *b = rest;
-        out |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some((out >> 1) as i64 ^ -((out & 1) as i64));
-        }
-    }
-    None
-}
+/// Attribute of a batch whose records all have the time of the log.
+pub const LOG_APPEND_TIME: i16 = 8;
 
-/// Offset and time stamp of each record, as far as the bytes make sense; nothing of a compressed batch, nor of one
-/// whose records all have the time of the log. The message crate's decoder is not used on what clients sent: it
-/// makes room for as many records and headers as are announced.
-pub fn record_times<'a>(b: &'a [u8], head: &'a Head) -> impl Iterator<Item = (i64, i64)> + 'a {
-    let open = head.codec() == 0 && head.attributes & 8 == 0;
-    let mut rest = b.get(HEAD_BYTES..head.size).filter(|_| open).unwrap_or_default();
-    std::iter::from_fn(move || {
-        let length = usize::try_from(varint(&mut rest)?).ok()?;
-        let mut record = rest.get(..length)?.get(1..)?;
-        rest = &rest[length..];
-        let time = head.base_timestamp.checked_add(varint(&mut record)?)?;
-        let delta = varint(&mut record)?;
-        (0..=i64::from(head.last_offset_delta)).contains(&delta).then(|| (head.base_offset + delta, time))
-    })
+/// Sets the largest timestamp, and whether it is the log's clock that says it. A producer may have set either wrongly.
+/// Returns the head as it is then.
+pub fn stamp(b: &mut [u8], head: Head, max_timestamp: i64, log_append_time: bool) -> Head {
+    let attributes = if log_append_time { head.attributes | LOG_APPEND_TIME } else { head.attributes & !LOG_APPEND_TIME };
+    if head.attributes == attributes && head.max_timestamp == max_timestamp {
+        return head;
+    }
+    b[21..23].copy_from_slice(&attributes.to_be_bytes());
+    b[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    let crc = crc32c::crc32c(&b[21..head.size]);
+    b[17..21].copy_from_slice(&crc.to_be_bytes());
+    Head { max_timestamp, attributes, crc, ..head }
 }

@@ -1,22 +1,29 @@
 //! The broker: its configuration, the partitions that it leads, and what it knows of the cluster.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, watch};
 use zookeeper_client as zk;
 
 use crate::{
-    cluster::Image,
+    cluster::{
+        Image, TopicInfo,
+        quota::{PartitionLimits, Quota},
+        topics::is_internal,
+    },
     config::Config,
-    groups::{OFFSETS_TOPIC, Offsets},
-    log::Limits,
-    partition::Partition,
+    log::{Files, LogError},
+    net::{
+        admission::Admission,
+        budget::{Budget, Budgets},
+        descriptors::Descriptors,
+    },
+    storage::{Led, Storage},
+    topic_settings::TopicSettings,
 };
+
+/// How often it is looked for files that are to be removed.
+const REMOVAL: Duration = Duration::from_secs(1);
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +36,9 @@ pub enum StartError {
         /// the system's reason
         source: io::Error,
     },
+    /// A checkpoint of the log directory.
+    #[error("{0}")]
+    Log(#[from] LogError),
     /// The directory belongs to another broker or cluster.
     #[error("{path}: {reason}")]
     Meta {
@@ -39,17 +49,6 @@ pub enum StartError {
     },
 }
 
-/// A partition with, for one of the offsets topic, the offsets in it.
-#[derive(Debug)]
-pub struct Led {
-    /// the partition
-    pub partition: Partition,
-    /// offsets of the groups that belong to it
-    pub offsets: Option<Offsets>,
-}
-
-type Partitions = HashMap<(String, i32), Arc<Led>>;
-
 /// The broker.
 pub struct Broker {
     /// its configuration
@@ -58,7 +57,14 @@ pub struct Broker {
     pub image: watch::Sender<Arc<Image>>,
     /// the session with the coordinator, once there is one
     pub zookeeper: watch::Sender<Option<zk::Client>>,
-    led: RwLock<Arc<Partitions>>,
+    /// connections of all listeners
+    pub admission: Arc<Admission>,
+    /// memory for requests and answers
+    pub budgets: Budgets,
+    /// partitions that were let through
+    pub quota: Quota,
+    /// partitions that this broker has
+    pub storage: Storage,
     opening: Mutex<()>,
     _lock: fs::File,
 }
@@ -74,11 +80,17 @@ impl Broker {
         if file.try_lock().is_err() {
             return Err(StartError::Meta { path: lock, reason: "another broker uses this directory".into() });
         }
+        let descriptors = Descriptors::of_process();
+        let connections = config.max_connections.min(descriptors.connections);
+        tracing::info!("up to {} segment files are kept open, up to {connections} connections are served", descriptors.files);
         Ok(Self {
+            admission: Admission::new(connections, config.max_connections_per_ip),
+            budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
+            quota: Quota::default(),
+            storage: Storage::open(&dir, Files::new(descriptors.files))?,
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
-            led: RwLock::default(),
             opening: Mutex::default(),
             _lock: file,
         })
@@ -87,6 +99,11 @@ impl Broker {
     /// This broker's number.
     pub fn id(&self) -> i32 {
         self.config.broker_id
+    }
+
+    /// How many partitions there may be.
+    pub fn partition_limits(&self) -> PartitionLimits {
+        PartitionLimits { auto_created: self.config.auto_create_max_partitions, per_broker: self.config.max_partitions_per_broker }
     }
 
     /// What is known of the cluster now.
@@ -104,6 +121,10 @@ impl Broker {
         };
         let get =
             |key: &str| text.lines().filter_map(|l| l.split_once('=')).find(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_owned());
+        if let Some(version) = get("version").filter(|v| v != "0") {
+            let reason = format!("has version {version}: only version 0 is understood, that of a broker with ZooKeeper");
+            return Err(StartError::Meta { path, reason });
+        }
         if let Some(id) = get("broker.id").filter(|id| *id != self.id().to_string()) {
             return Err(StartError::Meta { path, reason: format!("belongs to broker {id}, this one is {}", self.id()) });
         }
@@ -133,68 +154,73 @@ impl Broker {
 
     /// A partition that this broker leads.
     pub fn led(&self, topic: &str, partition: i32) -> Option<Arc<Led>> {
-        // The key's type owns its text; a topic's name is short, so the copy is cheap beside the request.
-        self.led.read().unwrap_or_else(PoisonError::into_inner).get(&(topic.to_owned(), partition)).cloned()
+        self.storage.get(topic, partition).filter(|l| l.partition.leads())
     }
 
-    /// Takes a new image: opens what this broker leads now, lets go of the rest.
+    /// Takes a new image: leads what this broker leads now, and nothing else.
     pub async fn take(&self, image: Image) {
         let _one = self.opening.lock().await;
-        let mut led: Partitions = (**self.led.read().unwrap_or_else(PoisonError::into_inner)).clone();
-        let mine = |t: &str, p: i32| image.topics.get(t).and_then(|t| t.partitions.get(&p)).filter(|p| p.leader == self.id());
-        led.retain(|(t, p), _| mine(t, *p).is_some());
-        let limits = Limits { segment_bytes: self.config.segment_bytes, index_interval_bytes: self.config.index_interval_bytes };
-        for (name, topic) in &image.topics {
-            for (number, state) in &topic.partitions {
-                if state.leader != self.id() {
-                    continue;
-                }
-                if let Some(one) = led.get(&(name.clone(), *number)) {
-                    one.partition.set_leader_epoch(state.leader_epoch);
-                    continue;
-                }
-                let dir = self.config.log_dir.join(format!("{name}-{number}"));
-                let opened = Partition::open(&dir, limits, state.leader_epoch, self.config.message_max_bytes);
-                let partition = match opened {
-                    Ok(p) => p,
-                    Err(e) => {
-                        tracing::error!("partition {name}-{number} stays offline: {e}");
-                        continue;
-                    }
-                };
-                let offsets = if name == OFFSETS_TOPIC {
-                    match Offsets::load(&partition) {
-                        Ok(o) => Some(o),
-                        Err(e) => {
-                            tracing::error!("offsets in {name}-{number} cannot be loaded: {e:?}");
-                            continue;
-                        }
-                    }
-                } else {
-                    None
-                };
-                led.insert((name.clone(), *number), Arc::new(Led { partition, offsets }));
+        // Opening many logs takes a while: connections go on elsewhere.
+        tokio::task::block_in_place(|| self.lead(&image));
+        self.image.send_replace(Arc::new(image));
+    }
+
+    fn lead(&self, image: &Image) {
+        let mine = |key: &(String, i32)| {
+            let topic = image.topics.get(&key.0)?;
+            topic.partitions.get(&key.1).filter(|p| p.leader == self.id() && !topic.deleting)
+        };
+        for (key, led) in self.storage.all() {
+            if mine(&key).is_none() {
+                led.partition.resign();
             }
         }
-        *self.led.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(led);
-        self.image.send_replace(Arc::new(image));
+        let defaults = TopicSettings::of(&self.config);
+        let settings = |name: &str, topic: &TopicInfo| {
+            // Committed offsets are compacted, not deleted, as on Kafka.
+            let defaults = if is_internal(name) { TopicSettings { deletes: false, ..defaults } } else { defaults };
+            defaults.with(name, &topic.config)
+        };
+        let all = || {
+            image.topics.iter().filter(|(_, t)| !t.deleting).flat_map(|(name, t)| {
+                t.partitions.iter().filter(|(_, p)| p.leader == self.id()).map(move |(number, state)| (name, t, *number, state))
+            })
+        };
+        self.storage.host(all().map(|(name, t, number, _)| (name.as_str(), t.id.as_deref(), number, settings(name, t))));
+        for (name, topic, number, state) in all() {
+            if let Some(led) = self.storage.get(name, number) {
+                led.partition.set_settings(settings(name, topic));
+                led.partition.lead(state.leader_epoch);
+            }
+        }
+    }
+
+    /// Background work: checkpoints, retention, removal. Never ends.
+    pub async fn maintain(self: Arc<Self>) {
+        let mut checkpoint = tokio::time::interval(self.config.checkpoint_interval);
+        let mut retention = tokio::time::interval(self.config.retention_check);
+        let mut removal = tokio::time::interval(REMOVAL);
+        for timer in [&mut checkpoint, &mut retention, &mut removal] {
+            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            // The first tick is at once.
+            timer.tick().await;
+        }
+        loop {
+            let work: fn(&Storage) = tokio::select! {
+                _ = checkpoint.tick() => Storage::sync,
+                () = self.storage.wake.notified() => Storage::sync,
+                _ = retention.tick() => Storage::expire,
+                _ = removal.tick() => Storage::remove_due,
+            };
+            let broker = self.clone();
+            if let Err(e) = tokio::task::spawn_blocking(move || work(&broker.storage)).await {
+                tracing::error!("background work: {e}");
+            }
+        }
     }
 
     /// Writes everything to the disk and says so in Kafka's checkpoint files.
     pub fn shut_down(&self) {
-        let led = self.led.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut lines = Vec::new();
-        for ((topic, number), one) in led.iter() {
-            match one.partition.flush() {
-                Ok(end) => lines.push(format!("{topic} {number} {end}\n")),
-                Err(e) => tracing::error!("flush: {e}"),
-            }
-        }
-        lines.sort();
-        let text = format!("0\n{}\n{}", lines.len(), lines.concat());
-        let dir = &self.config.log_dir;
-        for name in ["recovery-point-offset-checkpoint", "replication-offset-checkpoint"] {
-            let _ = fs::write(dir.join(name), &text);
-        }
+        self.storage.shut_down();
     }
 }

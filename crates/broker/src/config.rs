@@ -4,6 +4,12 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    log::Retention,
+    topic_settings::{is_log_append_time, policy_deletes},
 };
 
 /// Why a configuration is not usable.
@@ -75,6 +81,22 @@ pub struct Config {
     pub segment_bytes: u32,
     /// `log.index.interval.bytes`
     pub index_interval_bytes: u32,
+    /// `log.roll.ms`, or `log.roll.hours`
+    pub segment_ms: i64,
+    /// `log.retention.ms`, or `.minutes`, or `.hours`, and `log.retention.bytes`
+    pub retention: Retention,
+    /// `log.retention.check.interval.ms`
+    pub retention_check: Duration,
+    /// `log.cleanup.policy` has `delete`
+    pub cleanup_deletes: bool,
+    /// `log.message.timestamp.type` is `LogAppendTime`
+    pub log_append_time: bool,
+    /// `log.segment.delete.delay.ms`
+    pub segment_delete_delay: Duration,
+    /// `log.flush.offset.checkpoint.interval.ms`
+    pub checkpoint_interval: Duration,
+    /// `delete.topic.enable`
+    pub delete_topics: bool,
     /// `message.max.bytes`
     pub message_max_bytes: usize,
     /// `socket.request.max.bytes`
@@ -85,10 +107,33 @@ pub struct Config {
     pub offsets_replication_factor: i16,
     /// `max.connections`
     pub max_connections: usize,
+    /// `max.connections.per.ip`
+    pub max_connections_per_ip: usize,
+    /// `connections.max.idle.ms`
+    pub connections_max_idle: Duration,
+    /// `fetch.max.bytes`
+    pub fetch_max_bytes: usize,
+    /// `queued.max.request.bytes`; unlike Kafka's, never without a limit
+    pub queued_request_bytes: usize,
+    /// `septet.queued.max.response.bytes`
+    pub queued_response_bytes: usize,
+    /// `septet.auto.create.max.partitions`
+    pub auto_create_max_partitions: usize,
+    /// `septet.max.partitions.per.broker`
+    pub max_partitions_per_broker: usize,
 }
 
+/// Memory for requests that are received or handled, unless one may be larger, in bytes.
+const QUEUED_REQUEST_BYTES: i64 = 128 * 1024 * 1024;
+/// Memory for decoded requests and answers, in bytes.
+const QUEUED_RESPONSE_BYTES: i64 = 64 * 1024 * 1024;
+/// Partitions up to which topics are created automatically.
+const AUTO_CREATE_MAX_PARTITIONS: i64 = 2000;
+/// Partitions of one broker.
+const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
+
 /// Keys of Kafka's that are accepted without effect so far.
-const NOT_OBEYED: &[&str] = &[
+pub const NOT_OBEYED: &[&str] = &[
     "num.network.threads",
     "num.io.threads",
     "socket.send.buffer.bytes",
@@ -98,17 +143,8 @@ const NOT_OBEYED: &[&str] = &[
     "transaction.state.log.min.isr",
     "log.flush.interval.messages",
     "log.flush.interval.ms",
-    "log.retention.hours",
-    "log.retention.minutes",
-    "log.retention.ms",
-    "log.retention.bytes",
-    "log.retention.check.interval.ms",
-    "log.cleanup.policy",
     "log.cleaner.enable",
-    "log.roll.hours",
-    "log.roll.ms",
     "group.initial.rebalance.delay.ms",
-    "delete.topic.enable",
     "min.insync.replicas",
     "unclean.leader.election.enable",
     "replica.lag.time.max.ms",
@@ -119,23 +155,15 @@ const NOT_OBEYED: &[&str] = &[
     "broker.rack",
     "inter.broker.protocol.version",
     "log.message.format.version",
-    "log.message.timestamp.type",
     "compression.type",
     "offsets.retention.minutes",
     "offsets.topic.segment.bytes",
     "queued.max.requests",
-    "connections.max.idle.ms",
-    "log.segment.delete.delay.ms",
-    "inter.broker.listener.name",
-    "security.inter.broker.protocol",
-    "listener.security.protocol.map",
     "replica.fetch.max.bytes",
     "log.index.size.max.bytes",
     "broker.id.generation.enable",
     "reserved.broker.max.id",
-    "max.connections.per.ip",
     "background.threads",
-    "fetch.max.bytes",
     "group.min.session.timeout.ms",
     "group.max.session.timeout.ms",
     "leader.imbalance.check.interval.seconds",
@@ -199,6 +227,27 @@ impl Config {
             return Err(source.bad(dirs_key, why.into()));
         }
         let zookeeper = source.text("zookeeper.connect").filter(|z| !z.is_empty()).ok_or(missing("zookeeper.connect"))?;
+        let request_max = source.number("socket.request.max.bytes", 1, i32::MAX.into())?.unwrap_or(104_857_600);
+        let queued = source.number("queued.max.request.bytes", -1, i64::MAX)?.filter(|n| *n >= 0);
+        if queued.is_some_and(|n| n < request_max) {
+            return Err(source.bad("queued.max.request.bytes", format!("is less than socket.request.max.bytes, {request_max}")));
+        }
+        let forever = i64::MAX / 2;
+        // As on Kafka the finer unit wins; -1 is for ever.
+        let retention_ms = match source.number("log.retention.ms", -1, i64::MAX)? {
+            Some(ms) => ms,
+            None => match source.number("log.retention.minutes", -1, i32::MAX.into())? {
+                Some(minutes) => minutes * 60_000,
+                None => source.number("log.retention.hours", -1, i32::MAX.into())?.unwrap_or(168) * 3_600_000,
+            },
+        };
+        let retention_bytes = source.number("log.retention.bytes", -1, i64::MAX)?.unwrap_or(-1);
+        let roll_ms = match source.number("log.roll.ms", 1, i64::MAX)? {
+            Some(ms) => ms.min(forever),
+            None => source.number("log.roll.hours", 1, i32::MAX.into())?.unwrap_or(168) * 3_600_000,
+        };
+        let cleanup_deletes = source.checked("log.cleanup.policy", policy_deletes)?.unwrap_or(true);
+        let log_append_time = source.checked("log.message.timestamp.type", is_log_append_time)?.unwrap_or(false);
         let this = Self {
             broker_id,
             listeners,
@@ -211,11 +260,32 @@ impl Config {
             auto_create_topics: source.boolean("auto.create.topics.enable")?.unwrap_or(true),
             segment_bytes: source.number("log.segment.bytes", 14, i32::MAX.into())?.unwrap_or(1 << 30) as u32,
             index_interval_bytes: source.number("log.index.interval.bytes", 0, i32::MAX.into())?.unwrap_or(4096) as u32,
+            segment_ms: roll_ms,
+            retention: Retention { ms: (retention_ms >= 0).then_some(retention_ms), bytes: u64::try_from(retention_bytes).ok() },
+            retention_check: source.duration("log.retention.check.interval.ms", 1, 300_000)?,
+            cleanup_deletes,
+            log_append_time,
+            segment_delete_delay: source.duration("log.segment.delete.delay.ms", 0, 60_000)?,
+            checkpoint_interval: source.duration("log.flush.offset.checkpoint.interval.ms", 0, 60_000)?.max(Duration::from_millis(100)),
+            delete_topics: source.boolean("delete.topic.enable")?.unwrap_or(true),
             message_max_bytes: source.number("message.max.bytes", 0, i32::MAX.into())?.unwrap_or(1_048_588) as usize,
-            request_max_bytes: source.number("socket.request.max.bytes", 1, i32::MAX.into())?.unwrap_or(104_857_600) as usize,
+            request_max_bytes: request_max as usize,
             offsets_partitions: source.number("offsets.topic.num.partitions", 1, 10_000)?.unwrap_or(50) as i32,
             offsets_replication_factor: source.number("offsets.topic.replication.factor", 1, 1000)?.unwrap_or(3) as i16,
             max_connections: source.number("max.connections", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
+            max_connections_per_ip: source.number("max.connections.per.ip", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
+            connections_max_idle: source.duration("connections.max.idle.ms", 1, 600_000)?,
+            fetch_max_bytes: source.number("fetch.max.bytes", 1024, i32::MAX.into())?.unwrap_or(57_671_680) as usize,
+            queued_request_bytes: queued.unwrap_or(QUEUED_REQUEST_BYTES.max(request_max)) as usize,
+            queued_response_bytes: source
+                .number("septet.queued.max.response.bytes", 1 << 20, u32::MAX.into())?
+                .unwrap_or(QUEUED_RESPONSE_BYTES) as usize,
+            auto_create_max_partitions: source
+                .number("septet.auto.create.max.partitions", 0, i32::MAX.into())?
+                .unwrap_or(AUTO_CREATE_MAX_PARTITIONS) as usize,
+            max_partitions_per_broker: source
+                .number("septet.max.partitions.per.broker", 1, i32::MAX.into())?
+                .unwrap_or(MAX_PARTITIONS_PER_BROKER) as usize,
         };
         for (key, entry) in source.entries {
             let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
@@ -227,7 +297,8 @@ impl Config {
     }
 }
 
-const OBEYED: &[&str] = &[
+/// Keys that are obeyed.
+pub const OBEYED: &[&str] = &[
     "broker.id",
     "listeners",
     "advertised.listeners",
@@ -240,11 +311,30 @@ const OBEYED: &[&str] = &[
     "auto.create.topics.enable",
     "log.segment.bytes",
     "log.index.interval.bytes",
+    "log.roll.ms",
+    "log.roll.hours",
+    "log.retention.ms",
+    "log.retention.minutes",
+    "log.retention.hours",
+    "log.retention.bytes",
+    "log.retention.check.interval.ms",
+    "log.cleanup.policy",
+    "log.message.timestamp.type",
+    "log.segment.delete.delay.ms",
+    "log.flush.offset.checkpoint.interval.ms",
+    "delete.topic.enable",
     "message.max.bytes",
     "socket.request.max.bytes",
     "offsets.topic.num.partitions",
     "offsets.topic.replication.factor",
     "max.connections",
+    "max.connections.per.ip",
+    "connections.max.idle.ms",
+    "fetch.max.bytes",
+    "queued.max.request.bytes",
+    "septet.queued.max.response.bytes",
+    "septet.auto.create.max.partitions",
+    "septet.max.partitions.per.broker",
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.
@@ -271,6 +361,13 @@ impl Source<'_> {
             Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
             _ => Err(self.bad(key, format!("{value:?} is not a number from {min} to {max}"))),
         }
+    }
+    /// Milliseconds; a year at the most.
+    fn duration(&mut self, key: &'static str, min: i64, default: u64) -> Result<Duration, ConfigError> {
+        Ok(Duration::from_millis(self.number(key, min, 365 * 86_400_000)?.map_or(default, |n| n as u64)))
+    }
+    fn checked<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
+        self.text(key).map(|v| parse(&v).map_err(|why| self.bad(key, why))).transpose()
     }
     fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {
         match self.text(key).map(|v| v.to_ascii_lowercase()).as_deref() {

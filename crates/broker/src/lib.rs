@@ -6,11 +6,13 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`config`] | `server.properties` |
+//! | [`config`], [`topic_settings`] | `server.properties`, and what topics set otherwise |
 //! | [`batch`], [`log`], [`partition`] | record batches, segment files, one partition's state |
+//! | [`storage`] | the partitions in the log directory, checkpoints, retention |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
-//! | [`wire`], [`server`], [`handlers`] | checking requests, connections, one file per API |
+//! | [`records`] | the records in a batch: checked before they are stored |
+//! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
 
 pub mod batch;
 pub mod broker;
@@ -19,6 +21,9 @@ pub mod config;
 pub mod groups;
 pub mod handlers;
 pub mod log;
+pub mod net;
 pub mod partition;
-pub mod server;
+pub mod records;
+pub mod storage;
+pub mod topic_settings;
 pub mod wire;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, server};
+use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, net::server};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -70,6 +70,7 @@ async fn run(config: Config) -> Result<(), String> {
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let broker = Arc::new(Broker::open(config).map_err(|e| e.to_string())?);
+    let maintenance = tokio::spawn(broker.clone().maintain());
     let mut session = tokio::spawn(cluster::run(broker.clone()));
     let ready = {
         let broker = broker.clone();
@@ -97,6 +98,8 @@ async fn run(config: Config) -> Result<(), String> {
     session.abort();
     let _ = session.await;
     cluster::leave(&broker).await;
+    maintenance.abort();
+    let _ = maintenance.await;
     broker.shut_down();
     Ok(())
 }

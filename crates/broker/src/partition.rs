@@ -1,61 +1,156 @@
-//! One partition as its leader keeps it: the log, the leader epoch, and who waits for more.
+//! One partition: the log, whether this broker leads it and in which epoch, and who waits for more.
 //!
-//! Invariant: with one replica the high watermark is the end of the log.
+//! Invariant: with one replica the high watermark is the end of the log. Leadership is a state of this object, which
+//! there is once for each directory: a request that began under an earlier leadership meets the same log.
 
 use std::{
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use kafka_protocol::ResponseError;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{
     batch,
-    log::{Limits, Log, LogError},
+    log::{Found, Gone, Log, LogError, Slice, locate, now_ms},
+    records,
+    storage::Led,
+    topic_settings::TopicSettings,
 };
 
-/// A partition that this broker leads.
+/// Bytes after which the disk is waited for in the background, so that a start after a kill has little to check.
+const SYNC_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A partition that this broker has.
 #[derive(Debug)]
 pub struct Partition {
     inner: Mutex<Inner>,
-    end: watch::Sender<i64>,
-    max_batch_bytes: usize,
+    waiting: Mutex<HashMap<u64, Arc<Notify>>>,
+    /// wakes what syncs in the background
+    sync: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct Inner {
     log: Log,
+    settings: TopicSettings,
     leader_epoch: i32,
+    leads: bool,
+}
+
+/// What was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// offset of the first record
+    pub base_offset: i64,
+    /// first offset of the log
+    pub start_offset: i64,
+    /// time that the log gave the records, -1 if they keep their own
+    pub time: i64,
 }
 
 /// What a fetch found.
 #[derive(Debug)]
-pub struct Read {
-    /// whole batches
-    pub bytes: Vec<u8>,
+pub struct Fetched {
+    /// whole batches, if there are any
+    pub records: Option<Slice>,
     /// offset up to which records may be read
     pub high_watermark: i64,
     /// first offset
     pub start_offset: i64,
 }
 
+/// Waits for records in some partitions. A partition costs a few bytes here, however many there are.
+#[derive(Debug)]
+pub struct Waiter {
+    id: u64,
+    woken: Arc<Notify>,
+    partitions: Vec<Arc<Led>>,
+}
+
+impl Waiter {
+    /// Begins to wait: what is appended from now on is noticed.
+    pub fn new(partitions: Vec<Arc<Led>>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let this = Self { id: NEXT.fetch_add(1, Ordering::Relaxed), woken: Arc::default(), partitions };
+        for p in &this.partitions {
+            p.partition.waiting().insert(this.id, this.woken.clone());
+        }
+        this
+    }
+
+    /// Ends after something was appended since the last call, or since the beginning.
+    pub async fn woken(&self) {
+        self.woken.notified().await;
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        for p in &self.partitions {
+            p.partition.waiting().remove(&self.id);
+        }
+    }
+}
+
+fn storage_error(what: &str, e: &LogError) -> ResponseError {
+    tracing::error!("{what}: {e}");
+    ResponseError::KafkaStorageError
+}
+
 impl Partition {
-    /// Opens the partition's log.
-    pub fn open(dir: &Path, limits: Limits, leader_epoch: i32, max_batch_bytes: usize) -> Result<Self, LogError> {
-        let log = Log::open(dir, limits)?;
-        let (end, _) = watch::channel(log.end_offset());
-        Ok(Self { inner: Mutex::new(Inner { log, leader_epoch }), end, max_batch_bytes })
+    /// A partition that is not led yet.
+    pub fn new(log: Log, settings: TopicSettings, sync: Arc<Notify>) -> Self {
+        let leader_epoch = log.epochs().last().map_or(-1, |e| e.epoch);
+        Self { inner: Mutex::new(Inner { log, settings, leader_epoch, leads: false }), waiting: Mutex::default(), sync }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Arc<Notify>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The controller has begun a new term of leadership.
-    pub fn set_leader_epoch(&self, epoch: i32) {
+    /// The log, if this broker leads.
+    fn leading(&self) -> Result<MutexGuard<'_, Inner>, ResponseError> {
+        let inner = self.inner();
+        if inner.leads { Ok(inner) } else { Err(ResponseError::NotLeaderOrFollower) }
+    }
+
+    /// This broker leads from now on, or goes on leading, in an epoch.
+    pub fn lead(&self, epoch: i32) {
         let mut inner = self.inner();
         inner.leader_epoch = inner.leader_epoch.max(epoch);
+        inner.leads = true;
+    }
+
+    /// This broker does not lead any more. Who waits is told.
+    pub fn resign(&self) {
+        self.inner().leads = false;
+        self.wake();
+    }
+
+    /// Whether this broker leads.
+    pub fn leads(&self) -> bool {
+        self.inner().leads
+    }
+
+    /// Goes by other settings from now on.
+    pub fn set_settings(&self, settings: TopicSettings) {
+        let mut inner = self.inner();
+        inner.settings = settings;
+        inner.log.set_limits(settings.limits);
+    }
+
+    /// What it goes by.
+    pub fn settings(&self) -> TopicSettings {
+        self.inner().settings
     }
 
     /// The term of leadership.
@@ -65,7 +160,7 @@ impl Partition {
 
     /// Compares the leader epoch that a client believes in; -1 asks for nothing.
     pub fn check_epoch(&self, epoch: i32) -> Result<(), ResponseError> {
-        let mine = self.leader_epoch();
+        let mine = self.leading()?.leader_epoch;
         match epoch {
             -1 => Ok(()),
             e if e < mine => Err(ResponseError::FencedLeaderEpoch),
@@ -74,18 +169,31 @@ impl Partition {
         }
     }
 
-    /// Appends what a producer sent. Returns base offset and log start offset.
-    pub fn append(&self, bytes: &[u8]) -> Result<(i64, i64), ResponseError> {
-        let heads = batch::validate(bytes, self.max_batch_bytes)?;
+    /// Appends what a producer sent, which must be one batch.
+    pub fn append(&self, bytes: &[u8]) -> Result<Appended, ResponseError> {
+        let TopicSettings { max_message_bytes, log_append_time, .. } = self.leading()?.settings;
+        let heads = batch::validate(bytes, max_message_bytes)?;
+        let [head] = heads[..] else {
+            return Err(ResponseError::InvalidRecord);
+        };
+        let checked = records::check(bytes, &head, max_message_bytes)?;
         let mut copy = bytes.to_vec();
-        let mut inner = self.inner();
+        let mut inner = self.leading()?;
+        let time = if log_append_time { now_ms() } else { -1 };
+        let head = batch::stamp(&mut copy, head, if log_append_time { time } else { checked.max_timestamp }, log_append_time);
         let epoch = inner.leader_epoch;
-        let base = inner.log.append(&mut copy, &heads, epoch).map_err(|e| {
-            tracing::error!("append: {e}");
-            ResponseError::KafkaStorageError
-        })?;
-        self.end.send_replace(inner.log.end_offset());
-        Ok((base, inner.log.start_offset()))
+        let base_offset = inner.log.append(&mut copy, &[head], epoch).map_err(|e| storage_error("append", &e))?;
+        let start_offset = inner.log.start_offset();
+        if inner.log.unsynced_bytes() > SYNC_BYTES {
+            self.sync.notify_one();
+        }
+        drop(inner);
+        self.wake();
+        Ok(Appended { base_offset, start_offset, time })
+    }
+
+    fn wake(&self) {
+        self.waiting().values().for_each(|w| w.notify_one());
     }
 
     /// First and next offset.
@@ -94,37 +202,101 @@ impl Partition {
         (inner.log.start_offset(), inner.log.end_offset())
     }
 
-    /// Reads from an offset on.
-    pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Read, ResponseError> {
-        let inner = self.inner();
+    /// Whether the first offset is not that of the first segment.
+    pub fn start_is_within(&self) -> bool {
+        self.inner().log.start_is_within()
+    }
+
+    /// Offset up to which the log is on the disk.
+    pub fn recovery_point(&self) -> i64 {
+        self.inner().log.recovery_point()
+    }
+
+    /// Finds what there is from an offset on: up to `max_bytes`, but at least one batch if that is asked for.
+    pub fn find(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Fetched, ResponseError> {
+        let inner = self.leading()?;
         let (start_offset, high_watermark) = (inner.log.start_offset(), inner.log.end_offset());
         if offset < start_offset || offset > high_watermark {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        let bytes = inner.log.read(offset, max_bytes).map_err(|e| {
-            tracing::error!("read: {e}");
-            ResponseError::KafkaStorageError
-        })?;
-        Ok(Read { bytes, high_watermark, start_offset })
+        let records = inner.log.slice(offset, max_bytes, at_least_one).map_err(|e| storage_error("read", &e))?;
+        Ok(Fetched { records, high_watermark, start_offset })
     }
 
-    /// First record at or after a time; see [`Log::offset_for_timestamp`].
-    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<crate::log::Found>, ResponseError> {
-        self.inner().log.offset_for_timestamp(timestamp).map_err(|e| {
-            tracing::error!("look up a time: {e}");
-            ResponseError::KafkaStorageError
-        })
+    /// Reads whole batches from an offset on, at least one if there is any.
+    pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, ResponseError> {
+        self.inner().log.read(offset, max_bytes).map_err(|e| storage_error("read", &e))
     }
 
-    /// Follows the end of the log.
-    pub fn watch_end(&self) -> watch::Receiver<i64> {
-        self.end.subscribe()
+    /// First record at or after a time. Others go on meanwhile: a batch may have to be decompressed.
+    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, ResponseError> {
+        let failed = |e: LogError| storage_error("look up a time", &e);
+        let mut from = 0;
+        loop {
+            let (start, batch) = {
+                let inner = self.leading()?;
+                (inner.log.start_offset(), inner.log.batch_for_timestamp(timestamp, from).map_err(failed)?)
+            };
+            let Some((head, batch)) = batch else {
+                return Ok(None);
+            };
+            if let Some(found) = locate(&head, &batch, timestamp, from.max(start)).map_err(failed)? {
+                return Ok(Some(found));
+            }
+            from = head.last_offset() + 1;
+        }
     }
 
-    /// Writes all to the disk.
+    /// The record with the largest timestamp, the first if there are several.
+    pub fn offset_of_max_timestamp(&self) -> Result<Option<Found>, ResponseError> {
+        let latest = self.leading()?.log.max_timestamp();
+        self.offset_for_timestamp(latest)
+    }
+
+    /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, whether that is new, and
+    /// files to be removed.
+    pub fn delete_below(&self, offset: i64) -> Result<(i64, bool, Option<Gone>), ResponseError> {
+        let mut inner = self.leading()?;
+        let (start, end) = (inner.log.start_offset(), inner.log.end_offset());
+        let offset = if offset == -1 { end } else { offset };
+        if offset < start || offset > end {
+            return Err(ResponseError::OffsetOutOfRange);
+        }
+        let gone = inner.log.delete_below(offset).map_err(|e| storage_error("delete records", &e))?;
+        Ok((inner.log.start_offset(), inner.log.start_offset() != start, gone))
+    }
+
+    /// Lets go of what is too old or too much.
+    pub fn expire(&self) -> Result<Option<Gone>, LogError> {
+        let mut inner = self.inner();
+        let TopicSettings { retention, deletes, .. } = inner.settings;
+        if deletes { inner.log.expire(retention) } else { Ok(None) }
+    }
+
+    /// Waits for the disk, while others go on reading and appending.
+    pub fn sync(&self) -> Result<(), LogError> {
+        let unsynced = self.inner().log.unsynced();
+        if let Some(unsynced) = unsynced {
+            let end = unsynced.sync()?;
+            self.inner().log.synced(end);
+        }
+        Ok(())
+    }
+
+    /// Writes everything to the disk, for a stop.
     pub fn flush(&self) -> Result<i64, LogError> {
         let mut inner = self.inner();
         inner.log.flush()?;
         Ok(inner.log.end_offset())
+    }
+
+    /// Gives the directory another name, under which it waits for its removal. Nothing is led or found any more.
+    pub fn retire(&self, to: &std::path::Path) -> Result<(), LogError> {
+        let mut inner = self.inner();
+        inner.leads = false;
+        inner.log.rename(to)?;
+        drop(inner);
+        self.wake();
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 //! is walked first, by the layout of the request in a small notation, and must fit into the frame.
 //!
 //! Notation: `b` 1 byte, `h` 2, `i` 4, `l` 8 bytes, `s` string or null, `y` bytes or null, `I` array of plain
-//! 4-byte numbers, `[` … `]` array of structures. A field
+//! 4-byte numbers, `S` array of plain strings, `[` … `]` array of structures. A field
 //! may be followed by `@min-max`, the versions that have it.
 
 /// Layout of a request.
@@ -46,9 +46,11 @@ fn parse(words: &mut std::str::SplitWhitespace<'_>) -> Vec<Field> {
     out
 }
 
-/// Elements of all arrays of one request, at the most. An element may be one byte on the wire and a hundred in memory, so the
-/// length of the frame alone bounds nothing.
-pub const MAX_ELEMENTS: usize = 200_000;
+/// Elements of all arrays and tagged fields of one request, at the most. An element may be one byte on the wire and a hundred in
+/// memory, so the length of the frame alone bounds nothing.
+pub const MAX_ELEMENTS: usize = 50_000;
+/// Memory of one element after decoding, with its part of the answer, in bytes.
+pub const ELEMENT_BYTES: usize = 320;
 
 struct Walk<'a> {
     rest: &'a [u8],
@@ -89,6 +91,11 @@ impl Walk<'_> {
             n => usize::try_from(n).ok(),
         }
     }
+    /// Counts elements, each of which takes at least a byte: this bounds every loop by the frame.
+    fn count(&mut self, n: usize) -> Option<()> {
+        self.elements = self.elements.saturating_add(n);
+        (n <= self.rest.len() && self.elements <= MAX_ELEMENTS).then_some(())
+    }
     fn fields(&mut self, fields: &[Field]) -> Option<()> {
         let version = self.version;
         for f in fields.iter().filter(|f| (f.min..=f.max).contains(&version)) {
@@ -103,7 +110,16 @@ impl Walk<'_> {
                 }
                 b'I' => {
                     let n = self.length(false)?;
+                    self.count(n)?;
                     self.skip(n.checked_mul(4)?)?;
+                }
+                b'S' => {
+                    let n = self.length(false)?;
+                    self.count(n)?;
+                    for _ in 0..n {
+                        let n = self.length(true)?;
+                        self.skip(n)?;
+                    }
                 }
                 b'y' => {
                     let n = self.length(false)?;
@@ -111,11 +127,7 @@ impl Walk<'_> {
                 }
                 _ => {
                     let n = self.length(false)?;
-                    // Each element takes at least a byte, so this bounds the loop by the frame.
-                    self.elements = self.elements.saturating_add(n);
-                    if n > self.rest.len() || self.elements > MAX_ELEMENTS {
-                        return None;
-                    }
+                    self.count(n)?;
                     for _ in 0..n {
                         self.fields(&f.inner)?;
                     }
@@ -124,9 +136,7 @@ impl Walk<'_> {
         }
         if self.compact {
             let tags = self.varint()?;
-            if tags > self.rest.len() {
-                return None;
-            }
+            self.count(tags)?;
             for _ in 0..tags {
                 self.varint()?;
                 let n = self.varint()?;
@@ -137,11 +147,17 @@ impl Walk<'_> {
     }
 }
 
-/// Whether every length in a request's body fits into it.
-pub fn fits(layout: &Layout, version: i16, body: &[u8]) -> bool {
+/// The number of elements in a request's body, if every length in it fits.
+pub fn weigh(layout: &Layout, version: i16, body: &[u8]) -> Option<usize> {
     let fields = parse(&mut layout.fields.split_whitespace());
     let mut walk = Walk { rest: body, version, compact: version >= layout.flexible, elements: 0 };
-    walk.fields(&fields).is_some()
+    walk.fields(&fields)?;
+    Some(walk.elements)
+}
+
+/// Whether every length in a request's body fits into it.
+pub fn fits(layout: &Layout, version: i16, body: &[u8]) -> bool {
+    weigh(layout, version, body).is_some()
 }
 
 /// Whether the head of a request (key, version, correlation id, client id, tags) is whole.

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     collections::BTreeSet,
+    io::Write,
     thread,
     time::{Duration, Instant},
 };
@@ -38,6 +39,7 @@ fn a_cluster_of_three() {
     topics_are_made_when_they_are_asked_for(&cluster);
     records_go_to_the_leader_and_come_back(&cluster);
     offsets_are_listed(&cluster);
+    times_are_found_in_compressed_batches(&cluster);
     a_waiting_fetch_wakes_up(&cluster);
     groups_have_a_coordinator(&cluster);
     znodes_look_as_kafkas(&cluster);
@@ -230,6 +232,29 @@ fn offsets_are_listed(cluster: &Cluster) {
     }
 }
 
+/// By records, not by batches, also where they are compressed; and the latest of all.
+fn times_are_found_in_compressed_batches(cluster: &Cluster) {
+    let leader = cluster.create("packed", 1)[0];
+    let mut client = cluster.client(leader);
+    assert_eq!(client.list_offsets(7, "packed", 0, -3), (0, -1, -1), "nothing is latest where nothing is");
+    let records = Batch::new(1000).records(&[(0, None, Some("a")), (50, None, Some("b")), (20, None, Some("c"))]).build();
+    for (attributes, compress) in [(0, None), (1, Some(())), (0, None)] {
+        let mut body = records[61..].to_vec();
+        if compress.is_some() {
+            let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            e.write_all(&body).unwrap();
+            body = e.finish().unwrap();
+        }
+        let batch = Batch::new(if attributes == 1 { 2000 } else { 1000 }).attributes(attributes).count(3).last_offset_delta(2).body(&body);
+        client.produce("packed", 0, &batch.build());
+    }
+    for (time, want) in [(1000, (0, 0, 1000)), (1001, (0, 1, 1050)), (1051, (0, 3, 2000)), (2001, (0, 4, 2050)), (2051, (0, -1, -1))] {
+        assert_eq!(client.list_offsets(7, "packed", 0, time), want, "{time}");
+    }
+    assert_eq!(client.list_offsets(7, "packed", 0, -3), (0, 4, 2050));
+    assert_eq!(client.list_offsets(7, "packed", 0, -4).0, code(ResponseError::InvalidRequest));
+}
+
 fn a_waiting_fetch_wakes_up(cluster: &Cluster) {
     let leader = cluster.create("waiting", 1)[0];
     let mut client = cluster.client(leader);
@@ -315,10 +340,10 @@ fn znodes_look_as_kafkas(cluster: &Cluster) {
     assert_eq!(id, json!({ "version": "1", "id": said }));
 
     let partitions = json!({ "0": [3], "1": [1], "2": [3] });
-    assert_eq!(
-        z.json("/brokers/topics/placed"),
-        json!({ "version": 2, "partitions": partitions, "adding_replicas": {}, "removing_replicas": {} })
-    );
+    let mut placed = z.json("/brokers/topics/placed");
+    let topic_id = placed.as_object_mut().unwrap().remove("topic_id").unwrap();
+    assert!(topic_id.as_str().is_some_and(|id| id.len() == 22 && !id.starts_with('-')), "{topic_id}");
+    assert_eq!(placed, json!({ "version": 3, "partitions": partitions, "adding_replicas": {}, "removing_replicas": {} }));
     assert_eq!(z.owner("/brokers/topics/placed"), Some(0));
     assert_eq!(z.children("/brokers/topics/placed/partitions"), ["0", "1", "2"]);
     let state = json!({ "controller_epoch": 1, "leader": 1, "version": 1, "leader_epoch": 0, "isr": [1] });

@@ -1,10 +1,13 @@
 //! `server.properties`: Kafka's names and defaults; what is wrong is named by file, line and key.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use proptest::prelude::*;
-use septet_broker::config::{Config, ConfigError, Listener};
+use septet_broker::{
+    config::{Config, ConfigError, Listener, NOT_OBEYED, OBEYED},
+    log::Retention,
+};
 
 const BASE: &str = "broker.id=1\nzookeeper.connect=zk1:2181\n";
 
@@ -34,7 +37,16 @@ fn defaults_are_those_of_kafka() {
     assert_eq!((c.segment_bytes, c.index_interval_bytes), (1_073_741_824, 4096));
     assert_eq!((c.message_max_bytes, c.request_max_bytes), (1_048_588, 104_857_600));
     assert_eq!((c.offsets_partitions, c.offsets_replication_factor), (50, 3));
-    assert_eq!(c.max_connections, i32::MAX as usize);
+    assert_eq!((c.max_connections, c.max_connections_per_ip), (i32::MAX as usize, i32::MAX as usize));
+    assert_eq!((c.connections_max_idle, c.fetch_max_bytes), (Duration::from_secs(600), 57_671_680));
+    assert_eq!((c.retention, c.retention_check), (Retention { ms: Some(604_800_000), bytes: None }, Duration::from_secs(300)));
+    assert_eq!((c.segment_ms, c.cleanup_deletes, c.log_append_time, c.delete_topics), (604_800_000, true, false, true));
+    assert_eq!((c.segment_delete_delay, c.checkpoint_interval), (Duration::from_secs(60), Duration::from_secs(60)));
+    // Ours: Kafka's `queued.max.request.bytes` has no limit by default.
+    assert_eq!((c.queued_request_bytes, c.queued_response_bytes), (134_217_728, 67_108_864));
+    assert_eq!((c.auto_create_max_partitions, c.max_partitions_per_broker), (2000, 4000));
+    assert_eq!(with("socket.request.max.bytes=200000000").unwrap().0.queued_request_bytes, 200_000_000);
+    assert_eq!(with("queued.max.request.bytes=-1").unwrap().0.queued_request_bytes, 134_217_728);
 }
 
 #[test]
@@ -44,7 +56,11 @@ fn every_obeyed_key_is_obeyed() {
         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INSIDE:PLAINTEXT\ninter.broker.listener.name=INSIDE\n\
         log.dirs=/data/kafka-logs\nzookeeper.connect=a:2181, b:2181 ,c:2181/kafka\nzookeeper.session.timeout.ms=6000\nnum.partitions=6\n\
         default.replication.factor=3\nauto.create.topics.enable=FALSE\nlog.segment.bytes=1000\nlog.index.interval.bytes=0\nmessage.max.bytes=0\n\
-        socket.request.max.bytes=1\noffsets.topic.num.partitions=5\noffsets.topic.replication.factor=1\nmax.connections=10\r\n";
+        socket.request.max.bytes=1\noffsets.topic.num.partitions=5\noffsets.topic.replication.factor=1\nmax.connections=10\r\n\
+        max.connections.per.ip=3\nconnections.max.idle.ms=1000\nfetch.max.bytes=1024\nqueued.max.request.bytes=1\n\
+        septet.queued.max.response.bytes=1048576\nseptet.auto.create.max.partitions=0\nseptet.max.partitions.per.broker=9\nlog.retention.hours=72\nlog.retention.bytes=1000\n\
+        log.retention.check.interval.ms=5\nlog.cleanup.policy=compact\nlog.message.timestamp.type=LogAppendTime\nlog.roll.hours=2\n\
+        log.segment.delete.delay.ms=0\nlog.flush.offset.checkpoint.interval.ms=500\ndelete.topic.enable=false\n";
     let (c, warnings) = parse(text).unwrap();
     assert_eq!(warnings, [] as [String; 0]);
     assert_eq!(c.broker_id, 7);
@@ -55,6 +71,39 @@ fn every_obeyed_key_is_obeyed() {
     assert_eq!((c.num_partitions, c.default_replication_factor, c.auto_create_topics), (6, 3, false));
     assert_eq!((c.segment_bytes, c.index_interval_bytes, c.message_max_bytes, c.request_max_bytes), (1000, 0, 0, 1));
     assert_eq!((c.offsets_partitions, c.offsets_replication_factor, c.max_connections), (5, 1, 10));
+    assert_eq!((c.max_connections_per_ip, c.connections_max_idle, c.fetch_max_bytes), (3, Duration::from_secs(1), 1024));
+    assert_eq!((c.queued_request_bytes, c.queued_response_bytes), (1, 1_048_576));
+    assert_eq!((c.auto_create_max_partitions, c.max_partitions_per_broker), (0, 9));
+    assert_eq!((c.retention, c.retention_check), (Retention { ms: Some(259_200_000), bytes: Some(1000) }, Duration::from_millis(5)));
+    assert_eq!((c.segment_ms, c.cleanup_deletes, c.log_append_time, c.delete_topics), (7_200_000, false, true, false));
+    assert_eq!((c.segment_delete_delay, c.checkpoint_interval), (Duration::ZERO, Duration::from_millis(500)));
+}
+
+/// docs/broker.md lists the keys.
+#[test]
+fn the_documentation_names_every_key() {
+    let text = include_str!("../../../docs/broker.md");
+    let (obeyed, rest) = text.split_once("Known and without effect:").unwrap();
+    let missing =
+        |keys: &[&str], text: &str| keys.iter().filter(|k| !text.contains(&format!("`{k}`"))).map(|k| k.to_string()).collect::<Vec<_>>();
+    assert_eq!(missing(OBEYED, obeyed), [] as [String; 0]);
+    assert_eq!(missing(NOT_OBEYED, rest), [] as [String; 0]);
+}
+
+#[test]
+fn of_several_units_the_finest_counts() {
+    for (text, ms) in [
+        ("log.retention.ms=5\nlog.retention.minutes=1\nlog.retention.hours=1", Some(5)),
+        ("log.retention.minutes=1\nlog.retention.hours=1", Some(60_000)),
+        ("log.retention.hours=-1", None),
+        ("log.retention.ms=-1\nlog.retention.hours=1", None),
+        ("log.retention.minutes=-1", None),
+        ("log.retention.hours=2147483647", Some(2_147_483_647 * 3_600_000)),
+    ] {
+        assert_eq!(with(text).unwrap().0.retention.ms, ms, "{text}");
+    }
+    assert_eq!(with("log.roll.ms=5\nlog.roll.hours=1").unwrap().0.segment_ms, 5);
+    assert!(with("log.cleanup.policy=compact,delete").unwrap().0.cleanup_deletes);
 }
 
 #[test]
@@ -123,6 +172,23 @@ fn a_bad_value_names_file_line_and_key() {
         ("offsets.topic.num.partitions=0", "offsets.topic.num.partitions", "from 1"),
         ("offsets.topic.replication.factor=0", "offsets.topic.replication.factor", "from 1"),
         ("max.connections=0", "max.connections", "from 1"),
+        ("log.retention.hours=week", "log.retention.hours", "\"week\""),
+        ("log.retention.ms=-2", "log.retention.ms", "from -1"),
+        ("log.retention.bytes=-2", "log.retention.bytes", "from -1"),
+        ("log.retention.check.interval.ms=0", "log.retention.check.interval.ms", "from 1"),
+        ("log.roll.ms=0", "log.roll.ms", "from 1"),
+        ("log.roll.hours=0", "log.roll.hours", "from 1"),
+        ("log.cleanup.policy=burn", "log.cleanup.policy", "neither delete nor compact"),
+        ("log.message.timestamp.type=Now", "log.message.timestamp.type", "neither CreateTime nor LogAppendTime"),
+        ("log.segment.delete.delay.ms=-1", "log.segment.delete.delay.ms", "from 0"),
+        ("delete.topic.enable=no", "delete.topic.enable", "neither true nor false"),
+        ("max.connections.per.ip=0", "max.connections.per.ip", "from 1"),
+        ("connections.max.idle.ms=0", "connections.max.idle.ms", "from 1"),
+        ("fetch.max.bytes=1023", "fetch.max.bytes", "from 1024"),
+        ("queued.max.request.bytes=104857599", "queued.max.request.bytes", "is less than socket.request.max.bytes, 104857600"),
+        ("septet.queued.max.response.bytes=1", "septet.queued.max.response.bytes", "from 1048576"),
+        ("septet.auto.create.max.partitions=-1", "septet.auto.create.max.partitions", "from 0"),
+        ("septet.max.partitions.per.broker=0", "septet.max.partitions.per.broker", "from 1"),
     ];
     for (line, key, reason) in cases {
         let error = with(line).map(|(c, _)| c).expect_err(line).to_string();
@@ -150,7 +216,7 @@ fn what_must_be_given_is_asked_for() {
 fn what_is_not_obeyed_is_warned_of() {
     // (text from the third line on, warnings)
     let cases: [(&str, &[&str]); 5] = [
-        ("log.retention.hours=72", &["/etc/server.properties:3: log.retention.hours is known but has no effect so far"]),
+        ("num.io.threads=72", &["/etc/server.properties:3: num.io.threads is known but has no effect so far"]),
         ("log.retenttion.hours=72", &["/etc/server.properties:3: log.retenttion.hours is not a known key"]),
         ("Log.Dirs=/a", &["/etc/server.properties:3: Log.Dirs is not a known key"]),
         ("num.partitions=2\nnum.partitions=3", &["/etc/server.properties:4: num.partitions is given twice; this one counts"]),

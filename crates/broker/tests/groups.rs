@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use common::{
     batches::{Batch, keys_and_values},
@@ -14,7 +14,9 @@ use kafka_protocol::ResponseError;
 use proptest::prelude::*;
 use septet_broker::{
     groups::{Commit, Key, Offsets, partition_for},
+    log::Log,
     partition::Partition,
+    topic_settings::TopicSettings,
 };
 
 /// What Kafka 3.9.1 writes: OffsetCommitKey 1 of shop, orders, 7.
@@ -24,8 +26,16 @@ const VALUE_3: &[u8] = b"\x00\x03\0\0\0\0\0\0\x10\x92\0\0\0\x03\x00\x05m\xc3\xa4
 /// OffsetCommitValue 1, which has a time of expiry and no leader epoch.
 const VALUE_1: &[u8] = b"\x00\x01\0\0\0\0\0\0\x10\x92\x00\x05m\xc3\xa4rk\x00\x00\x01\x8b\xcf\xe5\x68\x7b\x00\x00\x01\x8b\xcf\xe6\xee\x9f";
 
+fn partition(dir: &Path, max_message_bytes: usize) -> Partition {
+    let log = Log::open(dir, limits(2000, 100)).unwrap();
+    let settings = TopicSettings { max_message_bytes, ..TopicSettings::default() };
+    let partition = Partition::new(log, settings, Arc::default());
+    partition.lead(3);
+    partition
+}
+
 fn open(dir: &Path) -> Partition {
-    Partition::open(dir, limits(2000, 100), 3, 1_000_000).unwrap()
+    partition(dir, 1_000_000)
 }
 
 fn key(group: &str, topic: &str, partition: i32) -> Key {
@@ -65,7 +75,7 @@ fn records_have_kafkas_bytes() {
     let offsets = Offsets::load(&partition).unwrap();
     let second = Commit { leader_epoch: -1, metadata: String::new(), ..commit(0) };
     offsets.commit(&partition, vec![(key("shop", "orders", 7), commit(4242)), (key("shop", "t", 0), second)]).unwrap();
-    let (head, bytes) = batches(&partition.read(0, 1000).unwrap().bytes).remove(0);
+    let (head, bytes) = batches(&partition.read(0, 1000).unwrap()).remove(0);
     assert_eq!((head.base_offset, head.leader_epoch, head.count, head.attributes, head.producer_id), (0, 3, 2, 0, -1));
     let got = keys_and_values(&bytes);
     assert_eq!(got[0], (Some(KEY.to_vec()), Some(VALUE_3.to_vec())));
@@ -148,16 +158,14 @@ fn what_a_record_cannot_hold_is_refused() {
 #[test]
 fn a_partition_knows_its_offsets_and_epochs() {
     let dir = tempdir();
-    let p = Partition::open(dir.path(), limits(2000, 100), 3, 200).unwrap();
-    let end = p.watch_end();
+    let p = partition(dir.path(), 200);
     let batch = Batch::new(1).values(&["a", "b"]).build();
-    assert_eq!(p.append(&batch), Ok((0, 0)));
-    assert!(end.has_changed().unwrap());
-    assert_eq!(*end.borrow(), 2);
+    assert_eq!(p.append(&batch).map(|a| (a.base_offset, a.start_offset, a.time)), Ok((0, 0, -1)));
     let large = Batch::new(1).values(&["x".repeat(200).as_str()]).build();
     assert_eq!(p.append(&large), Err(ResponseError::MessageTooLarge));
     assert_eq!(p.append(&[&batch[..], &large].concat()), Err(ResponseError::MessageTooLarge), "all of it or nothing");
-    assert_eq!((p.offsets(), *end.borrow()), ((0, 2), 2));
+    assert_eq!(p.append(&[&batch[..], &batch].concat()), Err(ResponseError::InvalidRecord), "one batch in a request");
+    assert_eq!(p.offsets(), (0, 2));
     for (offset, want) in [
         (-1, Err(ResponseError::OffsetOutOfRange)),
         (0, Ok(batch.len())),
@@ -165,20 +173,24 @@ fn a_partition_knows_its_offsets_and_epochs() {
         (2, Ok(0)),
         (3, Err(ResponseError::OffsetOutOfRange)),
     ] {
-        assert_eq!(p.read(offset, 1000).map(|r| r.bytes.len()), want, "{offset}");
+        assert_eq!(p.find(offset, 1000, true).map(|f| f.records.map_or(0, |r| r.len())), want, "{offset}");
     }
-    let read = p.read(2, 1000).unwrap();
+    let read = p.find(2, 1000, true).unwrap();
     assert_eq!((read.high_watermark, read.start_offset), (2, 0));
     for (epoch, want) in
         [(-1, Ok(())), (2, Err(ResponseError::FencedLeaderEpoch)), (3, Ok(())), (4, Err(ResponseError::UnknownLeaderEpoch))]
     {
         assert_eq!(p.check_epoch(epoch), want, "{epoch}");
     }
-    p.set_leader_epoch(9);
-    p.set_leader_epoch(4);
+    p.resign();
+    let not_leader = ResponseError::NotLeaderOrFollower;
+    assert_eq!((p.append(&batch), p.check_epoch(-1)), (Err(not_leader), Err(not_leader)));
+    assert_eq!(p.find(0, 1000, true).map(drop), Err(not_leader));
+    p.lead(9);
+    p.lead(4);
     assert_eq!(p.leader_epoch(), 9, "an epoch never goes back");
     p.append(&batch).unwrap();
-    let epochs: Vec<_> = batches(&p.read(0, 1000).unwrap().bytes).iter().map(|(h, _)| h.leader_epoch).collect();
+    let epochs: Vec<_> = batches(&p.read(0, 1000).unwrap()).iter().map(|(h, _)| h.leader_epoch).collect();
     assert_eq!(epochs, [3, 9]);
     assert_eq!(p.flush().unwrap(), 4);
 }

@@ -20,8 +20,9 @@ use common::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, FetchResponse, FindCoordinatorRequest,
-        FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse, ProduceResponse,
+        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, FetchResponse,
+        FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse,
+        ProduceResponse,
     },
     protocol::Decodable,
 };
@@ -39,6 +40,8 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::FindCoordinator => drop(FindCoordinatorResponse::decode(&mut b, version).unwrap()),
         ApiKey::ApiVersions => drop(ApiVersionsResponse::decode(&mut b, version).unwrap()),
         ApiKey::CreateTopics => drop(CreateTopicsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DeleteTopics => drop(DeleteTopicsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }
     b.len()
@@ -211,10 +214,27 @@ fn lies_in_records_end_nothing(cluster: &Cluster) {
     let mut client = cluster.client(1);
     cluster.create("lies", 1);
     let headers = [24, 0, 0, 0, 1, 1, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0];
-    for (i, count) in [1, i32::MAX].into_iter().enumerate() {
-        client.produce("lies", 0, &Batch::new(5).count(count).last_offset_delta(count - 1).max_timestamp(9).body(&headers).build());
-        assert_eq!(client.list_offsets(7, "lies", 0, 7).0, 0, "{i}");
+    for count in [1, i32::MAX] {
+        for body in [&headers[..], b"garbage", &[]] {
+            let lie = Batch::new(5).count(count).last_offset_delta(count - 1).max_timestamp(9).body(body).build();
+            assert_eq!(client.produce_in(9, "lies", 0, &lie).error_code, ResponseError::InvalidRecord.code(), "{count} {body:?}");
+        }
     }
+    // One batch for each partition in a request, as on Kafka.
+    let two = [&GOLDEN[..], &GOLDEN].concat();
+    assert_eq!(client.produce_in(9, "lies", 0, &two).error_code, ResponseError::InvalidRecord.code());
+    assert_eq!(client.list_offsets(7, "lies", 0, -1), (0, 0, -1), "nothing was stored");
+    let mut again = produce_request("lies", 0, &GOLDEN, -1);
+    let partition = again.topic_data[0].partition_data[0].clone();
+    again.topic_data[0].partition_data.push(partition);
+    let codes: Vec<i16> = client.call(9, &again).responses[0].partition_responses.iter().map(|p| p.error_code).collect();
+    assert_eq!((codes, client.list_offsets(7, "lies", 0, -1).1), (vec![0, ResponseError::InvalidRequest.code()], 3));
+    // The largest timestamp is that of the records, whatever the producer says.
+    let wrong = Batch::new(5).records(&[(0, None, Some("a")), (3, None, Some("b"))]).max_timestamp(i64::MAX).build();
+    cluster.create("late", 1);
+    assert_eq!(client.produce("late", 0, &wrong), 0);
+    assert_eq!(client.list_offsets(7, "late", 0, 9), (0, -1, -1));
+    assert_eq!(client.list_offsets(7, "late", 0, 8), (0, 1, 8));
 }
 
 fn half_a_frame_hurts_nobody(cluster: &Cluster) {

@@ -51,6 +51,10 @@ fn segments_are_named_by_their_first_offset_and_keep_their_size() {
     assert_eq!(got, [(0, 270), (3, 90), (4, sized(2, 400).len()), (5, 90)]);
     assert!(dir.path().join("00000000000000000004.index").exists() && dir.path().join("00000000000000000004.timeindex").exists());
     assert_eq!(read_all(&log).len(), all.len());
+    // A second log on the directory would write over the first.
+    let error = Log::open(dir.path(), limits(300, 4096)).unwrap_err().to_string();
+    assert!(error.ends_with("the directory is open already"), "{error}");
+    drop(log);
     let again = Log::open(dir.path(), limits(300, 4096)).unwrap();
     assert_eq!((again.start_offset(), again.end_offset(), again.size()), (0, 6, all.len() as u64));
 }
@@ -143,6 +147,7 @@ fn the_first_record_at_or_after_a_time_is_found() {
             let want = want.map(|(offset, timestamp)| Found { offset, timestamp });
             assert_eq!(log.offset_for_timestamp(time).unwrap(), want, "{time}, {round}");
         }
+        drop(log);
         log = Log::open(dir.path(), limits(250, 50)).unwrap();
     }
     let empty = tempdir();
@@ -219,6 +224,7 @@ proptest! {
             want.extend(batches(&bytes).into_iter().map(|(_, b)| b[16..].to_vec()));
             if i % 8 == reopen as usize % 8 {
                 let before = (files(dir.path(), "index"), files(dir.path(), "timeindex"));
+                drop(log);
                 log = Log::open(dir.path(), limits(segment_bytes, interval)).unwrap();
                 prop_assert_eq!(before, (files(dir.path(), "index"), files(dir.path(), "timeindex")), "indexes are made anew as they were");
             }

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::peer::secret::Secret;
+
 /// Why a configuration is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -25,6 +27,14 @@ pub enum ConfigError {
         line: usize,
         /// the key
         key: String,
+        /// what is wrong
+        reason: String,
+    },
+    /// The ensemble's secret is not usable.
+    #[error("{path}: peerSecretFile: {reason}")]
+    Secret {
+        /// the file
+        path: PathBuf,
         /// what is wrong
         reason: String,
     },
@@ -74,6 +84,12 @@ pub struct Config {
     pub four_letter_words: Vec<String>,
     /// largest request, in bytes (`jute.maxbuffer`)
     pub max_request_bytes: usize,
+    /// the port of the servers listens on all addresses, not only on those of this server's name
+    pub listen_everywhere: bool,
+    /// file with the secret of the ensemble
+    pub peer_secret_file: Option<PathBuf>,
+    /// what is in it, as it was at the start
+    pub peer_secret: Option<Secret>,
     /// the file it was read from
     pub path: PathBuf,
 }
@@ -104,7 +120,6 @@ const NOT_OBEYED: &[&str] = &[
     "dynamicConfigFile",
     "skipACL",
     "extendedTypesEnabled",
-    "quorumListenOnAllIPs",
     "cnxTimeout",
     "localSessionsEnabled",
     "localSessionsUpgradingEnabled",
@@ -117,7 +132,7 @@ impl Config {
     /// Reads a configuration file and the `myid` beside its data. Returns warnings too.
     pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let (mut config, warnings) = Self::parse(path, &text)?;
+        let (mut config, mut warnings) = Self::parse(path, &text)?;
         if !config.members.is_empty() {
             let file = config.data_dir.join("myid");
             let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { path: file.clone(), source })?;
@@ -127,6 +142,17 @@ impl Config {
             if !config.members.contains_key(&config.id) {
                 return Err(bad(format!("{} is not one of the servers in {}", config.id, path.display())));
             }
+        }
+        if config.members.len() > 1 && config.peer_secret_file.is_none() {
+            warnings.push(format!(
+                "{}: peerSecretFile is not set: ANY HOST THAT REACHES THE PORT OF THE SERVERS CAN CHANGE AND DESTROY ALL DATA; \
+                 set it to a file with the same secret on all servers",
+                path.display()
+            ));
+        }
+        if let Some(file) = &config.peer_secret_file {
+            let secret = Secret::read(file).map_err(|reason| ConfigError::Secret { path: file.clone(), reason })?;
+            config.peer_secret = Some(secret);
         }
         Ok((config, warnings))
     }
@@ -146,6 +172,9 @@ impl Config {
             snap_count: 100_000,
             four_letter_words: vec!["srvr".into()],
             max_request_bytes: 0xf_ffff,
+            listen_everywhere: false,
+            peer_secret_file: None,
+            peer_secret: None,
             path: path.into(),
         };
         let mut warnings = Vec::new();
@@ -174,6 +203,9 @@ impl Config {
                 "maxClientCnxns" => c.max_client_connections = number(0, 1_000_000)? as usize,
                 "snapCount" => c.snap_count = number(2, 100_000_000)? as u64,
                 "jute.maxbuffer" => c.max_request_bytes = number(1024, 64 * 1024 * 1024)? as usize,
+                "quorumListenOnAllIPs" => c.listen_everywhere = value.eq_ignore_ascii_case("true"),
+                "peerSecretFile" if value.is_empty() => return Err(bad("is empty".into())),
+                "peerSecretFile" => c.peer_secret_file = Some(value.into()),
                 "4lw.commands.whitelist" => {
                     c.four_letter_words = match value {
                         "*" => FOUR_LETTER_WORDS.iter().map(|w| (*w).to_owned()).collect(),

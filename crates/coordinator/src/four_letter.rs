@@ -3,7 +3,10 @@
 
 use std::{fmt::Write as _, sync::atomic::Ordering};
 
-use crate::{node::Node, server::Counters};
+use crate::{
+    node::Node,
+    server::{Counters, limits::descriptors},
+};
 
 /// What this server calls itself. Tools parse the number in front.
 pub const VERSION: &str = concat!("3.8.0-septet-", env!("CARGO_PKG_VERSION"), ", built on septet");
@@ -90,6 +93,7 @@ fn mntr(node: &Node, counters: &Counters) -> String {
     });
     let fds = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
     line("open_file_descriptor_count", fds("/proc/self/fd").to_string());
+    line("max_file_descriptor_count", descriptors().to_string());
     if mode(node) == "leader" {
         let (all, synced) = node.followers();
         line("learners", all.to_string());

@@ -12,6 +12,7 @@
 //! | [`watches`] | who is told of a change on this server |
 //! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, the Raft node |
 //! | [`server`], [`four_letter`] | clients |
+//! | `throttle` | log lines that strangers can cause |
 
 pub mod config;
 pub mod four_letter;
@@ -22,5 +23,6 @@ pub mod protocol;
 pub mod server;
 pub mod state;
 pub mod storage;
+mod throttle;
 pub mod tree;
 pub mod watches;

@@ -1,12 +1,19 @@
 //! `septet-coordinator ZOO_CFG`: runs one server of the ensemble.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Parser;
 use septet_coordinator::{
     config::Config,
     node::Node,
     server::{self, Counters},
+    storage::{LogStore, probe},
 };
 use tokio::{
     net::TcpListener,
@@ -22,6 +29,10 @@ struct Arguments {
     /// Check the configuration and stop
     #[arg(long)]
     check: bool,
+    /// Repair a data directory in which a forged message left a term that no election reaches, and stop. Only while all
+    /// servers are stopped
+    #[arg(long, conflicts_with = "check")]
+    reset_term: bool,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +57,10 @@ fn main() -> ExitCode {
         println!("{}: ok", arguments.config.display());
         return ExitCode::SUCCESS;
     }
+    if arguments.reset_term {
+        return reset_term(&config);
+    }
+    server::limits::raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(config)),
@@ -60,11 +75,52 @@ fn main() -> ExitCode {
     }
 }
 
+/// Waits until the data directory can be written to. A server that cannot write takes no part: it would be elected, or
+/// vote, and end at its first write, again and again.
+async fn wait_for_room(dir: &Path) -> Result<(), String> {
+    let mut waits = false;
+    loop {
+        let probed = std::fs::create_dir_all(dir)
+            .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
+            .and_then(|()| probe(dir));
+        match probed {
+            Ok(()) => return Ok(()),
+            Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                if !std::mem::replace(&mut waits, true) {
+                    tracing::error!("{e}: this server waits for room and serves nobody until then");
+                    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+                }
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn reset_term(config: &Config) -> ExitCode {
+    let dir = config.data_dir.join("version-2");
+    match LogStore::reset_term(&dir) {
+        Ok(Some(term)) => println!("{}: term {term} was removed", dir.display()),
+        Ok(None) => println!("{}: nothing to repair", dir.display()),
+        Err(e) => {
+            eprintln!("septet-coordinator: {e}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 async fn run(config: Config) -> Result<(), String> {
-    let address = format!("{}:{}", config.client_address, config.client_port);
-    let listener = TcpListener::bind(&address).await.map_err(|e| format!("cannot listen on {address}: {e}"))?;
     let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let dir = config.data_dir.join("version-2");
+    tokio::select! {
+        room = wait_for_room(&dir) => room?,
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    }
+    let address = format!("{}:{}", config.client_address, config.client_port);
+    let listener = TcpListener::bind(&address).await.map_err(|e| format!("cannot listen on {address}: {e}"))?;
     let node = Node::start(config).await.map_err(|e| e.to_string())?;
     tracing::info!("server {} of {} listens on {address}", node.config.id, node.config.members.len().max(1));
     // Ready when it answers, not when there is a majority: the others are started after this one.

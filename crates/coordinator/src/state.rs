@@ -28,6 +28,7 @@ pub enum Ask {
         /// its id
         id: i64,
         /// its password
+        #[serde(with = "serde_bytes")]
         password: Vec<u8>,
         /// milliseconds without a word after which it ends
         timeout_ms: i32,
@@ -37,9 +38,10 @@ pub enum Ask {
         /// session
         id: i64,
         /// its password
+        #[serde(with = "serde_bytes")]
         password: Vec<u8>,
     },
-    /// the session ends, asked for or timed out
+    /// the session ends, as its client asked
     CloseSession {
         /// session
         id: i64,
@@ -50,6 +52,14 @@ pub enum Ask {
         session: i64,
         /// what to change
         write: Write,
+    },
+    /// sessions of which the leader of this term heard nothing for too long; in a log entry of another term it does
+    /// nothing, so a leader that was replaced ends no session
+    Expire {
+        /// sessions
+        ids: Vec<i64>,
+        /// the leader's term
+        term: u64,
     },
 }
 
@@ -83,6 +93,7 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// proves that a client owns it
+    #[serde(with = "serde_bytes")]
     pub password: Vec<u8>,
     /// milliseconds without a word after which it ends
     pub timeout_ms: i32,
@@ -108,8 +119,8 @@ pub struct Applied {
     pub answer: Answer,
     /// for watches
     pub events: Vec<Event>,
-    /// the session that ended
-    pub closed: Option<i64>,
+    /// the sessions that ended
+    pub closed: Vec<i64>,
     /// the session that now belongs to the command's origin
     pub moved: Option<i64>,
 }
@@ -126,7 +137,7 @@ impl State {
     pub fn apply(&mut self, term: u64, command: &Command) -> Applied {
         self.begin_term(term);
         self.zxid += 1;
-        let mut done = Applied { answer: Answer::NoSession, events: Vec::new(), closed: None, moved: None };
+        let mut done = Applied { answer: Answer::NoSession, events: Vec::new(), closed: Vec::new(), moved: None };
         match &command.ask {
             Ask::CreateSession { id, password, timeout_ms } => {
                 let session = Session { password: password.clone(), timeout_ms: *timeout_ms, owner: command.origin };
@@ -141,9 +152,12 @@ impl State {
                 }
             }
             Ask::CloseSession { id } => {
-                if self.sessions.remove(id).is_some() {
-                    self.tree.drop_ephemerals(*id, self.zxid, &mut done.events);
-                    done.closed = Some(*id);
+                self.close(*id, &mut done);
+                done.answer = Answer::Closed;
+            }
+            Ask::Expire { ids, term: of } => {
+                if *of == term {
+                    ids.iter().for_each(|id| self.close(*id, &mut done));
                 }
                 done.answer = Answer::Closed;
             }
@@ -159,5 +173,12 @@ impl State {
             }
         }
         done
+    }
+
+    fn close(&mut self, id: i64, done: &mut Applied) {
+        if self.sessions.remove(&id).is_some() {
+            self.tree.drop_ephemerals(id, self.zxid, &mut done.events);
+            done.closed.push(id);
+        }
     }
 }

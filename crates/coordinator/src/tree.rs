@@ -13,6 +13,7 @@ use crate::protocol::{Code, EventType, Stat, Write, WriteAnswer, perm};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Znode {
     /// its data
+    #[serde(with = "serde_bytes")]
     pub data: Vec<u8>,
     /// permissions of `world:anyone`
     pub perms: i32,

@@ -46,6 +46,11 @@ fn what_is_obeyed() {
     assert_eq!(with("4lw.commands.whitelist=*").four_letter_words, FOUR_LETTER_WORDS);
     assert_eq!(with("4lw.commands.whitelist= ruok , mntr,").four_letter_words, ["ruok", "mntr"]);
     assert!(with("4lw.commands.whitelist=").four_letter_words.is_empty());
+    let c = with("");
+    assert_eq!((c.listen_everywhere, c.peer_secret_file, c.peer_secret), (false, None, None));
+    assert!(with("quorumListenOnAllIPs=true").listen_everywhere);
+    assert!(!with("quorumListenOnAllIPs=false").listen_everywhere);
+    assert_eq!(with("peerSecretFile=/etc/secret").peer_secret_file.as_deref(), Some(Path::new("/etc/secret")));
     // The last of two wins, as in a Java properties file.
     assert_eq!(with("clientPort=2182").client_port, 2182);
     // A dynamic part behind the address is not an error.
@@ -71,6 +76,7 @@ fn what_is_refused_names_file_line_and_key() {
         ("clientPort", "clientPort: \"\" is not"),
         ("clientPort=2181x", "clientPort: \"2181x\" is not"),
         ("dataDir=", "dataDir: is empty"),
+        ("peerSecretFile=", "peerSecretFile: is empty"),
         ("tickTime=0", "tickTime: \"0\" is not a number from 100 to 3600000"),
         ("tickTime=2s", "tickTime: \"2s\" is not"),
         ("tickTime=99999999999999999999", "tickTime: "),
@@ -136,7 +142,7 @@ fn what_has_no_effect_is_warned_of() {
         "ssl.keyStore.location=/k",
         "forceSync=no",
         "metricsProvider.className=x",
-        "quorumListenOnAllIPs=true",
+        "cnxTimeout=5",
     ];
     for line in known {
         let key = line.split('=').next().unwrap();

@@ -65,7 +65,7 @@ fn a_session_moves_with_its_password_only() {
     }
     assert_eq!(rig.0.sessions, before);
     let applied = rig.apply(B, move_session(1, b"secret"));
-    assert_eq!((applied.answer, applied.moved, applied.closed), (Answer::Session(4000), Some(1), None));
+    assert_eq!((applied.answer, applied.moved, applied.closed), (Answer::Session(4000), Some(1), vec![]));
     assert_eq!(rig.0.sessions[&1].owner, B);
     assert!(rig.has("/a"));
 }
@@ -94,14 +94,14 @@ fn the_end_of_a_session_ends_its_ephemerals_and_no_others() {
     rig.write(A, 1, create("/mine", true)).unwrap();
     rig.write(A, 2, create("/other", true)).unwrap();
     let applied = rig.apply(B, Ask::CloseSession { id: 1 });
-    assert_eq!((&applied.answer, applied.closed), (&Answer::Closed, Some(1)));
+    assert_eq!((&applied.answer, applied.closed), (&Answer::Closed, vec![1]));
     let event = |kind, path: &str| (kind, path.to_owned());
     let (gone, child) = (EventType::Deleted, EventType::ChildrenChanged);
     assert_eq!(applied.events, [event(gone, "/keep/mine"), event(child, "/keep"), event(gone, "/mine"), event(child, "/")]);
     assert!(rig.has("/keep") && rig.has("/other") && !rig.has("/mine") && !rig.has("/keep/mine"));
     // Once more is nothing.
     let again = rig.apply(A, Ask::CloseSession { id: 1 });
-    assert_eq!((again.answer, again.closed, again.events), (Answer::Closed, None, vec![]));
+    assert_eq!((again.answer, again.closed, again.events), (Answer::Closed, vec![], vec![]));
     assert_eq!(rig.0.tree.ephemeral_count(), 1);
 }
 
@@ -187,7 +187,7 @@ proptest! {
             prop_assert!(one.zxid > before);
             prop_assert_eq!(one.zxid >> 32, *term as i64);
             prop_assert_eq!(&a.answer, &b.answer);
-            prop_assert_eq!((&a.events, a.closed, a.moved), (&b.events, b.closed, b.moved));
+            prop_assert_eq!((&a.events, &a.closed, a.moved), (&b.events, &b.closed, b.moved));
             prop_assert_eq!(&one, &other);
         }
     }
@@ -209,4 +209,25 @@ proptest! {
             prop_assert_eq!(found, state.tree.ephemeral_count());
         }
     }
+}
+
+#[test]
+fn silence_ends_sessions_only_in_the_term_that_noticed_it() {
+    let mut state = State::default();
+    let session = |id| Command {
+        origin: Origin { server: 1, boot: 1 },
+        seq: 1,
+        time_ms: 1,
+        ask: Ask::CreateSession { id, password: vec![], timeout_ms: 1000 },
+    };
+    for id in 1..=3 {
+        state.apply(5, &session(id));
+    }
+    let expire = |term| Command { ask: Ask::Expire { ids: vec![1, 3, 9], term }, ..session(0) };
+    for other in [4, 6] {
+        let applied = state.apply(5, &expire(other));
+        assert_eq!((applied.closed, state.sessions.len()), (vec![], 3));
+    }
+    let applied = state.apply(6, &expire(6));
+    assert_eq!((applied.closed, state.sessions.keys().copied().collect::<Vec<_>>()), (vec![1, 3], vec![2]));
 }

@@ -256,6 +256,35 @@ async fn what_goes_to_a_follower_at_once_fits_a_message() {
     assert_eq!(sent, all(&mut log).await);
 }
 
+#[tokio::test]
+async fn what_is_not_in_memory_comes_from_the_files() {
+    let dir = tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    // More than is held in memory, over several files, in which a later record replaces an earlier one.
+    let size = |i: u64| if i.is_multiple_of(7) { 3 << 20 } else { 1 << 20 };
+    append(&mut log, (0..30).map(|i| entry(i, size(i)))).await;
+    log.truncate(id(20)).await.unwrap();
+    append(&mut log, (20..60).map(|i| entry(i, size(i) + 1))).await;
+    let want: Vec<_> = (0..60).map(|i| entry(i, size(i) + usize::from(i >= 20))).collect();
+    assert!(segments(dir.path()).len() > 2);
+    for round in 0..2 {
+        assert_eq!(all(&mut log).await, want, "round {round}");
+        assert_eq!(log.try_get_log_entries(3..5).await.unwrap(), want[3..5]);
+        assert_eq!(log.limited_get_log_entries(1, 60).await.unwrap(), want[1..4]);
+        log = open(dir.path()).unwrap();
+    }
+    assert_eq!(log.index_before_last(5 << 20), Some(55));
+    log.purge(id(9)).await.unwrap();
+    assert_eq!(all(&mut log).await, want[10..]);
+    // Damage that comes later is an error, not another entry.
+    let file = segments(dir.path()).into_iter().next().unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.len() - 1000;
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    assert!(log.try_get_log_entries(..).await.is_err());
+}
+
 struct NoHooks;
 
 impl Hooks for NoHooks {

@@ -4,7 +4,10 @@
 use std::collections::{BTreeSet, HashSet};
 
 use proptest::prelude::*;
-use septet_coordinator::{protocol::EventType, watches::Watches};
+use septet_coordinator::{
+    protocol::EventType,
+    watches::{Full, MAX_WATCHES, Watches},
+};
 
 const KINDS: [EventType; 4] = [EventType::Created, EventType::Deleted, EventType::DataChanged, EventType::ChildrenChanged];
 
@@ -15,10 +18,10 @@ fn ids(all: &[u64]) -> HashSet<u64> {
 #[test]
 fn a_data_watch_fires_once_for_each_who_left_it() {
     let mut w = Watches::default();
-    w.add(1, "/a", false);
-    w.add(2, "/a", false);
-    w.add(2, "/a", false);
-    w.add(3, "/b", false);
+    w.add(1, "/a", false).unwrap();
+    w.add(2, "/a", false).unwrap();
+    w.add(2, "/a", false).unwrap();
+    w.add(3, "/b", false).unwrap();
     assert_eq!((w.len(), w.of(2)), (3, 1));
     assert_eq!(w.fire(EventType::ChildrenChanged, "/a"), ids(&[]));
     assert_eq!(w.fire(EventType::DataChanged, "/a"), ids(&[1, 2]));
@@ -35,8 +38,8 @@ fn kinds_of_events_fire_kinds_of_watches() {
         (EventType::Deleted, true, true),
     ] {
         let mut w = Watches::default();
-        w.add(1, "/a", false);
-        w.add(2, "/a", true);
+        w.add(1, "/a", false).unwrap();
+        w.add(2, "/a", true).unwrap();
         let fired = w.fire(kind, "/a");
         assert_eq!((fired.contains(&1), fired.contains(&2)), (data, child), "{kind:?}");
         assert_eq!(w.len(), 2 - fired.len());
@@ -46,8 +49,8 @@ fn kinds_of_events_fire_kinds_of_watches() {
 #[test]
 fn one_deletion_is_one_event_for_a_client_with_both_watches() {
     let mut w = Watches::default();
-    w.add(1, "/a", false);
-    w.add(1, "/a", true);
+    w.add(1, "/a", false).unwrap();
+    w.add(1, "/a", true).unwrap();
     assert_eq!(w.of(1), 2);
     assert_eq!(w.fire(EventType::Deleted, "/a"), ids(&[1]));
     assert!(w.is_empty());
@@ -56,9 +59,9 @@ fn one_deletion_is_one_event_for_a_client_with_both_watches() {
 #[test]
 fn a_connection_that_goes_takes_its_watches_with_it() {
     let mut w = Watches::default();
-    w.add(1, "/a", false);
-    w.add(1, "/b", true);
-    w.add(2, "/a", false);
+    w.add(1, "/a", false).unwrap();
+    w.add(1, "/b", true).unwrap();
+    w.add(2, "/a", false).unwrap();
     w.drop_connection(1);
     w.drop_connection(9);
     assert_eq!(w.len(), 1);
@@ -90,7 +93,7 @@ proptest! {
         for s in steps {
             match s {
                 Step::Add(c, p, child) => {
-                    watches.add(c, paths[p], child);
+                    watches.add(c, paths[p], child).unwrap();
                     model.insert((c, p, child));
                 }
                 Step::Drop(c) => {
@@ -115,4 +118,34 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn watches_have_budgets_of_count_and_bytes() {
+    let mut w = Watches::default();
+    for i in 0..MAX_WATCHES {
+        w.add(1, &format!("/{i}"), i % 2 == 0).unwrap();
+    }
+    assert_eq!(w.add(1, "/more", false), Err(Full::Count));
+    w.add(1, "/0", true).unwrap();
+    w.add(2, "/more", false).unwrap();
+    w.fire(EventType::ChildrenChanged, "/0");
+    w.add(1, "/more", false).unwrap();
+    w.drop_connection(1);
+    // 16 KiB each: about 2,000 for one, 16,000 for all.
+    let long = |i: usize| format!("/{i:06}{}", "x".repeat(16_000));
+    let (mut of_one, mut all) = (0, 0);
+    for connection in 3..20 {
+        let room = (0..5000).take_while(|i| w.add(connection, &long(*i), false).is_ok()).count();
+        of_one = of_one.max(room);
+        all += room;
+    }
+    assert!((2000..2100).contains(&of_one) && (16_000..17_000).contains(&all), "{of_one} and {all}");
+    assert_eq!((w.add(3, &long(9999), false), w.add(20, &long(1), false)), (Err(Full::Own), Err(Full::All)));
+    // All that one had is free again.
+    w.drop_connection(3);
+    assert_eq!((0..5000).take_while(|i| w.add(21, &long(*i), false).is_ok()).count(), of_one);
+    (2..22).for_each(|c| w.drop_connection(c));
+    assert!(w.is_empty());
+    w.add(1, &long(1), false).unwrap();
 }

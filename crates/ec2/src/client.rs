@@ -17,7 +17,8 @@ use aws_sdk_ec2::{
     error::BoxError,
 };
 use aws_smithy_http_client::{
-    Builder,
+    Builder, Connector,
+    proxy::ProxyConfig,
     tls::{Provider, rustls_provider::CryptoMode},
 };
 use aws_smithy_types::date_time::{DateTime, Format};
@@ -153,7 +154,13 @@ impl Client {
             .operation_attempt_timeout(attempt)
             .operation_timeout(attempt * 4)
             .build();
-        let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        // The SDK's own connector goes past proxies. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in either case, are obeyed here.
+        let http = Builder::new().build_with_connector_fn(|settings, components| {
+            let mut connector = Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).proxy_config(ProxyConfig::from_env());
+            connector.set_connector_settings(settings.cloned());
+            connector.set_sleep_impl(components.and_then(|c| c.sleep_impl()));
+            connector.build()
+        });
         let retry = RetryConfig::standard()
             .with_max_attempts(ATTEMPTS)
             .with_initial_backoff(Duration::from_millis(300))

@@ -70,6 +70,20 @@ fn rules(list: Option<Vec<sdk::IpPermission>>) -> Vec<Rule> {
     out
 }
 
+fn image(i: sdk::Image) -> Option<Image> {
+    let root = i.root_device_name.unwrap_or_default();
+    let root_size = i.block_device_mappings.unwrap_or_default().into_iter().find(|m| m.device_name.as_deref() == Some(&root));
+    Some(Image {
+        id: i.image_id.unwrap_or_default(),
+        name: i.name.unwrap_or_default(),
+        architecture: i.architecture.map(|a| a.as_str().to_owned()).unwrap_or_default(),
+        root_size: root_size.and_then(|m| m.ebs?.volume_size).unwrap_or(0),
+        root_device: root,
+        created: i.creation_date.unwrap_or_default(),
+        deprecated: i.deprecation_time,
+    })
+}
+
 fn of_reservation(r: sdk::Reservation) -> Vec<Instance> {
     r.instances.unwrap_or_default().into_iter().filter_map(instance).collect()
 }
@@ -207,24 +221,20 @@ impl Client {
             addresses.extend(n.private_ip_address);
             addresses.sort();
             addresses.dedup();
-            Some(Interface { subnet: n.subnet_id.unwrap_or_default(), addresses })
+            Some(Interface { subnet: n.subnet_id.unwrap_or_default(), addresses, tags: tags(n.tag_set) })
         })
     }
 
-    /// Images of an owner, or of anybody where there is none.
-    pub async fn images(&self, owner: Option<&str>, by: &[Filter]) -> Result<Vec<Image>, ApiError> {
-        let call = self.ec2.describe_images().set_owners(owner.map(|o| vec![o.to_owned()])).set_filters(filters(by));
-        all_pages!(self, "DescribeImages", call, |i: sdk::Image| {
-            let root = i.root_device_name.unwrap_or_default();
-            let root_size = i.block_device_mappings.unwrap_or_default().into_iter().find(|m| m.device_name.as_deref() == Some(&root));
-            Some(Image {
-                id: i.image_id.unwrap_or_default(),
-                name: i.name.unwrap_or_default(),
-                architecture: i.architecture.map(|a| a.as_str().to_owned()).unwrap_or_default(),
-                root_size: root_size.and_then(|m| m.ebs?.volume_size).unwrap_or(0),
-                root_device: root,
-                created: i.creation_date.unwrap_or_default(),
-            })
-        })
+    /// Images of an owner. Deprecated ones are not among them.
+    pub async fn images(&self, owner: &str, by: &[Filter]) -> Result<Vec<Image>, ApiError> {
+        let call = self.ec2.describe_images().owners(owner).set_filters(filters(by));
+        all_pages!(self, "DescribeImages", call, image)
+    }
+
+    /// An image, also a deprecated one, which EC2 shows only to those that name its id outside of filters.
+    pub async fn image_by_id(&self, id: &str) -> Result<Option<Image>, ApiError> {
+        let call = self.ec2.describe_images().image_ids(id).send();
+        let answer = self.timed(call).await.map_err(|e| ApiError::from_sdk("DescribeImages", e))?;
+        Ok(answer.images.unwrap_or_default().into_iter().find_map(image))
     }
 }

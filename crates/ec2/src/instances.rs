@@ -64,6 +64,7 @@ impl Client {
             .http_tokens(sdk::HttpTokensState::Required)
             .http_endpoint(sdk::InstanceMetadataEndpointState::Enabled)
             .http_put_response_hop_limit(1)
+            .instance_metadata_tags(sdk::InstanceMetadataTagsState::Disabled)
             .build();
         let spot = l.spot.then(|| {
             let options = sdk::SpotMarketOptions::builder().spot_instance_type(sdk::SpotInstanceType::OneTime).build();
@@ -118,6 +119,12 @@ impl Client {
     pub async fn modify_type(&self, id: &str, instance_type: &str) -> Result<(), ApiError> {
         let value = sdk::AttributeValue::builder().value(instance_type).build();
         let call = self.ec2.modify_instance_attribute().instance_id(id).instance_type(value).send();
+        self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("ModifyInstanceAttribute", e))
+    }
+
+    /// Makes an instance, in whatever state, a member of just these security groups.
+    pub async fn modify_groups(&self, id: &str, groups: &[String]) -> Result<(), ApiError> {
+        let call = self.ec2.modify_instance_attribute().instance_id(id).set_groups(Some(groups.to_vec())).send();
         self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("ModifyInstanceAttribute", e))
     }
 

@@ -167,6 +167,7 @@ pub struct RouteTable {
 pub struct Interface {
     pub subnet: String,
     pub addresses: Vec<String>,
+    pub tags: Tags,
 }
 
 /// A machine image.
@@ -182,6 +183,8 @@ pub struct Image {
     pub root_size: i32,
     /// ISO 8601
     pub created: String,
+    /// from when on it is deprecated, ISO 8601; it can be launched all the same
+    pub deprecated: Option<String>,
 }
 
 /// An instance type.

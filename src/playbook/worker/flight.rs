@@ -1,7 +1,7 @@
 //! What is under way on one host: answers that are waited for, judged by the task's conditions, and told in the
 //! order of the tasks.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use septet_agent_protocol::{Outcome, Request, Status};
 use serde_json::{Map, Value, json};
@@ -12,6 +12,7 @@ use crate::{
     modules::{Blob, Prepared},
     playbook::{TaskStatus, model::Task},
     ssh::{AgentSession, SshError},
+    stop,
     template::{Renderer, is_template},
 };
 
@@ -70,6 +71,10 @@ impl<'a> Worker<'a> {
                     break;
                 }
             }
+            // Nothing of this task began, and nothing of those behind it.
+            if self.stopping() && results.iter().all(|r| r.left || r.outcome.status == Status::NotRun) {
+                return Ok(());
+            }
             let (task, looped, handler) = (flights[i].task, flights[i].looped, flights[i].handler);
             self.conclude(task, looped, handler, results)?;
         }
@@ -78,13 +83,12 @@ impl<'a> Worker<'a> {
 
     /// The outcome of one request; a blob that the host lacks is sent, and everything from there on asked again.
     async fn outcome(&mut self, flights: &mut [Flight<'a>], i: usize, j: usize) -> Result<Outcome, SshError> {
-        let gone = || SshError::Lost("the agent has ended".into());
         for _ in 0..3 {
             let (outcome, blob, stopped) = match &mut flights[i].items[j].answer {
                 Answer::Ready(o) => return Ok((**o).clone()),
                 Answer::Left => return Ok(Outcome::new(Status::Skipped)),
                 Answer::Coming { pending, blob, request, .. } => {
-                    let outcome = pending.await.map_err(|_| gone())??;
+                    let outcome = self.answer(pending).await?;
                     let stopped = outcome.status == Status::Failed && !request.ignore_errors;
                     (outcome, blob.clone(), stopped)
                 }
@@ -93,18 +97,41 @@ impl<'a> Worker<'a> {
             let (Some(blob), Some(agent), true) = (blob, self.agent.clone(), lacks) else {
                 flights[i].items[j].answer = Answer::Ready(Box::new(outcome.clone()));
                 // The rest of a loop's items run all the same; behind them there is nothing yet.
-                if let (true, Some(agent)) = (stopped && j + 1 < flights[i].items.len(), self.agent.clone()) {
+                if let (true, Some(agent)) = (stopped && j + 1 < flights[i].items.len() && !self.stopping(), self.agent.clone()) {
                     self.ask_again(&agent, flights, i, j + 1).await?;
                 }
                 return Ok(outcome);
             };
-            match &self.shared.fleet {
-                Some(fleet) => fleet.put(self.host.id, &agent, &blob).await?,
-                None => agent.put(&blob).await?,
+            if self.stopping() {
+                return Ok(Outcome::new(Status::NotRun));
+            }
+            let sent = match &self.shared.fleet {
+                Some(fleet) => fleet.put(self.host.id, &agent, &blob).await,
+                None => agent.put(&blob).await,
+            };
+            match sent {
+                Err(_) if self.stopping() => return Ok(Outcome::new(Status::NotRun)),
+                other => other?,
             }
             self.ask_again(&agent, flights, i, j).await?;
         }
         Err(SshError::Agent("a blob is missing although it was sent".into()))
+    }
+
+    /// Waits for an answer. If the user wants to stop meanwhile, the agent is asked to begin nothing more, and answers that too.
+    async fn answer(&mut self, pending: &mut crate::ssh::Pending) -> Result<Outcome, SshError> {
+        if !self.cancelled {
+            tokio::select! {
+                biased;
+                answer = &mut *pending => return answer.map_err(|_| gone())?,
+                () = stop::raised(&self.shared.interrupted) => {}
+            }
+            self.cancelled = true;
+            if let Some(agent) = &self.agent {
+                agent.cancel().await?;
+            }
+        }
+        pending.await.map_err(|_| gone())?
     }
 
     /// Asks again, from an item on, for what the agent did not run.
@@ -147,10 +174,13 @@ impl<'a> Worker<'a> {
                     Ok(false) => {}
                     Err(e) => return Err(self.broken(task, e, false)),
                 }
-                if self.shared.interrupted.load(Ordering::SeqCst) || self.absent() || self.checking(task) {
+                if self.stopping() || self.absent() || self.checking(task) {
                     break;
                 }
-                tokio::time::sleep(Duration::from_secs(task.delay_s)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(task.delay_s)) => {}
+                    () = stop::raised(&self.shared.interrupted) => break,
+                }
                 let again = self.renderer_of_item(task, item).and_then(|r| self.ready(&r, task));
                 outcome = match again {
                     Ok((_, Prepared::Local { outcome, .. })) => outcome,
@@ -158,12 +188,9 @@ impl<'a> Worker<'a> {
                         match Box::pin(self.submit(task, user, true, action, tail, blob)).await? {
                             Answer::Ready(o) => *o,
                             Answer::Left => Outcome::new(Status::Skipped),
-                            Answer::Coming { pending, .. } => match pending.await {
-                                Ok(Ok(o)) => o,
-                                Ok(Err(e)) => return Err(self.lost(&e)),
-                                Err(_) => {
-                                    return Err(self.lost(&SshError::Lost("the agent has ended".into())));
-                                }
+                            Answer::Coming { mut pending, .. } => match self.answer(&mut pending).await {
+                                Ok(o) => o,
+                                Err(e) => return Err(self.lost(&e)),
                             },
                         }
                     }
@@ -254,6 +281,10 @@ impl<'a> Worker<'a> {
         }
         if failed && !task.ignore_errors { Err(Stop::Failed) } else { Ok(()) }
     }
+}
+
+fn gone() -> SshError {
+    SshError::Lost("the agent has ended".into())
 }
 
 /// The results of a loop as a variable.

@@ -18,12 +18,13 @@ use bollard::{
 use futures_util::StreamExt;
 
 use super::{
-    CLUSTER, Docker, HOST_KEY, INDEX, ROLE,
+    Docker, HOST_KEY, INDEX, ROLE,
     errors::{explain, is_status},
-    image, privilege, subnet, volume_name,
+    image, marks, privilege, subnet, volume_name,
 };
 use crate::{
     error::{Error, Result},
+    identity::ClusterId,
     inventory::HostId,
     provider::{ObservedNetwork, Site, authorized, foreign, published_ports},
     ssh::keys,
@@ -136,9 +137,9 @@ impl Docker {
         })
     }
 
-    pub(super) async fn is_ours(&self, name: &str, uuid: &str) -> bool {
+    pub(super) async fn is_ours(&self, name: &str, uuid: ClusterId) -> bool {
         let found = self.engine.inspect_container(name, None).await.ok();
-        found.and_then(|c| c.config?.labels?.remove(CLUSTER)).is_some_and(|l| l == uuid)
+        found.and_then(|c| marks(c.config?.labels.as_ref()?)).is_some_and(|m| m.cluster == uuid)
     }
 
     pub(super) async fn upload(&self, container: &str, tar: Vec<u8>) -> std::result::Result<(), EngineError> {

@@ -58,7 +58,8 @@ for u in systemd-udevd.service systemd-udev-trigger.service systemd-modules-load
   sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount dev-mqueue.mount systemd-remount-fs.service \
   getty.target console-getty.service systemd-logind.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
   fstrim.timer dpkg-db-backup.timer motd-news.timer systemd-firstboot.service systemd-timesyncd.service \
-  systemd-networkd.service systemd-resolved.service e2scrub_reap.service; do
+  systemd-networkd.service systemd-resolved.service e2scrub_reap.service systemd-ask-password-console.path \
+  systemd-ask-password-wall.path; do
   ln -sf /dev/null /etc/systemd/system/$u
 done
 mkdir -p /etc/systemd/system/multi-user.target.wants /etc/systemd/journald.conf.d

@@ -11,6 +11,7 @@ mod image;
 mod lock;
 mod network;
 mod observe;
+mod preflight;
 mod privilege;
 mod subnet;
 
@@ -28,9 +29,13 @@ use errors::{explain, is_status};
 pub use subnet::Subnet;
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Expired, Holder, Identity, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, now_s};
+use super::{
+    Check, Expired, Holder, Identity, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, marks::Marks,
+    now_s,
+};
 use crate::{
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::{DockerSettings, HostId, Inventory, Metadata, Role},
     plan::Step,
     playbook::runner::Boxed,
@@ -58,7 +63,7 @@ pub struct Docker {
     /// which daemon, where it is not the usual one
     daemon: Option<daemon::Found>,
     settings: DockerSettings,
-    cluster: String,
+    cluster: ClusterName,
     /// how long the cluster is wanted
     ttl: Option<std::time::Duration>,
     /// when the cluster's time is over, as its things say
@@ -72,6 +77,13 @@ pub struct Docker {
     wanted: Vec<String>,
     ready: OnceCell<(String, privilege::Privilege)>,
     hold: Mutex<Option<lock::Hold>>,
+    /// set once this process was found not to run in a container of the daemon's
+    outside: OnceCell<()>,
+}
+
+/// The marks in a thing's labels.
+fn marks(labels: &HashMap<String, String>) -> Option<Marks> {
+    Marks::read(|name| labels.get(&format!("septet.{name}")).map(String::as_str))
 }
 
 fn filter(label: &str, value: &str) -> HashMap<String, Vec<String>> {
@@ -79,14 +91,17 @@ fn filter(label: &str, value: &str) -> HashMap<String, Vec<String>> {
 }
 
 /// Name of a host's volume: by who it is, since the host's name can change.
-fn volume_name(uuid: &str, id: HostId) -> String {
-    format!("septet-{}-{}{}", &uuid[..8.min(uuid.len())], id.role, id.index)
+fn volume_name(uuid: ClusterId, id: HostId) -> String {
+    format!("septet-{}-{}{}", uuid.short(), id.role, id.index)
 }
 
 impl Docker {
     /// Connects to the daemon of `DOCKER_HOST`, or the local one, or what `docker` itself would use. Nothing is asked of it yet.
     pub fn connect(inventory: &Inventory, settings: DockerSettings) -> Result<Self> {
         let daemon = daemon::find();
+        if let Some(found) = &daemon {
+            found.must_be_here()?;
+        }
         let engine = match &daemon {
             Some(found) => Engine::connect_with_host(&found.host),
             None => Engine::connect_with_defaults(),
@@ -108,7 +123,23 @@ impl Docker {
             wanted: inventory.hosts.iter().map(|h| h.name.clone()).collect(),
             ready: OnceCell::new(),
             hold: Mutex::default(),
+            outside: OnceCell::new(),
         })
+    }
+
+    /// Refuses to run inside of a container of the daemon's with a network of its own: it would wait for ports that are elsewhere.
+    async fn must_be_outside(&self) -> Result<()> {
+        let check = || async {
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let Some(id) = daemon::own_container(&mounts) else { return Ok(()) };
+            // One that this daemon does not know is another daemon's: a machine in a container is a machine.
+            let Ok(found) = self.engine.inspect_container(&id, None).await else { return Ok(()) };
+            match found.host_config.and_then(|c| c.network_mode) {
+                Some(mode) if mode == "host" => Ok(()),
+                _ => Err(daemon::inside(found.name.as_deref().unwrap_or(&id).trim_start_matches('/'))),
+            }
+        };
+        self.outside.get_or_try_init(check).await.map(|()| ())
     }
 
     /// First of a network's published ports; nothing else has any.
@@ -120,10 +151,10 @@ impl Docker {
     }
 
     /// Labels that everything of a cluster has.
-    fn labels(&self, uuid: &str) -> HashMap<String, String> {
+    fn labels(&self, uuid: ClusterId) -> HashMap<String, String> {
         let mut labels = HashMap::from([
-            (CLUSTER.to_owned(), uuid.to_owned()),
-            (NAME.to_owned(), self.cluster.clone()),
+            (CLUSTER.to_owned(), uuid.to_string()),
+            (NAME.to_owned(), self.cluster.to_string()),
             (ENGINE.to_owned(), self.shape.clone()),
         ]);
         // Counted from when the cluster is made, also for what is made later.
@@ -137,7 +168,10 @@ impl Docker {
 
 impl Provider for Docker {
     fn observe(&self) -> Boxed<'_, Result<Observed>> {
-        Box::pin(self.observe_now())
+        Box::pin(async {
+            self.must_be_outside().await?;
+            self.observe_now().await
+        })
     }
 
     fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
@@ -189,6 +223,15 @@ impl Provider for Docker {
                     let options = RenameContainerOptionsBuilder::default().name(to).build();
                     match self.engine.rename_container(&reference(*id), options).await {
                         Ok(()) => Ok(()),
+                        // Another host of the cluster has that name: it gets its own in a step of its own.
+                        Err(e) if is_status(&e, 409) && self.is_ours(to, site.uuid).await => {
+                            let aside =
+                                RenameContainerOptionsBuilder::default().name(&format!("{to}-renamed-{}", std::process::id())).build();
+                            let doing = format!("cannot rename {from}");
+                            self.engine.rename_container(to, aside).await.map_err(|e| explain(&doing, e))?;
+                            let options = RenameContainerOptionsBuilder::default().name(to).build();
+                            self.engine.rename_container(&reference(*id), options).await.map_err(|e| explain(&doing, e))
+                        }
                         Err(e) if is_status(&e, 409) => Err(foreign(to, "a container")),
                         Err(e) => Err(explain(&format!("cannot rename {from}"), e)),
                     }
@@ -214,12 +257,9 @@ impl Provider for Docker {
         Box::pin(self.identities_now())
     }
 
-    fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>> {
+    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
         Box::pin(async move {
-            // An empty identity would select everything that has the label at all.
-            if uuid.is_empty() {
-                return Ok(Vec::new());
-            }
+            let uuid = &uuid.to_string();
             let mut out = Vec::new();
             for c in self.containers(CLUSTER, uuid).await? {
                 let name = c.name.unwrap_or_default().trim_start_matches('/').to_owned();
@@ -273,7 +313,7 @@ impl Provider for Docker {
             let labels = containers.into_iter().filter_map(|c| c.labels);
             let labels = labels.chain(networks.into_iter().filter_map(|n| n.labels));
             let labels = labels.chain(volumes.volumes.into_iter().flatten().map(|v| v.labels));
-            Ok(super::over(labels.filter_map(|mut l| Some((l.remove(CLUSTER)?, l.remove(NAME)?, l.remove(EXPIRES)?))), now))
+            Ok(super::expired(labels.filter_map(|l| marks(&l)), now))
         })
     }
 
@@ -306,12 +346,26 @@ impl Provider for Docker {
         Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone() })
     }
 
+    fn console<'a>(&'a self, host: &'a ObservedHost) -> Boxed<'a, Option<String>> {
+        // What does not run although it should, and what it said last.
+        const SCRIPT: &str = "systemctl is-system-running; systemctl --failed --plain --no-legend --no-pager; \
+            systemctl is-active ssh >/dev/null || { echo \"ssh.service is $(systemctl is-active ssh)\"; journalctl -b -u ssh -n 3 -o cat --no-pager; }";
+        Box::pin(async move { privilege::exec(&self.engine, &host.reference, SCRIPT).await.map_or_else(Some, Some) })
+    }
+
+    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
+        Box::pin(async move {
+            let hosts = steps.iter().filter(|s| matches!(s, Step::Create { .. } | Step::Replace { .. } | Step::Start { .. })).count();
+            Ok(preflight::inotify(&self.engine, hosts).await.into_iter().collect())
+        })
+    }
+
     fn login(&self) -> &'static str {
         LOGIN
     }
 
     fn chosen(&self) -> Option<String> {
-        self.daemon.as_ref().map(|d| format!("Docker at {}: {}", d.host, d.why))
+        self.daemon.as_ref().filter(|d| !d.is_usual()).map(|d| format!("Docker at {}: {}", d.host, d.why))
     }
 
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {

@@ -5,9 +5,10 @@ use bollard::{
     models::{Ipam, IpamConfig, NetworkCreateRequest},
 };
 
-use super::{CLUSTER, Docker, PORTS, Subnet, errors::explain, subnet};
+use super::{CLUSTER, Docker, PORTS, Subnet, errors::explain, marks, subnet};
 use crate::{
     error::{Error, Result},
+    identity::ClusterId,
     provider::{ObservedNetwork, PORTS_PER_CLUSTER, Place, Site, published_ports},
 };
 
@@ -39,8 +40,8 @@ impl Docker {
     }
 
     /// The network of this identity, if it is there; a run that was killed may have asked for it.
-    async fn own_network(&self, uuid: &str) -> Result<Option<ObservedNetwork>> {
-        Ok(self.networks(CLUSTER, uuid).await?.iter().find_map(Self::observed_network))
+    async fn own_network(&self, uuid: ClusterId) -> Result<Option<ObservedNetwork>> {
+        Ok(self.networks(CLUSTER, &uuid.to_string()).await?.iter().find_map(Self::observed_network))
     }
 
     async fn network_at(&self, site: &Site<'_>, attempt: u16) -> Result<ObservedNetwork> {
@@ -50,7 +51,7 @@ impl Docker {
         let all = self.engine.list_networks(None).await.map_err(|e| explain("cannot list networks", e))?;
         let used: Vec<String> =
             all.iter().flat_map(|n| n.ipam.iter().flat_map(|i| i.config.iter().flatten().filter_map(|c| c.subnet.clone()))).collect();
-        let others: Vec<u16> = all.iter().filter_map(|n| n.labels.as_ref()?.get(PORTS)?.parse().ok()).collect();
+        let others: Vec<u16> = all.iter().filter_map(|n| marks(n.labels.as_ref()?)?.ports).collect();
         let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
         let ports_from = match self.settings.ports_from {
             Some(p) => {
@@ -60,20 +61,20 @@ impl Docker {
                 }
                 p
             }
-            None => subnet::free_ports(&needed, &others, site.uuid, attempt)
+            None => subnet::free_ports(&needed, &others, &site.uuid.to_string(), attempt)
                 .ok_or_else(|| Error::failed("no free row of ports was found on 127.0.0.1").hint("set `ports_from`"))?,
         };
         let fixed = self.settings.subnet.as_deref().and_then(Subnet::parse);
         let tries = match fixed {
             Some(s) => vec![s],
-            None => subnet::candidates(site.uuid, &used),
+            None => subnet::candidates(&site.uuid.to_string(), &used),
         };
         let mut labels = self.labels(site.uuid);
         labels.insert(PORTS.to_owned(), ports_from.to_string());
         for subnet in tries.into_iter().take(50) {
             let config = IpamConfig { subnet: Some(subnet.to_string()), gateway: Some(subnet.gateway().to_string()), ..Default::default() };
             let request = NetworkCreateRequest {
-                name: format!("septet-{}-{}", self.cluster, &site.uuid[..8]),
+                name: format!("septet-{}-{}", self.cluster, site.uuid.short()),
                 driver: Some("bridge".into()),
                 ipam: Some(Ipam { config: Some(vec![config]), ..Default::default() }),
                 labels: Some(labels.clone()),

@@ -12,14 +12,17 @@ use bollard::{
 };
 
 use super::{
-    CLUSTER, Docker, ENGINE, EXPIRES, HOST_KEY, INDEX, NAME, PORTS, ROLE, Subnet,
+    Docker, NAME, Subnet,
     errors::{explain, is_status},
-    filter, subnet,
+    filter, marks, subnet,
 };
 use crate::{
     error::{Error, Result},
-    inventory::{HostId, Role},
-    provider::{HostState, Identity, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource, choose},
+    identity::ClusterId,
+    provider::{
+        HostState, Identity, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource, choose,
+        marks::{Expiry, Marks, shown_name},
+    },
 };
 
 impl Docker {
@@ -39,10 +42,11 @@ impl Docker {
         Ok(out)
     }
 
-    /// A host of the cluster whose network this is. What other networks a container was connected to does not matter.
-    pub(super) fn observed_host(c: &ContainerInspectResponse, network: Option<&ObservedNetwork>) -> Option<ObservedHost> {
-        let labels = c.config.as_ref()?.labels.as_ref()?;
-        let id = HostId { role: Role::parse(labels.get(ROLE)?)?, index: labels.get(INDEX)?.parse().ok()? };
+    /// The host that a container is, if it carries a cluster's identity, as the cluster whose network this is has it. What other
+    /// networks a container was connected to does not matter.
+    pub(super) fn observed_host(c: &ContainerInspectResponse, network: Option<&ObservedNetwork>) -> Option<(ClusterId, ObservedHost)> {
+        let marks = marks(c.config.as_ref()?.labels.as_ref()?)?;
+        let id = marks.host?;
         let state = match c.state.as_ref().and_then(|s| s.status) {
             Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => HostState::Running,
             Some(ContainerStateStatusEnum::PAUSED) => HostState::Paused,
@@ -62,20 +66,22 @@ impl Docker {
                 published.insert(i, o);
             }
         }
-        Some(ObservedHost {
+        let reference = c.id.clone()?;
+        let host = ObservedHost {
             id,
-            reference: c.id.clone()?,
-            name: c.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned(),
+            name: shown_name(c.name.as_deref().unwrap_or_default().trim_start_matches('/'), &reference).into(),
+            reference,
             state,
             address,
             public: None,
-            host_key: labels.get(HOST_KEY).cloned().unwrap_or_default(),
+            host_key: marks.host_key.map(String::from).unwrap_or_default(),
             published,
             architecture: None,
             size: None,
             data_volume: None,
             data_is_new: false,
-        })
+        };
+        Some((marks.cluster, host))
     }
 
     /// The container's endpoint in the cluster's own network; `None` where it is not connected to it.
@@ -102,12 +108,10 @@ impl Docker {
     }
 
     pub(super) fn observed_network(n: &Network) -> Option<ObservedNetwork> {
+        let ports_from = marks(n.labels.as_ref()?)?.ports?;
         Some(ObservedNetwork {
             reference: n.id.clone()?,
-            place: Place::Docker {
-                subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?,
-                ports_from: n.labels.as_ref()?.get(PORTS)?.parse().ok()?,
-            },
+            place: Place::Docker { subnet: Subnet::parse(n.ipam.as_ref()?.config.as_ref()?.first()?.subnet.as_deref()?)?, ports_from },
         })
     }
 
@@ -115,16 +119,22 @@ impl Docker {
         tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))
     }
 
-    /// All identities, those included of which nothing but volumes is left.
+    fn of_container(c: &ContainerInspectResponse) -> Option<Marks> {
+        marks(c.config.as_ref()?.labels.as_ref()?)
+    }
+
+    fn of_network(n: &Network) -> Option<Marks> {
+        marks(n.labels.as_ref()?)
+    }
+
+    /// All identities, those included of which nothing but volumes is left. What carries no UUID belongs to none.
     fn identities_of(containers: &[ContainerInspectResponse], networks: &[Network], volumes: &[Volume]) -> Vec<Identity> {
-        let of = |labels: Option<&HashMap<String, String>>| labels.and_then(|l| l.get(CLUSTER)).cloned();
-        let mut hosts: BTreeMap<String, usize> = BTreeMap::new();
-        for uuid in containers.iter().filter_map(|c| of(c.config.as_ref()?.labels.as_ref())) {
-            *hosts.entry(uuid).or_default() += 1;
+        let mut hosts: BTreeMap<ClusterId, usize> = BTreeMap::new();
+        for m in containers.iter().filter_map(Self::of_container) {
+            *hosts.entry(m.cluster).or_default() += 1;
         }
-        let others = networks.iter().map(|n| of(n.labels.as_ref())).chain(volumes.iter().map(|v| of(Some(&v.labels))));
-        for uuid in others.flatten() {
-            hosts.entry(uuid).or_default();
+        for m in networks.iter().filter_map(Self::of_network).chain(volumes.iter().filter_map(|v| marks(&v.labels))) {
+            hosts.entry(m.cluster).or_default();
         }
         hosts.into_iter().map(|(uuid, hosts)| Identity { uuid, hosts }).collect()
     }
@@ -181,25 +191,23 @@ impl Docker {
 
     pub(super) async fn observe_now(&self) -> Result<Observed> {
         let (mut containers, mut networks, mut volumes) = self.all_of_name().await?;
-        let label = |labels: Option<&HashMap<String, String>>, key: &str| labels.and_then(|l| l.get(key)).cloned();
         let (uuid, twins) = choose(&self.cluster, Self::identities_of(&containers, &networks, &volumes))?;
-        // What is left of another first run is not this cluster's.
-        let is_own = |labels: Option<&HashMap<String, String>>| label(labels, CLUSTER).is_none_or(|u| Some(&u) == uuid.as_ref());
-        containers.retain(|c| is_own(c.config.as_ref().and_then(|c| c.labels.as_ref())));
-        networks.retain(|n| is_own(n.labels.as_ref()));
-        volumes.retain(|v| is_own(Some(&v.labels)));
-        let mut observed = Observed { uuid, twins, ..Observed::default() };
-        let kinds = containers.iter().filter_map(|c| label(c.config.as_ref()?.labels.as_ref(), ENGINE));
-        let kinds = kinds.chain(networks.iter().filter_map(|n| label(n.labels.as_ref(), ENGINE)));
-        observed.engine = kinds.chain(volumes.iter().filter_map(|v| label(Some(&v.labels), ENGINE))).next();
-        if let Some(expires) = networks.iter().find_map(|n| label(n.labels.as_ref(), EXPIRES)) {
-            let _ = self.expires.set(expires);
+        // What is left of another first run is not this cluster's, nor is what carries no UUID.
+        let is_own = |m: Option<Marks>| m.is_some_and(|m| Some(m.cluster) == uuid);
+        containers.retain(|c| is_own(Self::of_container(c)));
+        networks.retain(|n| is_own(Self::of_network(n)));
+        volumes.retain(|v| is_own(marks(&v.labels)));
+        let mut all = containers.iter().filter_map(Self::of_container).chain(networks.iter().filter_map(Self::of_network));
+        let engine = all.find_map(|m| m.engine).or_else(|| volumes.iter().filter_map(|v| marks(&v.labels)).find_map(|m| m.engine));
+        let mut observed = Observed { uuid, twins, engine: engine.map(String::from), ..Observed::default() };
+        if let Some(Expiry::At(expires)) = networks.iter().filter_map(Self::of_network).find_map(|m| m.expires) {
+            let _ = self.expires.set(expires.to_string());
         }
         observed.network = networks.iter().find_map(Self::observed_network);
-        observed.hosts = containers.iter().filter_map(|c| Self::observed_host(c, observed.network.as_ref())).collect();
+        observed.hosts = containers.iter().filter_map(|c| Some(Self::observed_host(c, observed.network.as_ref())?.1)).collect();
         observed.hosts.sort_by_key(|h| h.id);
         for c in &containers {
-            let Some(host) = Self::observed_host(c, observed.network.as_ref()) else { continue };
+            let Some((_, host)) = Self::observed_host(c, observed.network.as_ref()) else { continue };
             if let Some(why) = self.needs_rebuild(c, &host, observed.network.as_ref()) {
                 observed.rebuild.insert(host.id, why);
                 // Nothing of it can be used as it is, whether it runs or not.
@@ -209,8 +217,8 @@ impl Docker {
             }
         }
         for v in &volumes {
-            let id = || Some(HostId { role: Role::parse(v.labels.get(ROLE)?)?, index: v.labels.get(INDEX)?.parse().ok()? });
-            if let Some(id) = id().filter(|id| observed.host(*id).is_none()) {
+            let id = marks(&v.labels).and_then(|m| m.host);
+            if let Some(id) = id.filter(|id| observed.host(*id).is_none()) {
                 observed.kept.insert(id, KeptVolume { reference: v.name.clone(), zone: String::new() });
             }
         }
@@ -224,9 +232,10 @@ impl Docker {
                 // A name is also found by the beginning of an id; only the name itself counts.
                 if c.name.as_deref() == Some(&format!("/{name}")) {
                     // One of ours that a run which was killed had asked for, and that came after the list was made.
-                    let of = label(c.config.as_ref().and_then(|c| c.labels.as_ref()), CLUSTER);
-                    if of.is_some() && of == observed.uuid {
-                        observed.hosts.extend(Self::observed_host(&c, observed.network.as_ref()));
+                    if let Some((of, host)) = Self::observed_host(&c, observed.network.as_ref())
+                        && Some(of) == observed.uuid
+                    {
+                        observed.hosts.push(host);
                         continue;
                     }
                     let image = c.config.and_then(|c| c.image).unwrap_or_default();
@@ -253,9 +262,9 @@ mod tests {
     fn host(networks: serde_json::Value, network: Option<&ObservedNetwork>) -> ObservedHost {
         let text = json!({
             "Id": "c", "Name": "/p-kafka01", "State": {"Status": "running"}, "NetworkSettings": {"Networks": networks},
-            "Config": {"Labels": {"septet.role": "broker", "septet.index": "1"}}, "HostConfig": {"NetworkMode": "own"},
+            "Config": {"Labels": {"septet.cluster": "0b5c4f2e-8f0f-4f4e-9a53-6c0f5f2b8a11", "septet.name": "c", "septet.role": "broker", "septet.index": "1"}}, "HostConfig": {"NetworkMode": "own"},
         });
-        Docker::observed_host(&serde_json::from_value(text).unwrap(), network).unwrap()
+        Docker::observed_host(&serde_json::from_value(text).unwrap(), network).unwrap().1
     }
 
     #[test]

@@ -17,11 +17,15 @@ use tokio::time::{Instant, sleep};
 use super::errors::explain;
 use crate::{
     error::{Error, Result},
-    ssh::keys,
+    state::State,
 };
 
 /// How long a container may take to boot in a probe.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where it is remembered, in the state directory.
+const MEMORY: &str = "privilege.json";
+/// How much of a container's answer is read.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Label of a probe's container, with the number of the process that made it.
 const PROBE: &str = "septet.probe";
 
@@ -58,6 +62,8 @@ impl Privilege {
             Some(HashMap::from([tmpfs("/run"), tmpfs("/run/lock"), ("/tmp".to_owned(), "rw,nosuid,nodev,mode=1777".to_owned())]));
         config.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::PRIVATE);
         config.cap_add = Some(vec!["SYS_ADMIN".into()]);
+        // A node makes no device nodes, no raw packets and no files with capabilities.
+        config.cap_drop = Some(["MKNOD", "NET_RAW", "SETFCAP"].map(str::to_owned).to_vec());
         let unconfined = || Some(vec!["seccomp=unconfined".to_owned(), "apparmor=unconfined".to_owned()]);
         match self {
             Privilege::SysAdmin => {}
@@ -90,9 +96,8 @@ pub async fn find(engine: &Engine, image: &str, say: &(dyn Fn(String) + Send + S
     // The same daemon with the other cgroups, after a change of the kernel's command line, is another one.
     let cgroups = info.cgroup_version.map(|v| v.to_string()).unwrap_or_default();
     let key = memory_key(&info.id.unwrap_or_default(), &info.server_version.unwrap_or_default(), &cgroups, &id);
-    let memory = keys::state_dir()?.join("privilege.json");
-    let mut known: HashMap<String, Privilege> =
-        std::fs::read_to_string(&memory).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+    let memory = State::open()?;
+    let mut known: HashMap<String, Privilege> = memory.read(MEMORY)?.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
     if let Some(p) = known.get(&key) {
         return Ok(*p);
     }
@@ -102,10 +107,7 @@ pub async fn find(engine: &Engine, image: &str, say: &(dyn Fn(String) + Send + S
             Ok(()) => {
                 say(format!("containers boot with: {}", candidate.describe()));
                 known.insert(key, candidate);
-                if let Some(dir) = memory.parent() {
-                    std::fs::create_dir_all(dir)?;
-                }
-                keys::write_private(&memory, &serde_json::to_string(&known).unwrap_or_default())?;
+                memory.write(MEMORY, &serde_json::to_string(&known).unwrap_or_default())?;
                 return Ok(candidate);
             }
             Err(reason) => reasons.push(format!("{}: {reason}", candidate.describe())),
@@ -175,7 +177,8 @@ async fn booted(engine: &Engine, id: &str) -> std::result::Result<(), String> {
     Err(last)
 }
 
-async fn exec(engine: &Engine, id: &str, script: &str) -> std::result::Result<String, String> {
+/// Runs a script in a container, for 5 s at the most; answers with the beginning of its standard output.
+pub async fn exec(engine: &Engine, id: &str, script: &str) -> std::result::Result<String, String> {
     let config = ExecConfig {
         cmd: Some(vec!["sh".into(), "-c".into(), script.into()]),
         attach_stdout: Some(true),
@@ -189,6 +192,9 @@ async fn exec(engine: &Engine, id: &str, script: &str) -> std::result::Result<St
     let mut text = String::new();
     let read = async {
         while let Some(Ok(m)) = output.next().await {
+            if text.len() > MAX_ANSWER_BYTES {
+                break;
+            }
             if let LogOutput::StdOut { message } = m {
                 text.push_str(&String::from_utf8_lossy(&message));
             }

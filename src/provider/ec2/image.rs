@@ -57,17 +57,21 @@ impl Ec2 {
             },
             (_, None) => None,
         };
-        let (owner, by) = match &id {
-            Some(id) => (None, vec![filter("image-id", &[id])]),
+        let fail = |e| explain("cannot look for the image", e);
+        let found = match &id {
+            Some(id) => match client.image_by_id(id).await {
+                Err(e) if e.is_not_found() => None,
+                other => other.map_err(fail)?,
+            },
             None => {
                 let debian = if a == Architecture::X86_64 { "amd64" } else { "arm64" };
                 let name = format!("debian-12-{debian}-*");
-                (Some(DEBIAN), vec![filter("name", &[&name]), filter("state", &["available"])])
+                let by = [filter("name", &[&name]), filter("state", &["available"])];
+                let list = client.images(DEBIAN, &by).await.map_err(fail)?;
+                list.into_iter().max_by(|x, y| (&x.created, &x.id).cmp(&(&y.created, &y.id)))
             }
         };
-        let mut found = client.images(owner, &by).await.map_err(|e| explain("cannot look for the image", e))?;
-        found.sort_by(|x, y| (&x.created, &x.id).cmp(&(&y.created, &y.id)));
-        let Some(image) = found.pop() else {
+        let Some(image) = found else {
             let what = id.unwrap_or_else(|| "Debian 12".into());
             return Err(Error::failed(format!("there is no image {what} in region {}", client.region())).hint("check `image` and `region`"));
         };

@@ -3,21 +3,29 @@
 //! Invariant: the token of a launch is on disk before the call. Who comes after a run that was killed asks with the same token,
 //! and gets the instance that the first call made, if it made one.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use septet_ec2::{ApiError, Client, Instance, InstanceState, Launch, NewVolume, filter};
 use serde::{Deserialize, Serialize};
 
-use super::{Ec2, locked, observe::DATA_DEVICE, policy::explain, tags, user_data};
+use super::{
+    Ec2, locked,
+    observe::DATA_DEVICE,
+    policy::explain,
+    rules::{self, Kind},
+    tags, user_data,
+};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::ClusterId,
     inventory::{HostId, Role, VolumeSettings},
     provider::{
         ObservedHost, ObservedNetwork, Place, Site,
         layout::{Layout, ZoneSubnet},
     },
     ssh::keys,
+    state::State,
 };
 
 /// How long a stop, a start or an attachment may take.
@@ -28,6 +36,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(600);
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long what was made a moment ago may be unknown to the next call.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an address of a host that has ended may count as in use.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(45);
 /// How long one waits for an instance to be listed whose launch nobody knows the end of.
 const SIGHT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -41,23 +51,19 @@ struct Intent {
     host_key_public: String,
 }
 
-fn intent_path(uuid: &str, id: HostId) -> Result<std::path::PathBuf> {
-    Ok(keys::cluster_dir(uuid)?.join(format!("launch-{}{}.json", id.role, id.index)))
+fn intent_file(id: HostId) -> String {
+    format!("launch-{}{}.json", id.role, id.index)
 }
 
 /// The intent of a run that was killed, if there is one.
-fn read_intent(uuid: &str, id: HostId) -> Result<Option<Intent>> {
-    let text = fs::read_to_string(intent_path(uuid, id)?).ok();
+fn read_intent(uuid: ClusterId, id: HostId) -> Result<Option<Intent>> {
+    let text = State::cluster(uuid)?.read(&intent_file(id))?;
     Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
 }
 
 /// Forgets what was intended, once the instance is listed.
-pub fn forget_intent(uuid: &str, id: HostId) -> Result<()> {
-    let path = intent_path(uuid, id)?;
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::failed(format!("{}: {e}", path.display()))),
-        _ => Ok(()),
-    }
+pub fn forget_intent(uuid: ClusterId, id: HostId) -> Result<()> {
+    State::cluster(uuid)?.remove(&intent_file(id))
 }
 
 fn new_token() -> String {
@@ -192,7 +198,7 @@ impl Ec2 {
             None => self.new_intent(a, site).map_err(broken)?,
         };
         let mut address = a.layout.address_in(a.subnet, a.id).map(|a| a.to_string());
-        let known_by = tokio::time::Instant::now() + KNOWN_TIMEOUT;
+        let (known_by, free_by) = (tokio::time::Instant::now() + KNOWN_TIMEOUT, tokio::time::Instant::now() + ADDRESS_TIMEOUT);
         let mut turns = 0;
         // Each turn is another launch: with another token, or without an address that somebody took.
         while turns < 4 {
@@ -211,7 +217,14 @@ impl Ec2 {
                     intent = self.new_intent(a, site).map_err(broken)?;
                 }
                 Err(e) if e.code == "InvalidIPAddress.InUse" && address.is_some() => {
-                    say(format!("   {}: {} is somebody else's; it gets another address", a.name, address.unwrap_or_default()));
+                    let wanted = address.clone().unwrap_or_default();
+                    // The interface of an instance that has ended may still be there for a while.
+                    if tokio::time::Instant::now() < free_by && !is_taken(client, a.subnet, &wanted, site.uuid).await? {
+                        turns -= 1;
+                        self.waiting(tokio::time::sleep(Duration::from_secs(1))).await;
+                        continue;
+                    }
+                    say(format!("   {}: address {wanted} is in use; choosing another", a.name));
                     address = None;
                     intent = self.new_intent(a, site).map_err(broken)?;
                 }
@@ -243,7 +256,7 @@ impl Ec2 {
             host_key_public: host_key.public,
         };
         let text = serde_json::to_string(&intent).map_err(|e| Error::failed(e.to_string()))?;
-        keys::write_private(&intent_path(site.uuid, a.id)?, &text)?;
+        State::cluster(site.uuid)?.write(&intent_file(a.id), &text)?;
         Ok(intent)
     }
 
@@ -258,12 +271,7 @@ impl Ec2 {
             volumes.push(volume(DATA_DEVICE, data, false));
         }
         let groups = self.seen().groups.clone();
-        let of_kind = |kind: &str| groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind)).map(|g| g.id.clone());
-        let own = match role {
-            Role::Control => of_kind("control"),
-            Role::Coordinator => None,
-            Role::Broker => of_kind("brokers"),
-        };
+        let groups = [Kind::Hosts, Kind::of_role(role)].into_iter().filter_map(|k| rules::find(&groups, k)).map(|g| g.id.clone()).collect();
         let host_key = keys::HostKey { private: intent.host_key_private.clone(), public: intent.host_key_public.clone() };
         let mut tags = self.host_tags(site.uuid, a.name, a.id);
         let volume_tags = tags.clone();
@@ -275,7 +283,7 @@ impl Ec2 {
             subnet: a.subnet.id.clone(),
             private_ip,
             public_ip: self.wants_public(role),
-            groups: of_kind("hosts").into_iter().chain(own).collect(),
+            groups,
             key_name: Some(self.key_name(site.uuid)),
             user_data: user_data::render(&host_key, site.public_key),
             volumes,
@@ -427,6 +435,13 @@ struct Attempt<'a> {
     layout: &'a Layout,
     /// whether its data volume comes with it; otherwise there is one already
     with_data: bool,
+}
+
+/// Whether an interface that is not the cluster's has an address.
+async fn is_taken(client: &Client, subnet: &ZoneSubnet, address: &str, uuid: ClusterId) -> std::result::Result<bool, ApiError> {
+    let by = [filter("subnet-id", &[&subnet.id]), filter("addresses.private-ip-address", &[address])];
+    let found = client.interfaces(&by).await?;
+    Ok(found.iter().any(|i| tags::marks(&i.tags).is_none_or(|m| m.cluster != uuid)))
 }
 
 /// Waits for an instance to be listed by its token.

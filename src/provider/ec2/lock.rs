@@ -12,15 +12,19 @@ use std::{
 use septet_ec2::{Client, KeyPair, Tags, filter};
 use tokio::task::JoinHandle;
 
-use super::{policy::explain, tags};
+use super::{
+    policy::{explain, explain_first},
+    tags,
+};
 use crate::{
     error::{Error, Result},
+    identity::ClusterName,
     provider::{Holder, now_s},
     ssh::keys,
 };
 
 /// How the tag `septet:cluster` of a lock begins: it belongs to a name, not to a cluster.
-pub const MARK: &str = "lock:";
+const MARK: &str = "lock:";
 const HOLDER: &str = "septet:holder";
 const WHO: &str = "septet:who";
 const SEEN: &str = "septet:seen";
@@ -55,13 +59,18 @@ impl Drop for Hold {
     }
 }
 
+/// Whether it is a lock of Septet's for this name, and no key of somebody's that has its name.
+fn is_lock(key: &KeyPair, cluster: &ClusterName) -> bool {
+    key.tags.contains_key(HOLDER) && key.tags.get(tags::CLUSTER) == Some(&format!("{MARK}{cluster}"))
+}
+
 fn is_stale(key: &KeyPair, holder: &Holder, now: u64) -> bool {
     let seen = key.tags.get(SEEN).and_then(|s| s.parse::<u64>().ok());
     key.tags.get(HOLDER) == Some(&holder.id) || seen.is_none_or(|s| now.saturating_sub(s) > SILENCE_S)
 }
 
 /// Takes the right to change the cluster of a name.
-pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result<Hold> {
+pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -> Result<Hold> {
     let name = format!("septet-lock-{cluster}");
     let doing = format!("cannot take the lock of cluster `{cluster}`");
     // The key is nobody's: its private half is thrown away.
@@ -70,7 +79,7 @@ pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result
     for _ in 0..6 {
         let tags = Tags::from([
             (tags::CLUSTER.to_owned(), format!("{MARK}{cluster}")),
-            (tags::NAME.to_owned(), cluster.to_owned()),
+            (tags::NAME.to_owned(), cluster.to_string()),
             (tags::DISPLAY.to_owned(), name.clone()),
             (HOLDER.to_owned(), holder.id.clone()),
             (WHO.to_owned(), who.clone()),
@@ -80,16 +89,18 @@ pub async fn take(client: Arc<Client>, cluster: &str, holder: &Holder) -> Result
             Ok(id) => return Ok(Hold { beat: tokio::spawn(beat(client.clone(), id.clone())), client, id, taken: Instant::now() }),
             Err(e) if e.is_duplicate() || e.is_ambiguous() => {}
             Err(e) if e.is_throttle() => tokio::time::sleep(Duration::from_secs(2)).await,
-            Err(e) => return Err(explain(&doing, e)),
+            Err(e) => return Err(explain_first(&doing, e, client.stats().clock_skew_s)),
         }
         let found = client.key_pairs(&[filter("key-name", &[&name])]).await.map_err(|e| explain(&doing, e))?;
         match found.into_iter().next() {
-            Some(key) if !key.tags.contains_key(HOLDER) => {
+            Some(key) if !is_lock(&key, cluster) => {
                 return Err(crate::provider::foreign(&name, "a key pair"));
             }
             Some(key) if is_stale(&key, holder, now_s()) => client.delete_key(&key.id).await.map_err(|e| explain(&doing, e))?,
             Some(key) => {
-                let by = key.tags.get(WHO).map_or("somebody", String::as_str);
+                // Somebody else's words: one line of plain text.
+                let by: String =
+                    key.tags.get(WHO).map_or("somebody", String::as_str).chars().filter(|c| !c.is_control()).take(240).collect();
                 return Err(Error::failed(format!("another run is at work on cluster `{cluster}`: {by}")).hint(format!(
                     "wait until it has ended; if it was killed, its hold ends {} minutes after its last sign of life",
                     SILENCE_S / 60

@@ -17,6 +17,7 @@ mod policy;
 mod preflight;
 mod prices;
 mod remove;
+mod rules;
 mod tags;
 mod user_data;
 
@@ -35,6 +36,7 @@ use super::{
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::{ClusterId, ClusterName},
     inventory::{Connect, Ec2Settings, Engine, Host, HostId, Inventory, Role, Security},
     plan::Step,
     playbook::runner::Boxed,
@@ -56,7 +58,7 @@ struct Seen {
 /// The provider.
 pub struct Ec2 {
     settings: Ec2Settings,
-    cluster: String,
+    cluster: ClusterName,
     prefix: String,
     engine: Engine,
     /// engine, mode and the number of those who keep the metadata
@@ -66,6 +68,7 @@ pub struct Ec2 {
     client: OnceCell<Client>,
     caller: OnceCell<String>,
     types: OnceCell<Vec<TypeInfo>>,
+    zones: OnceCell<Vec<String>>,
     images: tokio::sync::Mutex<BTreeMap<Architecture, Image>>,
     seen: Mutex<Seen>,
     /// instances that this process launched or started: they must be seen to run before anything goes on
@@ -115,6 +118,7 @@ impl Ec2 {
             client: OnceCell::new(),
             caller: OnceCell::new(),
             types: OnceCell::new(),
+            zones: OnceCell::new(),
             images: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             made: Mutex::default(),
@@ -254,7 +258,7 @@ impl Provider for Ec2 {
         true
     }
 
-    fn list<'a>(&'a self, uuid: &'a str) -> Boxed<'a, Result<Vec<Resource>>> {
+    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
         Box::pin(self.list_now(uuid))
     }
 

@@ -1,29 +1,32 @@
 //! The network that hosts are put into: a VPC (the account's, a named one or ours), one subnet a zone, a row of addresses in
-//! them, security groups, and the key pair.
+//! them, the security groups themselves, and the key pair; `rules.rs` has what they let in.
 //!
 //! Invariant: the group `hosts` is made before the first host, in one call with the tags that say where the row of addresses
 //! lies; whoever finds the group knows the network.
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use septet_ec2::{ApiError, Client, Group, InstanceState, Rule, RuleSource, Subnet, Tags, filter, tag_filter};
+use septet_ec2::{ApiError, Client, Group, InstanceState, Subnet, Tags, filter, tag_filter};
 use sha2::{Digest, Sha256};
 
-use super::{Ec2, observe::DATA_DEVICE, policy::explain, tags};
+use super::{
+    Ec2,
+    observe::DATA_DEVICE,
+    policy::explain,
+    rules::{self, Kind},
+    tags,
+};
 use crate::{
     error::{Error, Result},
-    inventory::{HostId, Role, Security, VpcChoice},
+    identity::ClusterId,
+    inventory::{HostId, Role, VpcChoice},
     playbook::runner::Boxed,
     provider::{
-        Adjustment, ObservedNetwork, Opening, Place, Site,
+        Adjustment, ObservedNetwork, Place, Site,
         layout::{Layout, ZoneSubnet, parse_cidr},
     },
 };
 
-/// Ports between hosts: coordinators' clients, followers and election; the brokers' own listener, and the controllers'.
-const INSIDE: [u16; 5] = [2181, 2888, 3888, 9092, 9093];
-/// Everything, for lessons.
-const ANYWHERE: &str = "0.0.0.0/0";
 /// How often one looks for what was made, half a second apart.
 const LISTED_TRIES: u32 = 60;
 /// How long what was made a moment ago may be unknown to the next call.
@@ -63,7 +66,9 @@ async fn once<'a, T>(
 }
 
 /// Repeats a call that names what was made a moment ago: it may not be known everywhere yet.
-async fn when_known<'a, T>(call: impl Fn() -> Boxed<'a, std::result::Result<T, ApiError>> + Send) -> std::result::Result<T, ApiError> {
+pub(super) async fn when_known<'a, T>(
+    call: impl Fn() -> Boxed<'a, std::result::Result<T, ApiError>> + Send,
+) -> std::result::Result<T, ApiError> {
     let until = tokio::time::Instant::now() + KNOWN_TIMEOUT;
     loop {
         match call().await {
@@ -73,85 +78,13 @@ async fn when_known<'a, T>(call: impl Fn() -> Boxed<'a, std::result::Result<T, A
     }
 }
 
-fn short(uuid: &str) -> &str {
-    uuid.get(..8).unwrap_or(uuid)
-}
-
-fn opening(r: &Rule) -> Opening {
-    let source = match &r.source {
-        RuleSource::Cidr(c) => c.clone(),
-        RuleSource::Group(g) => g.clone(),
-    };
-    Opening { protocol: r.protocol.clone(), from_port: r.from_port, to_port: r.to_port, source }
-}
-
-fn rule(o: &Opening) -> Rule {
-    let source = match o.source.starts_with("sg-") {
-        true => RuleSource::Group(o.source.clone()),
-        false => RuleSource::Cidr(o.source.clone()),
-    };
-    Rule { protocol: o.protocol.clone(), from_port: o.from_port, to_port: o.to_port, source }
-}
-
-/// What is to be opened and closed in a group so that just these rules hold.
-pub fn difference(group: &Group, wanted: &[Rule]) -> Option<Adjustment> {
-    let add: Vec<Opening> = wanted.iter().filter(|r| !group.rules.contains(r)).map(opening).collect();
-    let remove: Vec<Opening> = group.rules.iter().filter(|r| !wanted.contains(r)).map(opening).collect();
-    let same = add.is_empty() && remove.is_empty();
-    (!same).then(|| Adjustment::Openings { group: group.id.clone(), name: group.name.clone(), add, remove })
-}
-
 impl Ec2 {
-    /// The rules of each of our groups.
-    pub(super) async fn wanted_rules(&self, groups: &[Group]) -> Result<Vec<(Group, Vec<Rule>)>> {
-        let find = |kind: &str| groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind));
-        let tcp =
-            |from: u16, to: u16, source: RuleSource| Rule { protocol: "tcp".into(), from_port: from.into(), to_port: to.into(), source };
-        let mut out = Vec::new();
-        if let Some(hosts) = find("hosts") {
-            let mut rules: Vec<Rule> = match self.settings.security {
-                Security::Classroom => vec![tcp(0, 65535, RuleSource::Cidr(ANYWHERE.into()))],
-                Security::Least => INSIDE.iter().map(|p| tcp(*p, *p, RuleSource::Group(hosts.id.clone()))).collect(),
-            };
-            if let Some(control) = find("control").filter(|_| self.settings.security == Security::Least) {
-                rules.push(tcp(22, 22, RuleSource::Group(control.id.clone())));
-            }
-            rules.sort();
-            out.push((hosts.clone(), rules));
-        }
-        if let Some(control) = find("control") {
-            let mut rules: Vec<Rule> = self.ssh_from().await?.into_iter().map(|c| tcp(22, 22, RuleSource::Cidr(c))).collect();
-            rules.sort();
-            rules.dedup();
-            out.push((control.clone(), rules));
-        }
-        if let Some(brokers) = find("brokers") {
-            let port = crate::provider::EXTERNAL_PORT;
-            let mut rules: Vec<Rule> = self.settings.external_from.iter().map(|c| tcp(port, port, RuleSource::Cidr(c.clone()))).collect();
-            rules.sort();
-            rules.dedup();
-            out.push((brokers.clone(), rules));
-        }
-        Ok(out)
-    }
-
     /// Mends one difference.
     pub(super) async fn adjust(&self, what: &Adjustment) -> Result<()> {
         let client = self.client().await?;
         match what {
-            Adjustment::Openings { group, name, add, remove } => {
-                let doing = format!("cannot change what {name} lets in");
-                let rules = |list: &[Opening]| list.iter().map(rule).collect::<Vec<_>>();
-                // Opened first: whoever runs this may be about to be let in by it.
-                if !add.is_empty() {
-                    let rules = rules(add);
-                    when_known(|| Box::pin(client.allow(group, &rules))).await.map_err(|e| explain(&doing, e))?;
-                }
-                if !remove.is_empty() {
-                    client.disallow(group, &rules(remove)).await.map_err(|e| explain(&doing, e))?;
-                }
-                Ok(())
-            }
+            Adjustment::Openings { group, name, add, remove } => self.adjust_openings(group, name, add, remove).await,
+            Adjustment::Membership { name, ids, .. } => self.adjust_membership(name, ids).await,
             Adjustment::Tags { name, ids, tags } => {
                 client.set_tags(ids, tags).await.map_err(|e| explain(&format!("cannot set tags of {name}"), e))
             }
@@ -212,6 +145,11 @@ impl Ec2 {
         self.only_public(vpc, &mut all).await?;
         let offered = self.zones_with_types().await?;
         all.retain(|a| offered.contains(&a.zone));
+        if s.subnets.is_empty() && s.zones.is_empty() {
+            // Subnets in Local and Wavelength Zones are used only where they are named.
+            let regular = self.regular_zones().await?;
+            all.retain(|a| regular.contains(&a.zone));
+        }
         if all.is_empty() {
             return Err(Error::failed(format!("no zone with a subnet of {vpc} has all of the wanted instance types"))
                 .hint("choose other instance types, zones or subnets"));
@@ -248,7 +186,7 @@ impl Ec2 {
                     Some(id) => (id.clone(), self.subnets(&id).await?),
                     None => self.own_vpc(client, site.uuid).await?,
                 };
-                let layout = self.find_layout(&subnets, site.uuid).await?;
+                let layout = self.find_layout(&subnets, &site.uuid.to_string()).await?;
                 (vpc, layout)
             }
         };
@@ -256,35 +194,38 @@ impl Ec2 {
             self.key_pair(client, site).await?;
         }
         let mut groups = Vec::new();
-        for kind in ["hosts", "control", "brokers"] {
+        // `hosts` first: it says where the row of addresses lies.
+        for kind in self.kinds().into_iter().rev() {
             groups.push(self.group(client, site.uuid, &vpc, kind, &layout).await?);
         }
-        // Rules of groups that were there are mended by steps of their own; but those steps do not know of groups that were not.
+        // Steps of the plan mend rules of groups that were there, after their hosts are members of new ones; hosts that are made now
+        // need what is to be open.
         if groups.iter().any(|group| !seen.iter().any(|s| s.id == group.id)) {
-            for (group, rules) in self.wanted_rules(&groups).await? {
-                if let Some(adjustment) = difference(&group, &rules) {
-                    self.adjust(&adjustment).await?;
-                }
-            }
+            self.open_all(client, &groups).await?;
         }
         let reference = groups.first().map(|g| g.id.clone()).unwrap_or_default();
         self.seen().groups = groups;
         Ok(ObservedNetwork { reference, place: Place::Zones(layout) })
     }
 
-    async fn group(&self, client: &Client, uuid: &str, vpc: &str, kind: &str, layout: &Layout) -> Result<Group> {
-        let known = self.seen().groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == kind)).cloned();
+    /// Name of one of the cluster's security groups.
+    pub(super) fn group_name(&self, uuid: ClusterId, kind: Kind) -> String {
+        format!("septet-{}-{}-{}", self.cluster, uuid.short(), kind.name())
+    }
+
+    async fn group(&self, client: &Client, uuid: ClusterId, vpc: &str, kind: Kind, layout: &Layout) -> Result<Group> {
+        let known = rules::find(&self.seen().groups, kind).cloned();
         if let Some(group) = known {
             return Ok(group);
         }
-        let name = format!("septet-{}-{}-{kind}", self.cluster, short(uuid));
-        let about = format!("{kind} of cluster {}, made by Septet", self.cluster);
+        let name = self.group_name(uuid, kind);
+        let about = format!("{} of cluster {}, made by Septet", kind.name(), self.cluster);
         let mut tags = self.common_tags(uuid, &name);
-        tags.insert(tags::GROUP.into(), kind.to_owned());
-        if kind == "hosts" {
+        tags.insert(tags::GROUP.into(), kind.name().to_owned());
+        if kind == Kind::Hosts {
             tags::write_layout(layout, &mut tags);
         }
-        let by = [tag_filter(tags::CLUSTER, uuid), tag_filter(tags::GROUP, kind)];
+        let by = [tag_filter(tags::CLUSTER, &uuid.to_string()), tag_filter(tags::GROUP, kind.name())];
         let made = once(
             || Box::pin(async { Ok(client.groups(&by).await?.into_iter().next()) }),
             || {
@@ -303,7 +244,7 @@ impl Ec2 {
         let name = self.key_name(site.uuid);
         let print: String = Sha256::digest(site.public_key.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
         let doing = format!("cannot import the key pair {name}");
-        let by = [tag_filter(tags::CLUSTER, site.uuid)];
+        let by = [tag_filter(tags::CLUSTER, &site.uuid.to_string())];
         let look = || async { Ok(client.key_pairs(&by).await?.into_iter().find(|k| k.name == name)) };
         let found = look().await.map_err(|e: ApiError| explain(&doing, e))?;
         if let Some(old) = found {
@@ -323,18 +264,18 @@ impl Ec2 {
     }
 
     /// Name of the cluster's key pair.
-    pub(super) fn key_name(&self, uuid: &str) -> String {
-        format!("septet-{}-{}", self.cluster, short(uuid))
+    pub(super) fn key_name(&self, uuid: ClusterId) -> String {
+        format!("septet-{}-{}", self.cluster, uuid.short())
     }
 
     /// A VPC of the cluster's own with a way to the internet and a subnet a zone.
-    async fn own_vpc(&self, client: &Client, uuid: &str) -> Result<(String, Vec<Subnet>)> {
+    async fn own_vpc(&self, client: &Client, uuid: ClusterId) -> Result<(String, Vec<Subnet>)> {
         let VpcChoice::New { cidr } = &self.settings.vpc else {
             return Err(Error::failed("no VPC of its own is wanted"));
         };
         let name = format!("septet-{}", self.cluster);
         let tags = self.common_tags(uuid, &name);
-        let by = [tag_filter(tags::CLUSTER, uuid)];
+        let by = [tag_filter(tags::CLUSTER, &uuid.to_string())];
         let doing = |what: &str| {
             let what = format!("cannot make {what}");
             move |e| explain(&what, e)
@@ -352,9 +293,7 @@ impl Ec2 {
         );
         let gateway = gateway.await.map_err(doing("the internet gateway"))?;
         when_known(|| Box::pin(client.attach_gateway(&gateway, &vpc))).await.map_err(doing("the way to the internet"))?;
-        let mut zones: Vec<String> = self.zones_with_types().await?;
-        zones.retain(|z| self.settings.zones.is_empty() || self.settings.zones.contains(z));
-        zones.truncate(OWN_ZONES);
+        let zones = self.own_zones().await?;
         let (network, bits) = parse_cidr(cidr).ok_or_else(|| Error::failed(format!("`{cidr}` is no network")))?;
         // Four subnets: a quarter each.
         let size = 1u32 << (32 - u32::from(bits) - 2);
@@ -372,7 +311,7 @@ impl Ec2 {
         for _ in 0..LISTED_TRIES {
             let listed = client.subnets(&by).await.map_err(doing("the subnets"))?;
             if zones.iter().all(|z| listed.iter().any(|s| s.zone == *z)) {
-                self.way_out(client, &vpc, &gateway, &listed, &tags).await.map_err(doing("the way to the internet"))?;
+                self.way_out(client, uuid, &vpc, &gateway, &listed, &tags).await.map_err(doing("the way to the internet"))?;
                 return Ok((vpc.clone(), self.subnets(&vpc).await?));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -380,17 +319,43 @@ impl Ec2 {
         Err(Error::failed("the subnets that were made are not listed").hint("run `septet up` again"))
     }
 
+    /// Zones for which a VPC of the cluster's own gets a subnet. Local and Wavelength Zones are not among them: volumes, addresses and
+    /// gateways are different there.
+    pub(super) async fn own_zones(&self) -> Result<Vec<String>> {
+        let (with_types, regular) = (self.zones_with_types().await?, self.regular_zones().await?);
+        let mut zones: Vec<String> = with_types.into_iter().filter(|z| regular.contains(z)).collect();
+        if let Some(missing) = self.settings.zones.iter().find(|z| !zones.contains(z)) {
+            let known = regular.contains(missing);
+            let why = if known { "does not have all of the wanted instance types" } else { "is no Availability Zone of this region" };
+            return Err(Error::failed(format!("{missing} {why}")).hint(format!("`vpc: new` can use {}", zones.join(", "))));
+        }
+        zones.retain(|z| self.settings.zones.is_empty() || self.settings.zones.contains(z));
+        zones.truncate(OWN_ZONES);
+        if zones.is_empty() {
+            return Err(Error::failed("no zone has all of the wanted instance types").hint("choose types that one zone has together"));
+        }
+        Ok(zones)
+    }
+
+    /// The region's Availability Zones, without Local and Wavelength Zones.
+    pub(super) async fn regular_zones(&self) -> Result<&Vec<String>> {
+        self.zones
+            .get_or_try_init(|| async { self.client().await?.zones().await.map_err(|e| explain("cannot list the region's zones", e)) })
+            .await
+    }
+
     /// A table of routes of the cluster's own for its subnets. The VPC's main table carries no tag, so that a policy could not tell it
     /// from those of others.
     async fn way_out(
         &self,
         client: &Client,
+        uuid: ClusterId,
         vpc: &str,
         gateway: &str,
         subnets: &[Subnet],
         tags: &Tags,
     ) -> std::result::Result<(), ApiError> {
-        let by = [filter("vpc-id", &[vpc]), filter("tag-key", &[tags::CLUSTER])];
+        let by = [filter("vpc-id", &[vpc]), tag_filter(tags::CLUSTER, &uuid.to_string())];
         let table = once(
             || Box::pin(async { Ok(client.route_tables(&by).await?.into_iter().next().map(|t| t.id)) }),
             || Box::pin(when_known(|| Box::pin(client.create_route_table(vpc, tags)))),
@@ -441,33 +406,5 @@ impl Ec2 {
         zones.dedup();
         zones.retain(|z| Role::ALL.iter().all(|r| self.settings.types(*r).iter().any(|t| has(z, t))));
         Ok(zones)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_group_is_brought_to_just_the_wanted_rules() {
-        let r = |port: i32, source: &str| Rule {
-            protocol: "tcp".into(),
-            from_port: port,
-            to_port: port,
-            source: RuleSource::Cidr(source.into()),
-        };
-        let group = Group {
-            id: "sg-1".into(),
-            name: "g".into(),
-            vpc: String::new(),
-            rules: vec![r(22, "1.1.1.1/32"), r(80, "0.0.0.0/0")],
-            tags: Default::default(),
-        };
-        assert_eq!(difference(&group, &group.rules.clone()), None);
-        let Some(Adjustment::Openings { add, remove, .. }) = difference(&group, &[r(22, "2.2.2.2/32"), r(80, "0.0.0.0/0")]) else {
-            panic!("no difference");
-        };
-        assert_eq!(add.iter().chain(&remove).map(Opening::to_string).collect::<Vec<_>>(), ["22 from 2.2.2.2/32", "22 from 1.1.1.1/32"]);
-        assert_eq!(opening(&rule(&add[0])), add[0]);
     }
 }

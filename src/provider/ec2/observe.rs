@@ -5,12 +5,20 @@ use std::{collections::BTreeMap, time::Duration};
 use septet_ec2::{Client, Instance, InstanceState, filter, tag_filter};
 use tokio::time::Instant;
 
-use super::{Ec2, Seen, locked, policy::explain, tags};
+use super::{
+    Ec2, Seen, locked,
+    policy::{explain, explain_first},
+    tags,
+};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    identity::ClusterId,
     inventory::HostId,
-    provider::{Adjustment, Expired, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, over},
+    provider::{
+        Adjustment, Expired, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, expired, identity,
+        marks::{Marks, shown_name},
+    },
 };
 
 /// Device name of the data volume, as the instance is told it.
@@ -23,21 +31,23 @@ const ALIVE: [&str; 4] = ["pending", "running", "stopping", "stopped"];
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
 /// What is behind an instance that ends at once.
 const KEY_HINT: &str = "most often these credentials may not use the KMS key of a volume: docs/ec2.md has the statement for `kms_key`";
+/// What to do about two clusters of one name.
+const TWO_HINT: &str = "give one of them another name, or remove what carries its tag `septet:cluster`";
 /// How long EC2 may take to show by its tags what it shows by its id.
 const LISTED_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn host(id: HostId, i: &Instance) -> Option<ObservedHost> {
+fn host(id: HostId, i: &Instance, marks: Marks) -> Option<ObservedHost> {
     Some(ObservedHost {
         id,
         reference: i.id.clone(),
-        name: i.tags.get(tags::DISPLAY).cloned().unwrap_or_default(),
+        name: shown_name(i.tags.get(tags::DISPLAY).map(String::as_str).unwrap_or_default(), &i.id).into(),
         state: match i.state {
             InstanceState::Pending | InstanceState::Running => HostState::Running,
             _ => HostState::Stopped,
         },
         address: i.private_ip.as_deref()?.parse().ok()?,
         public: i.public_ip.as_deref().and_then(|a| a.parse().ok()),
-        host_key: i.tags.get(tags::HOST_KEY).cloned().unwrap_or_default(),
+        host_key: marks.host_key.map(String::from).unwrap_or_default(),
         published: BTreeMap::new(),
         architecture: Architecture::parse(&i.architecture),
         size: Some(i.instance_type.clone()),
@@ -54,18 +64,23 @@ impl Ec2 {
         let by = [ours.clone(), filter("instance-state-name", &SEEN)];
         let only = [ours.clone()];
         let (instances, groups) = tokio::join!(client.instances(&by), client.groups(&only));
-        let mut instances = instances.map_err(|e| explain("cannot list instances", e))?;
-        let groups = groups.map_err(|e| explain("cannot list security groups", e))?;
+        let skew_s = client.stats().clock_skew_s;
+        let mut instances = instances.map_err(|e| explain_first("cannot list instances", e, skew_s))?;
+        let mut groups = groups.map_err(|e| explain_first("cannot list security groups", e, skew_s))?;
+        // What carries no cluster's UUID is not ours, whatever else is written on it.
+        instances.retain(|i| tags::marks(&i.tags).is_some());
+        groups.retain(|g| tags::marks(&g.tags).is_some());
         // The oldest is the host; a second one in its place was never meant to be.
         instances.sort_by(|a, b| (a.launched, &a.id).cmp(&(b.launched, &b.id)));
         let mut observed = Observed::default();
         let mut seen = Seen { instances: BTreeMap::new(), groups, leaving: BTreeMap::new() };
-        let mut uuids: Vec<String> = Vec::new();
-        observed.engine =
-            instances.iter().map(|i| &i.tags).chain(seen.groups.iter().map(|g| &g.tags)).find_map(|t| t.get(tags::ENGINE).cloned());
+        let mut uuids: Vec<ClusterId> = Vec::new();
+        let all = instances.iter().map(|i| &i.tags).chain(seen.groups.iter().map(|g| &g.tags));
+        observed.engine = all.filter_map(tags::marks).find_map(|m| m.engine).map(String::from);
         for i in instances {
-            uuids.extend(i.tags.get(tags::CLUSTER).cloned());
-            let Some(id) = tags::host_id(&i.tags) else { continue };
+            let Some(marks) = tags::marks(&i.tags) else { continue };
+            uuids.push(marks.cluster);
+            let Some(id) = marks.host else { continue };
             if i.state == InstanceState::ShuttingDown {
                 seen.leaving.entry(id).or_default().push(i.id);
                 continue;
@@ -74,10 +89,10 @@ impl Ec2 {
                 observed.adjustments.push(Adjustment::Surplus { name: self.name_of(id), reference: i.id });
                 continue;
             }
-            observed.hosts.extend(host(id, &i));
+            observed.hosts.extend(host(id, &i, marks));
             seen.instances.insert(id, i);
         }
-        uuids.extend(seen.groups.iter().filter_map(|g| g.tags.get(tags::CLUSTER).cloned()));
+        uuids.extend(seen.groups.iter().filter_map(|g| tags::marks(&g.tags)).map(|m| m.cluster));
         // Hosts that lack their data: those that are not there, and those whose volume was not attached any more.
         let lacks = |id: &HostId| match seen.instances.get(id) {
             None => true,
@@ -90,18 +105,18 @@ impl Ec2 {
             // Of two that could be a host's, the one with a file system is its data.
             volumes.sort_by_key(|v| !v.tags.contains_key(tags::FORMATTED));
             for v in volumes {
-                let Some(uuid) = v.tags.get(tags::CLUSTER) else { continue };
+                let Some(marks) = tags::marks(&v.tags) else { continue };
                 if let Some(host) = observed.hosts.iter_mut().find(|h| h.data_volume.as_ref() == Some(&v.id)) {
                     host.data_is_new &= !v.tags.contains_key(tags::FORMATTED);
                 }
                 let of = v.attached.as_ref().map(|(instance, device)| (instance, device.as_str()));
                 let leaves = |id: &HostId| matches!(of, Some((i, DATA_DEVICE)) if seen.leaving.get(id).is_some_and(|l| l.contains(i)));
-                let id = tags::host_id(&v.tags);
+                let id = marks.host;
                 if v.state != "available" && !id.as_ref().is_some_and(leaves) {
                     continue;
                 }
-                uuids.push(uuid.clone());
-                observed.engine = observed.engine.take().or_else(|| v.tags.get(tags::ENGINE).cloned());
+                uuids.push(marks.cluster);
+                observed.engine = observed.engine.take().or_else(|| marks.engine.map(String::from));
                 if let Some(id) = id.filter(lacks) {
                     observed.kept.entry(id).or_insert(KeptVolume { reference: v.id, zone: v.zone });
                 }
@@ -110,15 +125,9 @@ impl Ec2 {
         if uuids.is_empty() {
             uuids = self.leftover_uuids(client).await?;
         }
-        uuids.sort();
-        uuids.dedup();
-        if uuids.len() > 1 {
-            return Err(Error::failed(format!("there are {} clusters called `{}`: {}", uuids.len(), self.cluster, uuids.join(", ")))
-                .hint("give one of them another name, or remove what carries its tag `septet:cluster`"));
-        }
-        observed.uuid = uuids.pop();
+        observed.uuid = identity(&self.cluster, uuids.into_iter(), TWO_HINT)?;
         observed.hosts.sort_by_key(|h| h.id);
-        let hosts_group = seen.groups.iter().find(|g| g.tags.get(tags::GROUP).is_some_and(|k| k == "hosts"));
+        let hosts_group = super::rules::find(&seen.groups, super::rules::Kind::Hosts);
         observed.network = hosts_group.and_then(|g| {
             let layout = tags::read_layout(&g.tags)?;
             Some(ObservedNetwork { reference: g.id.clone(), place: Place::Zones(layout) })
@@ -128,7 +137,7 @@ impl Ec2 {
     }
 
     /// Identities of what is made first and removed last: a run that was killed may have left nothing else.
-    async fn leftover_uuids(&self, client: &Client) -> Result<Vec<String>> {
+    async fn leftover_uuids(&self, client: &Client) -> Result<Vec<ClusterId>> {
         let by = [tag_filter(tags::NAME, &self.cluster)];
         let (keys, subnets, tables, gateways, vpcs) =
             tokio::join!(client.key_pairs(&by), client.subnets(&by), client.route_tables(&by), client.gateways(&by), client.vpcs(&by));
@@ -138,8 +147,8 @@ impl Ec2 {
         let all = all.chain(tables.map_err(fail)?.into_iter().map(|t| t.tags));
         let all = all.chain(gateways.map_err(fail)?.into_iter().map(|g| g.tags));
         let all = all.chain(vpcs.map_err(fail)?.into_iter().map(|v| v.tags));
-        // The lock is no part of the cluster.
-        Ok(all.filter_map(|mut t| t.remove(tags::CLUSTER)).filter(|u| !u.starts_with(super::lock::MARK)).collect())
+        // The lock has a tag of this name too, and no UUID in it: it is no part of the cluster.
+        Ok(all.filter_map(|t| tags::marks(&t)).map(|m| m.cluster).collect())
     }
 
     /// Waits until what this process launched or started runs, and is found by its tags too.
@@ -162,7 +171,7 @@ impl Ec2 {
             let listed = made.iter().all(|id| observed.hosts.iter().any(|h| h.reference == *id && whole(h)));
             if listed {
                 locked(&self.made).clear();
-                if let Some(uuid) = &observed.uuid {
+                if let Some(uuid) = observed.uuid {
                     for h in &observed.hosts {
                         super::launch::forget_intent(uuid, h.id)?;
                     }
@@ -198,11 +207,7 @@ impl Ec2 {
         if observed.network.is_none() {
             return Ok(out);
         }
-        let groups = self.seen().groups.clone();
-        let wanted = self.wanted_rules(&groups).await?;
-        for (group, rules) in wanted {
-            out.extend(super::network::difference(&group, &rules));
-        }
+        out.extend(self.rule_adjustments().await?);
         let mut retag: BTreeMap<BTreeMap<String, String>, (Vec<String>, Vec<String>)> = BTreeMap::new();
         let seen = self.seen();
         let things = seen.instances.values().map(|i| (&i.tags, i.id.clone(), i.volumes.values().cloned().collect::<Vec<_>>()));
@@ -230,6 +235,6 @@ impl Ec2 {
         let all = instances.map_err(|e| explain(doing, e))?.into_iter().map(|i| i.tags);
         let all = all.chain(volumes.map_err(|e| explain(doing, e))?.into_iter().map(|v| v.tags));
         let all = all.chain(groups.map_err(|e| explain(doing, e))?.into_iter().map(|g| g.tags));
-        Ok(over(all.filter_map(|mut t| Some((t.remove(tags::CLUSTER)?, t.remove(tags::NAME)?, t.remove(tags::EXPIRES)?))), now))
+        Ok(expired(all.filter_map(|t| tags::marks(&t)), now))
     }
 }

@@ -18,9 +18,15 @@ fn actions(statement: &Value) -> Vec<&str> {
     }
 }
 
-/// Statements of the policy that allow an action, for that action alone.
-fn statements(action: &str) -> Vec<Value> {
-    let policy: Value = serde_json::from_str(POLICY).unwrap_or_default();
+/// The partition that AWS's words are about: `aws`, `aws-us-gov`, `aws-cn` or another.
+fn partition(message: &str) -> &str {
+    let named = message.split("arn:").skip(1).filter_map(|rest| rest.split_once(':')).map(|(p, _)| p);
+    named.into_iter().find(|p| p.starts_with("aws") && p.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')).unwrap_or("aws")
+}
+
+/// Statements of the policy that allow an action, for that action alone, in a partition of AWS.
+fn statements(action: &str, partition: &str) -> Vec<Value> {
+    let policy: Value = serde_json::from_str(&POLICY.replace("arn:aws:", &format!("arn:{partition}:"))).unwrap_or_default();
     let all = policy["Statement"].as_array().cloned().unwrap_or_default();
     let with = all.into_iter().filter(|s| actions(s).contains(&action));
     with.map(|mut s| {
@@ -47,11 +53,16 @@ fn forbidden(e: &ApiError) -> (String, Option<String>) {
     (action, after(&["on", "resource:"]))
 }
 
+/// The variable that sets the proxy for AWS's servers, if there is one.
+fn proxy() -> Option<&'static str> {
+    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().find(|n| std::env::var_os(n).is_some_and(|v| !v.is_empty()))
+}
+
 fn hint(e: &ApiError) -> Option<String> {
     Some(match e.code.as_str() {
         _ if e.is_unauthorized() => {
             let (action, _) = forbidden(e);
-            let list: Vec<String> = statements(&action).iter().map(ToString::to_string).collect();
+            let list: Vec<String> = statements(&action, partition(&e.message)).iter().map(ToString::to_string).collect();
             match list.is_empty() {
                 true => format!("allow {action} to whoever these credentials belong to"),
                 false => format!("add to the policy of whoever these credentials belong to:\n{}", list.join(",\n")),
@@ -70,7 +81,13 @@ fn hint(e: &ApiError) -> Option<String> {
         }
         "OperationNotPermitted" => "it is protected: switch its protection off in EC2's console if it may go".into(),
         _ if e.is_throttle() => "EC2 was asked too often, by this account as a whole; run the same command again in a minute".into(),
-        "Timeout" | "Connection" => "is the network there, and the endpoint right? the same command goes on from here".into(),
+        "Timeout" | "Connection" => {
+            let hint = "check the network and the endpoint; the same command goes on from here";
+            match proxy() {
+                Some(name) => format!("{hint}. Calls go through the proxy in {name}, except to what NO_PROXY lists"),
+                None => format!("{hint}. No proxy is set (HTTPS_PROXY)"),
+            }
+        }
         "MissingRegion" => "set `region` below `ec2:`".into(),
         _ => return None,
     })
@@ -90,6 +107,26 @@ pub fn explain(doing: &str, e: ApiError) -> Error {
     match hint(&e) {
         Some(h) => error.hint(h),
         None => error,
+    }
+}
+
+/// Seconds that this machine's clock may differ: EC2 refuses at five minutes.
+pub const MAX_SKEW_S: i64 = 240;
+/// What to do about it.
+pub const CLOCK_HINT: &str = "set this machine's clock (`timedatectl set-ntp true`)";
+
+/// How much this machine's clock differs, for a person.
+pub fn skewed(skew_s: i64) -> String {
+    format!("this machine's clock differs by {skew_s} s from EC2's, which refuses requests at 300 s")
+}
+
+/// An error of a command's first calls. Where credentials are refused, that is said, and whether the clock is the reason: EC2 tells
+/// its time in answers that refuse, too.
+pub fn explain_first(doing: &str, e: ApiError, skew_s: Option<i64>) -> Error {
+    match skew_s.filter(|s| s.abs() > MAX_SKEW_S) {
+        _ if !e.is_credentials() => explain(doing, e),
+        Some(skew) => Error::failed(format!("{doing}: {}\n  {e}", skewed(skew))).hint(CLOCK_HINT),
+        None => explain(&format!("{doing}: these credentials are not accepted"), e),
     }
 }
 
@@ -131,6 +168,30 @@ mod tests {
         assert_eq!((&statement["Action"], &statement["Sid"]), (&json!("ec2:StopInstances"), &json!("ChangeOurs")));
         let e = explain("x", api("GetParameter", "AccessDeniedException", "no"));
         assert!(e.message.ends_with("may not ssm:GetParameter"), "{e}");
+    }
+
+    #[test]
+    fn statements_are_of_the_partition_that_refused() {
+        let words = "User: arn:aws-us-gov:iam::1:user/x is not authorized to perform: ec2:RunInstances on resource: arn:aws-us-gov:ec2:us-gov-west-1:1:instance/*";
+        let hint = explain("x", api("RunInstances", "UnauthorizedOperation", words)).hint.unwrap();
+        assert!(hint.contains("arn:aws-us-gov:ec2:*:*:volume/*") && !hint.contains("arn:aws:"), "{hint}");
+        assert_eq!(partition("arn:AWS$:x arn:aws-cn:ec2"), "aws-cn");
+        assert_eq!(partition("no"), "aws");
+    }
+
+    #[test]
+    fn a_wrong_clock_is_named_where_credentials_are_refused() {
+        let e = || api("DescribeInstances", "AuthFailure", "AWS was not able to validate the provided access credentials");
+        let clock = explain_first("cannot list instances", e(), Some(-1000));
+        assert!(clock.message.starts_with("cannot list instances: this machine's clock differs by -1000 s"), "{clock}");
+        assert_eq!(clock.hint.as_deref(), Some(CLOCK_HINT));
+        let credentials = explain_first("cannot list instances", e(), Some(3));
+        assert!(
+            credentials.message.starts_with("cannot list instances: these credentials are not accepted: DescribeInstances"),
+            "{credentials}"
+        );
+        let other = explain_first("x", api("DescribeInstances", "InternalError", "oops"), Some(-1000));
+        assert!(!other.message.contains("clock"), "{other}");
     }
 
     #[test]

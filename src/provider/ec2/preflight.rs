@@ -6,20 +6,23 @@ use std::collections::BTreeMap;
 
 use septet_ec2::{ApiError, Launch, NewVolume};
 
-use super::{Ec2, policy::explain};
+use super::{
+    Ec2,
+    policy::{CLOCK_HINT, MAX_SKEW_S, explain, skewed},
+};
 use crate::{
     engine::bundle::{Architecture, Bundles},
     error::{Error, Result},
+    identity::ClusterId,
     inventory::{HostId, Role},
     plan::Step,
     provider::{Check, Observed, Place, Verdict, layout::parse_cidr},
     ssh::keys,
+    state,
 };
 
 /// vCPUs of running on-demand standard instances.
 const STANDARD_QUOTA: &str = "L-1216C47A";
-/// Seconds that this machine's clock may differ: EC2 refuses at five minutes.
-const MAX_SKEW_S: i64 = 240;
 
 fn check(name: &'static str, verdict: Verdict, finding: impl Into<String>) -> Check {
     Check { name, verdict, finding: finding.into(), hint: None }
@@ -50,14 +53,14 @@ fn dry(name: &'static str, action: &str, result: std::result::Result<(), ApiErro
 /// Whether the cluster's login key can be read, or kept once it is made.
 fn check_key(observed: &Observed) -> Check {
     let found = || {
-        let dir = keys::state_dir()?;
-        if let Some(uuid) = &observed.uuid
-            && dir.join("clusters").join(uuid).join("id_ed25519").is_file()
+        if let Some(uuid) = observed.uuid
+            && state::has_key(uuid)?
         {
             keys::cluster_key(uuid)?;
             return Ok(check("key", Verdict::Pass, "the cluster's key is here"));
         }
-        std::fs::create_dir_all(&dir).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+        let dir = state::path()?;
+        state::State::open()?;
         tempfile::tempfile_in(&dir).map_err(|e| {
             Error::failed(format!("nothing can be written into {}: {e}", dir.display())).hint("set XDG_STATE_HOME to a directory of yours")
         })?;
@@ -85,11 +88,11 @@ impl Ec2 {
                 return Ok(out);
             }
         }
-        match client.zones().await {
+        match self.regular_zones().await {
             Ok(zones) if zones.is_empty() => out.push(check("region", Verdict::Fail, format!("{} has no zones", client.region()))),
             Ok(zones) => out.push(check("region", Verdict::Pass, format!("{}: {}", client.region(), zones.join(", ")))),
             Err(e) => {
-                out.push(failed("region", explain(&format!("{} cannot be used", client.region()), e)));
+                out.push(failed("region", e.context(format!("{} cannot be used", client.region()))));
                 return Ok(out);
             }
         }
@@ -119,14 +122,7 @@ impl Ec2 {
     fn check_clock(&self, skew_s: Option<i64>) -> Check {
         match skew_s {
             None => check("clock", Verdict::Warn, "EC2 did not say what time it is"),
-            Some(s) if s.abs() > MAX_SKEW_S => Check {
-                hint: Some("set this machine's clock (`timedatectl set-ntp true`)".into()),
-                ..check(
-                    "clock",
-                    Verdict::Fail,
-                    format!("this machine's clock differs by {s} s from EC2's, which refuses requests at 300 s"),
-                )
-            },
+            Some(s) if s.abs() > MAX_SKEW_S => Check { hint: Some(CLOCK_HINT.into()), ..check("clock", Verdict::Fail, skewed(s)) },
             Some(s) if s.abs() > 30 => check("clock", Verdict::Warn, format!("this machine's clock differs by {s} s from EC2's")),
             Some(_) => check("clock", Verdict::Pass, "agrees with EC2's"),
         }
@@ -204,7 +200,8 @@ impl Ec2 {
                     ))
                     .hint("leave its `size` out, or make it at least that"));
                 }
-                said.insert(format!("{} ({}, {})", image.id, image.name, image.architecture));
+                let deprecated = image.deprecated.as_ref().map(|d| format!(", deprecated from {d} on")).unwrap_or_default();
+                said.insert(format!("{} ({}, {}{deprecated})", image.id, image.name, image.architecture));
             }
             Ok::<_, Error>(said.into_iter().collect::<Vec<_>>().join(", "))
         };
@@ -222,7 +219,8 @@ impl Ec2 {
         }
         let found = async {
             let Some(vpc) = self.vpc().await? else {
-                return Ok::<_, Error>(("a VPC of the cluster's own will be made".to_owned(), None));
+                let zones = self.own_zones().await?;
+                return Ok::<_, Error>((format!("a VPC of the cluster's own will be made, with subnets in {}", zones.join(", ")), None));
             };
             let subnets = self.subnets(&vpc).await?;
             let layout = self.find_layout(&subnets, &self.cluster).await?;
@@ -259,11 +257,11 @@ impl Ec2 {
         let name = "permissions";
         let Ok(client) = self.client().await else { return Vec::new() };
         let mut out = Vec::new();
-        let uuid = observed.uuid.clone().unwrap_or_else(|| uuid::Uuid::nil().to_string());
+        let uuid = observed.uuid.unwrap_or_else(ClusterId::nil);
         if let Some(id) = new.first() {
             let launch = async {
                 let image = self.image(self.architecture(id.role).await?).await?;
-                let host_tags = self.host_tags(&uuid, "dry run", *id);
+                let host_tags = self.host_tags(uuid, "dry run", *id);
                 let root = NewVolume {
                     device: image.root_device.clone(),
                     size: None,
@@ -303,7 +301,7 @@ impl Ec2 {
             }
         }
         if observed.network.is_none() {
-            let tags: BTreeMap<String, String> = self.common_tags(&uuid, "dry run");
+            let tags: BTreeMap<String, String> = self.common_tags(uuid, "dry run");
             if let Ok(Some(vpc)) = self.vpc().await {
                 let made = client.create_group("septet-dry-run", "dry run", &vpc, &tags, true).await.map(drop);
                 out.push(dry(name, "CreateSecurityGroup", made));

@@ -7,14 +7,17 @@ use futures_util::future::join_all;
 use septet_ec2::{ApiError, Client, InstanceState, filter, tag_filter};
 use tokio::time::Instant;
 
-use super::{Ec2, policy::explain, tags};
+use super::{Ec2, policy::explain, rules::Kind, tags};
 use crate::{
     error::{Error, Result},
+    identity::ClusterId,
     provider::Resource,
 };
 
 /// In which order kinds are removed.
 pub const ORDER: [&str; 8] = ["instance", "volume", "security-group", "key-pair", "subnet", "route-table", "internet-gateway", "vpc"];
+/// In which order security groups are removed.
+const GROUP_ORDER: [Kind; 4] = [Kind::Hosts, Kind::Coordinators, Kind::Brokers, Kind::Control];
 /// How long something may still be in use after its user is gone; then everything is listed again, for its user may not have been.
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long instances may take to end.
@@ -22,13 +25,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Ec2 {
     /// Everything that carries a UUID.
-    pub(super) async fn list_now(&self, uuid: &str) -> Result<Vec<Resource>> {
-        // An empty identity would select everything that has the tag at all.
-        if uuid.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub(super) async fn list_now(&self, uuid: ClusterId) -> Result<Vec<Resource>> {
         let client = self.client().await?;
-        let ours = [tag_filter(tags::CLUSTER, uuid)];
+        let ours = [tag_filter(tags::CLUSTER, &uuid.to_string())];
         let alive = [ours[0].clone(), filter("instance-state-name", &["pending", "running", "stopping", "stopped", "shutting-down"])];
         let (instances, volumes, groups, keys, subnets, tables, gateways, vpcs) = tokio::join!(
             client.instances(&alive),
@@ -50,7 +49,7 @@ impl Ec2 {
         // One that is being deleted is gone: that it is listed still, for minutes perhaps, is no matter of ours.
         for v in volumes.map_err(fail)?.into_iter().filter(|v| v.state != "deleting" && v.state != "deleted") {
             // A system's volume goes with its instance; one that is left of an instance holds data.
-            let data = !roots.contains(&&v.id) && tags::host_id(&v.tags).is_some();
+            let data = !roots.contains(&&v.id) && tags::marks(&v.tags).is_some_and(|m| m.host.is_some());
             add("volume", display(&v.tags), v.id, data);
         }
         for i in &instances {
@@ -73,10 +72,13 @@ impl Ec2 {
         match first.kind {
             "instance" => self.terminate(client, resources).await,
             "security-group" => {
-                // Rules of `hosts` name the others: it goes first.
-                let (hosts, others): (Vec<&Resource>, Vec<&Resource>) = resources.iter().partition(|r| r.name.ends_with("-hosts"));
-                self.each(client, &hosts).await?;
-                self.each(client, &others).await
+                // A group that another one's rules name cannot be deleted: those that others name go last.
+                let place = |r: &Resource| GROUP_ORDER.iter().position(|k| r.name.ends_with(&format!("-{}", k.name())));
+                for at in 0..=GROUP_ORDER.len() {
+                    let now: Vec<&Resource> = resources.iter().filter(|r| place(r).unwrap_or(GROUP_ORDER.len()) == at).collect();
+                    self.each(client, &now).await?;
+                }
+                Ok(())
             }
             "volume" => self.volumes(client, resources).await,
             _ => self.each(client, &resources.iter().collect::<Vec<_>>()).await,

@@ -6,9 +6,11 @@ use septet_ec2::Tags;
 
 use super::Ec2;
 use crate::{
-    inventory::{HostId, Role},
+    identity::ClusterId,
+    inventory::HostId,
     provider::{
         layout::{Layout, ZoneSubnet},
+        marks::{Expiry, Marks},
         now_s,
     },
 };
@@ -19,7 +21,7 @@ pub const PREFIX: &str = "septet:prefix";
 pub const ROLE: &str = "septet:role";
 pub const INDEX: &str = "septet:index";
 pub const HOST_KEY: &str = "septet:hostkey";
-/// What a security group is for: `hosts`, `control` or `brokers`.
+/// What a security group is for: a role's group, or `hosts`.
 pub const GROUP: &str = "septet:group";
 /// When the cluster's time is over, in seconds since 1970.
 pub const EXPIRES: &str = "septet:expires";
@@ -36,9 +38,9 @@ pub const MAX_ZONES: usize = 8;
 /// The tag by which EC2's console calls things.
 pub const DISPLAY: &str = "Name";
 
-/// Who a thing belongs to, by its tags.
-pub fn host_id(tags: &Tags) -> Option<HostId> {
-    Some(HostId { role: Role::parse(tags.get(ROLE)?)?, index: tags.get(INDEX)?.parse().ok().filter(|i| *i > 0)? })
+/// The marks in a thing's tags.
+pub fn marks(tags: &Tags) -> Option<Marks> {
+    Marks::read(|name| tags.get(&format!("septet:{name}")).map(String::as_str))
 }
 
 /// A layout as tags.
@@ -64,15 +66,18 @@ pub fn read_layout(tags: &Tags) -> Option<Layout> {
 
 impl Ec2 {
     /// Tags that everything of a cluster has.
-    pub(super) fn common_tags(&self, uuid: &str, name: &str) -> Tags {
+    pub(super) fn common_tags(&self, uuid: ClusterId, name: &str) -> Tags {
         let mut tags: Tags = self.settings.tags.clone();
-        tags.insert(CLUSTER.into(), uuid.to_owned());
-        tags.insert(NAME.into(), self.cluster.clone());
+        tags.insert(CLUSTER.into(), uuid.to_string());
+        tags.insert(NAME.into(), self.cluster.to_string());
         tags.insert(PREFIX.into(), self.prefix.clone());
         tags.insert(ENGINE.into(), self.shape.clone());
         tags.insert(DISPLAY.into(), name.to_owned());
         // Counted from when the cluster is made, also for what is made later.
-        let known = self.seen().groups.iter().find_map(|g| g.tags.get(EXPIRES).cloned());
+        let known = self.seen().groups.iter().find_map(|g| match marks(&g.tags)?.expires? {
+            Expiry::At(s) => Some(s.to_string()),
+            Expiry::Unreadable => None,
+        });
         if let Some(expires) = self.ttl.map(|ttl| known.unwrap_or_else(|| (now_s() + ttl.as_secs()).to_string())) {
             tags.insert(EXPIRES.into(), expires);
         }
@@ -80,7 +85,7 @@ impl Ec2 {
     }
 
     /// Tags of a host's things.
-    pub(super) fn host_tags(&self, uuid: &str, name: &str, id: HostId) -> Tags {
+    pub(super) fn host_tags(&self, uuid: ClusterId, name: &str, id: HostId) -> Tags {
         let mut tags = self.common_tags(uuid, name);
         tags.insert(ROLE.into(), id.role.name().into());
         tags.insert(INDEX.into(), id.index.to_string());

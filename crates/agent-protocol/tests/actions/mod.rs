@@ -29,23 +29,19 @@ fn unit_state() -> BoxedStrategy<UnitState> {
 
 fn files() -> BoxedStrategy<Action> {
     prop_oneof![
-        (text(), content(), attributes(), any::<bool>(), any::<bool>(), of(text())).prop_map(
-            |(path, content, attributes, keep_existing, backup, validate)| Action::Copy {
+        (text(), content(), attributes(), any::<bool>(), any::<bool>(), of(text()), any::<bool>()).prop_map(
+            |(path, content, attributes, keep_existing, backup, validate, follow)| Action::Copy {
                 path,
                 content,
                 attributes,
                 keep_existing,
                 backup,
-                validate
+                validate,
+                follow
             }
         ),
-        (text(), file_state(), of(text()), attributes(), any::<bool>()).prop_map(|(path, state, src, attributes, recurse)| Action::File {
-            path,
-            state,
-            src,
-            attributes,
-            recurse
-        }),
+        (text(), file_state(), of(text()), attributes(), any::<bool>(), of(any::<bool>()))
+            .prop_map(|(path, state, src, attributes, recurse, follow)| Action::File { path, state, src, attributes, recurse, follow }),
         (text(), of(text()), of(text()), any::<bool>(), insert(), any::<bool>(), attributes()).prop_map(
             |(path, line, regexp, absent, insert, create, attributes)| {
                 Action::Lineinfile { path, line, regexp, absent, insert, create, attributes }
@@ -66,7 +62,12 @@ fn host() -> BoxedStrategy<Action> {
     prop_oneof![
         Just(Action::Facts),
         vec(text(), 0..4).prop_map(|digests| Action::Missing { digests }),
-        (text(), any::<u64>(), any::<u64>()).prop_map(|(digest, offset, total)| Action::PutBlob { digest, offset, total }),
+        (text(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(digest, offset, total, private)| Action::PutBlob {
+            digest,
+            offset,
+            total,
+            private
+        }),
         ((text(), any::<bool>(), of(any::<u32>()), of(text()), vec(text(), 0..3)), (of(text()), any::<bool>(), of(text()), any::<bool>()))
             .prop_map(|((name, absent, uid, group, groups), (home, create_home, shell, system))| {
                 Action::User { name, absent, uid, group, groups, home, create_home, shell, system }
@@ -108,7 +109,7 @@ fn running() -> BoxedStrategy<Action> {
         .prop_map(|(host, port, path, state, timeout_s, delay_s)| Action::WaitFor { host, port, path, state, timeout_s, delay_s });
     let unarchive = (text(), text(), text()).prop_map(|(digest, dest, creates)| Action::Unarchive { digest, dest, creates });
     let package = vec(text(), 0..3).prop_map(|names| Action::Package { names });
-    prop_oneof![command, wait, unarchive, package].boxed()
+    prop_oneof![command, wait, unarchive, package, Just(Action::Cancel)].boxed()
 }
 
 /// Any request.

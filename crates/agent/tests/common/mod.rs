@@ -142,18 +142,26 @@ pub struct Copy {
     pub keep_existing: bool,
     pub backup: bool,
     pub validate: Option<String>,
+    pub follow: bool,
 }
 
 impl Default for Copy {
     fn default() -> Self {
-        Self { content: Content::Tail, attributes: Attributes::default(), keep_existing: false, backup: false, validate: None }
+        Self {
+            content: Content::Tail,
+            attributes: Attributes::default(),
+            keep_existing: false,
+            backup: false,
+            validate: None,
+            follow: false,
+        }
     }
 }
 
 impl Copy {
     pub fn to(self, path: impl AsRef<Path>) -> Action {
-        let Self { content, attributes, keep_existing, backup, validate } = self;
-        Action::Copy { path: text(path), content, attributes, keep_existing, backup, validate }
+        let Self { content, attributes, keep_existing, backup, validate, follow } = self;
+        Action::Copy { path: text(path), content, attributes, keep_existing, backup, validate, follow }
     }
 }
 

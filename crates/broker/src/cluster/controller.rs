@@ -6,22 +6,26 @@
 use zookeeper_client as zk;
 
 use super::{
+    deletion,
     image::{Image, PartitionInfo, PartitionState, state_path},
     path,
     session::{PERSISTENT, ignore_exists},
+    topics,
 };
 
-/// This broker's term as controller.
-#[derive(Debug, Clone, Copy)]
-pub struct Term {
+/// This broker as controller, for one term.
+#[derive(Debug)]
+pub struct Controller {
     /// value of `/controller_epoch`
-    pub epoch: i32,
+    epoch: i32,
     /// version of that znode, which fences
-    pub version: i32,
+    version: i32,
+    /// states were written, or may have been by a controller before, that other brokers were not told of
+    unannounced: bool,
 }
 
 /// Tries to become the controller. `None` if another one is.
-pub async fn elect(client: &zk::Client, id: i32, timestamp: &str) -> Result<Option<Term>, zk::Error> {
+pub async fn elect(client: &zk::Client, id: i32, timestamp: &str) -> Result<Option<Controller>, zk::Error> {
     let data = serde_json::json!({ "version": 2, "brokerid": id, "timestamp": timestamp, "kraftControllerEpoch": -1 }).to_string();
     let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     ignore_exists(client.create(path::CONTROLLER_EPOCH, b"0", &PERSISTENT).await)?;
@@ -33,7 +37,7 @@ pub async fn elect(client: &zk::Client, id: i32, timestamp: &str) -> Result<Opti
     match multi.commit().await {
         Ok(_) => {
             tracing::info!("this broker is the controller, epoch {epoch}");
-            Ok(Some(Term { epoch, version: stat.version + 1 }))
+            Ok(Some(Controller { epoch, version: stat.version + 1, unannounced: true }))
         }
         Err(zk::MultiWriteError::OperationFailed { source: zk::Error::NodeExists | zk::Error::BadVersion, .. }) => Ok(None),
         Err(e) => Err(e.into()),
@@ -56,42 +60,64 @@ pub fn wanted(now: &PartitionInfo, alive: impl Fn(i32) -> bool) -> Option<Partit
     (fresh || leader != now.leader).then(|| PartitionState { leader, leader_epoch: now.leader_epoch + 1, isr })
 }
 
-/// Gives every partition the state that it should have. Says whether anything was written.
-pub async fn reconcile(client: &zk::Client, term: Term, image: &Image) -> Result<bool, zk::Error> {
-    let mut wrote = false;
-    for (topic, info) in &image.topics {
-        for (number, now) in &info.partitions {
-            let Some(state) = wanted(now, |id| image.brokers.contains_key(&id)) else {
+impl Controller {
+    /// The term of a session that owns `/controller`: both znodes were written by one request.
+    pub async fn adopt(client: &zk::Client) -> Result<Self, zk::Error> {
+        let (data, stat) = client.get_data(path::CONTROLLER_EPOCH).await?;
+        let epoch = String::from_utf8_lossy(&data).trim().parse().unwrap_or(0);
+        tracing::info!("this broker is the controller, epoch {epoch}");
+        Ok(Self { epoch, version: stat.version, unannounced: true })
+    }
+
+    /// Gives every partition the state that it should have. Says whether anything was written. After an error it is
+    /// called again, and announces then what was written before.
+    pub async fn reconcile(&mut self, client: &zk::Client, image: &Image, deleting: &[String]) -> Result<bool, zk::Error> {
+        let mut wrote = false;
+        deletion::finish(client, self.version, deleting, image).await?;
+        for (topic, info) in &image.topics {
+            if info.deleting {
                 continue;
-            };
-            let at = state_path(topic, *number);
-            let data = state.encode(term.epoch);
-            if now.leader_epoch < 0 {
-                let dir = at.trim_end_matches("/state").to_owned();
-                client.mkdir(&dir, &PERSISTENT).await?;
             }
-            let mut multi = client.new_multi_writer();
-            multi.add_check_version(path::CONTROLLER_EPOCH, term.version)?;
-            if now.leader_epoch < 0 {
-                multi.add_create(&at, &data, &PERSISTENT)?;
-            } else {
-                multi.add_set_data(&at, &data, None)?;
+            if info.id.is_none() {
+                // Made by a version that gave no ids.
+                wrote |= topics::give_id(client, topic, info.version).await?;
             }
-            match multi.commit().await {
-                Ok(_) => wrote = true,
-                Err(zk::MultiWriteError::OperationFailed { index: 0, .. }) => {
-                    tracing::warn!("another controller has taken over");
-                    return Ok(wrote);
+            for (number, now) in &info.partitions {
+                let Some(state) = wanted(now, |id| image.brokers.contains_key(&id)) else {
+                    continue;
+                };
+                let at = state_path(topic, *number);
+                let data = state.encode(self.epoch);
+                if now.leader_epoch < 0 {
+                    let dir = at.trim_end_matches("/state").to_owned();
+                    client.mkdir(&dir, &PERSISTENT).await?;
                 }
-                Err(zk::MultiWriteError::OperationFailed { source: zk::Error::NodeExists | zk::Error::NoNode, .. }) => wrote = true,
-                Err(e) => return Err(e.into()),
+                let mut multi = client.new_multi_writer();
+                multi.add_check_version(path::CONTROLLER_EPOCH, self.version)?;
+                if now.leader_epoch < 0 {
+                    multi.add_create(&at, &data, &PERSISTENT)?;
+                } else {
+                    multi.add_set_data(&at, &data, None)?;
+                }
+                // Before the request, whose answer may be lost.
+                self.unannounced = true;
+                match multi.commit().await {
+                    Ok(_) => wrote = true,
+                    Err(zk::MultiWriteError::OperationFailed { index: 0, .. }) => {
+                        tracing::warn!("another controller has taken over");
+                        return Ok(wrote);
+                    }
+                    Err(zk::MultiWriteError::OperationFailed { source: zk::Error::NodeExists | zk::Error::NoNode, .. }) => wrote = true,
+                    Err(e) => return Err(e.into()),
+                }
             }
         }
+        if self.unannounced {
+            client.set_data(path::SIGNAL, self.epoch.to_string().as_bytes(), None).await?;
+            self.unannounced = false;
+        }
+        Ok(wrote)
     }
-    if wrote {
-        client.set_data(path::SIGNAL, term.epoch.to_string().as_bytes(), None).await?;
-    }
-    Ok(wrote)
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
+use kafka_protocol::ResponseError;
 use serde_json::Value;
 use zookeeper_client as zk;
 
-use super::path;
+use super::{path, topics::check_name};
 use crate::config::Listener;
 
 /// A registered broker.
@@ -37,6 +39,12 @@ pub struct PartitionInfo {
 pub struct TopicInfo {
     /// version of the topic's znode that this was read from
     pub version: i32,
+    /// the topic's id: 128 bits in URL-safe base64
+    pub id: Option<String>,
+    /// what it was made with
+    pub config: BTreeMap<String, String>,
+    /// it is being deleted
+    pub deleting: bool,
     /// partitions by number
     pub partitions: BTreeMap<i32, PartitionInfo>,
 }
@@ -52,6 +60,21 @@ pub struct Image {
     pub brokers: BTreeMap<i32, BrokerInfo>,
     /// topics by name
     pub topics: BTreeMap<String, Arc<TopicInfo>>,
+}
+
+impl Image {
+    /// A topic that is there, and not being deleted.
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicInfo>> {
+        self.topics.get(name).filter(|t| !t.deleting)
+    }
+
+    /// Why a broker does not serve a partition that it does not lead.
+    pub fn not_led(&self, topic: &str, partition: i32) -> ResponseError {
+        match self.topic(topic).is_some_and(|t| t.partitions.contains_key(&partition)) {
+            true => ResponseError::NotLeaderOrFollower,
+            false => ResponseError::UnknownTopicOrPartition,
+        }
+    }
 }
 
 fn json(bytes: &[u8]) -> Value {
@@ -89,6 +112,23 @@ pub fn parse_assignment(bytes: &[u8]) -> BTreeMap<i32, Vec<i32>> {
         return BTreeMap::new();
     };
     map.iter().filter_map(|(k, v)| Some((k.parse().ok()?, numbers(v)))).collect()
+}
+
+/// The id in a topic's znode.
+pub fn parse_topic_id(bytes: &[u8]) -> Option<String> {
+    json(bytes)["topic_id"].as_str().filter(|id| is_topic_id(id)).map(str::to_owned)
+}
+
+/// Whether this is a topic's id: it becomes a line of a file.
+fn is_topic_id(id: &str) -> bool {
+    URL_SAFE_NO_PAD.decode(id).is_ok_and(|bytes| bytes.len() == 16)
+}
+
+/// The settings in a topic's znode below `/config/topics`.
+pub fn parse_config(bytes: &[u8]) -> BTreeMap<String, String> {
+    let value = json(bytes);
+    let pairs = value["config"].as_object().into_iter().flatten();
+    pairs.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
 }
 
 /// A partition's `state`.
@@ -134,34 +174,52 @@ async fn read_all(client: &zk::Client, paths: Vec<String>) -> Result<HashMap<Str
     Ok(out)
 }
 
-/// Reads brokers and topics.
-pub async fn load(
-    client: &zk::Client,
-    cluster_id: &str,
-    ids: &[String],
-    topics: &[String],
-    controller: Option<i32>,
-) -> Result<Image, zk::Error> {
-    let mut image = Image { cluster_id: cluster_id.to_owned(), controller, ..Image::default() };
-    let mut nodes = read_all(client, ids.iter().map(|id| format!("{}/{id}", path::BROKER_IDS)).collect()).await?;
-    for id in ids {
+/// Names of children, and what is known otherwise.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Names<'a> {
+    pub cluster_id: &'a str,
+    pub brokers: &'a [String],
+    pub topics: &'a [String],
+    /// topics that are being deleted
+    pub deleting: &'a [String],
+    pub controller: Option<i32>,
+}
+
+/// Reads brokers and topics. Settings are read once: `before` is what was read before.
+pub async fn load(client: &zk::Client, names: &Names<'_>, before: &Image) -> Result<Image, zk::Error> {
+    let mut image = Image { cluster_id: names.cluster_id.to_owned(), controller: names.controller, ..Image::default() };
+    let mut nodes = read_all(client, names.brokers.iter().map(|id| format!("{}/{id}", path::BROKER_IDS)).collect()).await?;
+    for id in names.brokers {
         if let (Ok(number), Some((data, _))) = (id.parse(), nodes.remove(&format!("{}/{id}", path::BROKER_IDS))) {
             image.brokers.insert(number, parse_broker(&data));
         }
     }
-    let nodes = read_all(client, topics.iter().map(|t| format!("{}/{t}", path::TOPICS)).collect()).await?;
+    let nodes = read_all(client, names.topics.iter().map(|t| format!("{}/{t}", path::TOPICS)).collect()).await?;
     let mut states = Vec::new();
     let mut read = Vec::new();
-    for topic in topics {
+    for topic in names.topics {
+        // A name becomes a directory's.
+        if check_name(topic).is_err() {
+            continue;
+        }
         if let Some((data, stat)) = nodes.get(&format!("{}/{topic}", path::TOPICS)) {
             let assignment = parse_assignment(data);
             states.extend(assignment.keys().map(|p| state_path(topic, *p)));
-            read.push((topic, assignment, stat.version));
+            read.push((topic, assignment, parse_topic_id(data), stat.version));
         }
     }
     let states = read_all(client, states).await?;
-    for (topic, assignment, version) in read {
-        let mut info = TopicInfo { version, ..TopicInfo::default() };
+    let known = |topic: &str, id: &Option<String>| before.topics.get(topic).filter(|t| t.id.is_some() && t.id == *id);
+    let config_path = |topic: &str| format!("{}/{topic}", path::CONFIG_TOPICS);
+    let unknown = read.iter().filter(|(t, _, id, _)| known(t, id).is_none()).map(|(t, ..)| config_path(t));
+    let configs = read_all(client, unknown.collect()).await?;
+    for (topic, assignment, id, version) in read {
+        let config = match known(topic, &id) {
+            Some(t) => t.config.clone(),
+            None => configs.get(&config_path(topic)).map(|(data, _)| parse_config(data)).unwrap_or_default(),
+        };
+        let mut info = TopicInfo { version, config, id, deleting: names.deleting.contains(topic), partitions: BTreeMap::new() };
         for (number, replicas) in assignment {
             let state = states.get(&state_path(topic, number)).and_then(|(data, _)| PartitionState::parse(data));
             // Until the controller has given it a state, a partition has no leader.

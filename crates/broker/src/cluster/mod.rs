@@ -3,7 +3,10 @@
 //! Invariant: what this broker believes is an [`Image`], replaced as a whole; the coordinator is the authority.
 
 mod controller;
+pub mod deletion;
+mod follower;
 mod image;
+pub mod quota;
 mod session;
 pub mod topics;
 
@@ -18,6 +21,7 @@ pub mod path {
     pub const CONTROLLER: &str = "/controller";
     pub const CONTROLLER_EPOCH: &str = "/controller_epoch";
     pub const CLUSTER_ID: &str = "/cluster/id";
+    pub const DELETE_TOPICS: &str = "/admin/delete_topics";
     pub const CONFIG_TOPICS: &str = "/config/topics";
     /// Written by the controller after it changed a partition's state, so that one watch tells of all of them.
     pub const SIGNAL: &str = "/septet_state_changes";
@@ -27,7 +31,7 @@ pub mod path {
         BROKER_IDS,
         TOPICS,
         "/config/changes",
-        "/admin/delete_topics",
+        DELETE_TOPICS,
         "/brokers/seqid",
         "/isr_change_notification",
         "/latest_producer_id_block",

@@ -1,11 +1,11 @@
-//! The broker's session with the coordinator: registration, watches, election, and the image that follows.
+//! The broker's session with the coordinator: how it begins, is registered, is kept, and ends.
 //!
-//! Invariant: every change that a watch tells of leads to a new reading; a session that ends is replaced by a new
-//! one, with a new registration.
+//! Invariant: a session is kept until the coordinator has ended it. What was under way on a connection that is lost is
+//! tried again within the same session; only a session that has ended is replaced, with a new registration.
 
 use std::{
-    fs, io,
-    pin::Pin,
+    fs,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -13,11 +13,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zookeeper_client as zk;
 
-use super::{
-    controller::{self, Term},
-    image::{self, parse_controller},
-    path,
-};
+use super::{follower::Follower, path};
 use crate::broker::{Broker, StartError};
 
 /// How persistent znodes are made.
@@ -48,7 +44,8 @@ pub fn ignore_exists<T>(result: Result<T, zk::Error>) -> Result<(), zk::Error> {
     }
 }
 
-fn now_ms() -> String {
+/// Milliseconds since 1970, as znodes have them.
+pub fn now_ms() -> String {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis()).to_string()
 }
 
@@ -62,12 +59,14 @@ pub async fn run(broker: Arc<Broker>) -> SessionError {
         broker.zookeeper.send_replace(None);
         match error {
             SessionError::Directory(_) | SessionError::Taken(_) => return error,
-            other => tracing::warn!("{other}; connecting again"),
+            other => tracing::warn!("{other}; a new session begins"),
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 
+/// Pause before something is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(300);
 /// Longest time for leaving, when the coordinator does not answer.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -106,99 +105,56 @@ async fn session(broker: &Broker) -> Result<Never, SessionError> {
         client.mkdir(root, &PERSISTENT).await?;
         client = client.chroot(root).map_err(|_| zk::Error::BadArguments(&"not a path for a root"))?;
     }
+    let mut state = client.state_watcher();
+    let cluster_id = loop {
+        match prepare(broker, &client).await {
+            Ok(id) => break id,
+            Err(e) => try_again(&state, e).await?,
+        }
+    };
+    while let Err(e) = register(broker, &client).await {
+        try_again(&state, e).await?;
+    }
+    broker.zookeeper.send_replace(Some(client.clone()));
+    let mut follower = Follower::new(broker, client, cluster_id);
+    loop {
+        while let Err(e) = follower.follow().await {
+            try_again(&state, e).await?;
+        }
+        tokio::select! {
+            () = follower.changed() => {}
+            next = state.changed() => {
+                if next.is_terminated() {
+                    return Err(SessionError::Ended);
+                }
+                // Watches may have been lost with the connection.
+                follower.forget_watches();
+            }
+        }
+    }
+}
+
+/// Waits before another attempt within the session; fails if time does not mend the reason, or the session has ended.
+async fn try_again(state: &zk::StateWatcher, error: SessionError) -> Result<(), SessionError> {
+    match error {
+        SessionError::Zookeeper(_) if state.peek_state().is_terminated() => Err(SessionError::Ended),
+        SessionError::Zookeeper(e) => {
+            tracing::warn!("coordinator: {e}; the session goes on, trying again");
+            tokio::time::sleep(TRY_AGAIN).await;
+            Ok(())
+        }
+        other => Err(other),
+    }
+}
+
+/// Makes what Kafka makes at its start, and finds or gives the cluster's id.
+async fn prepare(broker: &Broker, client: &zk::Client) -> Result<String, SessionError> {
     for p in path::PERSISTENT {
         client.mkdir(p, &PERSISTENT).await?;
     }
-    let cluster_id = cluster_id(broker, &client).await?;
-    broker.claim_directory(&cluster_id)?;
-    register(broker, &client).await?;
-    broker.zookeeper.send_replace(Some(client.clone()));
-
-    let mut state = client.state_watcher();
-    let (mut ids, mut topics, mut controller, mut signal) =
-        (Watched::default(), Watched::default(), Watched::default(), Watched::default());
-    let mut term: Option<Term> = None;
-    let mut leads = None;
-    loop {
-        if client.state().is_terminated() {
-            return Err(SessionError::Ended);
-        }
-        if controller.fired() {
-            let (stat, watch) = client.check_and_watch_stat(path::CONTROLLER).await?;
-            controller.arm(watch);
-            leads = match stat {
-                Some(_) => match client.get_data(path::CONTROLLER).await {
-                    Ok((data, _)) => parse_controller(&data),
-                    Err(zk::Error::NoNode) => None,
-                    Err(e) => return Err(e.into()),
-                },
-                None => None,
-            };
-            if leads != Some(broker.id()) {
-                term = None;
-            }
-        }
-        if leads.is_none() {
-            term = controller::elect(&client, broker.id(), &now_ms()).await?;
-            if term.is_some() {
-                leads = Some(broker.id());
-            }
-        }
-        if ids.fired() {
-            let (list, watch) = client.list_and_watch_children(path::BROKER_IDS).await?;
-            ids.list = list;
-            ids.arm(watch);
-        }
-        if topics.fired() {
-            let (list, watch) = client.list_and_watch_children(path::TOPICS).await?;
-            topics.list = list;
-            topics.arm(watch);
-        }
-        if signal.fired() {
-            let (_, _, watch) = client.get_and_watch_data(path::SIGNAL).await?;
-            signal.arm(watch);
-        }
-        let mut image = image::load(&client, &cluster_id, &ids.list, &topics.list, leads).await?;
-        if let Some(term) = term
-            && controller::reconcile(&client, term, &image).await?
-        {
-            image = image::load(&client, &cluster_id, &ids.list, &topics.list, leads).await?;
-        }
-        if *broker.image() != image {
-            broker.take(image).await;
-        }
-        tokio::select! {
-            () = ids.wait() => {}
-            () = topics.wait() => {}
-            () = controller.wait() => {}
-            () = signal.wait() => {}
-            next = state.changed() => if next.is_terminated() { return Err(SessionError::Ended) },
-            // A broker that restarted quickly may have left a session behind that looks like its new one.
-            () = tokio::time::sleep(Duration::from_secs(5)) => ids.event = None,
-        }
-    }
-}
-
-/// A one-shot watch, kept until it fires: dropping one would take it back at the coordinator.
-#[derive(Default)]
-struct Watched {
-    list: Vec<String>,
-    event: Option<Pin<Box<dyn Future<Output = zk::WatchedEvent> + Send>>>,
-}
-
-impl Watched {
-    fn arm(&mut self, watch: zk::OneshotWatcher) {
-        self.event = Some(Box::pin(watch.changed()));
-    }
-    fn fired(&self) -> bool {
-        self.event.is_none()
-    }
-    async fn wait(&mut self) {
-        if let Some(event) = &mut self.event {
-            event.await;
-            self.event = None;
-        }
-    }
+    let id = cluster_id(broker, client).await?;
+    broker.claim_directory(&id)?;
+    Ok(id)
 }
 
 /// Reads the cluster's id, or gives it one; a directory's id wins over a new one, so that a coordinator that lost
@@ -220,6 +176,23 @@ async fn cluster_id(broker: &Broker, client: &zk::Client) -> Result<String, Sess
     }
 }
 
+/// First line of the file that a session is remembered in: the version of its format.
+const MEMORY_VERSION: &str = "version=0";
+
+/// Writes down the session that owns this broker's registration.
+fn remember(memory: &Path, session: i64) -> Result<(), StartError> {
+    fs::write(memory, format!("{MEMORY_VERSION}\nsession={session}\n")).map_err(|source| StartError::Io { path: memory.to_owned(), source })
+}
+
+/// The session that owned this broker's registration in an earlier run. A file without a version holds the number alone.
+fn remembered(memory: &Path) -> Option<i64> {
+    let text = fs::read_to_string(memory).ok()?;
+    match text.split_once('\n') {
+        Some((MEMORY_VERSION, rest)) => rest.trim().strip_prefix("session=")?.parse().ok(),
+        _ => text.trim().parse().ok(),
+    }
+}
+
 /// Registers this broker. What an earlier run of this very broker left (it remembers its session) is taken away;
 /// another broker's registration is waited for, as long as a dead one's can last.
 async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionError> {
@@ -237,12 +210,11 @@ async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionErr
     let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     let until = tokio::time::Instant::now() + Duration::from_millis(broker.config.zookeeper_session_ms * 2);
     loop {
-        // Remembered before it is used: a run that is killed in between leaves a number that owns nothing.
         let mine = client.session_id().0;
-        let old: Option<i64> = fs::read_to_string(&memory).ok().and_then(|t| t.trim().parse().ok());
+        let old = remembered(&memory);
         match client.create(&at, data.as_bytes(), &ephemeral).await {
             Ok(_) => {
-                fs::write(&memory, mine.to_string()).map_err(|source: io::Error| StartError::Io { path: memory, source })?;
+                remember(&memory, mine)?;
                 tracing::info!("registered as broker {} with {}", broker.id(), endpoints.join(","));
                 return Ok(());
             }
@@ -251,7 +223,12 @@ async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionErr
         }
         match client.check_stat(&at).await? {
             None => continue,
-            Some(stat) if Some(stat.ephemeral_owner) == old || stat.ephemeral_owner == mine => {
+            // Made by a request whose answer was lost.
+            Some(stat) if stat.ephemeral_owner == mine => {
+                remember(&memory, mine)?;
+                return Ok(());
+            }
+            Some(stat) if Some(stat.ephemeral_owner) == old => {
                 tracing::info!("taking over the registration of this broker's earlier session");
                 match client.delete(&at, Some(stat.version)).await {
                     Ok(()) | Err(zk::Error::NoNode | zk::Error::BadVersion) => {}

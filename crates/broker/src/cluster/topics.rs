@@ -1,5 +1,6 @@
 //! Making topics: the assignment in the coordinator, from which the controller gives each partition its state.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kafka_protocol::ResponseError;
 use zookeeper_client as zk;
 
@@ -11,6 +12,9 @@ use crate::groups::OFFSETS_TOPIC;
 
 /// Partitions of one topic, at the most.
 const MAX_PARTITIONS: i32 = 10_000;
+
+/// Longest value of a topic's setting, and all of them together, in bytes: they lie in one znode.
+const MAX_CONFIG_BYTES: usize = 16 * 1024;
 
 /// Why a topic is not made: an error code and a sentence.
 pub type Refusal = (ResponseError, String);
@@ -53,6 +57,25 @@ pub fn check_replication(factor: usize) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses settings that are too long for a znode.
+pub fn check_config_size(config: &serde_json::Map<String, serde_json::Value>) -> Result<(), Refusal> {
+    let bytes: usize = config.iter().map(|(k, v)| k.len() + v.as_str().map_or(0, str::len)).sum();
+    if bytes <= MAX_CONFIG_BYTES {
+        return Ok(());
+    }
+    Err((ResponseError::InvalidConfig, format!("the topic's settings have {bytes} bytes; {MAX_CONFIG_BYTES} are allowed")))
+}
+
+/// An id for a topic. One that begins with a dash would be an option to Kafka's tools, which is why Kafka avoids it too.
+fn new_id() -> String {
+    loop {
+        let id = URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes());
+        if !id.starts_with('-') {
+            return id;
+        }
+    }
+}
+
 /// Writes the znodes of a topic.
 pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], config: &serde_json::Value) -> Result<(), Refusal> {
     let lost = |e: zk::Error| match e {
@@ -61,7 +84,10 @@ pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], co
     };
     let map: serde_json::Map<String, serde_json::Value> =
         assignment.iter().enumerate().map(|(i, r)| (i.to_string(), r.clone().into())).collect();
-    let data = serde_json::json!({ "version": 2, "partitions": map, "adding_replicas": {}, "removing_replicas": {} }).to_string();
+    let data = serde_json::json!({
+        "version": 3, "topic_id": new_id(), "partitions": map, "adding_replicas": {}, "removing_replicas": {},
+    })
+    .to_string();
     if client.check_stat(&format!("{}/{name}", path::TOPICS)).await.map_err(lost)?.is_some() {
         return Err(lost(zk::Error::NodeExists));
     }
@@ -69,6 +95,26 @@ pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], co
     ignore_exists(client.create(&format!("{}/{name}", path::CONFIG_TOPICS), settings.as_bytes(), &PERSISTENT).await).map_err(lost)?;
     client.create(&format!("{}/{name}", path::TOPICS), data.as_bytes(), &PERSISTENT).await.map_err(lost)?;
     Ok(())
+}
+
+/// Gives an id to a topic that has none. `false` if its znode has changed meanwhile.
+pub async fn give_id(client: &zk::Client, name: &str, version: i32) -> Result<bool, zk::Error> {
+    let at = format!("{}/{name}", path::TOPICS);
+    let (data, _) = match client.get_data(&at).await {
+        Ok(found) => found,
+        Err(zk::Error::NoNode) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let Ok(serde_json::Value::Object(mut value)) = serde_json::from_slice(&data) else {
+        return Ok(false);
+    };
+    value.insert("version".into(), 3.into());
+    value.insert("topic_id".into(), new_id().into());
+    match client.set_data(&at, serde_json::Value::Object(value).to_string().as_bytes(), Some(version)).await {
+        Ok(_) => Ok(true),
+        Err(zk::Error::NoNode | zk::Error::BadVersion) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Whether a topic is one of Kafka's own.

@@ -14,7 +14,7 @@ use kafka_protocol::records::{
 use crate::batch::Head;
 
 /// What an offset is committed for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub struct Key {
     pub group: String,

@@ -13,32 +13,8 @@ use kafka_protocol::{
 use crate::{
     broker::Broker,
     cluster::topics::{self, Refusal},
+    topic_settings::{TopicSettings, Wrong},
 };
-
-/// Names of topic settings, so that a misspelt one is refused.
-const CONFIGS: &[&str] = &[
-    "cleanup.policy",
-    "compression.type",
-    "delete.retention.ms",
-    "file.delete.delay.ms",
-    "flush.messages",
-    "flush.ms",
-    "index.interval.bytes",
-    "max.compaction.lag.ms",
-    "max.message.bytes",
-    "message.timestamp.type",
-    "min.cleanable.dirty.ratio",
-    "min.compaction.lag.ms",
-    "min.insync.replicas",
-    "preallocate",
-    "retention.bytes",
-    "retention.ms",
-    "segment.bytes",
-    "segment.index.bytes",
-    "segment.jitter.ms",
-    "segment.ms",
-    "unclean.leader.election.enable",
-];
 
 fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, Refusal> {
     let image = broker.image();
@@ -76,22 +52,36 @@ async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) ->
         return Err((ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
     }
     let mut config = serde_json::Map::new();
+    let mut settings = TopicSettings::of(&broker.config);
     for c in &topic.configs {
         let key = c.name.to_string();
-        if !CONFIGS.contains(&key.as_str()) {
-            return Err((ResponseError::InvalidConfig, format!("Unknown topic config name: {key}")));
+        let wrong = |text: String| (ResponseError::InvalidConfig, text);
+        // Without a value the broker's counts.
+        let Some(value) = &c.value else { continue };
+        match settings.set(&key, value) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("topic {name}: {key} is kept, but has no effect so far"),
+            Err(Wrong::Key) => return Err(wrong(format!("Unknown topic config name: {key}"))),
+            Err(Wrong::Value(why)) => return Err(wrong(format!("Invalid value for configuration {key}: {why}"))),
         }
-        tracing::warn!("topic {name}: {key} is kept, but has no effect so far");
-        config.insert(key, c.value.as_ref().map(|v| v.to_string()).into());
+        config.insert(key, value.to_string().into());
     }
+    topics::check_config_size(&config)?;
     let assignment = assignment(broker, topic)?;
-    if !validate_only {
+    if validate_only {
+        broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, false)?;
+        broker.quota.release(name);
+    } else {
         let client = broker
             .zookeeper
             .borrow()
             .clone()
             .ok_or((ResponseError::CoordinatorNotAvailable, "no session with the coordinator".to_owned()))?;
-        topics::create(&client, name, &assignment, &config.into()).await?;
+        broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, false)?;
+        if let Err(e) = topics::create(&client, name, &assignment, &config.into()).await {
+            broker.quota.release(name);
+            return Err(e);
+        }
     }
     Ok(assignment.len())
 }

@@ -23,7 +23,7 @@ async fn find(broker: &Broker, context: &Context, request: &FindCoordinatorReque
         return Err(ResponseError::InvalidGroupId);
     }
     let image = broker.image();
-    let Some(topic) = image.topics.get(OFFSETS_TOPIC) else {
+    let Some(topic) = image.topic(OFFSETS_TOPIC) else {
         return Err(match metadata::auto_create(broker, OFFSETS_TOPIC).await {
             ResponseError::InvalidReplicationFactor => ResponseError::InvalidReplicationFactor,
             _ => ResponseError::CoordinatorNotAvailable,

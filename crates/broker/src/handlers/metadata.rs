@@ -1,6 +1,6 @@
 //! Metadata: brokers, controller, topics; makes a topic that is asked for where that is allowed.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use kafka_protocol::{
     ResponseError,
@@ -16,7 +16,13 @@ use crate::{
     broker::Broker,
     cluster::{BrokerInfo, Image, TopicInfo, topics},
     groups::OFFSETS_TOPIC,
+    net::budget::Share,
+    warn_quietly,
 };
+
+/// Memory that a topic and a partition take in an answer, in bytes.
+const TOPIC_BYTES: usize = 512;
+const PARTITION_BYTES: usize = 512;
 
 /// A broker's address for clients of a listener.
 pub fn endpoint<'a>(info: &'a BrokerInfo, context: &Context) -> Option<&'a crate::config::Listener> {
@@ -62,45 +68,58 @@ pub async fn auto_create(broker: &Broker, name: &str) -> ResponseError {
         let start = name.bytes().map(usize::from).sum();
         let assignment = topics::assign(&image, partitions, factor, start)?;
         let client = client.ok_or((ResponseError::LeaderNotAvailable, "no session with the coordinator".to_owned()))?;
-        topics::create(&client, name, &assignment, &serde_json::json!({})).await
+        broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, true)?;
+        let made = topics::create(&client, name, &assignment, &serde_json::json!({})).await;
+        if made.is_err() {
+            broker.quota.release(name);
+        }
+        made
     };
     match made.await {
         Ok(()) | Err((ResponseError::TopicAlreadyExists, _)) => ResponseError::LeaderNotAvailable,
         Err((code, text)) => {
-            tracing::warn!("topic {name:?} is not made: {text}");
+            warn_quietly!("topic {name:?} is not created automatically: {text}");
             code
         }
     }
 }
 
-/// Answers a request.
-pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataRequest, version: i16) -> MetadataResponse {
+/// Answers a request. The share is for the answer.
+pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataRequest, version: i16) -> (MetadataResponse, Share) {
     let image = broker.image();
     let all = match &request.topics {
         None => true,
         Some(list) => version == 0 && list.is_empty(),
     };
+    // As Kafka does, a topic that is named again is answered once.
+    let mut seen = HashSet::new();
+    let wanted = request.topics.iter().flatten().map(|t| t.name.as_ref().map(|n| n.as_str()).unwrap_or_default());
+    let wanted: Vec<&str> = wanted.filter(|_| !all).filter(|name| seen.insert(*name)).collect();
+    let partitions: usize = match all {
+        true => image.topics.values().map(|t| t.partitions.len()).sum(),
+        false => wanted.iter().filter_map(|name| image.topics.get(*name)).map(|t| t.partitions.len()).sum(),
+    };
+    let named = if all { image.topics.len() } else { wanted.len() };
+    let share = broker.budgets.responses.take(named * TOPIC_BYTES + partitions * PARTITION_BYTES).await;
     let mut topics = Vec::new();
     if all {
-        topics.extend(image.topics.iter().map(|(name, t)| describe(&image, name, t)));
-    } else {
-        for wanted in request.topics.iter().flatten() {
-            let name = wanted.name.as_ref().map(|n| n.as_str()).unwrap_or_default();
-            topics.push(match image.topics.get(name) {
-                Some(t) => describe(&image, name, t),
-                None => {
-                    let may = broker.config.auto_create_topics && (version < 4 || request.allow_auto_topic_creation);
-                    let error = if topics::check_name(name).is_err() {
-                        ResponseError::InvalidTopicException
-                    } else if may || name == OFFSETS_TOPIC {
-                        auto_create(broker, name).await
-                    } else {
-                        ResponseError::UnknownTopicOrPartition
-                    };
-                    topic_with(name, error.code())
-                }
-            });
-        }
+        topics.extend(image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, t)| describe(&image, name, t)));
+    }
+    for name in wanted {
+        topics.push(match image.topic(name) {
+            Some(t) => describe(&image, name, t),
+            None => {
+                let may = broker.config.auto_create_topics && (version < 4 || request.allow_auto_topic_creation);
+                let error = if topics::check_name(name).is_err() {
+                    ResponseError::InvalidTopicException
+                } else if may || name == OFFSETS_TOPIC {
+                    auto_create(broker, name).await
+                } else {
+                    ResponseError::UnknownTopicOrPartition
+                };
+                topic_with(name, error.code())
+            }
+        });
     }
     let brokers = image.brokers.iter().filter_map(|(id, info)| {
         let e = endpoint(info, context)?;
@@ -111,9 +130,10 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataR
                 .with_port(e.port.into()),
         )
     });
-    MetadataResponse::default()
+    let response = MetadataResponse::default()
         .with_brokers(brokers.collect())
         .with_cluster_id(Some(StrBytes::from_string(image.cluster_id.clone())))
         .with_controller_id(BrokerId(image.controller.unwrap_or(-1)))
-        .with_topics(topics)
+        .with_topics(topics);
+    (response, share)
 }

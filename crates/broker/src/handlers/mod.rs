@@ -2,7 +2,10 @@
 
 mod api_versions;
 mod create_topics;
+mod delete_records;
+mod delete_topics;
 mod fetch;
+mod fetch_answer;
 mod find_coordinator;
 mod list_offsets;
 mod metadata;
@@ -14,17 +17,28 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
+    ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest,
-        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
+        ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FindCoordinatorRequest,
+        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
 
 use crate::{
     broker::Broker,
+    net::{answer::Answer, budget::Share},
     wire::{self, Layout},
 };
+
+/// A request as it came, with the share of the budget that it takes.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// its bytes, without the length
+    pub frame: Bytes,
+    /// given back when it is answered
+    pub share: Share,
+}
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +46,9 @@ pub enum RequestError {
     /// The bytes are not a request of this version.
     #[error("bad request: {0}")]
     Malformed(String),
+    /// Records that nobody waits for were not taken.
+    #[error("records without acknowledgement are not taken: {0:?}")]
+    Unacknowledged(ResponseError),
     /// The answer could not be written down; a mistake of ours.
     #[error("answer to {0:?} does not encode: {1}")]
     Encode(ApiKey, String),
@@ -87,11 +104,15 @@ pub const APIS: &[Api] = &[
         served_from: 2,
         layout: Layout { flexible: 5, fields: "[ s i h [ i I ] [ s s ] ] i b" },
     },
+    Api { key: ApiKey::DeleteTopics, versions: (1, 6), served_from: 1, layout: Layout { flexible: 4, fields: "[@6-99 s l l ] S@1-5 i" } },
+    Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
 ];
 
 fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, response: &R) -> Result<Bytes, RequestError> {
     let head = ResponseHeader::default().with_correlation_id(header.correlation_id);
-    let mut out = BytesMut::from(&[0u8; 4][..]);
+    // Made as long as the answer is, since a buffer that grows takes more than twice that.
+    let mut out = BytesMut::with_capacity(16 + response.compute_size(version).unwrap_or(0));
+    out.extend_from_slice(&[0; 4]);
     head.encode(&mut out, key.response_header_version(version))
         .and_then(|()| response.encode(&mut out, version))
         .map_err(|e| RequestError::Encode(key, e.to_string()))?;
@@ -101,7 +122,8 @@ fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, respo
 }
 
 /// Answers one request. `None` for a produce request that wants no answer.
-pub async fn handle(broker: &Arc<Broker>, context: &Context, mut frame: Bytes) -> Result<Option<Bytes>, RequestError> {
+pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -> Result<Option<Answer>, RequestError> {
+    let Request { mut frame, share: frame_share } = request;
     let bad = |text: &str| RequestError::Malformed(text.to_owned());
     if frame.len() < 8 {
         return Err(bad("shorter than a header"));
@@ -114,7 +136,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, mut frame: Bytes) -
         // The answer has the form of version 0, whatever was asked in.
         let correlation_id = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
         let header = RequestHeader::default().with_correlation_id(correlation_id);
-        return encode(&header, key, 0, &api_versions::unsupported()).map(Some);
+        return encode(&header, key, 0, &api_versions::unsupported()).map(|bytes| Some(bytes.into()));
     }
     if !in_range || version < api.served_from {
         return Err(RequestError::Malformed(format!("{key:?} version {version} is not served")));
@@ -124,36 +146,59 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, mut frame: Bytes) -
         return Err(bad("header is cut off"));
     }
     let header = RequestHeader::decode(&mut frame, head_version).map_err(|e| RequestError::Malformed(e.to_string()))?;
-    if !wire::fits(&api.layout, version, &frame) {
-        return Err(RequestError::Malformed(format!("{key:?} version {version}: a length does not fit the frame")));
-    }
+    let elements = wire::weigh(&api.layout, version, &frame).ok_or_else(|| {
+        RequestError::Malformed(format!("{key:?} version {version}: a length does not fit the frame, or there are too many"))
+    })?;
+    // For what is decoded now, and for the answer until it is written.
+    let share = broker.budgets.responses.take(elements * wire::ELEMENT_BYTES).await;
     macro_rules! decode {
         ($t:ty) => {
             <$t>::decode(&mut frame, version).map_err(|e| RequestError::Malformed(format!("{key:?} version {version}: {e}")))?
         };
     }
-    match key {
+    let bytes = match key {
         ApiKey::ApiVersions => {
             decode!(ApiVersionsRequest);
             encode(&header, key, version, &api_versions::supported())
         }
-        ApiKey::Metadata => encode(&header, key, version, &metadata::handle(broker, context, &decode!(MetadataRequest), version).await),
+        ApiKey::Metadata => {
+            let request = decode!(MetadataRequest);
+            drop(share);
+            let (response, share) = metadata::handle(broker, context, &request, version).await;
+            return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
+        }
         ApiKey::Produce => {
             let request = decode!(ProduceRequest);
-            match produce::handle(broker, &request) {
+            match produce::handle(broker, &request)? {
                 Some(response) => encode(&header, key, version, &response),
                 None => return Ok(None),
             }
         }
-        ApiKey::Fetch => encode(&header, key, version, &fetch::handle(broker, &decode!(FetchRequest)).await),
+        ApiKey::Fetch => {
+            let wanted = fetch::Wanted::new(decode!(FetchRequest));
+            // Only what the wait needs stays in memory.
+            drop((frame, frame_share, share));
+            return fetch::handle(broker, wanted, header.correlation_id, version).await.map(Some);
+        }
         ApiKey::ListOffsets => encode(&header, key, version, &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version)),
         ApiKey::FindCoordinator => {
             encode(&header, key, version, &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest)).await)
         }
         ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest))),
-        ApiKey::OffsetFetch => encode(&header, key, version, &offset_fetch::handle(broker, &decode!(OffsetFetchRequest))),
+        ApiKey::OffsetFetch => {
+            let request = decode!(OffsetFetchRequest);
+            drop(share);
+            let (response, share) = offset_fetch::handle(broker, &request).await;
+            return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
+        }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
+        ApiKey::DeleteTopics => encode(&header, key, version, &delete_topics::handle(broker, &decode!(DeleteTopicsRequest), version).await),
+        ApiKey::DeleteRecords => {
+            let request = decode!(DeleteRecordsRequest);
+            // Waits for the disk.
+            encode(&header, key, version, &tokio::task::block_in_place(|| delete_records::handle(broker, &request)))
+        }
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
-    }
-    .map(Some)
+    }?;
+    Ok(Some(Answer { share, ..bytes.into() }))
 }

@@ -7,6 +7,7 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         OffsetCommitRequest, OffsetCommitResponse,
+        offset_commit_request::OffsetCommitRequestTopic,
         offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic},
     },
 };
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// The partition of the offsets topic that a group belongs to, if this broker leads it.
-pub fn led_for(broker: &Broker, group: &str) -> Result<std::sync::Arc<crate::broker::Led>, ResponseError> {
+pub fn led_for(broker: &Broker, group: &str) -> Result<std::sync::Arc<crate::storage::Led>, ResponseError> {
     if group.is_empty() || group.len() > i16::MAX as usize {
         return Err(ResponseError::InvalidGroupId);
     }
@@ -33,10 +34,17 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
     }
     let offsets = led.offsets.as_ref().ok_or(ResponseError::NotCoordinator)?;
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    // They become one batch; what cannot be one is not copied first.
+    let bytes = |t: &OffsetCommitRequestTopic| -> usize {
+        t.partitions.iter().map(|p| t.name.len() + p.committed_metadata.as_ref().map_or(0, |m| m.len())).sum()
+    };
+    if request.topics.iter().map(bytes).sum::<usize>() > broker.config.message_max_bytes {
+        return Err(ResponseError::InvalidCommitOffsetSize);
+    }
     let mut commits = Vec::new();
     for topic in &request.topics {
         for p in &topic.partitions {
-            if refusal(image, topic.name.as_str(), p.committed_metadata.as_deref()).is_some() {
+            if refusal(image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()).is_some() {
                 continue;
             }
             let key = Key { group: request.group_id.0.to_string(), topic: topic.name.0.to_string(), partition: p.partition_index };
@@ -44,12 +52,15 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
             commits.push((key, Commit { offset: p.committed_offset, leader_epoch: p.committed_leader_epoch, metadata, timestamp }));
         }
     }
-    offsets.commit(&led.partition, commits)
+    offsets.commit(&led.partition, commits).map_err(|e| match e {
+        ResponseError::MessageTooLarge => ResponseError::InvalidCommitOffsetSize,
+        e => e,
+    })
 }
 
 /// Why an offset is not kept, while others of the same request may be.
-fn refusal(image: &Image, topic: &str, metadata: Option<&str>) -> Option<ResponseError> {
-    if !image.topics.contains_key(topic) {
+fn refusal(image: &Image, topic: &str, partition: i32, metadata: Option<&str>) -> Option<ResponseError> {
+    if !image.topic(topic).is_some_and(|t| t.partitions.contains_key(&partition)) {
         return Some(ResponseError::UnknownTopicOrPartition);
     }
     metadata.is_some_and(|m| m.len() > MAX_METADATA_BYTES).then_some(ResponseError::OffsetMetadataTooLarge)
@@ -64,7 +75,7 @@ pub fn handle(broker: &Broker, request: &OffsetCommitRequest) -> OffsetCommitRes
         let partitions = topic.partitions.iter().map(|p| {
             let error = match result {
                 Err(e) => e.code(),
-                Ok(()) => refusal(&image, topic.name.as_str(), p.committed_metadata.as_deref()).map_or(0, |e| e.code()),
+                Ok(()) => refusal(&image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()).map_or(0, |e| e.code()),
             };
             OffsetCommitResponsePartition::default().with_partition_index(p.partition_index).with_error_code(error)
         });

@@ -1,10 +1,11 @@
 //! OffsetFetch: committed offsets of a group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::{
     messages::{
         OffsetFetchRequest, OffsetFetchResponse, TopicName,
+        offset_fetch_request::OffsetFetchRequestTopic,
         offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic},
     },
     protocol::StrBytes,
@@ -14,6 +15,8 @@ use super::offset_commit::led_for;
 use crate::{
     broker::Broker,
     groups::{Commit, Key},
+    net::budget::Share,
+    wire::ELEMENT_BYTES,
 };
 
 fn partition(index: i32, commit: Option<Commit>, error: i16) -> OffsetFetchResponsePartition {
@@ -26,21 +29,30 @@ fn partition(index: i32, commit: Option<Commit>, error: i16) -> OffsetFetchRespo
         .with_error_code(error)
 }
 
-/// Answers a request; without topics, all that the group has.
-pub fn handle(broker: &Broker, request: &OffsetFetchRequest) -> OffsetFetchResponse {
+/// Copies of an offset while an answer is made and written.
+const COPIES: usize = 3;
+
+/// Answers a request; without topics, all that the group has. The share is for the answer.
+pub async fn handle(broker: &Broker, request: &OffsetFetchRequest) -> (OffsetFetchResponse, Share) {
     let group = request.group_id.0.to_string();
     let led = led_for(broker, &group);
     let error = led.as_ref().err().map_or(0, kafka_protocol::ResponseError::code);
     let offsets = led.as_ref().ok().and_then(|l| l.offsets.as_ref());
+    // A partition that is named again is answered once.
+    let wanted: Option<BTreeSet<Key>> = request.topics.as_ref().map(|topics| {
+        let key =
+            |topic: &OffsetFetchRequestTopic, index: i32| Key { group: group.clone(), topic: topic.name.0.to_string(), partition: index };
+        topics.iter().flat_map(|t| t.partition_indexes.iter().map(move |i| key(t, *i))).collect()
+    });
+    let weight = offsets.map_or(0, |o| o.weight(&group, wanted.as_ref().map(|w| w.iter())));
+    let elements = wanted.as_ref().map_or(0, BTreeSet::len) * ELEMENT_BYTES;
+    let share = broker.budgets.responses.take(elements + weight * COPIES).await;
     let mut topics: BTreeMap<String, Vec<OffsetFetchResponsePartition>> = BTreeMap::new();
-    match &request.topics {
+    match wanted {
         Some(wanted) => {
-            for topic in wanted {
-                for index in &topic.partition_indexes {
-                    let key = Key { group: group.clone(), topic: topic.name.0.to_string(), partition: *index };
-                    let found = offsets.and_then(|o| o.get(&key));
-                    topics.entry(key.topic).or_default().push(partition(*index, found, error));
-                }
+            for key in wanted {
+                let found = offsets.and_then(|o| o.get(&key));
+                topics.entry(key.topic).or_default().push(partition(key.partition, found, error));
             }
         }
         None => {
@@ -52,5 +64,5 @@ pub fn handle(broker: &Broker, request: &OffsetFetchRequest) -> OffsetFetchRespo
     let topics = topics.into_iter().map(|(name, partitions)| {
         OffsetFetchResponseTopic::default().with_name(TopicName(StrBytes::from_string(name))).with_partitions(partitions)
     });
-    OffsetFetchResponse::default().with_error_code(error).with_topics(topics.collect())
+    (OffsetFetchResponse::default().with_error_code(error).with_topics(topics.collect()), share)
 }

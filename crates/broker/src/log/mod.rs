@@ -1,17 +1,33 @@
 //! A partition's log: Kafka's segment files in a directory `topic-partition`.
 //!
 //! Invariant: offsets grow without a gap from one batch to the next within what was appended here; a torn tail is
-//! cut off when the log is opened, and the indexes agree with the log.
+//! cut off when the log is opened, and the indexes agree with the log. A directory is open once.
 
+pub mod checkpoints;
+mod epochs;
+mod files;
+mod index;
+mod owned;
+mod retention;
 mod segment;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use bytes::BytesMut;
+
 use crate::batch::{self, Head};
-use segment::Segment;
+pub use epochs::Epoch;
+use epochs::Epochs;
+pub use files::Files;
+use files::Slot;
+use owned::Owned;
+pub use retention::{Gone, Retention};
+use segment::{Segment, Trust};
+pub use segment::{locate, now_ms};
 
 /// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,21 +44,110 @@ pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> LogError + '_ {
 }
 
 /// Sizes that a log keeps to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// a segment is closed before it is longer than this
     pub segment_bytes: u32,
     /// bytes between two index entries
     pub index_interval_bytes: u32,
+    /// a segment is closed when it has been written to for longer than this, in milliseconds
+    pub segment_ms: i64,
+}
+
+/// What is known of a log when it is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recovery {
+    /// everything reached the disk before the last stop
+    pub clean: bool,
+    /// what is below this offset did; without it, all but the last segment
+    pub point: Option<i64>,
+    /// the first offset that is to be read
+    pub start: i64,
+}
+
+/// Part of a segment: whole batches. It takes neither memory nor a descriptor.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    file: Arc<Slot>,
+    position: u64,
+    len: usize,
+}
+
+impl Slice {
+    /// The file, which the caller lets go of soon.
+    pub fn file(&self) -> io::Result<Arc<fs::File>> {
+        self.file.file()
+    }
+    /// Where it begins.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Reads it behind what is in a buffer.
+    pub fn read_into(&self, out: &mut BytesMut) -> io::Result<()> {
+        let start = out.len();
+        out.resize(start + self.len, 0);
+        std::os::unix::fs::FileExt::read_exact_at(&*self.file()?, &mut out[start..], self.position)
+    }
+
+    /// Part of any file.
+    #[cfg(test)]
+    pub fn of_file(path: &Path, position: u64, len: u64) -> Self {
+        let file = Slot::create(&Files::new(10), path.to_owned()).expect("a file");
+        Self { file: Arc::new(file), position, len: len as usize }
+    }
+}
+
+/// Files that a log of its own keeps open.
+const OWN_FILES: usize = 64;
+
+fn sync_dir(dir: &Path) -> Result<(), LogError> {
+    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))
 }
 
 /// An open log.
 #[derive(Debug)]
 pub struct Log {
     dir: PathBuf,
+    files: Arc<Files>,
     limits: Limits,
     /// closed segments and the active one, by base offset; never empty
     segments: Vec<Segment>,
+    start: i64,
+    /// what is below is on the disk
+    recovery_point: i64,
+    /// bytes that were appended since the disk was last waited for
+    unsynced_bytes: u64,
+    epochs: Epochs,
+    owned: Owned,
+}
+
+/// Files that are to reach the disk.
+#[derive(Debug)]
+pub struct Unsynced {
+    files: Vec<Arc<Slot>>,
+    end: i64,
+}
+
+impl Unsynced {
+    /// Waits until they have. Returns the offset up to which the log is on the disk then; see [`Log::synced`].
+    pub fn sync(&self) -> Result<i64, LogError> {
+        for slot in &self.files {
+            match slot.file().and_then(|f| f.sync_data()) {
+                // Deleted meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(at(&slot.path()))?,
+            }
+        }
+        Ok(self.end)
+    }
 }
 
 /// A place that a time stamp was found at.
@@ -54,30 +159,115 @@ pub struct Found {
     pub timestamp: i64,
 }
 
+fn bases(dir: &Path) -> Result<Vec<i64>, LogError> {
+    let mut bases = Vec::new();
+    for entry in fs::read_dir(dir).map_err(at(dir))? {
+        let entry = entry.map_err(at(dir))?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.ends_with(retention::DELETED) {
+            // A stop came between the end of a segment and the removal of its files.
+            fs::remove_file(entry.path()).map_err(at(&entry.path()))?;
+        }
+        if let Some(base) = name.strip_suffix(".log").filter(|n| n.len() == 20).and_then(|n| n.parse::<i64>().ok()) {
+            bases.push(base);
+        }
+    }
+    bases.sort_unstable();
+    Ok(bases)
+}
+
 impl Log {
-    /// Opens a directory, or makes it. Segments that were being written when the process ended are checked batch by
-    /// batch, and cut where a batch is not whole.
+    /// Opens a directory, or makes it, with descriptors of its own. Only the last segment is checked.
     pub fn open(dir: &Path, limits: Limits) -> Result<Self, LogError> {
-        fs::create_dir_all(dir).map_err(at(dir))?;
-        let mut bases = Vec::new();
-        for entry in fs::read_dir(dir).map_err(at(dir))? {
-            let name = entry.map_err(at(dir))?.file_name();
-            if let Some(base) =
-                name.to_str().and_then(|n| n.strip_suffix(".log")).filter(|n| n.len() == 20).and_then(|n| n.parse::<i64>().ok())
-            {
-                bases.push(base);
+        Self::open_in(dir, limits, &Files::new(OWN_FILES), Recovery::default())
+    }
+
+    /// Opens a directory, or makes it. What may not have reached the disk is checked batch by batch, and cut where a batch
+    /// is not whole, together with all that follows.
+    pub fn open_in(dir: &Path, limits: Limits, files: &Arc<Files>, recovery: Recovery) -> Result<Self, LogError> {
+        if !dir.exists() {
+            fs::create_dir_all(dir).map_err(at(dir))?;
+            dir.parent().map_or(Ok(()), sync_dir)?;
+        }
+        let owned = Owned::new(dir)?;
+        let bases = bases(dir)?;
+        let mut epochs = Epochs::read(dir)?;
+        let before = epochs.list().to_vec();
+        let point = recovery.point.or(bases.last().copied()).unwrap_or(0);
+        let mut segments: Vec<Segment> = Vec::new();
+        for (i, base) in bases.iter().enumerate() {
+            let on_disk = recovery.clean || bases.get(i + 1).is_some_and(|next| *next <= point);
+            let trust = if on_disk { Trust::All } else { Trust::Below(point) };
+            let mut seen = |h: &Head| {
+                epochs.assign(h.leader_epoch, h.base_offset);
+            };
+            let (mut segment, cut) = Segment::open(dir, *base, trust, limits, files, &mut seen)?;
+            if recovery.clean || i + 1 < bases.len() {
+                segment.close()?;
+            }
+            segments.push(segment);
+            if cut {
+                for base in &bases[i + 1..] {
+                    tracing::warn!("{}: segment {base} is removed: it comes after a batch that is not whole", dir.display());
+                    retention::remove(dir, *base)?;
+                }
+                break;
             }
         }
-        bases.sort_unstable();
-        let last = bases.len().saturating_sub(1);
-        let mut segments = Vec::new();
-        for (i, base) in bases.iter().enumerate() {
-            segments.push(Segment::open(dir, *base, i == last, limits)?);
-        }
         if segments.is_empty() {
-            segments.push(Segment::open(dir, 0, true, limits)?);
+            segments.push(Segment::open(dir, recovery.start, Trust::All, limits, files, &mut |_| {})?.0);
+            sync_dir(dir)?;
         }
-        Ok(Self { dir: dir.to_owned(), limits, segments })
+        let mut this = Self {
+            dir: dir.to_owned(),
+            files: files.clone(),
+            limits,
+            start: recovery.start.max(segments[0].base()),
+            segments,
+            recovery_point: point,
+            unsynced_bytes: 0,
+            epochs,
+            owned,
+        };
+        let end = this.end_offset();
+        this.start = this.start.min(end);
+        this.recovery_point = if recovery.clean { end } else { point.min(end) };
+        this.epochs.truncate_from(end);
+        if this.epochs.list() != before {
+            this.epochs.write()?;
+        }
+        Ok(this)
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Gives the directory another name. Readers that have begun still find the files.
+    pub fn rename(&mut self, to: &Path) -> Result<(), LogError> {
+        fs::rename(&self.dir, to).map_err(at(&self.dir))?;
+        self.segments.iter().flat_map(Segment::files).for_each(|slot| slot.moved(to));
+        self.epochs.moved(to);
+        self.dir = to.to_owned();
+        to.parent().map_or(Ok(()), sync_dir)?;
+        self.owned.moved(to)
+    }
+
+    /// Goes by other sizes from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Offset up to which it is on the disk.
+    pub fn recovery_point(&self) -> i64 {
+        self.recovery_point
+    }
+
+    /// The leader epochs that its records are from.
+    pub fn epochs(&self) -> &[Epoch] {
+        self.epochs.list()
     }
 
     fn active(&mut self) -> &mut Segment {
@@ -87,7 +277,12 @@ impl Log {
 
     /// Offset of the first record that is kept.
     pub fn start_offset(&self) -> i64 {
-        self.segments[0].base()
+        self.start
+    }
+
+    /// Whether the first record that is kept is not the first of its segment.
+    pub fn start_is_within(&self) -> bool {
+        self.start > self.segments[0].base()
     }
 
     /// Offset that the next record gets.
@@ -113,44 +308,93 @@ impl Log {
             let too_long = self.active().size() as u64 + head.size as u64 > u64::from(self.limits.segment_bytes);
             // Offsets in an index are relative and have 32 bits.
             let too_far = head.last_offset() - self.active().base() > i64::from(i32::MAX);
-            if self.active().size() > 0 && (too_long || too_far) {
-                self.active().seal()?;
-                let new = Segment::open(&self.dir, head.base_offset, true, self.limits)?;
-                self.segments.push(new);
+            let too_old = self.active().open_for(head.max_timestamp) > self.limits.segment_ms;
+            if self.active().size() > 0 && (too_long || too_far || too_old) {
+                self.roll(head.base_offset)?;
             }
             self.active().append(&bytes[from..from + head.size], head)?;
+            self.unsynced_bytes += head.size as u64;
             from += head.size;
         }
+        if self.epochs.assign(leader_epoch, first) {
+            self.epochs.write()?;
+        }
         Ok(first)
+    }
+
+    /// Begins a new segment. The old one reaches the disk later: see [`Log::unsynced`].
+    fn roll(&mut self, base: i64) -> Result<(), LogError> {
+        self.active().close()?;
+        let (new, _) = Segment::open(&self.dir, base, Trust::Below(base), self.limits, &self.files, &mut |_| {})?;
+        // Or the segment's file could be gone after a power cut, with acknowledged records in it.
+        sync_dir(&self.dir)?;
+        self.segments.push(new);
+        Ok(())
+    }
+
+    /// What is not known to be on the disk.
+    pub fn unsynced(&self) -> Option<Unsynced> {
+        let end = self.end_offset();
+        let segments = self.segments.iter().filter(|s| s.next_offset() > self.recovery_point);
+        (end > self.recovery_point).then(|| Unsynced { files: segments.flat_map(|s| s.files()).cloned().collect(), end })
+    }
+
+    /// Bytes that may not be on the disk.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.unsynced_bytes
+    }
+
+    /// What was unsynced is on the disk up to an offset.
+    pub fn synced(&mut self, end: i64) {
+        self.recovery_point = self.recovery_point.max(end.min(self.end_offset()));
+        self.unsynced_bytes = 0;
     }
 
     fn segment_of(&self, offset: i64) -> usize {
         self.segments.partition_point(|s| s.base() <= offset).saturating_sub(1)
     }
 
-    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, but at least one.
-    pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, LogError> {
-        let mut out = Vec::new();
-        let mut wanted = offset;
+    /// Whole batches from the one that holds `offset` on, up to `max_bytes`, of one segment. If the first one is larger,
+    /// it alone where `at_least_one`, else nothing.
+    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
         for segment in &self.segments[self.segment_of(offset)..] {
-            segment.read(wanted, max_bytes, &mut out)?;
-            if out.len() >= max_bytes {
-                break;
-            }
-            wanted = segment.next_offset();
-            if !out.is_empty() && wanted < self.end_offset() {
-                // The next segment would be cut to whole batches again; one segment per answer is enough.
-                break;
+            // The offset may lie in a gap behind a segment's last record.
+            if offset < segment.next_offset() {
+                return segment.slice(offset, max_bytes, at_least_one);
             }
         }
-        Ok(out)
+        Ok(None)
+    }
+
+    /// The same, but at least one batch, and read.
+    pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, LogError> {
+        let mut out = BytesMut::new();
+        if let Some(slice) = self.slice(offset, max_bytes, true)? {
+            slice.read_into(&mut out).map_err(at(&self.dir))?;
+        }
+        Ok(out.into())
     }
 
     /// The first record whose time stamp is at least this.
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, LogError> {
+        let mut from = self.start;
+        while let Some((head, batch)) = self.batch_for_timestamp(timestamp, from)? {
+            if let Some(found) = locate(&head, &batch, timestamp, from)? {
+                return Ok(Some(found));
+            }
+            from = head.last_offset() + 1;
+        }
+        Ok(None)
+    }
+
+    /// The first batch with a record from an offset on that is as late as this. What [`locate`] does with it takes longer,
+    /// and does not need the log.
+    pub fn batch_for_timestamp(&self, timestamp: i64, from: i64) -> Result<Option<(Head, Slice)>, LogError> {
+        let from = from.max(self.start);
         for segment in &self.segments {
             if segment.max_timestamp() >= timestamp
-                && let Some(found) = segment.offset_for_timestamp(timestamp)?
+                && segment.next_offset() > from
+                && let Some(found) = segment.batch_for_timestamp(timestamp, from)?
             {
                 return Ok(Some(found));
             }
@@ -158,9 +402,20 @@ impl Log {
         Ok(None)
     }
 
+    /// The largest time stamp of a record, -1 if there is none.
+    pub fn max_timestamp(&self) -> i64 {
+        let kept = self.segments.iter().filter(|s| s.next_offset() > self.start);
+        kept.map(Segment::max_timestamp).max().unwrap_or(-1)
+    }
+
     /// Writes all to the disk.
     pub fn flush(&mut self) -> Result<(), LogError> {
-        self.active().flush()
+        self.active().close()?;
+        if let Some(unsynced) = self.unsynced() {
+            let end = unsynced.sync()?;
+            self.synced(end);
+        }
+        Ok(())
     }
 
     /// Bytes of all segments.

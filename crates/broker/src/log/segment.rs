@@ -1,52 +1,89 @@
-//! One segment: `.log`, `.index` (relative offset, position) and `.timeindex` (time stamp, relative offset).
+//! One segment: `.log`, `.index` and `.timeindex`.
 //!
-//! An index entry names the last offset of the batch that begins at its position, as Kafka's do.
+//! Invariant: the indexes agree with the log. An index entry names the last offset of the batch that begins at its
+//! position, as Kafka's do; a time entry is the latest batch so far.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::Write,
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{Found, Limits, LogError, at};
-use crate::batch::{HEAD_BYTES, Head, record_times};
+use bytes::BytesMut;
 
-/// How much is read at once when a segment is walked, in bytes.
-const WALK_BYTES: usize = 256 * 1024;
+use super::{
+    Files, Found, Limits, LogError, Slice, Slot, at,
+    index::{Moment, OffsetIndex, Position, TimeIndex},
+};
+use crate::{
+    batch::{HEAD_BYTES, Head},
+    records,
+};
+
 /// Largest batch that a walk believes in, in bytes.
 const MAX_BATCH_BYTES: usize = 1 << 30;
+
+/// How much of a segment is believed when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// All: it reached the disk, and its indexes with it.
+    All,
+    /// What is below an offset; from there on each batch is checked. What is damaged is cut off.
+    Below(i64),
+}
 
 #[derive(Debug)]
 pub struct Segment {
     base: i64,
     path: PathBuf,
-    log: File,
+    log: Arc<Slot>,
     size: u32,
     next_offset: i64,
     max_timestamp: i64,
     /// last offset of the batch that `max_timestamp` is from
     max_timestamp_offset: i64,
-    limits: Limits,
-    /// (last offset of the batch relative to the base, position)
-    index: Vec<(u32, u32)>,
-    index_file: File,
-    time_index_file: File,
+    /// largest timestamp of the first batch
+    first_timestamp: Option<i64>,
+    /// when it was begun by the clock, in milliseconds since 1970
+    created: i64,
+    index: OffsetIndex,
+    times: TimeIndex,
     last_time_entry: i64,
     since_entry: u32,
+    index_interval_bytes: u32,
 }
 
-fn open(path: &Path) -> Result<File, LogError> {
-    OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(at(path))
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    ms(SystemTime::now())
+}
+
+fn ms(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn open(files: &Arc<Files>, path: PathBuf) -> Result<Slot, LogError> {
+    Slot::create(files, path.clone()).map_err(at(&path))
 }
 
 impl Segment {
-    /// Opens the files of a segment. The active one is walked and cut; the indexes are made anew from what is there.
-    pub fn open(dir: &Path, base: i64, active: bool, limits: Limits) -> Result<Self, LogError> {
+    /// Opens the files of a segment, or makes them. Heads of batches that are read on the way are shown to `seen`. Says
+    /// whether something was cut off.
+    pub fn open(
+        dir: &Path,
+        base: i64,
+        trust: Trust,
+        limits: Limits,
+        files: &Arc<Files>,
+        seen: &mut dyn FnMut(&Head),
+    ) -> Result<(Self, bool), LogError> {
         let file = |ending: &str| dir.join(format!("{base:020}.{ending}"));
         let path = file("log");
-        let log = open(&path)?;
-        let length = log.metadata().map_err(at(&path))?.len();
+        let log = Arc::new(open(files, path.clone())?);
+        let metadata = log.file().and_then(|f| f.metadata()).map_err(at(&path))?;
+        let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX);
         let mut this = Self {
             base,
             log,
@@ -54,45 +91,99 @@ impl Segment {
             next_offset: base,
             max_timestamp: -1,
             max_timestamp_offset: base,
-            limits,
-            index: Vec::new(),
-            index_file: open(&file("index"))?,
-            time_index_file: open(&file("timeindex"))?,
+            first_timestamp: None,
+            created: if length == 0 { now_ms() } else { metadata.modified().map_or(0, ms) },
+            index: OffsetIndex::open(open(files, file("index"))?)?,
+            times: TimeIndex::open(open(files, file("timeindex"))?)?,
             last_time_entry: -1,
             since_entry: 0,
+            index_interval_bytes: limits.index_interval_bytes,
             path,
         };
-        this.index_file.set_len(0).and_then(|()| this.time_index_file.set_len(0)).map_err(at(&this.path))?;
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        let mut position = 0u32;
-        while position < length {
-            // A closed segment was synced before the next was begun: its checksums are trusted.
-            let Some(head) = this.check(position, length, active)? else {
+        this.restore(trust, length)?;
+        if this.size > 0 {
+            this.first_timestamp = this.head_at(0)?.map(|h| h.max_timestamp);
+        }
+        while this.size < length {
+            let Some(head) = this.check(this.size, length, trust)? else {
                 break;
             };
-            this.note(&head, position)?;
-            position += head.size as u32;
-            this.size = position;
+            seen(&head);
+            this.note(&head, this.size)?;
+            this.size += head.size as u32;
         }
-        if position < length {
-            if !active {
-                let e = std::io::Error::new(std::io::ErrorKind::InvalidData, format!("damaged at byte {position} of {length}"));
-                return Err(at(&this.path)(e));
+        let cut = this.size < length;
+        if cut {
+            this.cut(trust, length)?;
+        }
+        Ok((this, cut))
+    }
+
+    fn cut(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
+        let position = self.size;
+        let believed = match trust {
+            Trust::All => true,
+            Trust::Below(offset) => self.next_offset < offset,
+        };
+        if believed {
+            let e = io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {position} of {length}"));
+            return Err(at(&self.path)(e));
+        }
+        tracing::warn!("{}: cut {} bytes off, from byte {position} on: no whole batch there", self.path.display(), length - position);
+        let cut = self.log.file().and_then(|f| f.set_len(position.into()).and_then(|()| f.sync_all()));
+        cut.map_err(at(&self.path))
+    }
+
+    /// Goes on from the last index entry that can be believed; without one, from the beginning with new indexes.
+    fn restore(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
+        let believed = |e: Position| match trust {
+            Trust::All => true,
+            Trust::Below(offset) => self.base + i64::from(e.relative) < offset,
+        };
+        let in_file = u64::from(length).saturating_sub(HEAD_BYTES as u64);
+        let entry = self.index.last_while(|e| believed(e) && u64::from(e.position) <= in_file)?;
+        // An index that was not written to its end has zeros there, which no entry has.
+        let sound = |e: Position, head: &Head| {
+            let whole = head.magic == 2 && head.last_offset_delta >= 0;
+            whole && head.last_offset() == self.base + i64::from(e.relative) && u64::from(e.position) + head.size as u64 <= length.into()
+        };
+        if let Some((i, e)) = entry
+            && let Some(head) = self.head_at(e.position)?.filter(|h| sound(e, h))
+        {
+            self.index.truncate(i + 1)?;
+            if trust != Trust::All {
+                self.times.keep(e.relative)?;
             }
-            tracing::warn!("{}: cut {} bytes off, from byte {position} on: no whole batch there", this.path.display(), length - position);
-            this.log.set_len(position.into()).and_then(|()| this.log.sync_all()).map_err(at(&this.path))?;
+            if let Some(last) = self.times.last()? {
+                self.max_timestamp = last.timestamp;
+                self.max_timestamp_offset = self.base + i64::from(last.relative);
+                self.last_time_entry = last.timestamp;
+            }
+            self.next_offset = head.last_offset() + 1;
+            self.since_entry = head.size as u32;
+            self.size = e.position + head.size as u32;
+            return Ok(());
         }
-        Ok(this)
+        self.index.truncate(0)?;
+        self.times.clear()
+    }
+
+    fn read_at(&self, out: &mut [u8], position: u32) -> Result<(), LogError> {
+        self.log.file().and_then(|f| f.read_exact_at(out, position.into())).map_err(at(&self.path))
+    }
+
+    fn head_at(&self, position: u32) -> Result<Option<Head>, LogError> {
+        let mut head = [0u8; HEAD_BYTES];
+        self.read_at(&mut head, position)?;
+        Ok(Head::parse(&head))
     }
 
     /// The head of the batch at a position, if a whole and right one is there that goes on with the offsets.
-    fn check(&self, position: u32, length: u32, with_crc: bool) -> Result<Option<Head>, LogError> {
-        let mut head = [0u8; HEAD_BYTES];
+    fn check(&self, position: u32, length: u32, trust: Trust) -> Result<Option<Head>, LogError> {
         if (length - position) < HEAD_BYTES as u32 {
             return Ok(None);
         }
-        self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
-        let Some(head) = Head::parse(&head) else {
+        let Some(head) = self.head_at(position)? else {
             return Ok(None);
         };
         let fits = head.size <= (length - position) as usize && head.size <= MAX_BATCH_BYTES;
@@ -102,9 +193,9 @@ impl Segment {
         if !fits || !in_reach || head.magic != 2 || head.base_offset < self.next_offset || head.last_offset_delta < 0 {
             return Ok(None);
         }
-        if with_crc {
+        if matches!(trust, Trust::Below(point) if head.last_offset() >= point) {
             let mut whole = vec![0u8; head.size];
-            self.log.read_exact_at(&mut whole, position.into()).map_err(at(&self.path))?;
+            self.read_at(&mut whole, position)?;
             if !head.crc_ok(&whole) {
                 return Ok(None);
             }
@@ -124,40 +215,55 @@ impl Segment {
     pub fn max_timestamp(&self) -> i64 {
         self.max_timestamp
     }
+    /// The time that retention goes by: that of the latest record, or of the file where records have none.
+    pub fn age_from(&self) -> i64 {
+        if self.max_timestamp >= 0 { self.max_timestamp } else { self.created }
+    }
+    /// How long the segment has been written to, when a batch of this time comes.
+    pub fn open_for(&self, timestamp: i64) -> i64 {
+        match self.first_timestamp {
+            Some(first) if first >= 0 && timestamp >= 0 => timestamp.saturating_sub(first),
+            _ => now_ms().saturating_sub(self.created),
+        }
+    }
+    /// All files of the segment.
+    pub fn files(&self) -> [&Arc<Slot>; 3] {
+        [&self.log, self.index.slot(), self.times.slot()]
+    }
 
     /// Takes a batch at a position into account, in memory and in the indexes.
     fn note(&mut self, head: &Head, position: u32) -> Result<(), LogError> {
         self.next_offset = head.last_offset() + 1;
+        if position == 0 {
+            self.first_timestamp = Some(head.max_timestamp);
+        }
         if head.max_timestamp > self.max_timestamp {
             self.max_timestamp = head.max_timestamp;
             self.max_timestamp_offset = head.last_offset();
         }
-        if position > 0 && self.since_entry > self.limits.index_interval_bytes {
-            let relative = (head.last_offset() - self.base) as u32;
-            self.index.push((relative, position));
-            let mut entry = [0u8; 8];
-            entry[..4].copy_from_slice(&relative.to_be_bytes());
-            entry[4..].copy_from_slice(&position.to_be_bytes());
-            self.index_file.write_all(&entry).map_err(at(&self.path))?;
+        if position > 0 && self.since_entry > self.index_interval_bytes {
+            self.index.push(Position { relative: (head.last_offset() - self.base) as u32, position })?;
             // The latest batch so far, which need not be this one: Kafka looks for later ones behind it only.
-            if self.max_timestamp > self.last_time_entry {
-                self.last_time_entry = self.max_timestamp;
-                let relative = (self.max_timestamp_offset - self.base) as u32;
-                let mut entry = [0u8; 12];
-                entry[..8].copy_from_slice(&self.max_timestamp.to_be_bytes());
-                entry[8..].copy_from_slice(&relative.to_be_bytes());
-                self.time_index_file.write_all(&entry).map_err(at(&self.path))?;
-            }
+            self.note_time()?;
             self.since_entry = 0;
         }
         self.since_entry = self.since_entry.saturating_add(head.size as u32);
         Ok(())
     }
 
+    fn note_time(&mut self) -> Result<(), LogError> {
+        if self.max_timestamp > self.last_time_entry {
+            self.times.push(Moment { timestamp: self.max_timestamp, relative: (self.max_timestamp_offset - self.base) as u32 })?;
+            self.last_time_entry = self.max_timestamp;
+        }
+        Ok(())
+    }
+
     pub fn append(&mut self, bytes: &[u8], head: &Head) -> Result<(), LogError> {
-        if let Err(e) = self.log.write_all_at(bytes, self.size.into()) {
+        let file = self.log.file().map_err(at(&self.path))?;
+        if let Err(e) = file.write_all_at(bytes, self.size.into()) {
             // A full disk: what was written of the batch goes, so that the file ends with a whole one.
-            let _ = self.log.set_len(self.size.into());
+            let _ = file.set_len(self.size.into());
             return Err(at(&self.path)(e));
         }
         self.note(head, self.size)?;
@@ -165,25 +271,18 @@ impl Segment {
         Ok(())
     }
 
-    pub fn flush(&mut self) -> Result<(), LogError> {
-        self.log.sync_data().map_err(at(&self.path))
-    }
-
-    pub fn seal(&mut self) -> Result<(), LogError> {
-        self.flush()?;
-        self.index_file.sync_data().and_then(|()| self.time_index_file.sync_data()).map_err(at(&self.path))
+    /// Nothing more comes, for now: the time index tells of the latest record.
+    pub fn close(&mut self) -> Result<(), LogError> {
+        self.note_time()
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
     fn position_of(&self, offset: i64) -> Result<u32, LogError> {
         let relative = u32::try_from(offset - self.base).unwrap_or(0);
-        // The entry before the first whose batch ends at or behind the offset: from there on it is found by walking.
-        let i = self.index.partition_point(|(last, _)| *last < relative);
-        let mut position = if i == 0 { 0 } else { self.index[i - 1].1 };
+        // The last entry whose batch ends before the offset: from there on it is found by walking.
+        let mut position = self.index.last_while(|e| e.relative < relative)?.map_or(0, |(_, e)| e.position);
         while position < self.size {
-            let mut head = [0u8; HEAD_BYTES];
-            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
-            match Head::parse(&head) {
+            match self.head_at(position)? {
                 Some(h) if h.last_offset() < offset => position += h.size as u32,
                 _ => break,
             }
@@ -191,57 +290,60 @@ impl Segment {
         Ok(position)
     }
 
-    /// Adds whole batches from the one that holds `offset` on; at least one if `out` is empty.
-    pub fn read(&self, offset: i64, max_bytes: usize, out: &mut Vec<u8>) -> Result<(), LogError> {
-        if offset >= self.next_offset {
-            return Ok(());
-        }
+    /// Whole batches from the one that holds `offset` on; see [`super::Log::slice`].
+    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
         let position = self.position_of(offset)?;
-        let left = (self.size - position) as usize;
-        let mut want = left.min(max_bytes.saturating_sub(out.len()));
-        if out.is_empty() && want < left {
-            let mut head = [0u8; HEAD_BYTES];
-            self.log.read_exact_at(&mut head, position.into()).map_err(at(&self.path))?;
-            want = want.max(Head::parse(&head).map_or(0, |h| h.size)).min(left);
-        }
-        let start = out.len();
-        out.resize(start + want, 0);
-        self.log.read_exact_at(&mut out[start..], position.into()).map_err(at(&self.path))?;
-        let mut end = start;
-        while let Some(h) = Head::parse(&out[end..]) {
-            if end + h.size > out.len() {
-                break;
+        let limit = u64::from(position).saturating_add(max_bytes as u64);
+        let mut end = position;
+        if limit >= self.size.into() {
+            end = self.size;
+        } else {
+            // The last entry that is not behind the limit begins a batch; from there on there are few.
+            let entry = self.index.last_while(|e| u64::from(e.position) <= limit)?;
+            end = end.max(entry.map_or(0, |(_, e)| e.position));
+            while let Some(h) = self.head_at(end)? {
+                let next = u64::from(end) + h.size as u64;
+                if next > limit && !(end == position && at_least_one) {
+                    break;
+                }
+                end = u32::try_from(next).unwrap_or(self.size).min(self.size);
+                if next > limit {
+                    break;
+                }
             }
-            end += h.size;
         }
-        out.truncate(end);
-        Ok(())
+        Ok((end > position).then(|| Slice { file: self.log.clone(), position: position.into(), len: (end - position) as usize }))
     }
 
-    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, LogError> {
-        let mut offset = self.base;
-        while offset < self.next_offset {
-            let mut bytes = Vec::new();
-            self.read(offset, WALK_BYTES, &mut bytes)?;
-            let mut rest = &bytes[..];
-            while let Some(head) = Head::parse(rest) {
-                if head.max_timestamp >= timestamp {
-                    return Ok(Some(find_in(&rest[..head.size], &head, timestamp)));
-                }
-                offset = head.last_offset() + 1;
-                rest = &rest[head.size..];
-            }
-            if bytes.is_empty() {
+    /// The first batch with a record from an offset on whose latest timestamp is at least this.
+    pub fn batch_for_timestamp(&self, timestamp: i64, from: i64) -> Result<Option<(Head, Slice)>, LogError> {
+        // The first entry that is not earlier names a batch that will do. Those before it lie between it and the offset
+        // entry before it: entries of both indexes are made at the same batches.
+        let offset = match self.times.first_from(timestamp)? {
+            Some(entry) => entry.relative,
+            None => u32::try_from(self.next_offset - self.base).unwrap_or(u32::MAX),
+        };
+        let offset = offset.max(u32::try_from(from - self.base).unwrap_or(0));
+        let mut position = self.index.last_while(|e| e.relative < offset)?.map_or(0, |(_, e)| e.position);
+        while position < self.size {
+            let Some(head) = self.head_at(position)? else {
                 break;
+            };
+            if head.max_timestamp >= timestamp && head.last_offset() >= from {
+                return Ok(Some((head, Slice { file: self.log.clone(), position: position.into(), len: head.size })));
             }
+            position += head.size as u32;
         }
         Ok(None)
     }
 }
 
-/// The record in a batch; of a compressed batch, which is not opened here, the first.
-fn find_in(bytes: &[u8], head: &Head, timestamp: i64) -> Found {
-    let found = record_times(bytes, head).find(|(_, time)| *time >= timestamp);
-    let (offset, timestamp) = found.unwrap_or((head.base_offset, head.max_timestamp));
-    Found { offset, timestamp }
+/// The first record in a batch, from an offset on, whose timestamp is at least this.
+pub fn locate(head: &Head, batch: &Slice, timestamp: i64, from: i64) -> Result<Option<Found>, LogError> {
+    let mut bytes = BytesMut::new();
+    batch.read_into(&mut bytes).map_err(at(&batch.file.path()))?;
+    let found = records::first_at(&bytes, head, timestamp, from);
+    // Records that do not decode, or are not as late as the head says, come from elsewhere: the head counts.
+    let found = found.or((head.base_offset >= from).then_some((head.base_offset, head.max_timestamp)));
+    Ok(found.map(|(offset, timestamp)| Found { offset, timestamp }))
 }

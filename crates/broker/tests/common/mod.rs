@@ -5,6 +5,7 @@ pub mod batches;
 pub mod client;
 pub mod logs;
 pub mod processes;
+pub mod proxy;
 pub mod samples;
 pub mod znodes;
 

@@ -71,7 +71,19 @@ pub struct Process {
 impl Process {
     /// Starts a program of ours.
     pub fn start(program: &Path, arguments: &[&Path], log: PathBuf) -> Self {
-        let mut command = Command::new(program);
+        Self::start_limited(program, arguments, log, None)
+    }
+
+    /// The same, with a limit of open files.
+    pub fn start_limited(program: &Path, arguments: &[&Path], log: PathBuf, files: Option<u32>) -> Self {
+        let mut command = match files {
+            None => Command::new(program),
+            Some(n) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {n}; exec \"$0\" \"$@\"")).arg(program);
+                shell
+            }
+        };
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("SEPTET_LOG", "info,zookeeper_client=error,openraft=error");
         Self::spawn(command, log)
     }
@@ -127,6 +139,8 @@ pub struct Node {
     pub port: u16,
     pub dir: PathBuf,
     pub process: Option<Process>,
+    /// limit of open files from the next start on
+    pub files: Option<u32>,
 }
 
 impl Node {
@@ -139,12 +153,13 @@ impl Node {
             dir.join("logs").display()
         );
         fs::write(dir.join("server.properties"), text).unwrap();
-        Self { id, port, dir, process: None }
+        Self { id, port, dir, process: None, files: None }
     }
 
     pub fn start(&mut self) {
         assert!(self.process.is_none());
-        self.process = Some(Process::start(Path::new(BROKER), &[&self.dir.join("server.properties")], self.dir.join("stderr")));
+        let config = self.dir.join("server.properties");
+        self.process = Some(Process::start_limited(Path::new(BROKER), &[&config], self.dir.join("stderr"), self.files));
     }
 
     pub fn running(&mut self) -> &mut Process {
@@ -188,6 +203,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(brokers: i32, settings: &str) -> Self {
+        Self::start_limited(brokers, settings, None)
+    }
+
+    /// The same, where each broker may have so many files open.
+    pub fn start_limited(brokers: i32, settings: &str, files: Option<u32>) -> Self {
         let dir = super::tempdir();
         let port = free_port();
         let zookeeper = format!("127.0.0.1:{port}");
@@ -200,7 +220,8 @@ impl Cluster {
         );
         fs::write(&config, text).unwrap();
         let coordinator = Process::start(&coordinator_program(), &[&config], dir.path().join("coordinator.stderr"));
-        let nodes = (1..=brokers).map(|id| Node::new(dir.path(), &format!("broker-{id}"), id, &zookeeper, settings)).collect();
+        let node = |id| Node { files, ..Node::new(dir.path(), &format!("broker-{id}"), id, &zookeeper, settings) };
+        let nodes = (1..=brokers).map(node).collect();
         let mut this = Self { nodes, zookeeper, coordinator, dir };
         eventually("the coordinator listens", SOON, || {
             assert!(!this.coordinator.has_ended(), "the coordinator ended: {}", this.coordinator.said());

@@ -3,9 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, GroupId, ListOffsetsRequest,
-        MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, TopicName, TransactionalId,
+        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest,
+        FindCoordinatorRequest, GroupId, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+        TopicName, TransactionalId,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
+        delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
+        delete_topics_request::DeleteTopicState,
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
@@ -115,6 +118,18 @@ fn create_topics(n: usize, nulls: bool) -> CreateTopicsRequest {
     CreateTopicsRequest::default().with_topics(list(n, topic)).with_timeout_ms(1000).with_validate_only(true)
 }
 
+fn delete_topics(v: i16, n: usize, nulls: bool) -> DeleteTopicsRequest {
+    let r = DeleteTopicsRequest::default().with_timeout_ms(500);
+    let topic = |i| DeleteTopicState::default().with_name((!nulls).then(|| TopicName(name(i))));
+    if v >= 6 { r.with_topics(list(n, topic)) } else { r.with_topic_names(list(n, |i| TopicName(name(i)))) }
+}
+
+fn delete_records(n: usize) -> DeleteRecordsRequest {
+    let partition = |i| DeleteRecordsPartition::default().with_partition_index(number(i)).with_offset(-1);
+    let topic = |i| DeleteRecordsTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
+    DeleteRecordsRequest::default().with_topics(list(n, topic)).with_timeout_ms(1000)
+}
+
 fn encoded<R: Encodable + Decodable + PartialEq + std::fmt::Debug>(v: i16, request: &R) -> Bytes {
     let mut b = BytesMut::new();
     request.encode(&mut b, v).unwrap_or_else(|e| panic!("version {v}: {request:?}: {e}"));
@@ -147,6 +162,8 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                     encoded(v, &if v >= 3 { named() } else { r })
                 }
                 ApiKey::CreateTopics => encoded(v, &create_topics(n, nulls)),
+                ApiKey::DeleteTopics => encoded(v, &delete_topics(v, n, nulls)),
+                ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
                 other => panic!("no samples of {other:?}: write some"),
             });
         }
@@ -166,6 +183,8 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::FindCoordinator => FindCoordinatorRequest::decode(&mut b, v).map(drop),
         ApiKey::ApiVersions => ApiVersionsRequest::decode(&mut b, v).map(drop),
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
     };
     result.map(|()| b.len()).map_err(|e| e.to_string())

@@ -14,7 +14,7 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{StorageFault, TypeConfig, at, read_one, record, replace_file};
+use super::{StorageFault, TypeConfig, at, plausible, read_one, record, replace_file, sync_parent};
 use crate::state::{Applied, Command, State};
 
 type Fault = StorageError<u64>;
@@ -68,6 +68,9 @@ impl Machine {
         let mut inner = Inner { last: None, membership: StoredMembership::default() };
         let mut index = None;
         if let Some(image) = image {
+            // It may have been renamed by a process that was killed before it synced the directory.
+            sync_parent(&path).map_err(at(&path))?;
+            image.last.as_ref().map_or(Ok(()), plausible).map_err(StorageFault::implausible(&path, 0))?;
             inner = Inner { last: image.last, membership: image.membership };
             index = image.last.map(|l| l.index);
             *locked(&state) = image.state;
@@ -81,6 +84,18 @@ impl Machine {
             on_disk: Arc::new(tokio::sync::Mutex::new(index)),
             covered: Arc::new(covered),
         })
+    }
+
+    /// Whether bytes that another server sent are the snapshot that it announced. What is installed must be: Raft
+    /// takes damage in it for damage on disk, and ends.
+    pub fn check_snapshot(bytes: &[u8], meta: &SnapshotMeta<u64, BasicNode>) -> Result<(), String> {
+        let (image, end) = super::read_record::<Image>(bytes, 0).map_err(|_| "the snapshot is damaged")?;
+        image.last.as_ref().map_or(Ok(()), plausible)?;
+        if end != bytes.len() || (image.last, &image.membership, &image.id) != (meta.last_log_id, &meta.last_membership, &meta.snapshot_id)
+        {
+            return Err("the snapshot is not the one that was announced".into());
+        }
+        Ok(())
     }
 
     fn image(&self) -> Image {

@@ -3,6 +3,7 @@
 //! Invariant: what was reported as flushed survives kill -9 and loss of power; a torn tail, which was never
 //! reported, is cut off; damage anywhere else is refused with file and offset.
 
+pub mod format;
 mod log;
 mod machine;
 
@@ -15,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use openraft::LogId;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::state::Command;
@@ -63,10 +65,53 @@ pub enum StorageFault {
         /// how it shows
         reason: String,
     },
+    /// The directory was written by a version that this one does not know.
+    #[error("{path}: format {found:?}, this version knows formats up to {known}\nhint: run the version that wrote it, or a later one")]
+    Format {
+        /// the file that says so
+        path: PathBuf,
+        /// what it says
+        found: String,
+        /// newest format that is known
+        known: u32,
+    },
+    /// The vote names a term that no election reaches.
+    #[error(
+        "{path}: term {term} is beyond what elections reach: a forged message was stored, as earlier versions did\n\
+         hint: if the other servers serve, move {dir} away and this server gets everything from them; if none serves, \
+         stop all and start each once with --reset-term"
+    )]
+    Forged {
+        /// the file
+        path: PathBuf,
+        /// directory of the log
+        dir: PathBuf,
+        /// the term
+        term: u64,
+    },
+}
+
+impl StorageFault {
+    fn implausible(path: &Path, offset: usize) -> impl FnOnce(String) -> Self {
+        move |reason| Self::Damaged { path: path.to_owned(), offset: offset as u64, reason }
+    }
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> StorageFault + '_ {
     move |source| StorageFault::Io { path: path.to_owned(), source }
+}
+
+/// Greatest term: the upper half of a zxid holds it.
+pub const MAX_TERM: u64 = i32::MAX as u64 - 1;
+/// Greatest index of an entry.
+pub const MAX_INDEX: u64 = 1 << 56;
+
+/// Whether elections and appends can have reached this id at all.
+pub fn plausible(id: &LogId<u64>) -> Result<(), String> {
+    if id.leader_id.term > MAX_TERM || id.index > MAX_INDEX {
+        return Err(format!("term {} and index {} are beyond what an ensemble reaches", id.leader_id.term, id.index));
+    }
+    Ok(())
 }
 
 /// Length, checksum of the length, checksum of the bytes: with the second, a damaged length is not taken for a
@@ -134,6 +179,17 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     f.sync_all()?;
     fs::rename(&temporary, path)?;
     sync_parent(path)
+}
+
+/// Room that a server needs to take the lead, in bytes.
+const PROBE_BYTES: usize = 256 * 1024;
+
+/// Whether a directory can be written to: fails as a write to the log would.
+pub fn probe(dir: &Path) -> io::Result<()> {
+    let path = dir.join("probe.tmp");
+    let written = File::create(&path).and_then(|mut f| f.write_all(&[0x5a; PROBE_BYTES]).and_then(|()| f.sync_all()));
+    let removed = fs::remove_file(&path);
+    written.and(removed).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
 }
 
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {

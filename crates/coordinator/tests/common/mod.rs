@@ -76,7 +76,9 @@ impl Drop for Turn {
 pub struct Server {
     pub port: u16,
     pub peer_port: u16,
-    dir: PathBuf,
+    pub dir: PathBuf,
+    /// a program with arguments that runs it, such as `prlimit`
+    pub wrapper: Vec<String>,
     child: Option<Child>,
 }
 
@@ -84,7 +86,9 @@ impl Server {
     pub fn start(&mut self) {
         assert!(self.child.is_none());
         let log = File::options().create(true).append(true).open(self.dir.join("stderr")).unwrap();
-        let child = Command::new(PROGRAM).arg(self.dir.join("zoo.cfg")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        let mut words = self.wrapper.clone();
+        words.extend([PROGRAM.to_owned(), self.dir.join("zoo.cfg").to_str().unwrap().to_owned()]);
+        let child = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.unwrap());
     }
 
@@ -103,6 +107,12 @@ impl Server {
         let status = eventually("it stops", || child.try_wait().unwrap());
         self.child = None;
         status
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -166,6 +176,20 @@ pub struct Ensemble {
 impl Ensemble {
     /// Starts so many servers, one alone without a `server.N`; `extra` is for their zoo.cfg.
     pub fn start(count: usize, extra: &str) -> Self {
+        let this = Self::spawn(count, |_| extra.to_owned());
+        this.leader();
+        this
+    }
+
+    /// As [`Ensemble::start`], with lines for each server, and without waiting for a leader.
+    pub fn spawn(count: usize, extra: impl Fn(usize) -> String) -> Self {
+        let mut this = Self::build(count, extra);
+        this.servers.iter_mut().for_each(Server::start);
+        this
+    }
+
+    /// Directories and configurations of servers that do not run yet.
+    pub fn build(count: usize, extra: impl Fn(usize) -> String) -> Self {
         let turn = Turn::take();
         // In memory where there is such a place: kill -9 keeps what is not synced anyway, and a busy disk takes long.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -177,14 +201,10 @@ impl Ensemble {
             let dir = dir.path().join(format!("{}", i + 1));
             fs::create_dir_all(dir.join("data")).unwrap();
             fs::write(dir.join("data/myid"), format!("{}\n", i + 1)).unwrap();
-            write_config(&dir, port, &format!("4lw.commands.whitelist=*\n{extra}\n{list}"));
-            let mut server = Server { port, peer_port, dir, child: None };
-            server.start();
-            server
+            write_config(&dir, port, &format!("4lw.commands.whitelist=*\n{}\n{list}", extra(i)));
+            Server { port, peer_port, dir, wrapper: Vec::new(), child: None }
         };
-        let this = Self { servers: (0..count).map(server).collect(), _dir: dir, _turn: turn };
-        this.leader();
-        this
+        Self { servers: (0..count).map(server).collect(), _dir: dir, _turn: turn }
     }
 
     /// Waits until all that run serve, and says which leads; the only one, if it stands alone.

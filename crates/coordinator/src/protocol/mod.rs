@@ -1,7 +1,11 @@
 //! ZooKeeper's client protocol: operation and error codes, requests, and how answers are written.
 //! Source: zookeeper.jute and ZooDefs.java of ZooKeeper 3.8.
 
-use serde::{Deserialize, Serialize};
+mod decode;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use decode::{MAX_PATH_BYTES, decode, valid_path};
 
 use crate::jute::{JuteError, Reader, Writer};
 
@@ -67,6 +71,7 @@ pub enum Write {
         /// path, for a sequential node without its number
         path: String,
         /// data
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
         /// permissions of `world:anyone`
         perms: i32,
@@ -89,6 +94,7 @@ pub enum Write {
         /// path
         path: String,
         /// new data
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
         /// expected version, -1 for any
         version: i32,
@@ -109,7 +115,8 @@ pub enum Write {
         /// expected version, -1 for any
         version: i32,
     },
-    /// `multi`: all or nothing
+    /// `multi`: all or nothing. None of its parts is a multi.
+    #[serde(deserialize_with = "parts")]
     Multi(Vec<Write>),
     /// An operation that cannot succeed, kept so that a multi answers it in its place.
     Invalid {
@@ -118,6 +125,59 @@ pub enum Write {
         /// why
         code: Code,
     },
+}
+
+/// Decodes the parts of a multi. One inside of another is an error: a decoder that followed them would be at the
+/// mercy of their depth.
+fn parts<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Write>, D::Error> {
+    Ok(Vec::<Part>::deserialize(from)?.into_iter().map(|part| part.0).collect())
+}
+
+#[derive(Deserialize)]
+struct Part(#[serde(with = "Single")] Write);
+
+/// [`Write`] with a multi that does not decode.
+#[derive(Deserialize)]
+#[serde(remote = "Write")]
+enum Single {
+    Create {
+        path: String,
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+        perms: i32,
+        ephemeral: bool,
+        sequential: bool,
+        with_stat: bool,
+    },
+    Delete {
+        path: String,
+        version: i32,
+    },
+    SetData {
+        path: String,
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+        version: i32,
+    },
+    SetAcl {
+        path: String,
+        perms: i32,
+        version: i32,
+    },
+    Check {
+        path: String,
+        version: i32,
+    },
+    #[serde(deserialize_with = "nested")]
+    Multi(Vec<Write>),
+    Invalid {
+        op: i32,
+        code: Code,
+    },
+}
+
+fn nested<'de, D: Deserializer<'de>>(_: D) -> Result<Vec<Write>, D::Error> {
+    Err(serde::de::Error::custom("a multi inside of a multi"))
 }
 
 impl Write {
@@ -243,144 +303,6 @@ pub fn connected(timeout_ms: i32, session: i64, password: &[u8], read_only_field
     w.frame()
 }
 
-/// Paths as ZooKeeper's PathUtils accepts them.
-pub fn valid_path(path: &str) -> bool {
-    if path == "/" {
-        return true;
-    }
-    path.starts_with('/')
-        && !path.ends_with('/')
-        && path[1..].split('/').all(|part| {
-            !part.is_empty()
-                && part != "."
-                && part != ".."
-                && !part.chars().any(|c| matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..))
-        })
-}
-
-/// Reads ACLs. Only `world:anyone` is known so far: anything else is refused, so that nobody relies on a
-/// protection that is not there.
-fn acl(r: &mut Reader<'_>) -> Result<Result<i32, Code>, JuteError> {
-    let list = r.vector(12, |r| Ok((r.int()?, r.string()?, r.string()?)))?;
-    let known = !list.is_empty() && list.iter().all(|(p, s, i)| s == "world" && i == "anyone" && p & !perm::ALL == 0);
-    Ok(if known { Ok(list.iter().fold(0, |all, (p, _, _)| all | p)) } else { Err(Code::InvalidAcl) })
-}
-
-/// How deep and how long a multi may be.
-const MAX_MULTI: usize = 10_000;
-
-fn write_op(code: i32, r: &mut Reader<'_>) -> Result<Option<Write>, JuteError> {
-    let checked = |w: Write, path: &str| {
-        if valid_path(path) { w } else { Write::Invalid { op: code, code: Code::BadArguments } }
-    };
-    Ok(Some(match code {
-        op::CREATE | op::CREATE2 => {
-            let (path, data) = (r.string()?, r.buffer()?.to_vec());
-            let perms = acl(r)?;
-            let flags = r.int()?;
-            let sequential = flags & 2 != 0;
-            match (perms, flags) {
-                (_, 4..=6) => Write::Invalid { op: code, code: Code::Unimplemented }, // containers and TTLs
-                (_, f) if !(0..=3).contains(&f) => Write::Invalid { op: code, code: Code::BadArguments },
-                (Err(e), _) => Write::Invalid { op: code, code: e },
-                (Ok(perms), flags) => {
-                    let tested = if sequential { format!("{path}0") } else { path.clone() };
-                    checked(
-                        Write::Create { path, data, perms, ephemeral: flags & 1 != 0, sequential, with_stat: code == op::CREATE2 },
-                        &tested,
-                    )
-                }
-            }
-        }
-        op::DELETE => {
-            let (path, version) = (r.string()?, r.int()?);
-            checked(Write::Delete { path: path.clone(), version }, &path)
-        }
-        op::SET_DATA => {
-            let (path, data, version) = (r.string()?, r.buffer()?.to_vec(), r.int()?);
-            checked(Write::SetData { path: path.clone(), data, version }, &path)
-        }
-        op::SET_ACL => {
-            let path = r.string()?;
-            let perms = acl(r)?;
-            let version = r.int()?;
-            match perms {
-                Ok(perms) => checked(Write::SetAcl { path: path.clone(), perms, version }, &path),
-                Err(e) => Write::Invalid { op: code, code: e },
-            }
-        }
-        op::CHECK => {
-            let (path, version) = (r.string()?, r.int()?);
-            checked(Write::Check { path: path.clone(), version }, &path)
-        }
-        _ => return Ok(None),
-    }))
-}
-
-/// Decodes a request behind its length. Only a bad header is an error: a body that does not decode is answered.
-pub fn decode(bytes: &[u8]) -> Result<(Header, Request), JuteError> {
-    let mut r = Reader(bytes);
-    let header = Header { xid: r.int()?, op: r.int()? };
-    Ok((header, body(header, &mut r).unwrap_or(Request::Refused(Code::MarshallingError))))
-}
-
-fn body(header: Header, r: &mut Reader<'_>) -> Result<Request, JuteError> {
-    let read = |read: Read, path: &str| {
-        if valid_path(path) { Request::Read(read) } else { Request::Refused(Code::BadArguments) }
-    };
-    let request = match header.op {
-        op::PING => Request::Ping,
-        op::CLOSE => Request::Close,
-        op::SYNC => Request::Sync(r.string()?),
-        op::AUTH => Request::Refused(Code::AuthFailed),
-        op::EXISTS => {
-            let (path, watch) = (r.string()?, r.bool()?);
-            read(Read::Exists { path: path.clone(), watch }, &path)
-        }
-        op::GET_DATA => {
-            let (path, watch) = (r.string()?, r.bool()?);
-            read(Read::Data { path: path.clone(), watch }, &path)
-        }
-        op::GET_ACL => {
-            let path = r.string()?;
-            read(Read::Acl { path: path.clone() }, &path)
-        }
-        op::GET_CHILDREN | op::GET_CHILDREN2 => {
-            let (path, watch) = (r.string()?, r.bool()?);
-            read(Read::Children { path: path.clone(), watch, with_stat: header.op == op::GET_CHILDREN2 }, &path)
-        }
-        op::SET_WATCHES => {
-            let since = r.long()?;
-            let mut list = || r.vector(4, Reader::string);
-            Request::Read(Read::SetWatches { since, data: list()?, exist: list()?, child: list()? })
-        }
-        op::MULTI => {
-            let mut all = Vec::new();
-            loop {
-                let (code, done, _err) = (r.int()?, r.bool()?, r.int()?);
-                if done {
-                    break;
-                }
-                if all.len() >= MAX_MULTI {
-                    return Ok(Request::Refused(Code::BadArguments));
-                }
-                match write_op(code, r)? {
-                    Some(w) if code != op::SET_ACL => all.push(w),
-                    _ => return Ok(Request::Refused(Code::Unimplemented)),
-                }
-            }
-            Request::Write(Write::Multi(all))
-        }
-        op::CHECK => Request::Refused(Code::Unimplemented),
-        code => match write_op(code, r)? {
-            Some(Write::Invalid { code, .. }) => Request::Refused(code),
-            Some(w) => Request::Write(w),
-            None => Request::Refused(Code::Unimplemented),
-        },
-    };
-    Ok(request)
-}
-
 /// A node's metadata.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -408,7 +330,7 @@ impl Stat {
 }
 
 /// What a write answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteAnswer {
     /// path of a new node, and its stat for `create2`
     Created(String, Option<Stat>),

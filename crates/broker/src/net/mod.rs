@@ -1,0 +1,10 @@
+//! Connections: how many there may be, how much memory their requests and answers take, and how they are served.
+//!
+//! Invariant: memory and descriptors have limits that do not depend on what clients send or leave unread.
+
+pub mod admission;
+pub mod answer;
+pub mod budget;
+pub mod descriptors;
+pub mod quiet;
+pub mod server;

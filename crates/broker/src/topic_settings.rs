@@ -1,0 +1,209 @@
+//! Settings of a topic: those that it was made with, over those of the broker.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    config::Config,
+    log::{Limits, Retention},
+};
+
+/// What a partition of the topic goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// `segment.bytes`, `segment.ms`, `index.interval.bytes`
+    pub limits: Limits,
+    /// `max.message.bytes`
+    pub max_message_bytes: usize,
+    /// `retention.ms`, `retention.bytes`
+    pub retention: Retention,
+    /// `cleanup.policy` has `delete`
+    pub deletes: bool,
+    /// `message.timestamp.type` is `LogAppendTime`
+    pub log_append_time: bool,
+    /// `file.delete.delay.ms`
+    pub delete_delay: Duration,
+}
+
+/// Settings of topics that are kept without effect so far.
+const NOT_OBEYED: &[&str] = &[
+    "compression.type",
+    "delete.retention.ms",
+    "flush.messages",
+    "flush.ms",
+    "max.compaction.lag.ms",
+    "min.cleanable.dirty.ratio",
+    "min.compaction.lag.ms",
+    "min.insync.replicas",
+    "preallocate",
+    "segment.index.bytes",
+    "segment.jitter.ms",
+    "unclean.leader.election.enable",
+];
+
+fn number(value: &str, min: i64, max: i64) -> Result<i64, String> {
+    match value.trim().parse::<i64>() {
+        Ok(n) if (min..=max).contains(&n) => Ok(n),
+        _ => Err(format!("{value:?} is not a number from {min} to {max}")),
+    }
+}
+
+/// -1 is without a limit.
+fn limit(n: i64) -> Option<i64> {
+    (n >= 0).then_some(n)
+}
+
+/// Whether `cleanup.policy` deletes.
+pub fn policy_deletes(value: &str) -> Result<bool, String> {
+    let mut deletes = false;
+    for word in value.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+        match word {
+            "delete" => deletes = true,
+            "compact" => {}
+            other => return Err(format!("{other:?} is neither delete nor compact")),
+        }
+    }
+    Ok(deletes)
+}
+
+/// Whether timestamps are those of the log.
+pub fn is_log_append_time(value: &str) -> Result<bool, String> {
+    match value.trim() {
+        "CreateTime" => Ok(false),
+        "LogAppendTime" => Ok(true),
+        other => Err(format!("{other:?} is neither CreateTime nor LogAppendTime")),
+    }
+}
+
+/// What is wrong with a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wrong {
+    /// there is no such key
+    Key,
+    /// the value
+    Value(String),
+}
+
+impl TopicSettings {
+    /// A broker's defaults.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            limits: Limits {
+                segment_bytes: config.segment_bytes,
+                index_interval_bytes: config.index_interval_bytes,
+                segment_ms: config.segment_ms,
+            },
+            max_message_bytes: config.message_max_bytes,
+            retention: config.retention,
+            deletes: config.cleanup_deletes,
+            log_append_time: config.log_append_time,
+            delete_delay: config.segment_delete_delay,
+        }
+    }
+
+    /// The same with a topic's settings. One that is wrong there is logged, and the broker's counts.
+    pub fn with(mut self, topic: &str, settings: &BTreeMap<String, String>) -> Self {
+        for (key, value) in settings {
+            if let Err(Wrong::Value(why)) = self.set(key, value) {
+                tracing::warn!("topic {topic}: {key}: {why}; the broker's setting counts");
+            }
+        }
+        self
+    }
+
+    /// Sets one. Says whether it has an effect.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<bool, Wrong> {
+        const MAX: i64 = i64::MAX;
+        const INT: i64 = i32::MAX as i64;
+        let parse = || -> Result<Self, String> {
+            let mut new = *self;
+            match key {
+                "segment.bytes" => new.limits.segment_bytes = number(value, 14, INT)? as u32,
+                "segment.ms" => new.limits.segment_ms = number(value, 1, MAX)?,
+                "index.interval.bytes" => new.limits.index_interval_bytes = number(value, 0, INT)? as u32,
+                "max.message.bytes" => new.max_message_bytes = number(value, 0, INT)? as usize,
+                "retention.ms" => new.retention.ms = limit(number(value, -1, MAX)?),
+                "retention.bytes" => new.retention.bytes = limit(number(value, -1, MAX)?).map(|n| n as u64),
+                "file.delete.delay.ms" => new.delete_delay = Duration::from_millis(number(value, 0, MAX)? as u64),
+                "cleanup.policy" => new.deletes = policy_deletes(value)?,
+                "message.timestamp.type" => new.log_append_time = is_log_append_time(value)?,
+                _ => {}
+            }
+            Ok(new)
+        };
+        if NOT_OBEYED.contains(&key) {
+            return Ok(false);
+        }
+        let known = [
+            "segment.bytes",
+            "segment.ms",
+            "index.interval.bytes",
+            "max.message.bytes",
+            "retention.ms",
+            "retention.bytes",
+            "file.delete.delay.ms",
+            "cleanup.policy",
+            "message.timestamp.type",
+        ];
+        if !known.contains(&key) {
+            return Err(Wrong::Key);
+        }
+        *self = parse().map_err(Wrong::Value)?;
+        // Compaction is not done so far.
+        Ok(key != "cleanup.policy" || !value.contains("compact"))
+    }
+}
+
+impl Default for TopicSettings {
+    /// Kafka's defaults.
+    fn default() -> Self {
+        const WEEK_MS: i64 = 7 * 86_400_000;
+        Self {
+            limits: Limits { segment_bytes: 1 << 30, index_interval_bytes: 4096, segment_ms: WEEK_MS },
+            max_message_bytes: 1_048_588,
+            retention: Retention { ms: Some(WEEK_MS), bytes: None },
+            deletes: true,
+            log_append_time: false,
+            delete_delay: Duration::from_secs(60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topics_settings_win_and_wrong_ones_are_told() {
+        let mut s = TopicSettings::default();
+        for (key, value) in [
+            ("segment.bytes", "100"),
+            ("segment.ms", "5"),
+            ("retention.ms", "-1"),
+            ("retention.bytes", "1000"),
+            ("max.message.bytes", "10"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("file.delete.delay.ms", "0"),
+            ("cleanup.policy", "delete"),
+            ("index.interval.bytes", "0"),
+        ] {
+            assert_eq!(s.set(key, value), Ok(true), "{key}");
+        }
+        let limits = Limits { segment_bytes: 100, index_interval_bytes: 0, segment_ms: 5 };
+        let retention = Retention { ms: None, bytes: Some(1000) };
+        let want =
+            TopicSettings { limits, retention, max_message_bytes: 10, deletes: true, log_append_time: true, delete_delay: Duration::ZERO };
+        assert_eq!(s, want);
+        assert_eq!((s.set("cleanup.policy", "compact"), s.deletes), (Ok(false), false));
+        assert_eq!(s.set("min.insync.replicas", "2"), Ok(false));
+        assert_eq!(s.set("retenttion.ms", "2"), Err(Wrong::Key));
+        for (key, value) in [
+            ("segment.bytes", "13"),
+            ("segment.ms", "0"),
+            ("retention.ms", "week"),
+            ("cleanup.policy", "burn"),
+            ("message.timestamp.type", "now"),
+        ] {
+            assert!(matches!(s.set(key, value), Err(Wrong::Value(_))), "{key}");
+        }
+    }
+}

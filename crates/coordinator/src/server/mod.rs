@@ -1,0 +1,301 @@
+//! Clients: sessions over TCP, one reader, one responder and one writer per connection.
+//!
+//! Invariant: answers leave in the order of the requests; a watch event is queued before any answer that shows
+//! the change behind it. A client that does not read is dropped when its queue is over a limit.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+    time::timeout,
+};
+
+pub mod limits;
+mod reads;
+mod session;
+
+use crate::{four_letter, node::Node, protocol::Connect, throttle::Throttle, watches::ConnectionId};
+use limits::{Limits, Queued};
+use session::session;
+
+/// Answers and events that may wait for a slow client, in bytes.
+const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
+/// Answers wait until less than this waits before them, in bytes; events do not.
+const BUSY_BYTES: usize = 1024 * 1024;
+/// A client that takes nothing for so long while an answer waits is given up.
+const STALLED: Duration = Duration::from_secs(10);
+/// While all clients together are over their budget, those with more than this waiting are given up, in bytes.
+const FAIR_BYTES: usize = 64 * 1024;
+/// Time for the first record.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// where the client is
+    pub address: SocketAddr,
+    /// its session, 0 until there is one
+    pub session: i64,
+    /// requests that came
+    pub received: u64,
+    /// frames that went
+    pub sent: u64,
+    /// the client asked for the end of its session: the connection ends after the answer
+    closing: bool,
+    out: Outbox,
+}
+
+/// The way to a client.
+#[derive(Debug, Clone)]
+struct Outbox {
+    frames: mpsc::UnboundedSender<Vec<u8>>,
+    queued: Arc<Queued>,
+    drained: Arc<Notify>,
+    broken: Arc<AtomicBool>,
+    close: Arc<Notify>,
+}
+
+impl Outbox {
+    fn send(&self, frame: Vec<u8>) {
+        let (mine, all) = self.queued.get();
+        let full = mine > MAX_QUEUED_BYTES || (all > limits::MAX_OUTPUT && mine > FAIR_BYTES);
+        let length = frame.len();
+        if full || self.broken.load(Ordering::Relaxed) {
+            // Nothing may follow a frame that was left out.
+            self.broken.store(true, Ordering::Relaxed);
+            self.close.notify_one();
+            return;
+        }
+        self.queued.add(length);
+        if self.frames.send(frame).is_err() {
+            self.queued.sub(length);
+            self.close.notify_one();
+        }
+    }
+
+    /// Waits until the client has taken most of what waits for it.
+    async fn ready(&self) -> io::Result<()> {
+        while self.queued.get().0 > BUSY_BYTES {
+            timeout(STALLED, self.drained.notified()).await.map_err(|_| invalid("the client does not read"))?;
+        }
+        Ok(())
+    }
+}
+
+/// All connections of this server.
+#[derive(Debug, Default)]
+pub struct Connections {
+    by_id: HashMap<ConnectionId, Connection>,
+    next: ConnectionId,
+    /// sockets by client address, from the first byte on
+    by_ip: HashMap<IpAddr, usize>,
+}
+
+impl Connections {
+    fn add(&mut self, address: SocketAddr, out: Outbox) -> ConnectionId {
+        self.next += 1;
+        self.by_id.insert(self.next, Connection { address, session: 0, received: 0, sent: 0, closing: false, out });
+        self.next
+    }
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.by_id.values()
+    }
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+    /// Counts a socket, unless its address has as many as it may (0: no limit).
+    fn admit(&mut self, ip: IpAddr, limit: usize) -> bool {
+        let n = self.by_ip.entry(ip).or_default();
+        let room = limit == 0 || *n < limit;
+        *n += usize::from(room);
+        room
+    }
+    fn leave(&mut self, ip: IpAddr) {
+        if let Some(n) = self.by_ip.get_mut(&ip) {
+            *n -= 1;
+            if *n == 0 {
+                self.by_ip.remove(&ip);
+            }
+        }
+    }
+    /// Queues a frame.
+    pub fn send(&mut self, id: ConnectionId, frame: Vec<u8>) {
+        if let Some(c) = self.by_id.get_mut(&id) {
+            c.sent += 1;
+            c.out.send(frame);
+        }
+    }
+    /// The session of a connection, 0 if it has none.
+    pub fn session_of(&self, id: ConnectionId) -> i64 {
+        self.by_id.get(&id).map_or(0, |c| c.session)
+    }
+    /// Ends the connections of a session, but for one that waits for the answer to its close: that one ends itself.
+    pub fn close_session(&mut self, session: i64) {
+        self.by_id.values().filter(|c| c.session == session && !c.closing).for_each(|c| c.out.close.notify_one());
+    }
+    /// Ends all of them.
+    pub fn close_all(&mut self) {
+        self.by_id.values().for_each(|c| c.out.close.notify_one());
+    }
+}
+
+/// Counters since the start, for the four-letter words.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// requests
+    pub received: AtomicU64,
+    /// answers
+    pub sent: AtomicU64,
+    /// requests under way
+    pub outstanding: AtomicI64,
+    /// total of latencies in microseconds
+    latency_us: AtomicU64,
+    latency_max_us: AtomicU64,
+    latency_min_us: Mutex<Option<u64>>,
+}
+
+impl Counters {
+    fn took(&self, since: Instant) {
+        let us = since.elapsed().as_micros() as u64;
+        self.latency_us.fetch_add(us, Ordering::Relaxed);
+        self.latency_max_us.fetch_max(us, Ordering::Relaxed);
+        let mut min = self.latency_min_us.lock().unwrap_or_else(PoisonError::into_inner);
+        *min = Some(min.map_or(us, |m| m.min(us)));
+    }
+    /// Shortest, mean and longest latency in milliseconds.
+    pub fn latency_ms(&self) -> (u64, f64, u64) {
+        let sent = self.sent.load(Ordering::Relaxed).max(1);
+        let min = self.latency_min_us.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
+        let mean = self.latency_us.load(Ordering::Relaxed) as f64 / sent as f64 / 1000.0;
+        (min / 1000, mean, self.latency_max_us.load(Ordering::Relaxed) / 1000)
+    }
+}
+
+/// A socket that counts towards its address's limit.
+struct Slot(Arc<Node>, IpAddr);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.with(|_, l| l.connections.leave(self.1));
+    }
+}
+
+/// Accepts clients until the listener fails.
+pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counters>) -> io::Result<()> {
+    let limits = Limits::new(node.config.members.len());
+    let refused = Throttle::default();
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(next) => next,
+            Err(e) => {
+                // Out of file descriptors, mostly: clients that leave make room.
+                refused.warn(|| format!("accept: {e}"));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(socket) = limits.admit() else { continue };
+        let limit = node.config.max_client_connections;
+        if !node.with(|_, l| l.connections.admit(address.ip(), limit)) {
+            refused.warn(|| format!("{address}: refused, the address has {limit} connections (maxClientCnxns)"));
+            continue;
+        }
+        let (node, counters, limits) = (node.clone(), counters.clone(), limits.clone());
+        let slot = Slot(node.clone(), address.ip());
+        tokio::spawn(async move {
+            let _counted = (slot, socket);
+            if let Err(e) = client(node, stream, address, counters, limits).await {
+                tracing::debug!("{address}: {e}");
+            }
+        });
+    }
+}
+
+fn invalid(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}
+
+async fn client(node: Arc<Node>, stream: TcpStream, address: SocketAddr, counters: Arc<Counters>, limits: Arc<Limits>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    let head = timeout(HELLO_TIMEOUT, read.read_i32()).await??;
+    if let Some(word) = four_letter::word(head) {
+        let text = four_letter::answer(&node, &counters, word);
+        return timeout(Duration::from_secs(5), write.write_all(text.as_bytes())).await?;
+    }
+    if !(28..=1024).contains(&head) {
+        return Err(invalid(format!("{head} is not the length of a connect request")));
+    }
+    let mut first = vec![0; head as usize];
+    timeout(HELLO_TIMEOUT, read.read_exact(&mut first)).await??;
+    let connect = Connect::decode(&first).map_err(|e| invalid(e.to_string()))?;
+    if !node.is_serving() {
+        return Err(invalid("not serving"));
+    }
+
+    let (frames, queue) = mpsc::unbounded_channel();
+    let queued = Arc::new(Queued::new(&limits));
+    let out = Outbox { frames, queued, drained: Arc::default(), broken: Arc::default(), close: Arc::default() };
+    let id = node.with(|_, l| l.connections.add(address, out.clone()));
+    let writer = tokio::spawn(write_frames(write, queue, out.queued.clone(), out.drained.clone()));
+    let close = out.close.clone();
+    let result = tokio::select! {
+        r = session(&node, (id, &out), &connect, &mut read, &counters, &limits) => r,
+        () = close.notified() => Ok(()),
+    };
+    node.with(|_, l| {
+        l.watches.drop_connection(id);
+        l.connections.by_id.remove(&id);
+    });
+    // What is queued, such as the answer to a close, still goes out; a client that does not read is not waited for.
+    drop(out);
+    let abort = writer.abort_handle();
+    if timeout(Duration::from_secs(5), writer).await.is_err() {
+        abort.abort();
+    }
+    result
+}
+
+async fn write_frames(
+    mut write: tokio::net::tcp::OwnedWriteHalf,
+    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    queued: Arc<Queued>,
+    drained: Arc<Notify>,
+) {
+    let mut batch = Vec::new();
+    while let Some(frame) = queue.recv().await {
+        batch.extend_from_slice(&frame);
+        while batch.len() < 256 * 1024 {
+            match queue.try_recv() {
+                Ok(f) => batch.extend_from_slice(&f),
+                Err(_) => break,
+            }
+        }
+        if write.write_all(&batch).await.is_err() {
+            return;
+        }
+        queued.sub(batch.len());
+        drained.notify_one();
+        batch.clear();
+        batch.shrink_to(512 * 1024);
+    }
+    let _ = write.shutdown().await;
+}

@@ -1,0 +1,228 @@
+//! One client's session over one connection: requests come in, answers leave in their order.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::AsyncReadExt,
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use super::{
+    Counters, Outbox, invalid,
+    limits::{Held, Limits},
+    reads::answer_read,
+};
+use crate::{
+    node::Node,
+    protocol::{Code, Connect, Read, Request, connected, decode, reply},
+    state::{Answer, Ask},
+    watches::ConnectionId,
+};
+
+/// Requests of one client that may be under way.
+const MAX_OUTSTANDING: usize = 1000;
+
+/// A request whose answer is due in its turn.
+struct Turn {
+    xid: i32,
+    since: Instant,
+    what: Due,
+    _under_way: UnderWay,
+    _held: Held,
+}
+
+/// Counts a request as outstanding until it is answered, or its connection ends.
+struct UnderWay(Arc<Counters>);
+
+impl UnderWay {
+    fn begin(counters: &Arc<Counters>) -> Self {
+        counters.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(counters.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+enum Due {
+    Write(oneshot::Receiver<(i64, Answer)>),
+    Read(Read),
+    Sync(String),
+    Ping,
+    Close(oneshot::Receiver<(i64, Answer)>),
+    Refused(Code),
+}
+
+/// Serves a session from the connect request on to its end, or the connection's.
+pub(super) async fn session(
+    node: &Arc<Node>,
+    (id, out): (ConnectionId, &Outbox),
+    connect: &Connect,
+    read: &mut (impl AsyncReadExt + Unpin),
+    counters: &Arc<Counters>,
+    limits: &Limits,
+) -> io::Result<()> {
+    let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
+    // A client never sees time go back: this server must have what it saw elsewhere.
+    if connect.last_zxid > node.with(|s, _| s.zxid) {
+        node.catch_up().await.map_err(invalid)?;
+        let mine = node.with(|s, _| s.zxid);
+        if connect.last_zxid > mine {
+            return Err(invalid(format!("client has seen zxid 0x{:x}, this server is at 0x{mine:x}", connect.last_zxid)));
+        }
+    }
+    let (session, password, ask) = if connect.session == 0 {
+        let session = node.new_session_id();
+        let password: [u8; 16] = rand::random();
+        let timeout_ms = connect.timeout_ms.clamp(node.config.min_session_timeout_ms, node.config.max_session_timeout_ms);
+        (session, password.to_vec(), Ask::CreateSession { id: session, password: password.to_vec(), timeout_ms })
+    } else {
+        (connect.session, connect.password.clone(), Ask::MoveSession { id: connect.session, password: connect.password.clone() })
+    };
+    // Before the command: an older connection of the session ends, this one does not. Who only guesses a session's
+    // number neither ends the rightful client's connection nor keeps its session alive.
+    let guessed = node.with(|s, l| {
+        let guessed = s.sessions.get(&session).is_some_and(|known| known.password != password);
+        if !guessed {
+            l.connections.close_session(session);
+        }
+        guessed
+    });
+    if !guessed {
+        node.touch(session);
+    }
+    let (_, answer) = node.command(ask).await.await.map_err(|_| lost())?;
+    let Answer::Session(timeout_ms) = answer else {
+        node.with(|_, l| l.connections.send(id, connected(0, 0, &[0; 16], connect.knows_read_only)));
+        return Ok(());
+    };
+    let mine = node.with(|s, l| {
+        // Meanwhile it may have ended or moved on, or another connection may have come for it: one remains.
+        if !node.owns(s, session) {
+            return false;
+        }
+        l.connections.close_session(session);
+        if let Some(c) = l.connections.by_id.get_mut(&id) {
+            c.session = session;
+        }
+        l.connections.send(id, connected(timeout_ms, session, &password, connect.knows_read_only));
+        true
+    });
+    if !mine {
+        return Err(lost());
+    }
+    node.touch(session);
+
+    let (turns, queue) = mpsc::channel(MAX_OUTSTANDING);
+    let (answered, mut done) = watch::channel(0);
+    let responder = respond(node.clone(), (id, out.clone()), queue, answered, counters.clone());
+    tokio::pin!(responder);
+    let own = Limits::own();
+    let max = node.config.max_request_bytes;
+    let idle = Duration::from_millis(timeout_ms.max(0) as u64);
+    let reader = async {
+        let (mut asked, mut last_read) = (0u64, 0);
+        loop {
+            let length = timeout(idle, read.read_i32()).await.map_err(|_| lost())??;
+            if length < 8 || length as usize > max {
+                return Err(invalid(format!("request of {length} bytes (jute.maxbuffer is {max})")));
+            }
+            let (body, held) = limits.read(&own, read, length as usize, idle).await?;
+            let (header, request) = decode(&body).map_err(|e| invalid(e.to_string()))?;
+            node.touch(session);
+            counters.received.fetch_add(1, Ordering::Relaxed);
+            node.with(|_, l| {
+                if let Some(c) = l.connections.by_id.get_mut(&id) {
+                    c.received += 1;
+                    c.closing |= request == Request::Close;
+                }
+            });
+            asked += 1;
+            let closing = request == Request::Close;
+            match request {
+                // A session's requests take effect in their order: neither a read nor the zxid of an answer shows a
+                // write that was asked for later.
+                Request::Write(_) | Request::Close => drop(done.wait_for(|n| *n >= last_read).await.map_err(|_| lost())?),
+                _ => last_read = asked,
+            }
+            let what = match request {
+                Request::Write(write) => Due::Write(node.command(Ask::Write { session, write }).await),
+                Request::Close => Due::Close(node.command(Ask::CloseSession { id: session }).await),
+                Request::Read(r) => Due::Read(r),
+                Request::Sync(path) => Due::Sync(path),
+                Request::Ping => Due::Ping,
+                Request::Refused(code) => Due::Refused(code),
+            };
+            let turn = Turn { xid: header.xid, since: Instant::now(), what, _under_way: UnderWay::begin(counters), _held: held };
+            if turns.send(turn).await.is_err() || closing {
+                // The responder ends after the answer to the close.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        r = reader => r,
+        r = &mut responder => r,
+    }
+}
+
+async fn respond(
+    node: Arc<Node>,
+    (id, out): (ConnectionId, Outbox),
+    mut queue: mpsc::Receiver<Turn>,
+    answered: watch::Sender<u64>,
+    counters: Arc<Counters>,
+) -> io::Result<()> {
+    let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
+    while let Some(turn) = queue.recv().await {
+        out.ready().await?;
+        let xid = turn.xid;
+        let mut closing = false;
+        match turn.what {
+            Due::Write(wait) => {
+                // Nobody knows whether it happened: as ZooKeeper does, the connection ends and the client looks again.
+                let (zxid, answer) = wait.await.map_err(|_| lost())?;
+                let frame = match answer {
+                    Answer::Write(Ok(answer)) => reply(xid, zxid, 0, |w| answer.encode(w)),
+                    Answer::Write(Err(code)) => reply(xid, zxid, code as i32, |_| {}),
+                    _ => return Err(lost()),
+                };
+                node.with(|_, l| l.connections.send(id, frame));
+            }
+            Due::Close(wait) => {
+                let (zxid, _) = wait.await.map_err(|_| lost())?;
+                node.with(|_, l| l.connections.send(id, reply(xid, zxid, 0, |_| {})));
+                closing = true;
+            }
+            Due::Read(read) => node.with(|s, l| answer_read(s, l, id, xid, &read)).map_err(invalid)?,
+            Due::Sync(path) => {
+                node.catch_up().await.map_err(|_| lost())?;
+                node.with(|s, l| {
+                    l.connections.send(
+                        id,
+                        reply(xid, s.zxid, 0, |w| {
+                            w.string(&path);
+                        }),
+                    )
+                });
+            }
+            Due::Ping => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, 0, |_| {}))),
+            Due::Refused(code) => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, code as i32, |_| {}))),
+        }
+        answered.send_modify(|n| *n += 1);
+        counters.sent.fetch_add(1, Ordering::Relaxed);
+        counters.took(turn.since);
+        if closing {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What of the log is in memory: where each entry is, and the newest entries themselves.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use openraft::{Entry, LogId, Vote};
+
+use crate::storage::TypeConfig;
+
+/// Newest entries that are held in memory, in bytes of their records.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// An entry that is not purged.
+pub(super) struct Slot {
+    pub(super) id: LogId<u64>,
+    /// length of its record
+    pub(super) bytes: usize,
+    /// first index of its file, and offset in it, once it is written
+    pub(super) place: Option<(u64, u64)>,
+    /// unless it must be read from there
+    pub(super) entry: Option<Entry<TypeConfig>>,
+}
+
+#[derive(Default)]
+pub(super) struct Held {
+    pub(super) slots: BTreeMap<u64, Slot>,
+    /// bytes of all slots, and of those with an entry
+    pub(super) bytes: usize,
+    pub(super) cached: usize,
+    /// no slot before this index has an entry
+    pub(super) first_cached: u64,
+    pub(super) purged: Option<LogId<u64>>,
+    pub(super) vote: Option<Vote<u64>>,
+    pub(super) committed: Option<LogId<u64>>,
+}
+
+impl Held {
+    pub(super) fn insert(&mut self, entry: Entry<TypeConfig>, bytes: usize, place: Option<(u64, u64)>) {
+        let id = entry.log_id;
+        self.bytes += bytes;
+        self.cached += bytes;
+        self.first_cached = self.first_cached.min(id.index);
+        self.slots.insert(id.index, Slot { id, bytes, place, entry: Some(entry) });
+    }
+
+    pub(super) fn forget(&mut self, gone: BTreeMap<u64, Slot>) {
+        for slot in gone.values() {
+            self.bytes -= slot.bytes;
+            self.cached -= slot.entry.as_ref().map_or(0, |_| slot.bytes);
+        }
+    }
+
+    /// Removes those from this index on.
+    pub(super) fn cut(&mut self, from: u64) {
+        let gone = self.slots.split_off(&from);
+        self.forget(gone);
+    }
+
+    /// Removes those before this index.
+    pub(super) fn drop_before(&mut self, index: u64) {
+        let kept = self.slots.split_off(&index);
+        let gone = std::mem::replace(&mut self.slots, kept);
+        self.forget(gone);
+    }
+
+    /// Lets go of the oldest entries that are on disk, while there are too many.
+    pub(super) fn evict(&mut self) {
+        let mut range = self.slots.range_mut(self.first_cached..);
+        while self.cached > CACHE_BYTES
+            && let Some((index, slot)) = range.next()
+            && slot.place.is_some()
+        {
+            self.cached -= slot.entry.take().map_or(0, |_| slot.bytes);
+            self.first_cached = index + 1;
+        }
+    }
+}
+
+pub(super) fn lock(m: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,107 @@
+//! One run at a time on a cluster: a lock file in the state directory against runs on this machine, then the provider's own lock
+//! against others.
+//!
+//! Invariant: what others see of a run (lock file, the provider's tags) is who, where, which command and since when, never its
+//! arguments: they may hold secrets.
+
+use std::{
+    fs,
+    io::{Read, Seek, Write},
+    sync::OnceLock,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    error::{Error, Result},
+    identity::ClusterName,
+    provider::{Holder, Provider, now_s},
+    state::{self, State},
+};
+
+tokio::task_local! {
+    /// The cluster whose lock this operation has.
+    static HELD: String;
+}
+
+/// The command of this process, as `up`.
+static COMMAND: OnceLock<&'static str> = OnceLock::new();
+/// Longest description of a holder that is shown, in characters.
+const MAX_HOLDER: u64 = 300;
+
+/// Says which command this process is, for the locks that it takes.
+pub fn set_command(name: &'static str) {
+    let _ = COMMAND.set(name);
+}
+
+/// Does something that changes a cluster while nobody else does. A second run is told who is at work and since when. Within
+/// an operation that has the lock already, as `up` within `rename`, it is not taken again.
+pub async fn locked<T>(cluster: &ClusterName, provider: &dyn Provider, what: impl Future<Output = Result<T>>) -> Result<T> {
+    if HELD.try_with(|held| cluster == held).unwrap_or(false) {
+        return what.await;
+    }
+    let lock = Lock::take(cluster)?;
+    provider.hold(&lock.holder).await?;
+    let result = HELD.scope(cluster.to_string(), what).await;
+    provider.release().await;
+    result
+}
+
+/// Held while a cluster is changed, against other runs on this machine.
+struct Lock {
+    file: fs::File,
+    holder: Holder,
+}
+
+/// Who we are to others: which machine and state directory, whatever the process. While we have the lock file there, a run of
+/// the same name elsewhere is one of ours that has ended.
+pub fn identity() -> Result<String> {
+    let machine = fs::read_to_string("/etc/machine-id").or_else(|_| fs::read_to_string("/proc/sys/kernel/hostname")).unwrap_or_default();
+    let text = format!("{} {}", machine.trim(), state::path()?.display());
+    Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())
+}
+
+impl Lock {
+    /// Takes the lock of a cluster.
+    fn take(cluster: &ClusterName) -> Result<Self> {
+        let locks = State::locks()?;
+        let name = state::file_of(cluster, "lock");
+        let fail = |e: std::io::Error| Error::failed(format!("{name}: {e}"));
+        let mut file = locks.open_file(&name, false)?;
+        if file.try_lock().is_err() {
+            let mut holder = String::new();
+            let _ = file.take(MAX_HOLDER).read_to_string(&mut holder);
+            let holder: String = holder.chars().filter(|c| !c.is_control()).collect();
+            return Err(Error::failed(format!("another run is at work on cluster `{cluster}`: {holder}")).hint("wait until it has ended"));
+        }
+        file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
+        let command = COMMAND.get().copied().unwrap_or("run");
+        let text = format!("process {} (septet {command}), since {}", std::process::id(), clock(now_s()));
+        writeln!(file, "{text}").map_err(fail)?;
+        let machine = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into());
+        let text = format!("{user} on {}, {text}", machine.trim());
+        Ok(Self { file, holder: Holder { id: identity()?, text } })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// Seconds since 1970 as UTC.
+pub fn clock(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from days (Hinnant's algorithm).
+    let z = days as i64 + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let y = yoe + era * 400 + i64::from(m <= 2);
+    format!("{y:04}-{m:02}-{d:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest % 3600 / 60, rest % 60)
+}
