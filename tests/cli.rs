@@ -138,7 +138,6 @@ fn bad_usage_ends_with_2_and_an_empty_standard_output() {
         &["completions"],
         &["completions", "tcl"],
         &["up", "-i"],
-        &["--json", "nothing"],
     ] {
         let said = place.run(args);
         assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}: {}", said.err);
