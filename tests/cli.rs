@@ -144,6 +144,9 @@ fn bad_usage_ends_with_2_and_an_empty_standard_output() {
         assert!(said.err.contains("Usage: ") || said.err.contains("error: "), "{args:?}: {}", said.err);
     }
     insta::assert_snapshot!(place.run(&["uo"]).err);
+    let said = place.run(&["--json", "nothing"]);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((said.code, &json["exit_code"]), (2, &serde_json::json!(2)));
 }
 
 #[test]
@@ -347,7 +350,7 @@ fn colours_are_for_those_who_want_them() {
     ] {
         let said = place.run_with(args, env);
         assert_eq!(said.err.contains("\u{1b}["), colored, "{args:?} {env:?}: {}", said.err);
-        assert!(said.err.contains("== observe"), "{}", said.err);
+        assert!(said.err.contains("== lock"), "{}", said.err);
     }
 }
 

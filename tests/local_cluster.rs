@@ -18,11 +18,19 @@ mod faults;
 mod harness;
 #[path = "local_cluster/interruptions.rs"]
 mod interruptions;
+#[path = "local_cluster/lost_data.rs"]
+mod lost_data;
 #[path = "local_cluster/neighbours.rs"]
 mod neighbours;
 #[path = "local_cluster/not_running.rs"]
 mod not_running;
 #[path = "local_cluster/rename.rs"]
 mod rename;
+#[path = "local_cluster/rename_cut_off.rs"]
+mod rename_cut_off;
+#[path = "local_cluster/repairs.rs"]
+mod repairs;
+#[path = "local_cluster/two_users.rs"]
+mod two_users;
 #[path = "local_cluster/watch.rs"]
 mod watch;

@@ -13,7 +13,8 @@ use std::{
 use super::{Global, print_data, print_json};
 use crate::{
     error::{Error, Kind, Result},
-    operations::{self, Receipt, clock},
+    identity::ClusterId,
+    operations::{self, Receipt, Removed, clock},
     playbook::Options,
     provider::{Expired, Resource},
     report::plain_table,
@@ -48,10 +49,11 @@ fn ask(cluster: &str, list: &[Resource], interrupted: &AtomicBool) -> Result<boo
     if !std::io::stdin().is_terminal() {
         eprintln!("(standard input is not a terminal; the name is read from it all the same)");
     }
-    eprint!("All of this is removed, with its data. Type the cluster's name ({cluster}) to go on: ");
+    eprint!("This destroys all of these, with their data. Type the cluster's name ({cluster}) to go on: ");
     let answer = typed(interrupted)?;
     if answer.is_empty() {
-        return Err(Error::failed("nobody typed the cluster's name; nothing was removed").hint("`--yes` does not ask"));
+        return Err(Error::failed("not confirmed: type the cluster's name, or pass --yes; nothing was removed")
+            .hint("`septet down --yes` removes it without a question"));
     }
     Ok(answer.trim() == cluster)
 }
@@ -59,8 +61,8 @@ fn ask(cluster: &str, list: &[Resource], interrupted: &AtomicBool) -> Result<boo
 /// Asks whether clusters whose time is over may go.
 fn ask_expired(list: &[Expired], interrupted: &AtomicBool) -> Result<bool> {
     let rows = list.iter().map(|e| vec![e.cluster.to_string(), e.uuid.to_string(), clock(e.expires)]);
-    eprintln!("{}\n", plain_table(&["cluster", "id", "over since"], rows));
-    eprint!("All of these are removed, with their data. Type `expired` to go on: ");
+    eprintln!("{}\n", plain_table(&["cluster", "id", "expired"], rows));
+    eprint!("This destroys all of these, with their data. Type `expired` to go on: ");
     Ok(typed(interrupted)?.trim() == "expired")
 }
 
@@ -70,9 +72,12 @@ pub struct Arguments {
     /// Keep the volumes with data; `septet up` finds them again
     #[arg(long)]
     keep_data: bool,
-    /// Remove every cluster of the inventory's provider whose `ttl` is over, whatever its name
+    /// Destroy every cluster of the inventory's provider whose `ttl` has expired, whatever its name
     #[arg(long, conflicts_with = "keep_data")]
     all_expired: bool,
+    /// Only the cluster with this id, where several have the inventory's name
+    #[arg(long, value_name = "UUID", conflicts_with = "all_expired")]
+    uuid: Option<String>,
 }
 
 fn show(g: &Global, r: &Receipt) -> Result<()> {
@@ -82,7 +87,7 @@ fn show(g: &Global, r: &Receipt) -> Result<()> {
     });
     print_data(&format!("{}\n", plain_table(&["kind", "name", "id", "removed"], rows)))?;
     eprintln!(
-        "\nremoved {} things of cluster `{}` ({}); a second listing by that id at {} finds {}",
+        "\ndestroyed {} resources of cluster {} ({}); a listing by that id at {} finds {}",
         r.removed.len(),
         r.cluster,
         r.uuid,
@@ -99,28 +104,44 @@ fn show(g: &Global, r: &Receipt) -> Result<()> {
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     if a.all_expired {
-        let receipts =
-            operations::down_expired(&g.inventory()?, interrupted, |list| if g.yes { Ok(true) } else { ask_expired(list, interrupted) })
-                .await?;
+        let agree = |list: &[Expired]| if g.yes { Ok(true) } else { ask_expired(list, interrupted) };
+        let removed = operations::down_expired(&g.inventory()?, interrupted, agree).await?;
         if g.json {
-            return print_json(&receipts);
+            print_json(&removed.iter().map(|r| &r.receipt).collect::<Vec<_>>())?;
+        } else if removed.is_empty() {
+            eprintln!("no cluster has expired");
         }
-        if receipts.is_empty() {
-            eprintln!("no cluster's time is over");
-        }
-        return receipts.iter().try_for_each(|r| show(g, r));
+        return ended(g, removed);
     }
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let name = cluster.inventory.cluster.clone();
-    let receipt = operations::down(&cluster, a.keep_data, |list| if g.yes { Ok(true) } else { ask(&name, list, interrupted) }).await?;
-    match receipt {
-        None if g.json => print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] })),
-        None => {
-            eprintln!("there is nothing of cluster `{name}`{}", if a.keep_data { " beside data that is kept" } else { "" });
-            Ok(())
+    let only = a.uuid.as_deref().map(|u| u.parse::<ClusterId>().map_err(|e| Error::invalid(format!("--uuid: {e}")))).transpose()?;
+    let agree = |list: &[Resource]| if g.yes { Ok(true) } else { ask(&name, list, interrupted) };
+    let removed = operations::down(&cluster, a.keep_data, only, agree).await?;
+    match (removed.as_slice(), g.json) {
+        ([], true) => print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] }))?,
+        ([], false) if a.keep_data => eprintln!("cluster {name} does not exist, beside data that is kept"),
+        ([], false) => eprintln!("cluster {name} does not exist"),
+        ([one], true) => print_json(&one.receipt)?,
+        (several, true) => print_json(&several.iter().map(|r| &r.receipt).collect::<Vec<_>>())?,
+        _ => {}
+    }
+    ended(g, removed)
+}
+
+/// Prints the receipts, also of removals that failed; then the first failure.
+fn ended(g: &Global, removed: Vec<Removed>) -> Result<()> {
+    if !g.json {
+        removed.iter().try_for_each(|r| show(g, &r.receipt))?;
+    }
+    match removed.into_iter().find_map(|r| r.error) {
+        Some(e) if g.json => {
+            // Standard output has the receipts, and nothing else.
+            eprintln!("error: {}", g.complete(e));
+            Err(Error::failed(""))
         }
-        Some(r) if g.json => print_json(&r),
-        Some(r) => show(g, &r),
+        Some(e) => Err(e),
+        None => Ok(()),
     }
 }
 

@@ -30,6 +30,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         print_json(&json!({
             "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap,
             "unseen": planned.unseen, "left": planned.left, "checks": planned.checks, "cost": planned.estimate,
+            "old_names": planned.old_names,
         }))?;
     } else if planned.pending() {
         let left = planned.left.len();

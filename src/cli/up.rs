@@ -28,12 +28,13 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
 /// What `up` and `rename` end with.
 pub fn finish(g: &Global, cluster: &Cluster, outcome: &UpOutcome) -> Result<()> {
     let endpoints = operations::endpoints(cluster, &outcome.observed);
-    let changed = outcome.steps.len() + outcome.recap.changed();
+    let changed = outcome.steps.len() + outcome.recap.changed() + outcome.keys_added;
     if g.json {
         let phases: serde_json::Map<String, serde_json::Value> =
             outcome.phases.list().iter().map(|(n, d)| (n.clone(), d.as_secs_f64().into())).collect();
         return print_json(&json!({
             "cluster": cluster.inventory.cluster, "uuid": outcome.observed.uuid, "changed": changed, "steps": outcome.steps,
+            "keys_added": outcome.keys_added,
             "tasks": outcome.recap, "hosts": outcome.report.hosts, "phases_s": phases, "endpoints": endpoints,
             "provider": outcome.provider,
         }));

@@ -11,7 +11,8 @@ use futures_util::future::join_all;
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, BrokerId, CreateTopicsRequest, DescribeConfigsRequest, FetchRequest, MetadataRequest, ProduceRequest, TopicName,
+        ApiKey, BrokerId, CreateTopicsRequest, DescribeConfigsRequest, DescribeLogDirsRequest, FetchRequest, MetadataRequest,
+        ProduceRequest, TopicName,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         describe_configs_request::DescribeConfigsResource,
         fetch_request::{FetchPartition, FetchTopic},
@@ -59,6 +60,7 @@ mod newest {
     pub const FETCH: i16 = 11;
     pub const CREATE_TOPICS: i16 = 7;
     pub const DESCRIBE_CONFIGS: i16 = 4;
+    pub const DESCRIBE_LOG_DIRS: i16 = 4;
 }
 
 type Stream = russh::ChannelStream<russh::client::Msg>;
@@ -249,6 +251,23 @@ pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?.1))).collect()
 }
 
+/// Log directories that a broker does not use any more. A broker that does not tell is not asked.
+async fn offline_dirs(client: &mut Client<Stream>) -> Vec<String> {
+    if !client.offers(ApiKey::DescribeLogDirs) {
+        return Vec::new();
+    }
+    let request = DescribeLogDirsRequest::default().with_topics(Some(Vec::new()));
+    let ask = client.ask(ApiKey::DescribeLogDirs, newest::DESCRIBE_LOG_DIRS, &request);
+    match timeout(QUESTION_TIMEOUT, ask).await {
+        Ok(Ok((answer, _))) => {
+            let offline = answer.results.into_iter().filter(|r| r.error_code != 0);
+            offline.map(|r| format!("log directory {} is offline: {}", &*r.log_dir, error_name(r.error_code))).collect()
+        }
+        Ok(Err(e)) => vec![e],
+        Err(_) => vec!["no answer to DescribeLogDirs in time".into()],
+    }
+}
+
 fn topic_name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
@@ -392,6 +411,10 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         if v.controller == v.id {
             notes.insert(*id, "controller".to_owned());
         }
+    }
+
+    for (id, offline) in join_all(asked.iter_mut().map(|(id, (client, _))| async move { (*id, offline_dirs(client).await) })).await {
+        problems.extend(offline.into_iter().map(|reason| Problem::new(checker.name(id), format!("broker: {reason}"))));
     }
 
     // Who is not registered has been named above; the topic is made by the controller, once.

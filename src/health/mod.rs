@@ -3,6 +3,7 @@
 
 mod broker;
 mod coordinator;
+mod host;
 mod kafka;
 mod quorum;
 
@@ -20,10 +21,12 @@ pub use broker::BrokerView;
 pub use coordinator::CoordinatorView;
 
 use crate::{
+    engine,
     error::{Error, Result},
     inventory::{HostId, Inventory, Metadata, Role},
     provider::{HostState, Observed},
     ssh::{Connection, Fleet, SshError},
+    template::Vars,
 };
 
 /// How long one question may take.
@@ -117,7 +120,14 @@ impl Checker<'_> {
                 Some(HostState::Running) => out.push(host.id),
                 Some(HostState::Stopped) => notes.add(&self.name(host.id), "the host is stopped"),
                 Some(HostState::Paused) => notes.add(&self.name(host.id), "the host is paused"),
+                Some(_) if self.observed.rebuild.contains_key(&host.id) => {
+                    let why = self.observed.rebuild.get(&host.id).cloned().unwrap_or_default();
+                    notes.add(&self.name(host.id), format!("{why}: `up` makes the host again, with its data"));
+                }
                 Some(HostState::Unfinished) => notes.add(&self.name(host.id), "the host was made and never started"),
+                None if self.observed.kept.contains_key(&host.id) => {
+                    notes.add(&host.name, "the host does not exist; its data is kept, and `up` uses it");
+                }
                 None => notes.add(&host.name, "the host does not exist"),
             }
         }
@@ -159,31 +169,23 @@ impl Checker<'_> {
         ids.iter().copied().filter(|i| i.role == role).collect()
     }
 
-    /// Logs in everywhere and looks at the units.
+    /// Logs in everywhere and looks at units, disks, limits and clocks.
     async fn reach(&self, fleet: &Arc<Fleet>, running: &[HostId], notes: &mut Notes) -> Vec<HostId> {
-        let one = |id: HostId| async move {
-            let Some(unit) = self.inventory.engine.unit(id.role) else {
-                return fleet.agent(id, None).await.map(|_| Vec::new());
-            };
-            let state = unit_state(fleet, id, unit).await?;
-            let get = |k: &str| state.get(k).cloned().unwrap_or_default();
-            let mut wrong = Vec::new();
-            if get("ActiveState") != "active" {
-                wrong.push(format!("{unit} is {} ({}, result {})", get("ActiveState"), get("SubState"), get("Result")));
-            }
-            if get("UnitFileState") != "enabled" {
-                wrong.push(format!("{unit} is not enabled: it would not start at boot"));
-            }
-            Ok::<_, SshError>(wrong)
+        let vars = engine::vars(self.inventory, self.observed.uuid.map(|u| u.to_string()).as_deref());
+        let one = |id: HostId| {
+            let unit = self.inventory.engine.unit(id.role).unwrap_or_default();
+            let dir = self.data_dir(&vars, id);
+            async move { host::ask(fleet, id, unit, &dir).await.map(|seen| (host::problems(unit, &seen), seen.clock)) }
         };
         let results =
             join_all(running.iter().map(|id| async move { (*id, tokio::time::timeout(QUESTION_TIMEOUT * 2, one(*id)).await) })).await;
-        let mut reachable = Vec::new();
+        let (mut reachable, mut offsets) = (Vec::new(), BTreeMap::new());
         for (id, result) in results {
             let name = self.name(id);
             match result {
-                Ok(Ok(wrong)) => {
+                Ok(Ok((wrong, clock))) => {
                     wrong.into_iter().for_each(|w| notes.add(&name, w));
+                    offsets.extend(clock.map(|c| (id, c)));
                     reachable.push(id);
                 }
                 Ok(Err(SshError::Jump { name: jump, .. })) => notes.add(&name, format!("not examined: it is reached through {jump}")),
@@ -191,7 +193,22 @@ impl Checker<'_> {
                 Err(_) => notes.add(&name, "SSH: no answer in time"),
             }
         }
+        for (id, difference) in host::clocks(&offsets) {
+            notes.add(&self.name(id), difference);
+        }
         reachable
+    }
+
+    /// Where a host has its data; empty where it has none.
+    fn data_dir(&self, vars: &Vars, id: HostId) -> String {
+        let key = match id.role {
+            Role::Control => return String::new(),
+            Role::Coordinator => "coordinator_data",
+            Role::Broker => "broker_data",
+        };
+        let own = self.inventory.hosts.iter().find(|h| h.id == id).and_then(|h| h.vars.get(key));
+        let found = own.or_else(|| self.inventory.vars.get(key)).or_else(|| vars.get(key));
+        found.and_then(|v| v.as_str()).filter(|d| d.starts_with('/') && !d.contains("{{")).unwrap_or_default().to_owned()
     }
 
     fn report(&self, notes: Notes) -> Report {

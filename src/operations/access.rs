@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{Cluster, RollingGate, unreachable};
+use super::{Cluster, RollingGate, authorized, unreachable};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
@@ -27,6 +27,8 @@ pub struct Access {
     pub observed: Observed,
     /// the hosts
     pub fleet: Arc<Fleet>,
+    /// hosts that were given this state directory's key
+    pub planted: BTreeSet<HostId>,
 }
 
 impl Access {
@@ -49,7 +51,7 @@ impl Access {
         }
         let down = observed.hosts.iter().filter_map(|h| Some((h.id, not_running(h.state)?))).collect();
         let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents).with_down(down);
-        let this = Self { observed, fleet: Arc::new(fleet) };
+        let this = Self { observed, fleet: Arc::new(fleet), planted: BTreeSet::new() };
         this.write_ssh_config(cluster, id)?;
         Ok(this)
     }
@@ -67,7 +69,7 @@ impl Access {
             }
             if let Some((id, e @ SshError::HostKey { .. })) = failed.iter().find(|(_, e)| matches!(e, SshError::HostKey { .. })) {
                 let name = self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default();
-                return Err(Error::failed(format!("{name}: {e}; it is not talked to"))
+                return Err(Error::failed(format!("{name}: {e}; refusing to connect"))
                     .hint("if nobody replaced the key on purpose, somebody may be in between; else remove the host and run `septet up` to make it again"));
             }
             let mut refused: Vec<HostId> = failed.iter().filter(|(_, e)| matches!(e, SshError::Login(_))).map(|(id, _)| *id).collect();
@@ -88,33 +90,36 @@ impl Access {
         }
     }
 
-    /// The hosts that exist, logged in to. A key that is refused is the sign of a lost state directory: it is planted again,
-    /// once, where that is allowed. Where that restarts hosts, they go one at a time, each under the gate of its role.
+    /// The hosts that exist, logged in to. A key that is refused is the sign of a new or lost state directory: it is added to the
+    /// host's keys, once, where that is allowed. Where that restarts hosts, they go one at a time, each under the gate of its role.
     pub async fn connect(self, cluster: &Cluster, may_plant: bool) -> Result<Access> {
         let mut access = self;
         let mut planted = BTreeSet::new();
         loop {
             let refused = access.login(cluster, &planted).await?;
-            let Some(id) = refused.first().copied() else { return Ok(access) };
+            let Some(id) = refused.first().copied() else {
+                access.planted = planted;
+                return Ok(access);
+            };
             if !may_plant {
-                return Err(Error::failed("the cluster's key is not accepted (a lost state directory?)")
-                    .hint("`septet up` plants a new one; `plan` changes nothing"));
+                return Err(Error::failed("the hosts do not accept the key of this state directory")
+                    .hint("`septet up` adds it to the hosts; keys of other users stay"));
             }
             if planted.is_empty() {
-                cluster.reporter.say("the cluster's key is not accepted (a lost state directory?); planting it again");
+                cluster.reporter.say("the hosts do not accept the key of this state directory: adding it; keys of other users stay");
             }
             let uuid = access.observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
-            let public = keys::public_line(&keys::cluster_key(uuid)?.0)?;
+            let public = authorized::line(&keys::cluster_key(uuid)?.0, uuid)?;
             let restarts = cluster.provider.planting_restarts();
             for id in if restarts { vec![id] } else { refused } {
                 let Some(host) = access.observed.host(id).cloned() else { continue };
                 if !planted.insert(id) {
-                    return Err(Error::failed(format!("{}: the key that was planted is not accepted", host.name))
+                    return Err(Error::failed(format!("{}: the key that was added is not accepted", host.name))
                         .hint("remove the host and run `septet up` to make it again"));
                 }
                 let gated = restarts && id.role != Role::Control;
                 if gated {
-                    cluster.reporter.say(&format!("   {}: may it stop?", host.name));
+                    cluster.reporter.say(&format!("   {}: checking that it is safe to stop", host.name));
                     access.gate(cluster).before(id).await.map_err(|e| e.context(format!("{} is not restarted", host.name)))?;
                 }
                 cluster.provider.plant_key(&host, &public).await?;
@@ -181,5 +186,5 @@ pub fn only_data(inventory: &Inventory, observed: &Observed) -> Error {
 
 /// There is no cluster.
 pub fn not_there(inventory: &Inventory) -> Error {
-    Error::failed(format!("there is no cluster `{}`", inventory.cluster)).hint("`septet up` makes it")
+    Error::failed(format!("cluster {} does not exist", inventory.cluster)).hint("`septet up` makes it")
 }

@@ -40,27 +40,73 @@ pub struct Receipt {
     pub removed: Vec<Removal>,
     /// data that was kept because that was asked for
     pub kept: Vec<Resource>,
-    /// what the last listing found beside that: nothing
+    /// what the last listing found beside that: nothing, unless the removal failed
     pub left: Vec<Resource>,
 }
 
 /// Listings until everything must be gone.
 const ROUNDS: usize = 10;
 
-/// Removes the cluster. `agree` is shown the list and says whether to go on. `None`: there is nothing.
-pub async fn down(cluster: &Cluster, keep_data: bool, agree: impl FnOnce(&[Resource]) -> Result<bool>) -> Result<Option<Receipt>> {
-    let name = &cluster.inventory.cluster;
-    locked(name, &*cluster.provider, async {
-        let uuid = match cluster.provider.observe().await?.uuid {
-            Some(uuid) => Some(uuid),
-            None => unlisted(cluster).await?,
+/// How a removal ended: what was done, and why not more.
+#[derive(Debug, Clone)]
+pub struct Removed {
+    /// what was done
+    pub receipt: Receipt,
+    /// why something is left
+    pub error: Option<Error>,
+}
+
+/// Removes the cluster, and what other first runs left under its name; or only the identity that is given. `agree` is shown the list
+/// and decides whether to go on. Empty: nothing exists.
+pub async fn down(
+    cluster: &Cluster,
+    keep_data: bool,
+    only: Option<ClusterId>,
+    agree: impl FnOnce(&[Resource]) -> Result<bool>,
+) -> Result<Vec<Removed>> {
+    let (name, provider) = (&cluster.inventory.cluster, &*cluster.provider);
+    locked(name, provider, async {
+        let uuids = match identities(provider, name, only).await? {
+            found if found.is_empty() && only.is_none() => unlisted(cluster).await?.into_iter().collect(),
+            found => found,
         };
-        match uuid {
-            Some(uuid) => remove_all(&*cluster.provider, name, uuid, keep_data, &cluster.interrupted, agree).await,
-            None => Ok(None),
+        let mut all = Vec::new();
+        for uuid in &uuids {
+            all.extend(provider.list(*uuid).await?.into_iter().filter(|r| !(keep_data && r.data)));
         }
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !agree(&all)? {
+            return Err(Error::failed("not confirmed: that is not the cluster's name; nothing was removed"));
+        }
+        let mut out = Vec::new();
+        for uuid in &uuids {
+            out.extend(remove_all(provider, name, *uuid, keep_data, &cluster.interrupted).await?);
+        }
+        Ok(out)
     })
     .await
+}
+
+/// What is to be removed: all identities under the name of which one has hosts at the most, those without first.
+async fn identities(provider: &dyn Provider, name: &ClusterName, only: Option<ClusterId>) -> Result<Vec<ClusterId>> {
+    let all = provider.identities().await?;
+    if let Some(uuid) = only {
+        if !all.iter().any(|i| i.uuid == uuid) {
+            return Err(Error::failed(format!("cluster `{name}` with id {uuid} does not exist")).hint(match all.as_slice() {
+                [] => format!("nothing exists under the name `{name}`"),
+                some => format!("existing ids: {}", some.iter().map(|i| i.uuid.to_string()).collect::<Vec<_>>().join(", ")),
+            }));
+        }
+        return Ok(vec![uuid]);
+    }
+    if all.iter().filter(|i| i.hosts > 0).count() > 1 {
+        provider::choose(name, all.clone())?;
+    }
+    let mut all = all;
+    all.sort_by_key(|i| i.hosts);
+    Ok(all.into_iter().map(|i| i.uuid).collect())
 }
 
 /// The identity of a cluster that a run of ours had begun to make, where the provider lists late what it makes: it is looked for
@@ -84,13 +130,13 @@ pub async fn down_expired(
     inventory: &Inventory,
     interrupted: &AtomicBool,
     agree: impl FnOnce(&[Expired]) -> Result<bool>,
-) -> Result<Vec<Receipt>> {
+) -> Result<Vec<Removed>> {
     let expired = provider::open(inventory)?.expired(now_s()).await?;
     if expired.is_empty() {
         return Ok(Vec::new());
     }
     if !agree(&expired)? {
-        return Err(Error::failed("nothing was removed"));
+        return Err(Error::failed("not confirmed; nothing was removed"));
     }
     let mut receipts = Vec::new();
     for one in expired {
@@ -98,7 +144,7 @@ pub async fn down_expired(
         of_it.cluster = one.cluster.clone();
         let provider = provider::open(&of_it)?;
         stop::check(interrupted)?;
-        let removal = remove_all(&*provider, &one.cluster, one.uuid, false, interrupted, |_| Ok(true));
+        let removal = remove_all(&*provider, &one.cluster, one.uuid, false, interrupted);
         receipts.extend(locked(&one.cluster, &*provider, removal).await?);
     }
     Ok(receipts)
@@ -110,63 +156,55 @@ async fn remove_all(
     uuid: ClusterId,
     keep_data: bool,
     interrupted: &AtomicBool,
-    agree: impl FnOnce(&[Resource]) -> Result<bool>,
-) -> Result<Option<Receipt>> {
+) -> Result<Option<Removed>> {
     let began_at = now_s();
     let (kept, all): (Vec<Resource>, Vec<Resource>) = provider.list(uuid).await?.into_iter().partition(|r| keep_data && r.data);
     if all.is_empty() {
         return Ok(None);
     }
-    if !agree(&all)? {
-        return Err(Error::failed("that is not the cluster's name; nothing was removed"));
-    }
     let mut last: Option<Error> = None;
     let mut left = all.clone();
-    let mut removed: Vec<Removal> = Vec::new();
-    for round in 0..ROUNDS {
+    let (mut removed, mut listed_at): (Vec<Removal>, u64) = (Vec::new(), began_at);
+    'rounds: for round in 0..ROUNDS {
+        let mut hopeless = false;
         for kind in provider.removal_order() {
             let these: Vec<Resource> = left.iter().filter(|r| r.kind == *kind).cloned().collect();
             if these.is_empty() {
                 continue;
             }
             stop::check(interrupted)?;
-            match provider.remove(&these).await {
-                Ok(()) => {
-                    let removed_at = now_s();
-                    let fresh = these.into_iter().filter(|r| !removed.iter().any(|x| x.resource.id == r.id)).collect::<Vec<_>>();
-                    removed.extend(fresh.into_iter().map(|resource| Removal { resource, removed_at }));
-                }
-                // What comes later hangs on this; and what fails twice alike fails for good.
-                Err(e) if last.as_ref().is_some_and(|l| l.message == e.message) => return Err(e),
-                Err(e) => {
-                    last = Some(e);
-                    break;
-                }
+            if let Err(e) = provider.remove(&these).await {
+                // What fails twice alike fails for good. What comes later depends on this.
+                hopeless = last.as_ref().is_some_and(|l| l.message == e.message);
+                last = Some(e);
+                break;
             }
         }
         left = provider.list(uuid).await?.into_iter().filter(|r| !(keep_data && r.data)).collect();
-        let listed_at = now_s();
+        listed_at = now_s();
         removed.retain(|r| !left.iter().any(|l| l.id == r.resource.id));
-        if left.is_empty() {
-            // What disappeared with something else, or under a call that failed.
-            for r in &all {
-                if !removed.iter().any(|x| x.resource.id == r.id) {
-                    removed.push(Removal { resource: r.clone(), removed_at: listed_at });
-                }
-            }
-            if kept.is_empty() {
-                state::forget(uuid)?;
-                state::forget_intent(name)?;
-            }
-            let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left };
-            journal::record("down", name, &receipt)?;
-            return Ok(Some(receipt));
+        let gone: Vec<&Resource> =
+            all.iter().filter(|r| !left.iter().any(|l| l.id == r.id) && !removed.iter().any(|x| x.resource.id == r.id)).collect();
+        removed.extend(gone.into_iter().map(|r| Removal { resource: r.clone(), removed_at: listed_at }));
+        if left.is_empty() || hopeless {
+            break 'rounds;
         }
         tokio::time::sleep(Duration::from_millis(200 * (round as u64 + 1))).await;
     }
-    let names: Vec<String> = left.iter().map(|r| format!("{} {}", r.kind, r.name)).collect();
-    let why = last.map(|e| format!(": {e}")).unwrap_or_default();
-    Err(Error::failed(format!("not everything is gone: {}{why}", names.join(", "))).hint("run `septet down` again"))
+    let error = (!left.is_empty()).then(|| {
+        let names: Vec<String> = left.iter().map(|r| format!("{} {}", r.kind, r.name)).collect();
+        match last {
+            Some(e) => Error { message: format!("{}\n  not removed: {}", e.message, names.join(", ")), ..e },
+            None => Error::failed(format!("not removed: {}", names.join(", "))).hint("run `septet down` again"),
+        }
+    });
+    if error.is_none() && kept.is_empty() {
+        state::forget(uuid)?;
+        state::forget_intent(name)?;
+    }
+    let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left };
+    journal::record("down", name, &receipt)?;
+    Ok(Some(Removed { receipt, error }))
 }
 
 #[cfg(test)]
@@ -255,7 +293,7 @@ mod tests {
             let left = vec![thing("volume", "v"), thing("network", "n"), thing("container", "a"), thing("container", "b")];
             let provider = Things { left: Mutex::new(left), removed: Mutex::default(), interrupted: &interrupted, at };
             let name = "c".parse().unwrap();
-            let e = remove_all(&provider, &name, ClusterId::random(), false, &interrupted, |_| Ok(true)).await.unwrap_err();
+            let e = remove_all(&provider, &name, ClusterId::random(), false, &interrupted).await.unwrap_err();
             assert_eq!(e.kind, Kind::Interrupted, "{e:?}");
             assert_eq!(*provider.removed.lock().unwrap(), removed);
         }

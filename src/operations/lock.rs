@@ -55,7 +55,7 @@ struct Lock {
 
 /// Who we are to others: which machine and state directory, whatever the process. While we have the lock file there, a run of
 /// the same name elsewhere is one of ours that has ended.
-fn identity() -> Result<String> {
+pub fn identity() -> Result<String> {
     let machine = fs::read_to_string("/etc/machine-id").or_else(|_| fs::read_to_string("/proc/sys/kernel/hostname")).unwrap_or_default();
     let text = format!("{} {}", machine.trim(), state::path()?.display());
     Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())

@@ -3,8 +3,10 @@
 //! Invariant: each operation can be cut off anywhere and begun again; what it finds decides what it does.
 
 mod access;
+mod authorized;
 mod down;
 mod lock;
+mod names;
 mod precheck;
 mod rename;
 mod resize;
@@ -14,7 +16,7 @@ mod unreachable;
 mod up;
 
 pub use access::{Access, only_data};
-pub use down::{Receipt, down, down_expired};
+pub use down::{Receipt, Removed, down, down_expired};
 pub use lock::{clock, locked, set_command};
 pub use rename::rename;
 pub use rolling::RollingGate;

@@ -43,11 +43,11 @@ pub async fn roll(cluster: &Cluster, steps: &[Step], mut access: Access) -> Resu
             }
             let Some(step) = steps.iter().find(|s| id_of(s) == Some(id)) else { continue };
             let name = access.observed.host(id).map(|h| h.name.clone()).unwrap_or_default();
-            cluster.reporter.say(&format!("   {name}: may it stop?"));
+            cluster.reporter.say(&format!("   {name}: checking that it is safe to stop"));
             access.gate(cluster).before(id).await.map_err(|e| e.context(format!("the roll stopped before {name}")))?;
             one(cluster, step, &access).await?;
             access = again(cluster).await?;
-            cluster.reporter.say(&format!("   {name}: waiting until it is back"));
+            cluster.reporter.say(&format!("   {name}: waiting for it to rejoin"));
             access.gate(cluster).after(id).await.map_err(|e| e.context(format!("the roll stopped after {name}")))?;
         }
     }

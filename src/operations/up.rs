@@ -2,7 +2,7 @@
 //! `run`, which runs any playbook against what exists.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -11,7 +11,13 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Access, Cluster, Phases, RollingGate, access::not_there, locked, precheck, resize, secret};
+use super::{
+    Access, Cluster, Phases, RollingGate,
+    access::not_there,
+    authorized, locked,
+    names::{self, OtherNames},
+    precheck, resize, secret,
+};
 use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
@@ -28,12 +34,17 @@ use crate::{
 /// How long the cluster may take until it is healthy.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// Shipped playbooks that start services.
+const SERVICES: [&str; 4] = ["site.yml", "apache.yml", "coordinators.yml", "brokers.yml"];
+
 /// What `up` did.
 pub struct UpOutcome {
     /// the provider's changes
     pub steps: Vec<Step>,
     /// the hosts' changes
     pub recap: Recap,
+    /// hosts that were given this state directory's key
+    pub keys_added: usize,
     /// how the cluster is now
     pub report: Report,
     /// what exists now
@@ -58,17 +69,19 @@ pub struct Planned {
     pub recap: Recap,
     /// hosts that were looked at and stay as they are
     pub left: Vec<String>,
+    /// names of hosts from before a rename, or from one that was cut off; removed once nothing uses them
+    pub old_names: BTreeSet<String>,
 }
 
 impl Planned {
     /// Whether anything would change.
     pub fn pending(&self) -> bool {
-        !self.plan.is_empty() || self.recap.changed() > 0
+        !self.plan.is_empty() || self.recap.changed() > 0 || !self.old_names.is_empty()
     }
 }
 
 /// Variables of each host that come from what exists.
-fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, Vars>> {
+fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Result<BTreeMap<HostId, Vars>> {
     let mut out = BTreeMap::new();
     for host in &cluster.inventory.hosts {
         let is = observed.host(host.id);
@@ -85,9 +98,12 @@ fn host_vars(cluster: &Cluster, observed: &Observed) -> Result<BTreeMap<HostId, 
         if let Some(outside) = is.filter(|_| host.id.role == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
             v.insert("external_listener".into(), outside.into());
         }
-        // While a rename is under way both names lead to the host.
+        // While a rename is under way, or was cut off, all names lead to the host.
         if let Some(old) = is.map(|i| i.name.clone()).filter(|n| *n != host.name) {
             v.insert("previous_name".into(), old.into());
+        }
+        if let Some(names) = names.get(&host.id) {
+            v.insert("other_names".into(), json!(names));
         }
         out.insert(host.id, v);
     }
@@ -133,7 +149,14 @@ fn unseen(observed: &Observed, reachable: bool) -> impl Iterator<Item = &Observe
 }
 
 /// Runs plays with the reporter listening.
-async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>, plays: &[Play], options: Options) -> Result<Recap> {
+async fn play(
+    cluster: &Cluster,
+    observed: &Observed,
+    names: &OtherNames,
+    fleet: Option<Arc<Fleet>>,
+    plays: &[Play],
+    options: Options,
+) -> Result<Recap> {
     let (events, told) = mpsc::unbounded_channel();
     let gate = fleet.clone().map(|fleet| {
         let (inventory, observed, interrupted) = (cluster.inventory.clone(), observed.clone(), cluster.interrupted.clone());
@@ -146,6 +169,8 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
         true => unseen(observed, fleet.is_some()).map(|h| h.id).collect(),
         false => HashSet::new(),
     };
+    let named = |ids: &HashSet<HostId>| cluster.inventory.hosts.iter().filter(|h| ids.contains(&h.id)).map(|h| h.name.clone()).collect();
+    cluster.reporter.of_cluster(&cluster.inventory.prefix, named(&absent));
     let shared = Shared {
         inventory: cluster.inventory.clone(),
         project: cluster.project.clone(),
@@ -159,7 +184,7 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
     };
     let mut common = common(cluster, observed);
     common.extend(secret::of_ensemble(&cluster.inventory, observed, shared.fleet.as_ref()).await);
-    let runner = Runner::new(shared, &common, &host_vars(cluster, observed)?, gate);
+    let runner = Runner::new(shared, &common, &host_vars(cluster, observed, names)?, gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));
     let result = runner.run(plays).await;
     drop(runner);
@@ -232,7 +257,7 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
     };
     // The key is on disk before the first host trusts it.
     let (key, _) = keys::cluster_key(uuid)?;
-    let public_key = keys::public_line(&key)?;
+    let public_key = authorized::line(&key, uuid)?;
     let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
     let network = cluster.provider.create_network(&site).await?;
     interrupted(cluster)?;
@@ -278,6 +303,7 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
 /// Makes the cluster what the inventory says.
 pub async fn up(cluster: &mut Cluster) -> Result<UpOutcome> {
     let (name, provider) = (cluster.inventory.cluster.clone(), cluster.provider.clone());
+    cluster.reporter.phase("lock");
     locked(&name, &*provider, up_now(cluster)).await
 }
 
@@ -288,12 +314,21 @@ fn warn(cluster: &Cluster) {
     }
 }
 
+/// Names what another first run left under the cluster's name.
+fn warn_of_twins(cluster: &Cluster, observed: &Observed) {
+    for uuid in &observed.twins {
+        let text = format!("warning: another run left networks or volumes under this cluster's name: `down --uuid {uuid}` removes them");
+        cluster.reporter.say(&text);
+    }
+}
+
 async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     warn(cluster);
     let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let mut phases = Phases::default();
     let reporter = &cluster.reporter.clone();
     let mut observed = phases.time(reporter, "observe", observe(cluster)).await?;
+    warn_of_twins(cluster, &observed);
     let plan = plan::plan(&cluster.inventory, &observed)?;
     interrupted(cluster)?;
     let begun = Instant::now();
@@ -322,16 +357,25 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     }
     let access = Access::new(cluster, observed)?;
     let mut access = phases.time(reporter, "connect", access.connect(cluster, true)).await?;
+    let keys_added = access.planted.len();
     interrupted(cluster)?;
     if !plan.rolls.is_empty() {
         access = phases.time(reporter, "resize", resize::roll(cluster, &plan.rolls, access)).await?;
     }
     let mut observed = access.observed.clone();
-    precheck::check(cluster, &observed, &access.fleet).await?;
-    let configure = async { succeeded(play(cluster, &observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
+    look_before(cluster, &observed, &access.fleet).await?;
+    let names = other_names(cluster, &observed, &access.fleet).await?;
+    let configure =
+        async { succeeded(play(cluster, &observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
     note_formatted(cluster, &access).await?;
-    if !plan.renames.is_empty() {
+    let partial = !(cluster.options.tags.is_empty() && cluster.options.skip_tags.is_empty());
+    let mut steps: Vec<Step> = plan.all().cloned().collect();
+    if partial && !names.is_empty() {
+        // Tasks that were left out may be those that render and restart.
+        steps.retain(|s| !matches!(s, Step::Rename { .. }));
+        reporter.say("hosts keep their earlier names until a run without --tags and --skip-tags has finished the rename");
+    } else if !names.is_empty() {
         let (observed_now, more) = phases.time(reporter, "rename", rename_hosts(cluster, &plan, &plays, &observed, &access)).await?;
         observed = observed_now;
         recap.add(more);
@@ -341,7 +385,15 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     // Names may have changed since the files for OpenSSH were written.
     Access::new(cluster, observed.clone())?;
     fleet.close().await;
-    Ok(UpOutcome { steps: plan.all().cloned().collect(), recap, report, observed, phases, provider: cluster.provider.stats() })
+    Ok(UpOutcome { steps, recap, keys_added, report, observed, phases, provider: cluster.provider.stats() })
+}
+
+/// Refuses what would lose data, and warns of what is lost, before a service is touched.
+async fn look_before(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<()> {
+    for warning in precheck::check(cluster, observed, fleet).await? {
+        cluster.reporter.say(&format!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 /// Data volumes that are mounted now, and of which that was not known, are never formatted again.
@@ -355,7 +407,14 @@ async fn note_formatted(cluster: &Cluster, access: &Access) -> Result<()> {
     cluster.provider.note_formatted(&mounted).await
 }
 
-/// Every host serves under its new name: the provider's names follow, then the old names go.
+/// All names of hosts beside the wanted ones: the provider's, and those that hosts keep from runs that were cut off.
+async fn other_names(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<OtherNames> {
+    let mut names = names::observed(&cluster.inventory, observed);
+    names::merge(&mut names, names::kept(&cluster.inventory, observed, fleet).await?);
+    Ok(names)
+}
+
+/// Every host serves under its wanted name: the provider's names follow, then all others go.
 async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: &Observed, access: &Access) -> Result<(Observed, Recap)> {
     let (Some(uuid), Some(network)) = (observed.uuid, observed.network.clone()) else {
         return Err(not_there(&cluster.inventory));
@@ -367,7 +426,8 @@ async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: 
         cluster.reporter.step(step);
     }
     let observed = cluster.provider.settle().await?;
-    let recap = play(cluster, &observed, Some(access.fleet.clone()), plays, cluster.options.clone()).await?;
+    let names = OtherNames::new();
+    let recap = play(cluster, &observed, &names, Some(access.fleet.clone()), plays, cluster.options.clone()).await?;
     Ok((observed, succeeded(recap)?))
 }
 
@@ -399,6 +459,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     warn(cluster);
     let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let observed = observe(cluster).await?;
+    warn_of_twins(cluster, &observed);
     let plan = plan::plan(&cluster.inventory, &observed)?;
     cluster.archives = archives(cluster, false).await?;
     let cluster = &*cluster;
@@ -421,9 +482,17 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     };
     let fleet = access.map(|a| a.fleet);
     if let Some(fleet) = &fleet {
-        precheck::check(cluster, &observed, fleet).await?;
+        look_before(cluster, &observed, fleet).await?;
     }
-    let recap = play(cluster, &observed, fleet.clone(), &plays, options).await?;
+    let names = match &fleet {
+        Some(fleet) => other_names(cluster, &observed, fleet).await?,
+        None => names::observed(&cluster.inventory, &observed),
+    };
+    let old_names: BTreeSet<String> = names.values().flatten().cloned().collect();
+    if !old_names.is_empty() {
+        cluster.reporter.old_names(&old_names);
+    }
+    let recap = play(cluster, &observed, &names, fleet.clone(), &plays, options).await?;
     if let Some(fleet) = fleet {
         fleet.close().await;
     }
@@ -433,7 +502,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
         observed.host(h.id).is_some_and(|o| !unseen.contains(&o.name)) && !changes
     };
     let left = cluster.inventory.hosts.iter().filter(stays).map(|h| h.name.clone()).collect();
-    Ok(Planned { checks, estimate, plan, unseen, recap, left })
+    Ok(Planned { checks, estimate, plan, unseen, recap, left, old_names })
 }
 
 /// Runs a playbook against the hosts that exist.
@@ -444,7 +513,11 @@ pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     let run = async {
         let observed = cluster.provider.observe().await?;
         let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
-        let recap = play(cluster, &access.observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
+        if SERVICES.contains(&name) {
+            look_before(cluster, &access.observed, &access.fleet).await?;
+        }
+        let names = other_names(cluster, &access.observed, &access.fleet).await?;
+        let recap = play(cluster, &access.observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
         access.fleet.close().await;
         let recap = recap?;
         cluster.reporter.recap(&recap);

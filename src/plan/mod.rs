@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Error, Result},
-    inventory::{HostId, Inventory},
+    inventory::{HostId, Inventory, Role},
     provider::{Adjustment, HostState, Observed, Opening, foreign},
 };
 
@@ -28,13 +28,15 @@ pub enum Step {
         #[serde(skip_serializing_if = "String::is_empty")]
         about: String,
     },
-    /// a host that was made and never started: made again
+    /// a host that does not work as it is: made again, with the data that it has
     Replace {
-        /// who
+        /// Identity: group and index.
         #[serde(skip)]
         id: HostId,
         /// its name
         name: String,
+        /// Why it does not work.
+        why: String,
     },
     /// a host that is stopped
     Start {
@@ -110,9 +112,7 @@ impl fmt::Display for Step {
             Step::CreateNetwork => write!(f, "+ network"),
             Step::Create { name, about, .. } if about.is_empty() => write!(f, "+ host {name}"),
             Step::Create { name, about, .. } => write!(f, "+ host {name} ({about})"),
-            Step::Replace { name, .. } => {
-                write!(f, "± host {name} (made, but never started: made again)")
-            }
+            Step::Replace { name, why, .. } => write!(f, "± host {name} ({why}: made again, data is kept)"),
             Step::Start { name, .. } => write!(f, "~ host {name}: start"),
             Step::Unpause { name, .. } => write!(f, "~ host {name}: unpause"),
             Step::Resize { name, from, to, .. } => write!(f, "~ host {name}: from {from} to {to}, stopped and started"),
@@ -184,6 +184,8 @@ fn about(inventory: &Inventory, observed: &Observed, id: HostId) -> String {
     if let Some(kept) = observed.kept.get(&id) {
         let place = if kept.zone.is_empty() { String::new() } else { format!(" in {}", kept.zone) };
         parts.push(format!("with the data of {}{place}", kept.reference));
+    } else if id.role != Role::Control && !(observed.hosts.is_empty() && observed.kept.is_empty()) {
+        parts.push("without data: no volume of it exists".into());
     }
     parts.join(" ")
 }
@@ -226,9 +228,9 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
         same_shape(observed.engine.as_deref().unwrap_or("bundled"), inventory)?;
     }
     if observed.network.is_none() {
-        if let Some(host) = observed.hosts.first() {
-            return Err(Error::failed(format!("the cluster's network is gone, but {} is there", host.name))
-                .hint("`septet down` and `septet up` make the cluster anew; data is lost"));
+        if let Some(host) = observed.hosts.iter().find(|h| !observed.rebuild.contains_key(&h.id)) {
+            return Err(Error::failed(format!("the cluster's network is gone, but {} exists", host.name))
+                .hint("`septet down --keep-data`, then `septet up`: the cluster is made again with the data that it has"));
         }
         plan.steps.push(Step::CreateNetwork);
     }
@@ -249,6 +251,10 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
         if let Some(kept) = observed.kept.get(&host.id) {
             plan.steps.push(Step::Attach { id: host.id, name: name(), volume: kept.reference.clone() });
         }
+        if let Some(why) = observed.rebuild.get(&host.id) {
+            plan.steps.push(Step::Replace { id: host.id, name: name(), why: why.clone() });
+            continue;
+        }
         let sizes = inventory.provider.sizes(host.id.role);
         let resize = match (&is.size, sizes.first()) {
             // One of the alternatives is what there was room for: it stays.
@@ -264,7 +270,7 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
             HostState::Stopped => plan.steps.push(Step::Start { id: host.id, name: name() }),
             HostState::Paused => plan.steps.push(Step::Unpause { id: host.id, name: name() }),
             HostState::Unfinished => {
-                plan.steps.push(Step::Replace { id: host.id, name: name() });
+                plan.steps.push(Step::Replace { id: host.id, name: name(), why: "made, but never started".into() });
                 continue;
             }
         }
@@ -281,7 +287,6 @@ mod tests {
     use super::*;
     use crate::{
         inventory::ProviderSettings,
-        inventory::Role,
         provider::{KeptVolume, ObservedHost, ObservedNetwork, Place, docker::Subnet},
     };
 
@@ -333,8 +338,23 @@ mod tests {
         o.hosts.remove(6);
         assert_eq!(
             shown(&plan(&inventory, &o).unwrap()),
-            "~ host peter-control01: start\n~ host peter-zk01: unpause\n± host peter-zk02 (made, but never started: made again)\n+ host peter-kafka03\n~ host old-zk03: rename to peter-zk03\n"
+            "~ host peter-control01: start\n~ host peter-zk01: unpause\n± host peter-zk02 (made, but never started: made again, data is kept)\n+ host peter-kafka03 (without data: no volume of it exists)\n~ host old-zk03: rename to peter-zk03\n"
         );
+    }
+
+    #[test]
+    fn a_network_that_is_gone_is_made_again_with_its_hosts() {
+        let inventory = Inventory::built_in().unwrap();
+        let mut o = observed(&inventory);
+        o.network = None;
+        // Where hosts cannot be made again in their place, the way that keeps data is named.
+        let e = plan(&inventory, &o).unwrap_err().to_string();
+        assert!(e.contains("`septet down --keep-data`") && !e.contains("lost"), "{e}");
+        o.rebuild = o.hosts.iter().map(|h| (h.id, "its network is gone".to_owned())).collect();
+        let p = plan(&inventory, &o).unwrap();
+        assert_eq!(p.steps.len(), 8);
+        assert_eq!(p.steps[0], Step::CreateNetwork);
+        assert_eq!(p.steps[1].to_string(), "± host peter-control01 (its network is gone: made again, data is kept)");
     }
 
     fn on_ec2(types: &str) -> Inventory {
@@ -435,7 +455,7 @@ mod tests {
         let mut o = observed(&kraft);
         o.engine = Some("apache-kraft-3".into());
         o.hosts.retain(|h| h.id != HostId { role: Role::Coordinator, index: 2 });
-        assert_eq!(shown(&plan(&kraft, &o).unwrap()), "+ host p-controller02\n");
+        assert_eq!(shown(&plan(&kraft, &o).unwrap()), "+ host p-controller02 (without data: no volume of it exists)\n");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only what carries the cluster's UUID is ever changed or removed.
 
+pub mod authorized;
 pub mod docker;
 #[cfg(feature = "ec2")]
 pub mod ec2;
@@ -185,6 +186,15 @@ pub enum Adjustment {
     },
 }
 
+/// What exists under a cluster's name with one identity. There is one, unless two first runs did not know of each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Identity {
+    /// the identity
+    pub uuid: ClusterId,
+    /// how many hosts it has
+    pub hosts: usize,
+}
+
 /// What exists of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -198,8 +208,12 @@ pub struct Observed {
     pub kept: BTreeMap<HostId, KeptVolume>,
     /// engine, mode and the number of those who keep the metadata as written on what exists; `None` where nothing is written
     pub engine: Option<String>,
+    /// other identities under the same name that have no host: what a first run left that did not know of another
+    pub twins: Vec<ClusterId>,
     /// names that others have, with what has them
     pub taken: BTreeMap<String, String>,
+    /// hosts that work again only once they are made again, with the data that they have, and why
+    pub rebuild: BTreeMap<HostId, String>,
     /// what is to be mended in place; filled by [`Provider::adjustments`]
     pub adjustments: Vec<Adjustment>,
 }
@@ -349,6 +363,13 @@ pub trait Provider: Send + Sync {
     fn planting_restarts(&self) -> bool {
         false
     }
+    /// All identities under the cluster's name.
+    fn identities(&self) -> Boxed<'_, Result<Vec<Identity>>> {
+        Box::pin(async {
+            let observed = self.observe().await?;
+            Ok(observed.uuid.into_iter().map(|uuid| Identity { uuid, hosts: observed.hosts.len() }).collect())
+        })
+    }
     /// Everything that carries a UUID.
     fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>>;
     /// In which order kinds are removed.
@@ -427,6 +448,27 @@ pub const EXTERNAL_PORT: u16 = 19092;
 
 /// How many ports a cluster may publish.
 pub const PORTS_PER_CLUSTER: u16 = 120;
+
+/// Which of several identities under one name is the cluster: the only one that has hosts.
+pub fn choose(cluster: &ClusterName, mut all: Vec<Identity>) -> Result<(Option<ClusterId>, Vec<ClusterId>)> {
+    all.sort();
+    let with_hosts = all.iter().filter(|i| i.hosts > 0).count();
+    if all.len() > 1 && with_hosts != 1 {
+        let list: Vec<String> = all.iter().map(|i| format!("{} ({} hosts)", i.uuid, i.hosts)).collect();
+        return Err(Error::failed(format!("there are {} clusters called `{cluster}`: {}", all.len(), list.join(", "))).hint(
+            "`septet down --uuid UUID` destroys one of them, with its data; its containers, networks and volumes carry the label septet.cluster=UUID",
+        ));
+    }
+    let (mut chosen, mut twins) = (None, Vec::new());
+    for one in all.iter().rev() {
+        match chosen.is_none() && (one.hosts > 0 || all.len() == 1) {
+            true => chosen = Some(one.uuid),
+            false => twins.push(one.uuid),
+        }
+    }
+    twins.sort();
+    Ok((chosen, twins))
+}
 
 /// Says that a name is somebody else's.
 pub fn foreign(name: &str, what: &str) -> Error {

@@ -1,6 +1,7 @@
 //! What a person sees: progress while it runs, tables at the end. Data goes to standard output, all else to
 //! standard error; with `--json` standard output is JSON and nothing else.
 
+mod changes;
 mod tables;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
+use changes::Changes;
 pub use tables::{health_table, hosts_table, phases_table, plain_table, recap_table};
 
 use crate::{
@@ -61,6 +63,7 @@ pub struct Reporter {
     data: bool,
     bars: Option<MultiProgress>,
     hosts: Mutex<BTreeMap<String, ProgressBar>>,
+    changes: Mutex<Changes>,
 }
 
 impl Reporter {
@@ -74,7 +77,7 @@ impl Reporter {
             // A dumb terminal shows escape sequences instead of obeying them.
             Color::Auto => painted && std::env::var_os("NO_COLOR").is_none() && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
         };
-        Self { verbose, diffs, colored, data, bars: terminal.then(MultiProgress::new), hosts: Mutex::default() }
+        Self { verbose, diffs, colored, data, bars: terminal.then(MultiProgress::new), hosts: Mutex::default(), changes: Mutex::default() }
     }
 
     fn paint(&self, code: &str, text: &str) -> Line {
@@ -140,6 +143,12 @@ impl Reporter {
         }
     }
 
+    /// Shows which names go once the rename is finished.
+    pub fn old_names(&self, names: &std::collections::BTreeSet<String>) {
+        let list: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.line(self.paint("33", &format!("- names {}: removed from all hosts once nothing uses them", list.join(", "))));
+    }
+
     /// Shows checks: those that are not as they must be, or all of them.
     pub fn checks(&self, checks: &[Check], all: bool) {
         for c in checks.iter().filter(|c| all || self.verbose || c.verdict != Verdict::Pass) {
@@ -177,6 +186,35 @@ impl Reporter {
         self.line(recap_table(recap));
     }
 
+    /// How hosts are called, and which of them are new: what changes there is only counted, unless `-v` is given.
+    pub fn of_cluster(&self, prefix: &str, new_hosts: Vec<String>) {
+        self.changes().of_cluster(prefix, new_hosts);
+    }
+
+    fn changes(&self) -> std::sync::MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One line per change over hosts.
+    fn changed(&self, lines: Vec<changes::Line>) {
+        let word = if self.data { "would change" } else { "changed" };
+        for l in lines {
+            self.line(self.paint("33", &format!("   {}  {word} on {}", l.title, l.hosts)));
+            self.diff(l.diff.as_deref());
+        }
+    }
+
+    fn diff(&self, diff: Option<&str>) {
+        for l in diff.filter(|_| self.diffs).into_iter().flat_map(str::lines) {
+            let text = format!("      {l}");
+            self.line(match l.as_bytes().first() {
+                Some(b'+') => self.paint("32", &text),
+                Some(b'-') => self.paint("31", &text),
+                _ => text.into(),
+            });
+        }
+    }
+
     fn bar(&self, host: &str) -> Option<ProgressBar> {
         let bars = self.bars.as_ref()?;
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,6 +239,14 @@ impl Reporter {
         while let Some(event) = events.recv().await {
             self.event(&event);
         }
+        let (rest, folded) = {
+            let mut changes = self.changes();
+            (changes.rest(), changes.folded())
+        };
+        self.changed(rest);
+        if let Some(folded) = folded {
+            self.line(self.paint("32", &format!("+ {folded}")));
+        }
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         for bar in std::mem::take(&mut *hosts).into_values() {
             bar.finish_and_clear();
@@ -209,7 +255,11 @@ impl Reporter {
 
     fn event(&self, event: &Event) {
         match event {
-            Event::Play { name, hosts } => self.if_verbose(self.paint("1", &format!("-- {name} ({hosts} hosts)"))),
+            Event::Play { name, hosts } => {
+                let rest = self.changes().play(*hosts);
+                self.changed(rest);
+                self.if_verbose(self.paint("1", &format!("-- {name} ({hosts} hosts)")));
+            }
             Event::Host { host, play } => {
                 if let Some(bar) = self.bar(host) {
                     bar.set_message(visible_line(play).into_owned());
@@ -220,6 +270,14 @@ impl Reporter {
             Event::Task { host, task, place, item, status, msg, diff, module } => {
                 if let Some(bar) = self.bar(host) {
                     bar.set_message(visible_line(task).into_owned());
+                }
+                let is_quiet = matches!(status, TaskStatus::Ok | TaskStatus::Skipped | TaskStatus::Changed) && module != "debug";
+                if is_quiet && !self.verbose {
+                    let title = item.as_ref().map_or_else(|| task.clone(), |i| format!("{task} ({i})"));
+                    let diff = diff.as_deref().filter(|_| self.diffs);
+                    let lines = self.changes().add(place, &title, host, *status == TaskStatus::Changed, diff);
+                    self.changed(lines);
+                    return;
                 }
                 let item = item.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
                 let shown = match status {
@@ -240,18 +298,7 @@ impl Reporter {
                         self.line(format!("            {l}"));
                     }
                 }
-                if self.diffs
-                    && let Some(diff) = diff
-                {
-                    for l in diff.lines() {
-                        let text = format!("      {l}");
-                        self.line(match l.as_bytes().first() {
-                            Some(b'+') => self.paint("32", &text),
-                            Some(b'-') => self.paint("31", &text),
-                            _ => text.into(),
-                        });
-                    }
-                }
+                self.diff(diff.as_deref());
             }
         }
     }

@@ -242,7 +242,7 @@ pub fn down(cluster: &Cluster) {
     assert_eq!(receipt["left"], json!([]), "{receipt}");
     assert!(receipt["removed"].as_array().unwrap().len() > 2 * cluster.hosts.len(), "{receipt}");
     cluster.is_gone();
-    cluster.ok(&["down", "--yes"]).says(&["there is nothing"]);
+    cluster.ok(&["down", "--yes"]).says(&["does not exist"]);
 }
 
 /// Every host has the new names everywhere, and the old ones nowhere.

@@ -62,7 +62,7 @@ fn all_of_it_and_a_receipt() {
     assert!(in_use.is_empty(), "{in_use:#?}");
 
     // Once more.
-    cluster.down().says(&["there is nothing of cluster `bill`"]);
+    cluster.down().says(&["cluster bill does not exist"]);
     let nothing = cluster.ok(&["down", "--yes", "--json"]).json();
     assert_eq!(nothing, json!({"cluster": "bill", "removed": [], "left": []}));
     assert_eq!(cloud.others("bill"), others);
@@ -73,7 +73,9 @@ fn who_asks_for_it() {
     let Some(cloud) = Cloud::new("who_asks_for_it") else { return };
     let cluster = Cluster::new(&cloud, "typed");
     cluster.up();
-    for (typed, says) in [("wrong\n", "that is not the cluster's name; nothing was removed"), ("", "nobody typed the cluster's name")] {
+    for (typed, says) in
+        [("wrong\n", "that is not the cluster's name; nothing was removed"), ("", "not confirmed: type the cluster's name")]
+    {
         let ran = cluster.run_with(&["down"], typed).code(1).says(&[says, "Type the cluster's name (typed)"]);
         assert!(cluster.instances().values().all(|i| ran.err.contains(i["id"].as_str().unwrap())), "{}", ran.show());
         cluster.is_whole("a down that was not meant");
@@ -82,8 +84,8 @@ fn who_asks_for_it() {
     fs::remove_dir_all(cluster.state()).unwrap();
     let down = cluster.run_with(&["down"], "typed\n").code(0);
     down.shows(&["instance", "typed-kafka03", "volume", "security-group", "key-pair", "UTC"]).says(&[
-        "removed 25 things of cluster `typed`",
-        "a second listing by that id at",
+        "destroyed 25 resources of cluster typed",
+        "a listing by that id at",
         "finds 0",
     ]);
     cluster.is_gone("down");
@@ -120,7 +122,7 @@ fn data_is_kept_and_found_again() {
     let left = cluster.things();
     assert_eq!(ids(&left), there);
     assert!(left["volumes"].iter().all(|v| v["state"] == "available"), "{left:#?}");
-    cluster.ok(&["down", "--yes", "--keep-data"]).says(&["there is nothing of cluster `keep` beside data that is kept"]);
+    cluster.ok(&["down", "--yes", "--keep-data"]).says(&["cluster keep does not exist, beside data that is kept"]);
 
     // The same volumes, each for its host, in its zone; no new ones.
     cluster.ok(&["plan"]).shows(&["+ host keep-kafka02 (t3.small with the data of vol-"]);

@@ -49,7 +49,8 @@ fn lost_state(cluster: &Cluster) {
     // It is found, and what is wrong is said: nobody lets the new key in.
     let problems = cluster.problems();
     assert!(problems["control01"].iter().any(|r| r.contains("is refused")), "{problems:?}");
-    cluster.ok(&["up"]).says(&["planting it again", "nothing changed"]);
+    cluster.ok(&["up"]).says(&["do not accept the key of this state directory: adding it", "(7 changes)"]);
+    cluster.ok(&["up"]).says(&["nothing changed"]);
     assert_eq!(cluster.seen(), before);
     assert_eq!(cluster.problems().len(), 0);
 }
@@ -61,7 +62,7 @@ fn lost_container(cluster: &Cluster, servers: &str) {
     }
     let problems = cluster.problems();
     for host in ["kafka02", "zk02"] {
-        assert_eq!(problems[host], ["the host does not exist"]);
+        assert_eq!(problems[host], ["the host does not exist; its data is kept, and `up` uses it"]);
     }
     cluster.ok(&["plan"]).shows(&[&format!("+ host {}", cluster.host("kafka02")), &format!("+ host {}", cluster.host("zk02"))]);
     cluster.ok(&["up"]);
@@ -124,4 +125,38 @@ fn stopped_and_paused(cluster: &Cluster) {
     });
     cluster.ok(&["health", "--wait", "60"]);
     assert_eq!(docker_try(&["exec", &name, "true"]).code, Some(0));
+}
+
+#[test]
+fn health_sees_full_disks_and_restart_loops() {
+    if !enabled("health_sees_full_disks_and_restart_loops") {
+        return;
+    }
+    let cluster = Cluster::new("s");
+    cluster.ok(&["up"]);
+    // A file system of its own where segments are written, and full; records of health still go through.
+    let kafka02 = cluster.host("kafka02");
+    let small = "mkdir /data/kafka-logs/full-0 && mount -t tmpfs -o size=3m none /data/kafka-logs/full-0 && dd if=/dev/zero of=/data/kafka-logs/full-0/fill bs=64k 2>/dev/null; df /data/kafka-logs/full-0";
+    docker(&["exec", &kafka02, "sh", "-c", small]);
+    let problems = cluster.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems["kafka02"], ["/data/kafka-logs/full-0 is nearly full: 0.0 MB of 3.1 MB free (0 %)"]);
+    docker(&["exec", &kafka02, "sh", "-c", "umount /data/kafka-logs/full-0 && rmdir /data/kafka-logs/full-0"]);
+    assert_eq!(cluster.problems().len(), 0);
+
+    // A service that ends again and again is a problem also while it runs.
+    let zk02 = cluster.host("zk02");
+    for n in 1..=3 {
+        docker(&["exec", &zk02, "sh", "-c", "kill -9 $(systemctl show -P MainPID zookeeper-server)"]);
+        let restarts = ["exec", &zk02, "systemctl", "show", "-P", "NRestarts", "zookeeper-server"];
+        eventually("systemd restarts it", Duration::from_secs(20), || docker(&restarts) == n.to_string());
+        eventually("it runs", Duration::from_secs(20), || {
+            docker_try(&["exec", &zk02, "systemctl", "is-active", "zookeeper-server"]).code == Some(0)
+        });
+    }
+    eventually("only the loop is left", Duration::from_secs(30), || {
+        let problems = cluster.problems();
+        problems.len() == 1 && problems["zk02"].len() == 1 && problems["zk02"][0].contains("restarts in a loop: 3 restarts")
+    });
+    cluster.ok(&["health", "--wait", "90"]);
 }

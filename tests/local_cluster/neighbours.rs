@@ -125,7 +125,7 @@ fn torn_down(one: &Cluster) {
     for host in before.values() {
         assert!(receipt.out.contains(&host.name), "{}", receipt.show());
     }
-    receipt.says(&["removed 15 things", "finds 0"]);
+    receipt.says(&["destroyed 15 resources", "finds 0"]);
     one.is_gone();
     for host in before.values() {
         assert_ne!(docker_try(&["inspect", &host.id]).code, Some(0));
@@ -133,7 +133,7 @@ fn torn_down(one: &Cluster) {
     // The key is forgotten with the cluster.
     let keys = fs::read_dir(one.state().join("septet/clusters")).unwrap();
     assert_eq!(keys.count(), 0);
-    one.ok(&["down"]).says(&["there is nothing"]);
+    one.ok(&["down"]).says(&["does not exist"]);
     let nothing = one.ok(&["down", "--yes", "--json"]).json();
     assert_eq!(nothing["removed"], serde_json::json!([]));
 }
@@ -150,4 +150,89 @@ fn docker_does_not_answer() {
         let ran = super::harness::Ran::of(c, "", Duration::from_secs(30));
         ran.code(1).says(&["Docker is not running", "hint:"]);
     }
+}
+
+#[test]
+fn a_second_network() {
+    if !enabled("a_second_network") {
+        return;
+    }
+    let cluster = Cluster::new("w");
+    cluster.ok(&["up"]);
+    let network = format!("{}-app", cluster.name);
+    docker(&["network", "create", &network]);
+    let before = cluster.bootstrap();
+    for id in cluster.containers() {
+        docker(&["network", "connect", &network, &id]);
+    }
+    // In six runs a random choice among two networks of seven hosts would go wrong.
+    let mut seen: Vec<_> = (0..6).map(|_| cluster.run(&["health"])).collect();
+    // Docker itself rewrites /etc/hosts when a network is connected; one run puts it back.
+    seen.push(cluster.run(&["up"]));
+    let up = cluster.run(&["up"]);
+    let hosts = docker(&["exec", &cluster.host("zk01"), "cat", "/etc/hosts"]);
+    for id in cluster.containers() {
+        docker(&["network", "disconnect", &network, &id]);
+    }
+    docker(&["network", "rm", &network]);
+    for ran in seen {
+        ran.code(0);
+    }
+    up.code(0).says(&["nothing changed"]);
+    let subnet = cluster.seen()["broker1"].address.rsplit_once('.').unwrap().0.to_owned();
+    let ours = hosts.lines().filter(|l| l.contains(&cluster.name)).collect::<Vec<_>>();
+    assert!(ours.len() >= 7 && ours.iter().all(|l| l.starts_with(&subnet)), "{hosts}");
+    assert_eq!(cluster.bootstrap(), before);
+    cluster.ok(&["up"]);
+    cluster.ok(&["up"]).says(&["nothing changed"]);
+}
+
+#[test]
+fn what_others_hold_is_named() {
+    if !enabled("what_others_hold_is_named") {
+        return;
+    }
+    let cluster = Cluster::new("h");
+    cluster.ok(&["up"]);
+    let image = docker(&["inspect", "--format", "{{.Config.Image}}", &cluster.host("zk01")]);
+    let name = format!("{}-guest", cluster.name);
+    let (network, volume) = (cluster.networks()[0].clone(), cluster.volumes()[0].clone());
+    let guest = Foreign(docker(&[
+        "run",
+        "-d",
+        "--init",
+        "--name",
+        &name,
+        "--network",
+        &network,
+        "-v",
+        &format!("{volume}:/x"),
+        &image,
+        "sleep",
+        "600",
+    ]));
+
+    let ran = cluster.run(&["down", "--yes"]).code(1);
+    // What was removed is on the receipt, what holds the rest is named, and the hint works.
+    for host in super::harness::SEVEN {
+        assert!(ran.out.contains(&cluster.host(host)), "{}", ran.show());
+    }
+    let ran = ran.says(&[
+        "destroyed 7 resources",
+        &format!("in use by {name}"),
+        "not removed: network",
+        "hint: `docker network disconnect --force",
+    ]);
+    let journal = fs::read_to_string(cluster.state().join("septet/journal.jsonl")).unwrap_or_default();
+    assert!(journal.contains(&cluster.host("zk01")), "{journal}");
+    let command = |ran: &super::harness::Ran| {
+        let hint = ran.err.lines().find_map(|l| l.strip_prefix("hint: `docker ")).unwrap().to_owned();
+        hint.split('`').next().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>()
+    };
+    docker(&command(&ran).iter().map(String::as_str).collect::<Vec<_>>());
+    let ran = cluster.run(&["down", "--yes"]).code(1).says(&[&format!("cannot remove volume {volume}: in use by {name}")]);
+    docker(&command(&ran).iter().map(String::as_str).collect::<Vec<_>>());
+    cluster.ok(&["down", "--yes"]).says(&["destroyed 1 resources"]);
+    cluster.is_gone();
+    drop(guest);
 }

@@ -10,25 +10,46 @@ use bollard::{
         RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder,
     },
 };
 
+use futures_util::StreamExt;
+
 use super::{
-    Docker, HOST_KEY, INDEX, LOGIN, ROLE,
+    Docker, HOST_KEY, INDEX, ROLE,
     errors::{explain, is_status},
-    image, marks, privilege, volume_name,
+    image, marks, privilege, subnet, volume_name,
 };
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
     inventory::HostId,
-    provider::{ObservedNetwork, Site, foreign, published_ports},
+    provider::{ObservedNetwork, Site, authorized, foreign, published_ports},
     ssh::keys,
 };
 
+/// The login user's keys, below the container's root.
+pub const AUTHORIZED: &str = "home/septet/.ssh/authorized_keys";
+/// Largest file that is read from a container, in bytes.
+const MAX_FILE_BYTES: usize = 1024 * 1024;
+
 impl Docker {
-    pub(super) async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>) -> Result<()> {
+    /// Keys that are accepted on the cluster's hosts, so that a host which another user makes again lets everybody in. The host's
+    /// own come first. Empty where no host has any.
+    pub(super) async fn keys_of_others(&self, id: HostId, site: &Site<'_>) -> String {
+        let own = site.observed.host(id).into_iter();
+        for host in own.chain(site.observed.hosts.iter().filter(|h| h.id != id)) {
+            if let Ok(Some(bytes)) = self.download(&host.reference, &format!("/{AUTHORIZED}")).await {
+                return String::from_utf8_lossy(&bytes).into_owned();
+            }
+        }
+        String::new()
+    }
+
+    /// Makes and starts a host that accepts this state directory's key beside `keys`.
+    pub(super) async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>, keys: &str) -> Result<()> {
         let (image, privilege) = self.ready.get().ok_or_else(|| Error::failed("the node image is not ready"))?;
         let doing = format!("cannot make {name}");
         let address = network.host(id).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
@@ -47,8 +68,8 @@ impl Docker {
         let mut bindings = HashMap::new();
         let mut exposed = Vec::new();
         for (inner, offset) in published_ports(id, self.metadata) {
-            let binding =
-                PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some((Self::ports_from(network) + offset).to_string()) };
+            let port = self.free_port(network, offset, site).map_err(|e| e.context(&doing))?;
+            let binding = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some(port.to_string()) };
             bindings.insert(format!("{inner}/tcp"), Some(vec![binding]));
             exposed.push(format!("{inner}/tcp"));
         }
@@ -93,9 +114,27 @@ impl Docker {
             Err(e) if is_status(&e, 409) => return Err(foreign(name, "a container")),
             Err(e) => return Err(explain(&doing, e)),
         };
-        let tar = planted(&host_key, site.public_key).map_err(|e| e.context(&doing))?;
+        let keys = authorized::with_line(keys, site.public_key)?.unwrap_or_else(|| keys.to_owned());
+        let tar = planted(&host_key, &keys).map_err(|e| e.context(&doing))?;
         self.upload(&made.id, tar).await.map_err(|e| explain(&doing, e))?;
         self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
+    }
+
+    /// A port of the cluster's row: the one at its own place, or where another program has that, one at a place of no other host.
+    fn free_port(&self, network: &ObservedNetwork, offset: u16, site: &Site<'_>) -> Result<u16> {
+        let own = Self::ports_from(network) + offset;
+        if subnet::is_free(own) {
+            return Ok(own);
+        }
+        if self.settings.ports_from.is_some() {
+            return Err(Error::failed(format!("port {own} of 127.0.0.1 is in use by another program")).hint(
+                "stop that program, or choose another `ports_from` in the inventory, then `septet down --keep-data` and `septet up`",
+            ));
+        }
+        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
+        subnet::substitutes(offset, &needed).map(|o| Self::ports_from(network) + o).find(|p| subnet::is_free(*p)).ok_or_else(|| {
+            Error::failed(format!("port {own} of 127.0.0.1 and all others of the cluster's row are in use by other programs"))
+        })
     }
 
     pub(super) async fn is_ours(&self, name: &str, uuid: ClusterId) -> bool {
@@ -106,6 +145,28 @@ impl Docker {
     pub(super) async fn upload(&self, container: &str, tar: Vec<u8>) -> std::result::Result<(), EngineError> {
         let options = UploadToContainerOptionsBuilder::default().path("/").build();
         self.engine.upload_to_container(container, Some(options), body_full(tar.into())).await
+    }
+
+    /// A regular file in a container, running or not; `None` if there is none.
+    pub(super) async fn download(&self, container: &str, path: &str) -> std::result::Result<Option<Vec<u8>>, EngineError> {
+        let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
+        let mut parts = self.engine.download_from_container(container, Some(options));
+        let mut archive = Vec::new();
+        while let Some(part) = parts.next().await {
+            match part {
+                Ok(bytes) => archive.extend_from_slice(&bytes),
+                Err(e) if is_status(&e, 404) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+            if archive.len() > MAX_FILE_BYTES {
+                return Err(std::io::Error::other(format!("{path} has more than {MAX_FILE_BYTES} bytes")).into());
+            }
+        }
+        let mut tar = tar::Archive::new(archive.as_slice());
+        let Some(mut entry) = tar.entries()?.flatten().find(|e| e.header().entry_type().is_file()) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes)?;
+        Ok(Some(bytes))
     }
 
     pub(super) async fn remove_container(&self, reference: &str) -> Result<()> {
@@ -123,17 +184,17 @@ impl Docker {
 }
 
 /// Files that a host gets before its first start, as a tar archive.
-fn planted(host_key: &keys::HostKey, public_key: &str) -> Result<Vec<u8>> {
+fn planted(host_key: &keys::HostKey, authorized_keys: &str) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key", host_key.private.as_bytes(), 0o600, 0)?;
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key.pub", format!("{}\n", host_key.public).as_bytes(), 0o644, 0)?;
-    authorize(&mut tar, public_key)?;
+    authorize(&mut tar, authorized_keys)?;
     Ok(tar.into_inner()?)
 }
 
-pub fn authorize(tar: &mut tar::Builder<Vec<u8>>, public_key: &str) -> Result<()> {
-    let line = format!("{public_key}\n");
-    add(tar, &format!("home/{LOGIN}/.ssh/authorized_keys"), line.as_bytes(), 0o600, image::LOGIN_UID)
+/// Writes the whole of the login user's `authorized_keys`.
+pub fn authorize(tar: &mut tar::Builder<Vec<u8>>, text: &str) -> Result<()> {
+    add(tar, AUTHORIZED, text.as_bytes(), 0o600, image::LOGIN_UID)
 }
 
 pub fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32, owner: u64) -> Result<()> {

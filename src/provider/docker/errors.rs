@@ -34,7 +34,7 @@ pub fn explain(doing: &str, e: EngineError) -> Error {
             if message.contains("port is already allocated") || message.contains("address already in use") =>
         {
             Error::failed(format!("{doing}: {message}"))
-                .hint("another program took the port; stop it, or `septet down` and `up` to pick other ports")
+                .hint("another program uses the port: stop it, or run `septet up` again to have another one chosen; where the inventory has `ports_from`, change it, then `septet down --keep-data` and `septet up`")
         }
         (EngineError::DockerResponseServerError { message, .. }, _) if message.contains("no space left") => {
             Error::failed(format!("{doing}: {message}")).hint("free some disk space: `docker system df` shows what Docker uses")

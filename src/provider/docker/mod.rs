@@ -8,6 +8,7 @@ mod create;
 mod daemon;
 mod errors;
 mod image;
+mod lock;
 mod network;
 mod observe;
 mod preflight;
@@ -18,7 +19,6 @@ use std::collections::HashMap;
 
 use bollard::{
     Docker as Engine,
-    errors::Error as EngineError,
     query_parameters::{
         ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptions,
         RenameContainerOptionsBuilder,
@@ -27,9 +27,12 @@ use bollard::{
 use create::authorize;
 use errors::{explain, is_status};
 pub use subnet::Subnet;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
-use super::{Check, Expired, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, marks::Marks, now_s};
+use super::{
+    Check, Expired, Holder, Identity, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, marks::Marks,
+    now_s,
+};
 use crate::{
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
@@ -73,6 +76,7 @@ pub struct Docker {
     /// names that the inventory wants, to look whether others have them
     wanted: Vec<String>,
     ready: OnceCell<(String, privilege::Privilege)>,
+    hold: Mutex<Option<lock::Hold>>,
     /// set once this process was found not to run in a container of the daemon's
     outside: OnceCell<()>,
 }
@@ -118,6 +122,7 @@ impl Docker {
             java: matches!(&inventory.engine, crate::inventory::Engine::Apache(a) if a.java.is_none()),
             wanted: inventory.hosts.iter().map(|h| h.name.clone()).collect(),
             ready: OnceCell::new(),
+            hold: Mutex::default(),
             outside: OnceCell::new(),
         })
     }
@@ -199,10 +204,14 @@ impl Provider for Docker {
             match step {
                 // Containers have no kinds, and nothing in Docker is mended in place.
                 Step::CreateNetwork | Step::Resize { .. } | Step::Attach { .. } | Step::Adjust(_) => Ok(()),
-                Step::Create { id, name, .. } => self.create(*id, name, network, site).await,
-                Step::Replace { id, name } => {
+                Step::Create { id, name, .. } => {
+                    let keys = self.keys_of_others(*id, site).await;
+                    self.create(*id, name, network, site, &keys).await
+                }
+                Step::Replace { id, name, .. } => {
+                    let keys = self.keys_of_others(*id, site).await;
                     self.remove_container(&reference(*id)).await?;
-                    self.create(*id, name, network, site).await
+                    self.create(*id, name, network, site, &keys).await
                 }
                 Step::Start { id, name } => {
                     self.engine.start_container(&reference(*id), None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
@@ -233,11 +242,19 @@ impl Provider for Docker {
 
     fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
+            let doing = format!("cannot add a key on {}", host.name);
+            let there = self.download(&host.reference, &format!("/{}", create::AUTHORIZED)).await.map_err(|e| explain(&doing, e))?;
+            let there = String::from_utf8_lossy(&there.unwrap_or_default()).into_owned();
+            let Some(text) = super::authorized::with_line(&there, public_key).map_err(|e| e.context(&doing))? else { return Ok(()) };
             let mut tar = tar::Builder::new(Vec::new());
-            authorize(&mut tar, public_key)?;
+            authorize(&mut tar, &text)?;
             let tar = tar.into_inner()?;
-            self.upload(&host.reference, tar).await.map_err(|e| explain(&format!("cannot put a key on {}", host.name), e))
+            self.upload(&host.reference, tar).await.map_err(|e| explain(&doing, e))
         })
+    }
+
+    fn identities(&self) -> Boxed<'_, Result<Vec<Identity>>> {
+        Box::pin(self.identities_now())
     }
 
     fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
@@ -266,14 +283,14 @@ impl Provider for Docker {
     fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
             let one = |resource: &'a Resource| async move {
-                let gone = |r: std::result::Result<(), EngineError>| match r {
-                    Err(e) if !is_status(&e, 404) => Err(explain(&format!("cannot remove {} {}", resource.kind, resource.name), e)),
-                    _ => Ok(()),
+                let removed = match resource.kind {
+                    "container" => return self.remove_container(&resource.id).await,
+                    "network" => self.engine.remove_network(&resource.id).await,
+                    _ => self.engine.remove_volume(&resource.id, None::<RemoveVolumeOptions>).await,
                 };
-                match resource.kind {
-                    "container" => self.remove_container(&resource.id).await,
-                    "network" => gone(self.engine.remove_network(&resource.id).await),
-                    _ => gone(self.engine.remove_volume(&resource.id, None::<RemoveVolumeOptions>).await),
+                match removed {
+                    Err(e) if !is_status(&e, 404) => Err(self.in_use(resource, e).await),
+                    _ => Ok(()),
                 }
             };
             futures_util::future::join_all(resources.iter().map(one)).await.into_iter().collect()
@@ -297,6 +314,22 @@ impl Provider for Docker {
             let labels = labels.chain(networks.into_iter().filter_map(|n| n.labels));
             let labels = labels.chain(volumes.volumes.into_iter().flatten().map(|v| v.labels));
             Ok(super::expired(labels.filter_map(|l| marks(&l)), now))
+        })
+    }
+
+    fn hold<'a>(&'a self, holder: &'a Holder) -> Boxed<'a, Result<()>> {
+        Box::pin(async move {
+            let hold = lock::take(&self.engine, &self.cluster, holder).await?;
+            *self.hold.lock().await = Some(hold);
+            Ok(())
+        })
+    }
+
+    fn release(&self) -> Boxed<'_, ()> {
+        Box::pin(async move {
+            if let Some(hold) = self.hold.lock().await.take() {
+                hold.release().await;
+            }
         })
     }
 

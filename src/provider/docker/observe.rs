@@ -1,28 +1,29 @@
 //! What exists of a cluster: containers, networks and volumes with its name.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
 
 use bollard::{
-    models::{ContainerInspectResponse, ContainerStateStatusEnum},
+    errors::Error as EngineError,
+    models::{ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, EndpointSettings, Network, Volume},
     query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder},
 };
 
 use super::{
     Docker, NAME, Subnet,
     errors::{explain, is_status},
-    filter, marks,
+    filter, marks, subnet,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     identity::ClusterId,
     provider::{
-        HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, identity,
-        marks::{Expiry, shown_name},
+        HostState, Identity, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource, choose,
+        marks::{Expiry, Marks, shown_name},
     },
 };
-
-/// What to do about two clusters of one name.
-const TWO_HINT: &str = "give one of them another name, or remove its containers: `docker ps -a --filter label=septet.cluster=UUID`";
 
 impl Docker {
     pub(super) async fn containers(&self, label: &str, value: &str) -> Result<Vec<ContainerInspectResponse>> {
@@ -41,8 +42,9 @@ impl Docker {
         Ok(out)
     }
 
-    /// The host that a container is, if it carries a cluster's identity.
-    pub(super) fn observed_host(c: &ContainerInspectResponse) -> Option<(ClusterId, ObservedHost)> {
+    /// The host that a container is, if it carries a cluster's identity, as the cluster whose network this is has it. What other
+    /// networks a container was connected to does not matter.
+    pub(super) fn observed_host(c: &ContainerInspectResponse, network: Option<&ObservedNetwork>) -> Option<(ClusterId, ObservedHost)> {
         let marks = marks(c.config.as_ref()?.labels.as_ref()?)?;
         let id = marks.host?;
         let state = match c.state.as_ref().and_then(|s| s.status) {
@@ -51,10 +53,11 @@ impl Docker {
             Some(ContainerStateStatusEnum::CREATED) => HostState::Unfinished,
             _ => HostState::Stopped,
         };
-        let networks = c.network_settings.as_ref()?.networks.as_ref()?;
-        let endpoint = networks.values().next()?;
-        let fixed = endpoint.ipam_config.as_ref().and_then(|i| i.ipv4_address.clone());
-        let address = fixed.or(endpoint.ip_address.clone())?.parse().ok()?;
+        let own = Self::own_endpoint(c, network);
+        let fixed = own.and_then(|e| e.ipam_config.as_ref()?.ipv4_address.as_ref()?.parse().ok());
+        let given = || own.and_then(|e| e.ip_address.as_ref()?.parse().ok());
+        let planned = || network.and_then(|n| n.host(id));
+        let address = fixed.or_else(given).or_else(planned).unwrap_or(Ipv4Addr::UNSPECIFIED);
         let mut published = BTreeMap::new();
         for (inner, outer) in c.host_config.as_ref()?.port_bindings.iter().flatten() {
             let inner = inner.trim_end_matches("/tcp").parse::<u16>().ok();
@@ -81,18 +84,30 @@ impl Docker {
         Some((marks.cluster, host))
     }
 
-    pub(super) async fn networks(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Network>> {
+    /// The container's endpoint in the cluster's own network; `None` where it is not connected to it.
+    fn own_endpoint<'a>(c: &'a ContainerInspectResponse, network: Option<&ObservedNetwork>) -> Option<&'a EndpointSettings> {
+        // A host is created in its cluster's network; an older one may be recorded by name.
+        let made_in = c.host_config.as_ref().and_then(|h| h.network_mode.as_deref());
+        let mut endpoints = c.network_settings.as_ref()?.networks.as_ref()?.iter();
+        let is_own = |name: &str, e: &EndpointSettings| match network {
+            Some(n) => e.network_id.as_ref() == Some(&n.reference) || name == n.reference,
+            None => made_in.is_some_and(|m| name == m || e.network_id.as_deref() == Some(m)),
+        };
+        endpoints.find(|(name, e)| is_own(name, e)).map(|(_, e)| e)
+    }
+
+    pub(super) async fn networks(&self, label: &str, value: &str) -> Result<Vec<Network>> {
         let options = ListNetworksOptionsBuilder::default().filters(&filter(label, value)).build();
         self.engine.list_networks(Some(options)).await.map_err(|e| explain("cannot list networks", e))
     }
 
-    pub(super) async fn volumes(&self, label: &str, value: &str) -> Result<Vec<bollard::models::Volume>> {
+    pub(super) async fn volumes(&self, label: &str, value: &str) -> Result<Vec<Volume>> {
         let options = ListVolumesOptionsBuilder::default().filters(&filter(label, value)).build();
         let list = self.engine.list_volumes(Some(options)).await.map_err(|e| explain("cannot list volumes", e))?;
         Ok(list.volumes.unwrap_or_default())
     }
 
-    pub(super) fn observed_network(n: &bollard::models::Network) -> Option<ObservedNetwork> {
+    pub(super) fn observed_network(n: &Network) -> Option<ObservedNetwork> {
         let ports_from = marks(n.labels.as_ref()?)?.ports?;
         Some(ObservedNetwork {
             reference: n.id.clone()?,
@@ -100,25 +115,107 @@ impl Docker {
         })
     }
 
-    pub(super) async fn observe_now(&self) -> Result<Observed> {
-        let (containers, networks, volumes) =
-            tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))?;
-        // What carries no cluster's UUID is nobody's of ours, whatever else is written on it.
-        let of_container = |c: &ContainerInspectResponse| marks(c.config.as_ref()?.labels.as_ref()?);
-        let of_network = |n: &bollard::models::Network| marks(n.labels.as_ref()?);
-        let all = || {
-            // A `down` that was cut off may have left nothing but volumes.
-            let all = containers.iter().filter_map(of_container).chain(networks.iter().filter_map(of_network));
-            all.chain(volumes.iter().filter_map(|v| marks(&v.labels)))
+    async fn all_of_name(&self) -> Result<(Vec<ContainerInspectResponse>, Vec<Network>, Vec<Volume>)> {
+        tokio::try_join!(self.containers(NAME, &self.cluster), self.networks(NAME, &self.cluster), self.volumes(NAME, &self.cluster))
+    }
+
+    fn of_container(c: &ContainerInspectResponse) -> Option<Marks> {
+        marks(c.config.as_ref()?.labels.as_ref()?)
+    }
+
+    fn of_network(n: &Network) -> Option<Marks> {
+        marks(n.labels.as_ref()?)
+    }
+
+    /// All identities, those included of which nothing but volumes is left. What carries no UUID belongs to none.
+    fn identities_of(containers: &[ContainerInspectResponse], networks: &[Network], volumes: &[Volume]) -> Vec<Identity> {
+        let mut hosts: BTreeMap<ClusterId, usize> = BTreeMap::new();
+        for m in containers.iter().filter_map(Self::of_container) {
+            *hosts.entry(m.cluster).or_default() += 1;
+        }
+        for m in networks.iter().filter_map(Self::of_network).chain(volumes.iter().filter_map(|v| marks(&v.labels))) {
+            hosts.entry(m.cluster).or_default();
+        }
+        hosts.into_iter().map(|(uuid, hosts)| Identity { uuid, hosts }).collect()
+    }
+
+    /// Why a container works only once it is made again: its network is gone, it was disconnected from it, or a port was taken while
+    /// it was stopped.
+    fn needs_rebuild(&self, c: &ContainerInspectResponse, host: &ObservedHost, network: Option<&ObservedNetwork>) -> Option<String> {
+        if network.is_none() {
+            return Some("its network is gone".into());
+        }
+        if Self::own_endpoint(c, network).is_none() {
+            return Some("it is not connected to the cluster's network".into());
+        }
+        // Where the inventory says which ports, another one is not chosen: starting the host fails, and says why.
+        if host.state != HostState::Stopped || self.settings.ports_from.is_some() {
+            return None;
+        }
+        let port = host.published.values().find(|p| !subnet::is_free(**p))?;
+        Some(format!("port {port} of 127.0.0.1 is in use by another program, another one is chosen"))
+    }
+
+    /// Why a network or volume cannot be removed: the containers that use it, where it is in use.
+    pub(super) async fn in_use(&self, resource: &Resource, e: EngineError) -> Error {
+        let doing = format!("cannot remove {} {}", resource.kind, resource.name);
+        let by = |names: Vec<String>| names.into_iter().filter(|n| !n.is_empty()).collect::<Vec<_>>();
+        let (users, hint) = match resource.kind {
+            "network" => {
+                let found = self.engine.inspect_network(&resource.id, None).await.ok().and_then(|n| n.containers);
+                let names = by(found.into_iter().flatten().filter_map(|(_, c)| c.name).collect());
+                let commands: Vec<String> =
+                    names.iter().map(|n| format!("`docker network disconnect --force {} {n}`", resource.name)).collect();
+                (names, commands.join(", "))
+            }
+            _ => {
+                let filters = HashMap::from([("volume".to_owned(), vec![resource.id.clone()])]);
+                let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+                let found = self.engine.list_containers(Some(options)).await.unwrap_or_default();
+                let name = |c: ContainerSummary| c.names.and_then(|n| Some(n.first()?.trim_start_matches('/').to_owned()));
+                let names = by(found.into_iter().filter_map(name).collect());
+                let commands: Vec<String> = names.iter().map(|n| format!("`docker rm --force {n}`")).collect();
+                (names, commands.join(", "))
+            }
         };
-        let uuid = identity(&self.cluster, all().map(|m| m.cluster), TWO_HINT)?;
-        let mut observed = Observed { uuid, engine: all().find_map(|m| m.engine).map(String::from), ..Observed::default() };
-        if let Some(Expiry::At(expires)) = networks.iter().filter_map(of_network).find_map(|m| m.expires) {
+        match users.is_empty() {
+            true => explain(&doing, e),
+            false => Error::failed(format!("{doing}: in use by {}", users.join(", "))).hint(format!("{hint}, then `septet down` again")),
+        }
+    }
+
+    pub(super) async fn identities_now(&self) -> Result<Vec<Identity>> {
+        let (containers, networks, volumes) = self.all_of_name().await?;
+        Ok(Self::identities_of(&containers, &networks, &volumes))
+    }
+
+    pub(super) async fn observe_now(&self) -> Result<Observed> {
+        let (mut containers, mut networks, mut volumes) = self.all_of_name().await?;
+        let (uuid, twins) = choose(&self.cluster, Self::identities_of(&containers, &networks, &volumes))?;
+        // What is left of another first run is not this cluster's, nor is what carries no UUID.
+        let is_own = |m: Option<Marks>| m.is_some_and(|m| Some(m.cluster) == uuid);
+        containers.retain(|c| is_own(Self::of_container(c)));
+        networks.retain(|n| is_own(Self::of_network(n)));
+        volumes.retain(|v| is_own(marks(&v.labels)));
+        let mut all = containers.iter().filter_map(Self::of_container).chain(networks.iter().filter_map(Self::of_network));
+        let engine = all.find_map(|m| m.engine).or_else(|| volumes.iter().filter_map(|v| marks(&v.labels)).find_map(|m| m.engine));
+        let mut observed = Observed { uuid, twins, engine: engine.map(String::from), ..Observed::default() };
+        if let Some(Expiry::At(expires)) = networks.iter().filter_map(Self::of_network).find_map(|m| m.expires) {
             let _ = self.expires.set(expires.to_string());
         }
-        observed.hosts = containers.iter().filter_map(Self::observed_host).map(|(_, h)| h).collect();
-        observed.hosts.sort_by_key(|h| h.id);
         observed.network = networks.iter().find_map(Self::observed_network);
+        observed.hosts = containers.iter().filter_map(|c| Some(Self::observed_host(c, observed.network.as_ref())?.1)).collect();
+        observed.hosts.sort_by_key(|h| h.id);
+        for c in &containers {
+            let Some((_, host)) = Self::observed_host(c, observed.network.as_ref()) else { continue };
+            if let Some(why) = self.needs_rebuild(c, &host, observed.network.as_ref()) {
+                observed.rebuild.insert(host.id, why);
+                // Nothing of it can be used as it is, whether it runs or not.
+                for h in observed.hosts.iter_mut().filter(|h| h.id == host.id) {
+                    h.state = HostState::Unfinished;
+                }
+            }
+        }
         for v in &volumes {
             let id = marks(&v.labels).and_then(|m| m.host);
             if let Some(id) = id.filter(|id| observed.host(*id).is_none()) {
@@ -135,7 +232,7 @@ impl Docker {
                 // A name is also found by the beginning of an id; only the name itself counts.
                 if c.name.as_deref() == Some(&format!("/{name}")) {
                     // One of ours that a run which was killed had asked for, and that came after the list was made.
-                    if let Some((of, host)) = Self::observed_host(&c)
+                    if let Some((of, host)) = Self::observed_host(&c, observed.network.as_ref())
                         && Some(of) == observed.uuid
                     {
                         observed.hosts.push(host);
@@ -148,5 +245,43 @@ impl Docker {
         }
         observed.hosts.sort_by_key(|h| h.id);
         Ok(observed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn network() -> ObservedNetwork {
+        ObservedNetwork { reference: "own".into(), place: Place::Docker { subnet: Subnet([10, 1, 2]), ports_from: 19000 } }
+    }
+
+    fn host(networks: serde_json::Value, network: Option<&ObservedNetwork>) -> ObservedHost {
+        let text = json!({
+            "Id": "c", "Name": "/p-kafka01", "State": {"Status": "running"}, "NetworkSettings": {"Networks": networks},
+            "Config": {"Labels": {"septet.cluster": "0b5c4f2e-8f0f-4f4e-9a53-6c0f5f2b8a11", "septet.name": "c", "septet.role": "broker", "septet.index": "1"}}, "HostConfig": {"NetworkMode": "own"},
+        });
+        Docker::observed_host(&serde_json::from_value(text).unwrap(), network).unwrap().1
+    }
+
+    #[test]
+    fn the_address_is_that_in_the_clusters_own_network() {
+        let own = json!({"NetworkID": "own", "IPAddress": "10.1.2.31", "IPAMConfig": {"IPv4Address": "10.1.2.31"}});
+        let others: serde_json::Map<_, _> =
+            (0..20).map(|i| (format!("app{i}"), json!({"NetworkID": format!("n{i}"), "IPAddress": format!("172.18.0.{i}")}))).collect();
+        let mut all = others.clone();
+        all.insert("septet-c".into(), own);
+        for network in [Some(&network()), None] {
+            // The order of a hash map differs from one to the next.
+            for _ in 0..20 {
+                assert_eq!(host(json!(all), network).address, Ipv4Addr::new(10, 1, 2, 31));
+            }
+        }
+        // Disconnected from its own network it is still a host, with the address that it has there.
+        assert_eq!(host(json!(others), Some(&network())).address, Ipv4Addr::new(10, 1, 2, 31));
+        assert_eq!(host(json!({}), None).address, Ipv4Addr::UNSPECIFIED);
     }
 }

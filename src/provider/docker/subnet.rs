@@ -103,6 +103,12 @@ pub fn free_ports(needed: &[u16], others: &[u16], seed: &str, attempt: u16) -> O
         .find(|base| !others.iter().any(|o| base.abs_diff(*o) < PORTS_PER_CLUSTER) && needed.iter().all(|offset| is_free(base + offset)))
 }
 
+/// Places in a cluster's row that may stand in for one: of no host, and for each place in another order.
+pub fn substitutes(offset: u16, needed: &[u16]) -> impl Iterator<Item = u16> {
+    let first = PORTS_PER_CLUSTER - 1 - offset % PORTS_PER_CLUSTER;
+    (0..PORTS_PER_CLUSTER).map(move |i| (first + PORTS_PER_CLUSTER - i) % PORTS_PER_CLUSTER).filter(|o| !needed.contains(o))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -116,6 +122,9 @@ mod tests {
         assert!(!candidates("x", &[first.to_string()]).contains(&first));
         assert!(candidates("x", &["10.192.0.0/10".into()]).is_empty());
         assert_eq!(Subnet::parse("10.1.2.0/24").unwrap().to_string(), "10.1.2.0/24");
+        let first = |offset| substitutes(offset, &[0, 10, 11, 12, 20, 21, 22]).next();
+        assert_eq!((first(0), first(20), first(21), first(109)), (Some(119), Some(99), Some(98), Some(9)));
+        assert_eq!(substitutes(0, &[0]).count(), 119);
         for bad in ["10.1.2.3/24", "10.1.2.0/16", "127.0.0.0/24", "x"] {
             assert_eq!(Subnet::parse(bad), None, "{bad}");
         }

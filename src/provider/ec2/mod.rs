@@ -233,7 +233,7 @@ impl Provider for Ec2 {
         Box::pin(async move {
             match step {
                 Step::CreateNetwork => Ok(()),
-                Step::Create { id, name, .. } | Step::Replace { id, name } => self.create(*id, name, network, site, say).await,
+                Step::Create { id, name, .. } | Step::Replace { id, name, .. } => self.create(*id, name, network, site, say).await,
                 Step::Start { id, name } | Step::Unpause { id, name } => self.start(*id, name).await,
                 Step::Resize { id, name, to, .. } => self.waiting(self.resize(*id, name, to)).await,
                 Step::Attach { id, name, volume } => {
