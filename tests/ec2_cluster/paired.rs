@@ -68,7 +68,7 @@ fn the_whole_way() {
     kept_data(&cluster);
 
     let receipt = cluster.ok(&["down", "--yes", "--json"]).json();
-    assert_eq!((&receipt["left"], receipt["removed"].as_array().unwrap().len()), (&json!([]), 7 + 13 + 3 + 1));
+    assert_eq!((&receipt["left"], receipt["removed"].as_array().unwrap().len()), (&json!([]), 7 + 13 + 4 + 1));
     cluster.is_gone("down");
     assert_eq!(cloud.others("whole").keys().collect::<Vec<_>>(), others.keys().collect::<Vec<_>>());
     let filter = format!("label=septet.test.cloud={}", cloud.pid());

@@ -169,6 +169,21 @@ impl Partition {
         }
     }
 
+    /// The last epoch up to one, and where it ended; -1 and -1 if that is not known.
+    pub fn end_of_epoch(&self, epoch: i32) -> Result<(i32, i64), ResponseError> {
+        let inner = self.leading()?;
+        // The leader's own epoch has begun, also before its first record.
+        let end = inner.log.end_offset();
+        let last = inner.log.epochs().last().map(|e| e.epoch);
+        if epoch == inner.leader_epoch {
+            return Ok((epoch, end));
+        }
+        if (last.unwrap_or(-1) + 1..inner.leader_epoch).contains(&epoch) {
+            return Ok((last.unwrap_or(epoch), end));
+        }
+        Ok(inner.log.end_of_epoch(epoch).unwrap_or((-1, -1)))
+    }
+
     /// Appends what a producer sent, which must be one batch.
     pub fn append(&self, bytes: &[u8]) -> Result<Appended, ResponseError> {
         let TopicSettings { max_message_bytes, log_append_time, .. } = self.leading()?.settings;

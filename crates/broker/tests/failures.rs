@@ -10,11 +10,17 @@ use std::{
 
 use common::{
     batches::Batch,
-    client::{Client, eventually, text},
+    client::{Client, eventually, text, topic_name},
     logs::batches,
     processes::{Cluster, Node, SOON},
 };
-use kafka_protocol::{ResponseError, messages::FindCoordinatorRequest};
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        FindCoordinatorRequest, OffsetForLeaderEpochRequest,
+        offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
+    },
+};
 
 /// A time that a session which nobody ends lives on for, long enough not to be mistaken for anything else.
 const LONG_SESSION: &str = "zookeeper.session.timeout.ms=50000";
@@ -129,6 +135,21 @@ fn another_broker_takes_over_as_controller_and_a_dead_leader_is_known() {
     assert_eq!(client.produce("orders", partition, &batch(1)), 2);
     let epochs: Vec<i32> = batches(&client.fetch("orders", partition, 0)).iter().map(|(h, _)| h.leader_epoch).collect();
     assert!(epochs.len() == 2 && epochs[0] == 0 && epochs[1] >= 2, "none, then itself again, two terms later: {epochs:?}");
+    // Where each term ended.
+    for version in 2..=4 {
+        let mut end_of = |epoch: i32, current: i32| {
+            let p =
+                OffsetForLeaderPartition::default().with_partition(partition).with_leader_epoch(epoch).with_current_leader_epoch(current);
+            let t = OffsetForLeaderTopic::default().with_topic(topic_name("orders")).with_partitions(vec![p]);
+            let answer = client.call(version, &OffsetForLeaderEpochRequest::default().with_topics(vec![t]));
+            let p = &answer.topics[0].partitions[0];
+            (p.error_code, p.leader_epoch, p.end_offset)
+        };
+        assert_eq!((end_of(0, -1), end_of(1, -1)), ((0, 0, 2), (0, 0, 2)));
+        assert_eq!(end_of(epochs[1], epochs[1]), (0, epochs[1], 4));
+        assert_eq!(end_of(epochs[1] + 1, -1), (0, -1, -1));
+        assert_eq!(end_of(0, 0).0, ResponseError::FencedLeaderEpoch.code());
+    }
 }
 
 #[test]

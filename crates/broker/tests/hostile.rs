@@ -22,7 +22,7 @@ use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, FetchResponse,
         FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse,
-        ProduceResponse,
+        OffsetForLeaderEpochResponse, ProduceResponse,
     },
     protocol::Decodable,
 };
@@ -41,6 +41,7 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::ApiVersions => drop(ApiVersionsResponse::decode(&mut b, version).unwrap()),
         ApiKey::CreateTopics => drop(CreateTopicsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteTopics => drop(DeleteTopicsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::OffsetForLeaderEpoch => drop(OffsetForLeaderEpochResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }

@@ -135,17 +135,17 @@ fn watches_have_budgets_of_count_and_bytes() {
     // 16 KiB each: about 2,000 for one, 16,000 for all.
     let long = |i: usize| format!("/{i:06}{}", "x".repeat(16_000));
     let (mut of_one, mut all) = (0, 0);
-    for connection in 3..20 {
-        let room = (0..5000).take_while(|i| w.add(connection, &long(*i), false).is_ok()).count();
+    for connection in 3..13 {
+        let room = (0..2200).take_while(|i| w.add(connection, &long(*i), false).is_ok()).count();
         of_one = of_one.max(room);
         all += room;
     }
     assert!((2000..2100).contains(&of_one) && (16_000..17_000).contains(&all), "{of_one} and {all}");
-    assert_eq!((w.add(3, &long(9999), false), w.add(20, &long(1), false)), (Err(Full::Own), Err(Full::All)));
+    assert_eq!((w.add(3, &long(9999), false), w.add(13, &long(1), false)), (Err(Full::Own), Err(Full::All)));
     // All that one had is free again.
     w.drop_connection(3);
-    assert_eq!((0..5000).take_while(|i| w.add(21, &long(*i), false).is_ok()).count(), of_one);
-    (2..22).for_each(|c| w.drop_connection(c));
+    assert_eq!((0..2200).take_while(|i| w.add(14, &long(*i), false).is_ok()).count(), of_one);
+    (2..15).for_each(|c| w.drop_connection(c));
     assert!(w.is_empty());
     w.add(1, &long(1), false).unwrap();
 }

@@ -11,6 +11,7 @@ mod list_offsets;
 mod metadata;
 mod offset_commit;
 mod offset_fetch;
+mod offset_for_leader_epoch;
 mod produce;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FindCoordinatorRequest,
-        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
+        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+        RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
@@ -105,6 +107,12 @@ pub const APIS: &[Api] = &[
         layout: Layout { flexible: 5, fields: "[ s i h [ i I ] [ s s ] ] i b" },
     },
     Api { key: ApiKey::DeleteTopics, versions: (1, 6), served_from: 1, layout: Layout { flexible: 4, fields: "[@6-99 s l l ] S@1-5 i" } },
+    Api {
+        key: ApiKey::OffsetForLeaderEpoch,
+        versions: (2, 4),
+        served_from: 2,
+        layout: Layout { flexible: 4, fields: "i@3-99 [ s [ i i i ] ]" },
+    },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
 ];
 
@@ -193,6 +201,9 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
         ApiKey::DeleteTopics => encode(&header, key, version, &delete_topics::handle(broker, &decode!(DeleteTopicsRequest), version).await),
+        ApiKey::OffsetForLeaderEpoch => {
+            encode(&header, key, version, &offset_for_leader_epoch::handle(broker, &decode!(OffsetForLeaderEpochRequest)))
+        }
         ApiKey::DeleteRecords => {
             let request = decode!(DeleteRecordsRequest);
             // Waits for the disk.

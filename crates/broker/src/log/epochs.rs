@@ -55,6 +55,21 @@ impl Epochs {
         &self.list
     }
 
+    /// The epoch that is asked for, or the last before it, and where it ended; `None` if it is not known. `end` is that of
+    /// the log. As Kafka's LeaderEpochFileCache.endOffsetFor.
+    pub fn end_of(&self, epoch: i32, end: i64) -> Option<(i32, i64)> {
+        let last = self.list.last()?;
+        if epoch < 0 || epoch > last.epoch {
+            return None;
+        }
+        if epoch == last.epoch {
+            return Some((epoch, end));
+        }
+        let higher = self.list.partition_point(|e| e.epoch <= epoch);
+        let start = self.list.get(higher)?.start;
+        Some((higher.checked_sub(1).map_or(epoch, |i| self.list[i].epoch), start))
+    }
+
     /// Notes that a batch of an epoch begins at an offset. Says whether this was new.
     pub fn assign(&mut self, epoch: i32, start: i64) -> bool {
         if epoch < 0 || self.list.last().is_some_and(|last| last.epoch >= epoch) {
@@ -112,6 +127,11 @@ mod tests {
         e.write().unwrap();
         assert_eq!(fs::read_to_string(dir.path().join(NAME)).unwrap(), "0\n2\n3 0\n7 10\n");
         let mut e = Epochs::read(dir.path()).unwrap();
+        let cases =
+            [(-1, None), (0, Some((0, 0))), (2, Some((2, 0))), (3, Some((3, 10))), (5, Some((3, 10))), (7, Some((7, 30))), (8, None)];
+        for (epoch, want) in cases {
+            assert_eq!(e.end_of(epoch, 30), want, "{epoch}");
+        }
         assert!(e.assign(9, 20) && e.truncate_from(20) && !e.truncate_from(20));
         assert!(e.truncate_to(5));
         assert_eq!(e.list(), [Epoch { epoch: 3, start: 5 }, Epoch { epoch: 7, start: 10 }]);

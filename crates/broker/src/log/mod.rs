@@ -265,6 +265,11 @@ impl Log {
         self.recovery_point
     }
 
+    /// The last epoch up to one, and where it ended; see [`Epochs::end_of`].
+    pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        self.epochs.end_of(epoch, self.end_offset())
+    }
+
     /// The leader epochs that its records are from.
     pub fn epochs(&self) -> &[Epoch] {
         self.epochs.list()

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest,
-        FindCoordinatorRequest, GroupId, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
-        TopicName, TransactionalId,
+        FindCoordinatorRequest, GroupId, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+        OffsetForLeaderEpochRequest, ProduceRequest, TopicName, TransactionalId,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
@@ -14,6 +14,7 @@ use kafka_protocol::{
         metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch_request::OffsetFetchRequestTopic,
+        offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::{Decodable, Encodable, StrBytes},
@@ -124,6 +125,13 @@ fn delete_topics(v: i16, n: usize, nulls: bool) -> DeleteTopicsRequest {
     if v >= 6 { r.with_topics(list(n, topic)) } else { r.with_topic_names(list(n, |i| TopicName(name(i)))) }
 }
 
+fn epochs(v: i16, n: usize) -> OffsetForLeaderEpochRequest {
+    let partition = |i| OffsetForLeaderPartition::default().with_partition(number(i)).with_current_leader_epoch(2).with_leader_epoch(1);
+    let topic = |i| OffsetForLeaderTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, partition));
+    let r = OffsetForLeaderEpochRequest::default().with_topics(list(n, topic));
+    if v >= 3 { r.with_replica_id(BrokerId(-1)) } else { r }
+}
+
 fn delete_records(n: usize) -> DeleteRecordsRequest {
     let partition = |i| DeleteRecordsPartition::default().with_partition_index(number(i)).with_offset(-1);
     let topic = |i| DeleteRecordsTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
@@ -164,6 +172,7 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::CreateTopics => encoded(v, &create_topics(n, nulls)),
                 ApiKey::DeleteTopics => encoded(v, &delete_topics(v, n, nulls)),
                 ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
+                ApiKey::OffsetForLeaderEpoch => encoded(v, &epochs(v, n)),
                 other => panic!("no samples of {other:?}: write some"),
             });
         }
@@ -185,6 +194,7 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
+        ApiKey::OffsetForLeaderEpoch => OffsetForLeaderEpochRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
     };
     result.map(|()| b.len()).map_err(|e| e.to_string())

@@ -10,7 +10,7 @@ use openraft::{Entry, LogId, Vote};
 use crate::storage::TypeConfig;
 
 /// Newest entries that are held in memory, in bytes of their records.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// An entry that is not purged.
 pub(super) struct Slot {
