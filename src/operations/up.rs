@@ -466,6 +466,9 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     let checks = preflight(cluster, &plan, &observed).await?;
     cluster.reporter.checks(&checks, true);
     cluster.reporter.plan(&plan);
+    if observed.uuid.is_none() {
+        cluster.reporter.resources(&cluster.provider.resources(&cluster.inventory));
+    }
     let estimate = cluster.provider.estimate();
     if let Some(e) = &estimate {
         cluster.reporter.estimate(e);

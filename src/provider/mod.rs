@@ -336,6 +336,10 @@ pub trait Provider: Send + Sync {
     fn preflight<'a>(&'a self, _observed: &'a Observed, _steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
         Box::pin(async { Ok(Vec::new()) })
     }
+    /// What is made with a new cluster beside its hosts, and who reaches what: lines for a plan.
+    fn resources(&self, _inventory: &Inventory) -> Vec<String> {
+        Vec::new()
+    }
     /// What the cluster costs once it is as the inventory says.
     fn estimate(&self) -> Option<Estimate> {
         None

@@ -143,6 +143,13 @@ impl Reporter {
         }
     }
 
+    /// Shows what is made beside hosts.
+    pub fn resources(&self, lines: &[String]) {
+        for l in lines {
+            self.line(self.paint("32", &format!("+ {l}")));
+        }
+    }
+
     /// Shows which names go once the rename is finished.
     pub fn old_names(&self, names: &std::collections::BTreeSet<String>) {
         let list: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -353,6 +353,10 @@ impl Provider for Docker {
         Box::pin(async move { privilege::exec(&self.engine, &host.reference, SCRIPT).await.map_or_else(Some, Some) })
     }
 
+    fn resources(&self, inventory: &Inventory) -> Vec<String> {
+        network::resources(inventory)
+    }
+
     fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
         Box::pin(async move {
             let hosts = steps.iter().filter(|s| matches!(s, Step::Create { .. } | Step::Replace { .. } | Step::Start { .. })).count();

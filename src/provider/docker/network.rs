@@ -1,5 +1,7 @@
 //! The cluster's network: a free subnet, and a row of free ports that are published on this machine.
 
+use std::collections::BTreeMap;
+
 use bollard::{
     errors::Error as EngineError,
     models::{Ipam, IpamConfig, NetworkCreateRequest},
@@ -9,6 +11,7 @@ use super::{CLUSTER, Docker, PORTS, Subnet, errors::explain, marks, subnet};
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
+    inventory::{Inventory, Role},
     provider::{ObservedNetwork, PORTS_PER_CLUSTER, Place, Site, published_ports},
 };
 
@@ -97,5 +100,39 @@ impl Docker {
             }
         }
         Err(Error::failed("no free subnet was found").hint("set `subnet` in the inventory"))
+    }
+}
+
+/// What is made with a new cluster beside its hosts. Published ports are on the loopback address: nothing else reaches a host from
+/// outside of its network.
+pub(super) fn resources(inventory: &Inventory) -> Vec<String> {
+    let metadata = inventory.engine.metadata();
+    let mut ports: BTreeMap<(Role, u16), usize> = BTreeMap::new();
+    for h in &inventory.hosts {
+        for (inner, _) in published_ports(h.id, metadata) {
+            *ports.entry((h.id.role, inner)).or_default() += 1;
+        }
+    }
+    let open: Vec<String> = ports.iter().map(|((role, port), n)| format!("port {port} of {n} {}", role.group())).collect();
+    vec![
+        format!("open to this machine only (127.0.0.1): {}", open.join(", ")),
+        format!("{} volumes for /data, one for each host", inventory.hosts.len()),
+        "an SSH key in this user's state directory, accepted by all hosts".to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_plan_says_what_opens_to_whom() {
+        let lines = resources(&Inventory::built_in().unwrap());
+        assert_eq!(
+            lines[0],
+            "open to this machine only (127.0.0.1): port 22 of 1 control, port 2181 of 3 coordinators, port 19092 of 3 brokers"
+        );
+        assert_eq!(lines[1], "7 volumes for /data, one for each host");
     }
 }
