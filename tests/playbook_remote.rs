@@ -213,6 +213,8 @@ fn run_until(case: Case, last: Option<&'static str>) -> (Did, septet::error::Res
             unseen: HashSet::new(),
             options,
             host_vars: BTreeMap::new(),
+            hosts: Arc::default(),
+            for_tera: Arc::default(),
             events,
             interrupted: interrupted.clone(),
         };

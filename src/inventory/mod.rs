@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::{
     error::{Error, Result},
     identity::{ClusterName, is_label},
-    template::{Renderer, Vars},
+    template::{self, Vars},
     yaml::{self, Node},
 };
 
@@ -296,13 +296,13 @@ impl Inventory {
         }
     }
 
-    fn render_name(&self, template: &str, id: HostId, prefix: &str) -> Result<String> {
+    fn render_name(&self, written: &str, id: HostId, prefix: &str) -> Result<String> {
         let mut vars = Vars::new();
         vars.insert("prefix".into(), prefix.into());
         vars.insert("index".into(), id.index.into());
         vars.insert("role".into(), id.role.name().into());
         vars.insert("cluster".into(), self.cluster.to_string().into());
-        Renderer::new(&vars)?.text("hostname", template)
+        template::hostname(&vars, written)
     }
 
     /// The same inventory under another prefix.
@@ -435,14 +435,32 @@ fn docker_settings(d: &Node) -> Result<ProviderSettings> {
     Ok(ProviderSettings::Docker(settings))
 }
 
-/// Variables that every host has, under Ansible's names where it has them.
+/// Who a host is, under Ansible's names.
 pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     let mut v = Vars::new();
     let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
     put("inventory_hostname", host.name.clone().into());
     put("inventory_hostname_short", host.name.clone().into());
-    put("fqdn", inventory.fqdn(&host.name).into());
     put("group_names", vec![host.id.role.group()].into());
+    let mut groups = serde_json::Map::new();
+    for role in Role::ALL {
+        groups.insert(role.group().into(), inventory.of(role).map(|h| h.name.clone()).collect());
+    }
+    groups.insert("all".into(), inventory.hosts.iter().map(|h| h.name.clone()).collect());
+    groups.insert("ungrouped".into(), Vec::<String>::new().into());
+    put("groups", groups.into());
+    if let Some(path) = &inventory.path {
+        put("inventory_file", path.display().to_string().into());
+        put("inventory_dir", path.parent().map(|p| p.display().to_string()).unwrap_or_default().into());
+    }
+    v
+}
+
+/// Who a host is, under Septet's names; playbooks see them below `septet.`.
+pub fn own_vars(inventory: &Inventory, host: &Host) -> Vars {
+    let mut v = Vars::new();
+    let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
+    put("fqdn", inventory.fqdn(&host.name).into());
     put("cluster", inventory.cluster.to_string().into());
     put("prefix", inventory.prefix.clone().into());
     put("domain", inventory.domain.clone().unwrap_or_default().into());
@@ -451,11 +469,5 @@ pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     put("node_id", Inventory::node_id(host.id).into());
     put("role", host.id.role.name().into());
     put("index", host.id.index.into());
-    let mut groups = serde_json::Map::new();
-    for role in Role::ALL {
-        groups.insert(role.group().into(), inventory.of(role).map(|h| h.name.clone()).collect());
-    }
-    groups.insert("all".into(), inventory.hosts.iter().map(|h| h.name.clone()).collect());
-    put("groups", groups.into());
     v
 }

@@ -154,6 +154,8 @@ async fn play(cluster: &Cluster, observed: &Observed, fleet: Option<Arc<Fleet>>,
         unseen,
         options,
         host_vars: BTreeMap::new(),
+        hosts: Arc::default(),
+        for_tera: Arc::default(),
         events,
         interrupted: cluster.interrupted.clone(),
     };
@@ -444,7 +446,8 @@ pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     let run = async {
         let observed = cluster.provider.observe().await?;
         let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
-        let recap = play(cluster, &access.observed, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
+        let options = Options { keep_going: true, ..cluster.options.clone() };
+        let recap = play(cluster, &access.observed, Some(access.fleet.clone()), &plays, options).await;
         access.fleet.close().await;
         let recap = recap?;
         cluster.reporter.recap(&recap);

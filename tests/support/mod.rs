@@ -131,6 +131,8 @@ impl Case {
             unseen: HashSet::new(),
             options: self.options.clone(),
             host_vars: BTreeMap::new(),
+            hosts: Arc::default(),
+            for_tera: Arc::default(),
             events,
             interrupted: self.interrupted.clone(),
         };
