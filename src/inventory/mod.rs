@@ -173,6 +173,21 @@ pub struct Inventory {
 /// The inventory that is used where there is none.
 pub const BUILT_IN: &str = include_str!("../../inventories/local.yml");
 
+/// What an inventory begins with.
+const NO_CLUSTER: &str =
+    "an inventory of Septet's begins with `cluster: NAME` and `prefix: NAME`; hosts follow from `groups: {brokers: {count: 3}}`, their variables are below `vars:`; `septet init` writes one";
+
+/// An error about a file that is Ansible's, in the form of an INI file.
+fn not_ini(path: &Path, e: Error) -> Error {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ';']));
+    let section = |l: &str| l.starts_with('[') && l.ends_with(']') && !l.contains(',') && l.len() > 2;
+    match lines.any(section) && !text.contains("cluster:") {
+        true => Error::invalid(format!("{}: an INI inventory; Septet's inventories are YAML", path.display())).hint(NO_CLUSTER),
+        false => e,
+    }
+}
+
 /// Checks a prefix on its own; host names are checked once they are rendered.
 pub fn check_prefix(prefix: &str) -> Result<(), String> {
     if !is_label(prefix) || !prefix.starts_with(|c: char| c.is_ascii_lowercase()) {
@@ -186,7 +201,8 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
 impl Inventory {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut this = Self::from_node(&yaml::read(path)?)?;
+        let node = yaml::read(path).map_err(|e| not_ini(path, e))?;
+        let mut this = Self::from_node(&node).map_err(|e| not_ini(path, e))?;
         this.path = Some(path.to_owned());
         Ok(this)
     }
@@ -203,7 +219,11 @@ impl Inventory {
 
     fn from_node(root: &Node) -> Result<Self> {
         let mut f = root.fields()?;
-        let name_node = f.need("cluster")?;
+        // Ansible's have groups at the top, Septet's the cluster.
+        let name_node = match f.need("cluster") {
+            Err(e) if e.hint.is_none() => return Err(e.hint(NO_CLUSTER)),
+            other => other?,
+        };
         let cluster = name_node.string()?.parse::<ClusterName>();
         let Ok(cluster) = cluster else {
             return Err(name_node.error("a cluster's name has lower-case letters, digits and `-`, and at most 40 of them"));

@@ -293,7 +293,8 @@ pub fn missing_handlers(tasks: &[Task], answers: &[&str]) -> Vec<Error> {
 
 /// An error for each key that is left.
 fn unknown_keys(mut f: Fields<'_>, left_out: &[(&'static str, &'static str)], of: &str) -> Vec<Error> {
-    let known = f.known();
+    let mut known = f.known();
+    known.retain(|k| !k.contains('.'));
     let each = |(key, at, _): (String, &Node, &Node)| match keywords::instead(left_out, &key) {
         Some(hint) => at.error(format!("keyword `{key}` of a {of} is not supported")).hint(hint),
         None => crate::yaml::unknown(at, &key, &known),

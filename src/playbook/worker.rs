@@ -823,7 +823,14 @@ fn imagined(action: &Action, tail: &[u8], no_log: bool) -> Outcome {
             let diff = similar::TextDiff::from_lines("", text.as_ref()).unified_diff().header("/dev/null", path).to_string();
             Outcome::changed_if(true).with_diff(Some(diff))
         }
-        Action::Command { .. } | Action::WaitFor { .. } | Action::Stat { .. } | Action::Slurp { .. } => Outcome::new(Status::Skipped),
+        Action::Command { argv, .. } => {
+            let none = Vec::<Value>::new();
+            let outcome = Outcome::new(Status::Skipped).with_msg("Command would have run if not in check mode").with("rc", 0);
+            let outcome = outcome.with("cmd", argv.clone()).with("stdout", "").with("stderr", "");
+            outcome.with("stdout_lines", none.clone()).with("stderr_lines", none)
+        }
+        Action::Stat { .. } => Outcome::ok().with("stat", json!({ "exists": false })),
+        Action::WaitFor { .. } | Action::Slurp { .. } => Outcome::new(Status::Skipped),
         _ => Outcome::changed_if(true),
     }
 }

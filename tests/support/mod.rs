@@ -35,6 +35,8 @@ pub struct Case {
     pub options: Options,
     pub addresses: BTreeMap<HostId, Vars>,
     pub interrupted: Arc<AtomicBool>,
+    /// further variables of Septet's own
+    pub common: Vars,
 }
 
 pub fn vars(value: Value) -> Vars {
@@ -51,7 +53,14 @@ impl Case {
             options,
             addresses: BTreeMap::new(),
             interrupted: Arc::default(),
+            common: Vars::new(),
         }
+    }
+
+    /// With a variable of Septet's own.
+    pub fn own(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.common.insert(name.into(), value.into());
+        self
     }
 
     /// With `p.yml`, the playbook that is run.
@@ -122,6 +131,7 @@ impl Case {
         common.extend(engine::programs(&self.bundle()));
         common.insert("external_port".into(), EXTERNAL_PORT.into());
         common.insert("ensemble_secret".into(), "5".repeat(64).into());
+        common.extend(self.common.clone());
         let (events, mut told) = mpsc::unbounded_channel();
         let shared = Shared {
             inventory: self.inventory.clone(),
@@ -185,8 +195,8 @@ impl Ran {
         for (host, c) in &self.recap.hosts {
             let _ = writeln!(
                 out,
-                "= {host}: ok={} changed={} failed={} skipped={} ignored={} unreachable={}",
-                c.ok, c.changed, c.failed, c.skipped, c.ignored, c.unreachable
+                "= {host}: ok={} changed={} failed={} skipped={} ignored={} rescued={} unreachable={}",
+                c.ok, c.changed, c.failed, c.skipped, c.ignored, c.rescued, c.unreachable
             );
         }
         if !self.recap.pending_handlers.is_empty() {

@@ -242,7 +242,10 @@ pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
         return skipped(format!("Did not run command since '{path}' does not exist"), format!("skipped, since {path} does not exist"));
     }
     if check && !check_safe {
-        return Ok(Outcome::new(Status::Skipped).with_msg("a command is not run in check mode"));
+        let none: [&str; 0] = [];
+        let outcome = Outcome::new(Status::Skipped).with_msg("Command would have run if not in check mode").with("rc", 0);
+        let outcome = outcome.with("cmd", cmd).with("stdout", "").with("stderr", "");
+        return Ok(outcome.with("stdout_lines", none.as_slice()).with("stderr_lines", none.as_slice()));
     }
     let [program, args @ ..] = words.as_slice() else {
         return Err(FileError::Refused("command is empty".into()));

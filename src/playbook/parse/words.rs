@@ -53,6 +53,8 @@ fn unquoted(word: &str) -> String {
                 chars.next();
             }
             '\\' if quote.is_none() && depth == 0 => out.extend(chars.next()),
+            // In a template inside of quotes, the same quotes have a backslash.
+            '\\' if quote.is_some() && chars.peek().copied() == quote => out.extend(chars.next()),
             '"' | '\'' if depth == 0 && (quote.is_none() || quote == Some(c)) => quote = if quote.is_none() { Some(c) } else { None },
             c => out.push(c),
         }

@@ -128,7 +128,7 @@ pub(super) fn render_text(scope: &Arc<Scope>, name: &str, text: &str) -> Value {
     }
     let depth = DEPTH.get();
     if depth >= MAX_INDIRECTIONS {
-        return Value::from(Error::new(ErrorKind::InvalidOperation, format!("`{name}` refers to itself, or through over {MAX_INDIRECTIONS} others")));
+        return Value::from(Error::new(ErrorKind::InvalidOperation, format!("`{name}` refers to itself, directly or through other variables")));
     }
     DEPTH.set(depth + 1);
     let source = playbook_text(text);
