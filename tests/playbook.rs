@@ -361,7 +361,7 @@ fn conditions_on_a_result_see_the_item() {
     // Once, even if nothing is retried.
     let told = said("- debug: {msg: ''}\n  until: index == 2\n  retries: 0\n");
     assert_eq!(told, ["`until` does not hold after 1 tries"]);
-    assert_eq!(said("- command: ls\n  register: r\n  until: r.rc > 0\n  retries: 0\n- debug: {msg: on}\n"), ["on"]);
+    assert_eq!(said("- command: ls\n  register: r\n  until: r.rc > 0\n  retries: 0\n- debug: {msg: 'on'}\n"), ["on"]);
 }
 
 #[test]
@@ -508,4 +508,48 @@ fn others_see_a_hosts_variables_as_that_host_does() {
     ))
     .inventory(inventory);
     assert_eq!(case.run().messages(), ["r1 all-broker False 2"]);
+}
+
+/// What of Ansible is not supported is named, with what to do instead.
+#[test]
+fn what_is_left_out_has_a_hint() {
+    let said = answers(&[
+        ("roles", "- hosts: all\n  roles: [common]\n"),
+        ("remote_user", "- hosts: all\n  remote_user: root\n"),
+        ("connection", "- hosts: all\n  connection: local\n"),
+        ("vars_prompt", "- hosts: all\n  vars_prompt: [{name: x}]\n"),
+        ("apt", &tasks("- apt: {name: x, state: present}")),
+        ("ansible.builtin.dnf", &tasks("- ansible.builtin.dnf: {name: x}")),
+        ("get_url", &tasks("- get_url: {url: x, dest: /y}")),
+        ("delegate_to", &tasks("- command: ls\n  delegate_to: localhost")),
+        ("local_action", &tasks("- local_action: command ls")),
+        ("run_once", &tasks("- command: ls\n  run_once: true")),
+        ("with_sequence", &tasks("- debug:\n  with_sequence: end=3")),
+        ("include_role", &tasks("- include_role: {name: x}")),
+        ("meta", &tasks("- meta: end_play")),
+        ("a template in import_tasks", &tasks("- import_tasks: \"{{ x }}.yml\"")),
+        ("a directory", &tasks("- copy: {src: some/, dest: /x}")),
+    ]);
+    insta::assert_snapshot!(said);
+}
+
+/// All that is wrong is said together, before any host is touched: keywords, arguments, templates, files.
+#[test]
+fn all_errors_are_told_at_once() {
+    let case = Case::playbook(&tasks(
+        r#"- yum: {name: x}
+- debug: {msg: "{{ a b }}"}
+- debug: {msg: x}
+  when: x is shouted
+- template: {src: gone.j2, dest: /x}
+- template: {src: bad.j2, dest: /x}
+- copy: {src: gone, dest: /x, mod: 1}
+- file: {path: /x, stat: directory}
+- include_tasks: in.yml
+- command: ls
+  regster: x"#,
+    ))
+    .file("templates/bad.j2", "one\ntwo {{ x | shout }}\n")
+    .file("in.yml", "- debgu:\n");
+    insta::assert_snapshot!(case.parse_error());
 }

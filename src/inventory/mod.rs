@@ -179,6 +179,10 @@ const NO_CLUSTER: &str =
 
 /// An error about a file that is Ansible's, in the form of an INI file.
 fn not_ini(path: &Path, e: Error) -> Error {
+    const MAX_BYTES: u64 = 256 * 1024;
+    if std::fs::metadata(path).map_or(true, |m| m.len() > MAX_BYTES) {
+        return e;
+    }
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ';']));
     let section = |l: &str| l.starts_with('[') && l.ends_with(']') && !l.contains(',') && l.len() > 2;
@@ -247,7 +251,7 @@ impl Inventory {
             Some(n) => provider(n)?,
         };
         let ttl = f.take("ttl").filter(|n| !n.is_null()).map(duration).transpose()?;
-        let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), Node::object)?;
+        let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), variables)?;
         let mut this =
             Self { path: None, cluster, prefix, domain, engine, provider, ttl, hosts: Vec::new(), vars, templates: BTreeMap::new() };
         let groups = f.take("groups");
@@ -279,13 +283,13 @@ impl Inventory {
                     template = (n.string()?, n);
                 }
                 if let Some(n) = g.take("vars") {
-                    group_vars = n.object()?;
+                    group_vars = variables(n)?;
                 }
                 if let Some(n) = g.take("hosts") {
                     for (key, at, vars) in n.fields()?.rest() {
                         let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
                         let index = index.ok_or_else(|| at.error(format!("`{key}` is no number of a host: 1 to {count}")))?;
-                        host_vars.insert(index, vars.object()?);
+                        host_vars.insert(index, variables(vars)?);
                     }
                 }
                 g.finish()?;
@@ -405,6 +409,15 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("host name `{name}` is not a DNS label: lower-case letters, digits and `-` only"));
     }
     Ok(())
+}
+
+/// Variables of the user's.
+fn variables(n: &Node) -> Result<Vars> {
+    let vars = n.object()?;
+    if vars.contains_key("septet") {
+        return Err(n.error("`septet` holds Septet's own variables and cannot be set").hint("choose another name"));
+    }
+    Ok(vars)
 }
 
 /// A time as `90m`, `8h` or `2d`; a minute at the least, a year at the most.

@@ -825,7 +825,7 @@ fn imagined(action: &Action, tail: &[u8], no_log: bool) -> Outcome {
         }
         Action::Command { argv, .. } => {
             let none = Vec::<Value>::new();
-            let outcome = Outcome::new(Status::Skipped).with_msg("Command would have run if not in check mode").with("rc", 0);
+            let outcome = Outcome::new(Status::Skipped).with("msg", "Command would have run if not in check mode").with("rc", 0);
             let outcome = outcome.with("cmd", argv.clone()).with("stdout", "").with("stderr", "");
             outcome.with("stdout_lines", none.clone()).with("stderr_lines", none)
         }

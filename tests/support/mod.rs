@@ -125,8 +125,23 @@ impl Case {
         Ok(Ran { events, recap: result? })
     }
 
+    /// Runs `p.yml` for real, on hosts where every change goes well, under a gate.
+    pub fn run_under(&self, gate: Arc<dyn septet::playbook::Gate>) -> (Vec<Event>, Result<Recap>) {
+        let plays = self.parse("p.yml").unwrap();
+        self.run_with(&plays, None, Some(gate))
+    }
+
     /// Runs plays; with a task's name, as if the user pressed Ctrl-C once that task is told.
     pub fn run_until(&self, plays: &[Play], stop_at: Option<&str>) -> (Vec<Event>, Result<Recap>) {
+        self.run_with(plays, stop_at, None)
+    }
+
+    fn run_with(
+        &self,
+        plays: &[Play],
+        stop_at: Option<&str>,
+        gate: Option<Arc<dyn septet::playbook::Gate>>,
+    ) -> (Vec<Event>, Result<Recap>) {
         let mut common = engine::vars(&self.inventory, Some("00000000-0000-0000-0000-000000000000"));
         common.extend(engine::programs(&self.bundle()));
         common.insert("external_port".into(), EXTERNAL_PORT.into());
@@ -146,7 +161,7 @@ impl Case {
             events,
             interrupted: self.interrupted.clone(),
         };
-        let runner = Runner::new(shared, &common, &self.addresses, None);
+        let runner = Runner::new(shared, &common, &self.addresses, gate);
         let (interrupted, stop_at) = (self.interrupted.clone(), stop_at.map(str::to_owned));
         let listener = std::thread::spawn(move || {
             let mut events = Vec::new();

@@ -243,7 +243,7 @@ pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
     }
     if check && !check_safe {
         let none: [&str; 0] = [];
-        let outcome = Outcome::new(Status::Skipped).with_msg("Command would have run if not in check mode").with("rc", 0);
+        let outcome = Outcome::new(Status::Skipped).with("msg", "Command would have run if not in check mode").with("rc", 0);
         let outcome = outcome.with("cmd", cmd).with("stdout", "").with("stderr", "");
         return Ok(outcome.with("stdout_lines", none.as_slice()).with("stderr_lines", none.as_slice()));
     }

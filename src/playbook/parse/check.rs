@@ -32,6 +32,14 @@ impl Reader<'_> {
         }
     }
 
+    /// Checks the templates in arguments that come of one text.
+    pub(super) fn texts(&mut self, arguments: &Value, at: &Node) {
+        for text in arguments.as_object().into_iter().flat_map(|o| o.values()).filter_map(Value::as_str) {
+            let checked = template::check_text(text).map_err(|e| e.at(at.place()));
+            self.keep(checked);
+        }
+    }
+
     /// Checks conditions.
     pub(super) fn conditions(&mut self, conditions: &[Node]) {
         for n in conditions {

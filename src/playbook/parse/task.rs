@@ -177,9 +177,13 @@ impl Reader<'_> {
             self.conditions(list);
         }
         task.loop_over.iter().for_each(|n| self.templates(n));
-        if let Work::Module { name, node, .. } = &task.work {
-            if *name != "assert" {
-                self.templates(node);
+        if let Work::Module { name, arguments, node } = &task.work
+            && *name != "assert"
+        {
+            // Of arguments in one text, the quotes and backslashes around a template are gone by now.
+            match &node.kind {
+                NodeKind::Scalar(_) => self.texts(arguments, node),
+                _ => self.templates(node),
             }
         }
         self.work(&task);
