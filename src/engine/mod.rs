@@ -88,9 +88,9 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
 fn writes(own: &str, settings: &str, keys: &[&str]) -> String {
     let more = keys.iter().map(|key| {
         let value = format!("{settings}[\"{key}\"]");
-        format!("{{% if {value} is defined %}} {{{{ {value} | replace(from=\",\", to=\" \") }}}}{{% endif %}}")
+        format!("{{% if {value} is defined %}} {{{{ {value} | replace(\",\", \" \") }}}}{{% endif %}}")
     });
-    format!("{{{{ {own} }}}}{}", more.collect::<String>())
+    format!("{{{{ septet.{own} }}}}{}", more.collect::<String>())
 }
 
 /// Variables that name the programs for a host's architecture.
