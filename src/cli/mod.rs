@@ -136,7 +136,7 @@ pub struct RunOptions {
     /// No tasks with one of these tags
     #[arg(long, value_delimiter = ',', value_name = "TAGS")]
     pub skip_tags: Vec<String>,
-    /// A variable that wins over all others: name=value, or a JSON object
+    /// A variable that wins over all others: name=value (a string), a JSON object, or @FILE with YAML
     #[arg(short, long, value_name = "VAR")]
     pub extra_vars: Vec<String>,
     /// Show what changes in files
@@ -157,8 +157,18 @@ impl RunOptions {
                 }
                 continue;
             }
-            let (k, v) = text.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{text}` is not name=value")))?;
-            extra_vars.insert(k.trim().to_owned(), v.into());
+            if let Some(file) = text.strip_prefix('@') {
+                extra_vars.extend(crate::yaml::read(std::path::Path::new(file))?.object()?);
+                continue;
+            }
+            // As in Ansible: several may stand in one, and each value is a string.
+            for word in crate::playbook::words(text) {
+                let (k, v) = word.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{word}` is not name=value")))?;
+                extra_vars.insert(k.trim().to_owned(), v.into());
+            }
+        }
+        if extra_vars.contains_key("septet") {
+            return Err(Error::invalid("--extra-vars: `septet` holds Septet's own variables and cannot be set"));
         }
         Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, forks: global.forks, ..Options::default() })
     }

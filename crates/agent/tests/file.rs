@@ -232,7 +232,7 @@ fn stat_tells_what_is_there() {
     symlink("none", dir.path("dangling")).unwrap();
     fs::create_dir(dir.path("d")).unwrap();
     let mut stat = |name: &str, follow, checksum| {
-        let outcome = agent.act(Action::Stat { path: text(dir.path(name)), follow, checksum });
+        let outcome = agent.act(Action::Stat { path: text(dir.path(name)), follow, checksum, sha256: true });
         assert_eq!(outcome.status, Status::Ok);
         outcome.values["stat"].clone()
     };
@@ -263,6 +263,10 @@ fn stat_tells_what_is_there() {
     assert!(stat("d", false, true).get("checksum").is_none());
 }
 
+fn base64(bytes: &[u8]) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
+}
+
 #[test]
 fn slurp_returns_a_whole_file_or_refuses() {
     let (mut agent, dir) = (Agent::start(), Dir::new());
@@ -272,10 +276,35 @@ fn slurp_returns_a_whole_file_or_refuses() {
     for content in ["", "two\nlines", "ünï", &"x".repeat(LIMIT), &"\0".repeat(LIMIT)] {
         let Outcome { status, values, .. } = slurp(&dir.write("f", content));
         assert_eq!(status, Status::Ok);
-        assert!(values["content"] == content, "{} bytes", content.len());
+        assert!(values["content"] == base64(content.as_bytes()), "{} bytes", content.len());
     }
     failed(&slurp(&dir.write("f", "x".repeat(LIMIT + 1))), "is over 1048576 bytes");
     failed(&slurp(&dir.path("none")), "No such file");
     failed(&slurp(&dir.path("")), "directory");
     failed(&slurp(Path::new("f")), "not an absolute path");
+}
+
+#[test]
+fn a_checksum_is_sha1_unless_another_is_asked_for() {
+    let (mut agent, dir) = (Agent::start(), Dir::new());
+    dir.write("f", "hello");
+    let outcome = agent.act(Action::Stat { path: text(dir.path("f")), follow: false, checksum: true, sha256: false });
+    assert_eq!(outcome.values["stat"]["checksum"], "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d");
+    assert_eq!((&outcome.values["stat"]["isreg"], &outcome.values["stat"]["xusr"]), (&true.into(), &false.into()));
+}
+
+#[test]
+fn symbolic_modes_start_from_what_is_there() {
+    let (mut agent, dir) = (Agent::start(), Dir::new());
+    dir.write("f", "x");
+    let bits = || fs::metadata(dir.path("f")).unwrap().permissions().mode() & 0o7777;
+    for (from, change, to) in [(0o777, "u=rw,g=r,o=", 0o640), (0o644, "+x", 0o755), (0o666, "go-w", 0o644), (0o600, "a+rX", 0o644)] {
+        dir.chmod("f", from);
+        let mode_change = Some(septet_agent_protocol::ModeChange::parse(change).unwrap());
+        let attributes = Attributes { mode_change, ..Attributes::default() };
+        let action = |attributes| Action::File { path: text(dir.path("f")), state: FileState::Any, src: None, attributes, recurse: false, follow: None };
+        assert_eq!(agent.act(action(attributes.clone())).status, Status::Changed, "{change}");
+        assert_eq!(bits(), to, "{change}");
+        assert_eq!(agent.act(action(attributes)).status, Status::Ok, "{change}");
+    }
 }
