@@ -255,9 +255,9 @@ fn into_a_directory_under_a_name() {
     let (there, new) = (text(dir.path("d")), format!("{}/", text(dir.path("new/deep"))));
     for path in [&there, &new] {
         let request = agent.request(into(path.clone(), Some("a.txt")));
-        assert_eq!(agent.ask_with(request, b"a").status, Status::Changed, "{path}");
+        assert_eq!(agent.ask(&request, b"a").status, Status::Changed, "{path}");
         assert_eq!(std::fs::read_to_string(std::path::Path::new(path).join("a.txt")).unwrap(), "a");
     }
     let request = agent.request(into(there, None));
-    failed(&agent.ask_with(request, b"a"), "is a directory");
+    failed(&agent.ask(&request, b"a"), "is a directory");
 }
