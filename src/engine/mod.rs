@@ -145,7 +145,7 @@ pub fn doubtful_keys(inventory: &Inventory) -> Vec<String> {
             return None;
         }
         let near = known::nearest_key(k).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-        Some(format!("kafka_config: `{k}` is no key of Kafka's, it has no effect{near}"))
+        Some(format!("kafka_config: unknown Kafka setting `{k}`, it has no effect{near}"))
     };
     keys.into_iter().filter_map(doubt).collect()
 }
