@@ -222,7 +222,7 @@ async fn agent(channel: Channel<Msg>, digest: String) {
         let mut body = vec![0; head.body_len()];
         stream.read_exact(&mut body).await.unwrap();
         let (request, _): (Request, _) = head.decode(&body).unwrap();
-        let outcome = Outcome::new(Status::Ok).with("stdout", "ActiveState=active\nUnitFileState=enabled\n");
+        let outcome = Outcome::new(Status::Ok).with("stdout", "ActiveState=active\nUnitFileState=enabled\nend\n");
         stream.write_all(&encode(&Response { id: request.id, outcome }, &[]).unwrap()).await.unwrap();
     }
 }
