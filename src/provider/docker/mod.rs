@@ -134,7 +134,7 @@ impl Docker {
                 _ => Err(daemon::inside(found.name.as_deref().unwrap_or(&id).trim_start_matches('/'))),
             }
         };
-        self.outside.get_or_try_init(check).await.map(|()| ())
+        self.outside.get_or_try_init(check).await.copied()
     }
 
     /// First of a network's published ports; nothing else has any.
