@@ -70,11 +70,22 @@ impl Node {
             NodeKind::Map(m) => Value::Object(m.iter().map(|(k, v)| (k.key_text(), v.value())).collect()),
         }
     }
+    /// A key as text: `on` and `1.10` are what they look like.
     fn key_text(&self) -> String {
         match &self.kind {
             NodeKind::Scalar(Value::String(s)) => s.clone(),
+            NodeKind::Scalar(Value::Bool(_) | Value::Number(_)) => self.written().unwrap_or_default().to_owned(),
             other => Self { kind: other.clone(), ..self.clone() }.value().to_string(),
         }
+    }
+    /// A plain scalar as it stands in the file; `None` for one in quotes, and for lists and maps.
+    pub fn written(&self) -> Option<&str> {
+        let line = self.source.text.lines().nth(self.line.checked_sub(1)?)?;
+        let from = line.char_indices().nth(self.column.checked_sub(1)?)?.0;
+        let rest = &line[from..];
+        let end = rest.find(|c: char| c.is_whitespace() || ",]}".contains(c)).unwrap_or(rest.len());
+        let word = rest[..end].strip_suffix(':').unwrap_or(&rest[..end]);
+        (!word.is_empty() && !word.starts_with(['"', '\'', '{', '[', '&', '*', '|', '>'])).then_some(word)
     }
     /// Whether it is null.
     pub fn is_null(&self) -> bool {
@@ -84,8 +95,8 @@ impl Node {
     pub fn string(&self) -> Result<String> {
         match &self.kind {
             NodeKind::Scalar(Value::String(s)) => Ok(s.clone()),
-            NodeKind::Scalar(v @ (Value::Number(_) | Value::Bool(_))) => Ok(v.to_string()),
-            _ => Err(self.error("a text is expected here")),
+            NodeKind::Scalar(v @ (Value::Number(_) | Value::Bool(_))) => Ok(crate::template::text_of(v)),
+            _ => Err(self.error("expected a string")),
         }
     }
     /// A boolean; `yes` and `no` are ones too, as in Ansible.
@@ -95,9 +106,9 @@ impl Node {
             NodeKind::Scalar(Value::String(s)) => match s.to_ascii_lowercase().as_str() {
                 "yes" | "true" | "on" => Ok(true),
                 "no" | "false" | "off" => Ok(false),
-                _ => Err(self.error("true or false is expected here")),
+                _ => Err(self.error("expected true or false")),
             },
-            _ => Err(self.error("true or false is expected here")),
+            _ => Err(self.error("expected true or false")),
         }
     }
     /// A whole number in a range.
@@ -106,7 +117,7 @@ impl Node {
             NodeKind::Scalar(Value::Number(n)) => n.as_i64().filter(|n| (min..=max).contains(n)),
             _ => None,
         }
-        .ok_or_else(|| self.error(format!("a number from {min} to {max} is expected here")))
+        .ok_or_else(|| self.error(format!("expected a number from {min} to {max}")))
     }
     /// A list; a single scalar counts as a list of one.
     pub fn list(&self) -> Vec<&Node> {
@@ -121,7 +132,7 @@ impl Node {
         match &self.kind {
             NodeKind::Map(m) => Ok(Fields { node: self, left: m.iter().collect(), asked: Vec::new() }),
             NodeKind::Scalar(Value::Null) => Ok(Fields { node: self, left: Vec::new(), asked: Vec::new() }),
-            _ => Err(self.error("keys and values are expected here")),
+            _ => Err(self.error("expected a mapping")),
         }
     }
     /// A map as data.
@@ -129,7 +140,7 @@ impl Node {
         match self.value() {
             Value::Object(m) => Ok(m),
             Value::Null => Ok(Map::new()),
-            _ => Err(self.error("keys and values are expected here")),
+            _ => Err(self.error("expected a mapping")),
         }
     }
 }
@@ -167,6 +178,10 @@ impl<'a> Fields<'a> {
             None => node.error(format!("`{key}` is missing here")),
         })
     }
+    /// The keys that were asked for.
+    pub fn known(&self) -> Vec<&'static str> {
+        self.asked.clone()
+    }
     /// Takes whatever is left.
     pub fn rest(&mut self) -> Vec<(String, &'a Node, &'a Node)> {
         std::mem::take(&mut self.left).into_iter().map(|(k, v)| (k.key_text(), k, v)).collect()
@@ -182,39 +197,112 @@ impl<'a> Fields<'a> {
 
 /// An unknown key, with the nearest known one.
 pub fn unknown(at: &Node, key: &str, known: &[&str]) -> Error {
-    let e = at.error(format!("`{key}` is not known here"));
+    let e = at.error(format!("unknown key `{key}`"));
     match nearest(key, known.iter().copied()) {
         Some(n) => e.hint(format!("did you mean `{n}`?")),
-        None => e.hint(format!("known here: {}", known.join(", "))),
+        None => e.hint(format!("known keys: {}", known.join(", "))),
     }
 }
 
-fn scalar(text: &str, style: ScalarStyle) -> Value {
+/// A plain scalar as YAML 1.1 reads it, as Ansible does: `yes` is true, 0755 is octal, 12:30 is 750.
+fn scalar(text: &str, style: ScalarStyle) -> std::result::Result<Value, &'static str> {
     if style != ScalarStyle::Plain {
-        return Value::String(text.to_owned());
+        return Ok(Value::String(text.to_owned()));
     }
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Bool(true),
-        "false" | "False" | "FALSE" => return Value::Bool(false),
-        _ => {}
+    Ok(match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Value::Bool(false),
+        _ => match number(text) {
+            Some(Ok(n)) => Value::Number(n),
+            Some(Err(why)) => return Err(why),
+            None if is_timestamp(text) => return Err("a time stamp has no type here; put it in quotes"),
+            None => Value::String(text.to_owned()),
+        },
+    })
+}
+
+/// Whether a plain scalar would be read as anything but a string.
+pub fn is_not_text(text: &str) -> bool {
+    let date = text.len() == 10 && text.bytes().enumerate().all(|(i, b)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() });
+    date || !matches!(scalar(text, ScalarStyle::Plain), Ok(Value::String(_)))
+}
+
+/// A number of YAML 1.1, if it is one.
+fn number(text: &str) -> Option<std::result::Result<Number, &'static str>> {
+    const TOO_LARGE: &str = "the number is too large; put it in quotes to have it as a string";
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if matches!(digits, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
+        return Some(Err("infinite numbers and .nan are not supported; put it in quotes to have it as a string"));
     }
-    if let Ok(n) = text.parse::<i64>()
-        && !text.starts_with('+')
-        && (text == "0" || !text.trim_start_matches('-').starts_with('0'))
-    {
-        return n.into();
+    let of = |set: fn(&u8) -> bool, s: &str| !s.is_empty() && s.bytes().all(|b| set(&b) || b == b'_');
+    let bare: String = digits.chars().filter(|c| *c != '_').collect();
+    let whole = |base: u32, digits: &str| {
+        let n = i64::from_str_radix(digits, base).map_err(|_| TOO_LARGE);
+        Some(n.map(|n| Number::from(if negative { -n } else { n })))
+    };
+    if let Some(hex) = bare.strip_prefix("0x").filter(|h| of(u8::is_ascii_hexdigit, h)) {
+        return whole(16, hex);
     }
-    // Octal of YAML 1.1 and 1.2: modes such as 0644 keep their meaning only as texts, see `modules::mode`.
-    let numeric = text.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '.');
-    if numeric
-        && text.contains('.')
-        && let Ok(f) = text.parse::<f64>()
-        && let Some(n) = Number::from_f64(f)
-    {
-        return Value::Number(n);
+    if let Some(bits) = bare.strip_prefix("0b").filter(|h| of(|b| matches!(b, b'0' | b'1'), h)) {
+        return whole(2, bits);
     }
-    Value::String(text.to_owned())
+    let first = digits.bytes().next()?;
+    if of(u8::is_ascii_digit, digits) && first.is_ascii_digit() {
+        if bare.len() > 1 && first == b'0' {
+            return if bare.bytes().all(|b| b < b'8') { whole(8, &bare) } else { None };
+        }
+        if bare.len() > 18 && !negative && let Ok(n) = bare.parse::<u64>() {
+            return Some(Ok(n.into()));
+        }
+        return whole(10, &bare);
+    }
+    // To the base of 60: hours and minutes, as YAML 1.1 has it.
+    let mut parts = digits.split(':');
+    let head = parts.next().unwrap_or_default();
+    let sixty = |p: &str| (1..=2).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u8>().is_ok_and(|n| n < 60);
+    if digits.contains(':') && of(u8::is_ascii_digit, head) && (b'1'..=b'9').contains(&first) && parts.clone().all(sixty) {
+        let mut n: i64 = head.replace('_', "").parse().ok()?;
+        for p in parts {
+            n = n.checked_mul(60)?.checked_add(p.parse().ok()?)?;
+        }
+        return Some(Ok((if negative { -n } else { n }).into()));
+    }
+    float(digits).map(|f| Number::from_f64(if negative { -f } else { f }).ok_or(TOO_LARGE))
+}
+
+/// Digits around a point, with an exponent that has a sign.
+fn float(digits: &str) -> Option<f64> {
+    let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
+        Some((m, e)) => (m, Some(e.strip_prefix(['+', '-']).filter(|e| !e.is_empty() && e.bytes().all(|b| b.is_ascii_digit()))?)),
+        None => (digits, None),
+    };
+    let (whole, part) = mantissa.split_once('.')?;
+    let digits_of = |s: &str| s.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+    let begins = if whole.is_empty() { part.starts_with(|c: char| c.is_ascii_digit()) } else { whole.starts_with(|c: char| c.is_ascii_digit()) };
+    if !begins || !digits_of(whole) || !digits_of(part) || exponent.is_some_and(|e| e.len() > 4) {
+        return None;
+    }
+    digits.replace('_', "").parse().ok()
+}
+
+/// A date with a time, which YAML 1.1 makes a value of its own; a date alone keeps its text.
+fn is_timestamp(text: &str) -> bool {
+    let mut parts = text.splitn(3, '-');
+    let (Some(year), Some(month), Some(rest)) = (parts.next(), parts.next(), parts.next()) else { return false };
+    let digits = |s: &str, max: usize| !s.is_empty() && s.len() <= max && s.bytes().all(|b| b.is_ascii_digit());
+    let Some((day, time)) = rest.split_once(['T', 't', ' ']) else { return false };
+    let mut clock = time.trim_start().splitn(3, ':');
+    year.len() == 4
+        && digits(year, 4)
+        && digits(month, 2)
+        && digits(day, 2)
+        && digits(clock.next().unwrap_or_default(), 2)
+        && digits(clock.next().unwrap_or_default(), 2)
+        && clock.next().is_some_and(|s| s.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 struct Frame {
@@ -273,7 +361,8 @@ pub fn parse(path: &Path, text: String) -> Result<Node> {
                     return Err(fail(span, format!("tag {}{} is not supported", tag.handle, tag.suffix)));
                 }
                 total += 1;
-                (node(span, NodeKind::Scalar(scalar(&text, style))), 1, anchor)
+                let value = scalar(&text, style).map_err(|why| fail(span, format!("`{text}`: {why}")))?;
+                (node(span, NodeKind::Scalar(value)), 1, anchor)
             }
             Event::Alias(id) => {
                 let (aliased, count) = anchors.get(&id).ok_or_else(|| fail(span, "an alias inside of what it names".into()))?;
@@ -322,9 +411,9 @@ fn pairs(items: Vec<Node>) -> Result<Vec<(Node, Node)>> {
             NodeKind::Scalar(_) => k.key_text(),
             // What `a: {{ b }}` is to YAML.
             NodeKind::Map(_) => {
-                return Err(k.error("a key must be a plain text").hint("a value that begins with {{ needs quotes around it"));
+                return Err(k.error("a key must be a plain string").hint("a value that begins with {{ needs quotes around it"));
             }
-            NodeKind::List(_) => return Err(k.error("a key must be a plain text")),
+            NodeKind::List(_) => return Err(k.error("a key must be a plain string")),
         };
         if key == "<<" {
             for from in v.list() {

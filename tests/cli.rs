@@ -157,7 +157,7 @@ fn bad_values_end_with_2() {
         (&["up", "-e", "{not json"], "--extra-vars: `{not json` is not a JSON object"),
         (&["up", "--project", "gone"], "--project: gone is not a directory"),
         (&["rename", "Kisu"], "`Kisu` cannot begin a host name"),
-        (&["run", "gone.yml"], "there is no file `gone.yml`"),
+        (&["run", "gone.yml"], "no file `gone.yml`"),
         (&["plan", "-i", "gone.yml"], "gone.yml: No such file or directory"),
         (&["exec", "broker", "--", "ls"], "no host or group is called `broker`"),
         (&["ssh", "kafka9"], "kafka9"),

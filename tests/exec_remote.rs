@@ -253,6 +253,8 @@ async fn play(sshd: &Sshd, agent: &Path, tasks: &str, stop_at: Option<&Path>) ->
         unseen: HashSet::new(),
         options,
         host_vars: BTreeMap::new(),
+        hosts: Arc::default(),
+        for_tera: Arc::default(),
         events,
         interrupted: interrupted.clone(),
     };

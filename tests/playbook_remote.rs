@@ -213,6 +213,8 @@ fn run_until(case: Case, last: Option<&'static str>) -> (Did, septet::error::Res
             unseen: HashSet::new(),
             options,
             host_vars: BTreeMap::new(),
+            hosts: Arc::default(),
+            for_tera: Arc::default(),
             events,
             interrupted: interrupted.clone(),
         };
@@ -271,7 +273,7 @@ fn the_rest_of_the_items_and_nothing_behind_them() {
     let did = run(tasks(
         "- command: \"{{ item }} x\"\n  loop: [fail, say]\n  ignore_errors: true\n  register: r\n- debug: {msg: \"{{ r.failed }} {{ r.results[1].stdout }}\"}\n",
     ));
-    assert_eq!(did.told.last().unwrap(), "debug: Ok true x", "{:?}", did.told);
+    assert_eq!(did.told.last().unwrap(), "debug: Ok True x", "{:?}", did.told);
 }
 
 #[test]
@@ -401,7 +403,7 @@ fn an_interruption_ends_with_the_task_in_hand() {
 /// Items are sent ahead like tasks, and many of them at once.
 #[test]
 fn an_interruption_in_a_long_loop_does_not_wait_for_its_items() {
-    let case = tasks("- command: 'slow {{ item }}'\n  loop: '{{ range(end=3000) }}'\n- command: say after\n");
+    let case = tasks("- command: 'slow {{ item }}'\n  loop: '{{ range(3000) }}'\n- command: say after\n");
     let begun = Instant::now();
     let (did, result) = run_until(case, Some("login: slow 1"));
     assert_eq!(result.unwrap_err().kind, septet::error::Kind::Interrupted);

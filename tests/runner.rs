@@ -4,15 +4,15 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use septet::{
-    error::Kind,
-    inventory::Role,
-    playbook::{Event, TaskStatus},
+    error::{Error, Kind, Result},
+    inventory::{HostId, Role},
+    playbook::{Event, Gate, Order, Recap, TaskStatus, runner::Boxed},
 };
 use serde_json::json;
-use support::{Case, vars};
+use support::{Case, Ran, vars};
 
 /// A play on the control host.
 fn one(tasks: &str) -> Case {
@@ -241,17 +241,18 @@ fn precedence_of_variables() {
 
 #[test]
 fn who_a_host_is_cannot_be_said_by_a_variable() {
-    let case = one("- debug: {msg: \"{{ inventory_hostname }} {{ index }} {{ groups.brokers | length }} {{ prefix }} {{ role }}\"}")
+    let own = "{{ septet.index }} {{ septet.prefix }} {{ septet.role }}";
+    let case = one(&format!("- debug: {{msg: \"{{{{ inventory_hostname }}}} {{{{ index }}}} {{{{ groups.brokers | length }}}} {{{{ prefix }}}} {{{{ role }}}} {own}\"}}"))
         .inventory(
             "cluster: local\nprefix: peter\nvars: {inventory_hostname: x, index: 9, groups: {brokers: []}, prefix: paul, role: x}\n",
         );
-    assert_eq!(case.run().messages(), ["peter-control01 1 3 peter control"]);
+    assert_eq!(case.run().messages(), ["peter-control01 9 3 paul x 1 peter control"]);
 }
 
 #[test]
 fn a_host_sees_the_others_and_itself() {
     let ran = one("- debug: {msg: \"{{ groups.all | length }} {{ group_names[0] }} {{ hostvars['peter-kafka02'].index }} {{ hostvars['peter-kafka02'].fqdn }} {{ ansible_check_mode }}\"}").run();
-    assert_eq!(ran.messages(), ["7 control 2 peter-kafka02.foo.bar true"]);
+    assert_eq!(ran.messages(), ["7 control 2 peter-kafka02.foo.bar True"]);
 }
 
 #[test]
@@ -294,7 +295,7 @@ fn an_interruption_stops_before_the_next_task() {
 
 #[test]
 fn a_loop_has_a_limit() {
-    let told = one("- debug: {msg: x}\n  loop: '{{ range(end=10001) }}'\n").told();
+    let told = one("- debug: {msg: x}\n  loop: '{{ range(10001) }}'\n").told();
     assert!(told.contains("a loop over 10001 items; the limit is 10000"), "{told}");
 }
 
@@ -311,6 +312,175 @@ fn json_events_keep_their_shape() {
     let ran = one("- copy: {content: \"a\\n\", dest: /a}\n- debug: {msg: m}\n  loop: [1]\n").run();
     let lines: Vec<String> = ran.events.iter().map(|e| serde_json::to_string(e).unwrap()).collect();
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+/// Writes down what it is asked. Each role's order has its first host among those that serve nothing.
+#[derive(Default)]
+struct FakeGate(std::sync::Mutex<Vec<String>>);
+
+impl FakeGate {
+    fn note(&self, text: String) {
+        self.0.lock().unwrap().push(text);
+    }
+}
+
+fn short(id: HostId) -> String {
+    format!("{}{}", id.role, id.index)
+}
+
+impl Gate for FakeGate {
+    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Result<Order>> {
+        self.note(format!("order {role}: {}", hosts.iter().map(|h| short(*h)).collect::<Vec<_>>().join(" ")));
+        let (first, mut then) = (hosts[..1].to_vec(), hosts[1..].to_vec());
+        then.reverse();
+        Box::pin(async move { Ok(Order { first, then }) })
+    }
+    fn before(&self, id: HostId) -> Boxed<'_, Result<()>> {
+        self.note(format!("before {}", short(id)));
+        Box::pin(async move {
+            match short(id).as_str() {
+                "broker2" => Err(Error::failed("a partition would be offline")),
+                _ => Ok(()),
+            }
+        })
+    }
+    fn after(&self, id: HostId) -> Boxed<'_, Result<()>> {
+        self.note(format!("after {}", short(id)));
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The control host is due first, and says nothing of the brokers: each role has a gate of its own.
+#[test]
+fn a_rolling_play_over_several_roles_asks_each_roles_gate() {
+    let gate = Arc::new(FakeGate::default());
+    let case = Case::playbook("- hosts: all\n  gather_facts: false\n  rolling: true\n  tasks:\n    - {name: t, copy: {content: a, dest: /a}}\n")
+        .options(|o| o.check = false);
+    let (events, ended) = case.run_under(gate.clone());
+    let asked = gate.0.lock().unwrap().clone();
+    assert_eq!(
+        asked,
+        [
+            "order control: control1",
+            "order coordinator: coordinator1 coordinator2 coordinator3",
+            "before coordinator3",
+            "after coordinator3",
+            "before coordinator2",
+            "after coordinator2",
+            "order broker: broker1 broker2 broker3",
+            "before broker3",
+            "after broker3",
+            "before broker2",
+        ]
+    );
+    let e = ended.unwrap_err();
+    assert!(e.message.contains("the roll stopped before peter-kafka02: a partition would be offline"), "{e}");
+    let touched: Vec<String> = Ran { events, recap: Recap::default() }.hosts_with("t");
+    assert!(!touched.contains(&"peter-kafka02".to_owned()) && touched.len() == 6, "{touched:?}");
+}
+
+/// A user's own variables under names that were Septet's once change nothing of what ships.
+#[test]
+fn variables_of_the_user_do_not_change_what_ships() {
+    let own = "domain: site.dev, role: web, index: 7, cluster: mine, node_id: 42, prefix: p, engine: e, address: a, fqdn: f, metadata: m, \
+               config_dir: /x, broker_user: bob, coordinator_user: eve, broker_data: /d, voters: v, combined: 'yes', kafka_port: 1, java_home: /j, \
+               program_dir: /q, service_type: x, broker_unit: u, data_volume: d, external_listener: l, log_config: l";
+    let inventory = |vars: &str| format!("cluster: local\nprefix: peter\ndomain: foo.bar\nvars: {{{vars}}}\n");
+    for host in ["peter-kafka02", "peter-zk03", "peter-control01"] {
+        let plain = files(&site(Case::new().inventory(&inventory("")), false), host);
+        let with = files(&site(Case::new().inventory(&inventory(own)), false), host);
+        assert_eq!(with, plain, "{host}");
+    }
+    for (version, metadata) in [("3.9.1", "zookeeper"), ("4.1.1", "kraft")] {
+        let plain = apache_files(&apache(version, metadata, ""), "peter-kafka01");
+        assert_eq!(apache_files(&apache(version, metadata, &format!("vars: {{{own}}}\n")), "peter-kafka01"), plain);
+    }
+}
+
+#[test]
+fn septet_is_not_a_name_for_a_variable() {
+    let e = one("- set_fact: {septet: 1}\n").told();
+    assert!(e.contains("holds Septet's own variables"), "{e}");
+    for (text, place) in [("  vars: {septet: 1}\n  tasks: []\n", ":2:"), ("  tasks:\n    - debug:\n      register: septet\n", ":4:")] {
+        let e = Case::playbook(&format!("- hosts: all\n{text}")).parse_error();
+        assert!(e.contains("holds Septet's own variables") && e.contains(place), "{e}");
+    }
+    let e = septet::inventory::Inventory::parse(std::path::Path::new("i.yml"), "cluster: c\nprefix: p\nvars: {septet: 1}\n").unwrap_err();
+    assert!(e.message.contains("holds Septet's own variables"), "{e}");
+}
+
+/// As in Ansible: a host that failed is left out of later plays, the others go on, unless the play says otherwise.
+#[test]
+fn a_run_goes_on_without_the_failed_hosts_where_it_is_to() {
+    let playbook = |fatal: &str| {
+        format!(
+            "- hosts: brokers\n  gather_facts: false\n{fatal}  tasks:\n    - fail: {{msg: x}}\n      when: septet.index == 2\n- hosts: all\n  gather_facts: false\n  tasks: [{{name: later, debug: {{}}}}]\n"
+        )
+    };
+    let later = |fatal: &str, keep_going: bool| {
+        let mut hosts = Case::playbook(&playbook(fatal)).options(|o| o.keep_going = keep_going).run().hosts_with("later");
+        hosts.sort();
+        hosts.len()
+    };
+    assert_eq!((later("", true), later("", false), later("  any_errors_fatal: true\n", true)), (6, 0, 0));
+}
+
+#[test]
+fn blocks_rescue_and_always() {
+    let ran = one(r#"- name: Outer
+  vars: {x: 1}
+  when: septet.index == 1
+  tags: t
+  block:
+    - debug: {msg: "x={{ x }}"}
+    - block:
+        - fail: {msg: "x is {{ x }}"}
+        - debug: {msg: never}
+      rescue:
+        - debug: {msg: rescued}
+      always:
+        - debug: {msg: always}
+- debug: {msg: after}
+- block:
+    - fail: {msg: again}
+  always:
+    - debug: {msg: also}
+- debug: {msg: not reached}
+"#)
+    .run();
+    assert_eq!(ran.messages(), ["x=1", "x is 1", "rescued", "always", "after", "again", "also"]);
+    let c = &ran.recap.hosts["peter-control01"];
+    assert_eq!((c.rescued, c.failed), (1, 1));
+}
+
+#[test]
+fn imported_tasks_variables_in_files_and_flushed_handlers() {
+    let ran = Case::playbook(
+        "- hosts: control\n  gather_facts: false\n  vars: {a: 1, b: 1}\n  vars_files: [more.yml]\n  tasks:\n    - import_tasks: sub/in.yml\n      vars: {c: 3}\n    - meta: flush_handlers\n    - debug: {msg: last}\n  handlers:\n    - {name: h, debug: {msg: handled}}\n",
+    )
+    .file("more.yml", "b: 2\n")
+    .file("vars/more.yml", "b: 2\n")
+    .file("sub/in.yml", "- copy: {content: x, dest: /x}\n  notify: h\n- template: {src: t.j2, dest: /t}\n- debug: {msg: \"{{ a }} {{ b }} {{ c }}\"}\n")
+    .file("sub/templates/t.j2", "beside\n")
+    .run();
+    assert_eq!(ran.messages(), ["1 2 3", "handled", "last"]);
+    assert_eq!(ran.files("peter-control01")["/t"], "beside\n");
+}
+
+#[test]
+fn loops_as_in_ansible() {
+    let ran = one(r#"- debug: {msg: "{{ item }}"}
+  with_items: [[1, 2], [[3]], 4]
+- debug: {msg: "{{ item.key }}={{ item.value }}"}
+  with_dict: {a: 1}
+- debug: {msg: "{{ item.0 }}:{{ item.1 }}"}
+  with_indexed_items: [x, y]
+- debug: {msg: "{{ i }} {{ ansible_loop.last }} {{ x }}"}
+  loop: [p, q]
+  loop_control: {loop_var: x, index_var: i, extended: true}
+"#)
+    .run();
+    assert_eq!(ran.messages(), ["1", "2", "[\n  3\n]", "4", "a=1", "0:x", "1:y", "0 False p", "1 True q"]);
 }
 
 // ---- what the shipped playbooks would do ----
@@ -356,7 +526,7 @@ fn site_goes_through_on_all_hosts() {
 
 #[test]
 fn every_shipped_template_is_rendered_by_site() {
-    let case = site(Case::new().options(|o| drop(o.extra_vars.insert("data_volume".into(), "vol-0123".into()))), false);
+    let case = site(Case::new().own("data_volume", "vol-0123"), false);
     let mut written = Vec::new();
     let ran = case.try_run("site.yml").unwrap();
     written.extend(ran.all_hosts().iter().flat_map(|h| ran.files(h).into_keys()));
@@ -377,12 +547,7 @@ fn every_shipped_template_is_rendered_by_site() {
 /// A cluster of Apache Kafka; what would be looked for on the way is said.
 fn apache(version: &str, metadata: &str, more: &str) -> Case {
     let text = format!("cluster: local\nprefix: peter\nengine: {{apache: {{version: {version}, metadata: {metadata}}}}}\n{more}");
-    site(Case::new().inventory(&text), false).options(|o| {
-        o.check = true;
-        for (k, v) in [("kafka_archive", "/a.tgz"), ("kafka_archive_sha256", &"0".repeat(64))] {
-            o.extra_vars.insert(k.into(), v.into());
-        }
-    })
+    site(Case::new().inventory(&text), false).own("kafka_archive", "/a.tgz").own("kafka_archive_sha256", "0".repeat(64))
 }
 
 /// The files that matter on one host of a cluster of Apache Kafka.
@@ -462,7 +627,7 @@ fn addresses_that_are_not_known_yet_are_no_obstacle() {
 
 #[test]
 fn a_project_overrides_a_template_and_nothing_else_does() {
-    let own = site(Case::new().file("templates/zoo.cfg", "mine={{ index }}\n"), false);
+    let own = site(Case::new().file("templates/zoo.cfg", "mine={{ septet.index }}\n"), false);
     assert!(files(&own, "peter-zk03").contains("===== /etc/septet/zoo.cfg\nmine=3\n<EOF>"));
     // Files that merely have such a name where septet is run are none of its business.
     let stray = site(Case::new().file("hosts", "6.6.6.6 evil\n").file("zoo.cfg", "stray\n").file("files/zoo.cfg", "stray\n"), false);

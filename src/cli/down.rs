@@ -58,7 +58,7 @@ fn ask(cluster: &str, list: &[Resource], interrupted: &AtomicBool) -> Result<boo
     Ok(answer.trim() == cluster)
 }
 
-/// Asks whether clusters whose time is over may go.
+/// Asks whether expired clusters may be removed.
 fn ask_expired(list: &[Expired], interrupted: &AtomicBool) -> Result<bool> {
     let rows = list.iter().map(|e| vec![e.cluster.to_string(), e.uuid.to_string(), clock(e.expires)]);
     eprintln!("{}\n", plain_table(&["cluster", "id", "expired"], rows));

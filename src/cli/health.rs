@@ -18,10 +18,10 @@ use crate::{
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Check again and again
+    /// Repeat the check until interrupted
     #[arg(long)]
     watch: bool,
-    /// Wait so many seconds for the cluster to be healthy
+    /// Wait up to this many seconds for the cluster to become healthy
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     wait: u64,
 }

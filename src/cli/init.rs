@@ -13,9 +13,9 @@ use crate::{
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where to [default: .]
+    /// Target directory [default: .]
     directory: Option<PathBuf>,
-    /// Write over files that are there
+    /// Overwrite existing files
     #[arg(long)]
     force: bool,
 }

@@ -21,13 +21,13 @@ use crate::{
 pub struct Arguments {
     /// The host; its name, or the name without the prefix
     host: String,
-    /// Go on as more comes
+    /// Follow
     #[arg(short, long)]
     follow: bool,
-    /// Lines from the end
+    /// Lines to show from the end of the log
     #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
     lines: u32,
-    /// All of the host's log, not only its service's
+    /// Show the host's whole log, not only its service's
     #[arg(long)]
     all: bool,
 }

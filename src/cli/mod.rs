@@ -56,38 +56,38 @@ struct Cli {
 /// What every command takes.
 #[derive(Args, Clone)]
 pub struct Global {
-    /// The inventory [default: inventories/local.yml, else the built-in local one]
+    /// Inventory file [default: inventories/local.yml, else the built-in local one]
     #[arg(short, long, global = true, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
     /// Directory with playbooks/ and templates/ that override the shipped ones [default: .]
     #[arg(long, global = true, value_name = "DIR")]
     pub project: Option<PathBuf>,
-    /// JSON on standard output, and nothing else there
+    /// Print JSON on standard output, and nothing else
     #[arg(long, global = true)]
     pub json: bool,
-    /// Do not ask
+    /// Assume yes
     #[arg(short, long, global = true)]
     pub yes: bool,
-    /// Say more
+    /// Verbose output
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// Hosts worked on at a time, 0 for all
+    /// Hosts to work on in parallel, 0 for all
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub forks: usize,
-    /// Colours
+    /// Color output
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make the cluster what the inventory says: hosts, names, programs, configuration
+    /// Create or change the cluster to match the inventory: hosts, names, programs, configuration
     Up(up::Arguments),
     /// Show what `up` would do, with a diff per file; change nothing
     Plan(plan::Arguments),
-    /// Check that the cluster does its work, by producing and consuming through each broker
+    /// Check the cluster by producing and consuming through each broker
     Health(health::Arguments),
-    /// Print where clients find the cluster
+    /// Print the addresses that clients connect to
     Endpoints,
     /// Give every host another prefix without stopping the cluster
     Rename(rename::Arguments),
@@ -99,7 +99,7 @@ enum Command {
     Exec(exec::Arguments),
     /// Log in to a host
     Ssh(ssh::Arguments),
-    /// Show what a host's service says
+    /// Show the log of a host's service
     Logs(logs::Arguments),
     /// Write inventories, playbooks and templates out for editing
     Init(init::Arguments),
@@ -136,10 +136,10 @@ pub struct RunOptions {
     /// No tasks with one of these tags
     #[arg(long, value_delimiter = ',', value_name = "TAGS")]
     pub skip_tags: Vec<String>,
-    /// A variable that wins over all others: name=value, or a JSON object
+    /// A variable that wins over all others: name=value (a string), a JSON object, or @FILE with YAML
     #[arg(short, long, value_name = "VAR")]
     pub extra_vars: Vec<String>,
-    /// Show what changes in files
+    /// Show file diffs
     #[arg(short = 'D', long)]
     pub diff: bool,
 }
@@ -157,8 +157,18 @@ impl RunOptions {
                 }
                 continue;
             }
-            let (k, v) = text.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{text}` is not name=value")))?;
-            extra_vars.insert(k.trim().to_owned(), v.into());
+            if let Some(file) = text.strip_prefix('@') {
+                extra_vars.extend(crate::yaml::read(std::path::Path::new(file))?.object()?);
+                continue;
+            }
+            // As in Ansible: several may stand in one, and each value is a string.
+            for word in crate::playbook::words(text) {
+                let (k, v) = word.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{word}` is not name=value")))?;
+                extra_vars.insert(k.trim().to_owned(), v.into());
+            }
+        }
+        if extra_vars.contains_key("septet") {
+            return Err(Error::invalid("--extra-vars: `septet` holds Septet's own variables and cannot be set"));
         }
         Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, forks: global.forks, ..Options::default() })
     }

@@ -13,7 +13,7 @@ use crate::{
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// End with 4 if something would change
+    /// Exit with code 4 if anything would change
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::{error::Result, operations};
 pub struct Arguments {
     /// The playbook: a file, or the name of a shipped one
     pub playbook: String,
-    /// Compare, and do nothing
+    /// Dry run: report what would change
     #[arg(short = 'C', long)]
     check: bool,
     /// Only hosts of this pattern

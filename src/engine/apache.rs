@@ -103,7 +103,7 @@ pub fn vars(a: &ApacheSettings, inventory: &Inventory, uuid: Option<&str>) -> Va
     let mut v = Vars::new();
     let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
     let dir = format!("/opt/{}", directory(&a.version));
-    let start = |script: &str, file: &str| format!("{dir}/bin/{script}-start.sh {{{{ config_dir }}}}/{file}");
+    let start = |script: &str, file: &str| format!("{dir}/bin/{script}-start.sh {{{{ septet.config_dir }}}}/{file}");
     let local = is_local(inventory);
     put("kafka_version", json!(a.version));
     put("kafka_dir", json!(dir));
@@ -113,22 +113,22 @@ pub fn vars(a: &ApacheSettings, inventory: &Inventory, uuid: Option<&str>) -> Va
     put("java_home", json!(""));
     put("service_type", json!("simple"));
     put("broker_command", json!(start("kafka-server", "server.properties")));
-    put("broker_files", json!(["{{ config_dir }}/server.properties", "{{ config_dir }}/{{ log_config }}"]));
+    put("broker_files", json!(["{{ septet.config_dir }}/server.properties", "{{ septet.config_dir }}/{{ septet.log_config }}"]));
     match a.metadata {
         Metadata::Zookeeper => {
             put("coordinator_command", json!(start("zookeeper-server", "zoo.cfg")));
-            put("coordinator_files", json!(["{{ config_dir }}/zoo.cfg", "{{ config_dir }}/{{ log_config }}"]));
+            put("coordinator_files", json!(["{{ septet.config_dir }}/zoo.cfg", "{{ septet.config_dir }}/{{ septet.log_config }}"]));
         }
         Metadata::Kraft => {
             put("coordinator_command", json!(start("kafka-server", "server.properties")));
-            put("coordinator_files", json!(["{{ config_dir }}/server.properties", "{{ config_dir }}/{{ log_config }}"]));
+            put("coordinator_files", json!(["{{ septet.config_dir }}/server.properties", "{{ septet.config_dir }}/{{ septet.log_config }}"]));
             put("kraft_cluster_id", json!(uuid.map_or_else(|| "(not known yet)".into(), cluster_id)));
         }
     }
     // 4.0 and newer log with Log4j 2, 3.x with Reload4j.
     let (log_config, log_option) = match numbers(&a.version).is_some_and(|v| v.0 >= 4) {
-        true => ("log4j2.yaml", "-Dlog4j2.configurationFile=file:{{ config_dir }}/log4j2.yaml"),
-        false => ("log4j.properties", "-Dlog4j.configuration=file:{{ config_dir }}/log4j.properties"),
+        true => ("log4j2.yaml", "-Dlog4j2.configurationFile=file:{{ septet.config_dir }}/log4j2.yaml"),
+        false => ("log4j.properties", "-Dlog4j.configuration=file:{{ septet.config_dir }}/log4j.properties"),
     };
     put("log_config", json!(log_config));
     // Heaps: what the user says; in local containers small ones; else by the host's memory, which the playbook knows.
@@ -148,14 +148,14 @@ pub fn vars(a: &ApacheSettings, inventory: &Inventory, uuid: Option<&str>) -> Va
         "service_environment",
         json!([
             "KAFKA_HEAP_OPTS=-Xms{{ heap_mib }}m -Xmx{{ heap_mib }}m",
-            "KAFKA_JVM_PERFORMANCE_OPTS={{ jvm_options }}",
+            "KAFKA_JVM_PERFORMANCE_OPTS={{ septet.jvm_options }}",
             format!("KAFKA_LOG4J_OPTS={log_option}"),
             // Without `-loggc`, which is its default.
             "EXTRA_ARGS=-name kafkaServer",
             // Left empty, it would open a port of its own to everybody.
             "KAFKA_JMX_OPTS= ",
             "LOG_DIR=/var/log/kafka",
-            "{% if java_home %}JAVA_HOME={{ java_home }}{% endif %}",
+            "{% if septet.java_home %}JAVA_HOME={{ septet.java_home }}{% endif %}",
         ]),
     );
     let brokers = inventory.of(Role::Broker).count();

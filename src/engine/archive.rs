@@ -73,7 +73,7 @@ fn top_directory(path: &Path) -> Result<String> {
     let mut reader = std::io::BufReader::new(file);
     reader.read_exact(&mut head).map_err(|_| bad("is too short for an archive".into()))?;
     if head != [0x1f, 0x8b] {
-        return Err(bad("is no gzip file".into()));
+        return Err(bad("not a gzip file".into()));
     }
     let file = fs::File::open(path).map_err(|e| bad(e.to_string()))?;
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::io::BufReader::new(file)).take(MAX_BYTES * 4));

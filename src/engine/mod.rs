@@ -71,10 +71,10 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
             put("service_type", json!("notify"));
             put("service_environment", json!([]));
             put("ensemble_secret_file", json!(ENSEMBLE_SECRET));
-            put("coordinator_command", json!("{{ program_dir }}/septet-coordinator {{ config_dir }}/zoo.cfg"));
-            put("broker_command", json!("{{ program_dir }}/septet-broker {{ config_dir }}/server.properties"));
-            put("coordinator_files", json!(["{{ program_dir }}/septet-coordinator", "{{ config_dir }}/zoo.cfg", ENSEMBLE_SECRET]));
-            put("broker_files", json!(["{{ program_dir }}/septet-broker", "{{ config_dir }}/server.properties"]));
+            put("coordinator_command", json!("{{ septet.program_dir }}/septet-coordinator {{ septet.config_dir }}/zoo.cfg"));
+            put("broker_command", json!("{{ septet.program_dir }}/septet-broker {{ septet.config_dir }}/server.properties"));
+            put("coordinator_files", json!(["{{ septet.program_dir }}/septet-coordinator", "{{ septet.config_dir }}/zoo.cfg", ENSEMBLE_SECRET]));
+            put("broker_files", json!(["{{ septet.program_dir }}/septet-broker", "{{ septet.config_dir }}/server.properties"]));
             // Until replication is there, the bundled broker refuses more.
             put("default_replication_factor", json!(1));
             put("min_insync_replicas", json!(1));
@@ -88,9 +88,9 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
 fn writes(own: &str, settings: &str, keys: &[&str]) -> String {
     let more = keys.iter().map(|key| {
         let value = format!("{settings}[\"{key}\"]");
-        format!("{{% if {value} is defined %}} {{{{ {value} | replace(from=\",\", to=\" \") }}}}{{% endif %}}")
+        format!("{{% if {value} is defined %}} {{{{ {value} | replace(\",\", \" \") }}}}{{% endif %}}")
     });
-    format!("{{{{ {own} }}}}{}", more.collect::<String>())
+    format!("{{{{ septet.{own} }}}}{}", more.collect::<String>())
 }
 
 /// Variables that name the programs for a host's architecture.
@@ -145,7 +145,7 @@ pub fn doubtful_keys(inventory: &Inventory) -> Vec<String> {
             return None;
         }
         let near = known::nearest_key(k).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-        Some(format!("kafka_config: `{k}` is no key of Kafka's, it has no effect{near}"))
+        Some(format!("kafka_config: unknown Kafka setting `{k}`, it has no effect{near}"))
     };
     keys.into_iter().filter_map(doubt).collect()
 }

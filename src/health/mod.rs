@@ -359,6 +359,7 @@ pub async fn ask_host(fleet: &Arc<Fleet>, id: HostId, user: Option<&str>, argv: 
         environment: BTreeMap::new(),
         timeout_s: 10,
         check_safe: true,
+        expand: false,
     };
     let out = fleet.agent(id, user).await?.perform(action, false).await?;
     Ok(out.values.get("stdout").and_then(|v| v.as_str()).unwrap_or_default().to_owned())

@@ -218,7 +218,7 @@ pub fn engine(n: &Node) -> Result<Engine> {
             (None, Some(a)) => apache(Some(a)),
             (Some(b), None) if b.is_null() => Ok(Engine::Bundled),
             (Some(b), None) => b.fields()?.finish().map(|()| Engine::Bundled),
-            _ => Err(n.error("one engine is expected here").hint(hint)),
+            _ => Err(n.error("expected one engine").hint(hint)),
         };
     }
     match n.string()?.as_str() {

@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::{
     error::{Error, Result},
     identity::{ClusterName, is_label},
-    template::{Renderer, Vars},
+    template::{self, Vars},
     yaml::{self, Node},
 };
 
@@ -173,6 +173,25 @@ pub struct Inventory {
 /// The inventory that is used where there is none.
 pub const BUILT_IN: &str = include_str!("../../inventories/local.yml");
 
+/// What an inventory begins with.
+const NO_CLUSTER: &str =
+    "an inventory of Septet's begins with `cluster: NAME` and `prefix: NAME`; hosts follow from `groups: {brokers: {count: 3}}`, their variables are below `vars:`; `septet init` writes one";
+
+/// An error about a file that is Ansible's, in the form of an INI file.
+fn not_ini(path: &Path, e: Error) -> Error {
+    const MAX_BYTES: u64 = 256 * 1024;
+    if std::fs::metadata(path).map_or(true, |m| m.len() > MAX_BYTES) {
+        return e;
+    }
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ';']));
+    let section = |l: &str| l.starts_with('[') && l.ends_with(']') && !l.contains(',') && l.len() > 2;
+    match lines.any(section) && !text.contains("cluster:") {
+        true => Error::invalid(format!("{}: an INI inventory; Septet's inventories are YAML", path.display())).hint(NO_CLUSTER),
+        false => e,
+    }
+}
+
 /// Checks a prefix on its own; host names are checked once they are rendered.
 pub fn check_prefix(prefix: &str) -> Result<(), String> {
     if !is_label(prefix) || !prefix.starts_with(|c: char| c.is_ascii_lowercase()) {
@@ -186,7 +205,8 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
 impl Inventory {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut this = Self::from_node(&yaml::read(path)?)?;
+        let node = yaml::read(path).map_err(|e| not_ini(path, e))?;
+        let mut this = Self::from_node(&node).map_err(|e| not_ini(path, e))?;
         this.path = Some(path.to_owned());
         Ok(this)
     }
@@ -203,7 +223,11 @@ impl Inventory {
 
     fn from_node(root: &Node) -> Result<Self> {
         let mut f = root.fields()?;
-        let name_node = f.need("cluster")?;
+        // Ansible's have groups at the top, Septet's the cluster.
+        let name_node = match f.need("cluster") {
+            Err(e) if e.hint.is_none() => return Err(e.hint(NO_CLUSTER)),
+            other => other?,
+        };
         let cluster = name_node.string()?.parse::<ClusterName>();
         let Ok(cluster) = cluster else {
             return Err(name_node.error("a cluster's name has lower-case letters, digits and `-`, and at most 40 of them"));
@@ -227,7 +251,7 @@ impl Inventory {
             Some(n) => provider(n)?,
         };
         let ttl = f.take("ttl").filter(|n| !n.is_null()).map(duration).transpose()?;
-        let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), Node::object)?;
+        let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), variables)?;
         let mut this =
             Self { path: None, cluster, prefix, domain, engine, provider, ttl, hosts: Vec::new(), vars, templates: BTreeMap::new() };
         let groups = f.take("groups");
@@ -259,13 +283,13 @@ impl Inventory {
                     template = (n.string()?, n);
                 }
                 if let Some(n) = g.take("vars") {
-                    group_vars = n.object()?;
+                    group_vars = variables(n)?;
                 }
                 if let Some(n) = g.take("hosts") {
                     for (key, at, vars) in n.fields()?.rest() {
                         let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
                         let index = index.ok_or_else(|| at.error(format!("`{key}` is no number of a host: 1 to {count}")))?;
-                        host_vars.insert(index, vars.object()?);
+                        host_vars.insert(index, variables(vars)?);
                     }
                 }
                 g.finish()?;
@@ -296,13 +320,13 @@ impl Inventory {
         }
     }
 
-    fn render_name(&self, template: &str, id: HostId, prefix: &str) -> Result<String> {
+    fn render_name(&self, written: &str, id: HostId, prefix: &str) -> Result<String> {
         let mut vars = Vars::new();
         vars.insert("prefix".into(), prefix.into());
         vars.insert("index".into(), id.index.into());
         vars.insert("role".into(), id.role.name().into());
         vars.insert("cluster".into(), self.cluster.to_string().into());
-        Renderer::new(&vars)?.text("hostname", template)
+        template::hostname(&vars, written)
     }
 
     /// The same inventory under another prefix.
@@ -387,6 +411,15 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Variables of the user's.
+fn variables(n: &Node) -> Result<Vars> {
+    let vars = n.object()?;
+    if vars.contains_key("septet") {
+        return Err(n.error("`septet` holds Septet's own variables and cannot be set").hint("choose another name"));
+    }
+    Ok(vars)
+}
+
 /// A time as `90m`, `8h` or `2d`; a minute at the least, a year at the most.
 fn duration(n: &Node) -> Result<Duration> {
     let text = n.string()?;
@@ -435,14 +468,32 @@ fn docker_settings(d: &Node) -> Result<ProviderSettings> {
     Ok(ProviderSettings::Docker(settings))
 }
 
-/// Variables that every host has, under Ansible's names where it has them.
+/// Who a host is, under Ansible's names.
 pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     let mut v = Vars::new();
     let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
     put("inventory_hostname", host.name.clone().into());
     put("inventory_hostname_short", host.name.clone().into());
-    put("fqdn", inventory.fqdn(&host.name).into());
     put("group_names", vec![host.id.role.group()].into());
+    let mut groups = serde_json::Map::new();
+    for role in Role::ALL {
+        groups.insert(role.group().into(), inventory.of(role).map(|h| h.name.clone()).collect());
+    }
+    groups.insert("all".into(), inventory.hosts.iter().map(|h| h.name.clone()).collect());
+    groups.insert("ungrouped".into(), Vec::<String>::new().into());
+    put("groups", groups.into());
+    if let Some(path) = &inventory.path {
+        put("inventory_file", path.display().to_string().into());
+        put("inventory_dir", path.parent().map(|p| p.display().to_string()).unwrap_or_default().into());
+    }
+    v
+}
+
+/// Who a host is, under Septet's names; playbooks see them below `septet.`.
+pub fn own_vars(inventory: &Inventory, host: &Host) -> Vars {
+    let mut v = Vars::new();
+    let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
+    put("fqdn", inventory.fqdn(&host.name).into());
     put("cluster", inventory.cluster.to_string().into());
     put("prefix", inventory.prefix.clone().into());
     put("domain", inventory.domain.clone().unwrap_or_default().into());
@@ -451,11 +502,5 @@ pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     put("node_id", Inventory::node_id(host.id).into());
     put("role", host.id.role.name().into());
     put("index", host.id.index.into());
-    let mut groups = serde_json::Map::new();
-    for role in Role::ALL {
-        groups.insert(role.group().into(), inventory.of(role).map(|h| h.name.clone()).collect());
-    }
-    groups.insert("all".into(), inventory.hosts.iter().map(|h| h.name.clone()).collect());
-    put("groups", groups.into());
     v
 }

@@ -13,16 +13,15 @@ fn id(a: &mut Arguments<'_>, key: &'static str) -> Result<Option<u32>> {
 pub fn user(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let name = a.need(&["name", "user"])?;
     let absent = a.choice("state", &["present", "absent"], "present")? == "absent";
-    let append = a.boolean("append")?.unwrap_or(true);
-    if !append {
-        return Err(a.error("`append: false` is not supported: groups are added, never taken away"));
-    }
+    let append = a.boolean("append")?.unwrap_or(false);
+    let groups = if a.has("groups") { Some(a.texts("groups")?) } else { a.take("groups").map(|_| Vec::new()) };
     Ok(Prepared::action(Action::User {
         name,
         absent,
         uid: id(a, "uid")?,
         group: a.text("group")?,
-        groups: a.texts("groups")?,
+        groups,
+        append,
         home: a.text("home")?,
         create_home: a.boolean("create_home")?.unwrap_or(true),
         shell: a.text("shell")?,

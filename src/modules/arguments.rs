@@ -1,6 +1,6 @@
 //! A module's arguments, taken one by one with their types; what is left over is unknown.
 
-use septet_agent_protocol::Attributes;
+use septet_agent_protocol::{Attributes, ModeChange};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -32,11 +32,7 @@ impl<'a> Arguments<'a> {
     }
 
     fn error_at(&self, key: &str, message: impl Into<String>) -> Error {
-        let at = match &self.node.kind {
-            NodeKind::Map(m) => m.iter().find(|(k, _)| k.string().is_ok_and(|s| s == key)).map_or(self.node, |(_, v)| v),
-            _ => self.node,
-        };
-        at.error(format!("{}: {}", self.module, message.into()))
+        self.value_node(key).unwrap_or(self.node).error(format!("{}: {}", self.module, message.into()))
     }
 
     /// Any value; null counts as missing.
@@ -55,8 +51,8 @@ impl<'a> Arguments<'a> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(s)) => Ok(Some(s)),
-            Some(v @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(v.to_string())),
-            Some(_) => Err(self.error_at(key, format!("`{key}` must be a text"))),
+            Some(v @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(crate::template::text_of(&v))),
+            Some(_) => Err(self.error_at(key, format!("`{key}`: expected a string"))),
         }
     }
 
@@ -66,7 +62,7 @@ impl<'a> Arguments<'a> {
         for k in keys {
             found = self.text(k)?.or(found);
         }
-        found.ok_or_else(|| self.error(format!("`{}` is missing", keys[0])))
+        found.ok_or_else(|| self.error(format!("missing argument `{}`", keys[0])))
     }
 
     /// A boolean.
@@ -76,7 +72,9 @@ impl<'a> Arguments<'a> {
             Some(Value::Bool(b)) => Ok(Some(b)),
             Some(Value::String(s)) if matches!(s.to_ascii_lowercase().as_str(), "yes" | "true" | "on" | "1") => Ok(Some(true)),
             Some(Value::String(s)) if matches!(s.to_ascii_lowercase().as_str(), "no" | "false" | "off" | "0") => Ok(Some(false)),
-            Some(_) => Err(self.error_at(key, format!("`{key}` must be true or false"))),
+            Some(Value::Number(n)) if n.as_i64() == Some(1) => Ok(Some(true)),
+            Some(Value::Number(n)) if n.as_i64() == Some(0) => Ok(Some(false)),
+            Some(_) => Err(self.error_at(key, format!("`{key}`: expected true or false"))),
         }
     }
 
@@ -90,7 +88,7 @@ impl<'a> Arguments<'a> {
         };
         match n.filter(|n| (min..=max).contains(n)) {
             Some(n) => Ok(Some(n)),
-            None => Err(self.error_at(key, format!("`{key}` must be a number from {min} to {max}"))),
+            None => Err(self.error_at(key, format!("`{key}`: expected a number from {min} to {max}"))),
         }
     }
 
@@ -103,11 +101,20 @@ impl<'a> Arguments<'a> {
                 .into_iter()
                 .map(|v| match v {
                     Value::String(s) => Ok(s),
-                    Value::Number(n) => Ok(n.to_string()),
-                    _ => Err(self.error_at(key, format!("`{key}` must be a list of texts"))),
+                    v @ (Value::Number(_) | Value::Bool(_)) => Ok(crate::template::text_of(&v)),
+                    _ => Err(self.error_at(key, format!("`{key}`: expected a list of strings"))),
                 })
                 .collect(),
-            Some(_) => Err(self.error_at(key, format!("`{key}` must be a list of texts"))),
+            Some(v @ (Value::Number(_) | Value::Bool(_))) => Ok(vec![crate::template::text_of(&v)]),
+            Some(_) => Err(self.error_at(key, format!("`{key}`: expected a list of strings"))),
+        }
+    }
+
+    /// Texts that are a list; a comma in one is a part of it.
+    pub fn texts_of_list(&mut self, key: &'static str) -> Result<Vec<String>> {
+        match self.left.get(key) {
+            None | Some(Value::Array(_) | Value::Null) => self.texts(key),
+            Some(_) => Err(self.error_at(key, format!("`{key}`: expected a list of strings"))),
         }
     }
 
@@ -122,23 +129,63 @@ impl<'a> Arguments<'a> {
             .ok_or_else(|| self.error_at(key, format!("`{key}` is one of {}, not `{text}`", of.join(", "))))
     }
 
-    /// `owner`, `group` and `mode`.
-    pub fn attributes(&mut self) -> Result<Attributes> {
-        Ok(Attributes { owner: self.text("owner")?, group: self.text("group")?, mode: self.mode()? })
+    /// Whether an argument is given, without taking it.
+    pub fn has(&self, key: &str) -> bool {
+        self.left.get(key).is_some_and(|v| !v.is_null())
     }
 
-    /// A mode as four octal digits. A bare number is refused: YAML reads 644 and 0644 differently.
-    fn mode(&mut self) -> Result<Option<u32>> {
+    /// Refuses an argument that is known in Ansible and not supported, unless it has the value that changes nothing.
+    pub fn only(&mut self, key: &'static str, value: &Value, hint: &str) -> Result<()> {
+        match self.take(key) {
+            Some(v) if v != *value && v != Value::String(crate::template::text_of(value)) => {
+                Err(self.error_at(key, format!("`{key}: {}` is not supported", crate::template::text_of(&v))).hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `owner`, `group` and `mode`.
+    pub fn attributes(&mut self) -> Result<Attributes> {
+        let (owner, group) = (self.text("owner")?, self.text("group")?);
+        let (mode, mode_change) = self.mode()?;
+        Ok(Attributes { owner, group, mode, mode_change })
+    }
+
+    /// A mode: octal digits, or clauses such as `u=rw,g=r,o=`. A number in the playbook is octal where it begins with 0; where it
+    /// does not, Ansible would take its decimal value, which nobody means.
+    fn mode(&mut self) -> Result<(Option<u32>, Option<ModeChange>)> {
+        let at = self.value_node("mode").cloned();
         let Some(v) = self.take("mode") else {
-            return Ok(None);
+            return Ok((None, None));
         };
-        let bad = |this: &Self, why: &str| this.error_at("mode", format!("`mode` {why}")).hint("write it in quotes, as \"0644\"");
+        let bad = |this: &Self, why: String| this.error_at("mode", format!("`mode`: {why}")).hint("write it in quotes, as \"0644\" or \"u=rw,g=r,o=\"");
         match v {
-            Value::String(s) => match u32::from_str_radix(s.trim_start_matches("0o"), 8) {
-                Ok(m) if m <= 0o7777 && !s.is_empty() => Ok(Some(m)),
-                _ => Err(bad(self, &format!("`{s}` is not octal"))),
+            Value::String(s) if s.bytes().all(|b| b.is_ascii_digit() || b == b'o') => match u32::from_str_radix(s.trim_start_matches("0o"), 8) {
+                Ok(m) if m <= 0o7777 && !s.is_empty() => Ok((Some(m), None)),
+                _ => Err(bad(self, format!("`{s}` is not octal"))),
             },
-            _ => Err(bad(self, "must be a text")),
+            Value::String(s) => match ModeChange::parse(&s) {
+                Ok(change) => Ok((None, Some(change))),
+                Err(why) => Err(bad(self, format!("`{s}`: {why}"))),
+            },
+            Value::Number(n) => {
+                let written = at.as_ref().and_then(|n| n.written());
+                if written.is_some_and(|w| !w.starts_with('0') && w.bytes().all(|b| b.is_ascii_digit())) {
+                    return Err(bad(self, format!("{n} is decimal")));
+                }
+                match n.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|m| *m <= 0o7777) {
+                    Some(m) => Ok((Some(m), None)),
+                    None => Err(bad(self, format!("{n} is not octal"))),
+                }
+            }
+            _ => Err(bad(self, "expected a string".into())),
+        }
+    }
+
+    fn value_node(&self, key: &str) -> Option<&'a Node> {
+        match &self.node.kind {
+            NodeKind::Map(m) => m.iter().find(|(k, _)| k.string().is_ok_and(|s| s == key)).map(|(_, v)| v),
+            _ => None,
         }
     }
 
@@ -156,7 +203,7 @@ impl<'a> Arguments<'a> {
             NodeKind::Map(m) => m.iter().map(|(k, _)| k).find(|k| k.string().is_ok_and(|s| s == *key)).unwrap_or(self.node),
             _ => self.node,
         };
-        let e = at.error(format!("{}: `{key}` is not an argument", self.module));
+        let e = at.error(format!("{}: unknown argument `{key}`", self.module));
         Err(match nearest(key, self.asked.iter().copied()) {
             Some(n) => e.hint(format!("did you mean `{n}`?")),
             None => e.hint(format!("arguments: {}", self.asked.join(", "))),

@@ -11,7 +11,7 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     let that = match a.take("that") {
         Some(Value::Array(list)) => list,
         Some(one) => vec![one],
-        None => return Err(a.error("`that` is missing")),
+        None => return Err(a.error("missing argument `that`")),
     };
     a.take("quiet");
     let mut fail_msg = None;

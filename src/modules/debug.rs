@@ -1,6 +1,6 @@
 //! `debug`: shows a text or a variable.
 
-use septet_agent_protocol::Outcome;
+use septet_agent_protocol::{Outcome, Status};
 use serde_json::Value;
 
 use super::{Arguments, Context, Prepared};
@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// Prepares it.
 pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
-    a.take("verbosity");
+    let verbosity = a.number("verbosity", 0, 10)?.unwrap_or(0);
     let msg = a.take("msg");
     let value = match (a.text("var")?, msg) {
         (Some(_), Some(_)) => return Err(a.error("has both `msg` and `var`")),
@@ -19,5 +19,8 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
         Value::String(s) => s.clone(),
         other => serde_json::to_string_pretty(other).unwrap_or_default(),
     };
+    if verbosity > 0 {
+        return Ok(Prepared::local(Outcome::new(Status::Skipped)));
+    }
     Ok(Prepared::local(Outcome::ok().with_msg(text).with("msg", value)))
 }

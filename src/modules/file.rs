@@ -8,15 +8,25 @@ use crate::error::Result;
 /// Prepares it.
 pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let path = a.need(&["path", "dest", "name"])?;
-    let state = match a.choice("state", &["file", "directory", "absent", "touch", "link"], "file")? {
+    let recurse = a.boolean("recurse")?.unwrap_or(false);
+    let state = match a.choice("state", &["file", "directory", "absent", "touch", "link", ""], "")? {
+        // As in Ansible: without a state it is what is there.
+        "" if recurse => FileState::Directory,
+        "" => FileState::Any,
         "directory" => FileState::Directory,
         "absent" => FileState::Absent,
-        "touch" => FileState::Touch,
+        "touch" => {
+            let preserved = |v: Option<String>| v.as_deref() == Some("preserve");
+            match (preserved(a.text("access_time")?), preserved(a.text("modification_time")?)) {
+                (true, true) => FileState::Exists,
+                (false, false) => FileState::Touch,
+                _ => return Err(a.error("`access_time` and `modification_time` are both `preserve`, or neither is given")),
+            }
+        }
         "link" => FileState::Link,
         _ => FileState::File,
     };
     let (src, attributes) = (a.text("src")?, a.attributes()?);
-    let recurse = a.boolean("recurse")?.unwrap_or(false);
     let follow = a.boolean("follow")?;
     Ok(Prepared::action(Action::File { path, state, src, attributes, recurse, follow }))
 }

@@ -22,7 +22,7 @@ pub fn lineinfile(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let (line, regexp) = (a.text("line")?, a.text("regexp")?);
     let absent = a.choice("state", &["present", "absent"], "present")? == "absent";
     if line.is_none() && (!absent || regexp.is_none()) {
-        return Err(a.error("`line` is missing"));
+        return Err(a.error("missing argument `line`"));
     }
     let insert = insert(a)?;
     let create = a.boolean("create")?.unwrap_or(false);

@@ -35,6 +35,8 @@ pub struct Context<'a> {
     pub renderer: &'a Renderer,
     /// where files come from
     pub project: &'a Project,
+    /// directories whose `files/` and `templates/` are looked in first
+    pub dirs: &'a [std::path::PathBuf],
     /// environment for commands
     pub environment: &'a Vars,
 }
@@ -116,6 +118,7 @@ static MODULES: &[Module] = &[
     module("package", None, package::prepare),
     module("service", None, systemd::prepare),
     module("set_fact", None, set_fact::prepare),
+    module("setup", None, stat::setup),
     module("shell", Some("cmd"), command::shell),
     module("slurp", None, stat::slurp),
     module("stat", None, stat::stat),

@@ -9,7 +9,7 @@ use crate::error::Result;
 pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let names = a.texts("name")?;
     if names.is_empty() {
-        return Err(a.error("`name` is missing"));
+        return Err(a.error("missing argument `name`"));
     }
     a.choice("state", &["present", "installed"], "present")?;
     Ok(Prepared::action(Action::Package { names }))

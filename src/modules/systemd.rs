@@ -22,7 +22,7 @@ pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let daemon_reload = a.boolean("daemon_reload")?.unwrap_or(false);
     let enabled = a.boolean("enabled")?;
     if name.is_empty() && (state.is_some() || enabled.is_some() || !daemon_reload) {
-        return Err(a.error("`name` is missing"));
+        return Err(a.error("missing argument `name`"));
     }
     Ok(Prepared::action(Action::Systemd {
         name,

@@ -2,14 +2,33 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::{Arguments, Context, Prepared, copy};
-use crate::error::Result;
+use crate::{
+    error::Result,
+    template::{self, Whitespace},
+};
+
+/// Settings of the language that are Ansible's and not supported.
+const LEFT_OUT: &[&str] = &[
+    "block_start_string", "block_end_string", "variable_start_string", "variable_end_string", "comment_start_string",
+    "comment_end_string", "output_encoding",
+];
 
 /// Prepares it.
 pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     let src = a.need(&["src"])?;
-    let dest = copy::destination(a, Some(src.trim_end_matches(".j2")))?;
-    let found = c.project.find("templates", Path::new(&src), None).map_err(|e| a.error(e.message).hint(e.hint.unwrap_or_default()))?;
-    let text = c.renderer.text(&found.path.display().to_string(), found.text()?)?;
-    copy::with_bytes(a, dest, text.into_bytes())
+    let dest = a.need(&["dest"])?;
+    let whitespace =
+        Whitespace { trim_blocks: a.boolean("trim_blocks")?.unwrap_or(true), lstrip_blocks: a.boolean("lstrip_blocks")?.unwrap_or(false) };
+    a.only("newline_sequence", &Value::String("\n".into()), "every line end is a line feed")?;
+    for key in LEFT_OUT {
+        a.only(key, &Value::Null, "the language is written as usual, in UTF-8")?;
+    }
+    let found = c.project.find_from(c.dirs, "templates", Path::new(&src), None);
+    let found = found.map_err(|e| a.error(e.message).hint(e.hint.unwrap_or_default()))?;
+    let (text, whitespace) = template::header(found.text()?, whitespace)?;
+    let text = c.renderer.file(&found.path.display().to_string(), text, whitespace)?;
+    copy::with_bytes(a, dest, text.into_bytes(), copy::file_name(&src))
 }

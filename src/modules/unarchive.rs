@@ -35,8 +35,9 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
         return Err(a.error("`creates` must be right below `dest`"));
     }
     let checksum = a.text("checksum")?;
-    let named = c.project.root.join("files").join(&src);
-    let path = if named.is_file() { named } else { PathBuf::from(&src) };
+    let beside = c.dirs.iter().flat_map(|d| [d.join("files").join(&src), d.join(&src)]);
+    let mut named = beside.chain([c.project.root.join("files").join(&src)]);
+    let path = named.find(|p| p.is_file()).unwrap_or_else(|| PathBuf::from(&src));
     let digest = match checksum {
         Some(text) => {
             let hex = text.strip_prefix("sha256:").filter(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()));

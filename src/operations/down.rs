@@ -125,7 +125,7 @@ async fn unlisted(cluster: &Cluster) -> Result<Option<ClusterId>> {
     }
 }
 
-/// Removes all clusters of the inventory's provider whose time is over, whatever their names. `agree` is shown them.
+/// Removes all expired clusters of the inventory's provider, whatever their names. `agree` is shown them.
 pub async fn down_expired(
     inventory: &Inventory,
     interrupted: &AtomicBool,

@@ -179,6 +179,8 @@ async fn play(
         unseen,
         options,
         host_vars: BTreeMap::new(),
+        hosts: Arc::default(),
+        for_tera: Arc::default(),
         events,
         interrupted: cluster.interrupted.clone(),
     };
@@ -520,7 +522,8 @@ pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
             look_before(cluster, &access.observed, &access.fleet).await?;
         }
         let names = other_names(cluster, &access.observed, &access.fleet).await?;
-        let recap = play(cluster, &access.observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await;
+        let options = Options { keep_going: true, ..cluster.options.clone() };
+        let recap = play(cluster, &access.observed, &names, Some(access.fleet.clone()), &plays, options).await;
         access.fleet.close().await;
         let recap = recap?;
         cluster.reporter.recap(&recap);

@@ -5,6 +5,7 @@ pub mod model;
 pub mod parse;
 pub mod project;
 pub mod runner;
+mod keywords;
 mod worker;
 
 pub use events::{Event, TaskStatus};

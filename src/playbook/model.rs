@@ -1,10 +1,13 @@
 //! A playbook as parsed: plays, tasks, handlers; each knows its place.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use serde_json::Value;
 
-use crate::{template::Vars, yaml::Node};
+use crate::{
+    template::{Reads, Vars},
+    yaml::Node,
+};
 
 /// A play.
 #[derive(Debug, Clone)]
@@ -30,8 +33,14 @@ pub struct Play {
     /// Hosts go one at a time under the gate of their role once the cluster serves. Only hosts on which something
     /// would change are touched.
     pub rolling: bool,
+    /// a host that fails ends the run after this play
+    pub any_errors_fatal: bool,
     /// environment of commands
     pub environment: Vars,
+    /// names that it reads itself
+    pub reads: Reads,
+    /// its directory, where it lies on this machine
+    pub dir: Option<PathBuf>,
     /// where it is
     pub node: Node,
 }
@@ -95,6 +104,17 @@ pub enum Work {
         /// where they are
         node: Node,
     },
+    /// tasks of which a failure is handled, or behind which something always runs
+    Block {
+        /// what is tried
+        tasks: Vec<Task>,
+        /// what runs when one of them fails
+        rescue: Vec<Task>,
+        /// what runs in any case
+        always: Vec<Task>,
+    },
+    /// `meta: flush_handlers`
+    FlushHandlers,
     /// tasks of another file
     Include {
         /// its name before rendering
@@ -102,6 +122,31 @@ pub enum Work {
         /// where that is
         node: Node,
     },
+}
+
+/// How the items of a loop come from its value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LoopKind {
+    /// `loop`, `with_list`: the value is the list
+    #[default]
+    List,
+    /// `with_items`: lists in the list are flattened by one level
+    Items,
+    /// `with_dict`: keys and values of a mapping
+    Dict,
+    /// `with_indexed_items`: pairs of number and item
+    Indexed,
+}
+
+/// `loop_control`.
+#[derive(Debug, Clone, Default)]
+pub struct LoopControl {
+    /// what is shown of an item
+    pub label: Option<String>,
+    /// variable for the item's number, from 0
+    pub index_var: Option<String>,
+    /// set `ansible_loop`
+    pub extended: bool,
 }
 
 /// A task or a handler.
@@ -115,8 +160,12 @@ pub struct Task {
     pub when: Vec<Node>,
     /// items, or an expression that gives them
     pub loop_over: Option<Node>,
+    /// how the items come from it
+    pub loop_kind: LoopKind,
     /// name of the item's variable
     pub loop_var: String,
+    /// more about the loop
+    pub loop_control: LoopControl,
     /// variable for the result
     pub register: Option<String>,
     /// handlers to notify
@@ -151,8 +200,10 @@ pub struct Task {
     pub no_log: bool,
     /// where it is
     pub node: Node,
-    /// names that it reads, to know what must be there before it
-    pub reads: Arc<std::collections::HashSet<String>>,
+    /// names that its expressions ask for, to know what must be there before it
+    pub reads: Arc<Reads>,
+    /// directories whose `templates/` and `files/` are looked in first
+    pub dirs: Arc<Vec<PathBuf>>,
 }
 
 impl Task {

@@ -33,10 +33,17 @@ pub struct Project {
 pub struct Found {
     /// as shown to the user
     pub path: PathBuf,
+    /// where it lies on this machine; `None` for a file that ships inside the program
+    pub disk: Option<PathBuf>,
     bytes: Cow<'static, [u8]>,
 }
 
 impl Found {
+    /// The directory that it lies in on this machine.
+    pub fn dir(&self) -> Option<PathBuf> {
+        let parent = self.disk.as_ref()?.parent()?;
+        Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
+    }
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -77,7 +84,7 @@ impl Project {
             return None;
         }
         let file = dir.get_file(inner)?;
-        Some(Found { path: Path::new(kind).join(inner), bytes: Cow::Borrowed(file.contents()) })
+        Some(Found { path: Path::new(kind).join(inner), disk: None, bytes: Cow::Borrowed(file.contents()) })
     }
 
     /// Whether there is such a file.
@@ -94,24 +101,49 @@ impl Project {
         let after = after.into_iter().filter(|_| shipped.is_none());
         for path in before.into_iter().chain(after) {
             if path.is_file() {
-                let size = std::fs::metadata(&path).map_or(0, |m| m.len());
-                let limit = if kind == "playbooks" { 16 * 1024 * 1024 } else { MAX_FILE_BYTES };
-                if size > limit {
-                    return Err(Error::invalid(format!("{}: {size} bytes are over the limit of {limit}", path.display())));
-                }
-                let bytes = std::fs::read(&path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
-                let shown = path.strip_prefix(&self.root).unwrap_or(&path).to_owned();
-                return Ok(Found { path: if name.is_absolute() { path } else { shown }, bytes: bytes.into() });
+                return self.open(kind, path, name.is_absolute());
             }
         }
         if let Some(found) = shipped {
             return Ok(found);
         }
-        let e = Error::invalid(format!("there is no file `{}`", name.display()))
-            .hint(format!("looked in {} and its {kind}/, and in the files that ship with septet", self.root.display()));
+        let e = Error::invalid(format!("no file `{}`", name.display()))
+            .hint(format!("searched {} and its {kind}/, and the files that ship with septet", self.root.display()));
         Err(match at {
             Some(n) => e.at(n.place()),
             None => e,
         })
+    }
+
+    /// The same for a task, which looks first beside its own file and its playbook: in `templates/` or `files/` there, then
+    /// right there.
+    pub fn find_from(&self, dirs: &[PathBuf], kind: &str, name: &Path, at: Option<&Node>) -> Result<Found> {
+        if name.is_relative() {
+            // A plain name of a file that ships is that file, wherever a stray file of that name lies.
+            let ships = Self::shipped(kind, name).is_some();
+            for dir in dirs {
+                let beside = [Some(dir.join(kind).join(name)), Some(dir.join(name)).filter(|_| !ships)];
+                if let Some(path) = beside.into_iter().flatten().find(|p| p.is_file()) {
+                    return self.open(kind, path, false);
+                }
+            }
+        }
+        let found = self.find(kind, name, at);
+        let places: Vec<String> = dirs.iter().map(|d| d.join(kind).display().to_string()).collect();
+        found.map_err(|e| match places.is_empty() || e.hint.is_none() {
+            true => e,
+            false => e.hint(format!("searched {}, {} and its {kind}/, and the files that ship with septet", places.join(", "), self.root.display())),
+        })
+    }
+
+    fn open(&self, kind: &str, path: PathBuf, absolute: bool) -> Result<Found> {
+        let size = std::fs::metadata(&path).map_or(0, |m| m.len());
+        let limit = if kind == "playbooks" { 16 * 1024 * 1024 } else { MAX_FILE_BYTES };
+        if size > limit {
+            return Err(Error::invalid(format!("{}: {size} bytes are over the limit of {limit}", path.display())));
+        }
+        let bytes = std::fs::read(&path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
+        let shown = path.strip_prefix(&self.root).unwrap_or(&path).to_owned();
+        Ok(Found { path: if absolute { path.clone() } else { shown }, disk: Some(path), bytes: bytes.into() })
     }
 }

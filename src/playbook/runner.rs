@@ -1,7 +1,7 @@
 //! The dispatcher: plays in order, hosts of a play side by side or in batches, rolling plays under a gate.
 //!
-//! Within a play hosts do not wait for one another; between plays they do. A play (or batch) in which a host
-//! failed is the last one: what comes later may rely on it.
+//! Within a play hosts do not wait for one another; between plays they do. A host that failed takes no part in what comes later;
+//! without `keep_going` nothing comes later.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::{
@@ -21,10 +22,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    inventory::{Host, HostId, Inventory, Role, magic_vars, select},
+    inventory::{Host, HostId, Inventory, Role, magic_vars, own_vars, select},
     ssh::Fleet,
     stop,
-    template::{Renderer, Vars},
+    template::{Hosts, Renderer, Vars},
 };
 
 /// A future that can be kept in a trait object.
@@ -64,6 +65,18 @@ pub struct Options {
     pub limit: Option<String>,
     /// hosts at a time, 0 for all
     pub forks: usize,
+    /// when a host fails, go on with the others, as Ansible does; otherwise the play is the last one, since later ones may rely
+    /// on it
+    pub keep_going: bool,
+}
+
+/// Variables of a host before it has said anything.
+#[derive(Debug, Clone, Default)]
+pub struct HostVars {
+    /// those that others win over: defaults, and the inventory's up to the host's own
+    pub written: Vars,
+    /// those that nothing wins over: who the host is
+    pub special: Vars,
 }
 
 /// What became of the tasks of one host.
@@ -76,6 +89,7 @@ pub struct Counts {
     pub skipped: usize,
     pub ignored: usize,
     pub unreachable: usize,
+    pub rescued: usize,
 }
 
 /// What became of a run.
@@ -92,6 +106,10 @@ impl Recap {
     pub fn failed(&self) -> bool {
         self.hosts.values().any(|c| c.failed + c.unreachable > 0)
     }
+    /// Whether one host failed or could not be reached.
+    pub fn failed_on(&self, host: &str) -> bool {
+        self.hosts.get(host).is_some_and(|c| c.failed + c.unreachable > 0)
+    }
     /// Changes on all hosts.
     pub fn changed(&self) -> usize {
         self.hosts.values().map(|c| c.changed).sum()
@@ -106,6 +124,7 @@ impl Recap {
             mine.skipped += c.skipped;
             mine.ignored += c.ignored;
             mine.unreachable += c.unreachable;
+            mine.rescued += c.rescued;
         }
         self.pending_handlers.extend(other.pending_handlers);
     }
@@ -125,8 +144,12 @@ pub struct Shared {
     pub unseen: HashSet<HostId>,
     /// how the run is to be
     pub options: Options,
-    /// variables of each host, in order of precedence up to its own
-    pub host_vars: BTreeMap<HostId, Vars>,
+    /// variables of each host, as the runner makes them
+    pub host_vars: BTreeMap<HostId, HostVars>,
+    /// variables of all hosts, as `hostvars` shows them
+    pub hosts: Arc<Hosts>,
+    /// what only Tera's templates see
+    pub for_tera: Arc<Vars>,
     /// who is told
     pub events: mpsc::UnboundedSender<Event>,
     /// set when the user wants to stop after the task in hand
@@ -148,32 +171,32 @@ struct Ended {
 }
 
 impl Runner {
-    /// A runner. `common` are variables below those of the inventory, `addresses` each host's address.
-    pub fn new(mut shared: Shared, common: &Vars, addresses: &BTreeMap<HostId, Vars>, gate: Option<Arc<dyn Gate>>) -> Self {
-        let mut hostvars = Vars::new();
+    /// A runner. `common` are Septet's own variables for all hosts, `of_host` those of each, its address among them. They are below
+    /// `septet.`, which nothing wins over, and under their bare names, which everything wins over.
+    pub fn new(mut shared: Shared, common: &Vars, of_host: &BTreeMap<HostId, Vars>, gate: Option<Arc<dyn Gate>>) -> Self {
+        let mut for_tera = Vars::new();
         for host in &shared.inventory.hosts {
-            let address = addresses.get(&host.id).cloned().unwrap_or_default();
-            // Who a host is, no variable of the user's changes, as in Ansible.
-            let mut magic = magic_vars(&shared.inventory, host);
-            let mut v = common.clone();
-            v.extend(address.clone());
-            v.extend(shared.inventory.vars.clone());
-            v.extend(host.vars.clone());
-            v.extend(magic.clone());
-            // What others see of a host: its own variables, and who it is.
-            magic.remove("groups");
+            let mut septet = common.clone();
+            septet.extend(of_host.get(&host.id).cloned().unwrap_or_default());
+            septet.extend(own_vars(&shared.inventory, host));
+            let mut special = magic_vars(&shared.inventory, host);
+            let mut written = septet.clone();
             let mut given = shared.inventory.vars.clone();
             given.extend(host.vars.clone());
-            let mut seen = address;
-            seen.extend(rendered(given, &v, &shared.options));
-            seen.extend(magic);
-            hostvars.insert(host.name.clone(), seen.into());
-            shared.host_vars.insert(host.id, v);
+            written.extend(given.clone());
+            special.insert("septet".into(), septet.into());
+            special.insert("ansible_check_mode".into(), shared.options.check.into());
+            let mut all = written.clone();
+            all.extend(shared.options.extra_vars.clone());
+            all.extend(special.clone());
+            // Tera cannot ask: it sees of another host what was given for it, and who it is.
+            given.insert("septet".into(), special["septet"].clone());
+            given.insert("inventory_hostname".into(), host.name.clone().into());
+            for_tera.insert(host.name.clone(), rendered(given, &all, &shared.options).into());
+            shared.hosts.set(&host.name, all, Vars::new());
+            shared.host_vars.insert(host.id, HostVars { written, special });
         }
-        for v in shared.host_vars.values_mut() {
-            v.insert("hostvars".into(), hostvars.clone().into());
-            v.insert("ansible_check_mode".into(), shared.options.check.into());
-        }
+        shared.for_tera = Arc::new([("hostvars".to_owned(), for_tera.into())].into_iter().collect());
         let states = shared.inventory.hosts.iter().map(|h| (h.id, Arc::default())).collect();
         Self { shared: Arc::new(shared), gate, states }
     }
@@ -182,17 +205,21 @@ impl Runner {
         stop::asked(&self.shared.interrupted)
     }
 
-    /// Runs plays in order.
+    /// Runs plays in order. A host that fails takes no part in later ones; the run goes on with the others, as in Ansible, unless
+    /// the play or the run says that a failure ends it.
     pub async fn run(&self, plays: &[Play]) -> Result<Recap> {
+        // A pattern that names nothing is an error before the first host is touched.
+        let selected = plays.iter().map(|p| self.hosts_of(p)).collect::<Result<Vec<_>>>()?;
         let mut recap = Recap::default();
-        for play in plays {
-            let hosts = self.hosts_of(play)?;
+        for (play, mut hosts) in plays.iter().zip(selected) {
+            hosts.retain(|h| !recap.failed_on(&h.name));
             let _ = self.shared.events.send(Event::Play { name: play.name.clone(), hosts: hosts.len() });
             if hosts.is_empty() {
                 continue;
             }
             self.play(play, &hosts, &mut recap).await?;
-            if recap.failed() {
+            let fatal = play.any_errors_fatal || !self.shared.options.keep_going || play.rolling;
+            if recap.failed() && (fatal || hosts.iter().all(|h| recap.failed_on(&h.name))) {
                 break;
             }
             if self.stopped() {
@@ -228,7 +255,9 @@ impl Runner {
             };
             let (batch, later) = rest.split_at(size.min(rest.len()));
             self.batch(play, batch, false, recap).await;
-            if recap.failed() || self.stopped() {
+            let fatal = play.any_errors_fatal || !self.shared.options.keep_going;
+            let all = batch.iter().all(|h| recap.failed_on(&h.name));
+            if all || (fatal && batch.iter().any(|h| recap.failed_on(&h.name))) || self.stopped() {
                 break;
             }
             rest = later;
@@ -250,9 +279,18 @@ impl Runner {
         for host in hosts.iter().filter(|h| !due.iter().any(|d| d.id == h.id)) {
             recap.hosts.entry(host.name.clone()).or_default().ok += look.hosts.get(&host.name).map_or(0, |c| c.ok);
         }
-        let Some(role) = due.first().map(|h| h.id.role) else {
-            return Ok(());
-        };
+        // Each role has its own gate: what protects the brokers says nothing of the coordinators.
+        for role in Role::ALL {
+            let of_role: Vec<Host> = due.iter().filter(|h| h.id.role == role).cloned().collect();
+            if !of_role.is_empty() && !self.roll(play, role, &of_role, recap).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rolls over the hosts of one role; whether all went well.
+    async fn roll(&self, play: &Play, role: Role, due: &[Host], recap: &mut Recap) -> Result<bool> {
         let ids: Vec<HostId> = due.iter().map(|h| h.id).collect();
         let order = match &self.gate {
             Some(gate) => gate.order(role, ids).await.map_err(|e| e.context(format!("the roll of the {} did not begin", role.group())))?,
@@ -261,12 +299,11 @@ impl Runner {
         let first: Vec<Host> = due.iter().filter(|h| order.first.contains(&h.id)).cloned().collect();
         if !first.is_empty() {
             self.batch(play, &first, false, recap).await;
-            if recap.failed() || order.then.is_empty() {
-                return Ok(());
+            if recap.failed() {
+                return Ok(false);
             }
         }
-        let ids = order.then;
-        for id in ids {
+        for id in order.then {
             let Some(host) = due.iter().find(|h| h.id == id) else {
                 continue;
             };
@@ -274,19 +311,19 @@ impl Runner {
                 return Err(self.interrupted(recap));
             }
             if let Some(gate) = &self.gate {
-                self.note(format!("{}: may it stop?", host.name));
+                self.note(format!("{}: checking that it is safe to stop", host.name));
                 gate.before(id).await.map_err(|e| e.context(format!("the roll stopped before {}", host.name)))?;
             }
             self.batch(play, std::slice::from_ref(host), false, recap).await;
             if recap.failed() {
-                return Ok(());
+                return Ok(false);
             }
             if let Some(gate) = &self.gate {
-                self.note(format!("{}: waiting until it is back", host.name));
+                self.note(format!("{}: waiting for it to rejoin", host.name));
                 gate.after(id).await.map_err(|e| e.context(format!("the roll stopped after {}", host.name)))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// That the user stopped the run; handlers that were notified and did not run are named.
@@ -322,6 +359,14 @@ impl Runner {
                 }
                 let _ = shared.events.send(Event::Host { host: host.name.clone(), play: play.name.clone() });
                 let (counts, pending) = worker::play(&shared, &play, &host, &mut state, false).await;
+                if let Some(given) = shared.host_vars.get(&host.id) {
+                    let mut all = given.written.clone();
+                    all.extend(shared.options.extra_vars.clone());
+                    all.extend(given.special.clone());
+                    let mut seen = state.seen();
+                    seen.retain(|k, _| !given.special.contains_key(k) && !shared.options.extra_vars.contains_key(k));
+                    shared.hosts.set(&host.name, all, seen);
+                }
                 Ended { id: host.id, counts, pending }
             });
         }
@@ -345,14 +390,15 @@ impl Runner {
 }
 
 /// What others see of what was given for a host, rendered with the host's own variables. What needs more is left out.
-fn rendered(given: Vars, own: &Vars, options: &Options) -> Vars {
-    let mut vars = own.clone();
-    vars.insert("ansible_check_mode".into(), options.check.into());
-    vars.extend(options.extra_vars.clone());
-    let Ok(renderer) = Renderer::new(&vars) else {
-        return Vars::new();
+fn rendered(given: Vars, all: &Vars, options: &Options) -> Vars {
+    let renderer = Renderer::new(all);
+    let value = |k: &String, v: Value| match v {
+        // Of Septet's own, what cannot be rendered here is left out one by one.
+        Value::Object(o) if k == "septet" => {
+            Some(Value::Object(o.into_iter().filter_map(|(k, v)| renderer.value(&v).ok().map(|v| (k, v))).collect()))
+        }
+        v => renderer.value(options.extra_vars.get(k).unwrap_or(&v)).ok(),
     };
-    let value = |k: &String, v| renderer.value(options.extra_vars.get(k).unwrap_or(&v)).ok();
     given.into_iter().filter_map(|(k, v)| value(&k, v).map(|v| (k, v))).collect()
 }
 

@@ -9,7 +9,10 @@ mod flight;
 use std::{
     collections::HashSet,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use flight::{Answer, Flight, Item, Landed};
@@ -18,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Event, TaskStatus,
-    model::{Become, Play, Task, Work, is_user_name},
+    model::{Become, LoopKind, Play, Task, Work, is_user_name},
     parse,
     runner::{Counts, Shared, wanted},
 };
@@ -28,7 +31,7 @@ use crate::{
     modules::{self, Arguments, Blob, Prepared},
     ssh::{AgentSession, SshError},
     stop,
-    template::{Renderer, Vars},
+    template::{IN_PLAYBOOK, Renderer, Vars},
     yaml::{Node, NodeKind},
 };
 
@@ -57,6 +60,25 @@ pub struct HostState {
     would_change: HashSet<String>,
 }
 
+impl HostState {
+    /// What others see of this host beside what was written for it.
+    pub fn seen(&self) -> Vars {
+        let mut all = self.facts.clone();
+        all.extend(self.learnt.clone());
+        all
+    }
+
+    /// Keeps the facts of an outcome.
+    fn add_facts(&mut self, outcome: &Outcome) {
+        if let Some(Value::Object(facts)) = outcome.values.get("facts") {
+            for (k, v) in facts {
+                self.facts.insert(format!("ansible_{k}"), v.clone());
+            }
+            self.facts.insert("ansible_facts".into(), facts.clone().into());
+        }
+    }
+}
+
 /// Why a host stops.
 enum Stop {
     Failed,
@@ -82,19 +104,10 @@ struct Worker<'a> {
     notified: Vec<String>,
     /// handlers that ran, by their place in the play
     ran: HashSet<usize>,
-    renderer: Option<Renderer>,
-    /// how often something was learnt: a renderer that is older is not used again
-    lessons: usize,
-    /// names in templates of variables: a register with one of them is waited for
-    indirect: HashSet<String>,
 }
 
 /// Runs a play's tasks and handlers on one host.
 pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostState, look: bool) -> (Counts, Vec<String>) {
-    let mut indirect = HashSet::new();
-    for v in shared.host_vars.get(&host.id).into_iter().flat_map(|m| m.iter()).chain(&play.vars).filter(|(k, _)| *k != "hostvars") {
-        mentioned(v.1, &mut indirect);
-    }
     let mut worker = Worker {
         shared,
         play,
@@ -111,9 +124,6 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
         unknown: HashSet::new(),
         notified: Vec::new(),
         ran: HashSet::new(),
-        renderer: None,
-        lessons: 0,
-        indirect,
     };
     let result = worker.all().await;
     match result {
@@ -123,17 +133,6 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
     }
     let pending = worker.pending();
     (worker.counts, pending)
-}
-
-fn mentioned(v: &Value, out: &mut HashSet<String>) {
-    match v {
-        Value::String(s) if crate::template::is_template(s) => {
-            out.extend(s.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).map(str::to_owned));
-        }
-        Value::Array(a) => a.iter().for_each(|v| mentioned(v, out)),
-        Value::Object(o) => o.values().for_each(|v| mentioned(v, out)),
-        _ => {}
-    }
 }
 
 impl<'a> Worker<'a> {
@@ -162,20 +161,18 @@ impl<'a> Worker<'a> {
         let play = self.play;
         self.tasks(&play.tasks, false, 0).await?;
         self.flush().await?;
-        // A handler may notify another one; each runs once.
-        while !self.stopping() {
-            let Some(i) = self.due().next() else { break };
-            self.ran.insert(i);
-            self.tasks(std::slice::from_ref(&play.handlers[i]), true, 0).await?;
-            self.flush().await?;
-        }
-        Ok(())
+        if self.stopping() { Ok(()) } else { self.handlers().await }
     }
 
     /// Handlers that were notified and did not run yet.
     fn due(&self) -> impl Iterator<Item = usize> {
-        let answers = |h: &Task| parse::answers_of(h).any(|a| self.notified.iter().any(|n| *n == self.rendered_name(a)));
-        self.play.handlers.iter().enumerate().filter(move |(i, h)| !self.ran.contains(i) && answers(h)).map(|(i, _)| i)
+        let names: Vec<String> = self.play.handlers.iter().map(|h| self.rendered_name(&h.name)).collect();
+        let answers = move |i: usize, h: &Task| {
+            // As in Ansible: of several handlers with one name the first answers to it; all that listen do.
+            let named = names.iter().position(|n| *n == names[i]) == Some(i) && self.notified.contains(&names[i]);
+            named || h.listen.iter().any(|l| self.notified.contains(&self.rendered_name(l)))
+        };
+        self.play.handlers.iter().enumerate().filter(move |(i, h)| !self.ran.contains(i) && answers(*i, h)).map(|(i, _)| i)
     }
 
     /// What was notified and did not run, as it was notified.
@@ -187,7 +184,7 @@ impl<'a> Worker<'a> {
 
     /// A name that a handler answers to; one that cannot be rendered stays as it is.
     fn rendered_name(&self, name: &str) -> String {
-        let rendered = || self.renderer_over(&Vars::new()).and_then(|r| r.text("handler", name)).ok();
+        let rendered = || self.renderer_over(&Vars::new()).text("handler", name).ok();
         if crate::template::is_template(name) { rendered().unwrap_or_else(|| name.to_owned()) } else { name.to_owned() }
     }
 
@@ -197,7 +194,7 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         let rendered = |name: &String| match crate::template::is_template(name) {
-            true => self.renderer_of_item(task, item)?.text("notify", name).map_err(|e| e.at(task.node.place())),
+            true => self.renderer_of_item(task, item).text("notify", name).map_err(|e| e.at(task.node.place())),
             false => Ok(name.clone()),
         };
         let names = task.notify.iter().map(rendered).collect::<Result<Vec<_>>>()?;
@@ -228,7 +225,7 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         let play = self.play;
-        let user = match self.renderer_over(&Vars::new()).and_then(|r| self.user_of(&r, &play.r#become, &play.node)) {
+        let user = match self.user_of(&self.renderer_over(&Vars::new()), &play.r#become, &play.node) {
             Ok(user) => user,
             Err(e) => return Err(self.astray(&e)),
         };
@@ -237,13 +234,7 @@ impl<'a> Worker<'a> {
             Ok(o) => o,
             Err(e) => return Err(self.lost(&e)),
         };
-        if let Some(Value::Object(facts)) = outcome.values.get("facts") {
-            for (k, v) in facts {
-                self.state.facts.insert(format!("ansible_{k}"), v.clone());
-            }
-            self.state.facts.insert("ansible_facts".into(), facts.clone().into());
-        }
-        self.renderer = None;
+        self.state.add_facts(&outcome);
         Ok(())
     }
 
@@ -277,76 +268,159 @@ impl<'a> Worker<'a> {
 
     /// Ansible's precedence, for what there is: inventory, facts, play, task, set_fact and register, extra. What a
     /// host said is data: it is not rendered again, whatever it looks like.
-    fn renderer_for(&self, task: &Task) -> Result<Renderer> {
-        self.renderer_over(&task.vars)
+    fn renderer_for(&self, task: &Task) -> Renderer {
+        let (project, dirs) = (self.shared.project.clone(), task.dirs.clone());
+        let read = move |kind: &str, name: &str| {
+            let found = project.find_from(&dirs, kind, Path::new(name), None).map_err(|e| e.message)?;
+            Ok(found.bytes().to_vec())
+        };
+        self.renderer_over(&task.vars).with_files(Arc::new(read))
     }
 
     /// The same with the item of a loop.
-    fn renderer_of_item(&self, task: &Task, item: Option<&Value>) -> Result<Renderer> {
-        let mut renderer = self.renderer_for(task)?;
+    fn renderer_of_item(&self, task: &Task, item: Option<&Value>) -> Renderer {
+        let mut renderer = self.renderer_for(task);
         if let Some(value) = item {
             renderer.set(&task.loop_var, value);
+            renderer.set("ansible_loop_var", &task.loop_var.clone().into());
         }
-        Ok(renderer)
+        renderer
     }
 
-    fn renderer_over(&self, vars: &Vars) -> Result<Renderer> {
-        let mut written = self.shared.host_vars.get(&self.host.id).cloned().unwrap_or_default();
-        let mut said = self.state.facts.clone();
-        // What others see of a host is rendered already, in that host's place.
-        said.extend(written.remove_entry("hostvars"));
-        written.retain(|k, _| !said.contains_key(k));
+    fn renderer_over(&self, vars: &Vars) -> Renderer {
+        let given = self.shared.host_vars.get(&self.host.id).cloned().unwrap_or_default();
+        let (mut written, mut data) = (given.written, self.state.facts.clone());
         for (k, v) in self.play.vars.iter().chain(vars) {
-            said.remove(k);
+            data.remove(k);
             written.insert(k.clone(), v.clone());
         }
-        said.extend(self.state.learnt.clone());
+        data.extend(self.state.learnt.clone());
         for (k, v) in &self.shared.options.extra_vars {
-            said.remove(k);
+            data.remove(k);
             written.insert(k.clone(), v.clone());
         }
-        written.retain(|k, _| !said.contains_key(k));
-        Renderer::over(&written, &said)
-    }
-
-    fn take_renderer(&mut self, task: &Task) -> Result<Renderer> {
-        match self.renderer.take() {
-            Some(r) if task.vars.is_empty() => Ok(r),
-            _ => self.renderer_for(task),
+        let mut special = given.special;
+        let hosts = self.shared.inventory.hosts.iter().map(|h| h.name.clone());
+        special.insert("ansible_play_name".into(), self.play.name.clone().into());
+        if let Some(dir) = &self.play.dir {
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            special.insert("playbook_dir".into(), dir.display().to_string().into());
         }
+        if let Ok(selected) = crate::inventory::select(&self.shared.inventory, &self.play.hosts) {
+            let names: Vec<Value> = hosts.filter(|n| selected.iter().any(|s| s.name == *n)).map(Value::from).collect();
+            for key in ["ansible_play_hosts", "ansible_play_hosts_all", "play_hosts"] {
+                special.insert(key.into(), names.clone().into());
+            }
+        }
+        for (k, v) in special {
+            data.remove(&k);
+            written.insert(k, v);
+        }
+        written.retain(|k, _| !data.contains_key(k));
+        Renderer::over(written, data).with_hosts(self.shared.hosts.clone()).with_tera(self.shared.for_tera.clone())
     }
 
     async fn tasks(&mut self, tasks: &'a [Task], handlers: bool, depth: usize) -> Result<(), Stop> {
         for task in tasks {
-            if !handlers && !wanted(task, self.play, &self.shared.options) {
-                continue;
-            }
             if self.stopping() {
                 return self.flush().await;
             }
-            let reads_file = matches!(&task.work, Work::Module { name: "template", .. } | Work::Include { .. });
-            if !self.unknown.is_empty() && (reads_file || task.reads.iter().any(|r| self.unknown.contains(r))) {
+            if let Work::Block { tasks, rescue, always } = &task.work {
+                Box::pin(self.block([tasks, rescue, always], handlers, depth)).await?;
+                continue;
+            }
+            if !handlers && !wanted(task, self.play, &self.shared.options) {
+                continue;
+            }
+            if !self.unknown.is_empty() && self.asks_for_unknown(task) {
                 self.flush().await?;
             }
-            if matches!(task.work, Work::Include { .. }) {
+            if matches!(task.work, Work::Include { .. } | Work::FlushHandlers) {
                 self.flush().await?;
             }
             // What was waited for may have been the task in hand.
             if self.stopping() {
                 return self.flush().await;
             }
-            if let Work::Include { file, node } = &task.work {
-                self.include(task, file, node, depth).await?;
-                continue;
+            match &task.work {
+                Work::Include { file, node } => {
+                    self.include(task, file, node, handlers, depth).await?;
+                }
+                Work::FlushHandlers => {
+                    match holds(&self.renderer_for(task), &task.when) {
+                        Ok(true) if !handlers => Box::pin(self.handlers()).await?,
+                        Ok(_) => {}
+                        Err(e) => return Err(self.broken(task, e, false)),
+                    }
+                }
+                _ => self.begin(task, handlers).await?,
             }
-            self.begin(task, handlers).await?;
         }
         Ok(())
     }
 
-    async fn include(&mut self, task: &Task, file: &str, node: &Node, depth: usize) -> Result<(), Stop> {
+    /// Runs what was notified. A handler may notify another one; each runs once for each time it is flushed.
+    async fn handlers(&mut self) -> Result<(), Stop> {
+        let play = self.play;
+        while !self.stopping() {
+            let Some(i) = self.due().next() else { break };
+            self.ran.insert(i);
+            self.tasks(std::slice::from_ref(&play.handlers[i]), true, 0).await?;
+            self.flush().await?;
+        }
+        // What ran may be notified again by later tasks.
+        self.notified.clear();
+        self.ran.clear();
+        Ok(())
+    }
+
+    /// Tries tasks; when one fails, runs those of `rescue`; runs those of `always` in any case.
+    async fn block(&mut self, [tasks, rescue, always]: [&'a Vec<Task>; 3], handlers: bool, depth: usize) -> Result<(), Stop> {
+        self.flush().await?;
+        let mut ended = match self.tasks(tasks, handlers, depth).await {
+            Ok(()) => self.flush().await,
+            Err(e) => Err(e),
+        };
+        if matches!(ended, Err(Stop::Failed)) && !rescue.is_empty() {
+            self.forget_flights();
+            ended = match self.tasks(rescue, handlers, depth).await {
+                Ok(()) => self.flush().await,
+                Err(e) => Err(e),
+            };
+            if ended.is_ok() {
+                self.counts.rescued += 1;
+            }
+        }
+        if matches!(ended, Err(Stop::Unreachable)) || always.is_empty() {
+            return ended;
+        }
+        self.forget_flights();
+        self.tasks(always, handlers, depth).await?;
+        self.flush().await?;
+        ended
+    }
+
+    /// Behind a failure nothing is under way: the agent did not run the rest of the batch.
+    fn forget_flights(&mut self) {
+        self.flights.clear();
+        self.in_flight = 0;
+        self.unknown.clear();
+        self.batch = next_batch();
+    }
+
+    /// Whether a task asks for what a task in flight registers.
+    fn asks_for_unknown(&self, task: &Task) -> bool {
+        // A template file may ask for anything.
+        if matches!(&task.work, Work::Module { name: "template", .. } | Work::Include { .. } | Work::FlushHandlers) {
+            return true;
+        }
+        let renderer = self.renderer_over(&task.vars);
+        renderer.asks_for(&task.reads, &self.unknown) || renderer.asks_for(&self.play.reads, &self.unknown)
+    }
+
+    async fn include(&mut self, task: &Task, file: &str, node: &Node, handlers: bool, depth: usize) -> Result<(), Stop> {
         let loaded = (|| {
-            let renderer = self.renderer_for(task)?;
+            let renderer = self.renderer_for(task);
             if !holds(&renderer, &task.when)? {
                 return Ok(None);
             }
@@ -354,19 +428,12 @@ impl<'a> Worker<'a> {
                 return Err(node.error("task files include one another too deeply"));
             }
             let name = renderer.text("include_tasks", file).map_err(|e| e.at(node.place()))?;
-            let beside = node.source.path.parent().map(|d| d.join(&name)).filter(|p| self.shared.project.exists("playbooks", p));
-            let found = self.shared.project.find("playbooks", &beside.unwrap_or_else(|| Path::new(&name).to_owned()), Some(node))?;
-            let mut tasks = parse::tasks(&found.yaml()?)?;
+            let mut tasks = parse::task_file(&self.shared.project, self.play.dir.as_ref(), Path::new(&name), &task.dirs, node)?;
             let answers: Vec<&str> = self.play.handlers.iter().flat_map(parse::answers_of).collect();
-            parse::notified(tasks.iter(), &answers)?;
-            for inner in &mut tasks {
-                // What is given to the file is below what a task in it has of its own.
-                let own = std::mem::replace(&mut inner.vars, task.vars.clone());
-                inner.vars.extend(own);
-                let own = std::mem::replace(&mut inner.environment, task.environment.clone());
-                inner.environment.extend(own);
-                inner.r#become = inner.r#become.or(&task.r#become);
+            if let Some(e) = parse::missing_handlers(&tasks, &answers).into_iter().next() {
+                return Err(e);
             }
+            tasks.iter_mut().for_each(|inner| given(inner, task));
             Ok(Some(tasks))
         })();
         let tasks = match loaded {
@@ -394,20 +461,15 @@ impl<'a> Worker<'a> {
             unknown: HashSet::new(),
             notified: std::mem::take(&mut self.notified),
             ran: std::mem::take(&mut self.ran),
-            renderer: None,
-            lessons: 0,
-            indirect: std::mem::take(&mut self.indirect),
         };
-        let result = match Box::pin(inner.tasks(&tasks, false, depth + 1)).await {
+        let result = match Box::pin(inner.tasks(&tasks, handlers, depth + 1)).await {
             Ok(()) => inner.flush().await,
             Err(e) => Err(e),
         };
-        let (counts, indirect) = (std::mem::take(&mut inner.counts), std::mem::take(&mut inner.indirect));
+        let counts = std::mem::take(&mut inner.counts);
         let (notified, ran) = (std::mem::take(&mut inner.notified), std::mem::take(&mut inner.ran));
         drop(inner);
-        (self.counts, self.notified, self.ran, self.indirect, self.batch) = (counts, notified, ran, indirect, next_batch());
-        self.renderer = None;
-        self.lessons += 1;
+        (self.counts, self.notified, self.ran, self.batch) = (counts, notified, ran, next_batch());
         result
     }
 
@@ -437,13 +499,11 @@ impl<'a> Worker<'a> {
         self.counts.skipped += 1;
         self.report(task, None, &Outcome::new(Status::Skipped), TaskStatus::Skipped, false);
         if let Some(name) = &task.register {
-            self.learn(name, json!({ "skipped": true, "changed": false, "failed": false }));
+            self.learn(name, flight::result_value(&Outcome::new(Status::Skipped)));
         }
     }
 
     fn learn(&mut self, name: &str, value: Value) {
-        self.renderer = None;
-        self.lessons += 1;
         self.state.learnt.insert(name.to_owned(), value);
     }
 
@@ -451,10 +511,15 @@ impl<'a> Worker<'a> {
         let module = match &task.work {
             Work::Module { name, .. } => (*name).to_owned(),
             Work::Include { .. } => "include_tasks".to_owned(),
+            Work::Block { .. } | Work::FlushHandlers => "meta".to_owned(),
         };
-        let text = |v: &Value| match v {
-            Value::String(s) => s.clone(),
-            other => other.to_string(),
+        let text = |v: &Value| {
+            let label = task.loop_control.label.as_ref();
+            let label = label.and_then(|l| self.renderer_of_item(task, Some(v)).text("label", l).ok());
+            label.unwrap_or_else(|| match v {
+                Value::String(s) => s.clone(),
+                other => other.to_string(),
+            })
         };
         self.tell(Event::Task {
             host: self.host.name.clone(),
@@ -477,11 +542,7 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
         }
-        let mut renderer = match self.take_renderer(task) {
-            Ok(r) => r,
-            Err(e) => return self.fail_after_flush(task, e, handler).await,
-        };
-        let lessons = self.lessons;
+        let mut renderer = self.renderer_for(task);
         let looped = task.loop_over.is_some();
         let items = match self.items(&renderer, task) {
             Ok(i) => i,
@@ -504,6 +565,15 @@ impl<'a> Worker<'a> {
             }
             if let Some(value) = &item {
                 renderer.set(&task.loop_var, value);
+                renderer.set("ansible_loop_var", &task.loop_var.clone().into());
+                if let Some(name) = &task.loop_control.index_var {
+                    renderer.set(name, &i.into());
+                }
+                if task.loop_control.extended {
+                    let n = last + 1;
+                    let known = json!({ "index": i + 1, "index0": i, "first": i == 0, "last": i == last, "length": n, "revindex": n - i, "revindex0": last - i });
+                    renderer.set("ansible_loop", &known);
+                }
             }
             let prepared = holds(&renderer, &task.when).and_then(|on| if on { self.ready(&renderer, task).map(Some) } else { Ok(None) });
             match prepared {
@@ -539,10 +609,6 @@ impl<'a> Worker<'a> {
                 Err(e) => return self.fail_after_flush(task, e, handler).await,
             }
         }
-        // What was learnt meanwhile is not in this one.
-        if task.vars.is_empty() && !looped && self.lessons == lessons {
-            self.renderer = Some(renderer);
-        }
         if flight.items.iter().all(|i| matches!(i.answer, Answer::Left)) {
             // In its turn: results of earlier tasks come first.
             self.flush().await?;
@@ -563,14 +629,13 @@ impl<'a> Worker<'a> {
         if let Some(name) = &task.register {
             self.unknown.insert(name.clone());
         }
-        let indirect = task.register.as_ref().is_some_and(|r| self.indirect.contains(r));
         self.flights.push(flight);
         // Behind several items only we know whether one has failed, or whether a handler has a name that is rendered.
         let several = coming > 0 && last > 0 && !task.ignore_errors;
         let template = |n: &str| crate::template::is_template(n);
         let unsure = !task.notify.is_empty()
             && task.notify.iter().map(String::as_str).chain(self.play.handlers.iter().flat_map(parse::answers_of)).any(template);
-        if alone || local_failure || indirect || several || unsure {
+        if alone || local_failure || several || unsure {
             self.flush().await?;
         }
         Ok(())
@@ -598,10 +663,10 @@ impl<'a> Worker<'a> {
             return Ok(vec![None]);
         };
         let value = renderer.value(&node.value()).map_err(|e| e.at(node.place()))?;
-        match value {
-            Value::Array(a) if a.len() <= MAX_ITEMS => Ok(a.into_iter().map(Some).collect()),
-            Value::Array(a) => Err(node.error(format!("a loop over {} items; the limit is {MAX_ITEMS}", a.len()))),
-            _ => Err(node.error("a loop needs a list")),
+        let list = items_of(value, task.loop_kind).map_err(|why| node.error(why))?;
+        match list.len() {
+            n if n > MAX_ITEMS => Err(node.error(format!("a loop over {n} items; the limit is {MAX_ITEMS}"))),
+            _ => Ok(list.into_iter().map(Some).collect()),
         }
     }
 
@@ -617,8 +682,8 @@ impl<'a> Worker<'a> {
         };
         let at_arguments = |e: Error| match &e.place {
             // A place in a template file is better than the task's.
-            Some(p) if !matches!(p.file.to_str(), Some("value" | "expression" | "condition")) => e,
-            _ => e.at(place_of_template(node).unwrap_or_else(|| node.place())),
+            Some(p) if !p.file.to_str().is_some_and(|f| IN_PLAYBOOK.contains(&f)) => e,
+            _ => e.at(place_of_template(node, renderer).or_else(|| first_template(node)).unwrap_or_else(|| node.place())),
         };
         // Conditions are expressions already; rendering them would lose what they say.
         let rendered = if *name == "assert" { arguments.clone() } else { renderer.value(arguments).map_err(at_arguments)? };
@@ -628,7 +693,7 @@ impl<'a> Worker<'a> {
             Value::Object(m) => m,
             _ => Map::new(),
         };
-        let context = modules::Context { renderer, project: &self.shared.project, environment: &environment };
+        let context = modules::Context { renderer, project: &self.shared.project, environment: &environment, dirs: &task.dirs };
         modules::prepare(name, Arguments::new(name, node, rendered), &context).map_err(at_arguments)
     }
 
@@ -690,13 +755,63 @@ fn holds(renderer: &Renderer, conditions: &[Node]) -> Result<bool> {
     Ok(true)
 }
 
-/// The first text in a node that is a template, where an error in it most likely is.
-fn place_of_template(node: &Node) -> Option<crate::error::Place> {
+/// The template in a node that cannot be rendered.
+fn place_of_template(node: &Node, renderer: &Renderer) -> Option<crate::error::Place> {
+    match &node.kind {
+        NodeKind::Scalar(Value::String(s)) => renderer.text("value", s).is_err().then(|| node.place()),
+        NodeKind::Scalar(_) => None,
+        NodeKind::List(l) => l.iter().find_map(|n| place_of_template(n, renderer)),
+        NodeKind::Map(m) => m.iter().find_map(|(_, v)| place_of_template(v, renderer)),
+    }
+}
+
+/// The first template in a node.
+fn first_template(node: &Node) -> Option<crate::error::Place> {
     match &node.kind {
         NodeKind::Scalar(Value::String(s)) => crate::template::is_template(s).then(|| node.place()),
         NodeKind::Scalar(_) => None,
-        NodeKind::List(l) => l.iter().find_map(place_of_template),
-        NodeKind::Map(m) => m.iter().find_map(|(_, v)| place_of_template(v)),
+        NodeKind::List(l) => l.iter().find_map(first_template),
+        NodeKind::Map(m) => m.iter().find_map(|(_, v)| first_template(v)),
+    }
+}
+
+/// Gives a task of an included file what the including one has; what it has of its own wins.
+fn given(inner: &mut Task, task: &Task) {
+    if let Work::Block { tasks, rescue, always } = &mut inner.work {
+        tasks.iter_mut().chain(rescue).chain(always).for_each(|t| given(t, task));
+        return;
+    }
+    let own = std::mem::replace(&mut inner.vars, task.vars.clone());
+    inner.vars.extend(own);
+    let own = std::mem::replace(&mut inner.environment, task.environment.clone());
+    inner.environment.extend(own);
+    inner.r#become = inner.r#become.or(&task.r#become);
+    let mut reads = (*inner.reads).clone();
+    reads.add_value(&Value::Object(task.vars.clone()));
+    reads.add_value(&Value::Object(task.environment.clone()));
+    inner.reads = Arc::new(reads);
+}
+
+/// The items of a loop.
+fn items_of(value: Value, kind: LoopKind) -> Result<Vec<Value>, String> {
+    match (kind, value) {
+        (LoopKind::List, Value::Array(a)) => Ok(a),
+        (LoopKind::List, _) => Err("a loop needs a list".into()),
+        // As in Ansible: one level of lists in the list is flattened.
+        (LoopKind::Items, Value::Array(a)) => Ok(a
+            .into_iter()
+            .flat_map(|v| match v {
+                Value::Array(inner) => inner,
+                other => vec![other],
+            })
+            .collect()),
+        (LoopKind::Items, Value::Null) => Ok(Vec::new()),
+        (LoopKind::Items, one) => Ok(vec![one]),
+        (LoopKind::Dict, Value::Object(o)) => Ok(o.into_iter().map(|(k, v)| json!({ "key": k, "value": v })).collect()),
+        (LoopKind::Dict, _) => Err("`with_dict` needs a mapping".into()),
+        (LoopKind::Indexed, value) => {
+            Ok(items_of(value, LoopKind::Items)?.into_iter().enumerate().map(|(i, v)| json!([i, v])).collect())
+        }
     }
 }
 
@@ -708,7 +823,14 @@ fn imagined(action: &Action, tail: &[u8], no_log: bool) -> Outcome {
             let diff = similar::TextDiff::from_lines("", text.as_ref()).unified_diff().header("/dev/null", path).to_string();
             Outcome::changed_if(true).with_diff(Some(diff))
         }
-        Action::Command { .. } | Action::WaitFor { .. } | Action::Stat { .. } | Action::Slurp { .. } => Outcome::new(Status::Skipped),
+        Action::Command { argv, .. } => {
+            let none = Vec::<Value>::new();
+            let outcome = Outcome::new(Status::Skipped).with("msg", "Command would have run if not in check mode").with("rc", 0);
+            let outcome = outcome.with("cmd", argv.clone()).with("stdout", "").with("stderr", "");
+            outcome.with("stdout_lines", none.clone()).with("stderr_lines", none)
+        }
+        Action::Stat { .. } => Outcome::ok().with("stat", json!({ "exists": false })),
+        Action::WaitFor { .. } | Action::Slurp { .. } => Outcome::new(Status::Skipped),
         _ => Outcome::changed_if(true),
     }
 }

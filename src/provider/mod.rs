@@ -291,7 +291,7 @@ pub struct Estimate {
     pub parts: Vec<(String, u32, f64)>,
 }
 
-/// A cluster whose time is over.
+/// An expired cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Expired {
     /// its name
@@ -384,7 +384,7 @@ pub trait Provider: Send + Sync {
     }
     /// Removes resources of one kind, and waits until they are gone; some may be gone already.
     fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>>;
-    /// Clusters of this provider whose time is over, of any name.
+    /// Expired clusters of this provider, of any name.
     fn expired(&self, now: u64) -> Boxed<'_, Result<Vec<Expired>>>;
     /// Takes the right to change the cluster of this name, against other machines too where the provider can.
     fn hold<'a>(&'a self, _holder: &'a Holder) -> Boxed<'a, Result<()>> {

@@ -55,8 +55,8 @@ pub fn phases_table(phases: &[(String, Duration)]) -> String {
 pub fn recap_table(recap: &Recap) -> String {
     let rows = recap.hosts.iter().map(|(h, c)| {
         let mut row = vec![h.clone()];
-        row.extend([c.ok, c.changed, c.failed, c.skipped, c.ignored, c.unreachable].map(|n| n.to_string()));
+        row.extend([c.ok, c.changed, c.failed, c.skipped, c.ignored, c.rescued, c.unreachable].map(|n| n.to_string()));
         row
     });
-    plain_table(&["host", "ok", "changed", "failed", "skipped", "ignored", "unreachable"], rows)
+    plain_table(&["host", "ok", "changed", "failed", "skipped", "ignored", "rescued", "unreachable"], rows)
 }

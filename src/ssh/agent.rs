@@ -398,6 +398,7 @@ mod tests {
             environment: Default::default(),
             timeout_s,
             check_safe: false,
+            expand: false,
         }
     }
 

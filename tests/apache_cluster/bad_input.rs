@@ -94,7 +94,7 @@ fn archives_that_are_none() {
     refused(&cluster, 1, &["holds `something-else`, not `kafka_2.13-4.1.1`", "hint:"]);
     let (text, text_digest) = file("text/kafka_2.13-4.1.1.tgz", b"This is not the file that you are looking for.\n");
     engine(&cluster, &named(&text, &text_digest));
-    refused(&cluster, 1, &["is no gzip file"]);
+    refused(&cluster, 1, &["not a gzip file"]);
     let (empty, empty_digest) = file("empty/kafka_2.13-4.1.1.tgz", b"");
     engine(&cluster, &named(&empty, &empty_digest));
     refused(&cluster, 1, &["is too short for an archive"]);

@@ -98,7 +98,7 @@ fn a_roll_that_stops(cluster: &Cluster, servers: &str) {
     is_spread_somehow(servers, "strict");
     let before = cluster.seen();
     cluster.edit("vars:\n", "vars:\n  kafka_config: {log.segment.bytes: 52428800, log.retention.huors: 5}\n");
-    let misspelt = "`log.retention.huors` is no key of Kafka's, it has no effect; did you mean `log.retention.hours`?";
+    let misspelt = "unknown Kafka setting `log.retention.huors`, it has no effect; did you mean `log.retention.hours`?";
     cluster.run(&["plan", "--exit-code"]).code(4).says(&["warning:", misspelt]).shows(&["+log.segment.bytes=52428800"]);
     assert_eq!(cluster.ok(&["plan", "--json"]).says(&["warning:", misspelt]).json()["pending"], true);
     // Each partition has three replicas, so that no broker may go: which, the gate says.

@@ -148,7 +148,7 @@ fn another_host_key(cluster: &Cluster) {
     let tag =
         |value: &str| cluster.cloud.aws("CreateTags", &[("ResourceId.1", &id), ("Tag.1.Key", "septet:hostkey"), ("Tag.1.Value", value)]);
     tag(&other);
-    cluster.run(&["up"]).code(1).says(&[&cluster.host("kafka03"), "it is not talked to"]);
+    cluster.run(&["up"]).code(1).says(&[&cluster.host("kafka03"), "refusing to connect"]);
     tag(&key);
     cluster.ok(&["up"]).says(&["nothing changed"]);
 }

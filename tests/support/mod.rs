@@ -35,6 +35,8 @@ pub struct Case {
     pub options: Options,
     pub addresses: BTreeMap<HostId, Vars>,
     pub interrupted: Arc<AtomicBool>,
+    /// further variables of Septet's own
+    pub common: Vars,
 }
 
 pub fn vars(value: Value) -> Vars {
@@ -51,7 +53,14 @@ impl Case {
             options,
             addresses: BTreeMap::new(),
             interrupted: Arc::default(),
+            common: Vars::new(),
         }
+    }
+
+    /// With a variable of Septet's own.
+    pub fn own(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.common.insert(name.into(), value.into());
+        self
     }
 
     /// With `p.yml`, the playbook that is run.
@@ -116,12 +125,28 @@ impl Case {
         Ok(Ran { events, recap: result? })
     }
 
+    /// Runs `p.yml` for real, on hosts where every change goes well, under a gate.
+    pub fn run_under(&self, gate: Arc<dyn septet::playbook::Gate>) -> (Vec<Event>, Result<Recap>) {
+        let plays = self.parse("p.yml").unwrap();
+        self.run_with(&plays, None, Some(gate))
+    }
+
     /// Runs plays; with a task's name, as if the user pressed Ctrl-C once that task is told.
     pub fn run_until(&self, plays: &[Play], stop_at: Option<&str>) -> (Vec<Event>, Result<Recap>) {
+        self.run_with(plays, stop_at, None)
+    }
+
+    fn run_with(
+        &self,
+        plays: &[Play],
+        stop_at: Option<&str>,
+        gate: Option<Arc<dyn septet::playbook::Gate>>,
+    ) -> (Vec<Event>, Result<Recap>) {
         let mut common = engine::vars(&self.inventory, Some("00000000-0000-0000-0000-000000000000"));
         common.extend(engine::programs(&self.bundle()));
         common.insert("external_port".into(), EXTERNAL_PORT.into());
         common.insert("ensemble_secret".into(), "5".repeat(64).into());
+        common.extend(self.common.clone());
         let (events, mut told) = mpsc::unbounded_channel();
         let shared = Shared {
             inventory: self.inventory.clone(),
@@ -131,10 +156,12 @@ impl Case {
             unseen: HashSet::new(),
             options: self.options.clone(),
             host_vars: BTreeMap::new(),
+            hosts: Arc::default(),
+            for_tera: Arc::default(),
             events,
             interrupted: self.interrupted.clone(),
         };
-        let runner = Runner::new(shared, &common, &self.addresses, None);
+        let runner = Runner::new(shared, &common, &self.addresses, gate);
         let (interrupted, stop_at) = (self.interrupted.clone(), stop_at.map(str::to_owned));
         let listener = std::thread::spawn(move || {
             let mut events = Vec::new();
@@ -183,8 +210,8 @@ impl Ran {
         for (host, c) in &self.recap.hosts {
             let _ = writeln!(
                 out,
-                "= {host}: ok={} changed={} failed={} skipped={} ignored={} unreachable={}",
-                c.ok, c.changed, c.failed, c.skipped, c.ignored, c.unreachable
+                "= {host}: ok={} changed={} failed={} skipped={} ignored={} rescued={} unreachable={}",
+                c.ok, c.changed, c.failed, c.skipped, c.ignored, c.rescued, c.unreachable
             );
         }
         if !self.recap.pending_handlers.is_empty() {

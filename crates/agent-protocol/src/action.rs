@@ -125,6 +125,9 @@ pub struct Attributes {
     /// permission bits, 0 to 0o7777
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
+    /// what changes of the bits that are there, in place of `mode`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode_change: Option<crate::ModeChange>,
 }
 
 /// Where a file's bytes come from.
@@ -149,8 +152,12 @@ pub enum FileState {
     Directory,
     /// nothing is there; a directory goes with all that is in it
     Absent,
-    /// an empty file is made where there is none
+    /// an empty file is made where there is none; the times of one that is there are set to now
     Touch,
+    /// an empty file is made where there is none
+    Exists,
+    /// whatever is there; only its attributes are set
+    Any,
     /// a symbolic link to `src`
     Link,
 }
@@ -240,6 +247,9 @@ pub enum Action {
         /// no other account can have made them.
         #[serde(default)]
         follow: bool,
+        /// the file's name where `path` is a directory, or ends with `/`, which makes one; without it a directory is an error
+        #[serde(default)]
+        name_in_directory: Option<String>,
     },
     /// A path's kind and attributes.
     File {
@@ -317,9 +327,12 @@ pub enum Action {
         /// primary group
         #[serde(default)]
         group: Option<String>,
-        /// further groups; those it is in already stay
+        /// its further groups, and no others; `None` leaves them as they are
         #[serde(default)]
-        groups: Vec<String>,
+        groups: Option<Vec<String>>,
+        /// other groups that it is in already stay
+        #[serde(default)]
+        append: bool,
         /// home directory
         #[serde(default)]
         home: Option<String>,
@@ -404,6 +417,9 @@ pub enum Action {
         /// it only reads: run it in check mode too
         #[serde(default)]
         check_safe: bool,
+        /// `$NAME` and a leading `~` in arguments stand for the environment's values
+        #[serde(default)]
+        expand: bool,
     },
     /// Waits for a port or a path.
     WaitFor {
@@ -431,11 +447,14 @@ pub enum Action {
         /// follow a link
         #[serde(default)]
         follow: bool,
-        /// compute the SHA-256 of a file
+        /// compute the checksum of a file: SHA-1, as Ansible's
         #[serde(default)]
         checksum: bool,
+        /// make it SHA-256
+        #[serde(default)]
+        sha256: bool,
     },
-    /// The contents of a file (at most 1 MiB): value `content`.
+    /// The contents of a file (at most 1 MiB) in Base64: value `content`.
     Slurp {
         /// the file
         path: String,

@@ -6,12 +6,14 @@
 
 mod action;
 mod frame;
+mod mode;
 
 pub use action::*;
 pub use frame::*;
+pub use mode::ModeChange;
 
 /// Version of this protocol. Both sides must have the same; the agent states its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Directory on a host that belongs to Septet: agents, stored blobs, what is restored at boot.
 pub const STATE_DIR: &str = "/var/lib/septet";

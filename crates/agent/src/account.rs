@@ -40,7 +40,7 @@ fn checked_fields(action: &Action) -> Result<(), FileError> {
         Action::Group { name, .. } => checked("group", name),
         Action::User { name, group, groups, home, shell, .. } => {
             checked("user", name)?;
-            group.iter().chain(groups).try_for_each(|g| checked("group", g))?;
+            group.iter().chain(groups.iter().flatten()).try_for_each(|g| checked("group", g))?;
             let bad = |p: &&String| !p.starts_with('/') || p.bytes().any(|b| b == b':' || b.is_ascii_control());
             match home.iter().chain(shell).find(bad) {
                 Some(path) => Err(FileError::Refused(format!("{path:?} is not a path for an account"))),
@@ -49,6 +49,13 @@ fn checked_fields(action: &Action) -> Result<(), FileError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The groups that a user is in beside the primary one, as the host's own table has them.
+fn further_groups(user: &str) -> Result<Vec<String>, FileError> {
+    let table = std::fs::read_to_string("/etc/group").map_err(|e| FileError::Refused(format!("read /etc/group: {e}")))?;
+    let member = |line: &&str| line.rsplit(':').next().is_some_and(|members| members.split(',').any(|m| m == user));
+    Ok(table.lines().filter(member).filter_map(|l| l.split(':').next()).map(str::to_owned).collect())
 }
 
 /// Brings an account to the state asked for.
@@ -80,7 +87,7 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                 }
             }
         }
-        Action::User { name, absent, uid, group, groups, home, create_home, shell, system: is_system } => {
+        Action::User { name, absent, uid, group, groups, append, home, create_home, shell, system: is_system } => {
             let old = User::from_name(name).map_err(system)?;
             let mut args: Vec<String> = Vec::new();
             let mut option = |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
@@ -103,14 +110,16 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                     if let Some(s) = shell.as_ref().filter(|s| u.shell != std::path::Path::new(s)) {
                         option("-s", s);
                     }
-                    let lacking: Vec<&str> = groups
-                        .iter()
-                        .filter(|g| !Group::from_name(g).ok().flatten().is_some_and(|g| g.mem.contains(name)))
-                        .map(String::as_str)
-                        .collect();
-                    if !lacking.is_empty() {
-                        option("-G", &lacking.join(","));
-                        args.push("-a".into());
+                    if let Some(wanted) = groups {
+                        let now = further_groups(name)?;
+                        let lacking = wanted.iter().any(|g| !now.contains(g));
+                        let surplus = !append && now.iter().any(|g| !wanted.contains(g));
+                        if lacking || surplus {
+                            option("-G", &wanted.join(","));
+                            if *append {
+                                args.push("-a".into());
+                            }
+                        }
                     }
                     if args.is_empty() {
                         return Ok(Outcome::ok());
@@ -132,7 +141,7 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                     if let Some(s) = shell {
                         option("-s", s);
                     }
-                    if !groups.is_empty() {
+                    if let Some(groups) = groups.as_ref().filter(|g| !g.is_empty()) {
                         option("-G", &groups.join(","));
                     }
                     if *is_system {

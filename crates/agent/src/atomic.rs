@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use septet_agent_protocol::Attributes;
+use septet_agent_protocol::{Attributes, ModeChange};
 
 use crate::place::{Directory, Handle, Place};
 
@@ -70,9 +70,15 @@ pub struct Resolved {
     uid: Option<u32>,
     gid: Option<u32>,
     mode: Option<u32>,
+    change: Option<ModeChange>,
 }
 
 impl Resolved {
+    /// The mode that a path with this one is to have.
+    fn mode_of(&self, mode: u32, is_directory: bool) -> Option<u32> {
+        self.mode.or(self.change.map(|c| c.apply(mode & 0o7777, is_directory)))
+    }
+
     /// Looks up owner and group. In check mode an owner whom an earlier task would have made may be missing still.
     pub fn of(a: &Attributes, check: bool) -> Result<Self, FileError> {
         match Self::look_up(a) {
@@ -96,14 +102,14 @@ impl Resolved {
                 _ => Err(FileError::NoAccount { kind: "group", name: name.into() }),
             },
         });
-        Ok(Self { uid: uid.transpose()?, gid: gid.transpose()?, mode: a.mode })
+        Ok(Self { uid: uid.transpose()?, gid: gid.transpose()?, mode: a.mode, change: a.mode_change })
     }
 
     /// Whether a path with this metadata has other attributes than asked for.
     pub fn differ(&self, m: &Metadata) -> bool {
         self.uid.is_some_and(|u| u != m.uid())
             || self.gid.is_some_and(|g| g != m.gid())
-            || (!m.file_type().is_symlink() && self.mode.is_some_and(|x| x != m.mode() & 0o7777))
+            || (!m.file_type().is_symlink() && self.mode_of(m.mode(), m.is_dir()).is_some_and(|x| x != m.mode() & 0o7777))
     }
 
     /// Whether the owner changes.
@@ -113,7 +119,8 @@ impl Resolved {
 
     /// These, and what they leave open as a file has it.
     fn or_as(self, m: &Metadata) -> Self {
-        Self { uid: self.uid.or(Some(m.uid())), gid: self.gid.or(Some(m.gid())), mode: self.mode.or(Some(m.mode() & 0o7777)) }
+        let mode = self.mode_of(m.mode(), m.is_dir()).or(Some(m.mode() & 0o7777));
+        Self { uid: self.uid.or(Some(m.uid())), gid: self.gid.or(Some(m.gid())), mode, change: None }
     }
 
     /// Sets them on what was found in a directory; of a link, on the link itself.
@@ -129,7 +136,7 @@ impl Resolved {
             found.set_owner(self.uid, self.gid).map_err(at("change the owner of", shown))?;
         }
         // After the owner: chown clears set-user-id bits.
-        if let (Some(mode), false) = (self.mode, found.meta.is_symlink()) {
+        if let (Some(mode), false) = (self.mode_of(found.meta.mode(), found.meta.is_dir()), found.meta.is_symlink()) {
             fs::set_permissions(found.proc_path(), Permissions::from_mode(mode)).map_err(at("change the mode of", shown))?;
         }
         Ok(())
@@ -143,7 +150,7 @@ impl Resolved {
         if uid.is_some() || gid.is_some() {
             fchown(file, uid, gid).map_err(at("change the owner of", shown))?;
         }
-        let mode = self.mode.unwrap_or(NEW_FILE_MODE);
+        let mode = self.mode_of(NEW_FILE_MODE, false).unwrap_or(NEW_FILE_MODE);
         file.set_permissions(Permissions::from_mode(mode)).map_err(at("change the mode of", shown))
     }
 
@@ -156,7 +163,7 @@ impl Resolved {
         if let Some(g) = self.gid.filter(|g| *g != m.gid()) {
             out.push(format!("group {} → {g}", m.gid()));
         }
-        if let Some(x) = self.mode.filter(|x| *x != m.mode() & 0o7777) {
+        if let Some(x) = self.mode_of(m.mode(), m.is_dir()).filter(|x| *x != m.mode() & 0o7777) {
             out.push(format!("mode {:04o} → {x:04o}", m.mode() & 0o7777));
         }
         out.join(", ")

@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, Cursor, Read, Seek},
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +20,7 @@ use crate::{
     atomic::{self, FileError, Resolved, at},
     command,
     file::absolute,
-    place::{Follow, Handle, Place, find, not_there},
+    place::{Follow, Handle, Place, find, make_directories, not_there},
     store::{self, Found},
 };
 
@@ -28,6 +28,8 @@ use crate::{
 const MAX_DIFF_BYTES: u64 = 256 * 1024;
 /// Largest file that is copied on a host or kept as a backup, in bytes. A hole in a file costs its owner nothing.
 const MAX_COPY_BYTES: u64 = store::MAX_BLOB_BYTES;
+/// Mode of a directory that is made for the file, less the umask.
+const NEW_DIRECTORY_MODE: u32 = 0o755;
 /// Backups that one second can make of one file.
 const MAX_BACKUPS_PER_SECOND: usize = 100;
 
@@ -60,6 +62,29 @@ pub struct Copy<'a> {
     pub backup: bool,
     pub validate: Option<&'a str>,
     pub follow: bool,
+    pub name_in_directory: Option<&'a str>,
+}
+
+/// The path of the file itself: where a directory was asked for, or a path that ends with `/`, it is the name in there.
+fn in_directory(ask: &Copy<'_>, check: bool) -> Result<PathBuf, FileError> {
+    let path = absolute(ask.path)?;
+    let follow = if ask.follow { Follow::ANY } else { Follow::OWN };
+    let there = match find(&path, follow) {
+        Ok(place) => place.found.filter(|f| f.meta.is_dir()).is_some(),
+        Err(e) if e.is_missing() => false,
+        Err(_) if !ask.path.ends_with('/') => false,
+        Err(e) => return Err(e),
+    };
+    if !there && !ask.path.ends_with('/') {
+        return Ok(path);
+    }
+    let Some(name) = ask.name_in_directory else {
+        return Err(FileError::Refused(format!("{} is a directory, and the content has no name", ask.path)));
+    };
+    if !there && !check {
+        make_directories(&path, follow, NEW_DIRECTORY_MODE, &mut |_, _, _| Ok(()))?;
+    }
+    Ok(path.join(name))
 }
 
 /// The new bytes.
@@ -120,9 +145,10 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// A file with given bytes and attributes.
 pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileError> {
-    let path = absolute(ask.path)?;
     let attributes = Resolved::of(ask.attributes, check)?;
-    let done = || Outcome::changed_if(true).with("dest", ask.path);
+    let path = in_directory(ask, check)?;
+    let dest = path.display().to_string();
+    let done = || Outcome::changed_if(true).with("dest", dest.as_str());
     let place = match find(&path, if ask.follow { Follow::ANY } else { Follow::NAME }) {
         Ok(place) => Some(place),
         // An earlier task would have made the directory by then.
@@ -150,7 +176,7 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
                 && handle.meta.len() <= store::MAX_BLOB_BYTES
                 && store::sha256(&mut &*file).map_err(at("read", &path))? == *digest
             {
-                return keep(ask, place.as_ref(), handle, &attributes, check);
+                return keep(&dest, place.as_ref(), handle, &attributes, check);
             }
             match store::open(digest, check)? {
                 Found::Blob(file, len) => Bytes::File(file, len),
@@ -168,7 +194,7 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
         file.rewind().map_err(at("read", &path))?;
         let same = content.are_in(file, handle.meta.len()).map_err(at("read", &path))?;
         if same && !taken_over {
-            return keep(ask, place.as_ref(), handle, &attributes, check);
+            return keep(&dest, place.as_ref(), handle, &attributes, check);
         }
     }
     let shown = describe(&path, found, old.as_ref().map(|(_, f)| f), &content, &attributes).map_err(at("read", &path))?;
@@ -189,16 +215,16 @@ pub fn copy(ask: &Copy<'_>, tail: &[u8], check: bool) -> Result<Outcome, FileErr
 }
 
 /// The bytes are there: at most attributes change.
-fn keep(ask: &Copy<'_>, place: Option<&Place>, old: &Handle, attributes: &Resolved, check: bool) -> Result<Outcome, FileError> {
-    let outcome = Outcome::ok().with("dest", ask.path);
+fn keep(dest: &str, place: Option<&Place>, old: &Handle, attributes: &Resolved, check: bool) -> Result<Outcome, FileError> {
+    let outcome = Outcome::ok().with("dest", dest);
     let Some(place) = place.filter(|_| attributes.differ(&old.meta)) else {
         return Ok(outcome);
     };
     if !check {
-        attributes.apply(&place.dir, old, Path::new(ask.path))?;
+        attributes.apply(&place.dir, old, Path::new(dest))?;
     }
-    let shown = format!("{}: {}\n", ask.path, attributes.describe(&old.meta));
-    Ok(Outcome::changed_if(true).with("dest", ask.path).with_diff(Some(shown)))
+    let shown = format!("{dest}: {}\n", attributes.describe(&old.meta));
+    Ok(Outcome::changed_if(true).with("dest", dest).with_diff(Some(shown)))
 }
 
 fn host_file<'a>(from: &str, follow: bool) -> Result<Bytes<'a>, FileError> {

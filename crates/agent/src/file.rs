@@ -102,14 +102,24 @@ pub fn file(ask: &Ask<'_>, check: bool) -> Result<Outcome, FileError> {
             let src = ask.src.ok_or_else(|| FileError::Refused("state=link needs src".into()))?;
             link(&place, src, check, &mut changes)?;
         }
-        FileState::Touch if place.found.is_none() => {
+        FileState::Touch | FileState::Exists if place.found.is_none() => {
             changes.add(&path, "empty file made");
             if !check {
                 let made = place.dir.create(&place.name, NEW_FILE_MODE);
                 made.map_err(at("make", &path))?;
             }
         }
-        FileState::Touch => {}
+        FileState::Touch => {
+            changes.add(&path, "times set");
+            if let Some(found) = place.found.as_ref().filter(|_| !check) {
+                let now = std::time::SystemTime::now();
+                let times = std::fs::FileTimes::new().set_accessed(now).set_modified(now);
+                found.read().and_then(|f| f.set_times(times)).map_err(at("set the times of", &path))?;
+            }
+        }
+        FileState::Exists => {}
+        FileState::Any if place.found.is_none() => return Err(at("look at", &path)(not_there())),
+        FileState::Any => {}
         state => must_be(&place, state)?,
     }
     // Looked at again where something was made.
@@ -218,8 +228,9 @@ fn set_attributes(
     Ok(())
 }
 
-/// What is at a path, in the form of Ansible's `stat`. It only tells, so every link on the way is followed.
-pub fn stat(path: &str, follow: bool, checksum: bool) -> Result<Outcome, FileError> {
+/// What is at a path, in the form of Ansible's `stat`. It only tells, so every link on the way is followed. With a
+/// checksum of a file, SHA-1 or SHA-256.
+pub fn stat(path: &str, follow: bool, sha256: Option<bool>) -> Result<Outcome, FileError> {
     let place = absolute(path)?;
     let found = match find(&place, Follow { foreign: true, last: follow }) {
         Ok(found) => found.found,
@@ -238,16 +249,58 @@ pub fn stat(path: &str, follow: bool, checksum: bool) -> Result<Outcome, FileErr
         stat.insert("mode".into(), format!("{:04o}", m.mode() & 0o7777).into());
         stat.insert("uid".into(), m.uid().into());
         stat.insert("gid".into(), m.gid().into());
-        stat.insert("mtime".into(), m.mtime().into());
-        if checksum && m.is_file() && m.len() <= MAX_CHECKSUM_BYTES {
-            let sum = found.read().and_then(|mut f| store::sha256(&mut f)).map_err(at("read", &place))?;
-            stat.insert("checksum".into(), sum.into());
+        let seconds = |s: i64, nanos: i64| s as f64 + nanos as f64 / 1e9;
+        stat.insert("atime".into(), seconds(m.atime(), m.atime_nsec()).into());
+        stat.insert("ctime".into(), seconds(m.ctime(), m.ctime_nsec()).into());
+        stat.insert("mtime".into(), seconds(m.mtime(), m.mtime_nsec()).into());
+        stat.insert("inode".into(), m.ino().into());
+        stat.insert("dev".into(), m.dev().into());
+        stat.insert("nlink".into(), m.nlink().into());
+        for (bit, name) in ["xoth", "woth", "roth", "xgrp", "wgrp", "rgrp", "xusr", "wusr", "rusr"].iter().enumerate() {
+            stat.insert((*name).into(), (m.mode() & (1 << bit) != 0).into());
+        }
+        stat.insert("isuid".into(), (m.mode() & 0o4000 != 0).into());
+        stat.insert("isgid".into(), (m.mode() & 0o2000 != 0).into());
+        for (name, flag) in [
+            ("readable", nix::unistd::AccessFlags::R_OK),
+            ("writeable", nix::unistd::AccessFlags::W_OK),
+            ("executable", nix::unistd::AccessFlags::X_OK),
+        ] {
+            stat.insert(name.into(), nix::unistd::access(&place, flag).is_ok().into());
+        }
+        if let Ok(Some(u)) = nix::unistd::User::from_uid(m.uid().into()) {
+            stat.insert("pw_name".into(), u.name.into());
+        }
+        if let Ok(Some(g)) = nix::unistd::Group::from_gid(m.gid().into()) {
+            stat.insert("gr_name".into(), g.name.into());
+        }
+        if m.is_symlink() && let Ok(target) = found.target() {
+            stat.insert("lnk_target".into(), target.to_string_lossy().into());
+            let source = std::fs::canonicalize(&place).map_or_else(|_| target.to_string_lossy().into_owned(), |s| s.display().to_string());
+            stat.insert("lnk_source".into(), source.into());
+        }
+        if let Some(sha256) = sha256.filter(|_| m.is_file() && m.len() <= MAX_CHECKSUM_BYTES) {
+            let mut file = found.read().map_err(at("read", &place))?;
+            let sum = if sha256 { store::sha256(&mut file) } else { sha1(&mut file) };
+            stat.insert("checksum".into(), sum.map_err(at("read", &place))?.into());
         }
     }
     Ok(Outcome::ok().with("stat", stat))
 }
 
-/// The text of a file.
+fn sha1(from: &mut impl Read) -> std::io::Result<String> {
+    use sha1::Digest as _;
+    let mut hash = sha1::Sha1::new();
+    let mut buffer = vec![0u8; 64 * 1024];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// The bytes of a file in Base64.
 pub fn slurp(path: &str) -> Result<Outcome, FileError> {
     let place = absolute(path)?;
     let found = find(&place, Follow::OWN)?.found.ok_or_else(|| at("open", &place)(not_there()))?;
@@ -260,5 +313,6 @@ pub fn slurp(path: &str) -> Result<Outcome, FileError> {
     if text.len() as u64 > MAX_SLURP_BYTES {
         return Err(FileError::Refused(format!("{path} is over {MAX_SLURP_BYTES} bytes")));
     }
-    Ok(Outcome::ok().with("content", String::from_utf8_lossy(&text).into_owned()))
+    let content = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &text);
+    Ok(Outcome::ok().with("content", content).with("encoding", "base64").with("source", path))
 }

@@ -54,7 +54,9 @@ fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) 
     if old.is_none() && !target.create {
         return Err(FileError::Refused(format!("{} does not exist (create: true makes it)", target.path)));
     }
-    let mut lines: Vec<String> = old.as_deref().unwrap_or("").lines().map(str::to_owned).collect();
+    // Each line keeps its carriage return, and the last one its lack of a line end.
+    let text = old.as_deref().unwrap_or("");
+    let mut lines: Vec<String> = text.split_terminator('\n').map(str::to_owned).collect();
     let before = lines.clone();
     change(&mut lines)?;
     let attributes = Resolved::of(target.attributes, check)?;
@@ -71,7 +73,10 @@ fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) 
     if lines.is_empty() && old.is_none() {
         return Ok(Outcome::ok());
     }
-    let new = lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect::<String>();
+    let mut new = lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect::<String>();
+    if !text.is_empty() && !text.ends_with('\n') && lines.last() == before.last() {
+        new.pop();
+    }
     if let Some(place) = place.as_ref().filter(|_| !check) {
         atomic::replace(place, new.as_bytes(), &attributes, |_| Ok(()))?;
     }
@@ -84,13 +89,18 @@ fn place(lines: &[String], insert: &Insert) -> Result<usize, FileError> {
         Insert::Bof => 0,
         Insert::After(p) => {
             let p = pattern(p)?;
-            lines.iter().rposition(|l| p.is_match(l)).map_or(lines.len(), |i| i + 1)
+            lines.iter().rposition(|l| p.is_match(bare(l))).map_or(lines.len(), |i| i + 1)
         }
         Insert::Before(p) => {
             let p = pattern(p)?;
-            lines.iter().rposition(|l| p.is_match(l)).unwrap_or(lines.len())
+            lines.iter().rposition(|l| p.is_match(bare(l))).unwrap_or(lines.len())
         }
     })
+}
+
+/// A line without its carriage return.
+fn bare(line: &str) -> &str {
+    line.trim_end_matches('\r')
 }
 
 /// One line is there, replaced, or gone.
@@ -108,8 +118,8 @@ fn change_line(
 ) -> Result<(), FileError> {
     if absent {
         match (regexp, line) {
-            (Some(p), _) => lines.retain(|l| !p.is_match(l)),
-            (None, Some(line)) => lines.retain(|l| l != line),
+            (Some(p), _) => lines.retain(|l| !p.is_match(bare(l))),
+            (None, Some(line)) => lines.retain(|l| bare(l) != line),
             (None, None) => {
                 return Err(FileError::Refused("state=absent needs line or regexp".into()));
             }
@@ -117,9 +127,11 @@ fn change_line(
         return Ok(());
     }
     let line = line.ok_or_else(|| FileError::Refused("state=present needs line".into()))?;
-    if let Some(i) = regexp.and_then(|p| lines.iter().rposition(|l| p.is_match(l))) {
-        lines[i] = line.to_owned();
-    } else if !lines.iter().any(|l| l == line) {
+    if let Some(i) = regexp.and_then(|p| lines.iter().rposition(|l| p.is_match(bare(l)))) {
+        if bare(&lines[i]) != line {
+            lines[i] = line.to_owned();
+        }
+    } else if !lines.iter().any(|l| bare(l) == line) {
         let at = place(lines, insert)?;
         lines.insert(at, line.to_owned());
     }
@@ -138,8 +150,8 @@ fn change_block(lines: &mut Vec<String>, block: &str, begin: &str, end: &str, in
         new.extend(block.lines().map(str::to_owned));
         new.push(end.to_owned());
     }
-    let first = lines.iter().position(|l| l == begin);
-    let last = first.and_then(|i| lines[i..].iter().position(|l| l == end).map(|n| i + n));
+    let first = lines.iter().position(|l| bare(l) == begin);
+    let last = first.and_then(|i| lines[i..].iter().position(|l| bare(l) == end).map(|n| i + n));
     match (first, last) {
         (Some(a), Some(b)) => {
             lines.splice(a..=b, new);

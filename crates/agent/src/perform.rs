@@ -11,9 +11,11 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
         Action::Facts => facts::gather(),
         Action::Missing { digests } => store::missing(digests),
         Action::PutBlob { digest, offset, total, private } => store::put(digest, *offset, *total, *private, tail),
-        Action::Copy { path, content, attributes, keep_existing, backup, validate, follow } => {
+        Action::Copy { path, content, attributes, keep_existing, backup, validate, follow, name_in_directory } => {
             let (keep_existing, backup, validate, follow) = (*keep_existing, *backup, validate.as_deref(), *follow);
-            copy::copy(&copy::Copy { path, content, attributes, keep_existing, backup, validate, follow }, tail, check)
+            let name_in_directory = name_in_directory.as_deref();
+            let ask = copy::Copy { path, content, attributes, keep_existing, backup, validate, follow, name_in_directory };
+            copy::copy(&ask, tail, check)
         }
         Action::File { path, state, src, attributes, recurse, follow } => {
             let (state, src, recurse, follow) = (*state, src.as_deref(), *recurse, *follow);
@@ -35,7 +37,7 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
         Action::Systemd { .. } => systemd::systemd(&request.action, check),
         Action::Command { .. } => command::command(&request.action, check),
         Action::WaitFor { .. } => wait_for::wait_for(&request.action, check),
-        Action::Stat { path, follow, checksum } => file::stat(path, *follow, *checksum),
+        Action::Stat { path, follow, checksum, sha256 } => file::stat(path, *follow, checksum.then_some(*sha256)),
         Action::Slurp { path } => file::slurp(path),
         Action::Unarchive { digest, dest, creates } => archive::unarchive(digest, dest, creates, check),
         Action::Package { names } => package::package(names, check),

@@ -16,17 +16,18 @@ struct Run {
     stdin: Option<String>,
     environment: BTreeMap<String, String>,
     check_safe: bool,
+    expand: bool,
 }
 
 fn run(argv: &[&str]) -> Run {
     let argv = argv.iter().map(|&a| a.to_owned()).collect();
-    Run { argv, chdir: None, creates: None, removes: None, stdin: None, environment: BTreeMap::new(), check_safe: false }
+    Run { argv, chdir: None, creates: None, removes: None, stdin: None, environment: BTreeMap::new(), check_safe: false, expand: false }
 }
 
 impl From<Run> for Action {
     fn from(r: Run) -> Self {
-        let Run { argv, chdir, creates, removes, stdin, environment, check_safe } = r;
-        Action::Command { argv, chdir, creates, removes, stdin, environment, timeout_s: 30, check_safe }
+        let Run { argv, chdir, creates, removes, stdin, environment, check_safe, expand } = r;
+        Action::Command { argv, chdir, creates, removes, stdin, environment, timeout_s: 30, check_safe, expand }
     }
 }
 

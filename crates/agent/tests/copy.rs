@@ -199,19 +199,19 @@ fn owner_and_group_are_set_by_name_and_number() {
     let name = nix::unistd::User::from_uid(uid).unwrap().map(|u| u.name);
     dir.write("f", "x");
     for owner in [Some(uid.to_string()), name].into_iter().flatten() {
-        let attributes = Attributes { owner: Some(owner), group: Some(gid.to_string()), mode: None };
+        let attributes = Attributes { owner: Some(owner), group: Some(gid.to_string()), mode: None, mode_change: None };
         let mine = Copy { attributes, ..Copy::default() }.to(dir.path("f"));
         assert!(!changed(&put(&mut agent, mine, "x")));
     }
     if !uid.is_root() {
         return;
     }
-    let attributes = Attributes { owner: Some("12345".into()), group: Some("12346".into()), mode: Some(0o4750) };
+    let attributes = Attributes { owner: Some("12345".into()), group: Some("12346".into()), mode: Some(0o4750), mode_change: None };
     let other = || Copy { attributes: attributes.clone(), ..Copy::default() }.to(dir.path("f"));
     for content in ["x", "y"] {
         assert!(changed(&put(&mut agent, other(), content)));
         assert!(!changed(&put(&mut agent, other(), content)));
-        let Outcome { values, .. } = agent.act(Action::Stat { path: text(dir.path("f")), follow: false, checksum: false });
+        let Outcome { values, .. } = agent.act(Action::Stat { path: text(dir.path("f")), follow: false, checksum: false, sha256: false });
         let stat = &values["stat"];
         assert_eq!((&stat["uid"], &stat["gid"], &stat["mode"]), (&12345.into(), &12346.into(), &"4750".into()));
     }
@@ -245,4 +245,19 @@ fn a_mount_point_is_written_in_place() {
         assert!(!changed(&put(&mut agent, copy(), content)));
     }
     assert_eq!(dir.names(), ["hosts", "link", "source"]);
+}
+
+#[test]
+fn into_a_directory_under_a_name() {
+    let (mut agent, dir) = (Agent::start(), Dir::new());
+    std::fs::create_dir(dir.path("d")).unwrap();
+    let into = |path: String, name: Option<&str>| Copy { name_in_directory: name.map(str::to_owned), ..Copy::default() }.to(path);
+    let (there, new) = (text(dir.path("d")), format!("{}/", text(dir.path("new/deep"))));
+    for path in [&there, &new] {
+        let request = agent.request(into(path.clone(), Some("a.txt")));
+        assert_eq!(agent.ask(&request, b"a").status, Status::Changed, "{path}");
+        assert_eq!(std::fs::read_to_string(std::path::Path::new(path).join("a.txt")).unwrap(), "a");
+    }
+    let request = agent.request(into(there, None));
+    failed(&agent.ask(&request, b"a"), "is a directory");
 }

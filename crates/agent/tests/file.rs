@@ -73,7 +73,7 @@ fn a_path_is_brought_to_its_state_once() {
         symlink("real", d.path("p")).unwrap();
     };
     let gone: Holds = |d| !d.path("p").is_symlink() && !d.path("p").exists();
-    use FileState::{Absent, Directory, File, Touch};
+    use FileState::{Absent, Directory, File, Exists};
     // (name, before, action on "p", whether it changes, what holds afterwards)
     let cases: Vec<(&str, Prepare, Ask, bool, Holds)> = vec![
         ("directory, new", nothing, |p| file(p, Directory), true, |d| d.path("p").is_dir()),
@@ -100,9 +100,9 @@ fn a_path_is_brought_to_its_state_once() {
             true,
             |d| !d.path("p").is_symlink() && d.path("real").is_dir(),
         ),
-        ("touch, new", nothing, |p| file(p, Touch), true, |d| d.read("p").is_empty()),
-        ("touch, with a mode", nothing, |p| with_mode(p, Touch, 0o600), true, |d| d.mode("p") == 0o600),
-        ("touch, there", a_file, |p| file(p, Touch), false, |d| d.read("p") == "x" && d.mode("p") == 0o640),
+        ("touch, new", nothing, |p| file(p, Exists), true, |d| d.read("p").is_empty()),
+        ("touch, with a mode", nothing, |p| with_mode(p, Exists, 0o600), true, |d| d.mode("p") == 0o600),
+        ("touch, there", a_file, |p| file(p, Exists), false, |d| d.read("p") == "x" && d.mode("p") == 0o640),
         ("file, as it is", a_file, |p| with_mode(p, File, 0o640), false, |d| d.mode("p") == 0o640),
         ("file, other mode", a_file, |p| with_mode(p, File, 0o4711), true, |d| d.mode("p") == 0o4711 && d.read("p") == "x"),
         (
@@ -190,7 +190,7 @@ fn recurse_sets_attributes_on_all_that_is_inside_but_behind_no_link() {
 
 #[test]
 fn what_is_in_the_way_is_refused_and_stays() {
-    use FileState::{Absent, Directory, File, Link, Touch};
+    use FileState::{Absent, Directory, File, Link, Exists};
     let (mut agent, dir) = (Agent::start(), Dir::new());
     dir.write("f", "x");
     fs::create_dir(dir.path("d")).unwrap();
@@ -199,7 +199,7 @@ fn what_is_in_the_way_is_refused_and_stays() {
         (file(dir.path("f/sub"), Directory), "Not a directory"),
         (file(dir.path("none"), File), "No such file"),
         (file(dir.path("d"), File), "not a regular file"),
-        (file(dir.path("none/f"), Touch), "No such file"),
+        (file(dir.path("none/f"), Exists), "No such file"),
         (link(dir.path("f"), "to"), "is not a link"),
         (link(dir.path("d"), "to"), "is not a link"),
         (file(dir.path("new"), Link), "needs src"),
@@ -232,7 +232,7 @@ fn stat_tells_what_is_there() {
     symlink("none", dir.path("dangling")).unwrap();
     fs::create_dir(dir.path("d")).unwrap();
     let mut stat = |name: &str, follow, checksum| {
-        let outcome = agent.act(Action::Stat { path: text(dir.path(name)), follow, checksum });
+        let outcome = agent.act(Action::Stat { path: text(dir.path(name)), follow, checksum, sha256: true });
         assert_eq!(outcome.status, Status::Ok);
         outcome.values["stat"].clone()
     };
@@ -263,6 +263,10 @@ fn stat_tells_what_is_there() {
     assert!(stat("d", false, true).get("checksum").is_none());
 }
 
+fn base64(bytes: &[u8]) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
+}
+
 #[test]
 fn slurp_returns_a_whole_file_or_refuses() {
     let (mut agent, dir) = (Agent::start(), Dir::new());
@@ -272,10 +276,49 @@ fn slurp_returns_a_whole_file_or_refuses() {
     for content in ["", "two\nlines", "ünï", &"x".repeat(LIMIT), &"\0".repeat(LIMIT)] {
         let Outcome { status, values, .. } = slurp(&dir.write("f", content));
         assert_eq!(status, Status::Ok);
-        assert!(values["content"] == content, "{} bytes", content.len());
+        assert!(values["content"] == base64(content.as_bytes()), "{} bytes", content.len());
     }
     failed(&slurp(&dir.write("f", "x".repeat(LIMIT + 1))), "is over 1048576 bytes");
     failed(&slurp(&dir.path("none")), "No such file");
     failed(&slurp(&dir.path("")), "directory");
     failed(&slurp(Path::new("f")), "not an absolute path");
+}
+
+#[test]
+fn a_checksum_is_sha1_unless_another_is_asked_for() {
+    let (mut agent, dir) = (Agent::start(), Dir::new());
+    dir.write("f", "hello");
+    let outcome = agent.act(Action::Stat { path: text(dir.path("f")), follow: false, checksum: true, sha256: false });
+    assert_eq!(outcome.values["stat"]["checksum"], "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d");
+    assert_eq!((&outcome.values["stat"]["isreg"], &outcome.values["stat"]["xusr"]), (&true.into(), &false.into()));
+}
+
+#[test]
+fn symbolic_modes_start_from_what_is_there() {
+    let (mut agent, dir) = (Agent::start(), Dir::new());
+    dir.write("f", "x");
+    let bits = || dir.mode("f");
+    for (from, change, to) in [(0o777, "u=rw,g=r,o=", 0o640), (0o644, "+x", 0o755), (0o666, "go-w", 0o644), (0o600, "a+rX", 0o644)] {
+        dir.chmod("f", from);
+        let mode_change = Some(septet_agent_protocol::ModeChange::parse(change).unwrap());
+        let attributes = Attributes { mode_change, ..Attributes::default() };
+        let action = |attributes| Action::File { path: text(dir.path("f")), state: FileState::Any, src: None, attributes, recurse: false, follow: None };
+        assert_eq!(agent.act(action(attributes.clone())).status, Status::Changed, "{change}");
+        assert_eq!(bits(), to, "{change}");
+        assert_eq!(agent.act(action(attributes)).status, Status::Ok, "{change}");
+    }
+}
+
+/// As Ansible's `touch`: the times are set each time, and that is a change.
+#[test]
+fn touch_sets_the_times() {
+    let (mut agent, dir) = (Agent::start(), Dir::new());
+    dir.write("f", "x");
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    fs::File::options().write(true).open(dir.path("f")).unwrap().set_modified(old).unwrap();
+    assert_eq!(agent.check(file(dir.path("f"), FileState::Touch)).status, Status::Changed);
+    assert_eq!(fs::metadata(dir.path("f")).unwrap().modified().unwrap(), old);
+    assert_eq!(agent.act(file(dir.path("f"), FileState::Touch)).status, Status::Changed);
+    assert!(fs::metadata(dir.path("f")).unwrap().modified().unwrap() > old);
+    assert_eq!(dir.read("f"), "x");
 }

@@ -61,7 +61,7 @@ fn put(agent: &mut Agent, action: Action, content: &str) -> Outcome {
 }
 
 fn theirs(bits: u32) -> Attributes {
-    Attributes { owner: Some(SERVICE.to_string()), group: Some(SERVICE.to_string()), mode: Some(bits) }
+    Attributes { owner: Some(SERVICE.to_string()), group: Some(SERVICE.to_string()), mode: Some(bits), mode_change: None }
 }
 
 fn file(path: PathBuf, state: FileState, follow: Option<bool>) -> Action {
@@ -304,7 +304,7 @@ fn what_is_not_a_regular_file_is_refused_and_blocks_nothing() {
             "not a regular file",
         );
         failed(&agent.act(file(path(), FileState::File, None)), "not a regular file");
-        let stat = agent.act(Action::Stat { path: text(path()), follow: true, checksum: true });
+        let stat = agent.act(Action::Stat { path: text(path()), follow: true, checksum: true, sha256: true });
         assert_eq!((&stat.values["stat"]["exists"], &stat.values["stat"]["isreg"]), (&true.into(), &false.into()));
         assert!(!changed(&put(&mut agent, Copy { keep_existing: true, ..Copy::default() }.to(path()), "x")), "as it is");
     }
@@ -344,7 +344,7 @@ fn a_file_that_changes_owner_cannot_be_changed_by_its_old_one() {
     let path = dir.write("data/run.sh", "#!/bin/sh\n");
     chown(&path, Some(SERVICE), Some(SERVICE)).unwrap();
     let kept_open = OpenOptions::new().write(true).open(&path).unwrap();
-    let attributes = Attributes { owner: Some("0".into()), group: Some("0".into()), mode: Some(0o755) };
+    let attributes = Attributes { owner: Some("0".into()), group: Some("0".into()), mode: Some(0o755), mode_change: None };
     let action = || Copy { attributes: attributes.clone(), ..Copy::default() }.to(&path);
     let done = put(&mut agent, action(), "#!/bin/sh\n");
     assert!(changed(&done) && done.diff.unwrap().contains("owner 12345 → 0"));
@@ -447,7 +447,7 @@ fn attributes_of_a_tree_never_reach_what_is_exchanged_into_it() {
     symlink("../../etc", dir.path("data/tree/link")).unwrap();
     let swapping = Swapping::start(dir.path("data/tree/d"), dir.path("data/tree/link"));
     for n in 0..RACES as u32 {
-        let attributes = Attributes { owner: Some((SERVICE + n % 2).to_string()), group: None, mode: Some(0o700 + n % 2) };
+        let attributes = Attributes { owner: Some((SERVICE + n % 2).to_string()), group: None, mode: Some(0o700 + n % 2), mode_change: None };
         let path = text(dir.path("data/tree"));
         agent.act(Action::File { path, state: FileState::Directory, src: None, attributes, recurse: true, follow: None });
     }
@@ -498,7 +498,8 @@ fn an_accounts_name_is_never_an_option_or_a_field() {
         absent: false,
         uid: None,
         group: group.map(str::to_owned),
-        groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+        groups: Some(groups.iter().map(|g| (*g).to_owned()).collect()),
+        append: true,
         home: home.map(str::to_owned),
         create_home: false,
         shell: shell.map(str::to_owned),

@@ -46,12 +46,17 @@ fn keep_alive(mut client: Client, ports: &[u16], stop: &AtomicBool) -> Client {
 
 #[test]
 fn a_leader_that_was_paused_ends_no_session_of_the_others() {
+    // What it does first when it goes on is a race, and one of the outcomes is harmless.
+    (0..5).for_each(|_| pause_a_leader());
+}
+
+fn pause_a_leader() {
     let ensemble = Ensemble::start(3, "");
     let leader = ensemble.leader();
     let ports = others(leader).map(|i| ensemble.port(i));
     let clients: Vec<_> = (0..6)
         .map(|i| {
-            let mut client = Client::new(ports[i % 2], 4000);
+            let mut client = Client::new(ports[i % 2], 2500);
             client.stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             client.create(&format!("/e{i}"), b"", EPHEMERAL).unwrap().unwrap();
             client
@@ -63,10 +68,10 @@ fn a_leader_that_was_paused_ends_no_session_of_the_others() {
         let kept: Vec<_> = clients.into_iter().map(|c| scope.spawn(|| keep_alive(c, &ports, &stop))).collect();
         let checked = std::panic::catch_unwind(|| {
             ensemble.servers[leader].signal("STOP");
-            std::thread::sleep(Duration::from_secs(7));
+            std::thread::sleep(Duration::from_millis(2800));
             ensemble.servers[leader].signal("CONT");
             // Time for what it would do.
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(2));
             ensemble.leader();
             for i in 0..3 {
                 let mut seer = Client::new(ensemble.port(i), LONG_MS);

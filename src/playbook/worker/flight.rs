@@ -181,7 +181,7 @@ impl<'a> Worker<'a> {
                     () = tokio::time::sleep(Duration::from_secs(task.delay_s)) => {}
                     () = stop::raised(&self.shared.interrupted) => break,
                 }
-                let again = self.renderer_of_item(task, item).and_then(|r| self.ready(&r, task));
+                let again = self.ready(&self.renderer_of_item(task, item), task);
                 outcome = match again {
                     Ok((_, Prepared::Local { outcome, .. })) => outcome,
                     Ok((user, Prepared::Remote { action, tail, blob })) => {
@@ -223,7 +223,7 @@ impl<'a> Worker<'a> {
     }
 
     fn with_result<T>(&self, task: &Task, item: Option<&Value>, outcome: &Outcome, f: impl FnOnce(&Renderer) -> Result<T>) -> Result<T> {
-        let mut renderer = self.renderer_of_item(task, item)?;
+        let mut renderer = self.renderer_of_item(task, item);
         if let Some(name) = &task.register {
             renderer.set(name, &result_value(outcome));
         }
@@ -265,6 +265,9 @@ impl<'a> Worker<'a> {
             (false, false) if any(Status::Ok) => self.counts.ok += 1,
             (false, false) => self.counts.skipped += 1,
         }
+        for r in &results {
+            self.state.add_facts(&r.outcome);
+        }
         if let Some(name) = &task.register {
             let value =
                 if looped { loop_value(task, &results) } else { results.first().map(|r| result_value(&r.outcome)).unwrap_or_default() };
@@ -296,20 +299,49 @@ pub(super) fn loop_value(task: &Task, results: &[Landed]) -> Value {
             let mut v = result_value(&r.outcome);
             if let (Value::Object(m), Some(l)) = (&mut v, &r.label) {
                 m.insert(task.loop_var.clone(), l.clone());
+                m.insert("ansible_loop_var".into(), task.loop_var.clone().into());
             }
             v
         })
         .collect();
+    if results.is_empty() {
+        return json!({ "changed": false, "skipped": true, "skipped_reason": "No items in the list", "results": [] });
+    }
     let skipped = results.iter().all(|r| r.outcome.status == Status::Skipped);
-    json!({ "results": list, "changed": any(Status::Changed), "failed": any(Status::Failed), "skipped": skipped })
+    let msg = match (any(Status::Failed), skipped) {
+        (true, _) => "One or more items failed",
+        (false, true) => "All items skipped",
+        (false, false) => "All items completed",
+    };
+    json!({ "results": list, "skipped": skipped, "changed": any(Status::Changed), "msg": msg, "failed": any(Status::Failed) })
 }
 
-/// A result as a variable.
+/// Where results stand in Ansible's; the rest comes before the last two.
+const FIRST: [&str; 9] = ["changed", "stdout", "stderr", "rc", "cmd", "start", "end", "delta", "msg"];
+const LAST: [&str; 2] = ["stdout_lines", "stderr_lines"];
+
+/// A result as a variable, in Ansible's form and order.
 pub(super) fn result_value(outcome: &Outcome) -> Value {
-    let mut m: Map<String, Value> = outcome.values.clone().into_iter().collect();
-    m.insert("changed".into(), (outcome.status == Status::Changed).into());
-    m.insert("failed".into(), (outcome.status == Status::Failed).into());
-    m.insert("skipped".into(), (outcome.status == Status::Skipped).into());
-    m.entry("msg").or_insert_with(|| outcome.msg.clone().into());
+    if outcome.status == Status::Skipped && outcome.values.is_empty() {
+        return json!({ "changed": false, "skipped": true, "skip_reason": "Conditional result was False" });
+    }
+    let mut values = outcome.values.clone();
+    let changed = outcome.status == Status::Changed || values.remove("changed") == Some(Value::Bool(true));
+    let failed = outcome.status == Status::Failed;
+    values.insert("changed".into(), changed.into());
+    if failed || !outcome.msg.is_empty() {
+        values.entry("msg".into()).or_insert_with(|| outcome.msg.clone().into());
+    }
+    let mut m = Map::new();
+    for key in FIRST {
+        m.extend(values.remove_entry(key));
+    }
+    let last: Vec<_> = LAST.iter().filter_map(|k| values.remove_entry(*k)).collect();
+    m.extend(values);
+    m.extend(last);
+    m.insert("failed".into(), failed.into());
+    if outcome.status == Status::Skipped {
+        m.insert("skipped".into(), true.into());
+    }
     Value::Object(m)
 }

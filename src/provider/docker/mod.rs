@@ -48,7 +48,7 @@ const ROLE: &str = "septet.role";
 const INDEX: &str = "septet.index";
 const HOST_KEY: &str = "septet.hostkey";
 const PORTS: &str = "septet.ports";
-/// When the cluster's time is over, in seconds since 1970.
+/// When the cluster expires, in seconds since 1970.
 const EXPIRES: &str = "septet.expires";
 
 /// Engine and mode.
@@ -66,7 +66,7 @@ pub struct Docker {
     cluster: ClusterName,
     /// how long the cluster is wanted
     ttl: Option<std::time::Duration>,
-    /// when the cluster's time is over, as its things say
+    /// when the cluster expires, as written on its resources
     expires: std::sync::OnceLock<String>,
     /// engine, mode and the number of those who keep the metadata
     shape: String,
@@ -303,7 +303,7 @@ impl Provider for Docker {
             let containers = ListContainersOptionsBuilder::default().all(true).filters(&labelled).build();
             let networks = ListNetworksOptionsBuilder::default().filters(&labelled).build();
             let volumes = ListVolumesOptionsBuilder::default().filters(&labelled).build();
-            let doing = "cannot look for clusters whose time is over";
+            let doing = "cannot look for expired clusters";
             let (containers, networks, volumes) = tokio::try_join!(
                 self.engine.list_containers(Some(containers)),
                 self.engine.list_networks(Some(networks)),

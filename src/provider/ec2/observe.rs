@@ -225,13 +225,13 @@ impl Ec2 {
         Ok(out)
     }
 
-    /// Clusters of any name whose time is over.
+    /// Expired clusters, of any name.
     pub(super) async fn expired_now(&self, now: u64) -> Result<Vec<Expired>> {
         let client = self.client().await?;
         let by = [filter("tag-key", &[tags::EXPIRES])];
         let alive = [by[0].clone(), filter("instance-state-name", &ALIVE)];
         let (instances, volumes, groups) = tokio::join!(client.instances(&alive), client.volumes(&by), client.groups(&by));
-        let doing = "cannot look for clusters whose time is over";
+        let doing = "cannot look for expired clusters";
         let all = instances.map_err(|e| explain(doing, e))?.into_iter().map(|i| i.tags);
         let all = all.chain(volumes.map_err(|e| explain(doing, e))?.into_iter().map(|v| v.tags));
         let all = all.chain(groups.map_err(|e| explain(doing, e))?.into_iter().map(|g| g.tags));

@@ -23,7 +23,7 @@ pub const INDEX: &str = "septet:index";
 pub const HOST_KEY: &str = "septet:hostkey";
 /// What a security group is for: a role's group, or `hosts`.
 pub const GROUP: &str = "septet:group";
-/// When the cluster's time is over, in seconds since 1970.
+/// When the cluster expires, in seconds since 1970.
 pub const EXPIRES: &str = "septet:expires";
 /// Engine and mode.
 pub const ENGINE: &str = "septet:engine";

@@ -1,14 +1,17 @@
 //! Any request and any answer.
 
 use proptest::{collection::vec, option::of, prelude::*};
-use septet_agent_protocol::{Action, Attributes, Content, FileState, Insert, Outcome, Request, Response, Status, UnitState, WaitState};
+use septet_agent_protocol::{Action, Attributes, Content, FileState, Insert, ModeChange, Outcome, Request, Response, Status, UnitState, WaitState};
 
 fn text() -> BoxedStrategy<String> {
     prop_oneof![vec(any::<char>(), 0..16).prop_map(String::from_iter), "/[a-z/.]{0,20}"].boxed()
 }
 
 fn attributes() -> BoxedStrategy<Attributes> {
-    (of(text()), of(text()), of(0..0o10000u32)).prop_map(|(owner, group, mode)| Attributes { owner, group, mode }).boxed()
+    let change = of((0..0o10000u32, 0..0o10000u32, 0..0o1000u32)).prop_map(|c| c.map(|(keep, set, set_x)| ModeChange { keep, set, set_x }));
+    (of(text()), of(text()), of(0..0o10000u32), change)
+        .prop_map(|(owner, group, mode, mode_change)| Attributes { owner, group, mode, mode_change })
+        .boxed()
 }
 
 fn insert() -> BoxedStrategy<Insert> {
@@ -20,7 +23,7 @@ fn content() -> BoxedStrategy<Content> {
 }
 
 fn file_state() -> BoxedStrategy<FileState> {
-    prop::sample::select(vec![FileState::File, FileState::Directory, FileState::Absent, FileState::Touch, FileState::Link]).boxed()
+    prop::sample::select(vec![FileState::File, FileState::Directory, FileState::Absent, FileState::Touch, FileState::Exists, FileState::Any, FileState::Link]).boxed()
 }
 
 fn unit_state() -> BoxedStrategy<UnitState> {
@@ -29,15 +32,16 @@ fn unit_state() -> BoxedStrategy<UnitState> {
 
 fn files() -> BoxedStrategy<Action> {
     prop_oneof![
-        (text(), content(), attributes(), any::<bool>(), any::<bool>(), of(text()), any::<bool>()).prop_map(
-            |(path, content, attributes, keep_existing, backup, validate, follow)| Action::Copy {
+        ((text(), content(), attributes(), any::<bool>()), any::<bool>(), of(text()), any::<bool>(), of(text())).prop_map(
+            |((path, content, attributes, keep_existing), backup, validate, follow, name_in_directory)| Action::Copy {
                 path,
                 content,
                 attributes,
                 keep_existing,
                 backup,
                 validate,
-                follow
+                follow,
+                name_in_directory
             }
         ),
         (text(), file_state(), of(text()), attributes(), any::<bool>(), of(any::<bool>()))
@@ -52,7 +56,8 @@ fn files() -> BoxedStrategy<Action> {
                 Action::Blockinfile { path, block, begin, end, insert, create, attributes }
             }
         ),
-        (text(), any::<bool>(), any::<bool>()).prop_map(|(path, follow, checksum)| Action::Stat { path, follow, checksum }),
+        (text(), any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(path, follow, checksum, sha256)| Action::Stat { path, follow, checksum, sha256 }),
         text().prop_map(|path| Action::Slurp { path }),
     ]
     .boxed()
@@ -68,9 +73,12 @@ fn host() -> BoxedStrategy<Action> {
             total,
             private
         }),
-        ((text(), any::<bool>(), of(any::<u32>()), of(text()), vec(text(), 0..3)), (of(text()), any::<bool>(), of(text()), any::<bool>()))
-            .prop_map(|((name, absent, uid, group, groups), (home, create_home, shell, system))| {
-                Action::User { name, absent, uid, group, groups, home, create_home, shell, system }
+        (
+            (text(), any::<bool>(), of(any::<u32>()), of(text()), of(vec(text(), 0..3))),
+            (of(text()), any::<bool>(), of(text()), any::<bool>(), any::<bool>())
+        )
+            .prop_map(|((name, absent, uid, group, groups), (home, create_home, shell, system, append))| {
+                Action::User { name, absent, uid, group, groups, append, home, create_home, shell, system }
             }),
         (text(), any::<bool>(), of(any::<u32>()), any::<bool>()).prop_map(|(name, absent, gid, system)| Action::Group {
             name,
@@ -92,9 +100,9 @@ fn host() -> BoxedStrategy<Action> {
 fn running() -> BoxedStrategy<Action> {
     let command = (
         (vec(text(), 0..4), of(text()), of(text()), of(text()), of(text())),
-        (prop::collection::btree_map(text(), text(), 0..3), any::<u64>(), any::<bool>()),
+        (prop::collection::btree_map(text(), text(), 0..3), any::<u64>(), any::<bool>(), any::<bool>()),
     )
-        .prop_map(|((argv, chdir, creates, removes, stdin), (environment, timeout_s, check_safe))| Action::Command {
+        .prop_map(|((argv, chdir, creates, removes, stdin), (environment, timeout_s, check_safe, expand))| Action::Command {
             argv,
             chdir,
             creates,
@@ -103,6 +111,7 @@ fn running() -> BoxedStrategy<Action> {
             environment,
             timeout_s,
             check_safe,
+            expand,
         });
     let state = prop::sample::select(vec![WaitState::Started, WaitState::Stopped]);
     let wait = (of(text()), of(any::<u16>()), of(text()), state, any::<u64>(), any::<u64>())

@@ -132,6 +132,7 @@ pub fn shell(script: &str, timeout_s: u64) -> Action {
         environment: Default::default(),
         timeout_s,
         check_safe: false,
+        expand: false,
     }
 }
 
@@ -143,6 +144,7 @@ pub struct Copy {
     pub backup: bool,
     pub validate: Option<String>,
     pub follow: bool,
+    pub name_in_directory: Option<String>,
 }
 
 impl Default for Copy {
@@ -154,14 +156,15 @@ impl Default for Copy {
             backup: false,
             validate: None,
             follow: false,
+            name_in_directory: None,
         }
     }
 }
 
 impl Copy {
     pub fn to(self, path: impl AsRef<Path>) -> Action {
-        let Self { content, attributes, keep_existing, backup, validate, follow } = self;
-        Action::Copy { path: text(path), content, attributes, keep_existing, backup, validate, follow }
+        let Self { content, attributes, keep_existing, backup, validate, follow, name_in_directory } = self;
+        Action::Copy { path: text(path), content, attributes, keep_existing, backup, validate, follow, name_in_directory }
     }
 }
 
