@@ -57,8 +57,8 @@ fn pause_a_leader() {
     let clients: Vec<_> = (0..6)
         .map(|i| {
             let mut client = Client::new(ports[i % 2], 2500);
-            client.stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             client.create(&format!("/e{i}"), b"", EPHEMERAL).unwrap().unwrap();
+            client.stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             client
         })
         .collect();

@@ -20,13 +20,13 @@ use crate::{
 };
 
 /// For so long after a leader's last message nobody votes for another: openraft's lease.
-pub(super) const LEASE: Duration = Duration::from_millis(500);
+pub(super) const LEASE: Duration = Duration::from_millis(700);
 /// Shortest silence of a leader after which a server asks for votes; up to half as much again.
 const SILENCE: Duration = Duration::from_millis(1500);
 /// Time for the answers of the others.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for an election.
-const ELECTION: Duration = Duration::from_millis(600);
+const ELECTION: Duration = Duration::from_millis(900);
 
 /// What this server knows of the leader.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Node {
                         return;
                     }
                     let known = self.raft.wait(Some(ELECTION)).metrics(|m| m.current_leader.is_some(), "election").await;
-                    pause = if known.is_ok() { Duration::ZERO } else { random(100..300) };
+                    pause = if known.is_ok() { Duration::ZERO } else { random(200..800) };
                 }
                 Ok(false) => pause = random(50..150),
                 Err(e) => {

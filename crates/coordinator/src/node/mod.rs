@@ -186,7 +186,7 @@ impl Node {
             cluster_name: "septet".into(),
             heartbeat_interval: 200,
             // Time for an answer to a request for a vote, and the lease; the timer itself is this server's own.
-            election_timeout_min: 400,
+            election_timeout_min: 650,
             election_timeout_max: election::LEASE.as_millis() as u64,
             enable_elect: false,
             install_snapshot_timeout: 60_000,
@@ -283,7 +283,8 @@ impl Node {
                     ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some() && self.leader_silent_for() < grace,
                     _ => false,
                 };
-                (serving, m.running_state.clone().err())
+                // One that has no vote yet is not well: whoever rolls an ensemble must not stop the next.
+                (serving && self.standing() == Standing::Full, m.running_state.clone().err())
             };
             if let Some(e) = fatal {
                 if !self.stopping.load(Ordering::SeqCst) {
