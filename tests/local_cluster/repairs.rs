@@ -84,7 +84,7 @@ fn hints_that_name_commands_keep_data() {
     cluster.ok(&["down", "--keep-data", "--yes"]).says(&["kept, for the next"]);
     // What is kept is known, and used.
     cluster.run(&["health"]).code(3).shows(&["its data is kept"]);
-    cluster.run(&["endpoints"]).code(1).says(&["has no hosts", "the data of 7 hosts is kept", "hint: `septet -i inventory.yml up`"]);
+    cluster.run(&["endpoints"]).code(1).says(&["has no hosts", "the data of 7 of them is kept", "hint: `septet -i inventory.yml up`"]);
     cluster.ok(&["up"]);
     assert_eq!(port(&cluster, "kafka01"), second + 20);
     are_kept(&cluster);

@@ -7,8 +7,8 @@ use std::io::{self, Read};
 
 use proptest::prelude::*;
 use septet_agent_protocol::{
-    Action, FrameError, HEAD_BYTES, Head, MAX_FRAME_BYTES, Outcome, PROTOCOL_VERSION, Request, Response, Status, encode, read_frame,
-    write_frame,
+    Action, FileState, FrameError, HEAD_BYTES, Head, MAX_FRAME_BYTES, Outcome, PROTOCOL_VERSION, Request, Response, Status, encode,
+    read_frame, write_frame,
 };
 
 /// Hands out a few bytes at a time and is interrupted between them, as a real stream is.
@@ -123,7 +123,7 @@ fn every_flipped_bit_of_a_frame_is_refused() {
 
 #[test]
 fn the_bytes_of_a_frame_do_not_change() {
-    assert_eq!(PROTOCOL_VERSION, 3, "a new version needs new golden bytes");
+    assert_eq!(PROTOCOL_VERSION, 4, "a new version needs new golden bytes");
     let json = br#"{"id":7,"batch":1,"check":false,"ignore_errors":false,"no_log":false,"action":{"do":"slurp","path":"/etc/hosts"}}"#;
     let golden = [&[0, 0, 0, 115, 0x5f, 0x50, 0xf5, 0x10, 0, 0, 0, 113], json.as_slice(), b"\x00\xff"].concat();
     assert_eq!(encode(&sample(), b"\x00\xff").unwrap(), golden);
@@ -132,6 +132,9 @@ fn the_bytes_of_a_frame_do_not_change() {
     assert_eq!(words(&Action::Cancel), r#"{"do":"cancel"}"#);
     let put = Action::PutBlob { digest: "d".into(), offset: 0, total: 1, private: true };
     assert_eq!(words(&put), r#"{"do":"put_blob","digest":"d","offset":0,"total":1,"private":true}"#);
+    // Version 4: modes by what they change, and files that must exist.
+    assert_eq!(serde_json::to_string(&FileState::Exists).unwrap(), r#""exists""#);
+    assert_eq!(serde_json::to_string(&FileState::Any).unwrap(), r#""any""#);
     // What is left out is the careful choice.
     let copy = serde_json::from_str(r#"{"do":"copy","path":"/x","content":"tail"}"#).unwrap();
     assert!(matches!(copy, Action::Copy { follow: false, .. }), "{copy:?}");

@@ -1,7 +1,9 @@
 //! Any request and any answer.
 
 use proptest::{collection::vec, option::of, prelude::*};
-use septet_agent_protocol::{Action, Attributes, Content, FileState, Insert, ModeChange, Outcome, Request, Response, Status, UnitState, WaitState};
+use septet_agent_protocol::{
+    Action, Attributes, Content, FileState, Insert, ModeChange, Outcome, Request, Response, Status, UnitState, WaitState,
+};
 
 fn text() -> BoxedStrategy<String> {
     prop_oneof![vec(any::<char>(), 0..16).prop_map(String::from_iter), "/[a-z/.]{0,20}"].boxed()
@@ -23,7 +25,16 @@ fn content() -> BoxedStrategy<Content> {
 }
 
 fn file_state() -> BoxedStrategy<FileState> {
-    prop::sample::select(vec![FileState::File, FileState::Directory, FileState::Absent, FileState::Touch, FileState::Exists, FileState::Any, FileState::Link]).boxed()
+    prop::sample::select(vec![
+        FileState::File,
+        FileState::Directory,
+        FileState::Absent,
+        FileState::Touch,
+        FileState::Exists,
+        FileState::Any,
+        FileState::Link,
+    ])
+    .boxed()
 }
 
 fn unit_state() -> BoxedStrategy<UnitState> {
@@ -56,8 +67,12 @@ fn files() -> BoxedStrategy<Action> {
                 Action::Blockinfile { path, block, begin, end, insert, create, attributes }
             }
         ),
-        (text(), any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(path, follow, checksum, sha256)| Action::Stat { path, follow, checksum, sha256 }),
+        (text(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(path, follow, checksum, sha256)| Action::Stat {
+            path,
+            follow,
+            checksum,
+            sha256
+        }),
         text().prop_map(|path| Action::Slurp { path }),
     ]
     .boxed()
