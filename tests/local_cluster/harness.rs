@@ -113,16 +113,15 @@ pub fn docker_try(args: &[&str]) -> Ran {
     Ran::of(c, "", Duration::from_secs(90))
 }
 
-/// The newest image that hosts of the bundled engine are made of; it is made if there is none.
+/// The image that hosts of the bundled engine are made of by this build, as a host of one has it: an older build's may be there too.
 pub fn node_image() -> String {
-    let newest = || {
-        let all = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "septet-node"]);
-        all.lines().find(|l| l.matches('-').count() == 1).map(str::to_owned)
+    static IMAGE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    let make = || {
+        let cluster = Cluster::new("n");
+        cluster.ok(&["up"]);
+        docker(&["inspect", "--format", "{{.Config.Image}}", &cluster.containers()[0]])
     };
-    newest().unwrap_or_else(|| {
-        Cluster::new("n").ok(&["up"]);
-        newest().unwrap()
-    })
+    IMAGE.get_or_init(make).clone()
 }
 
 /// Asks again until the answer is yes.
