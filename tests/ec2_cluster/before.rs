@@ -37,7 +37,15 @@ fn a_plan_makes_nothing() {
     let cluster = Cluster::new(&cloud, "plan");
     cluster.unset("public_addresses");
     let before = cloud.state();
-    let plan = cluster.run(&["plan", "--exit-code"]).code(4);
+    // What opens to whom, the key and the volumes are resources of the plan.
+    let plan = cluster.run(&["plan", "--exit-code"]).code(4).shows(&[
+        "+ security group control: lets in 22 from 192.0.2.1/32",
+        "+ security group coordinators: lets in 2181 from brokers",
+        "2888 from coordinators",
+        "+ security group brokers: lets in 9092 from brokers, 9092 from control",
+        "+ key pair: the cluster's login key",
+        "+ 6 data volumes (gp3",
+    ]);
     let plan = plan.shows(&["pass  credentials:", "pass  region: us-east-1", "pass  clock:", "pass  instance types:", "pass  image:"]);
     let plan = plan.shows(&["pass  network:", "pass  vCPU quota: 14 vCPUs", "pass  permissions: RunInstances", "pass  ssh:"]);
     plan.shows(&["+ network", "+ host plan-kafka03 (t3.small)"]).says(&["`septet -i inventory.yml up` does it"]);

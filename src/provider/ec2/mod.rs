@@ -202,6 +202,10 @@ impl Provider for Ec2 {
         Box::pin(self.preflight_now(observed, steps))
     }
 
+    fn resources(&self, _inventory: &Inventory) -> Vec<String> {
+        self.planned_resources()
+    }
+
     fn estimate(&self) -> Option<Estimate> {
         let region = self.client.get().map(|c| c.region().to_owned()).or_else(|| self.settings.region.clone())?;
         Some(prices::estimate(&region, &self.bill()))

@@ -14,7 +14,7 @@ use septet_ec2::{Client, Group, Instance, Rule, RuleSource};
 use super::{Ec2, network::when_known, policy::explain, tags};
 use crate::{
     error::{Error, Result},
-    inventory::{HostId, Metadata, Role, Security},
+    inventory::{HostId, Metadata, Role, Security, VpcChoice},
     provider::{Adjustment, EXTERNAL_PORT, Opening},
 };
 
@@ -166,15 +166,43 @@ impl Ec2 {
     /// What each group is to let in.
     async fn wanted(&self) -> Result<Vec<(Kind, Vec<Opening>)>> {
         let ssh_from = self.ssh_from().await?;
+        let wishes = self.wishes(&ssh_from);
+        Ok(self.kinds().into_iter().map(|kind| (kind, wishes.openings(kind))).collect())
+    }
+
+    fn wishes<'a>(&'a self, ssh_from: &'a [String]) -> Wishes<'a> {
         let metadata = self.engine.metadata();
-        let wishes = Wishes {
+        Wishes {
             security: self.settings.security,
             metadata,
             combined: metadata == Metadata::Kraft && !self.hosts.iter().any(|h| h.id.role == Role::Coordinator),
-            ssh_from: &ssh_from,
+            ssh_from,
             external_from: &self.settings.external_from,
-        };
-        Ok(self.kinds().into_iter().map(|kind| (kind, wishes.openings(kind))).collect())
+        }
+    }
+
+    /// What a new cluster brings beside its hosts, and who reaches what; nothing is asked.
+    pub(super) fn planned_resources(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let VpcChoice::New { cidr } = &self.settings.vpc {
+            out.push(format!("VPC {cidr} with subnets, a route table and an internet gateway"));
+        }
+        let own = || vec![self.caller.get().cloned().unwrap_or_else(|| "this machine's address".to_owned())];
+        let ssh_from = self.settings.ssh_from.clone().unwrap_or_else(own);
+        let wishes = self.wishes(&ssh_from);
+        for kind in self.kinds() {
+            let open: Vec<String> = wishes.openings(kind).iter().map(ToString::to_string).collect();
+            let open = if open.is_empty() { "nothing".to_owned() } else { open.join(", ") };
+            out.push(format!("security group {}: lets in {open}", kind.name()));
+        }
+        out.push("key pair: the cluster's login key, kept in this user's state directory".to_owned());
+        let with_data = self.hosts.iter().filter(|h| self.data_volume(h.id.role).is_some()).count();
+        if let Some(v) = self.settings.volume.as_ref().filter(|_| with_data > 0) {
+            let size = v.size.map(|s| format!(", {s} GiB")).unwrap_or_default();
+            let encrypted = if v.encrypted { ", encrypted" } else { "" };
+            out.push(format!("{with_data} data volumes (gp3{size}{encrypted}), which outlive their hosts"));
+        }
+        out
     }
 
     /// What of groups and memberships is otherwise than wanted, in the order in which it is mended.
