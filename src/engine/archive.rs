@@ -140,7 +140,7 @@ fn examine(path: &Path, java: bool) -> Result<Checked> {
     let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
     let meta = fs::metadata(path).map_err(fail)?;
     if !meta.is_file() {
-        return Err(Error::failed(format!("{} is no file", path.display())));
+        return Err(Error::failed(format!("{} is not a file", path.display())));
     }
     if meta.len() > MAX_BYTES {
         return Err(Error::failed(format!("{}: {} bytes are over the limit of {MAX_BYTES}", path.display(), meta.len())));
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(top_directory(&tgz(dir.path(), "a.tgz", "kafka_2.13-9.9.9/bin/x.sh")).unwrap(), "kafka_2.13-9.9.9");
         for (name, bytes, why) in [
             ("short", &b"\x1f"[..], "too short"),
-            ("text", b"hello, this is text", "no gzip"),
+            ("text", b"hello, this is text", "not a gzip file"),
             ("cut", &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], ""),
         ] {
             let path = dir.path().join(name);
