@@ -27,6 +27,11 @@ fn check(program: &str, text: &str) -> Option<(bool, String)> {
     std::fs::create_dir_all(data.join("zk")).unwrap();
     std::fs::write(data.join("zk/myid"), "2\n").unwrap();
     let text = text.replace("/data/", &format!("{}/", data.display()));
+    // What `up` plants for the servers of an ensemble.
+    let secret = dir.path().join("ensemble.secret");
+    std::fs::write(&secret, "5".repeat(64)).unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    let text = text.replace(septet::engine::ENSEMBLE_SECRET, &secret.display().to_string());
     std::fs::write(&path, text).unwrap();
     let out = Command::new(program).arg("--check").arg(&path).env_remove("SEPTET_LOG").output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr).replace(&dir.path().display().to_string(), "DIR");

@@ -69,7 +69,7 @@ impl Volume {
         self.script(PATH, &["--new"])
     }
     fn script(&self, path: &str, args: &[&str]) -> Ran {
-        let text = SCRIPT.replace("{{ data_volume | default(value=\"\") }}", "vol-0123456789abcdef0");
+        let text = SCRIPT.replace("{{ septet.data_volume | default(value=\"\") }}", "vol-0123456789abcdef0");
         assert!(!text.contains("{{"), "{text}");
         let text = text.replace("/dev/sdf", &self.device).replace(" /data\n", &format!(" {}\n", self.data().display()));
         let text = text.replace("-q /data;", &format!("-q {};", self.data().display()));
