@@ -174,10 +174,9 @@ fn free_ports<const N: usize>() -> [u16; N] {
 /// server.properties.
 fn rendered_pair(coordinator_port: u16, broker_port: u16) -> (String, String) {
     let text = "cluster: one\nprefix: peter\nengine: {apache: {version: 3.9.1, metadata: zookeeper}}\ngroups: {coordinators: {count: 1}, brokers: {count: 1}}\n";
-    let mut case = Case::new().inventory(text).own("kafka_archive", "").own("kafka_archive_sha256", "0".repeat(64));
+    let case = Case::new().inventory(text).own("kafka_archive", "").own("kafka_archive_sha256", "0".repeat(64));
+    let mut case = case.own("zookeeper_port", coordinator_port).own("kafka_port", broker_port);
     case.inventory.vars.extend(vars(json!({
-        "zookeeper_port": coordinator_port,
-        "kafka_port": broker_port,
         "kafka_config": {"log.flush.interval.messages": 1000},
         "zookeeper_config": {"snapCount": 5000},
     })));
