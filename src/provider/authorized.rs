@@ -13,7 +13,7 @@ pub fn bare(line: &str) -> String {
 }
 
 /// Identity of the state directory that a line of ours is for.
-fn of(line: &str) -> Option<&str> {
+pub fn of(line: &str) -> Option<&str> {
     let mut words = line.split_whitespace().skip(2);
     (words.next()? == "septet").then(|| words.nth(1)).flatten()
 }

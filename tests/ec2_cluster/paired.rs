@@ -251,9 +251,9 @@ fn another_type(cluster: &Cluster) {
 fn lost_state(cluster: &Cluster) {
     let before = cluster.instances();
     fs::remove_dir_all(cluster.state()).unwrap();
-    cluster.run(&["plan"]).code(1).says(&["the cluster's key is not accepted", "`septet -i inventory.yml up` plants a new one"]);
+    cluster.run(&["plan"]).code(1).says(&["the hosts do not accept the key of this state directory", "`septet -i inventory.yml up` adds it"]);
     cluster.cloud.forget_calls();
-    let ran = cluster.ok(&["up"]).says(&["planting it again"]);
+    let ran = cluster.ok(&["up"]).says(&["the hosts do not accept the key of this state directory: adding it"]);
     eprintln!("new login keys: {:.1} s", ran.took.as_secs_f64());
     let order = one_at_a_time(cluster);
     assert_eq!(order.iter().map(String::as_str).collect::<BTreeSet<_>>(), SEVEN.into());
