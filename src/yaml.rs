@@ -255,7 +255,10 @@ fn number(text: &str) -> Option<std::result::Result<Number, &'static str>> {
         if bare.len() > 1 && first == b'0' {
             return if bare.bytes().all(|b| b < b'8') { whole(8, &bare) } else { None };
         }
-        if bare.len() > 18 && !negative && let Ok(n) = bare.parse::<u64>() {
+        if bare.len() > 18
+            && !negative
+            && let Ok(n) = bare.parse::<u64>()
+        {
             return Some(Ok(n.into()));
         }
         return whole(10, &bare);
@@ -282,7 +285,8 @@ fn float(digits: &str) -> Option<f64> {
     };
     let (whole, part) = mantissa.split_once('.')?;
     let digits_of = |s: &str| s.bytes().all(|b| b.is_ascii_digit() || b == b'_');
-    let begins = if whole.is_empty() { part.starts_with(|c: char| c.is_ascii_digit()) } else { whole.starts_with(|c: char| c.is_ascii_digit()) };
+    let begins =
+        if whole.is_empty() { part.starts_with(|c: char| c.is_ascii_digit()) } else { whole.starts_with(|c: char| c.is_ascii_digit()) };
     if !begins || !digits_of(whole) || !digits_of(part) || exponent.is_some_and(|e| e.len() > 4) {
         return None;
     }

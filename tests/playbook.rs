@@ -218,11 +218,14 @@ fn told(cases: &[(&str, &str)]) -> String {
             .file("templates/type.conf", "a\nb {{ inventory_hostname | pad(width=2) }}\n")
             .file("templates/binary.conf", [0xff, 0xfe])
             .told();
-        let shown: String = if all.starts_with("error") { all } else { all
-            .lines()
-            .filter(|l| l.starts_with("      |") || l.starts_with("error"))
-            .map(|l| format!("{}\n", l.trim_start_matches("      | ")))
-            .collect() };
+        let shown: String = if all.starts_with("error") {
+            all
+        } else {
+            all.lines()
+                .filter(|l| l.starts_with("      |") || l.starts_with("error"))
+                .map(|l| format!("{}\n", l.trim_start_matches("      | ")))
+                .collect()
+        };
         let _ = writeln!(out, "## {name}\n{shown}");
     }
     out

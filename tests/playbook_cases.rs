@@ -78,7 +78,8 @@ impl Hosts {
     /// The agent of a host.
     fn agent(&self, host: &str) -> tokio::process::Command {
         let root = self.root(host);
-        let script = "set -e; mount --make-rprivate /; hostname \"$2\"; mount --bind \"$1/etc\" /etc; mount --bind \"$1/tmp\" /tmp; exec \"$3\"";
+        let script =
+            "set -e; mount --make-rprivate /; hostname \"$2\"; mount --bind \"$1/etc\" /etc; mount --bind \"$1/tmp\" /tmp; exec \"$3\"";
         let mut c = tokio::process::Command::new("unshare");
         c.args(["-m", "-u", "sh", "-c", script, "sh"]).arg(root).arg(host).arg(&self.agent);
         c.env("HOME", "/home/septet").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -119,7 +120,12 @@ impl server::Handler for Server {
         Ok(Auth::Accept)
     }
 
-    async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> std::result::Result<(), Self::Error> {
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> std::result::Result<(), Self::Error> {
         self.channels.insert(channel.id(), channel);
         reply.accept().await;
         Ok(())
@@ -274,7 +280,6 @@ fn everyday_playbooks_leave_what_ansible_leaves() {
     let mut wrong = String::new();
     let mut run = 0;
     for case in cases() {
-
         let Some(cluster) = Cluster::new(INVENTORY) else { return };
         let name = case.file_name().unwrap().to_str().unwrap().to_owned();
         let (mut got, mut told) = (String::new(), Vec::new());

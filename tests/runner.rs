@@ -354,8 +354,9 @@ impl Gate for FakeGate {
 #[test]
 fn a_rolling_play_over_several_roles_asks_each_roles_gate() {
     let gate = Arc::new(FakeGate::default());
-    let case = Case::playbook("- hosts: all\n  gather_facts: false\n  rolling: true\n  tasks:\n    - {name: t, copy: {content: a, dest: /a}}\n")
-        .options(|o| o.check = false);
+    let case =
+        Case::playbook("- hosts: all\n  gather_facts: false\n  rolling: true\n  tasks:\n    - {name: t, copy: {content: a, dest: /a}}\n")
+            .options(|o| o.check = false);
     let (events, ended) = case.run_under(gate.clone());
     let asked = gate.0.lock().unwrap().clone();
     assert_eq!(

@@ -121,7 +121,10 @@ pub fn vars(a: &ApacheSettings, inventory: &Inventory, uuid: Option<&str>) -> Va
         }
         Metadata::Kraft => {
             put("coordinator_command", json!(start("kafka-server", "server.properties")));
-            put("coordinator_files", json!(["{{ septet.config_dir }}/server.properties", "{{ septet.config_dir }}/{{ septet.log_config }}"]));
+            put(
+                "coordinator_files",
+                json!(["{{ septet.config_dir }}/server.properties", "{{ septet.config_dir }}/{{ septet.log_config }}"]),
+            );
             put("kraft_cluster_id", json!(uuid.map_or_else(|| "(not known yet)".into(), cluster_id)));
         }
     }

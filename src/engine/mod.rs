@@ -73,7 +73,10 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
             put("ensemble_secret_file", json!(ENSEMBLE_SECRET));
             put("coordinator_command", json!("{{ septet.program_dir }}/septet-coordinator {{ septet.config_dir }}/zoo.cfg"));
             put("broker_command", json!("{{ septet.program_dir }}/septet-broker {{ septet.config_dir }}/server.properties"));
-            put("coordinator_files", json!(["{{ septet.program_dir }}/septet-coordinator", "{{ septet.config_dir }}/zoo.cfg", ENSEMBLE_SECRET]));
+            put(
+                "coordinator_files",
+                json!(["{{ septet.program_dir }}/septet-coordinator", "{{ septet.config_dir }}/zoo.cfg", ENSEMBLE_SECRET]),
+            );
             put("broker_files", json!(["{{ septet.program_dir }}/septet-broker", "{{ septet.config_dir }}/server.properties"]));
             // Until replication is there, the bundled broker refuses more.
             put("default_replication_factor", json!(1));

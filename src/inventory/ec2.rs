@@ -143,7 +143,9 @@ fn instance_types(n: Option<&Node>) -> Result<BTreeMap<Role, Vec<String>>> {
     let list = |n: &Node| -> Result<Vec<String>> {
         let all: Vec<String> = n.list().into_iter().map(|n| checked(n, "instance type", is_type)).collect::<Result<_>>()?;
         if all.is_empty() || all.len() > 10 {
-            return Err(n.error("expected an instance type, or a list of up to 10: the first is wanted, the others are taken where there is no room for it"));
+            return Err(n.error(
+                "expected an instance type, or a list of up to 10: the first is wanted, the others are taken where there is no room for it",
+            ));
         }
         Ok(all)
     };

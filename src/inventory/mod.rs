@@ -174,8 +174,7 @@ pub struct Inventory {
 pub const BUILT_IN: &str = include_str!("../../inventories/local.yml");
 
 /// What an inventory begins with.
-const NO_CLUSTER: &str =
-    "an inventory of Septet's begins with `cluster: NAME` and `prefix: NAME`; hosts follow from `groups: {brokers: {count: 3}}`, their variables are below `vars:`; `septet init` writes one";
+const NO_CLUSTER: &str = "an inventory of Septet's begins with `cluster: NAME` and `prefix: NAME`; hosts follow from `groups: {brokers: {count: 3}}`, their variables are below `vars:`; `septet init` writes one";
 
 /// An error about a file that is Ansible's, in the form of an INI file.
 fn not_ini(path: &Path, e: Error) -> Error {

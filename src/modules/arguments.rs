@@ -158,12 +158,16 @@ impl<'a> Arguments<'a> {
         let Some(v) = self.take("mode") else {
             return Ok((None, None));
         };
-        let bad = |this: &Self, why: String| this.error_at("mode", format!("`mode`: {why}")).hint("write it in quotes, as \"0644\" or \"u=rw,g=r,o=\"");
+        let bad = |this: &Self, why: String| {
+            this.error_at("mode", format!("`mode`: {why}")).hint("write it in quotes, as \"0644\" or \"u=rw,g=r,o=\"")
+        };
         match v {
-            Value::String(s) if s.bytes().all(|b| b.is_ascii_digit() || b == b'o') => match u32::from_str_radix(s.trim_start_matches("0o"), 8) {
-                Ok(m) if m <= 0o7777 && !s.is_empty() => Ok((Some(m), None)),
-                _ => Err(bad(self, format!("`{s}` is not octal"))),
-            },
+            Value::String(s) if s.bytes().all(|b| b.is_ascii_digit() || b == b'o') => {
+                match u32::from_str_radix(s.trim_start_matches("0o"), 8) {
+                    Ok(m) if m <= 0o7777 && !s.is_empty() => Ok((Some(m), None)),
+                    _ => Err(bad(self, format!("`{s}` is not octal"))),
+                }
+            }
             Value::String(s) => match ModeChange::parse(&s) {
                 Ok(change) => Ok((None, Some(change))),
                 Err(why) => Err(bad(self, format!("`{s}`: {why}"))),

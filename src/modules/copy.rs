@@ -65,7 +65,9 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
         (Some(src), None) => {
             let is_directory = |d: &std::path::PathBuf| d.join("files").join(&src).is_dir() || d.join(&src).is_dir();
             if src.ends_with('/') || c.dirs.iter().chain([&c.project.root]).any(is_directory) {
-                return Err(a.error(format!("`{src}` is a directory")).hint("copy its files one by one with `loop`, or an archive with `unarchive`"));
+                return Err(a
+                    .error(format!("`{src}` is a directory"))
+                    .hint("copy its files one by one with `loop`, or an archive with `unarchive`"));
             }
             let found = c.project.find_from(c.dirs, "files", Path::new(&src), None);
             let found = found.map_err(|e| a.error(e.message).hint(e.hint.unwrap_or_default()))?;
@@ -73,7 +75,9 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
         }
         (None, Some(Value::String(text))) => with_bytes(a, dest, text.into_bytes(), None),
         // As in Ansible: lists and maps become JSON.
-        (None, Some(list @ (Value::Array(_) | Value::Object(_)))) => with_bytes(a, dest, crate::template::json_text(&list).into_bytes(), None),
+        (None, Some(list @ (Value::Array(_) | Value::Object(_)))) => {
+            with_bytes(a, dest, crate::template::json_text(&list).into_bytes(), None)
+        }
         (None, Some(other)) => with_bytes(a, dest, crate::template::text_of(&other).into_bytes(), None),
     }
 }

@@ -12,8 +12,13 @@ use crate::{
 
 /// Settings of the language that are Ansible's and not supported.
 const LEFT_OUT: &[&str] = &[
-    "block_start_string", "block_end_string", "variable_start_string", "variable_end_string", "comment_start_string",
-    "comment_end_string", "output_encoding",
+    "block_start_string",
+    "block_end_string",
+    "variable_start_string",
+    "variable_end_string",
+    "comment_start_string",
+    "comment_end_string",
+    "output_encoding",
 ];
 
 /// Prepares it.

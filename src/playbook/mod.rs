@@ -1,11 +1,11 @@
 //! Playbooks: parsed with places, run by one worker per host, told as events.
 
 pub mod events;
+mod keywords;
 pub mod model;
 pub mod parse;
 pub mod project;
 pub mod runner;
-mod keywords;
 mod worker;
 
 pub use events::{Event, TaskStatus};

@@ -132,7 +132,11 @@ impl Project {
         let places: Vec<String> = dirs.iter().map(|d| d.join(kind).display().to_string()).collect();
         found.map_err(|e| match places.is_empty() || e.hint.is_none() {
             true => e,
-            false => e.hint(format!("searched {}, {} and its {kind}/, and the files that ship with septet", places.join(", "), self.root.display())),
+            false => e.hint(format!(
+                "searched {}, {} and its {kind}/, and the files that ship with septet",
+                places.join(", "),
+                self.root.display()
+            )),
         })
     }
 

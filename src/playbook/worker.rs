@@ -346,13 +346,11 @@ impl<'a> Worker<'a> {
                 Work::Include { file, node } => {
                     self.include(task, file, node, handlers, depth).await?;
                 }
-                Work::FlushHandlers => {
-                    match holds(&self.renderer_for(task), &task.when) {
-                        Ok(true) if !handlers => Box::pin(self.handlers()).await?,
-                        Ok(_) => {}
-                        Err(e) => return Err(self.broken(task, e, false)),
-                    }
-                }
+                Work::FlushHandlers => match holds(&self.renderer_for(task), &task.when) {
+                    Ok(true) if !handlers => Box::pin(self.handlers()).await?,
+                    Ok(_) => {}
+                    Err(e) => return Err(self.broken(task, e, false)),
+                },
                 _ => self.begin(task, handlers).await?,
             }
         }
@@ -809,9 +807,7 @@ fn items_of(value: Value, kind: LoopKind) -> Result<Vec<Value>, String> {
         (LoopKind::Items, one) => Ok(vec![one]),
         (LoopKind::Dict, Value::Object(o)) => Ok(o.into_iter().map(|(k, v)| json!({ "key": k, "value": v })).collect()),
         (LoopKind::Dict, _) => Err("`with_dict` needs a mapping".into()),
-        (LoopKind::Indexed, value) => {
-            Ok(items_of(value, LoopKind::Items)?.into_iter().enumerate().map(|(i, v)| json!([i, v])).collect())
-        }
+        (LoopKind::Indexed, value) => Ok(items_of(value, LoopKind::Items)?.into_iter().enumerate().map(|(i, v)| json!([i, v])).collect()),
     }
 }
 

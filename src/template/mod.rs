@@ -127,15 +127,13 @@ impl Renderer {
         let mut env = jinja::environment().clone();
         if let Some(read) = self.scope.read.clone() {
             env.set_loader(move |wanted| match read("templates", wanted) {
-                Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| {
-                    minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, format!("{wanted} is not UTF-8"))
-                }),
+                Ok(bytes) => String::from_utf8(bytes)
+                    .map(Some)
+                    .map_err(|_| minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, format!("{wanted} is not UTF-8"))),
                 Err(_) => Ok(None),
             });
         }
-        jinja::render(&env, &self.scope, name, &text, whitespace)
-            .map(|r| r.text)
-            .map_err(|e| because(jinja::explain(&e, name, &text, 0)))
+        jinja::render(&env, &self.scope, name, &text, whitespace).map(|r| r.text).map_err(|e| because(jinja::explain(&e, name, &text, 0)))
     }
 
     /// Tera wants all values before it begins; one that cannot be rendered stays undefined, and its own error is shown where
@@ -189,9 +187,7 @@ impl Renderer {
                 let rendered = self.template("value", s)?;
                 match rendered.native {
                     Some(v) if jinja::is_omit(&v) => return Ok(None),
-                    Some(v) if v.as_str().is_none() => {
-                        jinja::to_json(&v).map_err(|e| because(jinja::explain(&e, "value", s, 0)))?
-                    }
+                    Some(v) if v.as_str().is_none() => jinja::to_json(&v).map_err(|e| because(jinja::explain(&e, "value", s, 0)))?,
                     // A template that writes nothing has no value.
                     None if rendered.text.is_empty() && rendered.wrote == 0 => Value::Null,
                     _ => rendered.text.into(),

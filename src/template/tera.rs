@@ -152,7 +152,8 @@ fn explain(e: &tera::Error, name: &str, text: &str) -> Error {
     let place = Place { file: name.into(), line, column, text: line_text };
     let error = Error::invalid(format!("template: {message}")).at(place);
     if message.contains("expected identifier") {
-        return error.hint("this template is Tera, where arguments have names: `default(value=1)`; a template that ends in `.j2` is Jinja2");
+        return error
+            .hint("this template is Tera, where arguments have names: `default(value=1)`; a template that ends in `.j2` is Jinja2");
     }
     error
 }

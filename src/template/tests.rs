@@ -9,7 +9,9 @@ fn renderer(vars: Value) -> Renderer {
 
 #[test]
 fn values_keep_their_types_and_variables_refer_to_others() {
-    let r = renderer(json!({"n": 3, "l": [1, 2], "a": "{{ b }}!", "b": "{{ n }}", "bad": "{{ nope }}", "m": {"x": "{{ n }}", "y": "{{ nope }}"}}));
+    let r = renderer(
+        json!({"n": 3, "l": [1, 2], "a": "{{ b }}!", "b": "{{ n }}", "bad": "{{ nope }}", "m": {"x": "{{ n }}", "y": "{{ nope }}"}}),
+    );
     assert_eq!(r.value(&json!("{{ n }}")).unwrap(), json!(3));
     assert_eq!(r.value(&json!({"x": ["{{ l }}", "n={{ n }}"]})).unwrap(), json!({"x": [[1, 2], "n=3"]}));
     assert_eq!(r.value(&json!("{{ a }}")).unwrap(), json!("3!"));

@@ -128,10 +128,7 @@ fn another_version(cluster: &Cluster, servers: &str, old: &Archive, new: &Archiv
     cluster.edit(&old.settings(), &new.settings());
     // A restart for each broker, and nothing else that would go.
     let plan = cluster.run(&["plan", "--exit-code"]).code(4).shows(&["/opt/kafka_2.13-4.1.1"]);
-    for host in &FOUR[1..] {
-        let name = cluster.host(host);
-        assert!(plan.out.lines().any(|l| l.contains(&name) && l.contains("Broker")), "no restart of {name}: {}", plan.show());
-    }
+    assert!(plan.out.contains("Broker  would change on 3 hosts (kafka01-03)"), "{}", plan.show());
     nothing_touched(&before, cluster);
 
     // One host has no room for it: the old one runs on, and nothing of the new one is left.

@@ -13,8 +13,8 @@ use std::{
 };
 
 use nix::{sys::signal::Signal, unistd::Pid};
-use serde_json::json;
 use septet_agent_protocol::{Action, Outcome, Status};
+use serde_json::json;
 
 use crate::atomic::FileError;
 
@@ -148,7 +148,8 @@ pub fn run(mut command: Command, stdin: Option<&str>, timeout_s: u64) -> Result<
 /// Lines as Python's `splitlines` has them: a carriage return ends one, too.
 fn lines_of(text: &str) -> Vec<String> {
     let text = text.replace("\r\n", "\n");
-    let mut lines: Vec<String> = text.split(['\n', '\r', '\x0b', '\x0c', '\x1c', '\x1d', '\x1e', '\u{85}', '\u{2028}', '\u{2029}']).map(str::to_owned).collect();
+    let mut lines: Vec<String> =
+        text.split(['\n', '\r', '\x0b', '\x0c', '\x1c', '\x1d', '\x1e', '\u{85}', '\u{2028}', '\u{2029}']).map(str::to_owned).collect();
     if lines.last().is_some_and(String::is_empty) {
         lines.pop();
     }

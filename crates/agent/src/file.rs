@@ -274,7 +274,9 @@ pub fn stat(path: &str, follow: bool, sha256: Option<bool>) -> Result<Outcome, F
         if let Ok(Some(g)) = nix::unistd::Group::from_gid(m.gid().into()) {
             stat.insert("gr_name".into(), g.name.into());
         }
-        if m.is_symlink() && let Ok(target) = found.target() {
+        if m.is_symlink()
+            && let Ok(target) = found.target()
+        {
             stat.insert("lnk_target".into(), target.to_string_lossy().into());
             let source = std::fs::canonicalize(&place).map_or_else(|_| target.to_string_lossy().into_owned(), |s| s.display().to_string());
             stat.insert("lnk_source".into(), source.into());

@@ -73,7 +73,7 @@ fn a_path_is_brought_to_its_state_once() {
         symlink("real", d.path("p")).unwrap();
     };
     let gone: Holds = |d| !d.path("p").is_symlink() && !d.path("p").exists();
-    use FileState::{Absent, Directory, File, Exists};
+    use FileState::{Absent, Directory, Exists, File};
     // (name, before, action on "p", whether it changes, what holds afterwards)
     let cases: Vec<(&str, Prepare, Ask, bool, Holds)> = vec![
         ("directory, new", nothing, |p| file(p, Directory), true, |d| d.path("p").is_dir()),
@@ -190,7 +190,7 @@ fn recurse_sets_attributes_on_all_that_is_inside_but_behind_no_link() {
 
 #[test]
 fn what_is_in_the_way_is_refused_and_stays() {
-    use FileState::{Absent, Directory, File, Link, Exists};
+    use FileState::{Absent, Directory, Exists, File, Link};
     let (mut agent, dir) = (Agent::start(), Dir::new());
     dir.write("f", "x");
     fs::create_dir(dir.path("d")).unwrap();
@@ -302,7 +302,14 @@ fn symbolic_modes_start_from_what_is_there() {
         dir.chmod("f", from);
         let mode_change = Some(septet_agent_protocol::ModeChange::parse(change).unwrap());
         let attributes = Attributes { mode_change, ..Attributes::default() };
-        let action = |attributes| Action::File { path: text(dir.path("f")), state: FileState::Any, src: None, attributes, recurse: false, follow: None };
+        let action = |attributes| Action::File {
+            path: text(dir.path("f")),
+            state: FileState::Any,
+            src: None,
+            attributes,
+            recurse: false,
+            follow: None,
+        };
         assert_eq!(agent.act(action(attributes.clone())).status, Status::Changed, "{change}");
         assert_eq!(bits(), to, "{change}");
         assert_eq!(agent.act(action(attributes)).status, Status::Ok, "{change}");

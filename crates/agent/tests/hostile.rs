@@ -447,7 +447,8 @@ fn attributes_of_a_tree_never_reach_what_is_exchanged_into_it() {
     symlink("../../etc", dir.path("data/tree/link")).unwrap();
     let swapping = Swapping::start(dir.path("data/tree/d"), dir.path("data/tree/link"));
     for n in 0..RACES as u32 {
-        let attributes = Attributes { owner: Some((SERVICE + n % 2).to_string()), group: None, mode: Some(0o700 + n % 2), mode_change: None };
+        let attributes =
+            Attributes { owner: Some((SERVICE + n % 2).to_string()), group: None, mode: Some(0o700 + n % 2), mode_change: None };
         let path = text(dir.path("data/tree"));
         agent.act(Action::File { path, state: FileState::Directory, src: None, attributes, recurse: true, follow: None });
     }

@@ -14,8 +14,24 @@ use crate::{
 
 /// Modules whose arguments can be judged without the host's variables.
 const PLAIN: &[&str] = &[
-    "blockinfile", "command", "copy", "fail", "file", "group", "hostname", "lineinfile", "package", "service", "shell", "slurp", "stat",
-    "systemd", "systemd_service", "timezone", "user", "wait_for",
+    "blockinfile",
+    "command",
+    "copy",
+    "fail",
+    "file",
+    "group",
+    "hostname",
+    "lineinfile",
+    "package",
+    "service",
+    "shell",
+    "slurp",
+    "stat",
+    "systemd",
+    "systemd_service",
+    "timezone",
+    "user",
+    "wait_for",
 ];
 
 impl Reader<'_> {

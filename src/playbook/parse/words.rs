@@ -95,7 +95,10 @@ mod tests {
     #[test]
     fn options_in_the_text_are_not_words_of_the_command() {
         let (text, options) = free_text("echo made >> made.txt chdir=/tmp/case creates='/tmp/a b'");
-        assert_eq!((text.as_str(), options), ("echo made >> made.txt", vec![("chdir", "/tmp/case".to_owned()), ("creates", "/tmp/a b".to_owned())]));
+        assert_eq!(
+            (text.as_str(), options),
+            ("echo made >> made.txt", vec![("chdir", "/tmp/case".to_owned()), ("creates", "/tmp/a b".to_owned())])
+        );
         for plain in ["A=1 make  x=y", "echo 'chdir=/x'  y", "a {{ b if creates == 'x' }} c"] {
             assert_eq!(free_text(plain), (plain.to_owned(), vec![]));
         }

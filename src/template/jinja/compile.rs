@@ -20,11 +20,8 @@ const FIRST: &str = "septet first";
 const NO_LOCAL: u8 = !0;
 
 fn config(ws: Whitespace) -> Result<TemplateConfig, Error> {
-    let syntax_config = SyntaxConfig::builder()
-        .trim_blocks(ws.trim_blocks)
-        .lstrip_blocks(ws.lstrip_blocks)
-        .keep_trailing_newline(false)
-        .build()?;
+    let syntax_config =
+        SyntaxConfig::builder().trim_blocks(ws.trim_blocks).lstrip_blocks(ws.lstrip_blocks).keep_trailing_newline(false).build()?;
     Ok(TemplateConfig { syntax_config, default_auto_escape: Arc::new(|_| AutoEscape::None) })
 }
 

@@ -20,13 +20,13 @@ use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, machinery};
 use serde_json::Value as Json;
 
 pub use self::compile::Problem;
-pub use self::{
-    python::{json_line, text as python_text},
-    scope::{Hosts, Scope},
-};
 pub(super) use self::{
     python::is_omit,
     scope::{forget_undefined, undefined_within},
+};
+pub use self::{
+    python::{json_line, text as python_text},
+    scope::{Hosts, Scope},
 };
 use crate::error::{Error, Place, Result};
 

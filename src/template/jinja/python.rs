@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 
-use minijinja::{
-    Error, ErrorKind, Value,
-    value::ValueKind,
-};
+use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 use serde_json::{Map, Number, Value as Json};
 
 use super::scope::Omit;
@@ -363,7 +360,8 @@ fn yaml_string(s: &str, indent: usize) -> String {
         return format!("'{body}'");
     }
     let first_bad = |c: char| "-?:,[]{}#&*!|>'\"%@`".contains(c);
-    let begins_badly = s.starts_with(|c: char| first_bad(c)) && !(s.starts_with(['-', '?', ':']) && s.chars().nth(1).is_some_and(|c| !c.is_whitespace() && s != "---"));
+    let begins_badly = s.starts_with(|c: char| first_bad(c))
+        && !(s.starts_with(['-', '?', ':']) && s.chars().nth(1).is_some_and(|c| !c.is_whitespace() && s != "---"));
     let quoted = s.is_empty()
         || crate::yaml::is_not_text(s)
         || begins_badly

@@ -128,7 +128,10 @@ pub(super) fn render_text(scope: &Arc<Scope>, name: &str, text: &str) -> Value {
     }
     let depth = DEPTH.get();
     if depth >= MAX_INDIRECTIONS {
-        return Value::from(Error::new(ErrorKind::InvalidOperation, format!("`{name}` refers to itself, directly or through other variables")));
+        return Value::from(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("`{name}` refers to itself, directly or through other variables"),
+        ));
     }
     DEPTH.set(depth + 1);
     let source = playbook_text(text);

@@ -1,10 +1,7 @@
 //! Filters between values and their written forms: JSON, YAML, Base64, addresses of pages.
 
 use base64::Engine as _;
-use minijinja::{
-    Environment, Error, Value,
-    value::Kwargs,
-};
+use minijinja::{Environment, Error, Value, value::Kwargs};
 
 use super::{
     super::{
@@ -55,7 +52,8 @@ fn from_json(value: &Value) -> Result<Value, Error> {
 
 fn from_yaml(value: &Value) -> Result<Value, Error> {
     let Some(text) = value.as_str() else { return Ok(value.clone()) };
-    let node = crate::yaml::parse(std::path::Path::new("from_yaml"), text.to_owned()).map_err(|e| bad(format!("`from_yaml`: {}", e.message)))?;
+    let node =
+        crate::yaml::parse(std::path::Path::new("from_yaml"), text.to_owned()).map_err(|e| bad(format!("`from_yaml`: {}", e.message)))?;
     Ok(value_of(&node.value()))
 }
 

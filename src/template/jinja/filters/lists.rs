@@ -221,7 +221,11 @@ fn extract(key: &Value, container: &Value, more: Option<Value>) -> Result<Value,
 fn subelements(value: &Value, path: &Value, kw: Kwargs) -> Result<Vec<Value>, Error> {
     let skip = kw.get::<Option<bool>>("skip_missing")?.unwrap_or(false);
     kw.assert_all_used()?;
-    let all = if value.kind() == ValueKind::Map { map_of(value, "subelements")?.into_iter().map(|(_, v)| v).collect() } else { items(value, "subelements")? };
+    let all = if value.kind() == ValueKind::Map {
+        map_of(value, "subelements")?.into_iter().map(|(_, v)| v).collect()
+    } else {
+        items(value, "subelements")?
+    };
     let path: Vec<String> = match path.as_str() {
         Some(p) => p.split('.').map(str::to_owned).collect(),
         None => items(path, "subelements")?.iter().map(ToString::to_string).collect(),

@@ -28,7 +28,8 @@ impl Flags {
 pub(in crate::template::jinja) fn compile(pattern: &str, flags: Flags) -> Result<Regex, Error> {
     // `\Z` of Python is `\z` here.
     let source = pattern.replace("\\Z", "\\z");
-    let built = RegexBuilder::new(&source).case_insensitive(flags.ignorecase).multi_line(flags.multiline).size_limit(4 * 1024 * 1024).build();
+    let built =
+        RegexBuilder::new(&source).case_insensitive(flags.ignorecase).multi_line(flags.multiline).size_limit(4 * 1024 * 1024).build();
     built.map_err(|e| {
         let last = e.to_string();
         bad(format!("the regular expression `{pattern}` is not supported: {}", last.lines().last().unwrap_or_default().trim()))
@@ -143,7 +144,12 @@ fn regex_findall(value: &Value, pattern: &str, kw: Kwargs) -> Result<Vec<Value>,
 }
 
 fn regex_escape(value: &Value) -> Result<String, Error> {
-    Ok(text(value)?.chars().map(|c| if c.is_alphanumeric() || c == '_' || !c.is_ascii() || "!\"%',/:;<=>@`".contains(c) { c.to_string() } else { format!("\\{c}") }).collect())
+    Ok(text(value)?
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || c == '_' || !c.is_ascii() || "!\"%',/:;<=>@`".contains(c) { c.to_string() } else { format!("\\{c}") }
+        })
+        .collect())
 }
 
 pub(super) fn add(env: &mut Environment<'static>) {
