@@ -70,10 +70,11 @@ pub async fn down(
             found if found.is_empty() && only.is_none() => unlisted(cluster).await?.into_iter().collect(),
             found => found,
         };
-        let mut all = Vec::new();
+        let mut listed = Vec::new();
         for uuid in &uuids {
-            all.extend(provider.list(*uuid).await?.into_iter().filter(|r| !(keep_data && r.data)));
+            listed.push((*uuid, provider.list(*uuid).await?));
         }
+        let all: Vec<Resource> = listed.iter().flat_map(|(_, l)| l).filter(|r| !(keep_data && r.data)).cloned().collect();
         if all.is_empty() {
             return Ok(Vec::new());
         }
@@ -81,8 +82,8 @@ pub async fn down(
             return Err(Error::failed("not confirmed: that is not the cluster's name; nothing was removed"));
         }
         let mut out = Vec::new();
-        for uuid in &uuids {
-            out.extend(remove_all(provider, name, *uuid, keep_data, &cluster.interrupted).await?);
+        for (uuid, listed) in listed {
+            out.extend(remove_all(provider, name, uuid, listed, keep_data, &cluster.interrupted).await?);
         }
         Ok(out)
     })
@@ -144,7 +145,7 @@ pub async fn down_expired(
         of_it.cluster = one.cluster.clone();
         let provider = provider::open(&of_it)?;
         stop::check(interrupted)?;
-        let removal = remove_all(&*provider, &one.cluster, one.uuid, false, interrupted);
+        let removal = async { remove_all(&*provider, &one.cluster, one.uuid, provider.list(one.uuid).await?, false, interrupted).await };
         receipts.extend(locked(&one.cluster, &*provider, removal).await?);
     }
     Ok(receipts)
@@ -154,11 +155,12 @@ async fn remove_all(
     provider: &dyn Provider,
     name: &ClusterName,
     uuid: ClusterId,
+    listed: Vec<Resource>,
     keep_data: bool,
     interrupted: &AtomicBool,
 ) -> Result<Option<Removed>> {
     let began_at = now_s();
-    let (kept, all): (Vec<Resource>, Vec<Resource>) = provider.list(uuid).await?.into_iter().partition(|r| keep_data && r.data);
+    let (kept, all): (Vec<Resource>, Vec<Resource>) = listed.into_iter().partition(|r| keep_data && r.data);
     if all.is_empty() {
         return Ok(None);
     }
@@ -293,7 +295,8 @@ mod tests {
             let left = vec![thing("volume", "v"), thing("network", "n"), thing("container", "a"), thing("container", "b")];
             let provider = Things { left: Mutex::new(left), removed: Mutex::default(), interrupted: &interrupted, at };
             let name = "c".parse().unwrap();
-            let e = remove_all(&provider, &name, ClusterId::random(), false, &interrupted).await.unwrap_err();
+            let listed = provider.list(ClusterId::random()).await.unwrap();
+            let e = remove_all(&provider, &name, ClusterId::random(), listed, false, &interrupted).await.unwrap_err();
             assert_eq!(e.kind, Kind::Interrupted, "{e:?}");
             assert_eq!(*provider.removed.lock().unwrap(), removed);
         }

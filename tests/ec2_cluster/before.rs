@@ -153,7 +153,7 @@ fn network(cloud: &Cloud) -> (String, String) {
 #[test]
 fn what_the_account_refuses() {
     let Some(cloud) = Cloud::new("what_the_account_refuses") else { return };
-    let cluster = Cluster::new(&cloud, "no");
+    let cluster = Cluster::new(&cloud, "none");
     let before = cloud.state();
     let refused = |says: &[&str]| {
         let ran = cluster.run(&["up"]).code(1).says(says).says(&["hint:"]);
