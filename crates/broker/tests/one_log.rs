@@ -34,7 +34,7 @@ async fn leadership_comes_and_goes_and_the_log_stays() {
     let (config, _) = Config::parse(Path::new("server.properties"), &text, "host").unwrap();
     let broker = Broker::open(config).unwrap();
     broker.take(image(1, 0)).await;
-    // A request that has found its partition, and gets no further for now.
+    // A request that has found its partition, and waits there.
     let under_way = broker.led("t", 0).unwrap();
     assert_eq!(under_way.partition.append(&GOLDEN).unwrap().base_offset, 0);
     broker.take(image(-1, 1)).await;

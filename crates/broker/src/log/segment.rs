@@ -271,7 +271,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Nothing more comes, for now: the time index tells of the latest record.
+    /// Completes the time index with the latest record, when the segment is rolled or the log is closed.
     pub fn close(&mut self) -> Result<(), LogError> {
         self.note_time()
     }
