@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Largest batch that a walk believes in, in bytes.
-const MAX_BATCH_BYTES: usize = 1 << 30;
+pub const MAX_BATCH_BYTES: usize = 1 << 30;
 
 /// How much of a segment is believed when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,29 @@ impl Segment {
             this.cut(trust, length)?;
         }
         Ok((this, cut))
+    }
+
+    /// Cuts off the batch that holds an offset, and all that follows. Says whether a reader still holds a part of the file.
+    pub fn truncate_to(&mut self, offset: i64) -> Result<bool, LogError> {
+        let position = self.position_of(offset)?;
+        let head = if position < self.size { self.head_at(position)? } else { None };
+        let end = head.map_or(offset, |h| h.base_offset.min(offset)).max(self.base);
+        (self.size, self.next_offset, self.since_entry) = (0, self.base, 0);
+        (self.max_timestamp, self.max_timestamp_offset, self.last_time_entry) = (-1, self.base, -1);
+        // The indexes first: they may lack entries, but not name what is not there.
+        self.restore(Trust::Below(end), position)?;
+        while self.size < position {
+            let Some(head) = self.head_at(self.size)? else { break };
+            self.note(&head, self.size)?;
+            self.size += head.size as u32;
+        }
+        self.next_offset = end;
+        if position == 0 {
+            (self.first_timestamp, self.created) = (None, now_ms());
+        }
+        let cut = self.log.file().and_then(|f| f.set_len(position.into()).and_then(|()| f.sync_all()));
+        cut.map_err(at(&self.path))?;
+        Ok(Arc::strong_count(&self.log) > 1)
     }
 
     fn cut(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
