@@ -232,7 +232,8 @@ fn a_sync_that_began_before_a_truncation_says_nothing_about_what_follows() {
     log.append_as_follower(&golden(12, 7)).unwrap();
     log.synced(unsynced.sync().unwrap());
     assert!(log.recovery_point() <= 12);
-    log.synced(log.unsynced().unwrap().sync().unwrap());
+    let synced = log.unsynced().unwrap().sync().unwrap();
+    log.synced(synced);
     assert_eq!(log.recovery_point(), 15);
 }
 

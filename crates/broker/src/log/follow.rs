@@ -134,6 +134,11 @@ impl Log {
             *self.active() = self.new_segment(end)?;
             drop(Gone(gone));
         }
+        self.remove_snapshots(|offset| offset > end)?;
+        // Cutting does not bring producers that expired back.
+        if !self.producers.is_empty() {
+            self.reload_producers()?;
+        }
         sync_dir(&self.dir)?;
         Ok(true)
     }
@@ -158,6 +163,8 @@ impl Log {
         }
         self.epochs.clear();
         self.epochs.write()?;
+        self.producers.clear();
+        self.remove_snapshots(|_| true)?;
         let new = self.new_segment(offset)?;
         self.segments = vec![new];
         self.start = offset;
@@ -202,5 +209,6 @@ fn retire(segment: &Segment) -> Result<Vec<std::sync::Arc<super::Slot>>, LogErro
         slot.rename(Path::new(&to)).map_err(at(&path))?;
         gone.push(slot.clone());
     }
+    segment.remove_aborted()?;
     Ok(gone)
 }

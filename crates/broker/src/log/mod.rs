@@ -10,12 +10,17 @@ mod files;
 mod follow;
 mod index;
 mod owned;
+mod producers;
 mod retention;
+mod scan;
 mod segment;
 mod slice;
+mod snapshots;
 mod sync;
+mod transactions;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,11 +35,14 @@ pub use files::Files;
 use files::Slot;
 pub use follow::AppendedAsFollower;
 use owned::Owned;
+use producers::Producers;
+pub use producers::{Duplicate, Producer, ProducerQuota, Remembered};
 pub use retention::{Gone, Retention};
 use segment::{Segment, Trust};
 pub use segment::{locate, now_ms};
 pub use slice::Slice;
 pub use sync::{Synced, Unsynced};
+pub use transactions::Aborted;
 
 /// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +110,9 @@ pub struct Log {
     /// how often records were cut off at the end
     truncations: u64,
     epochs: Epochs,
+    producers: Producers,
+    /// offsets of the producer snapshots in the directory
+    snapshots: BTreeSet<i64>,
     owned: Owned,
 }
 
@@ -184,6 +195,8 @@ impl Log {
             unsynced_bytes: 0,
             truncations: 0,
             epochs,
+            producers: Producers::default(),
+            snapshots: BTreeSet::new(),
             owned,
         };
         let end = this.end_offset();
@@ -193,6 +206,7 @@ impl Log {
         if this.epochs.list() != before {
             this.epochs.write()?;
         }
+        this.load_producers(recovery.clean)?;
         Ok(this)
     }
 
@@ -204,7 +218,7 @@ impl Log {
     /// Gives the directory another name. Readers that have begun still find the files.
     pub fn rename(&mut self, to: &Path) -> Result<(), LogError> {
         fs::rename(&self.dir, to).map_err(at(&self.dir))?;
-        self.segments.iter().flat_map(Segment::files).for_each(|slot| slot.moved(to));
+        self.segments.iter_mut().for_each(|s| s.moved(to));
         self.epochs.moved(to);
         self.dir = to.to_owned();
         to.parent().map_or(Ok(()), sync_dir)?;
@@ -298,12 +312,13 @@ impl Log {
         }
         self.active().append(bytes, head)?;
         self.unsynced_bytes += head.size as u64;
-        Ok(())
+        if head.producer_id >= 0 { self.note_producer(head, bytes) } else { Ok(()) }
     }
 
     /// Begins a new segment. The old one reaches the disk later: see [`Log::unsynced`].
     fn roll(&mut self, base: i64) -> Result<(), LogError> {
         self.active().close()?;
+        self.take_snapshot();
         self.begin(base)
     }
 

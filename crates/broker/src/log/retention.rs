@@ -108,7 +108,9 @@ impl Log {
                 slot.rename(Path::new(&to)).map_err(at(&path))?;
                 gone.push(slot.clone());
             }
+            segment.remove_aborted()?;
         }
+        self.remove_snapshots(|offset| offset < base)?;
         self.start = self.start.max(base);
         self.recovery_point = self.recovery_point.max(self.start);
         if self.epochs.truncate_to(self.start) {

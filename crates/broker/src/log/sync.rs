@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is below the recovery point is on the disk.
 
-use std::{io, sync::Arc};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use super::{Log, LogError, Slot, at};
 
@@ -10,6 +10,8 @@ use super::{Log, LogError, Slot, at};
 #[derive(Debug)]
 pub struct Unsynced {
     files: Vec<Arc<Slot>>,
+    /// indexes of aborted transactions, of which there are few
+    others: Vec<PathBuf>,
     synced: Synced,
 }
 
@@ -32,17 +34,31 @@ impl Unsynced {
                 done => done.map_err(at(&slot.path()))?,
             }
         }
+        for path in &self.others {
+            match fs::File::open(path).and_then(|f| f.sync_data()) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(at(path))?,
+            }
+        }
         Ok(self.synced)
     }
 }
 
 impl Log {
     /// What is not known to be on the disk.
-    pub fn unsynced(&self) -> Option<Unsynced> {
+    pub fn unsynced(&mut self) -> Option<Unsynced> {
         let end = self.end_offset();
-        let segments = self.segments.iter().filter(|s| s.next_offset() > self.recovery_point);
-        let files = || segments.flat_map(|s| s.files()).cloned().collect();
-        (end > self.recovery_point).then(|| Unsynced { files: files(), synced: Synced { end, truncations: self.truncations } })
+        if end > self.recovery_point {
+            // A start after a kill then reads what is behind the recovery point only.
+            self.take_snapshot();
+        }
+        if end <= self.recovery_point {
+            return None;
+        }
+        let segments = || self.segments.iter().filter(|s| s.next_offset() > self.recovery_point);
+        let others = segments().map(|s| s.aborted()).filter(|a| !a.entries().is_empty()).map(|a| a.path().clone()).collect();
+        let files = segments().flat_map(|s| s.files()).cloned().collect();
+        Some(Unsynced { files, others, synced: Synced { end, truncations: self.truncations } })
     }
 
     /// Bytes that may not be on the disk.
@@ -56,6 +72,9 @@ impl Log {
         if synced.truncations == self.truncations {
             self.recovery_point = self.recovery_point.max(synced.end.min(self.end_offset()));
             self.unsynced_bytes = 0;
+            if let Err(e) = self.prune_snapshots(self.recovery_point) {
+                tracing::warn!("{e}");
+            }
         }
     }
 
@@ -66,6 +85,7 @@ impl Log {
             let synced = unsynced.sync()?;
             self.synced(synced);
         }
-        Ok(())
+        self.take_snapshot();
+        self.prune_snapshots(self.end_offset())
     }
 }
