@@ -183,8 +183,9 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
                 let what = format!("{:?} version {version}", api.key);
                 ends(cluster, &what, &framed(&start));
                 ends(cluster, &what, &framed(&[&start[..], &[0x7f; 30]].concat()));
-                // (In Metadata 0 this is a null list, which is taken for all topics.)
-                if (api.key, version) != (ApiKey::Metadata, 0) {
+                // (In Metadata 0 this is a null list, which is taken for all topics; in InitProducerId 0 a producer without
+                // transactions.)
+                if ![(ApiKey::Metadata, 0), (ApiKey::InitProducerId, 0)].contains(&(api.key, version)) {
                     ends(cluster, &what, &framed(&[&start[..], &[0xff; 60]].concat()));
                 }
             }
