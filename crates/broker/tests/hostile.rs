@@ -21,8 +21,8 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, FetchResponse,
-        FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse,
-        OffsetForLeaderEpochResponse, ProduceResponse,
+        FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdResponse, ListOffsetsResponse, MetadataResponse,
+        OffsetCommitResponse, OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
     },
     protocol::Decodable,
 };
@@ -42,6 +42,7 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::CreateTopics => drop(CreateTopicsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteTopics => drop(DeleteTopicsResponse::decode(&mut b, version).unwrap()),
         ApiKey::OffsetForLeaderEpoch => drop(OffsetForLeaderEpochResponse::decode(&mut b, version).unwrap()),
+        ApiKey::InitProducerId => drop(InitProducerIdResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }
@@ -151,7 +152,7 @@ fn what_is_not_served_ends_the_connection(cluster: &Cluster) {
         (4, 0),
         (7, 0),
         (11, 5),
-        (22, 0),
+        (22, 5),
         (999, 0),
         (-1, 0),
         (i16::MIN, i16::MAX),
@@ -182,8 +183,9 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
                 let what = format!("{:?} version {version}", api.key);
                 ends(cluster, &what, &framed(&start));
                 ends(cluster, &what, &framed(&[&start[..], &[0x7f; 30]].concat()));
-                // (In Metadata 0 this is a null list, which is taken for all topics.)
-                if (api.key, version) != (ApiKey::Metadata, 0) {
+                // (In Metadata 0 this is a null list, which is taken for all topics; in InitProducerId 0 a producer without
+                // transactions.)
+                if ![(ApiKey::Metadata, 0), (ApiKey::InitProducerId, 0)].contains(&(api.key, version)) {
                     ends(cluster, &what, &framed(&[&start[..], &[0xff; 60]].concat()));
                 }
             }

@@ -7,6 +7,7 @@ mod delete_topics;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
+mod init_producer_id;
 mod list_offsets;
 mod metadata;
 mod offset_commit;
@@ -21,8 +22,8 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FindCoordinatorRequest,
-        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-        RequestHeader, ResponseHeader,
+        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+        ProduceRequest, RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
@@ -113,6 +114,7 @@ pub const APIS: &[Api] = &[
         served_from: 2,
         layout: Layout { flexible: 4, fields: "i@3-99 [ s [ i i i ] ]" },
     },
+    Api { key: ApiKey::InitProducerId, versions: (0, 4), served_from: 0, layout: Layout { flexible: 2, fields: "s i l@3-99 h@3-99" } },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
 ];
 
@@ -204,6 +206,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         ApiKey::OffsetForLeaderEpoch => {
             encode(&header, key, version, &offset_for_leader_epoch::handle(broker, &decode!(OffsetForLeaderEpochRequest)))
         }
+        ApiKey::InitProducerId => encode(&header, key, version, &init_producer_id::handle(broker, &decode!(InitProducerIdRequest)).await),
         ApiKey::DeleteRecords => {
             let request = decode!(DeleteRecordsRequest);
             // Waits for the disk.
