@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use kafka_protocol::ResponseError;
@@ -47,6 +48,10 @@ struct Inner {
 pub struct Appended {
     /// offset of the first record
     pub base_offset: i64,
+    /// offset behind the last record
+    pub end_offset: i64,
+    /// the leadership under which they were appended
+    pub leader_epoch: i32,
     /// first offset of the log
     pub start_offset: i64,
     /// time that the log gave the records, -1 if they keep their own
@@ -198,13 +203,18 @@ impl Partition {
         let head = batch::stamp(&mut copy, head, if log_append_time { time } else { checked.max_timestamp }, log_append_time);
         let epoch = inner.leader_epoch;
         let base_offset = inner.log.append(&mut copy, &[head], epoch).map_err(|e| storage_error("append", &e))?;
-        let start_offset = inner.log.start_offset();
+        let (start_offset, end_offset) = (inner.log.start_offset(), inner.log.end_offset());
         if inner.log.unsynced_bytes() > SYNC_BYTES {
             self.sync.notify_one();
         }
         drop(inner);
         self.wake();
-        Ok(Appended { base_offset, start_offset, time })
+        Ok(Appended { base_offset, end_offset, leader_epoch: epoch, start_offset, time })
+    }
+
+    /// Waits until what is below an offset, appended under a leadership, is committed. With one replica it is at once.
+    pub async fn committed(&self, _end_offset: i64, _leader_epoch: i32, _timeout: Duration) -> Result<(), ResponseError> {
+        Ok(())
     }
 
     fn wake(&self) {

@@ -1,4 +1,6 @@
 //! One file per API. A handler gets a decoded request and answers with a response; it never fails as a whole.
+//!
+//! Invariant: what has an effect is done when [`handle`] ends; only waiting is left to the rest of an [`Outcome`].
 
 mod api_versions;
 mod create_topics;
@@ -7,6 +9,7 @@ mod delete_topics;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
+mod leaders;
 mod list_offsets;
 mod metadata;
 mod offset_commit;
@@ -29,7 +32,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::Broker,
-    net::{answer::Answer, budget::Share},
+    net::{answer::Answer, budget::Share, pipeline::Outcome},
     wire::{self, Layout},
 };
 
@@ -129,8 +132,8 @@ fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, respo
     Ok(out.freeze())
 }
 
-/// Answers one request. `None` for a produce request that wants no answer.
-pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -> Result<Option<Answer>, RequestError> {
+/// Handles one request: when this ends, its ordered part is done, and the next request of the connection may be begun.
+pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -> Result<Outcome, RequestError> {
     let Request { mut frame, share: frame_share } = request;
     let bad = |text: &str| RequestError::Malformed(text.to_owned());
     if frame.len() < 8 {
@@ -144,7 +147,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         // The answer has the form of version 0, whatever was asked in.
         let correlation_id = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
         let header = RequestHeader::default().with_correlation_id(correlation_id);
-        return encode(&header, key, 0, &api_versions::unsupported()).map(|bytes| Some(bytes.into()));
+        return encode(&header, key, 0, &api_versions::unsupported()).map(|bytes| Answer::from(bytes).into());
     }
     if !in_range || version < api.served_from {
         return Err(RequestError::Malformed(format!("{key:?} version {version} is not served")));
@@ -173,20 +176,31 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             let request = decode!(MetadataRequest);
             drop(share);
             let (response, share) = metadata::handle(broker, context, &request, version).await;
-            return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
         }
         ApiKey::Produce => {
             let request = decode!(ProduceRequest);
-            match produce::handle(broker, &request)? {
-                Some(response) => encode(&header, key, version, &response),
-                None => return Ok(None),
+            let Some(produced) = produce::handle(broker, &request, version)? else {
+                return Ok(Outcome::None);
+            };
+            if produced.is_done() {
+                encode(&header, key, version, &produced.response(broker, context, version))
+            } else {
+                // The records are in the log; only what the wait needs stays in memory.
+                drop((request, frame, frame_share));
+                let (broker, context) = (broker.clone(), context.clone());
+                let rest = async move {
+                    let response = produced.acknowledged().await.response(&broker, &context, version);
+                    Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }))
+                };
+                return Ok(Outcome::Later { bytes: elements * wire::ELEMENT_BYTES, rest: Box::pin(rest) });
             }
         }
         ApiKey::Fetch => {
             let wanted = fetch::Wanted::new(decode!(FetchRequest));
             // Only what the wait needs stays in memory.
             drop((frame, frame_share, share));
-            return fetch::handle(broker, wanted, header.correlation_id, version).await.map(Some);
+            return fetch::handle(broker, wanted, header.correlation_id, version).await.map(Outcome::from);
         }
         ApiKey::ListOffsets => encode(&header, key, version, &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version)),
         ApiKey::FindCoordinator => {
@@ -197,7 +211,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             let request = decode!(OffsetFetchRequest);
             drop(share);
             let (response, share) = offset_fetch::handle(broker, &request).await;
-            return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
         }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
         ApiKey::DeleteTopics => encode(&header, key, version, &delete_topics::handle(broker, &decode!(DeleteTopicsRequest), version).await),
@@ -211,5 +225,5 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
     }?;
-    Ok(Some(Answer { share, ..bytes.into() }))
+    Ok(Answer { share, ..bytes.into() }.into())
 }

@@ -6,5 +6,6 @@ pub mod admission;
 pub mod answer;
 pub mod budget;
 pub mod descriptors;
+pub mod pipeline;
 pub mod quiet;
 pub mod server;
