@@ -9,9 +9,11 @@ use crate::{
     cluster::{
         Image, TopicInfo,
         quota::{PartitionLimits, Quota},
+        topic_ids::TopicIds,
         topics::is_internal,
     },
     config::Config,
+    fetch_sessions::Sessions,
     log::{Files, LogError},
     net::{
         admission::Admission,
@@ -63,6 +65,10 @@ pub struct Broker {
     pub budgets: Budgets,
     /// partitions that were let through
     pub quota: Quota,
+    /// sessions of fetches
+    pub fetch_sessions: Sessions,
+    /// topics by id
+    pub topic_ids: TopicIds,
     /// partitions that this broker has
     pub storage: Storage,
     opening: Mutex<()>,
@@ -87,6 +93,8 @@ impl Broker {
             admission: Admission::new(connections, config.max_connections_per_ip),
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
             quota: Quota::default(),
+            fetch_sessions: Sessions::new(config.fetch_session_slots),
+            topic_ids: TopicIds::default(),
             storage: Storage::open(&dir, Files::new(descriptors.files))?,
             config,
             image: watch::Sender::new(Arc::default()),

@@ -8,6 +8,7 @@ mod follower;
 mod image;
 pub mod quota;
 mod session;
+pub mod topic_ids;
 pub mod topics;
 
 pub use image::{BrokerInfo, Image, PartitionInfo, TopicInfo};

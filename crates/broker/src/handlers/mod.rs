@@ -80,20 +80,28 @@ pub struct Api {
 
 /// All APIs that are served.
 pub const APIS: &[Api] = &[
-    Api { key: ApiKey::Produce, versions: (0, 9), served_from: 3, layout: Layout { flexible: 9, fields: "s h i [ s [ i y ] ]" } },
+    Api { key: ApiKey::Produce, versions: (0, 11), served_from: 3, layout: Layout { flexible: 9, fields: "s h i [ s [ i y ] ]" } },
     Api {
         key: ApiKey::Fetch,
-        versions: (4, 12),
+        versions: (4, 17),
         served_from: 4,
-        layout: Layout { flexible: 12, fields: "i i i i b i@7-99 i@7-99 [ s [ i i@9-99 l i@12-99 l@5-99 i ] ] [@7-99 s I ] s@11-99" },
+        layout: Layout {
+            flexible: 12,
+            fields: "i@4-14 i i i b i@7-99 i@7-99 [ s@4-12 u@13-99 [ i i@9-99 l i@12-99 l@5-99 i ] ] [@7-99 s@7-12 u@13-99 I ] s@11-99",
+        },
     },
     Api {
         key: ApiKey::ListOffsets,
-        versions: (1, 7),
+        versions: (1, 9),
         served_from: 1,
         layout: Layout { flexible: 6, fields: "i b@2-99 [ s [ i i@4-99 l ] ]" },
     },
-    Api { key: ApiKey::Metadata, versions: (0, 9), served_from: 0, layout: Layout { flexible: 9, fields: "[ s ] b@4-99 b@8-99 b@8-99" } },
+    Api {
+        key: ApiKey::Metadata,
+        versions: (0, 12),
+        served_from: 0,
+        layout: Layout { flexible: 9, fields: "[ u@10-99 s ] b@4-99 b@8-10 b@8-99" },
+    },
     Api {
         key: ApiKey::OffsetCommit,
         versions: (2, 8),
@@ -102,14 +110,14 @@ pub const APIS: &[Api] = &[
     },
     Api { key: ApiKey::OffsetFetch, versions: (1, 7), served_from: 1, layout: Layout { flexible: 6, fields: "s [ s I ] b@7-99" } },
     Api { key: ApiKey::FindCoordinator, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s b@1-99" } },
-    Api { key: ApiKey::ApiVersions, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s@3-99 s@3-99" } },
+    Api { key: ApiKey::ApiVersions, versions: (0, 4), served_from: 0, layout: Layout { flexible: 3, fields: "s@3-99 s@3-99" } },
     Api {
         key: ApiKey::CreateTopics,
         versions: (2, 7),
         served_from: 2,
         layout: Layout { flexible: 5, fields: "[ s i h [ i I ] [ s s ] ] i b" },
     },
-    Api { key: ApiKey::DeleteTopics, versions: (1, 6), served_from: 1, layout: Layout { flexible: 4, fields: "[@6-99 s l l ] S@1-5 i" } },
+    Api { key: ApiKey::DeleteTopics, versions: (1, 6), served_from: 1, layout: Layout { flexible: 4, fields: "[@6-99 s u ] S@1-5 i" } },
     Api {
         key: ApiKey::OffsetForLeaderEpoch,
         versions: (2, 4),
@@ -168,10 +176,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         };
     }
     let bytes = match key {
-        ApiKey::ApiVersions => {
-            decode!(ApiVersionsRequest);
-            encode(&header, key, version, &api_versions::supported())
-        }
+        ApiKey::ApiVersions => encode(&header, key, version, &api_versions::handle(&decode!(ApiVersionsRequest), version)),
         ApiKey::Metadata => {
             let request = decode!(MetadataRequest);
             drop(share);
@@ -197,10 +202,10 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             }
         }
         ApiKey::Fetch => {
-            let wanted = fetch::Wanted::new(decode!(FetchRequest));
+            let wanted = fetch::Wanted::new(broker, &decode!(FetchRequest), version);
             // Only what the wait needs stays in memory.
             drop((frame, frame_share, share));
-            return fetch::handle(broker, wanted, header.correlation_id, version).await.map(Outcome::from);
+            return fetch::handle(broker, context, wanted, header.correlation_id, version).await.map(Outcome::from);
         }
         ApiKey::ListOffsets => encode(&header, key, version, &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version)),
         ApiKey::FindCoordinator => {
