@@ -73,6 +73,30 @@ pub struct Config {
     pub zookeeper_session_ms: u64,
     /// `num.partitions`
     pub num_partitions: i32,
+    /// `min.insync.replicas`
+    pub min_insync_replicas: usize,
+    /// `unclean.leader.election.enable`
+    pub unclean_elections: bool,
+    /// `replica.lag.time.max.ms`
+    pub replica_lag_max_ms: i64,
+    /// `replica.fetch.wait.max.ms`
+    pub replica_fetch_wait: Duration,
+    /// `replica.fetch.max.bytes`, of one partition
+    pub replica_fetch_bytes: i32,
+    /// `replica.fetch.response.max.bytes`
+    pub replica_fetch_response_bytes: i32,
+    /// `controlled.shutdown.enable`
+    pub controlled_shutdown: bool,
+    /// `auto.leader.rebalance.enable`
+    pub auto_rebalance: bool,
+    /// `leader.imbalance.check.interval.seconds`
+    pub imbalance_check: Duration,
+    /// `leader.imbalance.per.broker.percentage`
+    pub imbalance_percentage: usize,
+    /// `broker.rack`
+    pub rack: Option<String>,
+    /// `inter.broker.listener.name`: where brokers reach each other
+    pub inter_broker_listener: String,
     /// `default.replication.factor`
     pub default_replication_factor: i16,
     /// `auto.create.topics.enable`
@@ -155,29 +179,20 @@ pub const NOT_OBEYED: &[&str] = &[
     "log.flush.interval.ms",
     "log.cleaner.enable",
     "group.initial.rebalance.delay.ms",
-    "min.insync.replicas",
-    "unclean.leader.election.enable",
-    "replica.lag.time.max.ms",
     "num.replica.fetchers",
-    "controlled.shutdown.enable",
-    "auto.leader.rebalance.enable",
     "zookeeper.connection.timeout.ms",
-    "broker.rack",
     "inter.broker.protocol.version",
     "log.message.format.version",
     "compression.type",
     "offsets.retention.minutes",
     "offsets.topic.segment.bytes",
     "queued.max.requests",
-    "replica.fetch.max.bytes",
     "log.index.size.max.bytes",
     "broker.id.generation.enable",
     "reserved.broker.max.id",
     "background.threads",
     "group.min.session.timeout.ms",
     "group.max.session.timeout.ms",
-    "leader.imbalance.check.interval.seconds",
-    "leader.imbalance.per.broker.percentage",
     "log.dir.failure.timeout.ms",
 ];
 
@@ -258,6 +273,10 @@ impl Config {
         };
         let cleanup_deletes = source.checked("log.cleanup.policy", policy_deletes)?.unwrap_or(true);
         let log_append_time = source.checked("log.message.timestamp.type", is_log_append_time)?.unwrap_or(false);
+        let inter_broker_listener = match source.text("inter.broker.listener.name") {
+            Some(name) => name.to_ascii_uppercase(),
+            None => advertised.iter().find(|l| l.name == "PLAINTEXT").unwrap_or(&advertised[0]).name.clone(),
+        };
         let this = Self {
             broker_id,
             listeners,
@@ -266,6 +285,18 @@ impl Config {
             zookeeper: zookeeper.split(',').map(str::trim).collect::<Vec<_>>().join(","),
             zookeeper_session_ms: source.number("zookeeper.session.timeout.ms", 100, 3_600_000)?.unwrap_or(18_000) as u64,
             num_partitions: source.number("num.partitions", 1, 10_000)?.unwrap_or(1) as i32,
+            min_insync_replicas: source.number("min.insync.replicas", 1, 1000)?.unwrap_or(1) as usize,
+            unclean_elections: source.boolean("unclean.leader.election.enable")?.unwrap_or(false),
+            replica_lag_max_ms: source.number("replica.lag.time.max.ms", 1, forever)?.unwrap_or(30_000),
+            replica_fetch_wait: source.duration("replica.fetch.wait.max.ms", 1, 500)?,
+            replica_fetch_bytes: source.number("replica.fetch.max.bytes", 0, i32::MAX.into())?.unwrap_or(1 << 20) as i32,
+            replica_fetch_response_bytes: source.number("replica.fetch.response.max.bytes", 0, i32::MAX.into())?.unwrap_or(10 << 20) as i32,
+            controlled_shutdown: source.boolean("controlled.shutdown.enable")?.unwrap_or(true),
+            auto_rebalance: source.boolean("auto.leader.rebalance.enable")?.unwrap_or(true),
+            imbalance_check: Duration::from_secs(source.number("leader.imbalance.check.interval.seconds", 1, 86_400)?.unwrap_or(300) as u64),
+            imbalance_percentage: source.number("leader.imbalance.per.broker.percentage", 0, 100)?.unwrap_or(10) as usize,
+            rack: source.text("broker.rack").filter(|r| !r.is_empty()),
+            inter_broker_listener,
             default_replication_factor: source.number("default.replication.factor", 1, 1000)?.unwrap_or(1) as i16,
             auto_create_topics: source.boolean("auto.create.topics.enable")?.unwrap_or(true),
             segment_bytes: source.number("log.segment.bytes", 14, i32::MAX.into())?.unwrap_or(1 << 30) as u32,
@@ -353,6 +384,17 @@ pub const OBEYED: &[&str] = &[
     "producer.id.expiration.ms",
     "producer.id.expiration.check.interval.ms",
     "septet.max.producers",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+    "replica.lag.time.max.ms",
+    "replica.fetch.wait.max.ms",
+    "replica.fetch.max.bytes",
+    "replica.fetch.response.max.bytes",
+    "controlled.shutdown.enable",
+    "auto.leader.rebalance.enable",
+    "leader.imbalance.check.interval.seconds",
+    "leader.imbalance.per.broker.percentage",
+    "broker.rack",
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.

@@ -19,7 +19,7 @@ use crate::{
         Files, Gone, Log, LogError, ProducerQuota, Recovery,
         checkpoints::{self, CLEANED, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
     },
-    partition::Partition,
+    partition::{Partition, Shared},
     topic_settings::TopicSettings,
 };
 
@@ -81,12 +81,15 @@ pub struct Storage {
     clean: bool,
     /// from the checkpoints, for partitions that are not open
     points: checkpoints::Offsets,
+    high_watermarks: checkpoints::Offsets,
     starts: checkpoints::Offsets,
     /// what a broker that compacts has noted; kept for it
     cleaned: checkpoints::Offsets,
     /// one at a time writes checkpoints
     writing: Mutex<()>,
     remains: Mutex<Vec<(Instant, Remains)>>,
+    /// what the partitions share
+    pub shared: Arc<Shared>,
     /// wakes the background work before its time
     pub wake: Arc<Notify>,
 }
@@ -97,7 +100,7 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> LogError + '_ {
 
 impl Storage {
     /// Reads the checkpoints of a directory.
-    pub fn open(dir: &Path, files: Arc<Files>, producers: Arc<ProducerQuota>) -> Result<Self, LogError> {
+    pub fn open(dir: &Path, files: Arc<Files>, producers: Arc<ProducerQuota>, shared: Arc<Shared>) -> Result<Self, LogError> {
         let clean = checkpoints::take_clean_shutdown(dir)?;
         for entry in fs::read_dir(dir).map_err(io_at(dir))? {
             let path = entry.map_err(io_at(dir))?.path();
@@ -112,11 +115,13 @@ impl Storage {
             hosted: RwLock::default(),
             clean,
             points: checkpoints::read(dir, RECOVERY_POINTS)?,
+            high_watermarks: checkpoints::read(dir, HIGH_WATERMARKS)?,
             starts: checkpoints::read(dir, LOG_STARTS)?,
             cleaned: checkpoints::read(dir, CLEANED)?,
             writing: Mutex::default(),
             remains: Mutex::default(),
-            wake: Arc::default(),
+            wake: shared.sync.clone(),
+            shared,
             dir: dir.to_owned(),
         })
     }
@@ -171,7 +176,8 @@ impl Storage {
         if let Some(id) = id {
             write_id(&dir, id)?;
         }
-        let partition = Partition::new(log, settings, self.wake.clone());
+        let high_watermark = self.high_watermarks.get(key).copied().unwrap_or(0);
+        let partition = Partition::new(topic, *number, log, settings, high_watermark, self.shared.clone());
         let offsets = match topic.as_str() {
             OFFSETS_TOPIC => Some(Offsets::load_in(&partition, self.usage.clone()).map_err(HostError::Offsets)?),
             _ => None,
@@ -179,32 +185,25 @@ impl Storage {
         Ok(Led { partition, offsets })
     }
 
-    /// Deletes the partitions of a topic. Their directories get another name at once and are removed after the topic's delay.
-    pub fn delete(&self, topic: &str) -> Result<(), LogError> {
+    /// Deletes a partition. Its directory gets another name at once and is removed after the topic's delay.
+    pub fn delete(&self, topic: &str, number: i32) -> Result<(), LogError> {
+        let key = (topic.to_owned(), number);
         let mut hosted = (*self.hosted()).clone();
-        let gone: Vec<_> = hosted.keys().filter(|(t, _)| t == topic).cloned().collect();
-        for key in gone {
-            let Some(led) = hosted.get(&key) else { continue };
+        if let Some(led) = hosted.remove(&key) {
             let delay = led.partition.settings().delete_delay;
-            let to = self.dir.join(deleted_name(topic, key.1));
+            let to = self.dir.join(deleted_name(topic, number));
             led.partition.retire(&to)?;
-            hosted.remove(&key);
             self.remains().push((Instant::now() + delay, Remains::Directory(to)));
-            *self.hosted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(hosted.clone());
-        }
-        // Of partitions that are not open, as after a start.
-        for entry in fs::read_dir(&self.dir).map_err(io_at(&self.dir))? {
-            let path = entry.map_err(io_at(&self.dir))?.path();
-            let number =
-                path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(topic)?.strip_prefix('-')?.parse::<i32>().ok());
-            if let Some(number) = number.filter(|_| path.is_dir()) {
+            *self.hosted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(hosted);
+        } else {
+            // Not open, as after a start.
+            let path = self.dir.join(format!("{topic}-{number}"));
+            if path.is_dir() {
                 let to = self.dir.join(deleted_name(topic, number));
                 fs::rename(&path, &to).map_err(io_at(&path))?;
                 self.remains().push((Instant::now(), Remains::Directory(to)));
             }
         }
-        self.checkpoint()?;
-        self.wake.notify_one();
         Ok(())
     }
 
@@ -257,17 +256,18 @@ impl Storage {
     /// Writes the checkpoints.
     pub fn checkpoint(&self) -> Result<(), LogError> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut points, mut ends, mut starts) = (self.points.clone(), checkpoints::Offsets::new(), self.starts.clone());
+        let (mut points, mut ends, mut starts) = (self.points.clone(), self.high_watermarks.clone(), self.starts.clone());
         let mut cleaned = self.cleaned.clone();
         // What is not open is left as it was, unless it is gone.
         let exists = |(topic, number): &(String, i32)| self.dir.join(format!("{topic}-{number}")).is_dir();
         points.retain(|k, _| exists(k));
+        ends.retain(|k, _| exists(k));
         starts.retain(|k, _| exists(k));
         cleaned.retain(|k, _| exists(k));
         for (key, led) in self.hosted().iter() {
-            let (start, end) = led.partition.offsets();
+            let (start, _) = led.partition.offsets();
             points.insert(key.clone(), led.partition.recovery_point());
-            ends.insert(key.clone(), end);
+            ends.insert(key.clone(), led.partition.high_watermark());
             // The first segment says the rest.
             match led.partition.start_is_within() {
                 true => drop(starts.insert(key.clone(), start)),

@@ -22,6 +22,10 @@ pub struct TopicSettings {
     pub log_append_time: bool,
     /// `file.delete.delay.ms`
     pub delete_delay: Duration,
+    /// `min.insync.replicas`
+    pub min_insync_replicas: usize,
+    /// `unclean.leader.election.enable`
+    pub unclean_elections: bool,
 }
 
 /// Settings of topics that are kept without effect so far.
@@ -33,17 +37,23 @@ const NOT_OBEYED: &[&str] = &[
     "max.compaction.lag.ms",
     "min.cleanable.dirty.ratio",
     "min.compaction.lag.ms",
-    "min.insync.replicas",
     "preallocate",
     "segment.index.bytes",
     "segment.jitter.ms",
-    "unclean.leader.election.enable",
 ];
 
 fn number(value: &str, min: i64, max: i64) -> Result<i64, String> {
     match value.trim().parse::<i64>() {
         Ok(n) if (min..=max).contains(&n) => Ok(n),
         _ => Err(format!("{value:?} is not a number from {min} to {max}")),
+    }
+}
+
+fn boolean(value: &str) -> Result<bool, String> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{value:?} is neither true nor false")),
     }
 }
 
@@ -97,6 +107,8 @@ impl TopicSettings {
             deletes: config.cleanup_deletes,
             log_append_time: config.log_append_time,
             delete_delay: config.segment_delete_delay,
+            min_insync_replicas: config.min_insync_replicas,
+            unclean_elections: config.unclean_elections,
         }
     }
 
@@ -125,6 +137,8 @@ impl TopicSettings {
                 "retention.bytes" => new.retention.bytes = limit(number(value, -1, MAX)?).map(|n| n as u64),
                 "file.delete.delay.ms" => new.delete_delay = Duration::from_millis(number(value, 0, MAX)? as u64),
                 "cleanup.policy" => new.deletes = policy_deletes(value)?,
+                "min.insync.replicas" => new.min_insync_replicas = number(value, 1, INT)? as usize,
+                "unclean.leader.election.enable" => new.unclean_elections = boolean(value)?,
                 "message.timestamp.type" => new.log_append_time = is_log_append_time(value)?,
                 _ => {}
             }
@@ -143,6 +157,8 @@ impl TopicSettings {
             "file.delete.delay.ms",
             "cleanup.policy",
             "message.timestamp.type",
+            "min.insync.replicas",
+            "unclean.leader.election.enable",
         ];
         if !known.contains(&key) {
             return Err(Wrong::Key);
@@ -164,6 +180,8 @@ impl Default for TopicSettings {
             deletes: true,
             log_append_time: false,
             delete_delay: Duration::from_secs(60),
+            min_insync_replicas: 1,
+            unclean_elections: false,
         }
     }
 }
@@ -185,16 +203,26 @@ mod tests {
             ("file.delete.delay.ms", "0"),
             ("cleanup.policy", "delete"),
             ("index.interval.bytes", "0"),
+            ("min.insync.replicas", "2"),
+            ("unclean.leader.election.enable", "True"),
         ] {
             assert_eq!(s.set(key, value), Ok(true), "{key}");
         }
         let limits = Limits { segment_bytes: 100, index_interval_bytes: 0, segment_ms: 5 };
         let retention = Retention { ms: None, bytes: Some(1000) };
-        let want =
-            TopicSettings { limits, retention, max_message_bytes: 10, deletes: true, log_append_time: true, delete_delay: Duration::ZERO };
+        let want = TopicSettings {
+            limits,
+            retention,
+            max_message_bytes: 10,
+            log_append_time: true,
+            delete_delay: Duration::ZERO,
+            min_insync_replicas: 2,
+            unclean_elections: true,
+            ..TopicSettings::default()
+        };
         assert_eq!(s, want);
         assert_eq!((s.set("cleanup.policy", "compact"), s.deletes), (Ok(false), false));
-        assert_eq!(s.set("min.insync.replicas", "2"), Ok(false));
+        assert_eq!(s.set("segment.jitter.ms", "2"), Ok(false));
         assert_eq!(s.set("retenttion.ms", "2"), Err(Wrong::Key));
         for (key, value) in [
             ("segment.bytes", "13"),

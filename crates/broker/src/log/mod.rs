@@ -329,10 +329,15 @@ impl Log {
     /// Whole batches from the one that holds `offset` on, up to `max_bytes`, of one segment. If the first one is larger,
     /// it alone where `at_least_one`, else nothing.
     pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
+        self.slice_until(offset, max_bytes, at_least_one, i64::MAX)
+    }
+
+    /// The same, but nothing from `until` on, which is the first offset of a batch or within one that is left out as a whole.
+    pub fn slice_until(&self, offset: i64, max_bytes: usize, at_least_one: bool, until: i64) -> Result<Option<Slice>, LogError> {
         for segment in &self.segments[self.segment_of(offset)..] {
             // The offset may lie in a gap behind a segment's last record.
             if offset < segment.next_offset() {
-                return segment.slice(offset, max_bytes, at_least_one);
+                return segment.slice(offset, max_bytes, at_least_one, until);
             }
         }
         Ok(None)

@@ -339,23 +339,26 @@ impl Segment {
         Ok(position)
     }
 
-    /// Whole batches from the one that holds `offset` on; see [`super::Log::slice`].
-    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
+    /// Whole batches from the one that holds `offset` on, before the one that holds `until`; see [`super::Log::slice_until`].
+    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool, until: i64) -> Result<Option<Slice>, LogError> {
+        let size = if until < self.next_offset { self.position_of(until)? } else { self.size };
         let position = self.position_of(offset)?;
         let limit = u64::from(position).saturating_add(max_bytes as u64);
         let mut end = position;
-        if limit >= self.size.into() {
-            end = self.size;
+        if limit >= size.into() {
+            end = end.max(size);
         } else {
             // The last entry that is not behind the limit begins a batch; from there on there are few.
             let entry = self.index.last_while(|e| u64::from(e.position) <= limit)?;
             end = end.max(entry.map_or(0, |(_, e)| e.position));
-            while let Some(h) = self.head_at(end)? {
+            while end < size
+                && let Some(h) = self.head_at(end)?
+            {
                 let next = u64::from(end) + h.size as u64;
                 if next > limit && !(end == position && at_least_one) {
                     break;
                 }
-                end = u32::try_from(next).unwrap_or(self.size).min(self.size);
+                end = u32::try_from(next).unwrap_or(size).min(size);
                 if next > limit {
                     break;
                 }
