@@ -54,13 +54,17 @@ impl Commits {
             let later = waiting.by_offset.split_off(&(high_watermark.saturating_add(1), 0));
             std::mem::replace(&mut waiting.by_offset, later)
         };
-        done.into_values().for_each(|w| drop(w.send(Commit::Reached)));
+        done.into_values().for_each(|w| {
+            let _ = w.send(Commit::Reached);
+        });
     }
 
     /// The leadership has ended.
     pub fn lost(&self) {
         let all = std::mem::take(&mut self.lock().by_offset);
-        all.into_values().for_each(|w| drop(w.send(Commit::LeadershipLost)));
+        all.into_values().for_each(|w| {
+            let _ = w.send(Commit::LeadershipLost);
+        });
     }
 }
 
