@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::{
     batch,
-    log::{Found, Gone, Log, LogError, Slice, locate, now_ms},
+    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Slice, locate, now_ms},
     records,
     storage::Led,
     topic_settings::TopicSettings,
@@ -147,7 +147,7 @@ impl Partition {
     pub fn set_settings(&self, settings: TopicSettings) {
         let mut inner = self.inner();
         inner.settings = settings;
-        inner.log.set_limits(settings.limits);
+        inner.log.set_limits(settings.log_limits());
     }
 
     /// What it goes by.
@@ -188,12 +188,12 @@ impl Partition {
 
     /// Appends what a producer sent, which must be one batch.
     pub fn append(&self, bytes: &[u8]) -> Result<Appended, ResponseError> {
-        let TopicSettings { max_message_bytes, log_append_time, .. } = self.leading()?.settings;
+        let TopicSettings { max_message_bytes, log_append_time, compaction, .. } = self.leading()?.settings;
         let heads = batch::validate(bytes, max_message_bytes)?;
         let [head] = heads[..] else {
             return Err(ResponseError::InvalidRecord);
         };
-        let checked = records::check(bytes, &head, max_message_bytes)?;
+        let checked = records::check(bytes, &head, max_message_bytes, compaction.enabled)?;
         let mut copy = bytes.to_vec();
         let mut inner = self.leading()?;
         if let Some(known) = inner.log.check_producer(&head)? {
@@ -293,6 +293,37 @@ impl Partition {
         let mut inner = self.inner();
         let TopicSettings { retention, deletes, .. } = inner.settings;
         if deletes { inner.log.expire(retention) } else { Ok(None) }
+    }
+
+    /// How much could be compacted now, where the topic is compacted. Never at or above the high watermark.
+    pub fn dirt(&self) -> Option<Dirt> {
+        let mut inner = self.inner();
+        let settings = inner.settings.compaction;
+        let high_watermark = inner.log.end_offset();
+        settings.enabled.then(|| inner.log.dirt(&settings, high_watermark, now_ms())).filter(|d| d.is_due(&settings))
+    }
+
+    /// Begins a compaction.
+    pub fn plan_cleaning(&self) -> Plan {
+        let mut inner = self.inner();
+        let settings = inner.settings.compaction;
+        let high_watermark = inner.log.end_offset();
+        inner.log.plan_cleaning(&settings, high_watermark, now_ms())
+    }
+
+    /// Takes a compacted segment; see [`Log::replace`].
+    pub fn replace(&self, cleaned: Cleaned) -> Result<Option<Gone>, LogError> {
+        self.inner().log.replace(cleaned)
+    }
+
+    /// Offset up to which it is compacted.
+    pub fn cleaned_to(&self) -> i64 {
+        self.inner().log.cleaned_to()
+    }
+
+    /// It is compacted up to an offset.
+    pub fn set_cleaned_to(&self, offset: i64) {
+        self.inner().log.set_cleaned_to(offset);
     }
 
     /// Forgets producers that were silent for so long, in milliseconds.
