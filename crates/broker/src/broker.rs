@@ -10,9 +10,11 @@ use crate::{
         Image, TopicInfo,
         producer_ids::ProducerIds,
         quota::{PartitionLimits, Quota},
+        topic_ids::TopicIds,
         topics::is_internal,
     },
     config::Config,
+    fetch_sessions::Sessions,
     log::{Files, LogError, ProducerQuota},
     net::{
         admission::Admission,
@@ -66,6 +68,10 @@ pub struct Broker {
     pub quota: Quota,
     /// ids for idempotent producers
     pub producer_ids: ProducerIds,
+    /// sessions of fetches
+    pub fetch_sessions: Sessions,
+    /// topics by id
+    pub topic_ids: TopicIds,
     /// partitions that this broker has
     pub storage: Storage,
     opening: Mutex<()>,
@@ -92,6 +98,8 @@ impl Broker {
             quota: Quota::default(),
             producer_ids: ProducerIds::default(),
             storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers))?,
+            fetch_sessions: Sessions::new(config.fetch_session_slots),
+            topic_ids: TopicIds::default(),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
