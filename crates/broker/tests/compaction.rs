@@ -50,7 +50,7 @@ fn append(log: &mut Log, bytes: &[u8]) -> i64 {
 /// Offset, key, value and time of all records in the files of a log.
 fn records(dir: &Path) -> Vec<(i64, Field, Field, i64)> {
     let mut out = Vec::new();
-    for (head, bytes) in files(dir, "log").iter().flat_map(|(_, b)| batches(b)) {
+    for (head, bytes) in files(dir, "log").iter().flat_map(|(_, b)| batches(b)).filter(|(h, _)| h.attributes & CONTROL == 0) {
         let body = body(&bytes, &head, 1 << 20).unwrap().unwrap();
         let before = out.len();
         for r in Records::new(&body).map(Result::unwrap) {
@@ -276,18 +276,27 @@ fn aborted_records_do_not_supersede_others_and_go() {
 
 #[test]
 fn a_log_that_changes_meanwhile_keeps_what_it_has() {
-    for change in ["truncated", "deleted", "stopped"] {
+    for change in ["truncated", "cut within", "deleted", "stopped"] {
         let dir = tempdir();
         let mut log = Log::open(dir.path(), LIMITS).unwrap();
         for i in 0..40 {
-            append(&mut log, &batch(i, &[("k", Some(&"x".repeat(100)))], 0));
+            // Segments that do not become one.
+            append(&mut log, &batch(i, &[(&i.to_string(), Some(&"x".repeat(100)))], 0));
         }
+        log.set_cleaned_to(1);
         let stop = AtomicBool::new(false);
         let plan = log.plan_cleaning(&SETTINGS, 40, NOW);
         let map = plan.build(1 << 20, &stop).unwrap();
         let gone = match change {
             "truncated" => {
                 log.truncate_to(3).unwrap();
+                None
+            }
+            "cut within" => {
+                log.truncate_to(1).unwrap();
+                assert_eq!(log.cleaned_to(), 1);
+                log.truncate_to(0).unwrap();
+                assert_eq!(log.cleaned_to(), 0);
                 None
             }
             "deleted" => log.delete_below(20).unwrap(),
@@ -334,9 +343,20 @@ fn a_kill_at_any_step_leaves_the_last_values() {
     let dir = tempdir();
     let (before, after, torn) = (dir.path().join("before"), dir.path().join("after"), dir.path().join("torn"));
     let mut log = Log::open(&before, LIMITS).unwrap();
-    for i in 0..30 {
-        append(&mut log, &batch(i, &[(["a", "b", "c"][i as usize % 3], Some(&"x".repeat(100)))], 0));
+    let mut aborted =
+        [Batch::new(1).records(&[(0, Some("a"), Some("aborted"))]), Batch::new(1).records(&[(0, Some(vec![0; 4]), Some(vec![0; 6]))])]
+            .map(|b| b.attributes(TRANSACTIONAL).producer(7, 0, 0));
+    aborted[1] = aborted[1].clone().attributes(TRANSACTIONAL | CONTROL);
+    for b in aborted {
+        let mut bytes = b.build();
+        place(&mut bytes, log.end_offset(), 1);
+        log.append_as_follower(&bytes).unwrap();
     }
+    for i in 2..30 {
+        append(&mut log, &batch(i, &[(["a", "b", "c"][i as usize % 3], Some(&"x".repeat(80)))], 0));
+    }
+    let aborted = log.aborted_transactions(0, 30);
+    assert_eq!(aborted.len(), 1);
     log.flush().unwrap();
     drop(log);
     copy(&before, &after);
@@ -350,26 +370,28 @@ fn a_kill_at_any_step_leaves_the_last_values() {
     // What each step does; none writes a part of a file that counts.
     type Step<'a> = Box<dyn Fn(&Path) + 'a>;
     let mut steps: Vec<Step> = Vec::new();
-    for e in ["log", "index", "timeindex"] {
+    for e in ["log", "index", "timeindex", "txnindex"] {
         let bytes = fs::read(after.join(name(0, e))).unwrap();
         let half = bytes[..bytes.len() / 2].to_vec();
         steps.push(Box::new(move |d| fs::write(d.join(format!("{}.cleaned", name(0, e))), &half).unwrap()));
         steps.push(Box::new(move |d| fs::write(d.join(format!("{}.cleaned", name(0, e))), &bytes).unwrap()));
     }
-    for e in ["index", "timeindex", "log"] {
+    for e in ["index", "timeindex", "txnindex", "log"] {
         steps.push(Box::new(move |d| {
             fs::rename(d.join(format!("{}.cleaned", name(0, e))), d.join(format!("{}.swap", name(0, e)))).unwrap()
         }));
     }
     for base in &old[..old.len() - 1] {
-        for e in ["timeindex", "index", "log"] {
+        for e in ["timeindex", "index", "log", "txnindex"].into_iter().filter(|e| before.join(name(*base, e)).exists()) {
             steps.push(Box::new(move |d| fs::rename(d.join(name(*base, e)), d.join(format!("{}.1.deleted", name(*base, e)))).unwrap()));
         }
     }
-    for e in ["index", "timeindex", "log"] {
+    for e in ["index", "timeindex", "txnindex", "log"] {
         steps.push(Box::new(move |d| fs::rename(d.join(format!("{}.swap", name(0, e))), d.join(name(0, e))).unwrap()));
     }
-    let (want, all) = (last_values(&records(&before)), records(&before));
+    let all = records(&before);
+    let committed: Vec<_> = all.iter().filter(|r| r.0 > 0).cloned().collect();
+    let want = last_values(&committed);
     let (mut were_old, mut were_new) = (0, 0);
     for n in 0..=steps.len() {
         for clean in [false, true] {
@@ -383,6 +405,7 @@ fn a_kill_at_any_step_leaves_the_last_values() {
             assert!(is_old || is_new, "{n}: all or nothing");
             were_old += u32::from(is_old);
             were_new += u32::from(is_new);
+            assert_eq!(log.aborted_transactions(0, 30), aborted, "{n}");
             check_indexes(&torn, LIMITS.index_interval_bytes);
             let left = fs::read_dir(&torn).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
             let left: Vec<_> = left.filter(|f| [".swap", ".cleaned", ".deleted"].iter().any(|e| f.ends_with(e))).collect();
@@ -390,6 +413,24 @@ fn a_kill_at_any_step_leaves_the_last_values() {
         }
     }
     assert!(were_old >= 16 && were_new >= 16, "{were_old} {were_new}");
+}
+
+/// The end of what is compacted stays known, also where its last record goes.
+#[test]
+fn the_last_batch_of_a_round_stays_without_records() {
+    let dir = tempdir();
+    let mut log = Log::open(dir.path(), LIMITS).unwrap();
+    append(&mut log, &batch(1, &[("k", Some("v"))], 0));
+    append(&mut log, &batch(1, &[("k", None)], 0));
+    let no_retention = Compaction { delete_retention_ms: 0, ..SETTINGS };
+    log.set_limits(Limits { segment_bytes: 1, ..LIMITS });
+    append(&mut log, &batch(1, &[("fill", Some("x"))], 0));
+    assert!(clean_at(&mut log, 3, NOW, 1 << 20, &no_retention), "this sets the horizon");
+    log.set_cleaned_to(0);
+    assert!(clean_at(&mut log, 3, NOW + 1, 1 << 20, &no_retention));
+    assert_eq!(records(dir.path()).iter().map(|r| r.0).collect::<Vec<_>>(), [2]);
+    let heads: Vec<_> = files(dir.path(), "log").iter().flat_map(|(_, b)| batches(b)).map(|(h, _)| (h.base_offset, h.count)).collect();
+    assert_eq!(heads, [(1, 0), (2, 1)]);
 }
 
 proptest! {

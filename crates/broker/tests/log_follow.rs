@@ -351,7 +351,7 @@ proptest! {
                     let mut sent = Vec::new();
                     end += gap;
                     for size in sizes {
-                        let batch = placed(&Batch::new(1000 - end).values(&["x", &"y".repeat(size)]).build(), end, epoch);
+                        let batch = placed(&Batch::new(if size % 3 == 0 { 1000 - end } else { 1000 + end }).values(&["x", &"y".repeat(size)]).build(), end, epoch);
                         sent.extend_from_slice(&batch);
                         model.push((end, end + 2, batch));
                         end += 2;
