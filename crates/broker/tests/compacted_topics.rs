@@ -177,6 +177,34 @@ fn tombstones_go_and_a_mixed_policy_deletes_too() {
     eventually("retention takes the record", SOON, || (client.list_offsets(7, "mixed", 0, -2) == (0, 1, -1)).then_some(()));
 }
 
+/// The broker is killed in the middle of its work, which it is at all the time: compaction has no pause here.
+#[test]
+fn kills_while_compacting_lose_nothing() {
+    let mut cluster = Cluster::start(1, "log.cleaner.backoff.ms=0\nlog.segment.delete.delay.ms=0");
+    create(&cluster, "t", &[("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0"), ("segment.bytes", "1500")]);
+    let mut last = BTreeMap::new();
+    let mut n = 0;
+    for round in 0..8 {
+        let mut client = cluster.client(1);
+        for _ in 0..60 + round * 7 {
+            let (key, value) = (format!("key {}", n * 7 % 13), format!("{n} {}", "x".repeat(n % 90)));
+            let offset = client.produce("t", 0, &batch((n % 5) as i16, &[(&key, Some(&value))]));
+            last.insert(key, (offset, value));
+            n += 1;
+        }
+        cluster.node(1).kill_9();
+        cluster.node(1).start();
+        cluster.wait();
+        cluster.leaders("t");
+        let all = read(&mut cluster.client(1), "t");
+        assert!(all.is_sorted_by(|a, b| a.0 < b.0), "round {round}");
+        let seen: BTreeMap<String, (i64, String)> = all.into_iter().map(|(o, k, v)| (k, (o, v.unwrap()))).collect();
+        assert_eq!(seen, last, "round {round}");
+    }
+    let said = cluster.node(1).running().said();
+    assert!(!said.contains("ERROR"), "{said}");
+}
+
 #[test]
 fn the_offsets_topic_is_compacted_and_nothing_is_lost() {
     let mut cluster = Cluster::start(1, &format!("{SETTINGS}\noffsets.topic.segment.bytes=3000\nlog.cleaner.min.cleanable.ratio=0.1"));

@@ -276,14 +276,14 @@ fn aborted_records_do_not_supersede_others_and_go() {
 
 #[test]
 fn a_log_that_changes_meanwhile_keeps_what_it_has() {
-    for change in ["truncated", "cut within", "deleted", "stopped"] {
+    for change in ["truncated", "cut within", "cut at last", "deleted", "stopped"] {
         let dir = tempdir();
         let mut log = Log::open(dir.path(), LIMITS).unwrap();
         for i in 0..40 {
             // Segments that do not become one.
             append(&mut log, &batch(i, &[(&i.to_string(), Some(&"x".repeat(100)))], 0));
         }
-        log.set_cleaned_to(1);
+        log.set_cleaned_to(2);
         let stop = AtomicBool::new(false);
         let plan = log.plan_cleaning(&SETTINGS, 40, NOW);
         let map = plan.build(1 << 20, &stop).unwrap();
@@ -295,18 +295,23 @@ fn a_log_that_changes_meanwhile_keeps_what_it_has() {
             "cut within" => {
                 log.truncate_to(1).unwrap();
                 assert_eq!(log.cleaned_to(), 1);
-                log.truncate_to(0).unwrap();
-                assert_eq!(log.cleaned_to(), 0);
                 None
             }
+            "cut at last" => None,
             "deleted" => log.delete_below(20).unwrap(),
             _ => {
                 stop.store(true, Ordering::Relaxed);
                 None
             }
         };
-        let before = files(dir.path(), "log");
-        let done = plan.clean(&map, NOW, &stop, &mut |cleaned| Ok(log.replace(cleaned)?.is_some()));
+        let mut before = files(dir.path(), "log");
+        let done = plan.clean(&map, NOW, &stop, &mut |cleaned| {
+            if change == "cut at last" && log.end_offset() > 1 {
+                log.truncate_to(1).unwrap();
+                before = files(dir.path(), "log");
+            }
+            Ok(log.replace(cleaned)?.is_some())
+        });
         assert!(!matches!(done, Ok(Some(_))), "{change}");
         assert_eq!(files(dir.path(), "log"), before, "{change}");
         assert!(fs::read_dir(dir.path()).unwrap().all(|e| !e.unwrap().path().to_str().unwrap().contains(".cleaned")), "{change}");
