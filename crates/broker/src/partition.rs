@@ -328,6 +328,11 @@ impl Partition {
         settings.enabled.then(|| inner.log.dirt(&settings, high_watermark, now_ms())).filter(|d| d.is_due(&settings))
     }
 
+    /// A compaction has failed: there is no other until the next start.
+    pub fn leave_uncleaned(&self) {
+        self.inner().log.leave_uncleaned();
+    }
+
     /// Begins a compaction.
     pub fn plan_cleaning(&self) -> Plan {
         let mut inner = self.inner();

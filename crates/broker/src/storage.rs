@@ -4,7 +4,7 @@
 //! leads the partition. What a checkpoint says is on the disk before the checkpoint is.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -91,8 +91,6 @@ pub struct Storage {
     /// one at a time writes checkpoints
     writing: Mutex<()>,
     remains: Mutex<Vec<(Instant, Remains)>>,
-    /// partitions that could not be compacted
-    uncleanable: Mutex<HashSet<(String, i32)>>,
     /// ends a compaction
     stop: AtomicBool,
     /// wakes the background work before its time
@@ -124,7 +122,6 @@ impl Storage {
             cleaned: checkpoints::read(dir, CLEANED)?,
             writing: Mutex::default(),
             remains: Mutex::default(),
-            uncleanable: Mutex::default(),
             stop: AtomicBool::new(false),
             wake: Arc::default(),
             dir: dir.to_owned(),
@@ -256,10 +253,8 @@ impl Storage {
     /// Compacts the partition that needs it most, within so many bytes of memory. Says whether there was one. A partition that
     /// cannot be compacted is logged and left alone until the next start, as on Kafka.
     pub fn clean_one(&self, buffer: usize) -> bool {
-        let uncleanable = || self.uncleanable.lock().unwrap_or_else(PoisonError::into_inner);
         let hosted = self.hosted();
-        let due = hosted.iter().filter(|(key, _)| !uncleanable().contains(*key));
-        let due = due.filter_map(|(key, led)| Some((led.partition.dirt()?, key, led)));
+        let due = hosted.iter().filter_map(|(key, led)| Some((led.partition.dirt()?, key, led)));
         let Some((_, key, led)) = due.max_by_key(|(dirt, ..)| (dirt.overdue, dirt.millionths)) else {
             return false;
         };
@@ -270,7 +265,7 @@ impl Storage {
             Err(_) if self.stop.load(Ordering::Relaxed) => false,
             Err(e) => {
                 tracing::error!("compaction of {}-{}: {e}; left alone until the next start", key.0, key.1);
-                uncleanable().insert(key.clone());
+                led.partition.leave_uncleaned();
                 true
             }
         }

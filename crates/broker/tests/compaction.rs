@@ -320,6 +320,27 @@ fn a_log_that_changes_meanwhile_keeps_what_it_has() {
 }
 
 #[test]
+fn damage_is_an_error_and_the_log_is_left_alone() {
+    let dir = tempdir();
+    let mut log = Log::open(dir.path(), LIMITS).unwrap();
+    for i in 0..20 {
+        append(&mut log, &batch(i, &[("k", Some(&"x".repeat(100)))], 0));
+    }
+    let path = dir.path().join(format!("{:020}.log", 0));
+    let mut bytes = fs::read(&path).unwrap();
+    // A bit in a value.
+    bytes[HEAD_BYTES + 60] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let before = files(dir.path(), "log");
+    let error = log.plan_cleaning(&SETTINGS, 20, NOW).build(1 << 20, &GO).unwrap_err();
+    assert!(error.to_string().starts_with(path.to_str().unwrap()), "{error}");
+    assert!(log.dirt(&SETTINGS, 20, NOW).is_due(&SETTINGS));
+    log.leave_uncleaned();
+    assert!(!log.dirt(&SETTINGS, 20, NOW).is_due(&SETTINGS));
+    assert_eq!(files(dir.path(), "log"), before);
+}
+
+#[test]
 fn a_reader_that_has_begun_reads_on() {
     let dir = tempdir();
     let mut log = Log::open(dir.path(), LIMITS).unwrap();

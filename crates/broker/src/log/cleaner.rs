@@ -154,6 +154,10 @@ impl Source {
                     std::os::unix::fs::FileExt::read_exact_at(&*self.slot.file()?, &mut piece, position)?;
                 };
                 let within = (position - begins) as usize;
+                // Damage that is written anew would have a right checksum.
+                if !head.crc_ok(&piece[within..]) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {position}: wrong checksum")));
+                }
                 if !see(&head, &piece[within..within + head.size])? {
                     return Ok(());
                 }
@@ -176,6 +180,11 @@ impl Log {
         self.cleaned = if offset > self.end_offset() { 0 } else { offset };
     }
 
+    /// A compaction has failed: [`Log::dirt`] finds none until it is opened again.
+    pub fn leave_uncleaned(&mut self) {
+        self.uncleanable = true;
+    }
+
     /// How much could be compacted. Nothing at or above the high watermark is.
     pub fn dirt(&mut self, settings: &Compaction, high_watermark: i64, now: i64) -> Dirt {
         let first_dirty = self.cleaned.max(self.start.min(self.segments[self.segments.len() - 1].base()));
@@ -184,6 +193,7 @@ impl Log {
         let dirty = || closed.iter().filter(|s| s.next_offset() > first_dirty);
         let active = self.segments[self.segments.len() - 1].base();
         let too_young = dirty().find(|s| settings.min_lag_ms > 0 && s.max_timestamp() > now.saturating_sub(settings.min_lag_ms));
+        let stable = if self.uncleanable { first_dirty } else { stable };
         let first_uncleanable = too_young.map_or(active, Segment::base).min(active).min(stable).max(first_dirty);
         let size = |s: &Segment| u64::from(s.size());
         let clean: u64 = closed.iter().filter(|s| s.next_offset() <= first_dirty).map(size).sum();

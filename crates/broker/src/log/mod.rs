@@ -121,6 +121,8 @@ pub struct Log {
     snapshots: BTreeSet<i64>,
     /// it is compacted up to here
     cleaned: i64,
+    /// a compaction has failed
+    uncleanable: bool,
     owned: Owned,
 }
 
@@ -207,6 +209,7 @@ impl Log {
             producers: Producers::default(),
             snapshots: BTreeSet::new(),
             cleaned: 0,
+            uncleanable: false,
             owned,
         };
         let end = this.end_offset();
