@@ -215,8 +215,30 @@ impl Broker {
     /// A partition of the offsets topic is led, or followed, from now on.
     pub fn groups_assigned(&self, _index: i32, _led: &Arc<Led>, _leads: bool, _epoch: i32) {}
 
-    /// Background work: checkpoints, retention, removal. Never ends.
+    /// Compacts one partition after the other. Never ends.
+    async fn compact(self: Arc<Self>) {
+        loop {
+            let broker = self.clone();
+            let buffer = self.config.cleaner_buffer;
+            let found = tokio::task::spawn_blocking(move || broker.storage.clean_one(buffer)).await;
+            if let Err(e) = &found {
+                tracing::error!("compaction: {e}");
+            }
+            if !found.unwrap_or(false) {
+                tokio::time::sleep(self.config.cleaner_backoff).await;
+            }
+        }
+    }
+
+    /// Background work: checkpoints, retention, removal, compaction. Never ends.
     pub async fn maintain(self: Arc<Self>) {
+        match self.config.cleaner_enabled {
+            true => drop(tokio::join!(self.clone().keep_house(), self.compact())),
+            false => self.keep_house().await,
+        }
+    }
+
+    async fn keep_house(self: Arc<Self>) {
         let mut checkpoint = tokio::time::interval(self.config.checkpoint_interval);
         let mut retention = tokio::time::interval(self.config.retention_check);
         let mut removal = tokio::time::interval(REMOVAL);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::{
-    log::Retention,
-    topic_settings::{is_log_append_time, policy_deletes},
+    log::{Compaction, Retention},
+    topic_settings::{is_log_append_time, millionths, policy},
 };
 
 /// Why a configuration is not usable.
@@ -151,6 +151,17 @@ pub struct Config {
     pub producer_expiration_ms: i64,
     /// `producer.id.expiration.check.interval.ms`
     pub producer_expiration_check: Duration,
+    /// `log.cleanup.policy` has `compact`; `log.cleaner.min.cleanable.ratio`, `log.cleaner.min.compaction.lag.ms`,
+    /// `log.cleaner.max.compaction.lag.ms`, `log.cleaner.delete.retention.ms`
+    pub compaction: Compaction,
+    /// `log.cleaner.enable`
+    pub cleaner_enabled: bool,
+    /// `log.cleaner.dedupe.buffer.size`; it is taken while a log is compacted, and not more than its keys need
+    pub cleaner_buffer: usize,
+    /// `log.cleaner.backoff.ms`
+    pub cleaner_backoff: Duration,
+    /// `offsets.topic.segment.bytes`
+    pub offsets_segment_bytes: u32,
     /// `septet.max.producers`
     pub max_producers: usize,
 }
@@ -163,11 +174,17 @@ const QUEUED_RESPONSE_BYTES: i64 = 64 * 1024 * 1024;
 const AUTO_CREATE_MAX_PARTITIONS: i64 = 2000;
 /// Partitions of one broker.
 const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
+/// Memory for the keys of a log that is compacted, in bytes: 600,000 keys at once. Kafka takes 128 MiB.
+const CLEANER_BUFFER: i64 = 16 * 1024 * 1024;
 /// Producers that are remembered, counted once for each partition; 250 bytes each.
 const MAX_PRODUCERS: i64 = 100_000;
 
 /// Keys of Kafka's that are accepted without effect so far.
 pub const NOT_OBEYED: &[&str] = &[
+    "log.cleaner.threads",
+    "log.cleaner.io.buffer.size",
+    "log.cleaner.io.buffer.load.factor",
+    "log.cleaner.io.max.bytes.per.second",
     "num.network.threads",
     "num.io.threads",
     "socket.send.buffer.bytes",
@@ -177,7 +194,6 @@ pub const NOT_OBEYED: &[&str] = &[
     "transaction.state.log.min.isr",
     "log.flush.interval.messages",
     "log.flush.interval.ms",
-    "log.cleaner.enable",
     "group.initial.rebalance.delay.ms",
     "num.replica.fetchers",
     "zookeeper.connection.timeout.ms",
@@ -185,7 +201,6 @@ pub const NOT_OBEYED: &[&str] = &[
     "log.message.format.version",
     "compression.type",
     "offsets.retention.minutes",
-    "offsets.topic.segment.bytes",
     "queued.max.requests",
     "log.index.size.max.bytes",
     "broker.id.generation.enable",
@@ -271,7 +286,14 @@ impl Config {
             Some(ms) => ms.min(forever),
             None => source.number("log.roll.hours", 1, i32::MAX.into())?.unwrap_or(168) * 3_600_000,
         };
-        let cleanup_deletes = source.checked("log.cleanup.policy", policy_deletes)?.unwrap_or(true);
+        let (cleanup_deletes, compacts) = source.checked("log.cleanup.policy", policy)?.unwrap_or((true, false));
+        let compaction = Compaction {
+            enabled: compacts,
+            min_dirty_millionths: source.checked("log.cleaner.min.cleanable.ratio", millionths)?.unwrap_or(500_000),
+            min_lag_ms: source.number("log.cleaner.min.compaction.lag.ms", 0, i64::MAX)?.unwrap_or(0),
+            max_lag_ms: source.number("log.cleaner.max.compaction.lag.ms", 1, i64::MAX)?.unwrap_or(i64::MAX),
+            delete_retention_ms: source.number("log.cleaner.delete.retention.ms", 0, i64::MAX)?.unwrap_or(86_400_000),
+        };
         let log_append_time = source.checked("log.message.timestamp.type", is_log_append_time)?.unwrap_or(false);
         let inter_broker_listener = match source.text("inter.broker.listener.name") {
             Some(name) => name.to_ascii_uppercase(),
@@ -330,6 +352,11 @@ impl Config {
                 .unwrap_or(MAX_PARTITIONS_PER_BROKER) as usize,
             producer_expiration_ms: source.number("producer.id.expiration.ms", 1, i32::MAX.into())?.unwrap_or(86_400_000),
             producer_expiration_check: source.duration("producer.id.expiration.check.interval.ms", 1, 600_000)?,
+            compaction,
+            cleaner_enabled: source.boolean("log.cleaner.enable")?.unwrap_or(true),
+            cleaner_buffer: source.number("log.cleaner.dedupe.buffer.size", 1 << 20, i64::MAX)?.unwrap_or(CLEANER_BUFFER) as usize,
+            cleaner_backoff: source.duration("log.cleaner.backoff.ms", 0, 15_000)?.max(Duration::from_millis(10)),
+            offsets_segment_bytes: source.number("offsets.topic.segment.bytes", 1, i32::MAX.into())?.unwrap_or(104_857_600) as u32,
             max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
         for (key, entry) in source.entries {
@@ -395,6 +422,14 @@ pub const OBEYED: &[&str] = &[
     "leader.imbalance.check.interval.seconds",
     "leader.imbalance.per.broker.percentage",
     "broker.rack",
+    "log.cleaner.enable",
+    "log.cleaner.min.cleanable.ratio",
+    "log.cleaner.min.compaction.lag.ms",
+    "log.cleaner.max.compaction.lag.ms",
+    "log.cleaner.delete.retention.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.backoff.ms",
+    "offsets.topic.segment.bytes",
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.

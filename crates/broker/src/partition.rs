@@ -22,7 +22,7 @@ pub use follow::{FetchPosition, FollowError};
 use crate::{
     batch,
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
-    log::{Found, Gone, Log, LogError, Slice, locate, now_ms},
+    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Slice, locate, now_ms},
     records,
     topic_settings::TopicSettings,
     watch::Watchers,
@@ -233,7 +233,7 @@ impl Partition {
     pub fn set_settings(&self, settings: TopicSettings) {
         let mut inner = self.inner();
         inner.settings = settings;
-        inner.log.set_limits(settings.limits);
+        inner.log.set_limits(settings.log_limits());
     }
 
     /// What it goes by.
@@ -281,12 +281,12 @@ impl Partition {
 
     /// Appends what a producer sent, which must be one batch. With `all`, only if enough replicas are in sync.
     pub fn append_with(&self, bytes: &[u8], all: bool) -> Result<Appended, ResponseError> {
-        let TopicSettings { max_message_bytes, log_append_time, .. } = self.leading()?.settings;
+        let TopicSettings { max_message_bytes, log_append_time, compaction, .. } = self.leading()?.settings;
         let heads = batch::validate(bytes, max_message_bytes)?;
         let [head] = heads[..] else {
             return Err(ResponseError::InvalidRecord);
         };
-        let checked = records::check(bytes, &head, max_message_bytes)?;
+        let checked = records::check(bytes, &head, max_message_bytes, compaction.enabled)?;
         let mut copy = bytes.to_vec();
         let mut inner = self.leading()?;
         if all && inner.replication.in_sync() < inner.settings.min_insync_replicas {
@@ -479,6 +479,42 @@ impl Partition {
             self.wake();
         }
         Ok(gone)
+    }
+
+    /// How much could be compacted now, where the topic is compacted. Never at or above the high watermark.
+    pub fn dirt(&self) -> Option<Dirt> {
+        let mut inner = self.inner();
+        let settings = inner.settings.compaction;
+        let high_watermark = inner.replication.high_watermark();
+        settings.enabled.then(|| inner.log.dirt(&settings, high_watermark, now_ms())).filter(|d| d.is_due(&settings))
+    }
+
+    /// A compaction has failed: there is no other until the next start.
+    pub fn leave_uncleaned(&self) {
+        self.inner().log.leave_uncleaned();
+    }
+
+    /// Begins a compaction.
+    pub fn plan_cleaning(&self) -> Plan {
+        let mut inner = self.inner();
+        let settings = inner.settings.compaction;
+        let high_watermark = inner.replication.high_watermark();
+        inner.log.plan_cleaning(&settings, high_watermark, now_ms())
+    }
+
+    /// Takes a compacted segment; see [`Log::replace`].
+    pub fn replace(&self, cleaned: Cleaned) -> Result<Option<Gone>, LogError> {
+        self.inner().log.replace(cleaned)
+    }
+
+    /// Offset up to which it is compacted.
+    pub fn cleaned_to(&self) -> i64 {
+        self.inner().log.cleaned_to()
+    }
+
+    /// It is compacted up to an offset.
+    pub fn set_cleaned_to(&self, offset: i64) {
+        self.inner().log.set_cleaned_to(offset);
     }
 
     /// Forgets producers that were silent for so long, in milliseconds.

@@ -7,7 +7,10 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -18,6 +21,7 @@ use crate::{
     log::{
         Files, Gone, Log, LogError, ProducerQuota, Recovery,
         checkpoints::{self, CLEANED, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
+        now_ms,
     },
     partition::{Partition, Shared},
     topic_settings::TopicSettings,
@@ -83,13 +87,15 @@ pub struct Storage {
     points: checkpoints::Offsets,
     high_watermarks: checkpoints::Offsets,
     starts: checkpoints::Offsets,
-    /// what a broker that compacts has noted; kept for it
+    /// from the checkpoint, for partitions that are not open
     cleaned: checkpoints::Offsets,
     /// one at a time writes checkpoints
     writing: Mutex<()>,
     remains: Mutex<Vec<(Instant, Remains)>>,
     /// what the partitions share
     pub shared: Arc<Shared>,
+    /// ends a compaction
+    stop: AtomicBool,
     /// wakes the background work before its time
     pub wake: Arc<Notify>,
 }
@@ -122,6 +128,7 @@ impl Storage {
             remains: Mutex::default(),
             wake: shared.sync.clone(),
             shared,
+            stop: AtomicBool::new(false),
             dir: dir.to_owned(),
         })
     }
@@ -171,8 +178,9 @@ impl Storage {
             point: Some(self.points.get(key).copied().unwrap_or(0)),
             start: self.starts.get(key).copied().unwrap_or(0),
         };
-        let mut log = Log::open_in(&dir, settings.limits, &self.files, recovery)?;
+        let mut log = Log::open_in(&dir, settings.log_limits(), &self.files, recovery)?;
         log.set_producer_quota(self.producers.clone());
+        log.set_cleaned_to(self.cleaned.get(key).copied().unwrap_or(0));
         if let Some(id) = id {
             write_id(&dir, id)?;
         }
@@ -241,6 +249,51 @@ impl Storage {
         self.hosted().values().for_each(|led| led.partition.expire_producers(expiration_ms));
     }
 
+    /// Compacts the partition that needs it most, within so many bytes of memory. Says whether there was one. A partition that
+    /// cannot be compacted is logged and left alone until the next start, as on Kafka.
+    pub fn clean_one(&self, buffer: usize) -> bool {
+        let hosted = self.hosted();
+        let due = hosted.iter().filter_map(|(key, led)| Some((led.partition.dirt()?, key, led)));
+        let Some((_, key, led)) = due.max_by_key(|(dirt, ..)| (dirt.overdue, dirt.millionths)) else {
+            return false;
+        };
+        match self.clean(led, buffer) {
+            Ok(true) => true,
+            // It has changed meanwhile, and comes again.
+            Ok(false) => false,
+            Err(_) if self.stop.load(Ordering::Relaxed) => false,
+            Err(e) => {
+                tracing::error!("compaction of {}-{}: {e}; left alone until the next start", key.0, key.1);
+                led.partition.leave_uncleaned();
+                true
+            }
+        }
+    }
+
+    fn clean(&self, led: &Led, buffer: usize) -> Result<bool, LogError> {
+        let plan = led.partition.plan_cleaning();
+        let map = plan.build(buffer, &self.stop)?;
+        let mut replace = |cleaned| {
+            let gone = led.partition.replace(cleaned)?;
+            let done = gone.is_some();
+            gone.into_iter().for_each(|gone| self.remove_later(gone, led.partition.settings()));
+            Ok(done)
+        };
+        match plan.clean(&map, now_ms(), &self.stop, &mut replace)? {
+            Some(offset) => {
+                led.partition.set_cleaned_to(offset);
+                self.checkpoint()?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Ends a compaction that is under way, and lets none begin.
+    pub fn stop_cleaning(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Brings everything to the disk, while the partitions go on, and says so in the checkpoints.
     pub fn sync(&self) {
         for ((topic, number), led) in self.hosted().iter() {
@@ -268,6 +321,10 @@ impl Storage {
             let (start, _) = led.partition.offsets();
             points.insert(key.clone(), led.partition.recovery_point());
             ends.insert(key.clone(), led.partition.high_watermark());
+            match led.partition.cleaned_to() {
+                0 => drop(cleaned.remove(key)),
+                offset => drop(cleaned.insert(key.clone(), offset)),
+            }
             // The first segment says the rest.
             match led.partition.start_is_within() {
                 true => drop(starts.insert(key.clone(), start)),
@@ -282,6 +339,7 @@ impl Storage {
 
     /// Brings everything to the disk for a stop. Nothing may be appended any more.
     pub fn shut_down(&self) {
+        self.stop_cleaning();
         let mut clean = true;
         for ((topic, number), led) in self.hosted().iter() {
             led.partition.resign();

@@ -65,7 +65,7 @@ impl TopicConfigs {
     pub fn settings(&self, broker: &Broker, topic: &str) -> TopicSettings {
         let defaults = TopicSettings::of(&broker.config);
         // Committed offsets are compacted, not deleted, as on Kafka.
-        let defaults = if is_internal(topic) { TopicSettings { deletes: false, ..defaults } } else { defaults };
+        let defaults = if is_internal(topic) { defaults.of_offsets(&broker.config) } else { defaults };
         defaults.with(topic, &self.given(topic))
     }
 }
