@@ -12,6 +12,7 @@ use crate::{
         topics::is_internal,
     },
     config::Config,
+    groups::{Coordinator, OFFSETS_TOPIC},
     log::{Files, LogError},
     net::{
         admission::Admission,
@@ -65,6 +66,8 @@ pub struct Broker {
     pub quota: Quota,
     /// partitions that this broker has
     pub storage: Storage,
+    /// consumer groups of the partitions of the offsets topic that this broker leads
+    pub groups: Arc<Coordinator>,
     opening: Mutex<()>,
     _lock: fs::File,
 }
@@ -88,6 +91,7 @@ impl Broker {
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
             quota: Quota::default(),
             storage: Storage::open(&dir, Files::new(descriptors.files))?,
+            groups: Coordinator::new(config.groups.clone()),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
@@ -173,6 +177,9 @@ impl Broker {
         for (key, led) in self.storage.all() {
             if mine(&key).is_none() {
                 led.partition.resign();
+                if key.0 == OFFSETS_TOPIC {
+                    self.groups.resigned(key.1, led.partition.leader_epoch());
+                }
             }
         }
         let defaults = TopicSettings::of(&self.config);
@@ -191,6 +198,9 @@ impl Broker {
             if let Some(led) = self.storage.get(name, number) {
                 led.partition.set_settings(settings(name, topic));
                 led.partition.lead(state.leader_epoch);
+                if name == OFFSETS_TOPIC {
+                    self.groups.elected(number, led.clone(), led.partition.leader_epoch());
+                }
             }
         }
     }
@@ -205,8 +215,10 @@ impl Broker {
             // The first tick is at once.
             timer.tick().await;
         }
+        let mut groups = std::pin::pin!(self.groups.clone().maintain(self.image.subscribe()));
         loop {
             let work: fn(&Storage) = tokio::select! {
+                () = &mut groups => return,
                 _ = checkpoint.tick() => Storage::sync,
                 () = self.storage.wake.notified() => Storage::sync,
                 _ = retention.tick() => Storage::expire,

@@ -79,7 +79,7 @@ async fn run(config: Config) -> Result<(), String> {
             let id = broker.id();
             let _ = broker.image.subscribe().wait_for(|i| i.brokers.contains_key(&id)).await;
             for (name, listener) in listeners {
-                tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name }));
+                tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None }));
             }
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             tracing::info!("serving");

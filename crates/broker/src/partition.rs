@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use kafka_protocol::ResponseError;
@@ -205,6 +206,11 @@ impl Partition {
         drop(inner);
         self.wake();
         Ok(Appended { base_offset, start_offset, time })
+    }
+
+    /// Waits until what is below an offset is committed. With one replica that is so once it is appended.
+    pub async fn committed(&self, _end_offset: i64, leader_epoch: i32, _timeout: Duration) -> Result<(), ResponseError> {
+        if self.leading()?.leader_epoch == leader_epoch { Ok(()) } else { Err(ResponseError::NotLeaderOrFollower) }
     }
 
     fn wake(&self) {

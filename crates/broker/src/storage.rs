@@ -14,7 +14,6 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    groups::{OFFSETS_TOPIC, Offsets, Usage},
     log::{
         Files, Gone, Log, LogError, Recovery,
         checkpoints::{self, CLEANED, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
@@ -30,13 +29,11 @@ const DELETED: &str = "-delete";
 /// Longest name of a directory: a file system's limit.
 const MAX_NAME: usize = 255;
 
-/// A partition with, for one of the offsets topic, the offsets in it.
+/// A partition that this broker has.
 #[derive(Debug)]
 pub struct Led {
     /// the partition
     pub partition: Partition,
-    /// offsets of the groups that belong to it
-    pub offsets: Option<Offsets>,
 }
 
 type Hosted = HashMap<(String, i32), Arc<Led>>;
@@ -57,9 +54,6 @@ pub enum HostError {
         /// in the coordinator
         wanted: String,
     },
-    /// Committed offsets in it.
-    #[error("committed offsets cannot be loaded: {0:?}")]
-    Offsets(kafka_protocol::ResponseError),
 }
 
 /// What is to be removed, once its time has come.
@@ -74,7 +68,6 @@ enum Remains {
 pub struct Storage {
     dir: PathBuf,
     files: Arc<Files>,
-    usage: Usage,
     hosted: RwLock<Arc<Hosted>>,
     /// the last stop was a clean one
     clean: bool,
@@ -106,7 +99,6 @@ impl Storage {
         }
         Ok(Self {
             files,
-            usage: Usage::default(),
             hosted: RwLock::default(),
             clean,
             points: checkpoints::read(dir, RECOVERY_POINTS)?,
@@ -168,12 +160,7 @@ impl Storage {
         if let Some(id) = id {
             write_id(&dir, id)?;
         }
-        let partition = Partition::new(log, settings, self.wake.clone());
-        let offsets = match topic.as_str() {
-            OFFSETS_TOPIC => Some(Offsets::load_in(&partition, self.usage.clone()).map_err(HostError::Offsets)?),
-            _ => None,
-        };
-        Ok(Led { partition, offsets })
+        Ok(Led { partition: Partition::new(log, settings, self.wake.clone()) })
     }
 
     /// Deletes the partitions of a topic. Their directories get another name at once and are removed after the topic's delay.
