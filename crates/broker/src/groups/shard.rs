@@ -32,6 +32,13 @@ pub struct Usage {
     pub(super) offsets: AtomicUsize,
 }
 
+impl Usage {
+    /// Bytes of members and of offsets.
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.groups.load(Ordering::Relaxed), self.offsets.load(Ordering::Relaxed))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Loading,
