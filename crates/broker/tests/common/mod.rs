@@ -7,6 +7,7 @@ pub mod logs;
 pub mod processes;
 pub mod proxy;
 pub mod samples;
+pub mod tools;
 pub mod znodes;
 
 /// A directory that goes away; in memory where that can be had. Kill -9 spares it there as it spares the page cache,
