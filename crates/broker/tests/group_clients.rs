@@ -75,7 +75,8 @@ fn apaches_tools() {
     fill(&cluster, "other", 1, 5);
     let servers = tools::bootstrap(&cluster);
     let (dir, console) = (cluster.dir.path(), tools::kafka("kafka-console-consumer.sh"));
-    let arguments = ["--bootstrap-server", &servers, "--group", "reader", "--include", "orders|other", "--from-beginning", "--max-messages", "65"];
+    let arguments =
+        ["--bootstrap-server", &servers, "--group", "reader", "--include", "orders|other", "--from-beginning", "--max-messages", "65"];
     let out = tools::run(dir, &console, &arguments);
     assert_eq!(out.lines().filter(|l| l.contains('-') && l.len() < 6).count(), 65, "{out}");
     let tool = tools::kafka("kafka-consumer-groups.sh");
@@ -88,7 +89,9 @@ fn apaches_tools() {
         rows.sort();
         rows
     };
-    let row = |topic: &str, p: i32, at: i32, end: i32| [topic.to_owned(), p.to_string(), at.to_string(), end.to_string(), (end - at).to_string()].to_vec();
+    let row = |topic: &str, p: i32, at: i32, end: i32| {
+        [topic.to_owned(), p.to_string(), at.to_string(), end.to_string(), (end - at).to_string()].to_vec()
+    };
     let out = groups(&["--describe", "--group", "reader"]);
     let mut want: Vec<_> = (0..3).map(|p| row("orders", p, 20, 20)).collect();
     want.push(row("other", 0, 5, 5));
@@ -125,7 +128,8 @@ fn describe(client: &mut Client, group: &str) -> (i16, String, Vec<String>) {
 }
 
 fn join(client: &mut Client, version: i16, group: &str, member_id: &str) -> JoinGroupResponse {
-    let protocol = JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(vec![0, 1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff].into());
+    let protocol =
+        JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(vec![0, 1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff].into());
     let request = JoinGroupRequest::default()
         .with_group_id(GroupId(text(group)))
         .with_session_timeout_ms(300_000)
@@ -160,7 +164,10 @@ fn heartbeat(client: &mut Client, group: &str, member: &str) -> i16 {
 }
 
 fn commit(client: &mut Client, group: &str, member: &str, offset: i64) -> i16 {
-    let p = OffsetCommitRequestPartition::default().with_partition_index(0).with_committed_offset(offset).with_committed_metadata(Some(text("m")));
+    let p = OffsetCommitRequestPartition::default()
+        .with_partition_index(0)
+        .with_committed_offset(offset)
+        .with_committed_metadata(Some(text("m")));
     let t = OffsetCommitRequestTopic::default().with_name(topic_name("orders")).with_partitions(vec![p]);
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(text(group)))
@@ -208,10 +215,14 @@ fn every_version_of_the_group_apis_works() {
         let beat = HeartbeatRequest::default().with_group_id(GroupId(text(&group))).with_generation_id(1);
         assert_eq!(client.call(v.min(4), &beat.clone().with_member_id(joined.member_id.clone())).error_code, 0, "{v}");
         assert_eq!(client.call(v.min(4), &beat.with_member_id(text("x"))).error_code, ResponseError::UnknownMemberId.code(), "{v}");
-        let described = client.call(v.min(5), &DescribeGroupsRequest::default().with_groups(vec![GroupId(text(&group)), GroupId(text("none"))]));
+        let described =
+            client.call(v.min(5), &DescribeGroupsRequest::default().with_groups(vec![GroupId(text(&group)), GroupId(text("none"))]));
         let states: Vec<_> = described.groups.iter().map(|g| (g.error_code, g.group_state.as_str(), g.members.len())).collect();
         assert_eq!(states, [(0, "Stable", 1), (0, "Dead", 0)], "{v}");
-        assert_eq!((&described.groups[0].members[0].client_host[..], &described.groups[0].members[0].client_id[..]), ("/127.0.0.1", "test"));
+        assert_eq!(
+            (&described.groups[0].members[0].client_host[..], &described.groups[0].members[0].client_id[..]),
+            ("/127.0.0.1", "test")
+        );
         let listed = client.call(v.min(5), &ListGroupsRequest::default());
         assert!(listed.groups.iter().any(|g| g.group_id.0.as_str() == group && g.protocol_type.as_str() == "consumer"), "{v}");
         let leave = LeaveGroupRequest::default().with_group_id(GroupId(text(&group)));
@@ -265,10 +276,15 @@ fn an_apache_broker_takes_over_the_groups_and_gives_them_back() {
     };
     stop(&mut cluster);
     // What Apache's own tool sees in the log.
-    let logs = fs::read_dir(cluster.node(1).logs()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.to_string_lossy().contains("__consumer_offsets"));
+    let logs = fs::read_dir(cluster.node(1).logs())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.to_string_lossy().contains("__consumer_offsets"));
     let segments: Vec<String> = logs.map(|d| d.join(format!("{:020}.log", 0)).display().to_string()).collect();
     let out = tools::run(cluster.dir.path(), &tools::kafka("kafka-dump-log.sh"), &["--offsets-decoder", "--files", &segments.join(",")]);
-    for want in ["\"group\":\"g\"", "\"topic\":\"orders\",\"partition\":0", "\"offset\":7", "\"protocol\":\"range\"", "\"generation\":1", &member] {
+    for want in
+        ["\"group\":\"g\"", "\"topic\":\"orders\",\"partition\":0", "\"offset\":7", "\"protocol\":\"range\"", "\"generation\":1", &member]
+    {
         assert!(out.contains(want), "{want}: {out}");
     }
     assert!(!out.contains("Exception"), "{out}");

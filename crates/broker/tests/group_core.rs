@@ -351,7 +351,10 @@ fn a_static_member_whose_new_id_is_not_written_keeps_the_old_one() {
 #[test]
 fn a_static_member_that_changes_the_protocol_or_comes_between_rebalances() {
     let mut w = World::stable(vec![of_static("one", "one-1"), of_static("two", "two-1")]);
-    let other = Join { protocols: vec![("sticky".into(), subscription(&["t"])), ("range".into(), subscription(&["t"]))], ..of_static("one", "one-2") };
+    let other = Join {
+        protocols: vec![("sticky".into(), subscription(&["t"])), ("range".into(), subscription(&["t"]))],
+        ..of_static("one", "one-2")
+    };
     let back = w.join(other);
     w.stored(Ok(()));
     // range stays, the only one that two supports.

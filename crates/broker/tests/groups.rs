@@ -14,7 +14,7 @@ use kafka_protocol::ResponseError;
 use proptest::prelude::*;
 use septet_broker::{
     groups::{
-        Commit, Committer, GroupSettings,
+        Commit, Committer, Coordinator, GroupSettings,
         core::{Join, Limits, State, Sync},
         partition_for,
         shard::{Shard, Usage},
@@ -402,6 +402,65 @@ fn a_partition_knows_its_offsets_and_epochs() {
     let epochs: Vec<_> = batches(&p.read(0, 1000).unwrap()).iter().map(|(h, _)| h.leader_epoch).collect();
     assert_eq!(epochs, [3, 9]);
     assert_eq!(p.flush().unwrap(), 4);
+}
+
+#[test]
+fn a_shard_that_is_not_loaded_says_so() {
+    let dir = tempdir();
+    let shard = Arc::new(Shard::new(3, led(open(dir.path())), Arc::new(settings()), Arc::default(), Instant::now()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let loading = ResponseError::CoordinatorLoadInProgress;
+    let join = Join { session_timeout_ms: 1000, protocol_type: "consumer".into(), ..Join::default() };
+    assert_eq!(runtime.block_on(shard.join("g", join.clone())).error, Some(loading));
+    let long = Join { session_timeout_ms: i32::MAX, ..join };
+    assert_eq!(runtime.block_on(shard.join("g", long)).error, Some(ResponseError::InvalidSessionTimeout));
+    // The generation that was under way is lost.
+    assert_eq!(runtime.block_on(shard.sync("g", Sync::default())).error, Some(ResponseError::RebalanceInProgress));
+    assert_eq!(shard.heartbeat("g", "m", None, 1), Ok(()), "it may still be a member");
+    assert_eq!(shard.leave("g", &[("m", None)]), Err(loading));
+    assert_eq!((shard.describe("g"), shard.offsets("g", None)), (Err(loading), Err(loading)));
+    assert_eq!(runtime.block_on(shard.commit("g", &Committer::simple(), vec![])), Err(loading));
+    assert_eq!(runtime.block_on(shard.delete_group("g")), Err(loading));
+}
+
+#[test]
+fn shards_follow_the_leadership_of_their_partitions() {
+    let dir = tempdir();
+    let led = led(open(dir.path()));
+    let coordinator = Coordinator::new(settings());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let soon = std::time::Duration::from_secs(10);
+    let active = || common::client::eventually("it is loaded", soon, || coordinator.shard(0).filter(|s| s.is_active()));
+    let commit_to =
+        |shard: &Arc<Shard>, offset| runtime.block_on(shard.commit("g", &Committer::simple(), vec![("t".to_owned(), 0, commit(offset))]));
+    coordinator.elected(0, led.clone(), 3);
+    let first = active();
+    commit_to(&first, 1).unwrap();
+    // Told again, or late.
+    coordinator.elected(0, led.clone(), 3);
+    coordinator.elected(0, led.clone(), 2);
+    coordinator.resigned(0, 2);
+    coordinator.resigned(1, 9);
+    assert!(Arc::ptr_eq(&first, &coordinator.shard(0).unwrap()) && first.is_active());
+    assert_eq!(coordinator.list(), (vec![("g".into(), String::new(), State::Empty)], false));
+    // In a later epoch: another broker may have led in between.
+    led.partition.lead(5);
+    coordinator.elected(0, led.clone(), 5);
+    assert_eq!((first.is_closed(), commit_to(&first, 9)), (true, Err(ResponseError::NotCoordinator)));
+    let second = active();
+    assert_eq!(second.offsets("g", None).unwrap().len(), 1);
+    commit_to(&second, 2).unwrap();
+    // The log refuses: the groups are unloaded, and loaded again when it leads as before.
+    led.partition.resign();
+    assert_eq!(commit_to(&second, 3), Err(ResponseError::NotCoordinator));
+    assert!(coordinator.shard(0).is_some_and(|s| !s.is_active()));
+    led.partition.lead(5);
+    let third = active();
+    assert_eq!(third.offsets("g", None).unwrap()[0].1, commit(2), "what was refused is not there");
+    commit_to(&third, 4).unwrap();
+    coordinator.resigned(0, 5);
+    assert!(third.is_closed() && coordinator.shard(0).is_none());
 }
 
 proptest! {

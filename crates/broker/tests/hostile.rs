@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use common::{
     batches::{Batch, GOLDEN},
-    client::{topic_name, Client, eventually, produce_request, text},
+    client::{Client, eventually, produce_request, text, topic_name},
     processes::{Cluster, SOON},
     samples::samples,
 };
@@ -23,8 +23,8 @@ use kafka_protocol::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteGroupsResponse, DeleteRecordsResponse,
         DeleteTopicsResponse, DescribeGroupsResponse, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
         HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, ListGroupsResponse, ListOffsetsResponse, MetadataResponse,
-        OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochResponse,
-        ProduceResponse, SyncGroupResponse,
+        OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
+        SyncGroupResponse,
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics},
     },
     protocol::Decodable,

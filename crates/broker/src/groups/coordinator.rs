@@ -106,20 +106,27 @@ impl Coordinator {
                 Ok(Err(e)) => tracing::error!("{OFFSETS_TOPIC}-{partition} cannot be loaded: {e:?}; trying again"),
                 Err(e) => tracing::error!("{OFFSETS_TOPIC}-{partition} cannot be loaded: {e}; trying again"),
             }
-            if shard.is_closed() {
-                return;
-            }
-            tokio::time::sleep(AGAIN).await;
-            if shard.is_loading() {
-                continue;
-            }
-            let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
-            match shards.get(&partition) {
-                Some(current) if Arc::ptr_eq(current, &shard) => {
-                    shard = self.make(shard.led.clone(), shard.epoch);
-                    shards.insert(partition, shard.clone());
+            // Again, unless another shard has the place by then; one that cannot be written, when the partition leads as before.
+            loop {
+                if shard.is_closed() {
+                    return;
                 }
-                _ => return,
+                tokio::time::sleep(AGAIN).await;
+                if shard.is_loading() {
+                    break;
+                }
+                let partition_leads = shard.led.partition.leads() && shard.led.partition.leader_epoch() == shard.epoch;
+                let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+                match shards.get(&partition) {
+                    Some(current) if !Arc::ptr_eq(current, &shard) => return,
+                    None => return,
+                    Some(_) if partition_leads => {
+                        shard = self.make(shard.led.clone(), shard.epoch);
+                        shards.insert(partition, shard.clone());
+                        break;
+                    }
+                    Some(_) => {}
+                }
             }
         }
     }
@@ -152,9 +159,8 @@ impl Coordinator {
 
     /// Expiry of offsets, and removal of those of deleted topics. Never ends.
     pub async fn maintain(self: Arc<Self>, mut image: watch::Receiver<Arc<Image>>) {
-        let topics = |image: &Image| -> HashSet<String> {
-            image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, _)| name.clone()).collect()
-        };
+        let topics =
+            |image: &Image| -> HashSet<String> { image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, _)| name.clone()).collect() };
         let mut known = topics(&image.borrow_and_update());
         let mut check = tokio::time::interval(self.settings.retention_check);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -36,12 +36,7 @@ impl Committer {
 
 impl Shard {
     /// OffsetCommit. Goes on when the caller stops waiting.
-    pub async fn commit(
-        self: &Arc<Self>,
-        group: &str,
-        who: &Committer,
-        commits: Vec<(String, i32, Commit)>,
-    ) -> Result<(), ResponseError> {
+    pub async fn commit(self: &Arc<Self>, group: &str, who: &Committer, commits: Vec<(String, i32, Commit)>) -> Result<(), ResponseError> {
         let at = {
             let mut inner = self.active()?;
             let now = self.now();
@@ -109,9 +104,7 @@ impl Shard {
         let Ok(inner) = self.active() else { return 0 };
         let Some(hosted) = inner.groups.get(group) else { return 0 };
         match places {
-            Some(places) => {
-                places.iter().filter_map(|p| Some(Offsets::weigh(&p.0, &hosted.offsets.get(p)?.metadata))).sum()
-            }
+            Some(places) => places.iter().filter_map(|p| Some(Offsets::weigh(&p.0, &hosted.offsets.get(p)?.metadata))).sum(),
             None => hosted.offsets.weight(),
         }
     }
@@ -127,9 +120,8 @@ impl Shard {
 
     /// Tombstones of offsets, and of the group itself if it goes too.
     fn tombstones(group: &str, places: &[Place], generation: Option<i32>) -> Vec<Entry> {
-        let offset = |(topic, partition): &Place| {
-            Entry::Offset(Key { group: group.to_owned(), topic: topic.clone(), partition: *partition }, None)
-        };
+        let offset =
+            |(topic, partition): &Place| Entry::Offset(Key { group: group.to_owned(), topic: topic.clone(), partition: *partition }, None);
         let mut out: Vec<Entry> = places.iter().map(offset).collect();
         // One that never had a generation has no record.
         if generation.is_some_and(|g| g > 0) {
@@ -173,11 +165,7 @@ impl Shard {
     }
 
     /// OffsetDelete. Returns the error of each place.
-    pub async fn delete_offsets(
-        self: &Arc<Self>,
-        group: &str,
-        places: &[Place],
-    ) -> Result<Vec<Option<ResponseError>>, ResponseError> {
+    pub async fn delete_offsets(self: &Arc<Self>, group: &str, places: &[Place]) -> Result<Vec<Option<ResponseError>>, ResponseError> {
         let (errors, end) = {
             let mut inner = self.active()?;
             let hosted = inner.groups.get(group).ok_or(ResponseError::GroupIdNotFound)?;

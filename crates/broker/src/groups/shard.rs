@@ -20,8 +20,7 @@ use super::{
     batches::{self, wall_ms},
     coordinator::GroupSettings,
     core::{Answer, Description, Effects, Group, Join, Joined, Now, Offsets, State, Sync, Synced, Token},
-    load,
-    value,
+    load, value,
 };
 use crate::{storage::Led, warn_quietly};
 
@@ -87,13 +86,8 @@ pub struct Shard {
 impl Shard {
     /// A shard that is to be loaded. `begun` is the origin of the broker's ticks.
     pub fn new(epoch: i32, led: Arc<Led>, settings: Arc<GroupSettings>, usage: Arc<Usage>, begun: Instant) -> Self {
-        let inner = Inner {
-            phase: Phase::Loading,
-            groups: HashMap::new(),
-            waiters: HashMap::new(),
-            next_token: 0,
-            timers: BTreeSet::new(),
-        };
+        let inner =
+            Inner { phase: Phase::Loading, groups: HashMap::new(), waiters: HashMap::new(), next_token: 0, timers: BTreeSet::new() };
         Self { epoch, led, settings, usage, begun, inner: Mutex::new(inner), wake: Notify::new() }
     }
 
@@ -445,7 +439,6 @@ impl Shard {
         let one = |(id, h): (&String, &Hosted)| (id.clone(), h.group.protocol_type().unwrap_or_default().to_owned(), h.group.state());
         inner.groups.iter().map(one).collect()
     }
-
 }
 
 impl Inner {

@@ -2,9 +2,9 @@
 
 mod api_versions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
-mod delete_groups;
 mod describe_groups;
 mod fetch;
 mod fetch_answer;
@@ -114,12 +114,7 @@ pub const APIS: &[Api] = &[
         served_from: 1,
         layout: Layout { flexible: 6, fields: "s@0-7 [@0-7 s I ] [@8-99 s s@9-99 i@9-99 [ s I ] ] b@7-99" },
     },
-    Api {
-        key: ApiKey::FindCoordinator,
-        versions: (0, 6),
-        served_from: 0,
-        layout: Layout { flexible: 3, fields: "s@0-3 b@1-99 S@4-99" },
-    },
+    Api { key: ApiKey::FindCoordinator, versions: (0, 6), served_from: 0, layout: Layout { flexible: 3, fields: "s@0-3 b@1-99 S@4-99" } },
     Api {
         key: ApiKey::JoinGroup,
         versions: (0, 9),
@@ -265,9 +260,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         ApiKey::DeleteGroups => encode(&header, key, version, &delete_groups::handle(broker, &decode!(DeleteGroupsRequest)).await),
         ApiKey::OffsetDelete => encode(&header, key, version, &offset_delete::handle(broker, &decode!(OffsetDeleteRequest)).await),
-        ApiKey::OffsetCommit => {
-            encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest), version).await)
-        }
+        ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest), version).await),
         ApiKey::OffsetFetch => {
             let request = decode!(OffsetFetchRequest);
             drop(share);

@@ -33,9 +33,7 @@ pub async fn handle(broker: &Broker, request: &OffsetDeleteRequest) -> OffsetDel
                 true => errors.next().flatten(),
                 false => Some(ResponseError::UnknownTopicOrPartition),
             };
-            OffsetDeleteResponsePartition::default()
-                .with_partition_index(p.partition_index)
-                .with_error_code(error.map_or(0, |e| e.code()))
+            OffsetDeleteResponsePartition::default().with_partition_index(p.partition_index).with_error_code(error.map_or(0, |e| e.code()))
         });
         OffsetDeleteResponseTopic::default().with_name(t.name.clone()).with_partitions(partitions.collect())
     });

@@ -108,9 +108,8 @@ pub async fn handle(broker: &Broker, request: &OffsetFetchRequest, version: i16)
     }
     let mut seen = BTreeSet::new();
     let groups = request.groups.iter().filter(|g| seen.insert(g.group_id.0.as_str()));
-    let groups: Vec<(&GroupId, Option<Wanted>)> = groups
-        .map(|g| (&g.group_id, g.topics.as_ref().map(|list| wanted(list.iter().map(|t| (&t.name, &t.partition_indexes))))))
-        .collect();
+    let groups: Vec<(&GroupId, Option<Wanted>)> =
+        groups.map(|g| (&g.group_id, g.topics.as_ref().map(|list| wanted(list.iter().map(|t| (&t.name, &t.partition_indexes)))))).collect();
     let bytes = groups.iter().map(|(id, wanted)| weight(broker, &id.0, wanted.as_ref())).sum();
     let share = broker.budgets.responses.take(bytes).await;
     let answer = |(id, wanted): (&GroupId, Option<Wanted>)| {

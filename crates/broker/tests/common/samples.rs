@@ -11,10 +11,10 @@ use kafka_protocol::{
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
-        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
-        metadata_request::MetadataRequestTopic,
         join_group_request::JoinGroupRequestProtocol,
         leave_group_request::MemberIdentity,
+        list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+        metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics},
@@ -109,7 +109,8 @@ fn offset_commit(v: i16, n: usize, nulls: bool) -> OffsetCommitRequest {
 
 fn offset_fetch(v: i16, n: usize, nulls: bool) -> OffsetFetchRequest {
     let topics = list(n, |i| OffsetFetchRequestTopic::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number)));
-    let of_group = || list(n, |i| OffsetFetchRequestTopics::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number)));
+    let of_group =
+        || list(n, |i| OffsetFetchRequestTopics::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number)));
     let group = |i| {
         let g = OffsetFetchRequestGroup::default().with_group_id(GroupId(name(i))).with_topics((!nulls).then(of_group));
         if v >= 9 { g.with_member_id((!nulls).then(|| text("S-member"))).with_member_epoch(5) } else { g }

@@ -11,12 +11,8 @@ impl Group {
     /// votes, the first by name wins.
     pub(super) fn select_protocol(&self) -> Option<String> {
         let first = self.members.values().next()?;
-        let candidates: BTreeSet<&str> = first
-            .protocols
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .filter(|name| self.members.values().all(|m| m.supports(name)))
-            .collect();
+        let candidates: BTreeSet<&str> =
+            first.protocols.iter().map(|(name, _)| name.as_str()).filter(|name| self.members.values().all(|m| m.supports(name))).collect();
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for vote in self.members.values().filter_map(|m| m.vote(&candidates)) {
             *votes.entry(vote).or_default() += 1;

@@ -76,7 +76,8 @@ impl Member {
     /// Memory that it takes, in bytes, roughly.
     pub(super) fn weight(&self) -> usize {
         const MEMBER: usize = 400;
-        let texts = 3 * self.id.len() + 2 * self.instance_id.as_ref().map_or(0, String::len) + self.client_id.len() + self.client_host.len();
+        let texts =
+            3 * self.id.len() + 2 * self.instance_id.as_ref().map_or(0, String::len) + self.client_id.len() + self.client_host.len();
         let protocols: usize = self.protocols.iter().map(|(n, m)| 60 + n.len() + m.len()).sum();
         MEMBER + texts + protocols + self.assignment.len()
     }

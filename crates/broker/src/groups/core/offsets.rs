@@ -148,13 +148,7 @@ impl Offsets {
 impl Group {
     /// Whether a commit may be made (GroupCoordinator.validateOffsetCommit); it counts as a heartbeat. Without a generation, only
     /// while the group has no members.
-    pub fn check_commit(
-        &mut self,
-        member_id: &str,
-        instance_id: Option<&str>,
-        generation: i32,
-        now: Now,
-    ) -> Result<(), ResponseError> {
+    pub fn check_commit(&mut self, member_id: &str, instance_id: Option<&str>, generation: i32, now: Now) -> Result<(), ResponseError> {
         if self.state == State::Dead {
             return Err(ResponseError::CoordinatorNotAvailable);
         }
