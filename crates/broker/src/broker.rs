@@ -8,12 +8,13 @@ use zookeeper_client as zk;
 use crate::{
     cluster::{
         Image, TopicInfo,
+        producer_ids::ProducerIds,
         quota::{PartitionLimits, Quota},
         topics::is_internal,
     },
     config::Config,
     groups::{Coordinator, OFFSETS_TOPIC},
-    log::{Files, LogError},
+    log::{Files, LogError, ProducerQuota},
     net::{
         admission::Admission,
         budget::{Budget, Budgets},
@@ -64,6 +65,8 @@ pub struct Broker {
     pub budgets: Budgets,
     /// partitions that were let through
     pub quota: Quota,
+    /// ids for idempotent producers
+    pub producer_ids: ProducerIds,
     /// partitions that this broker has
     pub storage: Storage,
     /// consumer groups of the partitions of the offsets topic that this broker leads
@@ -90,7 +93,8 @@ impl Broker {
             admission: Admission::new(connections, config.max_connections_per_ip),
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
             quota: Quota::default(),
-            storage: Storage::open(&dir, Files::new(descriptors.files))?,
+            producer_ids: ProducerIds::default(),
+            storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers))?,
             groups: Coordinator::new(config.groups.clone()),
             config,
             image: watch::Sender::new(Arc::default()),
@@ -210,7 +214,8 @@ impl Broker {
         let mut checkpoint = tokio::time::interval(self.config.checkpoint_interval);
         let mut retention = tokio::time::interval(self.config.retention_check);
         let mut removal = tokio::time::interval(REMOVAL);
-        for timer in [&mut checkpoint, &mut retention, &mut removal] {
+        let mut producers = tokio::time::interval(self.config.producer_expiration_check);
+        for timer in [&mut checkpoint, &mut retention, &mut removal, &mut producers] {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             // The first tick is at once.
             timer.tick().await;
@@ -223,6 +228,10 @@ impl Broker {
                 () = self.storage.wake.notified() => Storage::sync,
                 _ = retention.tick() => Storage::expire,
                 _ = removal.tick() => Storage::remove_due,
+                _ = producers.tick() => {
+                    self.storage.expire_producers(self.config.producer_expiration_ms);
+                    continue;
+                }
             };
             let broker = self.clone();
             if let Err(e) = tokio::task::spawn_blocking(move || work(&broker.storage)).await {

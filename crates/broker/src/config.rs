@@ -126,6 +126,12 @@ pub struct Config {
     pub auto_create_max_partitions: usize,
     /// `septet.max.partitions.per.broker`
     pub max_partitions_per_broker: usize,
+    /// `producer.id.expiration.ms`
+    pub producer_expiration_ms: i64,
+    /// `producer.id.expiration.check.interval.ms`
+    pub producer_expiration_check: Duration,
+    /// `septet.max.producers`
+    pub max_producers: usize,
 }
 
 /// Memory for requests that are received or handled, unless one may be larger, in bytes.
@@ -136,6 +142,8 @@ const QUEUED_RESPONSE_BYTES: i64 = 64 * 1024 * 1024;
 const AUTO_CREATE_MAX_PARTITIONS: i64 = 2000;
 /// Partitions of one broker.
 const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
+/// Producers that are remembered, counted once for each partition; 250 bytes each.
+const MAX_PRODUCERS: i64 = 100_000;
 
 /// Keys of Kafka's that are accepted without effect so far.
 pub const NOT_OBEYED: &[&str] = &[
@@ -288,6 +296,9 @@ impl Config {
             max_partitions_per_broker: source
                 .number("septet.max.partitions.per.broker", 1, i32::MAX.into())?
                 .unwrap_or(MAX_PARTITIONS_PER_BROKER) as usize,
+            producer_expiration_ms: source.number("producer.id.expiration.ms", 1, i32::MAX.into())?.unwrap_or(86_400_000),
+            producer_expiration_check: source.duration("producer.id.expiration.check.interval.ms", 1, 600_000)?,
+            max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
         for (key, entry) in source.entries {
             let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
@@ -346,6 +357,9 @@ pub const OBEYED: &[&str] = &[
     "septet.queued.max.response.bytes",
     "septet.auto.create.max.partitions",
     "septet.max.partitions.per.broker",
+    "producer.id.expiration.ms",
+    "producer.id.expiration.check.interval.ms",
+    "septet.max.producers",
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.

@@ -18,6 +18,7 @@ pub mod batch;
 pub mod broker;
 pub mod cluster;
 pub mod config;
+pub mod core;
 pub mod groups;
 pub mod handlers;
 pub mod log;

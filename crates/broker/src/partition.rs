@@ -48,6 +48,8 @@ struct Inner {
 pub struct Appended {
     /// offset of the first record
     pub base_offset: i64,
+    /// offset of the last one
+    pub last_offset: i64,
     /// first offset of the log
     pub start_offset: i64,
     /// time that the log gave the records, -1 if they keep their own
@@ -195,6 +197,11 @@ impl Partition {
         let checked = records::check(bytes, &head, max_message_bytes)?;
         let mut copy = bytes.to_vec();
         let mut inner = self.leading()?;
+        if let Some(known) = inner.log.check_producer(&head)? {
+            // Sent again: stored once, and answered as the first time.
+            let start_offset = inner.log.start_offset();
+            return Ok(Appended { base_offset: known.base_offset, last_offset: known.last_offset, start_offset, time: known.timestamp });
+        }
         let time = if log_append_time { now_ms() } else { -1 };
         let head = batch::stamp(&mut copy, head, if log_append_time { time } else { checked.max_timestamp }, log_append_time);
         let epoch = inner.leader_epoch;
@@ -205,7 +212,7 @@ impl Partition {
         }
         drop(inner);
         self.wake();
-        Ok(Appended { base_offset, start_offset, time })
+        Ok(Appended { base_offset, last_offset: base_offset + i64::from(head.last_offset_delta), start_offset, time })
     }
 
     /// Waits until what is below an offset is committed. With one replica that is so once it is appended.
@@ -292,6 +299,11 @@ impl Partition {
         let mut inner = self.inner();
         let TopicSettings { retention, deletes, .. } = inner.settings;
         if deletes { inner.log.expire(retention) } else { Ok(None) }
+    }
+
+    /// Forgets producers that were silent for so long, in milliseconds.
+    pub fn expire_producers(&self, expiration_ms: i64) {
+        self.inner().log.expire_producers(now_ms(), expiration_ms);
     }
 
     /// Waits for the disk, while others go on reading and appending.

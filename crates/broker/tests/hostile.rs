@@ -22,9 +22,9 @@ use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteGroupsResponse, DeleteRecordsResponse,
         DeleteTopicsResponse, DescribeGroupsResponse, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
-        HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, ListGroupsResponse, ListOffsetsResponse, MetadataResponse,
-        OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
-        SyncGroupResponse,
+        HeartbeatResponse, InitProducerIdResponse, JoinGroupResponse, LeaveGroupResponse, ListGroupsResponse, ListOffsetsResponse,
+        MetadataResponse, OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse,
+        OffsetForLeaderEpochResponse, ProduceResponse, SyncGroupResponse,
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics},
     },
     protocol::Decodable,
@@ -53,6 +53,7 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::ListGroups => drop(ListGroupsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteGroups => drop(DeleteGroupsResponse::decode(&mut b, version).unwrap()),
         ApiKey::OffsetDelete => drop(OffsetDeleteResponse::decode(&mut b, version).unwrap()),
+        ApiKey::InitProducerId => drop(InitProducerIdResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }
@@ -179,7 +180,7 @@ fn what_is_not_served_ends_the_connection(cluster: &Cluster) {
         (7, 0),
         (11, 10),
         (47, 1),
-        (22, 0),
+        (22, 5),
         (999, 0),
         (-1, 0),
         (i16::MIN, i16::MAX),
@@ -206,12 +207,14 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
         for version in [api.served_from, api.versions.1] {
             let tags: &[u8] = if api.key.request_header_version(version) >= 2 { &[0] } else { &[] };
             let start = [&head(api.key as i16, version)[..], tags].concat();
-            if api.key != ApiKey::ApiVersions || version >= 3 {
+            // (Without a body at first, these two are requests as they stand.)
+            if (api.key != ApiKey::ApiVersions || version >= 3) && (api.key, version) != (ApiKey::ListGroups, 0) {
                 let what = format!("{:?} version {version}", api.key);
                 ends(cluster, &what, &framed(&start));
                 ends(cluster, &what, &framed(&[&start[..], &[0x7f; 30]].concat()));
-                // (In Metadata 0 this is a null list, which is taken for all topics.)
-                if (api.key, version) != (ApiKey::Metadata, 0) {
+                // (In Metadata 0 this is a null list, which is taken for all topics; in InitProducerId 0 a producer without
+                // transactions.)
+                if ![(ApiKey::Metadata, 0), (ApiKey::InitProducerId, 0)].contains(&(api.key, version)) {
                     ends(cluster, &what, &framed(&[&start[..], &[0xff; 60]].concat()));
                 }
             }

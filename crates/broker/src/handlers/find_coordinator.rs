@@ -16,6 +16,10 @@ use crate::{
 };
 
 async fn find(broker: &Broker, context: &Context, key_type: i8, key: &str) -> Result<(i32, String, u16), ResponseError> {
+    if key_type == 1 {
+        // As InitProducerId has it: clients end with this at once, where they would ask again after others.
+        return Err(ResponseError::TransactionalIdAuthorizationFailed);
+    }
     if key_type != 0 {
         return Err(ResponseError::InvalidRequest);
     }

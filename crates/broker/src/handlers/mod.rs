@@ -10,6 +10,7 @@ mod fetch;
 mod fetch_answer;
 mod find_coordinator;
 mod heartbeat;
+mod init_producer_id;
 mod join_group;
 mod leave_group;
 mod list_groups;
@@ -29,9 +30,9 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-        DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
-        ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-        OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, ResponseHeader, SyncGroupRequest,
+        DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
+        LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, ResponseHeader, SyncGroupRequest,
     },
     protocol::{Decodable, Encodable},
 };
@@ -152,6 +153,7 @@ pub const APIS: &[Api] = &[
         served_from: 2,
         layout: Layout { flexible: 4, fields: "i@3-99 [ s [ i i i ] ]" },
     },
+    Api { key: ApiKey::InitProducerId, versions: (0, 4), served_from: 0, layout: Layout { flexible: 2, fields: "s i l@3-99 h@3-99" } },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
 ];
 
@@ -272,6 +274,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         ApiKey::OffsetForLeaderEpoch => {
             encode(&header, key, version, &offset_for_leader_epoch::handle(broker, &decode!(OffsetForLeaderEpochRequest)))
         }
+        ApiKey::InitProducerId => encode(&header, key, version, &init_producer_id::handle(broker, &decode!(InitProducerIdRequest)).await),
         ApiKey::DeleteRecords => {
             let request = decode!(DeleteRecordsRequest);
             // Waits for the disk.

@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-        DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
-        ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-        OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest, TopicName, TransactionalId,
+        DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
+        LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, SyncGroupRequest, TopicName, TransactionalId,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
@@ -223,6 +223,12 @@ fn delete_records(n: usize) -> DeleteRecordsRequest {
     DeleteRecordsRequest::default().with_topics(list(n, topic)).with_timeout_ms(1000)
 }
 
+fn init_producer_id(v: i16, nulls: bool) -> InitProducerIdRequest {
+    let r = InitProducerIdRequest::default().with_transactional_id((!nulls).then(|| TransactionalId(text("S-transaction"))));
+    let r = r.with_transaction_timeout_ms(1000);
+    if v >= 3 { r.with_producer_id(ProducerId(7)).with_producer_epoch(8) } else { r }
+}
+
 fn encoded<R: Encodable + Decodable + PartialEq + std::fmt::Debug>(v: i16, request: &R) -> Bytes {
     let mut b = BytesMut::new();
     request.encode(&mut b, v).unwrap_or_else(|e| panic!("version {v}: {request:?}: {e}"));
@@ -261,6 +267,7 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 }
                 ApiKey::CreateTopics => encoded(v, &create_topics(n, nulls)),
                 ApiKey::DeleteTopics => encoded(v, &delete_topics(v, n, nulls)),
+                ApiKey::InitProducerId => encoded(v, &init_producer_id(v, nulls)),
                 ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
                 ApiKey::OffsetForLeaderEpoch => encoded(v, &epochs(v, n)),
                 other => panic!("no samples of {other:?}: write some"),
@@ -291,6 +298,7 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::ApiVersions => ApiVersionsRequest::decode(&mut b, v).map(drop),
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),
+        ApiKey::InitProducerId => InitProducerIdRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
         ApiKey::OffsetForLeaderEpoch => OffsetForLeaderEpochRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
