@@ -3,12 +3,13 @@
 
 mod common;
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use common::{
+    apache,
     batches::Batch,
     client::{Client, eventually, text, topic_name},
-    processes::{Cluster, Process, SOON},
+    processes::{Cluster, SOON},
     tools,
 };
 use kafka_protocol::{
@@ -269,12 +270,7 @@ fn an_apache_broker_takes_over_the_groups_and_gives_them_back() {
     let mut client = cluster.client(1);
     let member = form(&mut client, "g");
     assert_eq!((commit(&mut client, "g", &member, 7), client.commit(4, "simple", "orders", &[(0, 3, "")])), (0, vec![0]));
-    let stop = |cluster: &mut Cluster| {
-        let status = cluster.node(1).running().terminate();
-        assert!([Some(0), Some(143)].contains(&status.code()), "{status}");
-        cluster.node(1).process = None;
-    };
-    stop(&mut cluster);
+    apache::stop(&mut cluster);
     // What Apache's own tool sees in the log.
     let logs = fs::read_dir(cluster.node(1).logs())
         .unwrap()
@@ -288,15 +284,7 @@ fn an_apache_broker_takes_over_the_groups_and_gives_them_back() {
         assert!(out.contains(want), "{want}: {out}");
     }
     assert!(!out.contains("Exception"), "{out}");
-    let file = cluster.node(1).dir.join("apache.properties");
-    let text = fs::read_to_string(cluster.node(1).dir.join("server.properties")).unwrap();
-    fs::write(&file, format!("{text}\nlog.cleaner.dedupe.buffer.size=2000000\nnum.network.threads=1\nnum.io.threads=2\n")).unwrap();
-    let mut command = Command::new(tools::kafka("kafka-server-start.sh"));
-    command.arg(&file).env("KAFKA_HEAP_OPTS", "-Xmx256m").env("LOG_DIR", cluster.dir.path()).stdin(std::process::Stdio::null());
-    command.stdout(fs::File::create(cluster.dir.path().join("apache.stdout")).unwrap());
-    let node = cluster.node(1);
-    node.process = Some(Process::spawn(command, node.dir.join("apache.stderr")));
-    let port = node.port;
+    let port = apache::start(&mut cluster);
     let mut client = eventually("Apache's broker has loaded the group", Duration::from_secs(120), || {
         let mut client = Client::try_connect(port).ok()?;
         client.stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -311,7 +299,7 @@ fn an_apache_broker_takes_over_the_groups_and_gives_them_back() {
     assert_eq!((heartbeat(&mut client, "g", &member), commit(&mut client, "g", &member, 9)), (0, 0));
     let other = form(&mut client, "of-apache");
     drop(client);
-    stop(&mut cluster);
+    apache::stop(&mut cluster);
     cluster.node(1).start();
     cluster.wait();
     coordinator(&cluster, "g");

@@ -10,6 +10,7 @@ mod batches;
 pub mod coordinator;
 pub mod core;
 mod load;
+mod member_requests;
 mod offset_requests;
 pub mod shard;
 mod value;

@@ -1,7 +1,7 @@
 //! Offsets of the groups of a shard: commit, fetch, deletion and expiry.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -10,7 +10,7 @@ use kafka_protocol::ResponseError;
 use super::{
     MAX_OFFSETS_BYTES,
     core::{Effects, Offsets, Place, State},
-    shard::{Inner, Shard, offset_error},
+    shard::{Hosted, Inner, Shard, offset_error},
     value::{Commit, Entry, Key},
 };
 use crate::warn_quietly;
@@ -181,66 +181,51 @@ impl Shard {
         Ok(errors)
     }
 
-    /// Removes those offsets that there are. Returns the end of their tombstones, 0 if there is none.
-    fn remove_offsets(self: &Arc<Self>, inner: &mut Inner, group: &str, places: &[Place]) -> Result<i64, ResponseError> {
-        let Some(hosted) = inner.groups.get_mut(group) else { return Ok(0) };
-        let there: Vec<_> = places.iter().filter(|p| hosted.offsets.has(p)).cloned().collect();
-        if there.is_empty() {
-            return Ok(0);
-        }
-        let end = self.bury(inner, &Self::tombstones(group, &there, None))?;
-        if let Some(hosted) = inner.groups.get_mut(group) {
+    /// Removes those offsets that there are, and the group if nothing is left of it. Returns the end of their tombstones, 0 if
+    /// there is none.
+    fn remove_offsets(self: &Arc<Self>, inner: &mut Inner, id: &str, places: &[Place]) -> Result<i64, ResponseError> {
+        let Some(hosted) = inner.groups.get(id) else { return Ok(0) };
+        let there: BTreeSet<Place> = places.iter().filter(|p| hosted.offsets.has(p)).cloned().collect();
+        let there: Vec<Place> = there.into_iter().collect();
+        let all = hosted.offsets.places().len() == there.len();
+        let nothing_left = all && hosted.group.state() == State::Empty && !hosted.group.has_pending();
+        let tombstones = Self::tombstones(id, &there, nothing_left.then(|| hosted.group.generation()));
+        let end = self.bury(inner, &tombstones)?;
+        if let Some(hosted) = inner.groups.get_mut(id) {
             for place in &there {
                 hosted.offsets.remove(place);
             }
         }
-        self.settle(inner, group, Effects::default());
+        match nothing_left {
+            true => self.forget(inner, id),
+            false => self.settle(inner, id, Effects::default()),
+        }
         Ok(end)
     }
 
-    /// Removes the offsets of topics that were deleted.
+    /// Removes the offsets of topics that were deleted. Other requests go on between two groups.
     pub fn topics_deleted(self: &Arc<Self>, topics: &HashSet<String>) {
-        let Ok(mut inner) = self.active() else { return };
-        let of_topics = |o: &Offsets| o.places().into_iter().filter(|(t, _)| topics.contains(t)).collect::<Vec<_>>();
-        let all: Vec<_> = inner.groups.iter().map(|(id, h)| (id.clone(), of_topics(&h.offsets))).collect();
-        for (id, places) in all {
-            if let Err(e) = self.remove_offsets(&mut inner, &id, &places) {
-                tracing::warn!("group {id}: offsets of deleted topics are kept: {e:?}");
-                return;
-            }
-        }
+        self.remove_where("offsets of deleted topics", |hosted| {
+            hosted.offsets.places().into_iter().filter(|(t, _)| topics.contains(t)).collect()
+        });
     }
 
-    /// Removes offsets whose retention has passed, and groups of which nothing is left.
+    /// Removes offsets whose retention has passed, and groups of which nothing is left. Other requests go on between two groups.
     pub fn expire(self: &Arc<Self>) {
-        let Ok(mut inner) = self.active() else { return };
-        let (now, retention) = (self.now(), self.settings.offsets_retention_ms);
-        let due: BTreeMap<String, Vec<Place>> =
-            inner.groups.iter().map(|(id, h)| (id.clone(), h.offsets.expired(&h.group, now, retention))).collect();
-        for (id, places) in due {
-            let Some(hosted) = inner.groups.get(&id) else { continue };
-            let nothing_left = hosted.group.state() == State::Empty
-                && !hosted.group.has_pending()
-                && hosted.offsets.iter().count() == places.len()
-                && !hosted.offsets.has_pending();
-            if places.is_empty() && !nothing_left {
-                continue;
+        let retention = self.settings.offsets_retention_ms;
+        self.remove_where("expired offsets", |hosted| hosted.offsets.expired(&hosted.group, self.now(), retention));
+    }
+
+    fn remove_where(self: &Arc<Self>, what: &str, which: impl Fn(&Hosted) -> Vec<Place>) {
+        let ids: Vec<String> = self.active().map_or_else(|_| Vec::new(), |inner| inner.groups.keys().cloned().collect());
+        for id in ids {
+            let Ok(mut inner) = self.active() else { return };
+            let Some(places) = inner.groups.get(&id).map(&which) else { continue };
+            match self.remove_offsets(&mut inner, &id, &places) {
+                Ok(_) if places.is_empty() => {}
+                Ok(_) => tracing::debug!("group {id}: {} {what} are removed", places.len()),
+                Err(e) => return tracing::warn!("group {id}: {what} are kept: {e:?}"),
             }
-            let tombstones = Self::tombstones(&id, &places, nothing_left.then(|| hosted.group.generation()));
-            if let Err(e) = self.bury(&mut inner, &tombstones) {
-                tracing::warn!("group {id}: expired offsets are kept: {e:?}");
-                return;
-            }
-            if let Some(hosted) = inner.groups.get_mut(&id) {
-                for place in &places {
-                    hosted.offsets.remove(place);
-                }
-            }
-            self.settle(&mut inner, &id, Effects::default());
-            if nothing_left {
-                self.forget(&mut inner, &id);
-            }
-            tracing::debug!("group {id}: {} offsets expired", places.len());
         }
     }
 }

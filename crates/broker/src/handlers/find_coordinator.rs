@@ -23,9 +23,6 @@ async fn find(broker: &Broker, context: &Context, key_type: i8, key: &str) -> Re
     if key_type != 0 {
         return Err(ResponseError::InvalidRequest);
     }
-    if key.is_empty() {
-        return Err(ResponseError::InvalidGroupId);
-    }
     let image = broker.image();
     let Some(topic) = image.topic(OFFSETS_TOPIC) else {
         return Err(match metadata::auto_create(broker, OFFSETS_TOPIC).await {

@@ -63,9 +63,10 @@ pub async fn handle(broker: &Broker, request: &OffsetCommitRequest, version: i16
     let result = commit(broker, &image, request, version).await;
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|p| {
-            let error = match result {
-                Err(e) => Some(e),
-                Ok(()) => refusal(broker, &image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()),
+            // A partition that does not exist is refused before the group is asked, metadata that are too long after that.
+            let error = match refusal(broker, &image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()) {
+                Some(ResponseError::UnknownTopicOrPartition) => Some(ResponseError::UnknownTopicOrPartition),
+                refused => result.err().or(refused),
             };
             let code = error.map_or(0, |e| e.code());
             OffsetCommitResponsePartition::default().with_partition_index(p.partition_index).with_error_code(code)

@@ -1,6 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod apache;
 pub mod batches;
 pub mod client;
 pub mod logs;
