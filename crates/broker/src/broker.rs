@@ -10,9 +10,11 @@ use crate::{
         Image, TopicInfo,
         producer_ids::ProducerIds,
         quota::{PartitionLimits, Quota},
+        topic_ids::TopicIds,
         topics::is_internal,
     },
     config::Config,
+    fetch_sessions::Sessions,
     groups::{Coordinator, OFFSETS_TOPIC},
     log::{Files, LogError, ProducerQuota},
     net::{
@@ -67,6 +69,10 @@ pub struct Broker {
     pub quota: Quota,
     /// ids for idempotent producers
     pub producer_ids: ProducerIds,
+    /// sessions of fetches
+    pub fetch_sessions: Sessions,
+    /// topics by id
+    pub topic_ids: TopicIds,
     /// partitions that this broker has
     pub storage: Storage,
     /// consumer groups of the partitions of the offsets topic that this broker leads
@@ -96,6 +102,8 @@ impl Broker {
             producer_ids: ProducerIds::default(),
             storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers))?,
             groups: Coordinator::new(config.groups.clone()),
+            fetch_sessions: Sessions::new(config.fetch_session_slots),
+            topic_ids: TopicIds::default(),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),

@@ -116,6 +116,8 @@ pub struct Config {
     pub max_connections_per_ip: usize,
     /// `connections.max.idle.ms`
     pub connections_max_idle: Duration,
+    /// `max.incremental.fetch.session.cache.slots`
+    pub fetch_session_slots: usize,
     /// `fetch.max.bytes`
     pub fetch_max_bytes: usize,
     /// `queued.max.request.bytes`; unlike Kafka's, never without a limit
@@ -286,6 +288,7 @@ impl Config {
             max_connections_per_ip: source.number("max.connections.per.ip", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
             connections_max_idle: source.duration("connections.max.idle.ms", 1, 600_000)?,
             fetch_max_bytes: source.number("fetch.max.bytes", 1024, i32::MAX.into())?.unwrap_or(57_671_680) as usize,
+            fetch_session_slots: source.number("max.incremental.fetch.session.cache.slots", 0, i32::MAX.into())?.unwrap_or(1000) as usize,
             queued_request_bytes: queued.unwrap_or(QUEUED_REQUEST_BYTES.max(request_max)) as usize,
             queued_response_bytes: source
                 .number("septet.queued.max.response.bytes", 1 << 20, u32::MAX.into())?
@@ -353,6 +356,7 @@ pub const OBEYED: &[&str] = &[
     "max.connections.per.ip",
     "connections.max.idle.ms",
     "fetch.max.bytes",
+    "max.incremental.fetch.session.cache.slots",
     "queued.max.request.bytes",
     "septet.queued.max.response.bytes",
     "septet.auto.create.max.partitions",

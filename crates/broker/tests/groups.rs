@@ -20,7 +20,7 @@ use septet_broker::{
         shard::{Shard, Usage},
     },
     log::Log,
-    partition::Partition,
+    partition::{Partition, Read},
     storage::Led,
     topic_settings::TopicSettings,
 };
@@ -115,6 +115,10 @@ impl Groups {
 
 fn led(partition: Partition) -> Arc<Led> {
     Arc::new(Led { partition })
+}
+
+fn read(offset: i64) -> Read {
+    Read { offset, max_bytes: 1000, at_least_one: true, stable_only: false, replica: None }
 }
 
 #[test]
@@ -382,10 +386,10 @@ fn a_partition_knows_its_offsets_and_epochs() {
         (2, Ok(0)),
         (3, Err(ResponseError::OffsetOutOfRange)),
     ] {
-        assert_eq!(p.find(offset, 1000, true).map(|f| f.records.map_or(0, |r| r.len())), want, "{offset}");
+        assert_eq!(p.find(&read(offset)).map(|f| f.records.map_or(0, |r| r.len())), want, "{offset}");
     }
-    let read = p.find(2, 1000, true).unwrap();
-    assert_eq!((read.high_watermark, read.start_offset), (2, 0));
+    let found = p.find(&read(2)).unwrap();
+    assert_eq!((found.high_watermark, found.start_offset, found.more), (2, 0, false));
     for (epoch, want) in
         [(-1, Ok(())), (2, Err(ResponseError::FencedLeaderEpoch)), (3, Ok(())), (4, Err(ResponseError::UnknownLeaderEpoch))]
     {
@@ -394,7 +398,7 @@ fn a_partition_knows_its_offsets_and_epochs() {
     p.resign();
     let not_leader = ResponseError::NotLeaderOrFollower;
     assert_eq!((p.append(&batch), p.check_epoch(-1)), (Err(not_leader), Err(not_leader)));
-    assert_eq!(p.find(0, 1000, true).map(drop), Err(not_leader));
+    assert_eq!(p.find(&read(0)).map(drop), Err(not_leader));
     p.lead(9);
     p.lead(4);
     assert_eq!(p.leader_epoch(), 9, "an epoch never goes back");

@@ -9,6 +9,7 @@ mod image;
 pub mod producer_ids;
 pub mod quota;
 mod session;
+pub mod topic_ids;
 pub mod topics;
 
 pub use image::{BrokerInfo, Image, PartitionInfo, TopicInfo};

@@ -193,11 +193,16 @@ impl Shard {
             tracing::error!("offsets topic: {e}");
             ResponseError::UnknownServerError
         })?;
-        let result = match self.led.partition.leader_epoch() == self.epoch {
-            true => self.led.partition.append(&bytes).map(|a| a.base_offset),
-            // Elected again in between: the groups have to be loaded first.
+        // Led again in another epoch: the groups have to be loaded first.
+        let partition = &self.led.partition;
+        let result = match partition.leader_epoch() == self.epoch {
+            true => partition.append(&bytes),
             false => Err(ResponseError::NotLeaderOrFollower),
         };
+        let result = result.and_then(|a| match a.leader_epoch == self.epoch {
+            true => Ok(a.base_offset),
+            false => Err(ResponseError::NotLeaderOrFollower),
+        });
         if let Err(e) = result
             && is_fatal(e)
         {

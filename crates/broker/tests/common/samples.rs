@@ -24,6 +24,7 @@ use kafka_protocol::{
     },
     protocol::{Decodable, Encodable, StrBytes},
 };
+use uuid::Uuid;
 
 /// The number that the first element of an array begins with.
 pub const FIRST: i32 = 0x4a4b_4c4d;
@@ -35,6 +36,10 @@ fn text(s: &str) -> StrBytes {
 /// A name that an element of an array begins with.
 fn name(i: usize) -> StrBytes {
     text(&format!("{}-topic{i}", if i == 0 { "A" } else { "S" }))
+}
+
+fn id(i: usize) -> Uuid {
+    Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10 + i as u128)
 }
 
 fn number(i: usize) -> i32 {
@@ -63,14 +68,21 @@ fn fetch(v: i16, n: usize) -> FetchRequest {
         let p = if v >= 9 { p.with_current_leader_epoch(3) } else { p };
         if v >= 12 { p.with_last_fetched_epoch(2) } else { p }
     };
+    let topic = |i| {
+        let t = FetchTopic::default().with_partitions(list(n, partition));
+        if v >= 13 { t.with_topic_id(id(i)) } else { t.with_topic(TopicName(name(i))) }
+    };
     let r = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(5)
         .with_min_bytes(1)
         .with_max_bytes(1 << 20)
         .with_isolation_level(1)
-        .with_topics(list(n, |i| FetchTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, partition))));
-    let forgotten = |i| ForgottenTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, number));
+        .with_topics(list(n, topic));
+    let forgotten = |i| {
+        let t = ForgottenTopic::default().with_partitions(list(n, number));
+        if v >= 13 { t.with_topic_id(id(i)) } else { t.with_topic(TopicName(name(i))) }
+    };
     let r = if v >= 7 { r.with_session_id(9).with_session_epoch(8).with_forgotten_topics_data(list(n, forgotten)) } else { r };
     if v >= 11 { r.with_rack_id(text("S-rack")) } else { r }
 }
@@ -86,10 +98,15 @@ fn list_offsets(v: i16, n: usize) -> ListOffsetsRequest {
 }
 
 fn metadata(v: i16, n: usize, nulls: bool) -> MetadataRequest {
-    let topics = list(n, |i| MetadataRequestTopic::default().with_name(Some(TopicName(name(i)))));
+    let topic = |i| {
+        let t = MetadataRequestTopic::default();
+        if v >= 12 && i > 0 { t.with_name(None).with_topic_id(id(i)) } else { t.with_name(Some(TopicName(name(i)))) }
+    };
+    let topics = list(n, topic);
     let r = MetadataRequest::default().with_topics((!nulls || v == 0).then_some(topics));
     let r = if v >= 4 { r.with_allow_auto_topic_creation(false) } else { r };
-    if v >= 8 { r.with_include_cluster_authorized_operations(true).with_include_topic_authorized_operations(true) } else { r }
+    let r = if v >= 8 { r.with_include_topic_authorized_operations(true) } else { r };
+    if (8..=10).contains(&v) { r.with_include_cluster_authorized_operations(true) } else { r }
 }
 
 fn offset_commit(v: i16, n: usize, nulls: bool) -> OffsetCommitRequest {
