@@ -408,6 +408,90 @@ fn a_partition_knows_its_offsets_and_epochs() {
     assert_eq!(p.flush().unwrap(), 4);
 }
 
+/// Members that join, leave and go on at the same time, over several rebalances.
+#[test]
+fn many_members_end_in_one_generation() {
+    let dir = tempdir();
+    let led = led(open(dir.path()));
+    let coordinator = Coordinator::new(GroupSettings {
+        limits: Limits { initial_rebalance_delay_ms: 20, min_session_ms: 1, ..Limits::default() },
+        ..GroupSettings::default()
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    coordinator.elected(0, led.clone(), 3);
+    let soon = std::time::Duration::from_secs(30);
+    let shard = common::client::eventually("it is loaded", soon, || coordinator.shard(0).filter(|s| s.is_active()));
+    let ends = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let member = |n: usize| {
+        let (shard, ends) = (shard.clone(), ends.clone());
+        async move {
+            let mut id = String::new();
+            // Every third leaves after its first generation and comes back under another id.
+            let mut generations = 0;
+            loop {
+                let join = Join {
+                    member_id: id.clone(),
+                    new_member_id: format!("m{n}-{generations}"),
+                    client_id: "c".into(),
+                    session_timeout_ms: 20_000,
+                    rebalance_timeout_ms: 20_000,
+                    protocol_type: "consumer".into(),
+                    protocols: vec![("range".into(), "".into())],
+                    require_known_member_id: n % 2 == 0,
+                    ..Join::default()
+                };
+                let joined = shard.join("g", join).await;
+                id = joined.member_id.clone();
+                match joined.error {
+                    None => {}
+                    Some(ResponseError::MemberIdRequired) => continue,
+                    Some(e) => panic!("{e:?}"),
+                }
+                generations += 1;
+                let assignments = joined.members.iter().map(|(m, _, _)| (m.clone(), format!("{m} in {}", joined.generation).into()));
+                let sync =
+                    Sync { generation: joined.generation, member_id: id.clone(), assignments: assignments.collect(), ..Sync::default() };
+                let synced = shard.sync("g", sync).await;
+                if synced.error == Some(ResponseError::RebalanceInProgress) {
+                    continue;
+                }
+                assert_eq!(synced.error, None);
+                assert_eq!(synced.assignment, format!("{id} in {}", joined.generation));
+                if n % 3 == 0 && generations == 1 {
+                    assert_eq!(shard.leave("g", &[(&id, None)]), Ok(vec![None]));
+                    id.clear();
+                    continue;
+                }
+                loop {
+                    if ends.load(std::sync::atomic::Ordering::SeqCst) {
+                        return joined.generation;
+                    }
+                    match shard.heartbeat("g", &id, None, joined.generation) {
+                        Ok(()) => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
+                        Err(ResponseError::RebalanceInProgress) => break,
+                        Err(e) => panic!("{e:?}"),
+                    }
+                }
+            }
+        }
+    };
+    let tasks: Vec<_> = (0..60).map(|n| runtime.spawn(member(n))).collect();
+    common::client::eventually("all are stable for a while", soon, || {
+        let stable = || {
+            let d = shard.describe("g").unwrap();
+            (d.state == "Stable" && d.members.len() == 60).then_some(d.members)
+        };
+        let before = stable()?;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        (stable()? == before).then_some(())
+    });
+    ends.store(true, std::sync::atomic::Ordering::SeqCst);
+    let generations: std::collections::BTreeSet<i32> = tasks.into_iter().map(|t| runtime.block_on(t).unwrap()).collect();
+    assert_eq!(generations.len(), 1, "{generations:?}");
+    assert!(generations.first() >= Some(&2));
+}
+
 #[test]
 fn a_shard_that_is_not_loaded_says_so() {
     let dir = tempdir();

@@ -18,7 +18,7 @@ use super::{
     partition_for,
     shard::{Shard, Usage},
 };
-use crate::{cluster::Image, storage::Led};
+use crate::{cluster::Image, storage::Led, warn_quietly};
 
 /// Pause before a partition that cannot be read or written is loaded again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -103,8 +103,8 @@ impl Coordinator {
             let loading = shard.clone();
             match tokio::task::spawn_blocking(move || loading.load()).await {
                 Ok(Ok(())) => shard.run().await,
-                Ok(Err(e)) => tracing::error!("{OFFSETS_TOPIC}-{partition} cannot be loaded: {e:?}; trying again"),
-                Err(e) => tracing::error!("{OFFSETS_TOPIC}-{partition} cannot be loaded: {e}; trying again"),
+                Ok(Err(e)) => warn_quietly!("{OFFSETS_TOPIC}-{partition} cannot be loaded: {e:?}; trying again"),
+                Err(e) => warn_quietly!("{OFFSETS_TOPIC}-{partition} cannot be loaded: {e}; trying again"),
             }
             // Again, unless another shard has the place by then; one that cannot be written, when the partition leads as before.
             loop {

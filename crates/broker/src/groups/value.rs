@@ -224,3 +224,85 @@ impl GroupValue {
         Some(Self { protocol_type, generation, protocol, leader, state_since, members })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn member() -> impl Strategy<Value = MemberValue> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+        let texts = ("\\PC{0,9}", prop::option::of("\\PC{0,9}"), "\\PC{0,9}", "\\PC{0,9}");
+        (texts, any::<i32>(), any::<i32>(), bytes(), bytes()).prop_map(
+            |((id, instance_id, client_id, client_host), rebalance_timeout_ms, session_timeout_ms, subscription, assignment)| MemberValue {
+                id,
+                instance_id,
+                client_id,
+                client_host,
+                rebalance_timeout_ms,
+                session_timeout_ms,
+                subscription,
+                assignment,
+            },
+        )
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let text = "\\PC{0,9}";
+        let commit = (any::<i64>(), any::<i32>(), text, any::<i64>(), prop::option::of(0i64..)).prop_map(
+            |(offset, leader_epoch, metadata, timestamp, expires)| {
+                // The version with a time of expiry has no leader epoch.
+                let leader_epoch = if expires.is_some() { -1 } else { leader_epoch };
+                Commit { offset, leader_epoch, metadata, timestamp, expires }
+            },
+        );
+        let key = (text, text, any::<i32>()).prop_map(|(group, topic, partition)| Key { group, topic, partition });
+        let optional = || prop::option::of(text);
+        let value = (text, any::<i32>(), optional(), optional(), any::<i64>(), prop::collection::vec(member(), 0..4)).prop_map(
+            |(protocol_type, generation, protocol, leader, state_since, members)| GroupValue {
+                protocol_type,
+                generation,
+                protocol,
+                leader,
+                state_since,
+                members,
+            },
+        );
+        prop_oneof![
+            (key, prop::option::of(commit)).prop_map(|(k, c)| Entry::Offset(k, c)),
+            (text, prop::option::of(value)).prop_map(|(id, v)| Entry::Group(id, v)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_read(entry in entry()) {
+            let (key, value) = entry.encode().unwrap();
+            prop_assert_eq!(Entry::decode(key.clone(), value.clone()), Some(entry));
+            // A record that is cut off is none.
+            for n in 0..key.len() {
+                prop_assert_eq!(Entry::decode(key.slice(..n), value.clone()), None);
+            }
+            if let Some(value) = value {
+                for n in 0..value.len() {
+                    prop_assert_eq!(Entry::decode(key.clone(), Some(value.slice(..n))), None, "{} of {}", n, value.len());
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_no_harm(
+            version in 0u8..4, key in prop::collection::vec(any::<u8>(), 0..40),
+            of_value in 0u8..5, value in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let key = [&[0, version], &key[..]].concat();
+            let value = [&[0, of_value], &value[..]].concat();
+            let _ = Entry::decode(key.into(), Some(value.clone().into()));
+            let _ = Entry::decode(Bytes::from_static(b"\0\x02\0\x01g"), Some(value.into()));
+        }
+    }
+}

@@ -83,6 +83,7 @@ impl Group {
         if self.state == State::Empty {
             return self.store(&Default::default(), Pending::Empty, fx);
         }
+        tracing::debug!("group {}: generation {} begins with {} members", self.id, self.generation, self.members.len());
         let ids: Vec<String> = self.members.keys().cloned().collect();
         for id in ids {
             let answer = self.joined(&id);
