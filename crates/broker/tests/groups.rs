@@ -438,7 +438,7 @@ fn many_members_end_in_one_generation() {
                     rebalance_timeout_ms: 20_000,
                     protocol_type: "consumer".into(),
                     protocols: vec![("range".into(), "".into())],
-                    require_known_member_id: n % 2 == 0,
+                    require_known_member_id: n.is_multiple_of(2),
                     ..Join::default()
                 };
                 let joined = shard.join("g", join).await;
@@ -458,7 +458,7 @@ fn many_members_end_in_one_generation() {
                 }
                 assert_eq!(synced.error, None);
                 assert_eq!(synced.assignment, format!("{id} in {}", joined.generation));
-                if n % 3 == 0 && generations == 1 {
+                if n.is_multiple_of(3) && generations == 1 {
                     assert_eq!(shard.leave("g", &[(&id, None)]), Ok(vec![None]));
                     id.clear();
                     continue;

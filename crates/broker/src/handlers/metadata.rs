@@ -83,7 +83,9 @@ pub async fn auto_create(broker: &Broker, name: &str) -> ResponseError {
         // As Kafka makes it.
         let config = match name {
             OFFSETS_TOPIC => serde_json::json!({
-                "cleanup.policy": "compact", "compression.type": "producer", "segment.bytes": broker.config.offsets_segment_bytes.to_string(),
+                "cleanup.policy": "compact",
+                "compression.type": "producer",
+                "segment.bytes": broker.config.offsets_segment_bytes.to_string(),
             }),
             _ => serde_json::json!({}),
         };
