@@ -51,20 +51,20 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_the_image_that_is_given() {
-        let topic = |id: u128, deleting| {
+        let topic = |id: u128| {
             let id = Some(URL_SAFE_NO_PAD.encode(Uuid::from_u128(id).as_bytes()));
-            Arc::new(TopicInfo { id, deleting, ..TopicInfo::default() })
+            Arc::new(TopicInfo { id, ..TopicInfo::default() })
         };
-        let image = |topics: &[(&str, u128, bool)]| {
-            let topics = topics.iter().map(|(name, id, deleting)| ((*name).to_owned(), topic(*id, *deleting))).collect();
+        let image = |topics: &[(&str, u128)]| {
+            let topics = topics.iter().map(|(name, id)| ((*name).to_owned(), topic(*id))).collect();
             Arc::new(Image { topics, ..Image::default() })
         };
         let (ids, id) = (TopicIds::default(), Uuid::from_u128);
-        let first = image(&[("a", 1, false), ("b", 2, false), ("none", 0, false)]);
+        let first = image(&[("a", 1), ("b", 2), ("none", 0)]);
         assert_eq!(ids.name(&first, id(2)).as_deref(), Some("b"));
         assert_eq!((ids.name(&first, id(3)), ids.name(&first, id(0))), (None, None));
-        // Made anew under the same name, and one that is going.
-        let second = image(&[("a", 1, true), ("b", 3, false)]);
+        // Made anew under the same name, and one that is gone.
+        let second = image(&[("b", 3)]);
         assert_eq!((ids.name(&second, id(2)), ids.name(&second, id(1))), (None, None));
         assert_eq!(ids.name(&second, id(3)).as_deref(), Some("b"));
         assert_eq!(ids.name(&first, id(1)).as_deref(), Some("a"));
