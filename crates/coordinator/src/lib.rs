@@ -8,13 +8,16 @@
 //! |---|---|
 //! | [`config`] | `zoo.cfg` and `myid` |
 //! | [`jute`], [`protocol`] | the wire: records, requests, answers, error codes |
-//! | [`tree`], [`state`] | the pure core: znodes, sessions, commands |
+//! | [`acl`], [`tree`], [`state`] | the pure core: permissions, znodes, sessions, commands |
+//! | [`format2`] | what earlier versions stored |
 //! | [`watches`] | who is told of a change on this server |
 //! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, the Raft node |
 //! | [`server`], [`four_letter`] | clients |
 //! | `throttle` | log lines that strangers can cause |
 
+pub mod acl;
 pub mod config;
+pub mod format2;
 pub mod four_letter;
 pub mod jute;
 pub mod node;

@@ -25,7 +25,7 @@ pub mod limits;
 mod reads;
 mod session;
 
-use crate::{four_letter, node::Node, protocol::Connect, throttle::Throttle, watches::ConnectionId};
+use crate::{acl::Id, four_letter, node::Node, protocol::Connect, throttle::Throttle, watches::ConnectionId};
 use limits::{Limits, Queued};
 use session::session;
 
@@ -51,6 +51,10 @@ pub struct Connection {
     pub received: u64,
     /// frames that went
     pub sent: u64,
+    /// who the client is
+    ids: Arc<[Id]>,
+    /// the same, and `super` where ACLs are not checked (`skipACL`)
+    rights: Arc<[Id]>,
     /// the client asked for the end of its session: the connection ends after the answer
     closing: bool,
     out: Outbox,
@@ -98,6 +102,8 @@ impl Outbox {
 pub struct Connections {
     by_id: HashMap<ConnectionId, Connection>,
     next: ConnectionId,
+    /// ACLs are not checked
+    pub skip_acl: bool,
     /// sockets by client address, from the first byte on
     by_ip: HashMap<IpAddr, usize>,
 }
@@ -105,8 +111,27 @@ pub struct Connections {
 impl Connections {
     fn add(&mut self, address: SocketAddr, out: Outbox) -> ConnectionId {
         self.next += 1;
-        self.by_id.insert(self.next, Connection { address, session: 0, received: 0, sent: 0, closing: false, out });
+        let none: Arc<[Id]> = Arc::default();
+        let connection = Connection { address, session: 0, received: 0, sent: 0, ids: none.clone(), rights: none, closing: false, out };
+        self.by_id.insert(self.next, connection);
+        self.set_ids(self.next, vec![Id::new("ip", address.ip().to_canonical().to_string())]);
         self.next
+    }
+    /// Says who a client is.
+    fn set_ids(&mut self, id: ConnectionId, ids: Vec<Id>) {
+        let skip = self.skip_acl;
+        if let Some(c) = self.by_id.get_mut(&id) {
+            c.ids = ids.into();
+            c.rights = if skip { c.ids.iter().cloned().chain([Id::new("super", "")]).collect() } else { c.ids.clone() };
+        }
+    }
+    /// The identities of a client.
+    pub fn ids(&self, id: ConnectionId) -> Arc<[Id]> {
+        self.by_id.get(&id).map_or_else(Arc::default, |c| c.ids.clone())
+    }
+    /// The identities by which a client's rights are judged.
+    pub fn rights(&self, id: ConnectionId) -> Arc<[Id]> {
+        self.by_id.get(&id).map_or_else(Arc::default, |c| c.rights.clone())
     }
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
@@ -199,7 +224,7 @@ impl Drop for Slot {
 
 /// Accepts clients until the listener fails.
 pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counters>) -> io::Result<()> {
-    let limits = Limits::new(node.config.members.len());
+    let limits = Limits::new(node.config.members.len(), node.config.max_connections);
     let refused = Throttle::default();
     loop {
         let (stream, address) = match listener.accept().await {

@@ -18,8 +18,9 @@ use super::{
     reads::answer_read,
 };
 use crate::{
+    acl::authenticate,
     node::Node,
-    protocol::{Code, Connect, Read, Request, connected, decode, reply},
+    protocol::{Caller, Code, Connect, Offered, Read, Request, connected, decode, reply},
     state::{Answer, Ask},
     watches::ConnectionId,
 };
@@ -59,6 +60,10 @@ enum Due {
     Ping,
     Close(oneshot::Receiver<(i64, Answer)>),
     Refused(Code),
+    /// the answer to credentials, which has no zxid
+    Auth(Result<(), Code>),
+    Sasl,
+    Unknown,
 }
 
 /// Serves a session from the connect request on to its end, or the connection's.
@@ -127,6 +132,7 @@ pub(super) async fn session(
     tokio::pin!(responder);
     let own = Limits::own();
     let max = node.config.max_request_bytes;
+    let offered = Offered { extended_types: node.config.extended_types, reconfig: node.config.reconfig_enabled };
     let idle = Duration::from_millis(timeout_ms.max(0) as u64);
     let reader = async {
         let (mut asked, mut last_read) = (0u64, 0);
@@ -136,7 +142,7 @@ pub(super) async fn session(
                 return Err(invalid(format!("request of {length} bytes (jute.maxbuffer is {max})")));
             }
             let (body, held) = limits.read(&own, read, length as usize, idle).await?;
-            let (header, request) = decode(&body).map_err(|e| invalid(e.to_string()))?;
+            let (header, request) = decode(&body, offered).map_err(|e| invalid(e.to_string()))?;
             node.touch(session);
             counters.received.fetch_add(1, Ordering::Relaxed);
             node.with(|_, l| {
@@ -154,7 +160,19 @@ pub(super) async fn session(
                 _ => last_read = asked,
             }
             let what = match request {
-                Request::Write(write) => Due::Write(node.command(Ask::Write { session, write }).await),
+                Request::Write(mut write) => {
+                    let (ids, rights) = node.with(|_, l| (l.connections.ids(id), l.connections.rights(id)));
+                    write.prepare(&ids);
+                    let caller = Caller { ids: rights, enforce_quota: node.config.enforce_quota };
+                    Due::Write(node.command(Ask::Write { session, caller, write }).await)
+                }
+                // At once, as in ZooKeeper: what the client sends behind it is sent with this identity.
+                Request::Auth { scheme, credentials } => Due::Auth(node.with(|_, l| {
+                    let digest = node.config.super_digest.as_deref();
+                    authenticate(&l.connections.ids(id), &scheme, &credentials, digest).map(|ids| l.connections.set_ids(id, ids))
+                })),
+                Request::Sasl => Due::Sasl,
+                Request::Unknown => Due::Unknown,
                 Request::Close => Due::Close(node.command(Ask::CloseSession { id: session }).await),
                 Request::Read(r) => Due::Read(r),
                 Request::Sync(path) => Due::Sync(path),
@@ -216,6 +234,23 @@ async fn respond(
             }
             Due::Ping => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, 0, |_| {}))),
             Due::Refused(code) => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, code as i32, |_| {}))),
+            Due::Auth(result) => {
+                let code = result.err().map_or(0, |code| code as i32);
+                node.with(|_, l| l.connections.send(id, reply(xid, 0, code, |_| {})));
+                closing = code != 0;
+            }
+            Due::Sasl => node.with(|_, l| {
+                l.connections.send(
+                    id,
+                    reply(xid, 0, 0, |w| {
+                        w.nullable(None);
+                    }),
+                )
+            }),
+            Due::Unknown => {
+                node.with(|_, l| l.connections.send(id, reply(xid, 0, Code::Unimplemented as i32, |_| {})));
+                closing = true;
+            }
         }
         answered.send_modify(|n| *n += 1);
         counters.sent.fetch_add(1, Ordering::Relaxed);
