@@ -42,16 +42,29 @@ fn acl(r: &mut Reader<'_>) -> Result<Vec<Acl>, JuteError> {
     r.vector(12, |r| Ok(Acl { perms: r.int()?, id: Id { scheme: r.string()?, id: r.string()? } }))
 }
 
-/// One change. In a multi ZooKeeper takes unknown flags for a request that does not decode.
+/// How a part of a multi is understood (MultiOperationRecord, Op.create): the operation follows from the flags. `None` does
+/// not decode.
+fn in_multi_as(code: i32, flags: i32, ttl: i64) -> Option<(i32, i64)> {
+    match (code, flags) {
+        (op::CREATE_TTL, 5 | 6) => Some((code, ttl)),
+        (op::CREATE_TTL, 4) => Some((op::CREATE_CONTAINER, -1)),
+        (op::CREATE_TTL, _) => Some((op::CREATE, -1)),
+        (_, 4) => Some((op::CREATE_CONTAINER, -1)),
+        (_, 0..=3) => Some((code, -1)),
+        _ => None,
+    }
+}
+
+/// One change.
 fn change(code: i32, r: &mut Reader<'_>, offered: Offered, in_multi: bool) -> Result<Option<Op>, JuteError> {
     let long = |path: &str| path.len() > MAX_PATH_BYTES;
     let decoded = match code {
         op::CREATE | op::CREATE2 | op::CREATE_CONTAINER | op::CREATE_TTL => {
             let (path, data, acl, flags) = (r.string()?, r.nullable()?.map(<[u8]>::to_vec), acl(r)?, r.int()?);
             let ttl = if code == op::CREATE_TTL { r.long()? } else { -1 };
-            if in_multi && !(0..=6).contains(&flags) {
+            let Some((code, ttl)) = (if in_multi { in_multi_as(code, flags, ttl) } else { Some((code, ttl)) }) else {
                 return Ok(None);
-            }
+            };
             match Kind::of(code, flags, ttl, offered.extended_types) {
                 _ if long(&path) => Op::Invalid { op: code, code: Code::BadArguments },
                 Err(why) => Op::Invalid { op: code, code: why },

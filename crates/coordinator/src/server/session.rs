@@ -248,7 +248,7 @@ async fn respond(
                 )
             }),
             Due::Unknown => {
-                node.with(|_, l| l.connections.send(id, reply(xid, 0, Code::Unimplemented as i32, |_| {})));
+                node.with(|_, l| l.connections.send(id, reply(xid, -1, Code::Unimplemented as i32, |_| {})));
                 closing = true;
             }
         }

@@ -24,13 +24,14 @@ pub struct Znode {
 }
 
 impl Znode {
-    /// The stat as clients see it. ZooKeeper stores the number of creates and shows the number of changes
-    /// (DataNode.copyStat).
+    /// The stat as clients see it. ZooKeeper stores the number of creates and shows the number of changes, and shows an
+    /// owner for ephemeral nodes only (DataNode.copyStat).
     pub fn stat(&self) -> Stat {
         let n = self.children.len() as i32;
         Stat {
             data_length: self.data_bytes() as i32,
             num_children: n,
+            ephemeral_owner: if self.kind() == Kind::Ephemeral { self.stat.ephemeral_owner } else { 0 },
             cversion: self.stat.cversion.wrapping_mul(2).wrapping_sub(n),
             ..self.stat
         }
