@@ -12,13 +12,14 @@
 //! | [`format2`] | what earlier versions stored |
 //! | [`watches`] | who is told of a change on this server |
 //! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, the Raft node |
-//! | [`server`], [`four_letter`] | clients |
+//! | [`server`] | clients |
+//! | [`admin`] | four-letter words, HTTP commands |
 //! | `throttle` | log lines that strangers can cause |
 
 pub mod acl;
+pub mod admin;
 pub mod config;
 pub mod format2;
-pub mod four_letter;
 pub mod jute;
 pub mod node;
 pub mod peer;

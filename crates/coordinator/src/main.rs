@@ -10,6 +10,7 @@ use std::{
 
 use clap::Parser;
 use septet_coordinator::{
+    admin,
     config::Config,
     node::Node,
     server::{self, Counters},
@@ -125,7 +126,11 @@ async fn run(config: Config) -> Result<(), String> {
     tracing::info!("server {} of {} listens on {address}", node.config.id, node.config.members.len().max(1));
     // Ready when it answers, not when there is a majority: the others are started after this one.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    let clients = tokio::spawn(server::serve(node.clone(), listener, Arc::new(Counters::default())));
+    let counters = Arc::new(Counters::default());
+    if let Some(settings) = node.config.admin.clone() {
+        tokio::spawn(admin::http::serve(settings, node.clone(), counters.clone()));
+    }
+    let clients = tokio::spawn(server::serve(node.clone(), listener, counters));
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}

@@ -268,6 +268,11 @@ impl Node {
         self.raft.metrics().borrow().state == ServerState::Leader
     }
 
+    /// The server that leads, as far as this one knows.
+    pub fn leader_id(&self) -> Option<u64> {
+        self.raft.metrics().borrow().current_leader
+    }
+
     /// Followers and servers that are caught up to within one heartbeat, as the leader knows them.
     pub fn followers(&self) -> (usize, usize) {
         let metrics = self.raft.metrics().borrow().clone();

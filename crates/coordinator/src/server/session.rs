@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Counters, Outbox, invalid,
+    ConnectionStats, Counters, Outbox, invalid,
     limits::{Held, Limits},
     reads::answer_read,
 };
@@ -31,6 +31,7 @@ const MAX_OUTSTANDING: usize = 1000;
 /// A request whose answer is due in its turn.
 struct Turn {
     xid: i32,
+    op: i32,
     since: Instant,
     what: Due,
     _under_way: UnderWay,
@@ -38,18 +39,20 @@ struct Turn {
 }
 
 /// Counts a request as outstanding until it is answered, or its connection ends.
-struct UnderWay(Arc<Counters>);
+struct UnderWay(Arc<Counters>, Arc<ConnectionStats>);
 
 impl UnderWay {
-    fn begin(counters: &Arc<Counters>) -> Self {
+    fn begin(counters: &Arc<Counters>, stats: &Arc<ConnectionStats>) -> Self {
         counters.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self(counters.clone())
+        stats.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(counters.clone(), stats.clone())
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.1.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,7 +131,9 @@ pub(super) async fn session(
 
     let (turns, queue) = mpsc::channel(MAX_OUTSTANDING);
     let (answered, mut done) = watch::channel(0);
-    let responder = respond(node.clone(), (id, out.clone()), queue, answered, counters.clone());
+    let stats = node.with(|_, l| l.connections.stats(id));
+    stats.timeout_ms.store(timeout_ms, Ordering::Relaxed);
+    let responder = respond(node.clone(), (id, out.clone()), queue, answered, (counters.clone(), stats.clone()));
     tokio::pin!(responder);
     let own = Limits::own();
     let max = node.config.max_request_bytes;
@@ -145,14 +150,12 @@ pub(super) async fn session(
             let (header, request) = decode(&body, offered).map_err(|e| invalid(e.to_string()))?;
             node.touch(session);
             counters.received.fetch_add(1, Ordering::Relaxed);
-            node.with(|_, l| {
-                if let Some(c) = l.connections.by_id.get_mut(&id) {
-                    c.received += 1;
-                    c.closing |= request == Request::Close;
-                }
-            });
+            stats.received.fetch_add(1, Ordering::Relaxed);
             asked += 1;
             let closing = request == Request::Close;
+            if closing {
+                node.with(|_, l| l.connections.by_id.get_mut(&id).map(|c| c.closing = true));
+            }
             match request {
                 // A session's requests take effect in their order: neither a read nor the zxid of an answer shows a
                 // write that was asked for later.
@@ -179,7 +182,8 @@ pub(super) async fn session(
                 Request::Ping => Due::Ping,
                 Request::Refused(code) => Due::Refused(code),
             };
-            let turn = Turn { xid: header.xid, since: Instant::now(), what, _under_way: UnderWay::begin(counters), _held: held };
+            let _under_way = UnderWay::begin(counters, &stats);
+            let turn = Turn { xid: header.xid, op: header.op, since: Instant::now(), what, _under_way, _held: held };
             if turns.send(turn).await.is_err() || closing {
                 // The responder ends after the answer to the close.
                 std::future::pending::<()>().await;
@@ -197,13 +201,14 @@ async fn respond(
     (id, out): (ConnectionId, Outbox),
     mut queue: mpsc::Receiver<Turn>,
     answered: watch::Sender<u64>,
-    counters: Arc<Counters>,
+    (counters, stats): (Arc<Counters>, Arc<ConnectionStats>),
 ) -> io::Result<()> {
     let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
     while let Some(turn) = queue.recv().await {
         out.ready().await?;
         let xid = turn.xid;
         let mut closing = false;
+        let mut shown = 0;
         match turn.what {
             Due::Write(wait) => {
                 // Nobody knows whether it happened: as ZooKeeper does, the connection ends and the client looks again.
@@ -213,6 +218,7 @@ async fn respond(
                     Answer::Write(Err(code)) => reply(xid, zxid, code as i32, |_| {}),
                     _ => return Err(lost()),
                 };
+                shown = zxid;
                 node.with(|_, l| l.connections.send(id, frame));
             }
             Due::Close(wait) => {
@@ -220,7 +226,9 @@ async fn respond(
                 node.with(|_, l| l.connections.send(id, reply(xid, zxid, 0, |_| {})));
                 closing = true;
             }
-            Due::Read(read) => node.with(|s, l| answer_read(s, l, id, xid, &read)).map_err(invalid)?,
+            Due::Read(read) => {
+                shown = node.with(|s, l| answer_read(s, l, id, xid, &read).map(|()| s.zxid)).map_err(invalid)?;
+            }
             Due::Sync(path) => {
                 node.catch_up().await.map_err(|_| lost())?;
                 node.with(|s, l| {
@@ -237,6 +245,7 @@ async fn respond(
             Due::Auth(result) => {
                 let code = result.err().map_or(0, |code| code as i32);
                 node.with(|_, l| l.connections.send(id, reply(xid, 0, code, |_| {})));
+                counters.auth_failed.fetch_add(u64::from(code != 0), Ordering::Relaxed);
                 closing = code != 0;
             }
             Due::Sasl => node.with(|_, l| {
@@ -253,8 +262,9 @@ async fn respond(
             }
         }
         answered.send_modify(|n| *n += 1);
-        counters.sent.fetch_add(1, Ordering::Relaxed);
-        counters.took(turn.since);
+        let us = turn.since.elapsed().as_micros() as u64;
+        counters.answered(us);
+        stats.answered(turn.op, xid, shown, us);
         if closing {
             return Ok(());
         }
