@@ -28,7 +28,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Answers until the process ends. As in ZooKeeper, a port that is taken is a warning: clients are served nevertheless.
 pub async fn serve(settings: Admin, node: Arc<Node>, counters: Arc<Counters>) {
     let address = format!("{}:{}", settings.address, settings.port);
-    let listener = match TcpListener::bind(&address).await {
+    let listener = match TcpListener::bind((settings.address.as_str(), settings.port)).await {
         Ok(listener) => listener,
         Err(e) => return tracing::warn!("the admin server cannot listen on {address}: {e}"),
     };
