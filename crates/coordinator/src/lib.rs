@@ -13,12 +13,14 @@
 //! | [`watches`] | who is told of a change on this server |
 //! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, the Raft node |
 //! | [`server`] | clients |
+//! | [`exchange`] | from and to ZooKeeper's own files |
 //! | [`admin`] | four-letter words, HTTP commands |
 //! | `throttle` | log lines that strangers can cause |
 
 pub mod acl;
 pub mod admin;
 pub mod config;
+pub mod exchange;
 pub mod format2;
 pub mod jute;
 pub mod node;

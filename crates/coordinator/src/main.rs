@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use septet_coordinator::{
     admin,
     config::Config,
+    exchange::{self, ExchangeError},
     node::Node,
     server::{self, Counters},
     storage::{LogStore, probe},
@@ -23,10 +24,13 @@ use tokio::{
 
 /// The bundled coordinator: a server of a ZooKeeper ensemble.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration, as ZooKeeper's zoo.cfg
-    config: PathBuf,
+    #[arg(required = true)]
+    config: Option<PathBuf>,
     /// Check the configuration and stop
     #[arg(long)]
     check: bool,
@@ -34,6 +38,36 @@ struct Arguments {
     /// servers are stopped
     #[arg(long, conflicts_with = "check")]
     reset_term: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take ZooKeeper's data as the first state of a stopped server; of an ensemble, the same on each
+    Import {
+        /// The configuration, as ZooKeeper's zoo.cfg
+        config: PathBuf,
+        /// ZooKeeper's dataDir
+        from: PathBuf,
+        /// ZooKeeper's dataLogDir, if it is another
+        #[arg(long)]
+        log: Option<PathBuf>,
+    },
+    /// Write the state of a stopped server as a snapshot that ZooKeeper starts from
+    Export {
+        /// The configuration, as ZooKeeper's zoo.cfg
+        config: PathBuf,
+        /// Directory for ZooKeeper, its dataDir
+        to: PathBuf,
+    },
+}
+
+fn exchange(command: &Command) -> Result<String, ExchangeError> {
+    let (Command::Import { config: path, .. } | Command::Export { config: path, .. }) = command;
+    let (config, _) = Config::read(path).map_err(|e| ExchangeError::Refused(e.to_string()))?;
+    match command {
+        Command::Import { from, log, .. } => exchange::import(&config, from, log.as_deref()).map(|done| format!("imported {done}")),
+        Command::Export { to, .. } => exchange::export(&config, to).map(|done| format!("exported to {done}")),
+    }
 }
 
 fn main() -> ExitCode {
@@ -46,7 +80,20 @@ fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    let (config, warnings) = match Config::read(&arguments.config) {
+    if let Some(command) = &arguments.command {
+        return match exchange(command) {
+            Ok(done) => {
+                println!("{done}");
+                ExitCode::SUCCESS
+            }
+            Err(e) => {
+                eprintln!("septet-coordinator: {e}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let path = arguments.config.unwrap_or_default();
+    let (config, warnings) = match Config::read(&path) {
         Ok(c) => c,
         Err(e) => {
             eprintln!("septet-coordinator: {e}");
@@ -55,7 +102,7 @@ fn main() -> ExitCode {
     };
     warnings.iter().for_each(|w| tracing::warn!("{w}"));
     if arguments.check {
-        println!("{}: ok", arguments.config.display());
+        println!("{}: ok", path.display());
         return ExitCode::SUCCESS;
     }
     if arguments.reset_term {

@@ -15,8 +15,8 @@ pub use table::{List, Table};
 
 use crate::protocol::{Code, perm};
 
-/// Entries of one list, after identities of `auth` were filled in.
-pub const MAX_ENTRIES: usize = 10_000;
+/// A list in bytes, after identities of `auth` were filled in: they could make it many times as long as what was sent.
+pub const MAX_LIST_BYTES: usize = 1024 * 1024;
 /// Identities of one connection, in bytes: they travel with each of its changes.
 pub const MAX_IDENTITY_BYTES: usize = 4096;
 
@@ -111,20 +111,22 @@ fn is_valid(id: &Id) -> bool {
 pub fn expand(list: &[Acl], ids: &[Id]) -> Result<Vec<Acl>, Code> {
     let mut out: Vec<Acl> = Vec::with_capacity(list.len());
     let mut seen = std::collections::HashSet::new();
+    let mut bytes = 0;
     for acl in list.iter().filter(|a| seen.insert(*a)) {
+        let done = out.len();
         match acl.id.scheme.as_str() {
             "world" if acl.id.id == "anyone" => out.push(acl.clone()),
             "auth" => {
-                let before = out.len();
                 out.extend(ids.iter().filter(|id| id.scheme == "digest").map(|id| Acl { perms: acl.perms, id: id.clone() }));
-                if out.len() == before {
+                if out.len() == done {
                     return Err(Code::InvalidAcl);
                 }
             }
             _ if is_valid(&acl.id) => out.push(acl.clone()),
             _ => return Err(Code::InvalidAcl),
         }
-        if out.len() > MAX_ENTRIES {
+        bytes += out[done..].iter().map(|a| 16 + a.id.id.len()).sum::<usize>();
+        if bytes > MAX_LIST_BYTES {
             return Err(Code::InvalidAcl);
         }
     }
@@ -191,6 +193,9 @@ mod tests {
             assert_eq!(expand(std::slice::from_ref(&bad), &mine), Err(Code::InvalidAcl), "{bad:?}");
         }
         assert_eq!(expand(&[], &mine), Err(Code::InvalidAcl));
+        let long = [Id::new("digest", format!("u:{}", "x".repeat(4000)))];
+        let many = |n: i32| expand(&(0..n).map(|i| acl(i, "auth", "")).collect::<Vec<_>>(), &long).map(|list| list.len());
+        assert_eq!((many(200), many(300)), (Ok(200), Err(Code::InvalidAcl)));
         assert_eq!(expand(&[acl(1, "auth", "")], &mine[..1]), Err(Code::InvalidAcl));
     }
 

@@ -12,6 +12,9 @@ use crate::{
     watches::{ConnectionId, Full},
 };
 
+/// Answer to a `multiRead`, in bytes: a small request could ask for very much.
+const MAX_MULTI_BYTES: usize = 8 * 1024 * 1024;
+
 /// A client that reads.
 struct Reader<'a> {
     state: &'a State,
@@ -124,6 +127,9 @@ impl<'a> Reader<'a> {
                         _ => Err(Code::MarshallingError),
                     };
                     result_of_multi(&mut w, code, result.map_err(|code| code as i32), |w, body| w.0.extend(body.0));
+                    if w.0.len() > MAX_MULTI_BYTES {
+                        return Err(Code::BadArguments);
+                    }
                 }
                 end_of_multi(&mut w);
             }

@@ -1,6 +1,7 @@
 //! The state machine as Raft drives it: entries go into the shared [`State`], snapshots to disk and back.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{self, Cursor},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -8,7 +9,8 @@ use std::{
 };
 
 use openraft::{
-    BasicNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, StorageError, StorageIOError, StoredMembership,
+    BasicNode, CommittedLeaderId, Entry, EntryPayload, LogId, Membership, OptionalSend, RaftLogReader, RaftSnapshotBuilder, SnapshotMeta,
+    StorageError, StorageIOError, StoredMembership, Vote,
     storage::{RaftStateMachine, Snapshot},
 };
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,7 @@ use tokio::sync::watch;
 
 use super::{StorageFault, TypeConfig, at, plausible, read_body, read_one_with, record, replace_file, sync_parent};
 use crate::{
+    config::Config,
     format2::OldState,
     state::{Applied, Command, State},
 };
@@ -229,5 +232,74 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let bytes = record(&image).map_err(|e| StorageIOError::read_snapshot(None, &e))?;
         let meta = SnapshotMeta { last_log_id: image.last, last_membership: image.membership, snapshot_id: image.id };
         Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
+    }
+}
+
+struct Unheard;
+
+impl Hooks for Unheard {
+    fn applied(&self, _: &State, _: &Command, _: Applied) {}
+    fn replaced(&self, _: &State) {}
+}
+
+/// The state of a server that is stopped: its snapshot, and all of its log.
+pub fn read_state(dir: &Path) -> Result<State, StorageFault> {
+    super::format::check(dir)?;
+    let state = Arc::new(Mutex::new(State::default()));
+    let (covered, covers) = watch::channel(0);
+    let mut machine = Machine::open(dir, state.clone(), Arc::new(Unheard), covered)?;
+    let mut log = super::LogStore::open(dir, covers)?;
+    let fault = |e: Fault| at(dir)(io::Error::other(e));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(at(dir))?;
+    runtime.block_on(async {
+        let mut from = machine.applied_state().await.map_err(fault)?.0.map_or(0, |l| l.index + 1);
+        loop {
+            let entries = log.try_get_log_entries(from..from + 1000).await.map_err(fault)?;
+            let Some(last) = entries.last().map(|e| e.log_id.index) else { break };
+            machine.apply(entries).await.map_err(fault)?;
+            from = last + 1;
+        }
+        Ok::<_, StorageFault>(())
+    })?;
+    let state = locked(&state).clone();
+    Ok(state)
+}
+
+/// Makes a state the first one of a server whose directory is blank. Each server of an ensemble gets the same one.
+pub fn write_first_state(dir: &Path, state: State, config: &Config) -> Result<(), StorageFault> {
+    std::fs::create_dir_all(dir).map_err(at(dir))?;
+    for entry in std::fs::read_dir(dir).map_err(at(dir))? {
+        let name = entry.map_err(at(dir))?.file_name();
+        if name != "format" && name != "joining" {
+            return Err(at(&dir.join(name))(io::Error::new(io::ErrorKind::AlreadyExists, "this server has data already")));
+        }
+    }
+    let mut nodes: BTreeMap<u64, BasicNode> =
+        config.members.iter().map(|(id, m)| (*id, BasicNode::new(format!("{}:{}", m.host, m.port)))).collect();
+    if nodes.is_empty() {
+        nodes.insert(config.id, BasicNode::default());
+    }
+    let voters: BTreeSet<u64> = nodes.keys().copied().collect();
+    let first = voters.first().copied().unwrap_or(config.id);
+    let id = |index| LogId::new(CommittedLeaderId::new(1, first), index);
+    let image = Image {
+        version: IMAGE_VERSION,
+        last: Some(id(1)),
+        membership: StoredMembership::new(Some(id(0)), Membership::new(vec![voters], nodes)),
+        id: "imported".into(),
+        state,
+    };
+    super::format::check(dir)?;
+    let put = |name: &str, bytes: io::Result<Vec<u8>>| {
+        let path = dir.join(name);
+        bytes.and_then(|bytes| replace_file(&path, &bytes)).map_err(at(&path))
+    };
+    put("purged", record(&id(1)))?;
+    put("vote", record(&Vote::new(1, first)))?;
+    // Last: without it, what is before is refused.
+    put("snapshot", record(&image))?;
+    match std::fs::remove_file(dir.join("joining")) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(dir)(e)),
+        _ => sync_parent(&dir.join("joining")).map_err(at(dir)),
     }
 }

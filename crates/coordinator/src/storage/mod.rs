@@ -8,7 +8,7 @@ mod log;
 mod machine;
 
 pub use log::LogStore;
-pub use machine::{Hooks, Machine};
+pub use machine::{Hooks, Machine, read_state, write_first_state};
 
 use std::{
     fs::{self, File},

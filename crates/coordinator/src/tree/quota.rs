@@ -93,6 +93,28 @@ impl Tree {
         self.set_usage(&stats, track.text(), undo);
     }
 
+    /// What is at and below a path.
+    fn usage(&self, path: &str) -> Vec<u8> {
+        let (mut count, mut bytes) = (0, 0);
+        let mut left = vec![path.to_owned()];
+        while let Some(at) = left.pop() {
+            // An empty path is the root's other name.
+            let Some(node) = self.nodes.get(if at.is_empty() { "/" } else { &at }) else { continue };
+            count += 1;
+            bytes += node.data_bytes();
+            left.extend(node.children.iter().map(|c| format!("{at}/{c}")));
+        }
+        format!("count={count},bytes={bytes}").into_bytes()
+    }
+
+    /// Counts the usage of all quotas anew, as ZooKeeper does when it starts (DataTree.setupQuota).
+    pub fn count_usage(&mut self) {
+        for path in self.quotas.clone() {
+            let usage = self.usage(&path);
+            self.set_usage(&format!("{ROOT}{path}{STATS}"), usage, &mut Undo::new());
+        }
+    }
+
     /// A node was created.
     pub(super) fn quota_created(&mut self, path: &str, bytes: u64, undo: &mut Undo) {
         if let Some(limited) = limited(path)
@@ -101,16 +123,8 @@ impl Tree {
             undo.push((limited.to_owned(), Old::Quota(false)));
         }
         if let Some(counted) = counted(path) {
-            let (mut count, mut bytes) = (0, 0);
-            let mut left = vec![counted.to_owned()];
-            while let Some(at) = left.pop() {
-                // An empty path is the root's other name.
-                let Some(node) = self.nodes.get(if at.is_empty() { "/" } else { &at }) else { continue };
-                count += 1;
-                bytes += node.data_bytes();
-                left.extend(node.children.iter().map(|c| format!("{at}/{c}")));
-            }
-            self.set_usage(path, format!("count={count},bytes={bytes}").into_bytes(), undo);
+            let usage = self.usage(counted);
+            self.set_usage(path, usage, undo);
         }
         self.use_more(path, bytes as i64, 1, undo);
     }

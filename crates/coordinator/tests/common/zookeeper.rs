@@ -35,7 +35,7 @@ pub fn skip(what: &str) {
 pub struct ZooKeeper {
     pub port: u16,
     pub admin_port: u16,
-    pub dir: TempDir,
+    dir: Option<TempDir>,
     child: Child,
 }
 
@@ -70,7 +70,7 @@ impl ZooKeeper {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut this = Self { port, admin_port, dir, child };
+        let mut this = Self { port, admin_port, dir: Some(dir), child };
         eventually("ZooKeeper serves", || {
             assert!(this.child.try_wait().unwrap().is_none(), "it ended:\n{}", this.log());
             this.ask("srvr").filter(|a| a.contains("Mode:"))
@@ -79,7 +79,14 @@ impl ZooKeeper {
     }
 
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        self.dir.as_ref().map_or_else(String::new, |d| fs::read_to_string(d.path().join("log")).unwrap_or_default())
+    }
+
+    /// Kills it, and hands out its directory.
+    pub fn stop(mut self) -> TempDir {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.dir.take().unwrap()
     }
 
     /// Answer to a four-letter word.
