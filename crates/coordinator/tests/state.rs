@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use septet_coordinator::{
-    acl,
+    acl::{self, Acl, Id},
     protocol::{Caller, Code, Create, EventType, Kind, Op, Write, WriteAnswer},
     state::{Answer, Applied, Ask, Command, Origin, State},
 };
@@ -151,7 +151,14 @@ fn ask() -> impl Strategy<Value = Ask> {
     let one = move || {
         prop_oneof![
             3 => (path(), any::<[bool; 2]>()).prop_map(|(path, [ephemeral, sequential])| {
-                op(&path, ephemeral, sequential)
+                let Op::Create(mut create) = op(&path, ephemeral, sequential) else { unreachable!() };
+                match path.len() {
+                    4 if ephemeral => (create.kind, create.data) = (Kind::Ttl(1), None),
+                    4 => create.kind = Kind::Container,
+                    _ if path.ends_with('b') => create.acl.push(Acl { perms: 31, id: Id::new("digest", "a:b") }),
+                    _ => {}
+                }
+                Op::Create(create)
             }),
             1 => path().prop_map(|path| Op::Delete { path, version: -1 }),
             1 => (path(), 0..2i32).prop_map(|(path, version)| Op::SetData { path, data: Some(vec![9]), version }),
@@ -161,6 +168,7 @@ fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         2 => (1..4i64).prop_map(new_session),
         1 => (1..4i64).prop_map(|id| Ask::CloseSession { id }),
+        1 => "(/[ab]){1,2}".prop_map(|path| Ask::Collect { path, never_used_ms: 1, term: 1 }),
         1 => (1..4i64, password).prop_map(|(id, password)| Ask::MoveSession { id, password }),
         6 => (1..4i64, one()).prop_map(|(s, w)| write(s, Write::One(w))),
         2 => (1..4i64, prop::collection::vec(one(), 0..4)).prop_map(|(s, all)| write(s, Write::Multi(all))),

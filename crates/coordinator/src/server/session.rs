@@ -28,6 +28,9 @@ use crate::{
 /// Requests of one client that may be under way.
 const MAX_OUTSTANDING: usize = 1000;
 
+/// The number of each answer to a ping.
+const PING_XID: i32 = -2;
+
 /// A request whose answer is due in its turn.
 struct Turn {
     xid: i32,
@@ -240,7 +243,8 @@ async fn respond(
                     )
                 });
             }
-            Due::Ping => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, 0, |_| {}))),
+            // Whatever number the client gave it.
+            Due::Ping => node.with(|s, l| l.connections.send(id, reply(PING_XID, s.zxid, 0, |_| {}))),
             Due::Refused(code) => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, code as i32, |_| {}))),
             Due::Auth(result) => {
                 let code = result.err().map_or(0, |code| code as i32);
