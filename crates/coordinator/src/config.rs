@@ -5,6 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod members;
+
+pub use members::Member;
+
 use crate::peer::secret::Secret;
 
 /// Why a configuration is not usable.
@@ -48,19 +52,6 @@ pub enum ConfigError {
     },
 }
 
-/// A server of the ensemble.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// host name or address; resolved anew at each connection
-    pub host: String,
-    /// port for the servers among themselves
-    pub port: u16,
-    /// ZooKeeper's port for elections, which is not listened on here
-    pub election_port: u16,
-    /// `[address:]port` for clients, if the line has it
-    pub client: Option<String>,
-}
-
 /// When containers and nodes with a TTL are removed (ContainerManager).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Containers {
@@ -81,6 +72,15 @@ pub struct Admin {
     pub port: u16,
     /// path before a command's name, such as `/commands`
     pub url: String,
+}
+
+/// The HTTP server for `/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// address
+    pub address: String,
+    /// port
+    pub port: u16,
 }
 
 /// The configuration.
@@ -120,6 +120,8 @@ pub struct Config {
     pub containers: Containers,
     /// the admin server, if there is one
     pub admin: Option<Admin>,
+    /// where Prometheus may ask, if anywhere
+    pub metrics: Option<Metrics>,
     /// log entries between two snapshots
     pub snap_count: u64,
     /// four-letter words that are answered
@@ -152,7 +154,10 @@ const NOT_OBEYED: &[&str] = &[
     "serverCnxnFactory",
     "secureClientPort",
     "metricsProvider.className",
-    "metricsProvider.httpPort",
+    "metricsProvider.exportJvmInfo",
+    "metricsProvider.numWorkerThreads",
+    "metricsProvider.maxQueueSize",
+    "metricsProvider.workerShutdownTimeoutMs",
     "dynamicConfigFile",
     "cnxTimeout",
     "admin.idleTimeout",
@@ -192,6 +197,9 @@ const NOT_OBEYED: &[&str] = &[
     "localSessionsEnabled",
     "localSessionsUpgradingEnabled",
 ];
+
+/// The provider of metrics that there is.
+const PROMETHEUS: &str = "org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider";
 
 /// All four-letter words that this server knows.
 pub const FOUR_LETTER_WORDS: &[&str] = &[
@@ -248,6 +256,7 @@ impl Config {
             super_digest: None,
             containers: Containers { check_interval_ms: 60_000, max_per_minute: 10_000, max_never_used_ms: 0 },
             admin: None,
+            metrics: None,
             snap_count: 100_000,
             four_letter_words: vec!["srvr".into()],
             max_request_bytes: 0xf_ffff,
@@ -259,6 +268,8 @@ impl Config {
         let mut warnings = Vec::new();
         let mut admin = Admin { address: "0.0.0.0".into(), port: 8080, url: "/commands".into() };
         let mut with_admin = false;
+        let mut metrics = Metrics { address: "0.0.0.0".into(), port: 7000 };
+        let mut with_metrics = false;
         for (i, raw) in text.lines().enumerate() {
             let line = raw.trim();
             if line.is_empty() || line.starts_with(['#', '!']) {
@@ -291,6 +302,9 @@ impl Config {
                 "znode.container.checkIntervalMs" => c.containers.check_interval_ms = number(1, 86_400_000)? as u64,
                 "znode.container.maxPerMinute" => c.containers.max_per_minute = number(1, 1_000_000)? as u64,
                 "znode.container.maxNeverUsedIntervalMs" => c.containers.max_never_used_ms = number(0, i64::MAX)?,
+                "metricsProvider.className" if value == PROMETHEUS => with_metrics = true,
+                "metricsProvider.httpHost" => metrics.address = value.into(),
+                "metricsProvider.httpPort" => metrics.port = number(1, 65535)? as u16,
                 "admin.enableServer" => with_admin = yes()?,
                 "admin.serverPort" => admin.port = number(1, 65535)? as u16,
                 "admin.serverAddress" => admin.address = value.into(),
@@ -324,7 +338,7 @@ impl Config {
                         .ok()
                         .filter(|id| (1..=255).contains(id))
                         .ok_or_else(|| bad("the number must be 1 to 255".into()))?;
-                    let member = parse_member(value).map_err(&bad)?;
+                    let member = members::parse(value).map_err(&bad)?;
                     if c.members.insert(id, member).is_some() {
                         return Err(bad("is given twice".into()));
                     }
@@ -336,6 +350,7 @@ impl Config {
             }
         }
         c.admin = with_admin.then_some(admin);
+        c.metrics = with_metrics.then_some(metrics);
         let missing = |reason: &str| ConfigError::Missing { path: path.into(), reason: reason.into() };
         if c.data_dir.as_os_str().is_empty() {
             return Err(missing("dataDir is not set"));
@@ -355,43 +370,4 @@ impl Config {
         }
         Ok((c, warnings))
     }
-}
-
-impl Config {
-    /// The servers as ZooKeeper's `/zookeeper/config` shows them; nothing on a server that stands alone.
-    pub fn members_text(&self) -> String {
-        if self.members.is_empty() {
-            return String::new();
-        }
-        let line = |(id, m): (&u64, &Member)| {
-            let host = if m.host.contains(':') { format!("[{}]", m.host) } else { m.host.clone() };
-            let client = m.client.as_ref().map_or_else(String::new, |c| format!(";{c}"));
-            format!("server.{id}={host}:{}:{}:participant{client}\n", m.port, m.election_port)
-        };
-        self.members.iter().map(line).collect::<String>() + "version=0"
-    }
-}
-
-/// `host:port:electionPort[:participant][;[address:]clientPort]`
-fn parse_member(value: &str) -> Result<Member, String> {
-    let form = "must be host:port:electionPort";
-    let (address, client) = value.split_once(';').map_or((value, None), |(a, c)| (a, Some(c)));
-    let (host, rest) = match address.strip_prefix('[') {
-        Some(v6) => v6.split_once("]:").ok_or(form)?,
-        None => address.split_once(':').ok_or(form)?,
-    };
-    let mut parts = rest.split(':');
-    let port = |p: Option<&str>| p.and_then(|p| p.parse::<u16>().ok()).filter(|p| *p > 0).ok_or(form);
-    let first = port(parts.next())?;
-    let election_port = port(parts.next())?;
-    match parts.next() {
-        None | Some("participant") => {}
-        Some("observer") => return Err("observers are not supported".into()),
-        Some(other) => return Err(format!("{other:?} is not a role")),
-    }
-    if host.is_empty() {
-        return Err(form.into());
-    }
-    let client = client.map(|c| if c.contains(':') { c.to_owned() } else { format!("0.0.0.0:{c}") });
-    Ok(Member { host: host.to_owned(), port: first, election_port, client })
 }

@@ -175,7 +175,10 @@ async fn run(config: Config) -> Result<(), String> {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let counters = Arc::new(Counters::default());
     if let Some(settings) = node.config.admin.clone() {
-        tokio::spawn(admin::http::serve(settings, node.clone(), counters.clone()));
+        tokio::spawn(admin::http::serve_commands(settings, node.clone(), counters.clone()));
+    }
+    if let Some(settings) = node.config.metrics.clone() {
+        tokio::spawn(admin::http::serve_metrics(settings, node.clone(), counters.clone()));
     }
     let clients = tokio::spawn(server::serve(node.clone(), listener, counters));
     tokio::select! {

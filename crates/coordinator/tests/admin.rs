@@ -168,6 +168,23 @@ fn the_admin_server_is_there_when_it_is_asked_for() {
 }
 
 #[test]
+fn prometheus_finds_the_gauges() {
+    let port = free_port();
+    let provider = "metricsProvider.className=org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider";
+    let ours = Ensemble::start(1, &format!("{provider}\nmetricsProvider.httpPort={port}\nmetricsProvider.httpHost=127.0.0.1"));
+    let _client = busy(ours.port(0));
+    let page = http(port, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(page.contains("\r\nContent-Type: text/plain; version=0.0.4"), "{page}");
+    let (_, body) = page.split_once("\r\n\r\n").unwrap();
+    assert!(body.contains("# TYPE znode_count gauge\nznode_count 6\n") && body.contains("\nephemerals_count 1\n"), "{body}");
+    for line in body.lines().filter(|l| !l.starts_with("# ")) {
+        let (name, value) = line.split_once(' ').unwrap();
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && value.parse::<f64>().is_ok(), "{line}");
+    }
+    assert!(http(port, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
 fn no_secret_is_shown() {
     let port = free_port();
     let _ours = Ensemble::start(

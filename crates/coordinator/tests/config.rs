@@ -80,6 +80,10 @@ fn operations_and_limits() {
     assert_eq!(admin("admin.enableServer=true"), Some(default));
     let other = Admin { address: "::1".into(), port: 9, url: "/x".into() };
     assert_eq!(admin("admin.enableServer=true\nadmin.serverAddress=::1\nadmin.serverPort=9\nadmin.commandURL=/x/"), Some(other));
+    let provider = "metricsProvider.className=org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider";
+    let metrics = |lines: &str| with(lines).metrics.map(|m| (m.address, m.port));
+    assert_eq!((metrics("metricsProvider.httpPort=9"), metrics(provider)), (None, Some(("0.0.0.0".into(), 7000))));
+    assert_eq!(metrics(&format!("{provider}\nmetricsProvider.httpPort=9\nmetricsProvider.httpHost=::1")), Some(("::1".into(), 9)));
     assert_eq!(with("").members_text(), "");
     let c = with("server.2=[fd00::2]:2888:3888;2181\nserver.1=a:1:2:participant;10.0.0.1:2182");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The admin server: HTTP/1.1, `GET` only, one request per connection.
+//! The admin server and the metrics: HTTP/1.1, `GET` only, one request per connection.
 //!
 //! Invariant: so many connections at once, each with a bounded request and a deadline.
 
@@ -13,10 +13,14 @@ use tokio::{
 
 use super::{
     commands::{COMMANDS, answer},
-    facts::now_ms,
+    facts::{monitor, now_ms},
     text::{MAX_BYTES, http_date},
 };
-use crate::{config::Admin, node::Node, server::Counters};
+use crate::{
+    config::{Admin, Metrics},
+    node::Node,
+    server::Counters,
+};
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 16;
@@ -25,15 +29,37 @@ const MAX_HEAD: usize = 8 * 1024;
 /// Time for a request and its answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Answers until the process ends. As in ZooKeeper, a port that is taken is a warning: clients are served nevertheless.
-pub async fn serve(settings: Admin, node: Arc<Node>, counters: Arc<Counters>) {
-    let address = format!("{}:{}", settings.address, settings.port);
-    let listener = match TcpListener::bind((settings.address.as_str(), settings.port)).await {
-        Ok(listener) => listener,
-        Err(e) => return tracing::warn!("the admin server cannot listen on {address}: {e}"),
+/// Status, type and body.
+type Page = (&'static str, &'static str, String);
+
+/// The admin server of ZooKeeper: `/commands/…`.
+pub async fn serve_commands(settings: Admin, node: Arc<Node>, counters: Arc<Counters>) {
+    let (address, port) = (settings.address.clone(), settings.port);
+    serve("the admin server", &address, port, move |target| command(target, &settings, &node, &counters)).await;
+}
+
+/// What Prometheus asks for: `/metrics`, as ZooKeeper's PrometheusMetricsProvider names its gauges.
+pub async fn serve_metrics(settings: Metrics, node: Arc<Node>, counters: Arc<Counters>) {
+    let page = move |target: &str| match target.split('?').next() {
+        Some("/metrics") => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", metrics(&node, &counters)),
+        _ => not_found(),
     };
-    tracing::info!("the admin server listens on {address}{}", settings.url);
-    let settings = Arc::new(settings);
+    serve("the metrics server", &settings.address, settings.port, page).await;
+}
+
+fn metrics(node: &Node, counters: &Counters) -> String {
+    let numbers = monitor(node, counters).into_iter().filter(|(_, value)| value.is_number());
+    numbers.map(|(key, value)| format!("# HELP {key} {key}\n# TYPE {key} gauge\n{key} {value}\n")).collect()
+}
+
+/// Answers until the process ends. As in ZooKeeper, a port that is taken is a warning: clients are served nevertheless.
+async fn serve(what: &str, address: &str, port: u16, page: impl Fn(&str) -> Page + Send + Sync + 'static) {
+    let listener = match TcpListener::bind((address, port)).await {
+        Ok(listener) => listener,
+        Err(e) => return tracing::warn!("{what} cannot listen on {address}:{port}: {e}"),
+    };
+    tracing::info!("{what} listens on {address}:{port}");
+    let page = Arc::new(page);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -41,15 +67,15 @@ pub async fn serve(settings: Admin, node: Arc<Node>, counters: Arc<Counters>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (settings, node, counters) = (settings.clone(), node.clone(), counters.clone());
+        let page = page.clone();
         tokio::spawn(async move {
             let _slot = slot;
-            let _ = timeout(DEADLINE, one(stream, &settings, &node, &counters)).await;
+            let _ = timeout(DEADLINE, one(stream, &*page)).await;
         });
     }
 }
 
-async fn one(mut stream: TcpStream, settings: &Admin, node: &Node, counters: &Counters) -> io::Result<()> {
+async fn one(mut stream: TcpStream, page: &(impl Fn(&str) -> Page + Sync)) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|w| w == b"\r\n\r\n") {
         if head.len() > MAX_HEAD || stream.read_buf(&mut head).await? == 0 {
@@ -61,7 +87,7 @@ async fn one(mut stream: TcpStream, settings: &Admin, node: &Node, counters: &Co
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (status, kind, body) = match method {
-        "GET" | "HEAD" => respond(target, settings, node, counters),
+        "GET" | "HEAD" => page(target),
         _ => ("405 Method Not Allowed", "text/plain", "only GET is supported\n".into()),
     };
     let head = format!(
@@ -76,10 +102,14 @@ async fn one(mut stream: TcpStream, settings: &Admin, node: &Node, counters: &Co
     stream.shutdown().await
 }
 
-fn respond(target: &str, settings: &Admin, node: &Node, counters: &Counters) -> (&'static str, &'static str, String) {
+fn not_found() -> Page {
+    ("404 Not Found", "text/plain", "not found\n".into())
+}
+
+fn command(target: &str, settings: &Admin, node: &Node, counters: &Counters) -> Page {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(name) = path.strip_prefix(settings.url.as_str()).map(|rest| rest.trim_matches('/')) else {
-        return ("404 Not Found", "text/plain", "not found\n".into());
+        return not_found();
     };
     if name.is_empty() {
         let link = |(name, _, _): &(&str, &[&str], bool)| format!("<a href=\"{}/{name}\">{name}</a>\n<br/>\n", settings.url);
