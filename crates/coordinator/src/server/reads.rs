@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
     }
 
     fn watch(&mut self, wanted: bool, path: &str, child: bool) -> Result<(), Code> {
-        let path = if path.is_empty() { "/" } else { path };
+        // One on the root's second name never fires, as in ZooKeeper.
         if wanted { self.local.watches.add(self.id, path, child).map_err(|full| self.refused(full)) } else { Ok(()) }
     }
 
