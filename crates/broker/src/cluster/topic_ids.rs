@@ -18,6 +18,11 @@ pub fn uuid(topic: &TopicInfo) -> Uuid {
     decoded.and_then(|bytes| Uuid::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
+/// The bytes of a topic's id in text; zeros if there is none.
+pub fn bytes_of(id: Option<&str>) -> [u8; 16] {
+    id.and_then(|id| URL_SAFE_NO_PAD.decode(id).ok()).and_then(|b| b.try_into().ok()).unwrap_or_default()
+}
+
 type Index = HashMap<Uuid, Arc<str>>;
 
 /// An index of the last image that was asked for.
@@ -33,7 +38,7 @@ impl TopicIds {
     fn of(&self, image: &Arc<Image>) -> Arc<Index> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&last.0, image) {
-            let named = image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, t)| (uuid(t), Arc::from(name.as_str())));
+            let named = image.topics.iter().map(|(name, t)| (uuid(t), Arc::from(name.as_str())));
             *last = (image.clone(), Arc::new(named.filter(|(id, _)| !id.is_nil()).collect()));
         }
         last.1.clone()
