@@ -14,6 +14,7 @@ use crate::{
         topics::is_internal,
     },
     config::Config,
+    configs::DynamicConfig,
     fetch_sessions::Sessions,
     log::{Files, LogError, ProducerQuota},
     net::{
@@ -54,8 +55,10 @@ pub enum StartError {
 
 /// The broker.
 pub struct Broker {
-    /// its configuration
+    /// its configuration, as the file has it
     pub config: Config,
+    /// its configuration, with what is set at run time
+    pub dynamic: DynamicConfig,
     /// what it knows of the cluster
     pub image: watch::Sender<Arc<Image>>,
     /// the session with the coordinator, once there is one
@@ -100,6 +103,7 @@ impl Broker {
             storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers))?,
             fetch_sessions: Sessions::new(config.fetch_session_slots),
             topic_ids: TopicIds::default(),
+            dynamic: DynamicConfig::new(config.clone()),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
@@ -187,7 +191,7 @@ impl Broker {
                 led.partition.resign();
             }
         }
-        let defaults = TopicSettings::of(&self.config);
+        let defaults = TopicSettings::of(&self.dynamic.get().config);
         let settings = |name: &str, topic: &TopicInfo| {
             // Committed offsets are compacted, not deleted, as on Kafka.
             let defaults = if is_internal(name) { TopicSettings { deletes: false, ..defaults } } else { defaults };

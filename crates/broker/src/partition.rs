@@ -242,6 +242,11 @@ impl Partition {
         self.inner().log.start_is_within()
     }
 
+    /// Bytes of all segments.
+    pub fn size(&self) -> u64 {
+        self.inner().log.size()
+    }
+
     /// Offset up to which the log is on the disk.
     pub fn recovery_point(&self) -> i64 {
         self.inner().log.recovery_point()

@@ -20,9 +20,11 @@ use common::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, FetchResponse,
-        FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdResponse, ListOffsetsResponse, MetadataResponse,
-        OffsetCommitResponse, OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
+        AlterConfigsResponse, AlterReplicaLogDirsResponse, ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsResponse,
+        CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, DescribeClusterResponse, DescribeConfigsResponse,
+        DescribeLogDirsResponse, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsResponse,
+        InitProducerIdResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse,
+        OffsetForLeaderEpochResponse, ProduceResponse,
     },
     protocol::Decodable,
 };
@@ -44,6 +46,13 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::OffsetForLeaderEpoch => drop(OffsetForLeaderEpochResponse::decode(&mut b, version).unwrap()),
         ApiKey::InitProducerId => drop(InitProducerIdResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DescribeConfigs => drop(DescribeConfigsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::AlterConfigs => drop(AlterConfigsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::IncrementalAlterConfigs => drop(IncrementalAlterConfigsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::AlterReplicaLogDirs => drop(AlterReplicaLogDirsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DescribeLogDirs => drop(DescribeLogDirsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::CreatePartitions => drop(CreatePartitionsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DescribeCluster => drop(DescribeClusterResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }
     b.len()
@@ -185,9 +194,9 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
                 let what = format!("{:?} version {version}", api.key);
                 ends(cluster, &what, &framed(&start));
                 ends(cluster, &what, &framed(&[&start[..], &[0x7f; 30]].concat()));
-                // (In Metadata 0 this is a null list, which is taken for all topics; in InitProducerId 0 a producer without
-                // transactions.)
-                if ![(ApiKey::Metadata, 0), (ApiKey::InitProducerId, 0)].contains(&(api.key, version)) {
+                // (In Metadata 0 and DescribeLogDirs 1 this is a null list, which stands for all topics; in InitProducerId 0 a producer
+                // without transactions.)
+                if ![(ApiKey::Metadata, 0), (ApiKey::DescribeLogDirs, 1), (ApiKey::InitProducerId, 0)].contains(&(api.key, version)) {
                     ends(cluster, &what, &framed(&[&start[..], &[0xff; 60]].concat()));
                 }
             }

@@ -17,6 +17,7 @@ use septet_broker::{
     broker::Broker,
     cluster::{BrokerInfo, Image, PartitionInfo, TopicInfo},
     config::Config,
+    watch::Changes,
 };
 
 fn image(leader: i32, leader_epoch: i32) -> Image {
@@ -59,9 +60,11 @@ async fn who_waits_is_told_that_the_leader_is_gone() {
     let (config, _) = Config::parse(Path::new("server.properties"), &text, "host").unwrap();
     let broker = Broker::open(config).unwrap();
     broker.take(image(1, 0)).await;
-    let waiter = septet_broker::partition::Waiter::new(vec![broker.led("t", 0).unwrap()]);
+    let changes = Arc::new(Changes::default());
+    let _watch = broker.led("t", 0).unwrap().partition.watchers().add(&changes, 7);
     broker.take(image(-1, 1)).await;
-    tokio::time::timeout(Duration::from_secs(5), waiter.woken()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), changes.woken()).await.unwrap();
+    assert_eq!(changes.take(), [7]);
 }
 
 /// A segment whose directory entry is lost in a power cut takes acknowledged records with it. No test on a running system

@@ -8,6 +8,7 @@ use std::{collections::HashSet, pin::Pin, time::Duration};
 use zookeeper_client as zk;
 
 use super::{
+    config_changes,
     controller::{self, Controller},
     deletion,
     image::{self, Names, parse_controller},
@@ -26,6 +27,8 @@ pub struct Follower<'a> {
     deleting: Watched,
     controller: Watched,
     signal: Watched,
+    configs: Watched,
+    config_changes: config_changes::Follower,
     leads: Option<i32>,
     term: Option<Controller>,
     /// topics that are to go and whose replicas this broker has removed
@@ -45,6 +48,8 @@ impl<'a> Follower<'a> {
             deleting: watched(),
             controller: watched(),
             signal: watched(),
+            configs: watched(),
+            config_changes: config_changes::Follower::default(),
             leads: None,
             term: None,
             deleted: HashSet::new(),
@@ -53,7 +58,7 @@ impl<'a> Follower<'a> {
 
     /// Reads everything again at the next [`Follower::follow`].
     pub fn forget_watches(&mut self) {
-        for w in [&mut self.ids, &mut self.topics, &mut self.deleting, &mut self.controller, &mut self.signal] {
+        for w in [&mut self.ids, &mut self.topics, &mut self.deleting, &mut self.controller, &mut self.signal, &mut self.configs] {
             w.event = None;
         }
     }
@@ -66,6 +71,7 @@ impl<'a> Follower<'a> {
             () = self.deleting.wait() => {}
             () = self.controller.wait() => {}
             () = self.signal.wait() => {}
+            () = self.configs.wait() => {}
             // A broker that restarted quickly may have left a session behind that looks like its new one.
             () = tokio::time::sleep(Duration::from_secs(5)) => self.ids.event = None,
         }
@@ -118,6 +124,11 @@ impl<'a> Follower<'a> {
             let (_, _, watch) = client.get_and_watch_data(path::SIGNAL).await?;
             self.signal.arm(watch);
         }
+        if self.configs.fired() {
+            let watch = self.config_changes.read(&client, self.broker).await?;
+            self.configs.arm(watch);
+        }
+        self.config_changes.apply(&client, self.broker).await?;
         let mut image = self.load().await?;
         if let Some(term) = &mut self.term
             && term.reconcile(&client, &image, &self.deleting.list).await?

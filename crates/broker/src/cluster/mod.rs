@@ -2,10 +2,12 @@
 //!
 //! Invariant: what this broker believes is an [`Image`], replaced as a whole; the coordinator is the authority.
 
+pub mod config_changes;
 mod controller;
 pub mod deletion;
 mod follower;
 mod image;
+pub mod partitions;
 pub mod producer_ids;
 pub mod quota;
 mod session;

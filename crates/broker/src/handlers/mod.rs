@@ -2,16 +2,21 @@
 //!
 //! Invariant: what has an effect is done when [`handle`] ends; only waiting is left to the rest of an [`Outcome`].
 
+mod alter_configs;
 mod api_versions;
+mod create_partitions;
 mod create_topics;
 mod delete_records;
 mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
 mod init_producer_id;
 mod leaders;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
 mod offset_commit;
 mod offset_fetch;
@@ -24,9 +29,10 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FindCoordinatorRequest,
-        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
-        ProduceRequest, RequestHeader, ResponseHeader,
+        AlterConfigsRequest, AlterReplicaLogDirsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+        DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, FetchRequest,
+        FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+        OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
@@ -127,6 +133,18 @@ pub const APIS: &[Api] = &[
     },
     Api { key: ApiKey::InitProducerId, versions: (0, 4), served_from: 0, layout: Layout { flexible: 2, fields: "s i l@3-99 h@3-99" } },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
+    Api { key: ApiKey::DescribeConfigs, versions: (1, 4), served_from: 1, layout: Layout { flexible: 4, fields: "[ b s S ] b b@3-99" } },
+    Api { key: ApiKey::AlterConfigs, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ b s [ s s ] ] b" } },
+    Api { key: ApiKey::AlterReplicaLogDirs, versions: (1, 2), served_from: 1, layout: Layout { flexible: 2, fields: "[ s [ s I ] ]" } },
+    Api { key: ApiKey::DescribeLogDirs, versions: (1, 4), served_from: 1, layout: Layout { flexible: 2, fields: "[ s I ]" } },
+    Api { key: ApiKey::CreatePartitions, versions: (0, 3), served_from: 0, layout: Layout { flexible: 2, fields: "[ s i [ I ] ] i b" } },
+    Api {
+        key: ApiKey::IncrementalAlterConfigs,
+        versions: (0, 1),
+        served_from: 0,
+        layout: Layout { flexible: 1, fields: "[ b s [ s b s ] ] b" },
+    },
+    Api { key: ApiKey::DescribeCluster, versions: (0, 1), served_from: 0, layout: Layout { flexible: 0, fields: "b b@1-99" } },
 ];
 
 fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, response: &R) -> Result<Bytes, RequestError> {
@@ -230,6 +248,29 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             let request = decode!(DeleteRecordsRequest);
             // Waits for the disk.
             encode(&header, key, version, &tokio::task::block_in_place(|| delete_records::handle(broker, &request)))
+        }
+        ApiKey::DescribeConfigs => {
+            let request = decode!(DescribeConfigsRequest);
+            drop(share);
+            let (response, share) = describe_configs::handle(broker, &request, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::AlterConfigs => encode(&header, key, version, &alter_configs::whole(broker, &decode!(AlterConfigsRequest)).await),
+        ApiKey::IncrementalAlterConfigs => {
+            encode(&header, key, version, &alter_configs::incremental(broker, &decode!(IncrementalAlterConfigsRequest)).await)
+        }
+        ApiKey::AlterReplicaLogDirs => encode(&header, key, version, &log_dirs::alter(broker, &decode!(AlterReplicaLogDirsRequest))),
+        ApiKey::DescribeLogDirs => {
+            let request = decode!(DescribeLogDirsRequest);
+            drop(share);
+            let (response, share) = log_dirs::describe(broker, &request, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::CreatePartitions => {
+            encode(&header, key, version, &create_partitions::handle(broker, &decode!(CreatePartitionsRequest)).await)
+        }
+        ApiKey::DescribeCluster => {
+            encode(&header, key, version, &describe_cluster::handle(broker, context, &decode!(DescribeClusterRequest), version))
         }
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
     }?;

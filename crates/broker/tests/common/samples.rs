@@ -3,12 +3,19 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest,
-        FindCoordinatorRequest, GroupId, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, TopicName, TransactionalId,
+        AlterConfigsRequest, AlterReplicaLogDirsRequest, ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest,
+        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+        DescribeLogDirsRequest, FetchRequest, FindCoordinatorRequest, GroupId, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+        ProducerId, TopicName, TransactionalId,
+        alter_configs_request::{AlterConfigsResource, AlterableConfig},
+        alter_replica_log_dirs_request::{AlterReplicaLogDir, AlterReplicaLogDirTopic},
+        create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
+        describe_configs_request::DescribeConfigsResource,
+        describe_log_dirs_request::DescribableLogDirTopic,
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
@@ -169,6 +176,62 @@ fn encoded<R: Encodable + Decodable + PartialEq + std::fmt::Debug>(v: i16, reque
     b
 }
 
+fn describe_configs(v: i16, n: usize, nulls: bool) -> DescribeConfigsRequest {
+    let resource = |i: usize| {
+        let keys = list(n, |i| if i == 0 { text("A-key") } else { text("S-key") });
+        // A resource begins with its type, not with a length.
+        DescribeConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text(&format!("S-{i}")))
+            .with_configuration_keys((!nulls).then_some(keys))
+    };
+    let r = DescribeConfigsRequest::default().with_resources(list(n, resource)).with_include_synonyms(true);
+    if v >= 3 { r.with_include_documentation(true) } else { r }
+}
+
+fn alter_configs(n: usize, nulls: bool) -> AlterConfigsRequest {
+    let config = |i| AlterableConfig::default().with_name(name(i)).with_value((!nulls).then(|| text("S-value")));
+    let resource = |i: usize| {
+        AlterConfigsResource::default().with_resource_type(2).with_resource_name(text(&format!("S-{i}"))).with_configs(list(n, config))
+    };
+    AlterConfigsRequest::default().with_resources(list(n, resource)).with_validate_only(true)
+}
+
+fn incremental_alter_configs(n: usize, nulls: bool) -> IncrementalAlterConfigsRequest {
+    use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    let config =
+        |i| AlterableConfig::default().with_name(name(i)).with_config_operation(i as i8).with_value((!nulls).then(|| text("S-value")));
+    let resource = |i: usize| {
+        AlterConfigsResource::default().with_resource_type(4).with_resource_name(text(&format!("S-{i}"))).with_configs(list(n, config))
+    };
+    IncrementalAlterConfigsRequest::default().with_resources(list(n, resource)).with_validate_only(true)
+}
+
+fn alter_log_dirs(n: usize) -> AlterReplicaLogDirsRequest {
+    let topic = |i| AlterReplicaLogDirTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, number));
+    let dir = |i| AlterReplicaLogDir::default().with_path(name(i)).with_topics(list(n, topic));
+    AlterReplicaLogDirsRequest::default().with_dirs(list(n, dir))
+}
+
+fn describe_log_dirs(n: usize, nulls: bool) -> DescribeLogDirsRequest {
+    let topic = |i| DescribableLogDirTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, number));
+    DescribeLogDirsRequest::default().with_topics((!nulls).then(|| list(n, topic)))
+}
+
+fn create_partitions(n: usize, nulls: bool) -> CreatePartitionsRequest {
+    let assignment = |_| CreatePartitionsAssignment::default().with_broker_ids(list(n, |i| BrokerId(number(i))));
+    let topic = |i| {
+        let t = CreatePartitionsTopic::default().with_name(TopicName(name(i))).with_count(7);
+        t.with_assignments((!nulls).then(|| list(n, assignment)))
+    };
+    CreatePartitionsRequest::default().with_topics(list(n, topic)).with_timeout_ms(500).with_validate_only(true)
+}
+
+fn describe_cluster(v: i16) -> DescribeClusterRequest {
+    let r = DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);
+    if v >= 1 { r.with_endpoint_type(1) } else { r }
+}
+
 /// Samples of the body of a request.
 pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
     let mut out = Vec::new();
@@ -197,6 +260,13 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::InitProducerId => encoded(v, &init_producer_id(v, nulls)),
                 ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
                 ApiKey::OffsetForLeaderEpoch => encoded(v, &epochs(v, n)),
+                ApiKey::DescribeConfigs => encoded(v, &describe_configs(v, n, nulls)),
+                ApiKey::AlterConfigs => encoded(v, &alter_configs(n, nulls)),
+                ApiKey::IncrementalAlterConfigs => encoded(v, &incremental_alter_configs(n, nulls)),
+                ApiKey::AlterReplicaLogDirs => encoded(v, &alter_log_dirs(n)),
+                ApiKey::DescribeLogDirs => encoded(v, &describe_log_dirs(n, nulls)),
+                ApiKey::CreatePartitions => encoded(v, &create_partitions(n, nulls)),
+                ApiKey::DescribeCluster => encoded(v, &describe_cluster(v)),
                 other => panic!("no samples of {other:?}: write some"),
             });
         }
@@ -220,6 +290,13 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::InitProducerId => InitProducerIdRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
         ApiKey::OffsetForLeaderEpoch => OffsetForLeaderEpochRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeConfigs => DescribeConfigsRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterConfigs => AlterConfigsRequest::decode(&mut b, v).map(drop),
+        ApiKey::IncrementalAlterConfigs => IncrementalAlterConfigsRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterReplicaLogDirs => AlterReplicaLogDirsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeLogDirs => DescribeLogDirsRequest::decode(&mut b, v).map(drop),
+        ApiKey::CreatePartitions => CreatePartitionsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeCluster => DescribeClusterRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
     };
     result.map(|()| b.len()).map_err(|e| e.to_string())
