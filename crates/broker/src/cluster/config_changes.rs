@@ -6,13 +6,12 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use zookeeper_client as zk;
 
-use super::{Image, image, session::PERSISTENT};
+use super::{controller::Event, image, session::PERSISTENT};
 use crate::{broker::Broker, configs::Settings};
 
 /// Where notifications are.
@@ -57,8 +56,13 @@ impl Entity {
 
 /// Settings of an entity, and the version of its znode, if there is one.
 pub async fn read(client: &zk::Client, entity: &Entity) -> Result<(Settings, Option<i32>), zk::Error> {
+    let (settings, stat) = read_with_stat(client, entity).await?;
+    Ok((settings, stat.map(|s| s.version)))
+}
+
+async fn read_with_stat(client: &zk::Client, entity: &Entity) -> Result<(Settings, Option<zk::Stat>), zk::Error> {
     match client.get_data(&format!("/config/{}", entity.path())).await {
-        Ok((data, stat)) => Ok((image::parse_config(&data), Some(stat.version))),
+        Ok((data, stat)) => Ok((image::parse_config(&data), Some(stat))),
         Err(zk::Error::NoNode) => Ok((Settings::new(), None)),
         Err(e) => Err(e),
     }
@@ -149,7 +153,7 @@ impl Follower {
         match self.seen {
             None => {
                 self.pending.brokers = true;
-                self.pending.topics.extend(broker.image().topics.keys().cloned());
+                self.pending.topics.extend(broker.topic_configs.topics());
             }
             Some(seen) => {
                 for (_, name) in new.into_iter().filter(|(n, _)| *n > seen) {
@@ -172,8 +176,7 @@ impl Follower {
         Ok(watch)
     }
 
-    /// Reads what has changed, and has the broker obey it. To be called before the image is loaded, which takes settings of topics
-    /// from the image before.
+    /// Reads what has changed, and has the broker obey it.
     pub async fn apply(&mut self, client: &zk::Client, broker: &Broker) -> Result<(), zk::Error> {
         if !self.pending.brokers && self.pending.topics.is_empty() {
             return Ok(());
@@ -183,29 +186,33 @@ impl Follower {
             let (all, _) = read(client, &Entity::Brokers).await?;
             broker.dynamic.set(&broker.config, own, all);
         }
-        let mut image = (*broker.image()).clone();
         for name in &self.pending.topics {
-            if let Some(topic) = image.topics.get_mut(name) {
-                let (config, _) = read(client, &Entity::Topic(name.clone())).await?;
-                if topic.config != config {
-                    Arc::make_mut(topic).config = config;
-                }
+            let (settings, stat) = read_with_stat(client, &Entity::Topic(name.clone())).await?;
+            broker.topic_configs.take(name, stat.map_or(-1, |s| s.mzxid), settings);
+            // A topic without a leader may have been allowed an unclean election.
+            if let Some(events) = broker.controller() {
+                let _ = events.send(Event::Touched(name.clone())).await;
             }
         }
-        self.pending = Changed::default();
-        broker.take(image).await;
+        let changed = std::mem::take(&mut self.pending);
+        for ((topic, _), led) in broker.storage.all() {
+            if changed.brokers || changed.topics.contains(&topic) {
+                led.partition.set_settings(broker.topic_configs.settings(broker, &topic));
+            }
+        }
+        broker.dynamic.applied();
         Ok(())
     }
 }
 
 /// Waits until this broker obeys what was changed; other brokers do about then.
 pub async fn obeyed(broker: &Broker, entity: &Entity, settings: &Settings, limit: Duration) {
-    let obeys = |image: &Arc<Image>| match entity {
-        Entity::Topic(name) => image.topics.get(name).is_none_or(|t| t.config == *settings),
+    let obeys = || match entity {
+        Entity::Topic(name) => broker.topic_configs.known(name).is_none_or(|known| known == *settings),
         Entity::Broker(id) => *id != broker.id() || broker.dynamic.get().broker == *settings,
         Entity::Brokers => broker.dynamic.get().default == *settings,
     };
-    let _ = tokio::time::timeout(limit, broker.image.subscribe().wait_for(obeys)).await;
+    let _ = tokio::time::timeout(limit, broker.dynamic.subscribe().wait_for(|_| obeys())).await;
 }
 
 #[cfg(test)]

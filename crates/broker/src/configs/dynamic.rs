@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::sync::watch;
+
 use super::Settings;
 use crate::config::{Config, ConfigError};
 
@@ -21,18 +23,22 @@ pub struct Dynamic {
 
 /// The configuration in use, replaced as a whole.
 #[derive(Debug)]
-pub struct DynamicConfig(RwLock<Arc<Dynamic>>);
+pub struct DynamicConfig {
+    state: RwLock<Arc<Dynamic>>,
+    applied: watch::Sender<u64>,
+}
 
 impl DynamicConfig {
     /// Nothing is set at run time.
     pub fn new(config: Config) -> Self {
         let config = Arc::new(config);
-        Self(RwLock::new(Arc::new(Dynamic { broker: Settings::new(), default: Settings::new(), config })))
+        let state = Dynamic { broker: Settings::new(), default: Settings::new(), config };
+        Self { state: RwLock::new(Arc::new(state)), applied: watch::Sender::new(0) }
     }
 
     /// The state now.
     pub fn get(&self) -> Arc<Dynamic> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes what is set at run time.
@@ -54,6 +60,16 @@ impl DynamicConfig {
             }
         };
         let state = Dynamic { broker, default, config: Arc::new(config) };
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+    }
+
+    /// Changes of settings, of this broker or of topics, are obeyed from now on.
+    pub fn applied(&self) {
+        self.applied.send_modify(|n| *n += 1);
+    }
+
+    /// Counts what is applied.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 }

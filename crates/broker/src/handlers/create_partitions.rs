@@ -14,7 +14,9 @@ use kafka_protocol::{
 use crate::{
     broker::Broker,
     cluster::{
-        Image, TopicInfo, partitions,
+        Image, TopicInfo,
+        controller::Event,
+        partitions,
         topics::{self, Refusal},
     },
 };
@@ -70,9 +72,6 @@ async fn add(broker: &Broker, wanted: &CreatePartitionsTopic, validate_only: boo
     let Some(topic) = image.topics.get(name) else {
         return Err((ResponseError::UnknownTopicOrPartition, format!("The topic '{name}' does not exist.")));
     };
-    if topic.deleting {
-        return Err((ResponseError::InvalidTopicException, "The topic is queued for deletion.".into()));
-    }
     let added = assignment(&image, topic, wanted)?;
     broker.quota.reserve(&image, broker.partition_limits(), name, &added, false)?;
     broker.quota.release(name);
@@ -81,7 +80,10 @@ async fn add(broker: &Broker, wanted: &CreatePartitionsTopic, validate_only: boo
     }
     let client = broker.zookeeper.borrow().clone();
     let client = client.ok_or((ResponseError::CoordinatorNotAvailable, "no session with the coordinator".to_owned()))?;
-    partitions::add(&client, name, topic.version, topic.partitions.len(), &added).await
+    partitions::add(&client, name, topic.partitions.len(), &added).await?;
+    let events = broker.controller().ok_or((ResponseError::NotController, "This broker is not the controller any more.".to_owned()))?;
+    let _ = events.send(Event::Touched(name.to_owned())).await;
+    Ok(())
 }
 
 /// Answers a request.

@@ -38,7 +38,10 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     let mut out = vec![Vec::new(); topic.assignments.len()];
     for a in &topic.assignments {
         let ids: Vec<i32> = a.broker_ids.iter().map(|b| b.0).collect();
-        topics::check_replication(ids.len())?;
+        let distinct: std::collections::BTreeSet<i32> = ids.iter().copied().collect();
+        if ids.is_empty() || distinct.len() != ids.len() {
+            return Err(bad("each partition needs replicas, and each on another broker".into()));
+        }
         if let Some(id) = ids.iter().find(|id| !image.brokers.contains_key(id)) {
             return Err(bad(format!("there is no broker {id}")));
         }

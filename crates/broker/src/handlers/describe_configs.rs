@@ -55,15 +55,15 @@ async fn described(broker: &Broker, resource: &DescribeConfigsResource) -> Resul
     match resource.resource_type {
         TOPIC => {
             let image = broker.image();
-            let Some(topic) = image.topic(name) else {
+            if image.topic(name).is_none() {
                 return Err((ResponseError::UnknownTopicOrPartition, "This server does not host this topic-partition.".into()));
-            };
+            }
             let client = broker.zookeeper.borrow().clone();
             let settings = match client {
                 Some(client) => config_changes::read(&client, &Entity::Topic(name.to_owned())).await.ok().map(|(settings, _)| settings),
                 None => None,
             };
-            Ok(describe_topic(settings.as_ref().unwrap_or(&topic.config), &layers))
+            Ok(describe_topic(&settings.unwrap_or_else(|| broker.topic_configs.given(name)), &layers))
         }
         BROKER => Ok(describe_broker(&layers, broker_entity(broker, name)? == Entity::Brokers)),
         other => Err((ResponseError::InvalidRequest, format!("Unsupported resource type: {other}"))),

@@ -139,7 +139,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataR
     let share = broker.budgets.responses.take(named * TOPIC_BYTES + partitions * PARTITION_BYTES).await;
     let mut topics = Vec::new();
     if all {
-        topics.extend(image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, t)| describe(&image, name, t, version)));
+        topics.extend(image.topics.iter().map(|(name, t)| describe(&image, name, t, version)));
     }
     topics.extend(by_id.into_iter().flatten().map(|(id, name)| described_by_id(&image, id, name.as_deref(), version)));
     for name in wanted {

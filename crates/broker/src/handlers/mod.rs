@@ -4,6 +4,7 @@
 
 mod alter_configs;
 mod api_versions;
+mod control;
 mod create_partitions;
 mod create_topics;
 mod delete_records;
@@ -29,16 +30,18 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterConfigsRequest, AlterReplicaLogDirsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
-        DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, FetchRequest,
-        FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-        OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, ResponseHeader,
+        AlterConfigsRequest, AlterPartitionRequest, AlterReplicaLogDirsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
+        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+        DescribeLogDirsRequest, FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+        RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
 
 use crate::{
     broker::Broker,
+    cluster::control::frame_answer,
     net::{answer::Answer, budget::Share, pipeline::Outcome},
     wire::{self, Layout},
 };
@@ -132,6 +135,12 @@ pub const APIS: &[Api] = &[
         layout: Layout { flexible: 4, fields: "i@3-99 [ s [ i i i ] ]" },
     },
     Api { key: ApiKey::InitProducerId, versions: (0, 4), served_from: 0, layout: Layout { flexible: 2, fields: "s i l@3-99 h@3-99" } },
+    Api {
+        key: ApiKey::AlterPartition,
+        versions: (2, 3),
+        served_from: 2,
+        layout: Layout { flexible: 0, fields: "i l [ u [ i i I@0-2 [@3-99 i l ] b i ] ]" },
+    },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
     Api { key: ApiKey::DescribeConfigs, versions: (1, 4), served_from: 1, layout: Layout { flexible: 4, fields: "[ b s S ] b b@3-99" } },
     Api { key: ApiKey::AlterConfigs, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ b s [ s s ] ] b" } },
@@ -146,6 +155,9 @@ pub const APIS: &[Api] = &[
     },
     Api { key: ApiKey::DescribeCluster, versions: (0, 1), served_from: 0, layout: Layout { flexible: 0, fields: "b b@1-99" } },
 ];
+
+/// What is answered before the broker knows the cluster. Everything else waits: a client would be told that the cluster is empty.
+const BEFORE_READY: &[ApiKey] = &[ApiKey::ApiVersions, ApiKey::AlterPartition];
 
 fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, response: &R) -> Result<Bytes, RequestError> {
     let head = ResponseHeader::default().with_correlation_id(header.correlation_id);
@@ -168,6 +180,14 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         return Err(bad("shorter than a header"));
     }
     let (number, version) = (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]));
+    if control::serves(number, version) {
+        if !wire::header_fits(&frame, true) {
+            return Err(bad("header is cut off"));
+        }
+        let header = RequestHeader::decode(&mut frame, 2).map_err(|e| RequestError::Malformed(e.to_string()))?;
+        let body = control::handle(broker, number, version, &frame).await?;
+        return Ok(Answer::from(frame_answer(header.correlation_id, &body)).into());
+    }
     let api = APIS.iter().find(|a| a.key as i16 == number).ok_or_else(|| RequestError::Malformed(format!("API {number} is not served")))?;
     let key = api.key;
     let in_range = version >= api.versions.0 && version <= api.versions.1;
@@ -188,6 +208,9 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
     let elements = wire::weigh(&api.layout, version, &frame).ok_or_else(|| {
         RequestError::Malformed(format!("{key:?} version {version}: a length does not fit the frame, or there are too many"))
     })?;
+    if !BEFORE_READY.contains(&key) {
+        broker.ready().await;
+    }
     // For what is decoded now, and for the answer until it is written.
     let share = broker.budgets.responses.take(elements * wire::ELEMENT_BYTES).await;
     macro_rules! decode {
@@ -242,6 +265,9 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         ApiKey::DeleteTopics => encode(&header, key, version, &delete_topics::handle(broker, &decode!(DeleteTopicsRequest), version).await),
         ApiKey::OffsetForLeaderEpoch => {
             encode(&header, key, version, &offset_for_leader_epoch::handle(broker, &decode!(OffsetForLeaderEpochRequest)))
+        }
+        ApiKey::AlterPartition => {
+            encode(&header, key, version, &control::alter_partition(broker, &decode!(AlterPartitionRequest), version).await)
         }
         ApiKey::InitProducerId => encode(&header, key, version, &init_producer_id::handle(broker, &decode!(InitProducerIdRequest)).await),
         ApiKey::DeleteRecords => {
