@@ -22,7 +22,7 @@ pub use follow::{FetchPosition, FollowError};
 use crate::{
     batch,
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
-    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Slice, locate, now_ms},
+    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Producer, Slice, locate, now_ms},
     records,
     topic_settings::TopicSettings,
     watch::Watchers,
@@ -520,6 +520,11 @@ impl Partition {
     /// It is compacted up to an offset.
     pub fn set_cleaned_to(&self, offset: i64) {
         self.inner().log.set_cleaned_to(offset);
+    }
+
+    /// Producers that are remembered, by id.
+    pub fn producers(&self) -> Result<Vec<(i64, Producer)>, ResponseError> {
+        Ok(self.leading()?.log.producers().map(|(id, p)| (id, *p)).collect())
     }
 
     /// Forgets producers that were silent for so long, in milliseconds.

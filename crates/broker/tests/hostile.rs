@@ -20,15 +20,16 @@ use common::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterConfigsResponse, AlterReplicaLogDirsResponse, ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsResponse,
-        CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, DescribeClusterResponse, DescribeConfigsResponse,
-        DescribeLogDirsResponse, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsResponse,
-        InitProducerIdResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse,
-        OffsetForLeaderEpochResponse, ProduceResponse,
+        AlterConfigsResponse, AlterPartitionReassignmentsResponse, AlterPartitionResponse, AlterReplicaLogDirsResponse, ApiKey,
+        ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsResponse, CreateTopicsResponse, DeleteRecordsResponse,
+        DeleteTopicsResponse, DescribeClusterResponse, DescribeConfigsResponse, DescribeLogDirsResponse, DescribeProducersResponse,
+        ElectLeadersResponse, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsResponse,
+        InitProducerIdResponse, ListOffsetsResponse, ListPartitionReassignmentsResponse, MetadataResponse, OffsetCommitResponse,
+        OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
     },
     protocol::Decodable,
 };
-use septet_broker::handlers::APIS;
+use septet_broker::{cluster::control::key, handlers::APIS};
 
 /// Decodes an answer. Returns the number of bytes that are left.
 fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
@@ -52,6 +53,11 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::AlterReplicaLogDirs => drop(AlterReplicaLogDirsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DescribeLogDirs => drop(DescribeLogDirsResponse::decode(&mut b, version).unwrap()),
         ApiKey::CreatePartitions => drop(CreatePartitionsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::ElectLeaders => drop(ElectLeadersResponse::decode(&mut b, version).unwrap()),
+        ApiKey::AlterPartitionReassignments => drop(AlterPartitionReassignmentsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::ListPartitionReassignments => drop(ListPartitionReassignmentsResponse::decode(&mut b, version).unwrap()),
+        ApiKey::DescribeProducers => drop(DescribeProducersResponse::decode(&mut b, version).unwrap()),
+        ApiKey::AlterPartition => drop(AlterPartitionResponse::decode(&mut b, version).unwrap()),
         ApiKey::DescribeCluster => drop(DescribeClusterResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }
@@ -117,7 +123,7 @@ fn api_versions_answers_every_version(cluster: &Cluster) {
         let named = ApiVersionsRequest::default().with_client_software_name(text("a-client")).with_client_software_version(text("1.0"));
         let answer = client.call(version, &if version >= 3 { named } else { ApiVersionsRequest::default() });
         let got: Vec<_> = answer.api_keys.iter().map(|k| (k.api_key, k.min_version, k.max_version)).collect();
-        let want: Vec<_> = APIS.iter().map(|a| (a.key as i16, a.versions.0, a.versions.1)).collect();
+        let want: Vec<_> = APIS.iter().map(|a| (a.key as i16, a.versions.0, a.versions.1)).chain(key::ALL.iter().copied()).collect();
         assert_eq!((answer.error_code, got), (0, want));
     }
     // Java and kafka-python open with a version that is too high: the answer has the form of version 0.

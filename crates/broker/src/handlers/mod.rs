@@ -11,6 +11,8 @@ mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_producers;
+mod elect_leaders;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
@@ -23,6 +25,7 @@ mod offset_commit;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod reassignments;
 
 use std::sync::Arc;
 
@@ -30,11 +33,12 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterConfigsRequest, AlterPartitionRequest, AlterReplicaLogDirsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
-        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-        DescribeLogDirsRequest, FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-        RequestHeader, ResponseHeader,
+        AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AlterReplicaLogDirsRequest, ApiKey,
+        ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest, ElectLeadersRequest,
+        FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
+        ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+        ProduceRequest, RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
@@ -153,6 +157,15 @@ pub const APIS: &[Api] = &[
         served_from: 0,
         layout: Layout { flexible: 1, fields: "[ b s [ s b s ] ] b" },
     },
+    Api { key: ApiKey::ElectLeaders, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "b@1-99 [ s I ] i" } },
+    Api {
+        key: ApiKey::AlterPartitionReassignments,
+        versions: (0, 0),
+        served_from: 0,
+        layout: Layout { flexible: 0, fields: "i [ s [ i I ] ]" },
+    },
+    Api { key: ApiKey::ListPartitionReassignments, versions: (0, 0), served_from: 0, layout: Layout { flexible: 0, fields: "i [ s I ]" } },
+    Api { key: ApiKey::DescribeProducers, versions: (0, 0), served_from: 0, layout: Layout { flexible: 0, fields: "[ s I ]" } },
     Api { key: ApiKey::DescribeCluster, versions: (0, 1), served_from: 0, layout: Layout { flexible: 0, fields: "b b@1-99" } },
 ];
 
@@ -294,6 +307,19 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         ApiKey::CreatePartitions => {
             encode(&header, key, version, &create_partitions::handle(broker, &decode!(CreatePartitionsRequest)).await)
+        }
+        ApiKey::ElectLeaders => encode(&header, key, version, &elect_leaders::handle(broker, &decode!(ElectLeadersRequest), version).await),
+        ApiKey::AlterPartitionReassignments => {
+            encode(&header, key, version, &reassignments::alter(broker, &decode!(AlterPartitionReassignmentsRequest)).await)
+        }
+        ApiKey::ListPartitionReassignments => {
+            encode(&header, key, version, &reassignments::list(broker, &decode!(ListPartitionReassignmentsRequest)).await)
+        }
+        ApiKey::DescribeProducers => {
+            let request = decode!(DescribeProducersRequest);
+            drop(share);
+            let (response, share) = describe_producers::handle(broker, &request).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
         }
         ApiKey::DescribeCluster => {
             encode(&header, key, version, &describe_cluster::handle(broker, context, &decode!(DescribeClusterRequest), version))

@@ -3,12 +3,15 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        AlterConfigsRequest, AlterReplicaLogDirsRequest, ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest,
-        CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-        DescribeLogDirsRequest, FetchRequest, FindCoordinatorRequest, GroupId, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-        ProducerId, TopicName, TransactionalId,
+        AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AlterReplicaLogDirsRequest, ApiKey,
+        ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest, ElectLeadersRequest,
+        FetchRequest, FindCoordinatorRequest, GroupId, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
+        ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+        ProduceRequest, ProducerId, TopicName, TransactionalId,
         alter_configs_request::{AlterConfigsResource, AlterableConfig},
+        alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
+        alter_partition_request::{BrokerState, PartitionData, TopicData},
         alter_replica_log_dirs_request::{AlterReplicaLogDir, AlterReplicaLogDirTopic},
         create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
@@ -16,8 +19,11 @@ use kafka_protocol::{
         delete_topics_request::DeleteTopicState,
         describe_configs_request::DescribeConfigsResource,
         describe_log_dirs_request::DescribableLogDirTopic,
+        describe_producers_request::TopicRequest,
+        elect_leaders_request::TopicPartitions,
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+        list_partition_reassignments_request::ListPartitionReassignmentsTopics,
         metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch_request::OffsetFetchRequestTopic,
@@ -232,6 +238,44 @@ fn describe_cluster(v: i16) -> DescribeClusterRequest {
     if v >= 1 { r.with_endpoint_type(1) } else { r }
 }
 
+fn elect_leaders(v: i16, n: usize, nulls: bool) -> ElectLeadersRequest {
+    let topic = |i| TopicPartitions::default().with_topic(TopicName(name(i))).with_partitions(list(n, number));
+    let r = ElectLeadersRequest::default().with_topic_partitions((!nulls).then(|| list(n, topic))).with_timeout_ms(5);
+    if v >= 1 { r.with_election_type(1) } else { r }
+}
+
+fn alter_reassignments(n: usize, nulls: bool) -> AlterPartitionReassignmentsRequest {
+    let partition = |i| {
+        let p = ReassignablePartition::default().with_partition_index(number(i));
+        p.with_replicas((!nulls).then(|| list(n, |i| BrokerId(number(i)))))
+    };
+    let topic = |i| ReassignableTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
+    AlterPartitionReassignmentsRequest::default().with_timeout_ms(5).with_topics(list(n, topic))
+}
+
+fn list_reassignments(n: usize, nulls: bool) -> ListPartitionReassignmentsRequest {
+    let topic = |i| ListPartitionReassignmentsTopics::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number));
+    ListPartitionReassignmentsRequest::default().with_timeout_ms(5).with_topics((!nulls).then(|| list(n, topic)))
+}
+
+fn describe_producers(n: usize) -> DescribeProducersRequest {
+    let topic = |i| TopicRequest::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number));
+    DescribeProducersRequest::default().with_topics(list(n, topic))
+}
+
+fn alter_partition(v: i16, n: usize) -> AlterPartitionRequest {
+    let state = |i| BrokerState::default().with_broker_id(BrokerId(number(i))).with_broker_epoch(7);
+    let partition = |i| {
+        let p = PartitionData::default().with_partition_index(number(i)).with_leader_epoch(3).with_partition_epoch(5);
+        match v >= 3 {
+            true => p.with_new_isr_with_epochs(list(n, state)),
+            false => p.with_new_isr(list(n, |i| BrokerId(number(i)))),
+        }
+    };
+    let topic = |i| TopicData::default().with_topic_id(id(i)).with_partitions(list(n, partition));
+    AlterPartitionRequest::default().with_broker_id(BrokerId(77)).with_broker_epoch(1).with_topics(list(n, topic))
+}
+
 /// Samples of the body of a request.
 pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
     let mut out = Vec::new();
@@ -266,6 +310,11 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::AlterReplicaLogDirs => encoded(v, &alter_log_dirs(n)),
                 ApiKey::DescribeLogDirs => encoded(v, &describe_log_dirs(n, nulls)),
                 ApiKey::CreatePartitions => encoded(v, &create_partitions(n, nulls)),
+                ApiKey::ElectLeaders => encoded(v, &elect_leaders(v, n, nulls)),
+                ApiKey::AlterPartitionReassignments => encoded(v, &alter_reassignments(n, nulls)),
+                ApiKey::ListPartitionReassignments => encoded(v, &list_reassignments(n, nulls)),
+                ApiKey::DescribeProducers => encoded(v, &describe_producers(n)),
+                ApiKey::AlterPartition => encoded(v, &alter_partition(v, n)),
                 ApiKey::DescribeCluster => encoded(v, &describe_cluster(v)),
                 other => panic!("no samples of {other:?}: write some"),
             });
@@ -296,6 +345,11 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::AlterReplicaLogDirs => AlterReplicaLogDirsRequest::decode(&mut b, v).map(drop),
         ApiKey::DescribeLogDirs => DescribeLogDirsRequest::decode(&mut b, v).map(drop),
         ApiKey::CreatePartitions => CreatePartitionsRequest::decode(&mut b, v).map(drop),
+        ApiKey::ElectLeaders => ElectLeadersRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterPartitionReassignments => AlterPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
+        ApiKey::ListPartitionReassignments => ListPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeProducers => DescribeProducersRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterPartition => AlterPartitionRequest::decode(&mut b, v).map(drop),
         ApiKey::DescribeCluster => DescribeClusterRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
     };
