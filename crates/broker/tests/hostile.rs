@@ -200,9 +200,10 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
                 let what = format!("{:?} version {version}", api.key);
                 ends(cluster, &what, &framed(&start));
                 ends(cluster, &what, &framed(&[&start[..], &[0x7f; 30]].concat()));
-                // (In Metadata 0 and DescribeLogDirs 1 this is a null list, which stands for all topics; in InitProducerId 0 a producer
-                // without transactions.)
-                if ![(ApiKey::Metadata, 0), (ApiKey::DescribeLogDirs, 1), (ApiKey::InitProducerId, 0)].contains(&(api.key, version)) {
+                // (In some this is a null list, which stands for all; in InitProducerId 0 a producer without transactions.)
+                if ![(ApiKey::Metadata, 0), (ApiKey::DescribeLogDirs, 1), (ApiKey::ElectLeaders, 0), (ApiKey::InitProducerId, 0)]
+                    .contains(&(api.key, version))
+                {
                     ends(cluster, &what, &framed(&[&start[..], &[0xff; 60]].concat()));
                 }
             }

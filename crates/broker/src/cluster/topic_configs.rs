@@ -12,14 +12,14 @@ use futures_util::future::join_all;
 use zookeeper_client as zk;
 
 use super::{image::parse_config, path, topics::is_internal};
-use crate::{broker::Broker, topic_settings::TopicSettings};
+use crate::{broker::Broker, configs::Settings, topic_settings::TopicSettings};
 
 /// Znodes that are read at once.
 const AT_ONCE: usize = 256;
 
 /// Settings by topic, with the transaction that wrote them: what is read later is not replaced by what was written before.
 #[derive(Debug, Default)]
-pub struct TopicConfigs(Mutex<HashMap<String, (i64, BTreeMap<String, String>)>>);
+pub struct TopicConfigs(Mutex<HashMap<String, (i64, Settings)>>);
 
 impl TopicConfigs {
     /// Reads what is not known of these topics.
