@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     configs::DynamicConfig,
     fetch_sessions::Sessions,
+    groups::Coordinator,
     log::{Files, LogError, ProducerQuota},
     net::{
         admission::Admission,
@@ -94,6 +95,8 @@ pub struct Broker {
     /// takes events while this broker is the controller
     pub controller: watch::Sender<Option<Events>>,
     epoch: AtomicI64,
+    /// consumer groups of the partitions of the offsets topic that this broker leads
+    pub groups: Arc<Coordinator>,
     _lock: fs::File,
 }
 
@@ -118,6 +121,7 @@ impl Broker {
             quota: Quota::default(),
             producer_ids: ProducerIds::default(),
             storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers), shared)?,
+            groups: Coordinator::new(config.groups.clone()),
             fetch_sessions: Sessions::new(config.fetch_session_slots),
             topic_ids: TopicIds::default(),
             dynamic: DynamicConfig::new(config.clone()),
@@ -217,7 +221,12 @@ impl Broker {
     }
 
     /// A partition of the offsets topic is led, or followed, from now on.
-    pub fn groups_assigned(&self, _index: i32, _led: &Arc<Led>, _leads: bool, _epoch: i32) {}
+    pub fn groups_assigned(&self, index: i32, led: &Arc<Led>, leads: bool, epoch: i32) {
+        match leads {
+            true => self.groups.elected(index, led.clone(), epoch),
+            false => self.groups.resigned(index, epoch),
+        }
+    }
 
     /// Compacts one partition after the other. Never ends.
     async fn compact(self: Arc<Self>) {
@@ -252,8 +261,10 @@ impl Broker {
             // The first tick is at once.
             timer.tick().await;
         }
+        let mut groups = std::pin::pin!(self.groups.clone().maintain(self.image.subscribe()));
         loop {
             let work: fn(&Storage) = tokio::select! {
+                () = &mut groups => return,
                 _ = checkpoint.tick() => Storage::sync,
                 () = self.storage.wake.notified() => Storage::sync,
                 _ = retention.tick() => Storage::expire,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    groups::{GroupSettings, core},
     log::{Compaction, Retention},
     topic_settings::{is_log_append_time, millionths, policy},
 };
@@ -133,6 +134,10 @@ pub struct Config {
     pub offsets_partitions: i32,
     /// `offsets.topic.replication.factor`
     pub offsets_replication_factor: i16,
+    /// `offsets.topic.segment.bytes`
+    pub offsets_segment_bytes: u32,
+    /// `group.*`, `offset.metadata.max.bytes`, `offsets.retention.*`, `offsets.commit.timeout.ms`
+    pub groups: GroupSettings,
     /// `max.connections`
     pub max_connections: usize,
     /// `max.connections.per.ip`
@@ -164,8 +169,6 @@ pub struct Config {
     pub cleaner_buffer: usize,
     /// `log.cleaner.backoff.ms`
     pub cleaner_backoff: Duration,
-    /// `offsets.topic.segment.bytes`
-    pub offsets_segment_bytes: u32,
     /// `septet.max.producers`
     pub max_producers: usize,
 }
@@ -198,20 +201,16 @@ pub const NOT_OBEYED: &[&str] = &[
     "transaction.state.log.min.isr",
     "log.flush.interval.messages",
     "log.flush.interval.ms",
-    "group.initial.rebalance.delay.ms",
     "num.replica.fetchers",
     "zookeeper.connection.timeout.ms",
     "inter.broker.protocol.version",
     "log.message.format.version",
     "compression.type",
-    "offsets.retention.minutes",
     "queued.max.requests",
     "log.index.size.max.bytes",
     "broker.id.generation.enable",
     "reserved.broker.max.id",
     "background.threads",
-    "group.min.session.timeout.ms",
-    "group.max.session.timeout.ms",
     "log.dir.failure.timeout.ms",
 ];
 
@@ -362,6 +361,8 @@ impl Config {
             request_max_bytes: request_max as usize,
             offsets_partitions: source.number("offsets.topic.num.partitions", 1, 10_000)?.unwrap_or(50) as i32,
             offsets_replication_factor: source.number("offsets.topic.replication.factor", 1, 1000)?.unwrap_or(3) as i16,
+            offsets_segment_bytes: source.number("offsets.topic.segment.bytes", 14, i32::MAX.into())?.unwrap_or(104_857_600) as u32,
+            groups: source.groups()?,
             max_connections: source.number("max.connections", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
             max_connections_per_ip: source.number("max.connections.per.ip", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
             connections_max_idle: source.duration("connections.max.idle.ms", 1, 600_000)?,
@@ -383,7 +384,6 @@ impl Config {
             cleaner_enabled: source.boolean("log.cleaner.enable")?.unwrap_or(true),
             cleaner_buffer: source.number("log.cleaner.dedupe.buffer.size", 1 << 20, i64::MAX)?.unwrap_or(CLEANER_BUFFER) as usize,
             cleaner_backoff: source.duration("log.cleaner.backoff.ms", 0, 15_000)?.max(Duration::from_millis(10)),
-            offsets_segment_bytes: source.number("offsets.topic.segment.bytes", 1, i32::MAX.into())?.unwrap_or(104_857_600) as u32,
             max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
         Ok((this, source))
@@ -420,6 +420,15 @@ pub const OBEYED: &[&str] = &[
     "socket.request.max.bytes",
     "offsets.topic.num.partitions",
     "offsets.topic.replication.factor",
+    "offsets.topic.segment.bytes",
+    "offsets.retention.minutes",
+    "offsets.retention.check.interval.ms",
+    "offsets.commit.timeout.ms",
+    "offset.metadata.max.bytes",
+    "group.initial.rebalance.delay.ms",
+    "group.min.session.timeout.ms",
+    "group.max.session.timeout.ms",
+    "group.max.size",
     "max.connections",
     "max.connections.per.ip",
     "connections.max.idle.ms",
@@ -486,6 +495,26 @@ impl Source<'_> {
     /// Milliseconds; a year at the most.
     fn duration(&mut self, key: &'static str, min: i64, default: u64) -> Result<Duration, ConfigError> {
         Ok(Duration::from_millis(self.number(key, min, 365 * 86_400_000)?.map_or(default, |n| n as u64)))
+    }
+    fn groups(&mut self) -> Result<GroupSettings, ConfigError> {
+        const INT: i64 = i32::MAX as i64;
+        let limits = core::Limits {
+            initial_rebalance_delay_ms: self.number("group.initial.rebalance.delay.ms", 0, INT)?.unwrap_or(3000),
+            min_session_ms: self.number("group.min.session.timeout.ms", 1, INT)?.unwrap_or(6000) as i32,
+            max_session_ms: self.number("group.max.session.timeout.ms", 1, INT)?.unwrap_or(1_800_000) as i32,
+            max_size: self.number("group.max.size", 1, INT)?.unwrap_or(INT) as usize,
+        };
+        if limits.max_session_ms < limits.min_session_ms {
+            let why = format!("is less than group.min.session.timeout.ms, {}", limits.min_session_ms);
+            return Err(self.bad("group.max.session.timeout.ms", why));
+        }
+        Ok(GroupSettings {
+            limits,
+            metadata_max_bytes: self.number("offset.metadata.max.bytes", 0, i16::MAX.into())?.unwrap_or(4096) as usize,
+            offsets_retention_ms: self.number("offsets.retention.minutes", 1, INT)?.unwrap_or(10_080) * 60_000,
+            retention_check: self.duration("offsets.retention.check.interval.ms", 1, 600_000)?,
+            commit_timeout: self.duration("offsets.commit.timeout.ms", 1, 5000)?,
+        })
     }
     fn checked<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
         self.text(key).map(|v| parse(&v).map_err(|why| self.bad(key, why))).transpose()

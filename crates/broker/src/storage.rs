@@ -17,7 +17,6 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    groups::{OFFSETS_TOPIC, Offsets, Usage},
     log::{
         Files, Gone, Log, LogError, ProducerQuota, Recovery,
         checkpoints::{self, CLEANED, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
@@ -34,13 +33,11 @@ const DELETED: &str = "-delete";
 /// Longest name of a directory: a file system's limit.
 const MAX_NAME: usize = 255;
 
-/// A partition with, for one of the offsets topic, the offsets in it.
+/// A partition that this broker has.
 #[derive(Debug)]
 pub struct Led {
     /// the partition
     pub partition: Partition,
-    /// offsets of the groups that belong to it
-    pub offsets: Option<Offsets>,
 }
 
 type Hosted = HashMap<(String, i32), Arc<Led>>;
@@ -61,9 +58,6 @@ pub enum HostError {
         /// in the coordinator
         wanted: String,
     },
-    /// Committed offsets in it.
-    #[error("committed offsets cannot be loaded: {0:?}")]
-    Offsets(kafka_protocol::ResponseError),
 }
 
 /// What is to be removed, once its time has come.
@@ -79,7 +73,6 @@ pub struct Storage {
     dir: PathBuf,
     files: Arc<Files>,
     producers: Arc<ProducerQuota>,
-    usage: Usage,
     hosted: RwLock<Arc<Hosted>>,
     /// the last stop was a clean one
     clean: bool,
@@ -117,7 +110,6 @@ impl Storage {
         Ok(Self {
             files,
             producers,
-            usage: Usage::default(),
             hosted: RwLock::default(),
             clean,
             points: checkpoints::read(dir, RECOVERY_POINTS)?,
@@ -186,11 +178,7 @@ impl Storage {
         }
         let high_watermark = self.high_watermarks.get(key).copied().unwrap_or(0);
         let partition = Partition::new(topic, *number, log, settings, high_watermark, self.shared.clone());
-        let offsets = match topic.as_str() {
-            OFFSETS_TOPIC => Some(Offsets::load_in(&partition, self.usage.clone()).map_err(HostError::Offsets)?),
-            _ => None,
-        };
-        Ok(Led { partition, offsets })
+        Ok(Led { partition })
     }
 
     /// Deletes a partition. Its directory gets another name at once and is removed after the topic's delay.

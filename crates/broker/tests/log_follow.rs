@@ -111,7 +111,7 @@ fn a_batch_far_away_gets_a_segment_that_can_index_it() {
     assert_eq!((log.start_offset(), log.end_offset()), (0, 2 * far + 3));
     assert_eq!(Head::parse(&log.read(0, 10).unwrap()).unwrap().base_offset, far);
     // The empty first segment does not keep the others from going.
-    let gone = log.expire(septet_broker::log::Retention { ms: None, bytes: Some(1) }).unwrap();
+    let gone = log.expire(septet_broker::log::Retention { ms: None, bytes: Some(1) }, i64::MAX).unwrap();
     assert!(gone.is_some());
     assert_eq!(log.start_offset(), 2 * far);
 }

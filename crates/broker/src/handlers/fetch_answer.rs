@@ -225,7 +225,7 @@ mod tests {
                 topics: BTreeMap::from([("t".to_owned(), topic.into())]),
                 ..Image::default()
             };
-            let context = Context { listener: "PLAINTEXT".into() };
+            let context = Context { listener: "PLAINTEXT".into(), peer: None };
             assert_eq!(leaders.note(&image, &context, 6, "t", 0), Some((2, 9)));
             assert_eq!(leaders.note(&image, &context, 3, "t", 0), None);
         }

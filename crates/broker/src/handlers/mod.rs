@@ -7,25 +7,33 @@ mod api_versions;
 mod control;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_producers;
 mod elect_leaders;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
+mod heartbeat;
 mod init_producer_id;
+mod join_group;
 mod leaders;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod log_dirs;
 mod metadata;
 mod offset_commit;
+mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 mod reassignments;
+mod sync_group;
 
 use std::sync::Arc;
 
@@ -34,11 +42,12 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AlterReplicaLogDirsRequest, ApiKey,
-        ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-        DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest, ElectLeadersRequest,
-        FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
-        ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
-        ProduceRequest, RequestHeader, ResponseHeader,
+        ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+        ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+        JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest,
+        OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader,
+        ResponseHeader, SyncGroupRequest,
     },
     protocol::{Decodable, Encodable},
 };
@@ -78,6 +87,8 @@ pub enum RequestError {
 pub struct Context {
     /// name of the listener: addresses in answers are those of the same listener
     pub listener: String,
+    /// the client's address
+    pub peer: Option<std::net::IpAddr>,
 }
 
 /// An API that is served: its key, the versions that are advertised, the oldest that is really served, its layout.
@@ -118,12 +129,40 @@ pub const APIS: &[Api] = &[
     },
     Api {
         key: ApiKey::OffsetCommit,
-        versions: (2, 8),
+        versions: (2, 9),
         served_from: 2,
         layout: Layout { flexible: 8, fields: "s i s s@7-99 l@2-4 [ s [ i l i@6-99 s ] ]" },
     },
-    Api { key: ApiKey::OffsetFetch, versions: (1, 7), served_from: 1, layout: Layout { flexible: 6, fields: "s [ s I ] b@7-99" } },
-    Api { key: ApiKey::FindCoordinator, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s b@1-99" } },
+    Api {
+        key: ApiKey::OffsetFetch,
+        versions: (1, 9),
+        served_from: 1,
+        layout: Layout { flexible: 6, fields: "s@0-7 [@0-7 s I ] [@8-99 s s@9-99 i@9-99 [ s I ] ] b@7-99" },
+    },
+    Api { key: ApiKey::FindCoordinator, versions: (0, 6), served_from: 0, layout: Layout { flexible: 3, fields: "s@0-3 b@1-99 S@4-99" } },
+    Api {
+        key: ApiKey::JoinGroup,
+        versions: (0, 9),
+        served_from: 0,
+        layout: Layout { flexible: 6, fields: "s i i@1-99 s s@5-99 s [ s y ] s@8-99" },
+    },
+    Api { key: ApiKey::Heartbeat, versions: (0, 4), served_from: 0, layout: Layout { flexible: 4, fields: "s i s s@3-99" } },
+    Api {
+        key: ApiKey::LeaveGroup,
+        versions: (0, 5),
+        served_from: 0,
+        layout: Layout { flexible: 4, fields: "s s@0-2 [@3-99 s s s@5-99 ]" },
+    },
+    Api {
+        key: ApiKey::SyncGroup,
+        versions: (0, 5),
+        served_from: 0,
+        layout: Layout { flexible: 4, fields: "s i s s@3-99 s@5-99 s@5-99 [ s y ]" },
+    },
+    Api { key: ApiKey::DescribeGroups, versions: (0, 5), served_from: 0, layout: Layout { flexible: 5, fields: "S b@3-99" } },
+    Api { key: ApiKey::ListGroups, versions: (0, 5), served_from: 0, layout: Layout { flexible: 3, fields: "S@4-99 S@5-99" } },
+    Api { key: ApiKey::DeleteGroups, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "S" } },
+    Api { key: ApiKey::OffsetDelete, versions: (0, 0), served_from: 0, layout: Layout { flexible: 99, fields: "s [ s [ i ] ]" } },
     Api { key: ApiKey::ApiVersions, versions: (0, 4), served_from: 0, layout: Layout { flexible: 3, fields: "s@3-99 s@3-99" } },
     Api {
         key: ApiKey::CreateTopics,
@@ -265,13 +304,42 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         ApiKey::ListOffsets => encode(&header, key, version, &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version)),
         ApiKey::FindCoordinator => {
-            encode(&header, key, version, &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest)).await)
+            encode(&header, key, version, &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest), version).await)
         }
-        ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest))),
+        ApiKey::JoinGroup => {
+            let wanted = join_group::Wanted::new(context, &header, &decode!(JoinGroupRequest), version);
+            // The wait for the other members holds nothing of the frame.
+            drop((frame, frame_share, share));
+            let (response, share) = join_group::handle(broker, wanted, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::SyncGroup => {
+            let wanted = sync_group::Wanted::new(&decode!(SyncGroupRequest), version);
+            drop((frame, frame_share, share));
+            let (response, share) = sync_group::handle(broker, wanted).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::Heartbeat => encode(&header, key, version, &heartbeat::handle(broker, &decode!(HeartbeatRequest))),
+        ApiKey::LeaveGroup => encode(&header, key, version, &leave_group::handle(broker, &decode!(LeaveGroupRequest), version)),
+        ApiKey::DescribeGroups => {
+            let request = decode!(DescribeGroupsRequest);
+            drop(share);
+            let (response, share) = describe_groups::handle(broker, &request).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::ListGroups => {
+            let request = decode!(ListGroupsRequest);
+            drop(share);
+            let (response, share) = list_groups::handle(broker, &request, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::DeleteGroups => encode(&header, key, version, &delete_groups::handle(broker, &decode!(DeleteGroupsRequest)).await),
+        ApiKey::OffsetDelete => encode(&header, key, version, &offset_delete::handle(broker, &decode!(OffsetDeleteRequest)).await),
+        ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest), version).await),
         ApiKey::OffsetFetch => {
             let request = decode!(OffsetFetchRequest);
             drop(share);
-            let (response, share) = offset_fetch::handle(broker, &request).await;
+            let (response, share) = offset_fetch::handle(broker, &request, version).await;
             return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
         }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
