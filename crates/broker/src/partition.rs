@@ -222,6 +222,8 @@ impl Partition {
         let mut inner = self.inner();
         let effects = inner.replication.answered(proposal, answer, now_ms(), self.shared.lag);
         self.carry_out(inner, effects);
+        // Followers that caught up meanwhile are looked at again.
+        self.wake();
     }
 
     /// Epochs of the brokers that follow, for what describes a partition: number, log end.

@@ -166,7 +166,7 @@ fn producers_are_described_by_the_leader() {
     let crc = crc32c::crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     cluster.client(leaders[0]).produce("t", 0, &bytes);
-    let mut ask = |broker: i32, numbers: &[i32]| {
+    let ask = |broker: i32, numbers: &[i32]| {
         let t = TopicRequest::default().with_name(topic_name("t")).with_partition_indexes(numbers.to_vec());
         cluster.client(broker).call(0, &DescribeProducersRequest::default().with_topics(vec![t])).topics.remove(0).partitions
     };

@@ -185,6 +185,8 @@ impl Follower {
             let (own, _) = read(client, &Entity::Broker(broker.id())).await?;
             let (all, _) = read(client, &Entity::Brokers).await?;
             broker.dynamic.set(&broker.config, own, all);
+            let config = broker.dynamic.get().config.clone();
+            broker.admission.limit(config.max_connections, config.max_connections_per_ip);
         }
         for name in &self.pending.topics {
             let (settings, stat) = read_with_stat(client, &Entity::Topic(name.clone())).await?;

@@ -72,9 +72,9 @@ pub fn broker_key(name: &str) -> Option<&'static BrokerKey> {
     Some(&BROKER[at])
 }
 
-/// The keys that `server.properties` may have here, by name.
-pub fn broker_keys() -> impl Iterator<Item = &'static BrokerKey> {
-    BROKER.iter().filter(|k| config::is_known(k.name))
+/// All of Kafka's keys, by name, and whether `server.properties` may have them here.
+pub fn broker_keys() -> impl Iterator<Item = (&'static BrokerKey, bool)> {
+    BROKER.iter().map(|k| (k, config::is_known(k.name)))
 }
 
 /// A topic's key.
@@ -227,6 +227,10 @@ pub fn check_broker(settings: &Settings) -> Result<(), Refused> {
     let fixed: Vec<&str> = settings.keys().filter(|name| !broker_key(name).is_some_and(|k| k.dynamic)).map(String::as_str).collect();
     if !fixed.is_empty() {
         return Err(Refused::Request(format!("Cannot update these configs dynamically: Set({})", fixed.join(", "))));
+    }
+    if let Some(name) = settings.keys().find(|name| broker_key(name).is_some_and(|k| k.kind == Kind::Password)) {
+        // They would lie in the coordinator as they are.
+        return Err(Refused::Request(format!("Cannot keep {name}: passwords are not encrypted here")));
     }
     // Keys that give topics their values take what topics take.
     let valid = |name: &str| TOPIC.iter().find(|t| t.broker == Some(name)).map_or(Valid::Any, |t| t.valid);

@@ -92,9 +92,12 @@ fn synonyms(key: &str, layers: &Layers<'_>) -> Vec<Synonym> {
     out.into_iter().skip_while(|s| s.key != key).collect()
 }
 
-/// Describes a broker's keys: all, or only what is set at run time for all brokers.
+/// Describes a broker's keys: those that its file may have and those that are set at run time, or only those that are set for all
+/// brokers.
 pub fn describe_broker(layers: &Layers<'_>, defaults_only: bool) -> Vec<Described> {
-    let keys = broker_keys().filter(|k| !defaults_only || layers.default.contains_key(k.name));
+    // Keys that the file may not have are described where they are set.
+    let set = |name: &str| layers.default.contains_key(name) || (!defaults_only && layers.broker.contains_key(name));
+    let keys = broker_keys().filter(|(k, known)| set(k.name) || (*known && !defaults_only)).map(|(k, _)| k);
     let describe = |key: &BrokerKey| {
         let mut synonyms = synonyms(key.name, layers);
         let value = if defaults_only { layers.default.get(key.name).cloned() } else { None };

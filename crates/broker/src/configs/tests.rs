@@ -59,13 +59,18 @@ fn descriptions_are_those_of_kafka() {
     );
     let got = lines(describe_broker(&after, true));
     assert_eq!(got, ["message.max.bytes=70000 synonyms={DYNAMIC_DEFAULT_BROKER_CONFIG:message.max.bytes=70000}"]);
+    // A key that the file may not have.
+    let rate = settings(&[("leader.replication.throttled.rate", "7")]);
+    let got = lines(describe_broker(&Layers { broker: &rate, ..before }, false));
+    has(&got, "leader.replication.throttled.rate=7 synonyms={DYNAMIC_BROKER_CONFIG:leader.replication.throttled.rate=7}");
+    assert!(!lines(describe_broker(&before, false)).iter().any(|l| l.contains("throttled.rate")));
 }
 
 #[test]
 fn every_key_that_the_file_may_have_is_described() {
     let mut keys: Vec<&str> = crate::config::OBEYED.iter().chain(crate::config::NOT_OBEYED).copied().collect();
     keys.sort_unstable();
-    let described: Vec<&str> = broker_keys().map(|k| k.name).collect();
+    let described: Vec<&str> = broker_keys().filter(|(_, known)| *known).map(|(k, _)| k.name).collect();
     for key in keys {
         assert!(described.contains(&key), "{key}");
     }
@@ -113,6 +118,7 @@ fn values_are_checked_in_kafkas_words() {
     );
     assert_eq!(broker("log.segment.bytes", "1"), refused("Invalid value 1 for configuration log.segment.bytes: Value must be at least 14"));
     assert_eq!(broker("log.retention.ms", "-1"), Ok(()));
+    assert!(matches!(broker("ssl.key.password", "secret"), Err(Refused::Request(_))));
 }
 
 #[test]

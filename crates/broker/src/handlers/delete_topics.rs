@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::Broker,
-    cluster::{deletion, topic_ids, topics::Refusal},
+    cluster::{deletion, path, topic_ids, topics::Refusal},
 };
 
 async fn delete(broker: &Broker, name: &str, version: i16) -> Result<(), Refusal> {
@@ -30,6 +30,18 @@ async fn delete(broker: &Broker, name: &str, version: i16) -> Result<(), Refusal
     let client = broker.zookeeper.borrow().clone();
     let client = client.ok_or((ResponseError::CoordinatorNotAvailable, "no session with the coordinator".to_owned()))?;
     deletion::request(&client, name).await.map_err(|e| (ResponseError::UnknownServerError, format!("the coordinator: {e}")))
+}
+
+/// Waits until a topic's znodes are removed.
+async fn removed(broker: &Broker, topic: &str) {
+    let at = format!("{}/{topic}", path::TOPICS);
+    loop {
+        let Some(client) = broker.zookeeper.borrow().clone() else { return };
+        match client.check_and_watch_stat(&at).await {
+            Ok((Some(_), watch)) => drop(watch.changed().await),
+            _ => return,
+        }
+    }
 }
 
 /// Answers a request.
@@ -67,7 +79,13 @@ pub async fn handle(broker: &Arc<Broker>, request: &DeleteTopicsRequest, version
         results.push(answer.with_name(name.map(|n| TopicName(StrBytes::from_string(n)))));
     }
     let mut image = broker.image.subscribe();
-    let gone = image.wait_for(|i| going.iter().all(|t| !i.topics.contains_key(t)));
+    let gone = async {
+        let _ = image.wait_for(|i| going.iter().all(|t| !i.topics.contains_key(t))).await;
+        // Until then a topic of the same name is refused.
+        for topic in &going {
+            removed(broker, topic).await;
+        }
+    };
     let wait = Duration::from_millis(request.timeout_ms.clamp(0, 60_000) as u64);
     if !going.is_empty() && tokio::time::timeout(wait, gone).await.is_err() {
         for r in results.iter_mut().filter(|r| r.error_code == 0) {

@@ -26,7 +26,13 @@ pub fn handle(broker: &Broker, context: &Context, request: &DescribeClusterReque
     let brokers = image.brokers.iter().filter_map(|(id, info)| {
         let at = endpoint(info, context)?;
         let host = StrBytes::from_string(at.host.clone());
-        Some(DescribeClusterBroker::default().with_broker_id(BrokerId(*id)).with_host(host).with_port(at.port.into()).with_rack(None))
+        Some(
+            DescribeClusterBroker::default()
+                .with_broker_id(BrokerId(*id))
+                .with_host(host)
+                .with_port(at.port.into())
+                .with_rack(info.rack.clone().map(StrBytes::from_string)),
+        )
     });
     let operations = if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NOT_ASKED };
     answer
