@@ -60,6 +60,10 @@ pub struct Listener {
 /// The configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// the file's keys and values, as they are there
+    pub raw: BTreeMap<String, String>,
+    /// for addresses that the file does not name
+    host_name: String,
     /// `broker.id`
     pub broker_id: i32,
     /// `listeners`
@@ -237,7 +241,28 @@ impl Config {
                 warnings.push(format!("{}:{}: {} is given twice; this one counts", path.display(), i + 1, key.trim()));
             }
         }
-        let mut source = Source { path, entries };
+        let (this, source) = Self::build(Source { path, entries }, host_name)?;
+        for (key, entry) in source.entries {
+            let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
+            if !OBEYED.contains(&key.as_str()) && !QUIET.contains(&key.as_str()) {
+                warnings.push(format!("{}:{}: {key} {known}", path.display(), entry.line));
+            }
+        }
+        Ok((this, warnings))
+    }
+
+    /// The same with other values over those of the file.
+    pub fn overlaid(&self, over: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let merged = self.raw.iter().chain(over);
+        let entries = merged.map(|(k, v)| (k.clone(), Entry { line: 0, value: v.clone() })).collect();
+        let path = Path::new("the settings in the coordinator");
+        let (mut this, _) = Self::build(Source { path, entries }, &self.host_name)?;
+        this.raw.clone_from(&self.raw);
+        Ok(this)
+    }
+
+    fn build<'a>(mut source: Source<'a>, host_name: &str) -> Result<(Self, Source<'a>), ConfigError> {
+        let path = source.path;
         let missing = |key| ConfigError::Missing { path: path.into(), key };
 
         let broker_id = source.number("broker.id", 0, i32::MAX.into())?.ok_or(missing("broker.id"))? as i32;
@@ -299,6 +324,8 @@ impl Config {
             None => advertised.iter().find(|l| l.name == "PLAINTEXT").unwrap_or(&advertised[0]).name.clone(),
         };
         let this = Self {
+            raw: source.entries.iter().map(|(k, e)| (k.clone(), e.value.clone())).collect(),
+            host_name: host_name.to_owned(),
             broker_id,
             listeners,
             advertised,
@@ -359,13 +386,7 @@ impl Config {
             cleaner_backoff: source.duration("log.cleaner.backoff.ms", 0, 15_000)?.max(Duration::from_millis(10)),
             max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
-        for (key, entry) in source.entries {
-            let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
-            if !OBEYED.contains(&key.as_str()) && !QUIET.contains(&key.as_str()) {
-                warnings.push(format!("{}:{}: {key} {known}", path.display(), entry.line));
-            }
-        }
-        Ok((this, warnings))
+        Ok((this, source))
     }
 }
 
@@ -443,6 +464,11 @@ pub const OBEYED: &[&str] = &[
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.
 const QUIET: &[&str] = &["listener.security.protocol.map", "inter.broker.listener.name", "security.inter.broker.protocol"];
+
+/// Whether `server.properties` may have a key.
+pub fn is_known(key: &str) -> bool {
+    [OBEYED, NOT_OBEYED, QUIET].iter().any(|keys| keys.contains(&key))
+}
 
 struct Source<'a> {
     path: &'a Path,

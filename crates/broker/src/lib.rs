@@ -13,6 +13,7 @@
 //! | [`replica`] | replicas on this broker: fetching, ISR changes, controlled shutdown |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
+//! | [`configs`] | settings as administrators see and change them |
 //! | [`fetch_sessions`], [`watch`] | what clients fetch, and what is told of changes |
 //! | [`records`] | the records in a batch: checked before they are stored |
 //! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
@@ -21,6 +22,7 @@ pub mod batch;
 pub mod broker;
 pub mod cluster;
 pub mod config;
+pub mod configs;
 pub mod core;
 pub mod fetch_sessions;
 pub mod groups;

@@ -22,7 +22,7 @@ pub use follow::{FetchPosition, FollowError};
 use crate::{
     batch,
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
-    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Slice, locate, now_ms},
+    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Producer, Slice, locate, now_ms},
     records,
     topic_settings::TopicSettings,
     watch::Watchers,
@@ -222,6 +222,8 @@ impl Partition {
         let mut inner = self.inner();
         let effects = inner.replication.answered(proposal, answer, now_ms(), self.shared.lag);
         self.carry_out(inner, effects);
+        // Followers that caught up meanwhile are looked at again.
+        self.wake();
     }
 
     /// Epochs of the brokers that follow, for what describes a partition: number, log end.
@@ -380,6 +382,11 @@ impl Partition {
         self.inner().log.start_is_within()
     }
 
+    /// Bytes of all segments.
+    pub fn size(&self) -> u64 {
+        self.inner().log.size()
+    }
+
     /// Offset up to which the log is on the disk.
     pub fn recovery_point(&self) -> i64 {
         self.inner().log.recovery_point()
@@ -515,6 +522,11 @@ impl Partition {
     /// It is compacted up to an offset.
     pub fn set_cleaned_to(&self, offset: i64) {
         self.inner().log.set_cleaned_to(offset);
+    }
+
+    /// Producers that are remembered, by id.
+    pub fn producers(&self) -> Result<Vec<(i64, Producer)>, ResponseError> {
+        Ok(self.leading()?.log.producers().map(|(id, p)| (id, *p)).collect())
     }
 
     /// Forgets producers that were silent for so long, in milliseconds.

@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use uuid::Uuid;
@@ -157,6 +158,8 @@ pub struct Parts {
     /// read, with nothing to read and offsets that the client does not know
     untold: Vec<u32>,
     changes: Arc<Changes>,
+    /// when all were read last
+    refreshed: Option<Instant>,
 }
 
 /// An answer's topics, each with its partitions.
@@ -199,6 +202,14 @@ impl Parts {
         self.entries[slot as usize] = Some(entry);
         self.slots.insert(key, slot);
         self.dirty(slot);
+    }
+
+    /// Has all partitions read again, if that was not done for so long.
+    pub fn refresh(&mut self, now: Instant, every: Duration) {
+        if self.refreshed.is_none_or(|before| now.duration_since(before) >= every) {
+            self.refreshed = Some(now);
+            (0..self.entries.len() as u32).for_each(|slot| self.dirty(slot));
+        }
     }
 
     /// Takes a partition away.

@@ -26,6 +26,9 @@ use crate::{
 
 /// Longest wait, in milliseconds.
 const MAX_WAIT_MS: u64 = 60_000;
+/// How often the position of a follower in an idle partition is reported to it: an ISR change that could not be proposed when the
+/// follower caught up is proposed then.
+const REPLICA_REFRESH: Duration = Duration::from_millis(500);
 /// First version with topic ids in the place of names.
 const IDS: i16 = 13;
 /// First version in which a follower says its epoch.
@@ -216,6 +219,9 @@ fn begin(broker: &Broker, wanted: &mut Wanted, version: i16) -> Result<(Subject,
         let mut parts = lock(&session);
         named.into_iter().for_each(|(topic, index, position)| parts.put(topic, index, position));
         wanted.forgotten.iter().for_each(|(topic, index)| parts.forget(topic, *index));
+        if wanted.replica.is_some() {
+            parts.refresh(Instant::now(), REPLICA_REFRESH);
+        }
         parts.len()
     };
     let goes_on = broker.fetch_sessions.resized(wanted.asked.id, len);
