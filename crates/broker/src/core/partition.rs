@@ -151,9 +151,13 @@ impl Replication {
         self.leadership.as_ref()?.pending.as_ref()
     }
 
-    /// Takes the lead, or goes on leading under a new epoch. An epoch that is not newer changes nothing but the replicas.
+    /// Takes the lead, or goes on leading under a new epoch. In the leadership that goes on, an older state changes nothing, the
+    /// same state nothing but the replicas: a pending proposal may yet be applied, so it counts until there is a newer state.
     pub fn become_leader(&mut self, assignment: Assignment, end: i64, now: i64) -> Effects {
         let again = self.leads() && self.assignment.leader_epoch == assignment.leader_epoch;
+        if again && assignment.partition_epoch < self.assignment.partition_epoch {
+            return Effects::default();
+        }
         self.end = end;
         self.high_watermark = self.high_watermark.min(end);
         let others = assignment.replicas.iter().copied().filter(|r| *r != self.me);
@@ -164,7 +168,7 @@ impl Replication {
                 for id in keep {
                     l.followers.entry(id).or_insert_with(Follower::unknown);
                 }
-                if assignment.partition_epoch >= self.assignment.partition_epoch {
+                if assignment.partition_epoch > self.assignment.partition_epoch {
                     l.pending = None;
                 }
             }
@@ -180,8 +184,12 @@ impl Replication {
         Effects { high_watermark_moved: self.advance(now, Lag { max_ms: 0 }), propose: None }
     }
 
-    /// Follows from now on.
+    /// Follows from now on. A state that is older than the one of the same leader epoch changes nothing.
     pub fn become_follower(&mut self, assignment: Assignment) {
+        let known = &self.assignment;
+        if assignment.leader_epoch == known.leader_epoch && assignment.partition_epoch < known.partition_epoch {
+            return;
+        }
         self.leadership = None;
         self.assignment = assignment;
     }
@@ -289,12 +297,13 @@ impl Replication {
         }
         match answer {
             Answer::State { leader, leader_epoch, isr, partition_epoch } => {
-                l.pending = None;
-                let current = leader == me && leader_epoch == self.assignment.leader_epoch;
-                if current && partition_epoch >= self.assignment.partition_epoch {
-                    self.assignment.isr = isr;
-                    self.assignment.partition_epoch = partition_epoch;
+                // Of another leadership, or older than what was proposed on: what became of the proposal is not known.
+                if leader != me || leader_epoch != self.assignment.leader_epoch || partition_epoch < self.assignment.partition_epoch {
+                    return Effects::default();
                 }
+                l.pending = None;
+                self.assignment.isr = isr;
+                self.assignment.partition_epoch = partition_epoch;
             }
             Answer::Retry => l.pending = None,
             // The pending ISR goes on to count for the commit until the controller's decision is here.
@@ -456,6 +465,25 @@ mod tests {
         assert_eq!((r.in_sync(), r.high_watermark()), (2, 0));
         assert_eq!(r.follower_fetched(2, -1, 4, 0, 1002, LAG, true).high_watermark_moved, true);
         assert_eq!(r.follower_fetched(9, -1, 4, 0, 1002, LAG, true), Effects::default());
+    }
+
+    #[test]
+    fn a_pending_proposal_counts_until_there_is_a_newer_state() {
+        let mut r = Replication::new(1, 0, 0);
+        r.become_leader(assignment(&[1, 2], 0, 5), 0, 0);
+        let p = fetch(&mut r, 3, 0, 1).propose.unwrap();
+        r.appended(10, 2, LAG);
+        fetch(&mut r, 2, 10, 500);
+        // The state it was proposed on is sent again, then an older one.
+        r.become_leader(assignment(&[1, 2], 0, 5), 10, 501);
+        r.become_leader(assignment(&[1], 0, 4), 10, 502);
+        // The controller that answers has elected another since.
+        let answer = Answer::State { leader: 2, leader_epoch: 1, isr: vec![1, 2, 3], partition_epoch: 7 };
+        r.answered(&p, answer, 503, LAG);
+        assert_eq!((r.pending(), r.high_watermark()), (Some(&p), 0), "broker 3 may be in the ISR");
+        assert_eq!((r.assignment().isr.as_slice(), r.assignment().partition_epoch), (&[1, 2][..], 5));
+        r.become_leader(assignment(&[1, 2, 3], 0, 6), 10, 504);
+        assert_eq!((r.pending(), r.high_watermark()), (None, 0));
     }
 
     #[test]
