@@ -364,7 +364,9 @@ impl Replication {
 /// Where a follower cuts its log, when its leader says that it has records which the leader does not have: the leader's
 /// last epoch up to the one that was asked for, and where it ends there. As AbstractFetcherThread.getOffsetTruncationState.
 ///
-/// `local` gives the last local epoch up to one and its end, `end` is the local log end. Says too whether that settles it.
+/// `local` answers as LeaderEpochFileCache.endOffsetFor does: the last local epoch up to one and its end; for one before all
+/// local epochs, that one and the start of the first, for nothing is shared then. `None` only if no epochs are known. `end` is the
+/// local log end. Says too whether that settles it.
 pub fn truncation(leader: (i32, i64), local: impl Fn(i32) -> Option<(i32, i64)>, end: i64, high_watermark: i64) -> (i64, bool) {
     let (leader_epoch, leader_end) = leader;
     if leader_end < 0 {
@@ -490,12 +492,19 @@ mod tests {
     fn a_follower_cuts_what_its_leader_does_not_have() {
         // Local epochs: 1 from 0 to 10, 3 from 10 to 20.
         let local = |e: i32| match e {
-            i32::MIN..=0 => None,
+            i32::MIN..=0 => Some((e, 0)),
             1 | 2 => Some((1, 10)),
             _ => Some((3, 20)),
         };
         // (leader's answer, where, settled)
-        let cases = [((1, 8), (8, true)), ((1, 15), (10, true)), ((2, 15), (10, false)), ((3, 18), (18, true)), ((-1, -1), (6, true))];
+        let cases = [
+            ((1, 8), (8, true)),
+            ((1, 15), (10, true)),
+            ((2, 15), (10, false)),
+            ((3, 18), (18, true)),
+            ((0, 20), (0, true)),
+            ((-1, -1), (6, true)),
+        ];
         for (leader, want) in cases {
             assert_eq!(truncation(leader, local, 20, 6), want, "{leader:?}");
         }
