@@ -160,7 +160,7 @@ impl Broker {
         let late: Vec<u64> = self.asked.iter().filter(|(_, (_, deadline))| *deadline <= ctx.now).map(|(id, _)| *id).collect();
         for id in late {
             match self.asked.remove(&id) {
-                Some((Purpose::Control, _)) => self.ctl.iter_mut().for_each(Controller::outcome_unknown),
+                Some((Purpose::Control, _)) => self.ctl.iter_mut().for_each(|c| c.outcome_unknown(ctx.bug)),
                 // It may be registered under an epoch that it does not know.
                 Some((Purpose::Registration, _)) => self.unregistered = false,
                 _ => {}
@@ -216,7 +216,8 @@ impl Broker {
     /// A broker that was not stopped cleanly may have lost records. It gives up its registration, and registers again when no state
     /// counts on it any more: else a controller that missed its absence would believe that it has all it had.
     fn register(&mut self, ctx: &mut Ctx) {
-        let op = match (self.unclean && !ctx.has(Bug::RegistersBeforeItLeft), self.unregistered) {
+        let waits = self.unclean && !ctx.has(Bug::RegistersBeforeItLeft) && !ctx.has(Bug::BouncedBrokerKeepsItsPlace);
+        let op = match (waits, self.unregistered) {
             (false, _) => Op::Register,
             (true, false) => Op::Unregister,
             (true, true) => Op::Read,
@@ -264,7 +265,7 @@ impl Broker {
             Reply::Elected(Some(epoch)) if purpose.is_some() => {
                 self.controller = Some(self.id);
                 let old = self.remembered.take().filter(|_| ctx.has(Bug::StatesNotLoaded));
-                self.ctl = Some(Controller::elected(self.id, epoch, old));
+                self.ctl = Some(Controller::elected(self.id, epoch, ctx.now, old));
             }
             Reply::Tree(tree) if purpose == Some(Purpose::Registration) => {
                 if self.may_register(&tree) {
@@ -305,13 +306,17 @@ impl Broker {
         self.controller_epoch = c.epoch;
         ctx.facts.push(Fact::Obeyed { broker: self.id, epoch: c.epoch });
         // Nothing in UpdateMetadata says which of two of one controller is the older: connections keep their order. States have epochs.
-        if (c.epoch, c.version) >= self.live_version || ctx.has(Bug::OlderMetadataAccepted) {
+        let older = (c.epoch, c.version) < self.live_version && !ctx.has(Bug::OlderMetadataAccepted);
+        if !older {
             (self.live, self.live_version) = (c.live, (c.epoch, c.version));
         }
         for (part, a) in c.parts {
             let known = self.leaders.entry(part).or_insert((-1, -1));
             if a.leader_epoch >= known.1 {
                 *known = (a.leader, a.leader_epoch);
+            }
+            if older && !self.parts.contains_key(&part) {
+                continue;
             }
             if a.replicas.contains(&self.id) {
                 let id = self.id;

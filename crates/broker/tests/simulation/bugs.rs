@@ -62,7 +62,7 @@ bugs! {
     MinIsrIgnored,
     /// Consumers read up to the end of the log.
     UncommittedServed,
-    /// States are written whatever version they have.
+    /// States are written whatever version they have, and not read again after a write of which nothing was heard.
     VersionNotCompared,
     /// States are written by whoever was controller once.
     ControllerEpochNotChecked,
@@ -80,6 +80,8 @@ bugs! {
     BrokerEpochNotJudged,
     /// A broker that died and came back between two looks of the controller keeps its place.
     BouncedBrokerKeepsItsPlace,
+    /// A broker that registers while states count on its earlier life takes the place of that.
+    NewBrokerTakesItsOldPlace,
     /// A controller that begins does not see that brokers came back after states were written.
     BouncedBrokerNotSeenAtLoad,
     /// A broker that died registers before it has left the ISRs.

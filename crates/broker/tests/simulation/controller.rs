@@ -43,7 +43,7 @@ pub struct Controller {
     cluster: Cluster<()>,
     versions: Vec<i32>,
     registry: BTreeMap<i32, i64>,
-    /// Brokers that came back as others before it was seen that they had gone: dead until states no longer count on them.
+    /// Brokers that have registered, some of them before it was seen that they had gone: dead until no state counts on them.
     bounced: BTreeSet<i32>,
     loaded: (bool, bool),
     changes: (u64, u64),
@@ -65,7 +65,7 @@ fn name(part: usize) -> Name {
 
 impl Controller {
     /// One that was just elected. `old` is what it knew when it was controller before, which it should not use.
-    pub fn elected(id: i32, epoch: i32, old: Option<Controller>) -> Self {
+    pub fn elected(id: i32, epoch: i32, now: i64, old: Option<Controller>) -> Self {
         let (cluster, versions, loaded) = match old {
             Some(o) if o.loaded.1 => (Cluster { brokers: BTreeMap::new(), ..o.cluster }, o.versions, true),
             _ => (Cluster::default(), Vec::new(), false),
@@ -84,7 +84,8 @@ impl Controller {
             admin: VecDeque::new(),
             raise: BTreeSet::new(),
             finished: BTreeSet::new(),
-            version: 1,
+            // One that is elected twice in one epoch, since the first answer was lost, does not count from the beginning.
+            version: now as u64 * 1000,
             told: BTreeMap::new(),
             obeyed: BTreeMap::new(),
         }
@@ -96,10 +97,12 @@ impl Controller {
     }
 
     /// A request to the coordinators was not answered: it may have been served.
-    pub fn outcome_unknown(&mut self) {
-        if !matches!(self.doing.take(), Some(Doing::LoadBrokers | Doing::Brokers)) {
+    pub fn outcome_unknown(&mut self, bug: Option<Bug>) {
+        let reads = bug != Some(Bug::VersionNotCompared);
+        if reads && !matches!(self.doing.take(), Some(Doing::LoadBrokers | Doing::Brokers)) {
             self.loaded.1 = false;
         }
+        self.doing = None;
         self.changes.1 = 0;
     }
 
@@ -372,19 +375,20 @@ impl Controller {
     }
 
     fn see_brokers(&mut self, tree: &Tree, ctx: &Ctx) {
-        self.loaded.0 = true;
+        let first = !std::mem::replace(&mut self.loaded.0, true);
         self.cluster.brokers.retain(|id, _| tree.brokers.contains_key(id));
         self.bounced.retain(|id| tree.brokers.contains_key(id));
         let old = std::mem::replace(&mut self.registry, tree.brokers.clone());
         for (id, epoch) in &tree.brokers {
-            match old.get(id) {
-                Some(before) if before == epoch => {}
-                Some(_) if ctx.has(Bug::BouncedBrokerKeepsItsPlace) => self.welcome(*id),
-                Some(_) => {
-                    self.cluster.brokers.remove(id);
-                    self.bounced.insert(*id);
-                }
-                None => self.welcome(*id),
+            if old.get(id) == Some(epoch) {
+                continue;
+            }
+            let place = if old.contains_key(id) { Bug::BouncedBrokerKeepsItsPlace } else { Bug::NewBrokerTakesItsOldPlace };
+            if first || ctx.has(place) {
+                self.welcome(*id);
+            } else {
+                self.cluster.brokers.remove(id);
+                self.bounced.insert(*id);
             }
         }
         self.version += 1;

@@ -1,4 +1,4 @@
-//! A record that was acknowledged with acks=all is in the log of every later leader, and in the end in every log.
+//! A record that is acknowledged with acks=all is in two logs (`min.insync.replicas`), but for what a power cut took since; it is in the log of every later leader, and in the end in every log.
 
 use super::Invariant;
 use crate::{
@@ -30,7 +30,15 @@ impl Invariant for Acknowledged {
 
     fn check(&mut self, fact: &Fact, view: &View<'_>) -> Result<(), String> {
         match fact {
-            Fact::Acknowledged { part, offset, value, .. } => self.0[*part].push((*offset, *value)),
+            Fact::Acknowledged { part, offset, value, .. } => {
+                self.0[*part].push((*offset, *value));
+                let has =
+                    |b: &&Broker| b.record(*part, *offset).is_some_and(|r| r.value == *value) || view.ledger.lossy.contains(&(b.id, *part));
+                let copies = view.brokers.iter().filter(has).count();
+                if copies < 2 {
+                    return Err(format!("{copies} replicas have it"));
+                }
+            }
             Fact::Excused { part, end } => self.0[*part].retain(|(offset, _)| offset < end),
             Fact::Led { broker, part, leader_epoch } if *leader_epoch == view.leader_epoch(*part) => {
                 return self.all_in(view.broker(*broker), *part);
