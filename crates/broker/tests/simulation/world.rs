@@ -297,6 +297,23 @@ impl World {
 
     fn learn(&mut self, fact: &Fact) {
         match fact {
+            Fact::Written { part, new, writer, .. } => {
+                let isr = crate::message::members(new.state.isr.iter());
+                let (leader, epoch) = (i64::from(new.state.leader), i64::from(new.state.leader_epoch));
+                self.trace.add(self.now, "written", [*part as i64, leader, epoch, isr, i64::from(*writer)]);
+            }
+            Fact::Led { broker, part, leader_epoch } => {
+                self.trace.add(self.now, "leads", [*part as i64, i64::from(*broker), i64::from(*leader_epoch), 0, 0]);
+            }
+            Fact::Committed { broker, part, leader_epoch, to } => {
+                self.trace.add(self.now, "high watermark", [*part as i64, i64::from(*broker), i64::from(*leader_epoch), *to, 0]);
+            }
+            Fact::Truncated { broker, part, to } => {
+                self.trace.add(self.now, "cut", [*part as i64, i64::from(*broker), *to, 0, 0]);
+            }
+            _ => {}
+        }
+        match fact {
             Fact::Acknowledged { .. } => self.acknowledged += 1,
             Fact::Committed { broker, part, to, .. } => {
                 let committed = &mut self.ledger.committed[*part];
