@@ -232,7 +232,7 @@ impl Broker {
         tree.states.iter().flatten().all(|(s, _)| {
             let isr = &s.state.isr;
             let counted = isr.contains(&self.id) && isr.iter().any(|r| *r != self.id && tree.brokers.contains_key(r));
-            !counted && !(s.state.leader == self.id && others)
+            !counted && (s.state.leader != self.id || !others)
         })
     }
 
@@ -267,13 +267,12 @@ impl Broker {
                 let old = self.remembered.take().filter(|_| ctx.has(Bug::StatesNotLoaded));
                 self.ctl = Some(Controller::elected(self.id, epoch, ctx.now, old));
             }
-            Reply::Tree(tree) if purpose == Some(Purpose::Registration) => {
-                if self.may_register(&tree) {
-                    self.ask(Purpose::Registration, Op::Register, ctx);
-                }
+            Reply::Tree(tree) if purpose == Some(Purpose::Registration) && self.may_register(&tree) => {
+                self.ask(Purpose::Registration, Op::Register, ctx);
             }
             reply if purpose == Some(Purpose::Control) => {
-                if self.ctl.as_mut().is_some_and(|c| !c.answered(reply, ctx)) {
+                let replaced = self.ctl.as_mut().is_some_and(|c| !c.answered(reply, ctx));
+                if replaced {
                     self.resign();
                 }
             }

@@ -212,26 +212,7 @@ impl Controller {
     }
 
     fn repairs(&self, ctx: &Ctx) -> Vec<(Change, Option<(i32, Proposal)>)> {
-        let mut changes = self.cluster.repairs(&|_| ctx.has(Bug::UncleanElection));
-        for c in &mut changes {
-            if ctx.has(Bug::LeaderEpochNotRaised) && c.replaces.is_some() {
-                c.state.leader_epoch -= 1;
-            }
-            if ctx.has(Bug::IsrEmptied) && c.state.leader < 0 {
-                c.state.isr.clear();
-            }
-        }
-        if ctx.has(Bug::IsrEmptied) {
-            for (name, p) in self.cluster.partitions() {
-                let empty = p.stored.as_ref().filter(|s| s.state.isr.is_empty());
-                let alive = p.replicas.iter().copied().find(|r| self.cluster.brokers.contains_key(r));
-                if let (Some(s), Some(leader)) = (empty, alive) {
-                    let state = LeaderAndIsr { leader, leader_epoch: s.state.leader_epoch + 1, isr: vec![leader] };
-                    changes.push(Change { name, state, replaces: Some(s.version) });
-                }
-            }
-        }
-        changes.into_iter().map(|c| (c, None)).collect()
+        crate::decisions::repairs(&self.cluster, ctx).into_iter().map(|c| (c, None)).collect()
     }
 
     fn reassignments(&mut self, ctx: &Ctx) -> Option<Op> {
@@ -255,20 +236,7 @@ impl Controller {
         if let Some((part, replicas)) = placed {
             return self.place(part, Placement { replicas, adding: Vec::new(), removing: Vec::new() });
         }
-        let mut changes = self.cluster.finished_reassignments();
-        if ctx.has(Bug::ReassignedBeforeInSync) {
-            changes = self
-                .cluster
-                .partitions()
-                .filter(|(_, p)| p.reassigned())
-                .filter_map(|(name, p)| {
-                    let s = p.stored.as_ref()?;
-                    let isr: Vec<i32> = p.target().into_iter().filter(|r| self.cluster.brokers.contains_key(r)).collect();
-                    let state = LeaderAndIsr { leader: *isr.first()?, leader_epoch: s.state.leader_epoch + 1, isr };
-                    Some(Change { name, state, replaces: Some(s.version) })
-                })
-                .collect();
-        }
+        let changes = crate::decisions::finished_reassignments(&self.cluster, ctx);
         (!changes.is_empty()).then(|| self.write(changes.into_iter().map(|c| (c, None)).collect()))?
     }
 

@@ -83,6 +83,17 @@ pub struct Outcome {
     pub tail: String,
 }
 
+/// Names the seed if something panics.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}: a panic", self.0);
+        }
+    }
+}
+
 /// Everything.
 pub struct World {
     queue: BinaryHeap<Reverse<Due>>,
@@ -111,6 +122,7 @@ pub struct World {
 impl World {
     /// Runs a seed.
     pub fn run(seed: u64, bug: Option<Bug>, print: bool) -> Outcome {
+        let _named = Named(seed);
         let mut world = Self::new(seed, bug, print);
         while let Some(Reverse(Due(at, _, event))) = world.queue.pop() {
             world.now = at;
@@ -241,8 +253,7 @@ impl World {
     }
 
     fn deliver(&mut self, from: i32, to: i32, body: Body) {
-        if to >= 1
-            && to < FIRST_CLIENT
+        if (1..FIRST_CLIENT).contains(&to)
             && let broker = &self.brokers[to as usize - 1]
             && broker.up
             && broker.paused_until > self.now
@@ -321,10 +332,8 @@ impl World {
                 committed.extend((committed.len() as i64..*to).filter_map(|o| b.record(*part, o)));
             }
             Fact::Lost { broker } => self.ledger.lossy.extend((0..self.parts).map(|p| (*broker, p))),
-            Fact::Appended { broker, part, .. } => {
-                if self.ledger.lossy.contains(&(*broker, *part)) && self.ledger.complete(&self.brokers[*broker as usize - 1], *part) {
-                    self.ledger.lossy.remove(&(*broker, *part));
-                }
+            Fact::Appended { broker, part, .. } if self.ledger.complete(&self.brokers[*broker as usize - 1], *part) => {
+                self.ledger.lossy.remove(&(*broker, *part));
             }
             Fact::Written { part, new, .. } if new.state.leader > 0 => {
                 let leader = &self.brokers[new.state.leader as usize - 1];
