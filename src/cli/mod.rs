@@ -146,32 +146,38 @@ pub struct RunOptions {
 
 impl RunOptions {
     fn options(&self, global: &Global) -> Result<Options> {
-        let mut extra_vars = Vars::new();
-        for text in &self.extra_vars {
-            if text.trim_start().starts_with('{') {
-                match serde_json::from_str(text) {
-                    Ok(Value::Object(m)) => extra_vars.extend(m),
-                    _ => {
-                        return Err(Error::invalid(format!("--extra-vars: `{text}` is not a JSON object")));
-                    }
-                }
-                continue;
-            }
-            if let Some(file) = text.strip_prefix('@') {
-                extra_vars.extend(crate::yaml::read(std::path::Path::new(file))?.object()?);
-                continue;
-            }
-            // As in Ansible: several may stand in one, and each value is a string.
-            for word in crate::playbook::words(text) {
-                let (k, v) = word.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{word}` is not name=value")))?;
-                extra_vars.insert(k.trim().to_owned(), v.into());
-            }
-        }
-        if extra_vars.contains_key("septet") {
-            return Err(Error::invalid("--extra-vars: `septet` holds Septet's own variables and cannot be set"));
-        }
+        let extra_vars = extra_vars(&self.extra_vars)?;
         Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, forks: global.forks, ..Options::default() })
     }
+}
+
+/// Variables of `--extra-vars`, the later over the earlier.
+pub fn extra_vars(given: &[String]) -> Result<Vars> {
+    let mut vars = Vars::new();
+    for text in given {
+        if text.trim_start().starts_with('{') {
+            match serde_json::from_str(text) {
+                Ok(Value::Object(m)) => vars.extend(m),
+                _ => {
+                    return Err(Error::invalid(format!("--extra-vars: `{text}` is not a JSON object")));
+                }
+            }
+            continue;
+        }
+        if let Some(file) = text.strip_prefix('@') {
+            vars.extend(crate::yaml::read(std::path::Path::new(file))?.object()?);
+            continue;
+        }
+        // As in Ansible: one text may hold several, and each value is a string.
+        for word in crate::playbook::words(text) {
+            let (k, v) = word.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{word}` is not name=value")))?;
+            vars.insert(k.trim().to_owned(), v.into());
+        }
+    }
+    if vars.contains_key("septet") {
+        return Err(Error::invalid("--extra-vars: `septet` holds Septet's own variables and cannot be set"));
+    }
+    Ok(vars)
 }
 
 impl Global {

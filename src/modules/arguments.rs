@@ -144,6 +144,14 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// Refuses a value that is known in Ansible and not supported.
+    pub fn without(&self, key: &'static str, value: &str, hint: &str) -> Result<()> {
+        match self.left.get(key) {
+            Some(Value::String(s)) if s == value => Err(self.error_at(key, format!("`{key}: {value}` is not supported")).hint(hint)),
+            _ => Ok(()),
+        }
+    }
+
     /// `owner`, `group` and `mode`.
     pub fn attributes(&mut self) -> Result<Attributes> {
         let (owner, group) = (self.text("owner")?, self.text("group")?);
@@ -155,6 +163,7 @@ impl<'a> Arguments<'a> {
     /// does not, Ansible would take its decimal value, which nobody means.
     fn mode(&mut self) -> Result<(Option<u32>, Option<ModeChange>)> {
         let at = self.value_node("mode").cloned();
+        self.without("mode", "preserve", "write the mode as digits, or leave it out: a file that exists keeps its own")?;
         let Some(v) = self.take("mode") else {
             return Ok((None, None));
         };

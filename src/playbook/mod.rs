@@ -2,6 +2,7 @@
 
 pub mod events;
 mod keywords;
+mod lockstep;
 pub mod model;
 pub mod parse;
 pub mod project;

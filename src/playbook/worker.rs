@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Event, TaskStatus,
+    lockstep::Member,
     model::{Become, LoopKind, Play, Task, Work, is_user_name},
     parse,
     runner::{Counts, Shared, wanted},
@@ -58,6 +59,8 @@ pub struct HostState {
     learnt: Vars,
     /// in check mode: files that would change, so that a unit that reads them is known to restart
     would_change: HashSet<String>,
+    /// the task that failed last and its result, for `rescue`
+    failure: Option<(Value, Value)>,
 }
 
 impl HostState {
@@ -83,6 +86,18 @@ impl HostState {
 enum Stop {
     Failed,
     Unreachable,
+    /// another host failed, and the play has `any_errors_fatal`
+    Others,
+}
+
+/// The hosts of a play that are worked on, by name, and how.
+pub struct Part {
+    /// all
+    pub hosts: Vec<String>,
+    /// those that run now
+    pub batch: Vec<String>,
+    /// compare only, silently
+    pub dry_run: bool,
 }
 
 struct Worker<'a> {
@@ -90,7 +105,8 @@ struct Worker<'a> {
     play: &'a Play,
     host: &'a Host,
     state: &'a mut HostState,
-    look: bool,
+    part: &'a Part,
+    member: Option<Member>,
     counts: Counts,
     flights: Vec<Flight<'a>>,
     in_flight: usize,
@@ -107,13 +123,21 @@ struct Worker<'a> {
 }
 
 /// Runs a play's tasks and handlers on one host.
-pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostState, look: bool) -> (Counts, Vec<String>) {
+pub async fn play(
+    shared: &Shared,
+    play: &Play,
+    part: &Part,
+    host: &Host,
+    state: &mut HostState,
+    member: Option<Member>,
+) -> (Counts, Vec<String>) {
     let mut worker = Worker {
         shared,
         play,
         host,
         state,
-        look,
+        part,
+        member,
         counts: Counts::default(),
         flights: Vec::new(),
         in_flight: 0,
@@ -127,9 +151,12 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
     };
     let result = worker.all().await;
     match result {
-        Ok(()) => {}
+        Ok(()) | Err(Stop::Others) => {}
         Err(Stop::Failed) => worker.counts.failed += 1,
         Err(Stop::Unreachable) => worker.counts.unreachable += 1,
+    }
+    if let (true, Some(member)) = (worker.counts.failed + worker.counts.unreachable > 0, &worker.member) {
+        member.fail();
     }
     let pending = worker.pending();
     (worker.counts, pending)
@@ -137,13 +164,13 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
 
 impl<'a> Worker<'a> {
     fn tell(&self, event: Event) {
-        if !self.look {
+        if !self.part.dry_run {
             let _ = self.shared.events.send(event);
         }
     }
 
     fn checking(&self, task: &Task) -> bool {
-        self.look || task.check_mode.unwrap_or(self.shared.options.check)
+        self.part.dry_run || task.check_mode.unwrap_or(self.shared.options.check)
     }
 
     /// Whether the user wants to stop: the task in hand ends, nothing else begins.
@@ -156,12 +183,29 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         if self.play.gather_facts {
+            self.abreast().await?;
             self.gather().await?;
         }
         let play = self.play;
-        self.tasks(&play.tasks, false, 0).await?;
+        match self.member {
+            None => self.tasks(&play.tasks, false, 0).await?,
+            Some(_) => {
+                for task in &play.tasks {
+                    self.abreast().await?;
+                    self.tasks(std::slice::from_ref(task), false, 0).await?;
+                    self.flush().await?;
+                }
+                self.abreast().await?;
+            }
+        }
         self.flush().await?;
         if self.stopping() { Ok(()) } else { self.handlers().await }
+    }
+
+    /// Waits for the other hosts before the next task, where one that fails ends the play for all.
+    async fn abreast(&mut self) -> Result<(), Stop> {
+        let Some(member) = &mut self.member else { return Ok(()) };
+        if member.next().await { Ok(()) } else { Err(Stop::Others) }
     }
 
     /// Handlers that were notified and did not run yet.
@@ -300,18 +344,15 @@ impl<'a> Worker<'a> {
             written.insert(k.clone(), v.clone());
         }
         let mut special = given.special;
-        let hosts = self.shared.inventory.hosts.iter().map(|h| h.name.clone());
         special.insert("ansible_play_name".into(), self.play.name.clone().into());
         if let Some(dir) = &self.play.dir {
             let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
             special.insert("playbook_dir".into(), dir.display().to_string().into());
         }
-        if let Ok(selected) = crate::inventory::select(&self.shared.inventory, &self.play.hosts) {
-            let names: Vec<Value> = hosts.filter(|n| selected.iter().any(|s| s.name == *n)).map(Value::from).collect();
-            for key in ["ansible_play_hosts", "ansible_play_hosts_all", "play_hosts"] {
-                special.insert(key.into(), names.clone().into());
-            }
+        for key in ["ansible_play_hosts", "ansible_play_hosts_all", "play_hosts"] {
+            special.insert(key.into(), self.part.hosts.clone().into());
         }
+        special.insert("ansible_play_batch".into(), self.part.batch.clone().into());
         for (k, v) in special {
             data.remove(&k);
             written.insert(k, v);
@@ -381,6 +422,10 @@ impl<'a> Worker<'a> {
         };
         if matches!(ended, Err(Stop::Failed)) && !rescue.is_empty() {
             self.forget_flights();
+            if let Some((task, result)) = self.state.failure.take() {
+                self.learn("ansible_failed_task", task);
+                self.learn("ansible_failed_result", result);
+            }
             ended = match self.tasks(rescue, handlers, depth).await {
                 Ok(()) => self.flush().await,
                 Err(e) => Err(e),
@@ -442,13 +487,14 @@ impl<'a> Worker<'a> {
             }
             Err(e) => return Err(self.broken(task, e, false)),
         };
-        let (shared, play, host, look) = (self.shared, self.play, self.host, self.look);
+        let (shared, play, host, part) = (self.shared, self.play, self.host, self.part);
         let mut inner = Worker {
             shared,
             play,
             host,
             state: &mut *self.state,
-            look,
+            part,
+            member: None,
             counts: std::mem::take(&mut self.counts),
             flights: Vec::new(),
             in_flight: 0,
@@ -487,9 +533,20 @@ impl<'a> Worker<'a> {
     }
 
     /// An error of ours in a task: its templates or arguments.
-    fn broken(&mut self, task: &Task, e: Error, handler: bool) -> Stop {
+    fn broken(&mut self, task: &Task, mut e: Error, handler: bool) -> Stop {
+        let asks = |p: &crate::error::Place| p.text.contains("hostvars");
+        if e.hint.is_none() && e.message.contains("not defined") && e.place.as_ref().is_some_and(asks) {
+            e = e.hint("what another host sets or registers is defined in the plays that follow: begin a new play");
+        }
         let outcome = Outcome::failed(e.to_string());
         self.report(task, None, &outcome, TaskStatus::Failed, handler);
+        self.fail_task(task, flight::result_value(&outcome))
+    }
+
+    /// Ends the host's part, unless a `rescue` goes on with what failed.
+    fn fail_task(&mut self, task: &Task, result: Value) -> Stop {
+        let module = if let Work::Module { name, .. } = &task.work { name } else { "include_tasks" };
+        self.state.failure = Some((json!({ "name": task.name, "action": module }), result));
         Stop::Failed
     }
 
@@ -555,6 +612,7 @@ impl<'a> Worker<'a> {
             Err(e) => return self.fail_after_flush(task, e, handler).await,
         };
         let last = items.len().saturating_sub(1);
+        let all: Vec<Value> = if task.loop_control.extended { items.iter().flatten().cloned().collect() } else { Vec::new() };
         let mut flight = Flight { task, items: Vec::new(), looped, handler };
         let mut users: Option<Option<String>> = None;
         for (i, item) in items.into_iter().enumerate() {
@@ -569,7 +627,12 @@ impl<'a> Worker<'a> {
                 }
                 if task.loop_control.extended {
                     let n = last + 1;
-                    let known = json!({ "index": i + 1, "index0": i, "first": i == 0, "last": i == last, "length": n, "revindex": n - i, "revindex0": last - i });
+                    let mut known = json!({ "index": i + 1, "index0": i, "first": i == 0, "last": i == last, "length": n, "revindex": n - i, "revindex0": last - i, "allitems": all });
+                    for (key, at) in [("previtem", i.checked_sub(1)), ("nextitem", Some(i + 1))] {
+                        if let Some(neighbour) = at.and_then(|at| all.get(at)) {
+                            known[key] = neighbour.clone();
+                        }
+                    }
                     renderer.set("ansible_loop", &known);
                 }
             }

@@ -281,6 +281,9 @@ pub enum Action {
         /// the line to replace (the last that matches) or remove (each that matches)
         #[serde(default)]
         regexp: Option<String>,
+        /// `line` refers to groups of `regexp`, as `\\1` or `\\g<name>`; where nothing matches, nothing changes
+        #[serde(default)]
+        backrefs: bool,
         /// remove instead
         #[serde(default)]
         absent: bool,
@@ -345,6 +348,9 @@ pub enum Action {
         /// a system account
         #[serde(default)]
         system: bool,
+        /// full name or remark (the GECOS field)
+        #[serde(default)]
+        comment: Option<String>,
     },
     /// A group.
     Group {

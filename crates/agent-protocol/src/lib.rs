@@ -13,7 +13,7 @@ pub use frame::*;
 pub use mode::ModeChange;
 
 /// Version of this protocol. Both sides must have the same; the agent states its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Directory on a host that belongs to Septet: agents, stored blobs, what is restored at boot.
 pub const STATE_DIR: &str = "/var/lib/septet";

@@ -161,11 +161,14 @@ impl<'a> Worker<'a> {
             // As in Ansible: once, and then as often as `retries` says, three times if it does not.
             let attempts = task.retries.saturating_add(1);
             for attempt in 1..=attempts {
-                let met = self.with_result(task, item, &outcome, |r| holds(r, until));
+                outcome.values.insert("attempts".into(), attempt.into());
+                let failed = outcome.status == Status::Failed;
+                let met = self.with_result(task, item, &outcome, |r| Ok(holds(r, until)? && !(until.is_empty() && failed)));
                 match met {
                     Ok(true) => break,
                     Ok(false) if attempt == attempts => {
                         outcome.status = Status::Failed;
+                        outcome.values.insert("attempts".into(), task.retries.into());
                         if outcome.msg.is_empty() {
                             outcome.msg = format!("`until` does not hold after {attempt} tries");
                         }
@@ -268,10 +271,10 @@ impl<'a> Worker<'a> {
         for r in &results {
             self.state.add_facts(&r.outcome);
         }
+        let result =
+            || if looped { loop_value(task, &results) } else { results.first().map(|r| result_value(&r.outcome)).unwrap_or_default() };
         if let Some(name) = &task.register {
-            let value =
-                if looped { loop_value(task, &results) } else { results.first().map(|r| result_value(&r.outcome)).unwrap_or_default() };
-            self.learn(name, value);
+            self.learn(name, result());
         }
         if changed && !failed {
             // Once, unless the items may make different names of it.
@@ -282,7 +285,7 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        if failed && !task.ignore_errors { Err(Stop::Failed) } else { Ok(()) }
+        if failed && !task.ignore_errors { Err(self.fail_task(task, result())) } else { Ok(()) }
     }
 }
 
