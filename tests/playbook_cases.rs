@@ -260,8 +260,12 @@ impl Cluster {
     }
 }
 
-/// What is compared: the record has no lines with blanks at their beginning, no empty lines and no first parts of long ones.
-fn compared(text: &str) -> String {
+/// What is compared. Records below 50 were abridged: no lines with blanks at their beginning, no empty lines and no first parts of
+/// long ones.
+fn compared(case: &str, text: &str) -> String {
+    if case >= "50" {
+        return text.to_owned();
+    }
     // `find . | sort > tree` sees `tree` or does not, as it happens.
     let kept = |l: &&str| !l.starts_with(' ') && *l != "$" && *l != "./tree$" && !l.ends_with('\\');
     text.lines().filter(kept).map(|l| format!("{l}\n")).collect()
@@ -331,7 +335,7 @@ fn everyday_playbooks_leave_what_ansible_leaves() {
             }
         }
         let expected = std::fs::read_to_string(case.join("expected")).unwrap_or_default();
-        if compared(&got).trim() != compared(&expected).trim() {
+        if compared(&name, &got).trim() != compared(&name, &expected).trim() {
             let _ = writeln!(wrong, "######## {name}\n{}\n-------- expected\n{expected}-------- told\n{}", got.trim(), told.join("\n"));
         }
         run += 1;

@@ -175,7 +175,7 @@ fn is_id(prefix: &'static str) -> impl Fn(&str) -> bool {
 }
 
 fn checked(n: &Node, what: &str, good: impl Fn(&str) -> bool) -> Result<String> {
-    let text = n.string()?;
+    let text = n.as_written()?;
     if good(&text) { Ok(text) } else { Err(n.error(format!("`{text}` is no {what}"))) }
 }
 
@@ -196,7 +196,7 @@ fn cidrs(n: &Node) -> Result<Vec<String>> {
     n.list()
         .into_iter()
         .map(|n| {
-            let text = n.string()?;
+            let text = n.as_written()?;
             match parse_cidr(&text) {
                 Some((address, bits)) => Ok(format!("{address}/{bits}")),
                 None => Err(n.error(format!("`{text}` is no range of addresses")).hint(range_hint(&text))),
@@ -233,7 +233,7 @@ fn volume(n: Option<&Node>, size: Option<i32>) -> Result<VolumeSettings> {
         out.encrypted = n.boolean()?;
     }
     if let Some(n) = f.take("kms_key") {
-        out.kms_key = Some(n.string()?);
+        out.kms_key = Some(n.as_written()?);
         if !out.encrypted {
             return Err(n.error("a key, and `encrypted: false`"));
         }
@@ -250,7 +250,7 @@ fn tags(n: Option<&Node>) -> Result<BTreeMap<String, String>> {
         if lower.starts_with("aws:") || lower.starts_with("septet:") || key == "Name" {
             return Err(at.error(format!("tag `{key}` is not yours to set")).hint("`aws:…` is AWS's, `septet:…` and `Name` are Septet's"));
         }
-        let text = value.string()?;
+        let text = value.as_written()?;
         if key.is_empty() || key.chars().count() > 128 || text.chars().count() > 256 {
             return Err(at.error("a tag's key has 1 to 128 characters, its value at most 256"));
         }
@@ -265,7 +265,7 @@ fn tags(n: Option<&Node>) -> Result<BTreeMap<String, String>> {
 
 fn word<T: Copy>(n: Option<&Node>, what: &str, words: &[(&str, T)], default: T) -> Result<T> {
     let Some(n) = n else { return Ok(default) };
-    let text = n.string()?;
+    let text = n.as_written()?;
     let names: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
     match words.iter().find(|(w, _)| *w == text) {
         Some((_, v)) => Ok(*v),
@@ -280,13 +280,13 @@ fn url(n: &Node) -> Result<String> {
 /// Reads `ec2:`.
 pub fn settings(n: &Node) -> Result<Ec2Settings> {
     let mut f = n.fields()?;
-    let text = |n: Option<&Node>| n.filter(|n| !n.is_null()).map(Node::string).transpose();
+    let text = |n: Option<&Node>| n.filter(|n| !n.is_null()).map(Node::as_written).transpose();
     let region = f
         .take("region")
         .map(|n| checked(n, "region", |s| s.len() > 4 && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
     let image = match f.take("image") {
         None => ImageChoice::AmazonLinux2023,
-        Some(n) => match n.string()?.as_str() {
+        Some(n) => match n.as_written()?.as_str() {
             "amazon-linux-2023" => ImageChoice::AmazonLinux2023,
             "debian-12" => ImageChoice::Debian12,
             id if is_id("ami-")(id) => ImageChoice::Id(id.to_owned()),
@@ -299,7 +299,7 @@ pub fn settings(n: &Node) -> Result<Ec2Settings> {
     };
     let vpc = match f.take("vpc") {
         None => VpcChoice::Default,
-        Some(n) => match (&n.kind, n.string()) {
+        Some(n) => match (&n.kind, n.as_written()) {
             (NodeKind::Map(_), _) => {
                 let mut v = n.fields()?;
                 let new = v.need("new")?;

@@ -108,7 +108,7 @@ pub fn numbers(version: &str) -> Option<(u32, u32, u32)> {
 
 /// A size as `512m` or `2g`, in MiB.
 fn heap(n: &Node) -> Result<u32> {
-    let text = n.string()?.to_ascii_lowercase();
+    let text = n.as_written()?.to_ascii_lowercase();
     let bad = || n.error(format!("`{text}` is no heap size such as 512m or 2g, from 64m to 64g"));
     let (number, factor) = match text.strip_suffix('g') {
         Some(number) => (number, 1024),
@@ -119,7 +119,7 @@ fn heap(n: &Node) -> Result<u32> {
 }
 
 fn sha512(n: &Node) -> Result<String> {
-    let text = n.string()?.to_ascii_lowercase();
+    let text = n.as_written()?.to_ascii_lowercase();
     if text.len() == 128 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(text);
     }
@@ -155,12 +155,12 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
     let Some(n) = n.filter(|n| !n.is_null()) else { return Ok(Engine::Apache(a)) };
     let mut f = n.fields()?;
     let archive = f.take("archive");
-    a.archive = archive.map(Node::string).transpose()?;
+    a.archive = archive.map(Node::as_written).transpose()?;
     a.sha512 = f.take("sha512").map(sha512).transpose()?;
     let version = f.take("version");
     match (version, a.archive.as_deref().and_then(version_in)) {
         (Some(v), of_archive) => {
-            a.version = v.string()?;
+            a.version = v.as_written()?;
             if numbers(&a.version).is_none() {
                 return Err(v.error(format!("`{}` is no version such as {}", a.version, known::NEWEST)));
             }
@@ -181,7 +181,7 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
         (None, None) => {}
     }
     if let Some(m) = f.take("metadata") {
-        a.metadata = match m.string()?.as_str() {
+        a.metadata = match m.as_written()?.as_str() {
             "zookeeper" => Metadata::Zookeeper,
             "kraft" => Metadata::Kraft,
             other => return Err(m.error(format!("`{other}` keeps no metadata")).hint("zookeeper or kraft")),
@@ -200,7 +200,7 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
     }
     if let Some(j) = f.take("java").filter(|j| !j.is_null()) {
         let mut j = j.fields()?;
-        a.java = Some(ArchiveSource { place: j.need("archive")?.string()?, sha512: j.take("sha512").map(sha512).transpose()? });
+        a.java = Some(ArchiveSource { place: j.need("archive")?.as_written()?, sha512: j.take("sha512").map(sha512).transpose()? });
         j.finish()?;
     }
     f.finish()?;
@@ -221,7 +221,7 @@ pub fn engine(n: &Node) -> Result<Engine> {
             _ => Err(n.error("expected one engine").hint(hint)),
         };
     }
-    match n.string()?.as_str() {
+    match n.as_written()?.as_str() {
         "bundled" => Ok(Engine::Bundled),
         "apache" => apache(None),
         other => Err(n.error(format!("engine `{other}` is not known")).hint(hint)),

@@ -227,16 +227,16 @@ impl Inventory {
             Err(e) if e.hint.is_none() => return Err(e.hint(NO_CLUSTER)),
             other => other?,
         };
-        let cluster = name_node.string()?.parse::<ClusterName>();
+        let cluster = name_node.as_written()?.parse::<ClusterName>();
         let Ok(cluster) = cluster else {
             return Err(name_node.error("a cluster's name has lower-case letters, digits and `-`, and at most 40 of them"));
         };
         let prefix_node = f.need("prefix")?;
-        let prefix = prefix_node.string()?;
+        let prefix = prefix_node.as_written()?;
         check_prefix(&prefix).map_err(|m| prefix_node.error(m).hint("for example `prefix: peter`"))?;
         let domain = match f.take("domain").filter(|n| !n.is_null()) {
             Some(n) => {
-                let d = n.string()?;
+                let d = n.as_written()?;
                 if !d.split('.').all(|l| is_label(l) && l.len() <= 63) || d.len() > 180 {
                     return Err(n.error(format!("`{d}` is not a domain name")));
                 }
@@ -279,7 +279,7 @@ impl Inventory {
                     }
                 }
                 if let Some(n) = g.take("hostname") {
-                    template = (n.string()?, n);
+                    template = (n.as_written()?, n);
                 }
                 if let Some(n) = g.take("vars") {
                     group_vars = variables(n)?;
@@ -421,7 +421,7 @@ fn variables(n: &Node) -> Result<Vars> {
 
 /// A time as `90m`, `8h` or `2d`; a minute at the least, a year at the most.
 fn duration(n: &Node) -> Result<Duration> {
-    let text = n.string()?;
+    let text = n.as_written()?;
     let bad = || n.error(format!("`{text}` is not a time such as 90m, 8h or 2d, from 1m to 365d"));
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
     let seconds = match &text[split..] {
@@ -451,7 +451,7 @@ fn provider(n: &Node) -> Result<ProviderSettings> {
 
 fn docker_settings(d: &Node) -> Result<ProviderSettings> {
     let mut f = d.fields()?;
-    let text = |n: Option<&Node>| n.map(Node::string).transpose();
+    let text = |n: Option<&Node>| n.map(Node::as_written).transpose();
     let subnet_node = f.take("subnet");
     let settings = DockerSettings {
         image: text(f.take("image"))?,
