@@ -3,7 +3,7 @@
 //! Invariant: an [`Inventory`] that exists is valid: names are DNS labels, counts are sensible, nothing is unknown.
 
 mod ec2;
-mod edit;
+pub mod edit;
 mod engine;
 mod pattern;
 

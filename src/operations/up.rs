@@ -546,3 +546,19 @@ pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::playbook::runner::Counts;
+
+    #[test]
+    fn handlers_that_did_not_run_are_named_with_their_hosts() {
+        let failed = Counts { failed: 1, ..Counts::default() };
+        let hosts = [("a".to_owned(), failed), ("b".to_owned(), Counts::default())].into_iter().collect();
+        let e = succeeded(Recap { hosts, pending_handlers: vec![("a".into(), "restart web".into())] }).unwrap_err();
+        assert_eq!(e.message, "failed on a");
+        assert!(e.hint.as_ref().is_some_and(|h| h.contains("restart web on a; run them by hand")), "{e}");
+    }
+}

@@ -327,6 +327,30 @@ mod tests {
         assert!(plan(&inventory, &observed(&inventory)).unwrap().is_empty());
     }
 
+    /// Refused as it is, with the hint; planned once the inventory is as the hint says.
+    fn refused_until(first: &str, wrong: &str, words: &str) {
+        let read = |groups: &str| {
+            let text = format!("cluster: local\nprefix: peter\ngroups: {{{groups}}}\n");
+            Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap()
+        };
+        let (is, wanted) = (read(first), read(wrong));
+        let mut seen = observed(&is);
+        seen.engine = Some(is.shape());
+        let e = plan(&wanted, &seen).unwrap_err();
+        assert!(e.hint.as_ref().is_some_and(|h| h.contains(words)), "{e}");
+        assert!(plan(&is, &seen).unwrap().is_empty());
+    }
+
+    #[test]
+    fn another_number_of_coordinators_is_refused_until_it_is_put_back() {
+        refused_until("coordinators: {count: 3}", "coordinators: {count: 5}", "put `count: 3` of the coordinators back");
+    }
+
+    #[test]
+    fn a_host_that_is_left_out_is_refused_until_it_is_put_back() {
+        refused_until("brokers: {count: 3}", "brokers: {count: 2}", "put the host back into the inventory");
+    }
+
     #[test]
     fn each_difference_has_its_step() {
         let inventory = Inventory::built_in().unwrap();

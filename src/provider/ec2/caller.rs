@@ -79,3 +79,15 @@ impl Ec2 {
         Ok(vec![found.await?.clone()])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_no_one_elses_gets_a_hint() {
+        let e = on_the_way_to(Ipv4Addr::LOCALHOST).unwrap_err();
+        assert!(e.hint.as_ref().is_some_and(|h| h.contains("`ssh: {from: [10.0.0.7/32]}`")), "{e}");
+    }
+}

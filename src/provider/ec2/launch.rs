@@ -129,7 +129,7 @@ impl Ec2 {
         if tries.is_empty() {
             let zone = kept.map(|k| k.zone.clone()).unwrap_or_default();
             return Err(Error::failed(format!("{doing}: its data lies in zone {zone}, where the cluster has no subnet"))
-                .hint("add that zone to `zones`, or move the volume with a snapshot"));
+                .hint("`septet down --keep-data`, add that zone to `zones`, then `septet up`; or move the volume with a snapshot"));
         }
         // Its predecessor has its address and its data until it has ended.
         let leaving = self.seen().leaving.get(&id).cloned().unwrap_or_default();

@@ -217,13 +217,23 @@ impl Ec2 {
             let subnet = layout.subnets.first().map(|s| s.id.clone());
             return (check("network", Verdict::Pass, "the cluster has one"), subnet);
         }
+        // Before the network is made: its zones stay.
+        let has_data = |zones: &[String]| match observed.kept.values().find(|k| !zones.contains(&k.zone)) {
+            Some(kept) => {
+                Err(Error::failed(format!("data that was kept lies in zone {}, where the cluster would have no subnet", kept.zone))
+                    .hint("add that zone to `zones`, or move the volume with a snapshot"))
+            }
+            None => Ok(()),
+        };
         let found = async {
             let Some(vpc) = self.vpc().await? else {
                 let zones = self.own_zones().await?;
+                has_data(&zones)?;
                 return Ok::<_, Error>((format!("a VPC of the cluster's own will be made, with subnets in {}", zones.join(", ")), None));
             };
             let subnets = self.subnets(&vpc).await?;
             let layout = self.find_layout(&subnets, &self.cluster).await?;
+            has_data(&layout.subnets.iter().map(|s| s.zone.clone()).collect::<Vec<_>>())?;
             let zones: Vec<String> = layout.subnets.iter().map(|s| format!("{} ({})", s.zone, s.id)).collect();
             Ok((format!("{vpc}: {}", zones.join(", ")), layout.subnets.first().map(|s| s.id.clone())))
         };

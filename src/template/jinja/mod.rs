@@ -73,6 +73,8 @@ pub(super) fn environment() -> &'static Environment<'static> {
         env.set_unknown_method_callback(methods::call);
         env.add_function("cycler", minijinja_contrib::globals::cycler);
         env.add_function("joiner", minijinja_contrib::globals::joiner);
+        // Prints as the engine itself, not as Python.
+        env.remove_filter("pprint");
         filters::add(&mut env);
         checks::add(&mut env);
         lookups::add(&mut env);
