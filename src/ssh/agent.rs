@@ -170,7 +170,7 @@ impl AgentSession {
                 // 126 and 127 are the shell's, 1 with these words is sudo's: there is no such program yet.
                 let missing =
                     matches!(frames.code, Some(126 | 127)) || words.contains("command not found") || words.contains("No such file");
-                return Err(if missing { Start::Missing } else { Start::Failed(SshError::Agent(words)) });
+                return Err(if missing { Start::Missing(words) } else { Start::Failed(SshError::Agent(words)) });
             }
             Ok(Err(e)) => return Err(Start::Failed(e)),
             Ok(Ok(hello)) => hello,
@@ -178,7 +178,7 @@ impl AgentSession {
         if hello.digest != program.digest {
             // Other bytes under our name: what lies there was changed.
             let _ = write.close().await;
-            return Err(Start::Missing);
+            return Err(Start::Missing("another program lies in its place".into()));
         }
         if hello.protocol != PROTOCOL_VERSION {
             return Err(Start::Failed(SshError::Agent(format!(
@@ -349,8 +349,8 @@ impl Drop for AgentSession {
 
 /// Why an agent does not run.
 pub(super) enum Start {
-    /// there is none, or another one under its name
-    Missing,
+    /// there is none, or another one under its name, or it cannot be executed: what the host reported
+    Missing(String),
     /// something else
     Failed(SshError),
 }

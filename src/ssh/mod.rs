@@ -77,6 +77,9 @@ pub enum SshError {
     /// The provider says that the host does not run.
     #[error("the host is {0}: `septet up` starts it")]
     Down(&'static str),
+    /// The host's sshd has as many sessions on this connection as it allows.
+    #[error("sshd opens no further session on this connection: `MaxSessions` in its configuration is too low")]
+    Sessions,
     /// The connection ended.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -398,7 +401,10 @@ impl Connection {
     async fn start(&self, command: &str, with_agent: bool) -> Result<Channel, SshError> {
         let lost = |e: russh::Error| SshError::Lost(e.to_string());
         let begin = async {
-            let channel = self.handle.channel_open_session().await.map_err(lost)?;
+            let channel = self.handle.channel_open_session().await.map_err(|e| match e {
+                russh::Error::ChannelOpenFailure(_) => SshError::Sessions,
+                other => lost(other),
+            })?;
             if with_agent {
                 channel.agent_forward(false).await.map_err(lost)?;
             }
