@@ -248,6 +248,52 @@ mod tests {
         assert_eq!(said("TasksMax=1000", "TasksMax=infinity"), [""; 0]);
     }
 
+    /// The script on this machine, with `systemctl` and `date` of the test's own before those of the system.
+    fn on_this_machine(dir: &std::path::Path, main_pid: u32, seconds_ahead: i64) -> Seen {
+        use std::os::unix::fs::PermissionsExt;
+        let put = |name: &str, text: String| {
+            let path = dir.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        put("systemctl", format!("echo ActiveState=active; echo UnitFileState=enabled; echo NRestarts=0; echo MainPID={main_pid}"));
+        put("date", format!("exec /bin/date -d '{seconds_ahead} seconds' \"$@\""));
+        let path = format!("{}:/usr/bin:/bin", dir.display());
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let before = now();
+        let out = std::process::Command::new("/bin/sh").args(["-c", SCRIPT, "sh", "u.service", "/tmp"]).env("PATH", path).output().unwrap();
+        let mut seen = parse(&String::from_utf8(out.stdout).unwrap()).unwrap();
+        seen.clock = seen.clock.map(|(clock, _)| (clock - (before + now()) / 2.0, (now() - before) / 2.0));
+        seen
+    }
+
+    #[test]
+    fn a_real_process_near_its_limit_and_a_clock_that_is_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nine of ten descriptors: three, and those that the shell opens.
+        let script = "ulimit -n 10; exec 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</dev/null 8</dev/null; echo begun; read -r _";
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut begun = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut begun).unwrap();
+        let seen = on_this_machine(dir.path(), child.id(), 7);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let found = problems("u.service", &seen);
+        assert!(found.iter().any(|p| p.starts_with("u.service uses ") && p.ends_with(" of 10 open files")), "{found:?}");
+        assert!(seen.disks.iter().any(|d| d.path == "/" && d.total_bytes > 0), "{seen:?}");
+
+        let id = |index| HostId { role: Role::Broker, index };
+        let right = on_this_machine(dir.path(), 0, 0).clock.unwrap();
+        let off = clocks(&BTreeMap::from([(id(1), right), (id(2), right), (id(3), seen.clock.unwrap())]));
+        assert_eq!(off.len(), 1, "{off:?} {seen:?}");
+        assert!(off[0].0 == id(3) && off[0].1.ends_with("s ahead of the other hosts'"), "{off:?}");
+    }
+
     #[test]
     fn clocks_are_compared_with_one_another() {
         let offsets = |of: &[(f64, f64)]| -> BTreeMap<HostId, (f64, f64)> {

@@ -5,6 +5,7 @@ mod broker;
 mod coordinator;
 mod host;
 mod kafka;
+mod probe;
 mod quorum;
 
 use std::{
