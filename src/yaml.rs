@@ -91,7 +91,7 @@ impl Node {
     pub fn is_null(&self) -> bool {
         self.kind == NodeKind::Scalar(Value::Null)
     }
-    /// Text, or an error that says what is expected.
+    /// Text, or an error with what is expected.
     pub fn string(&self) -> Result<String> {
         match &self.kind {
             NodeKind::Scalar(Value::String(s)) => Ok(s.clone()),

@@ -169,7 +169,7 @@ async fn a_command_whose_time_is_up_has_ended_on_the_host() {
     let file = sshd.file("relay");
     let elsewhere = sshd.key.public_key().clone();
     let error = connection.exec_with_agent(&two(&file), &elsewhere, Duration::from_secs(5)).await.unwrap_err().to_string();
-    assert!(error.starts_with("`echo begun") && error.ends_with("is not done after 5 s"), "{error}");
+    assert!(error.starts_with("`echo begun") && error.ends_with("does not end within 5 s"), "{error}");
     let begun = Instant::now();
     while pids_in(&file, 2).await.iter().any(|p| runs(p)) {
         assert!(begun.elapsed() < Duration::from_secs(40), "still there");

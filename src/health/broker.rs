@@ -34,11 +34,11 @@ const NO_CONTROLLER: i32 = -1;
 pub const UNSEEN: &str = "broker: does not see ";
 
 /// The problem that what a stop would do is not known.
-pub const NOBODY: &str = "nobody can be asked what would become of the partitions";
+pub const NOBODY: &str = "no broker answers: the effect on its partitions is not known";
 
 type Stream = russh::ChannelStream<russh::client::Msg>;
 
-/// What a broker says of the cluster.
+/// A broker's view of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerView {
     /// its own number
@@ -156,7 +156,7 @@ async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result
     Ok((client, view))
 }
 
-/// `min.insync.replicas` of topics, as far as the broker tells.
+/// `min.insync.replicas` of topics, as far as the broker reports them.
 async fn least_in_sync(client: &mut Client<Stream>, topics: &BTreeSet<String>) -> Result<BTreeMap<String, usize>, String> {
     let mut out = BTreeMap::new();
     if !client.offers(ApiKey::DescribeConfigs) {
@@ -211,14 +211,14 @@ pub async fn hurt_by_stopping(checker: &Checker<'_>, control: &Connection, ids: 
             .take(MAX_NAMED)
             .collect();
     }
-    // Where no other one runs, there is nobody whom it could hurt.
+    // Where no other broker runs, stopping it affects none.
     match ids.iter().any(|i| *i != stopped) {
         true => vec![Problem::new("brokers", NOBODY)],
         false => Vec::new(),
     }
 }
 
-/// Asks all brokers; who does not answer is left out.
+/// Asks all brokers; those that do not answer are left out.
 pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, BrokerView> {
     let asks = ids.iter().map(|id| async move { (*id, view(checker, control, *id).await) });
     join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?.1))).collect()
@@ -350,7 +350,7 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, a
         if v.controller < 0 && checker.inventory.engine.metadata() == Metadata::Zookeeper {
             add("knows no controller".into());
         }
-        // A broker that does not answer is named itself; that others miss it is no fault of theirs.
+        // A broker that does not answer is named itself; others are not blamed for not seeing it.
         let missing: BTreeSet<i32> =
             (1..=i32::from(all)).filter(|n| !v.brokers.contains(n) && asked.values().any(|o| o.id == *n)).collect();
         if !missing.is_empty() {
@@ -359,7 +359,7 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, a
             out.push(Problem { from, ..Problem::new(checker.name(*id), format!("{UNSEEN}{}", names.join(", "))) });
         }
     }
-    // Partitions are named once, by whoever sees them; of the health topic only the state of its hosts counts.
+    // Partitions are named once, by the first broker that reports them; of the health topic only the state of its hosts counts.
     let mut partitions: BTreeMap<String, Vec<&Lacking>> = BTreeMap::new();
     for one in first.lacking.iter().filter(|l| !is_health_topic(&l.topic)) {
         partitions.entry(format!("topic {} {}", one.topic, one.what)).or_default().push(one);

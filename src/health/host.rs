@@ -181,8 +181,8 @@ pub fn clocks(offsets: &BTreeMap<HostId, (f64, f64)>) -> Vec<(HostId, String)> {
     let off = offsets.iter().filter(|(_, (offset, own))| (offset - median).abs() > MAX_CLOCK_S + own + open);
     off.map(|(id, (offset, _))| {
         let difference = offset - median;
-        let way = if difference > 0.0 { "ahead of" } else { "behind" };
-        (*id, format!("its clock is {:.1} s {way} the other hosts'", difference.abs()))
+        let direction = if difference > 0.0 { "ahead of" } else { "behind" };
+        (*id, format!("its clock is {:.1} s {direction} the other hosts'", difference.abs()))
     })
     .collect()
 }
@@ -195,36 +195,36 @@ mod tests {
 
     const WELL: &str = "clock 1700000000.5\nActiveState=active\nSubState=running\nUnitFileState=enabled\nNRestarts=0\nResult=success\nMainPID=77\nTasksCurrent=20\nTasksMax=1000\nExecMainStartTimestampMonotonic=100000000\nuptime 1000.5\ndisk 100000000 50000000 1000000 900000 /\ndisk 100000000 50000000 1000000 900000 /data/kafka-logs\nfiles 100 100000\nmaps 300 65530\nend\n";
 
-    fn said(from: &str, to: &str) -> Vec<String> {
+    fn reported(from: &str, to: &str) -> Vec<String> {
         assert!(WELL.contains(from), "{from}");
         problems("kafka-server.service", &parse(&WELL.replace(from, to)).unwrap())
     }
 
     #[test]
     fn a_host_that_is_well() {
-        assert_eq!(said("end", "end"), [""; 0]);
+        assert_eq!(reported("end", "end"), [""; 0]);
         assert_eq!(parse(WELL).unwrap().clock, Some((1_700_000_000.5, 0.0)));
         assert_eq!(parse(&WELL.replace("end\n", "")), None);
         // Without numbers there is nothing to judge.
-        assert_eq!(said("disk 100000000 50000000 1000000 900000 /data", "disk   /data"), [""; 0]);
-        assert_eq!(said("1000000 900000 /data", "0 0 /data"), [""; 0]);
+        assert_eq!(reported("disk 100000000 50000000 1000000 900000 /data", "disk   /data"), [""; 0]);
+        assert_eq!(reported("1000000 900000 /data", "0 0 /data"), [""; 0]);
     }
 
     #[test]
     fn full_disks_are_named() {
         let data = "disk 100000000 50000000 1000000 900000 /data";
-        assert_eq!(said(data, "disk 3072 0 1000000 900000 /data"), ["/data/kafka-logs is nearly full: 0.0 MB of 3.1 MB free (0 %)"]);
-        assert_eq!(said(data, "disk 100000000 4000000 1000000 900000 /data").len(), 1);
+        assert_eq!(reported(data, "disk 3072 0 1000000 900000 /data"), ["/data/kafka-logs is nearly full: 0.0 MB of 3.1 MB free (0 %)"]);
+        assert_eq!(reported(data, "disk 100000000 4000000 1000000 900000 /data").len(), 1);
         // 4 % of a large disk is plenty.
-        assert_eq!(said(data, "disk 1000000000 40000000 1000000 900000 /data"), [""; 0]);
-        let inodes = said(data, "disk 100000000 50000000 1000000 40000 /data");
+        assert_eq!(reported(data, "disk 1000000000 40000000 1000000 900000 /data"), [""; 0]);
+        let inodes = reported(data, "disk 100000000 50000000 1000000 40000 /data");
         assert_eq!(inodes, ["/data/kafka-logs is nearly out of inodes: 40000 of 1000000 free"]);
     }
 
     #[test]
     fn units_that_restart_in_a_loop() {
         let restarted = |n: u64, at_s: u64| {
-            said("NRestarts=0\n", &format!("NRestarts={n}\n")).len()
+            reported("NRestarts=0\n", &format!("NRestarts={n}\n")).len()
                 + problems(
                     "u",
                     &parse(&WELL.replace("NRestarts=0", &format!("NRestarts={n}")).replace("=100000000", &format!("={at_s}000000")))
@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn limits_that_are_nearly_reached() {
-        assert_eq!(said("files 100 100000", "files 90000 100000"), ["kafka-server.service uses 90000 of 100000 open files"]);
-        assert_eq!(said("maps 300 65530", "maps 65000 65530"), ["kafka-server.service uses 65000 of 65530 memory maps"]);
-        assert_eq!(said("TasksCurrent=20", "TasksCurrent=950"), ["kafka-server.service uses 950 of 1000 tasks"]);
-        assert_eq!(said("TasksMax=1000", "TasksMax=infinity"), [""; 0]);
+        assert_eq!(reported("files 100 100000", "files 90000 100000"), ["kafka-server.service uses 90000 of 100000 open files"]);
+        assert_eq!(reported("maps 300 65530", "maps 65000 65530"), ["kafka-server.service uses 65000 of 65530 memory maps"]);
+        assert_eq!(reported("TasksCurrent=20", "TasksCurrent=950"), ["kafka-server.service uses 950 of 1000 tasks"]);
+        assert_eq!(reported("TasksMax=1000", "TasksMax=infinity"), [""; 0]);
     }
 
     /// The script on this machine, with `systemctl` and `date` of the test's own before those of the system.

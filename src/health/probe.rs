@@ -133,7 +133,7 @@ pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partitio
     let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
     let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
     if produced.error_code != 0 {
-        return Err(format!("a record is not taken: {}", error_name(produced.error_code)));
+        return Err(format!("a record is rejected: {}", error_name(produced.error_code)));
     }
     let offset = produced.base_offset;
     let wanted = FetchPartition::default().with_partition(partition).with_fetch_offset(offset).with_partition_max_bytes(65536);
@@ -148,16 +148,16 @@ pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partitio
     let (answer, _) = client.ask(ApiKey::Fetch, newest::FETCH, &request).await?;
     let fetched = answer.responses.first().and_then(|t| t.partitions.first()).ok_or("Fetch: an empty answer")?;
     if fetched.error_code != 0 {
-        return Err(format!("a record is not given back: {}", error_name(fetched.error_code)));
+        return Err(format!("a record cannot be fetched: {}", error_name(fetched.error_code)));
     }
     let mut bytes = fetched.records.clone().unwrap_or_default();
     let sets = kafka_protocol::records::RecordBatchDecoder::decode_all(&mut bytes)
-        .map_err(|e| format!("what comes back is no record batch: {e}"))?;
+        .map_err(|e| format!("the fetched records do not decode: {e}"))?;
     let value = sets.iter().flat_map(|s| &s.records).find(|r| r.offset == offset).and_then(|r| r.value.clone());
     match value {
         Some(v) if crc32c::crc32c(&v) == crc => Ok(()),
-        Some(_) => Err(format!("the record at offset {offset} came back changed (CRC-32C differs)")),
-        None => Err(format!("the record at offset {offset} did not come back")),
+        Some(_) => Err(format!("the record at offset {offset} was changed (CRC-32C differs)")),
+        None => Err(format!("the record at offset {offset} was not returned")),
     }
 }
 

@@ -111,9 +111,9 @@ pub struct Ec2Settings {
     pub spot: bool,
     /// further tags
     pub tags: BTreeMap<String, String>,
-    /// who may log in to the control host, as `1.2.3.4/32`; `None` for whoever runs Septet
+    /// ranges that may log in to the control host, as `1.2.3.4/32`; `None`: the address of the machine that runs Septet
     pub ssh_from: Option<Vec<String>>,
-    /// who is asked for the caller's own address
+    /// URL that returns the caller's own address
     pub ssh_ask: String,
     /// clients outside that may reach the brokers
     pub external_from: Vec<String>,
@@ -144,7 +144,7 @@ fn instance_types(n: Option<&Node>) -> Result<BTreeMap<Role, Vec<String>>> {
         let all: Vec<String> = n.list().into_iter().map(|n| checked(n, "instance type", is_type)).collect::<Result<_>>()?;
         if all.is_empty() || all.len() > 10 {
             return Err(n.error(
-                "expected an instance type, or a list of up to 10: the first is wanted, the others are taken where there is no room for it",
+                "expected an instance type, or a list of up to 10: the first is preferred, the others are used where it has no capacity",
             ));
         }
         Ok(all)
@@ -176,7 +176,7 @@ fn is_id(prefix: &'static str) -> impl Fn(&str) -> bool {
 
 fn checked(n: &Node, what: &str, good: impl Fn(&str) -> bool) -> Result<String> {
     let text = n.as_written()?;
-    if good(&text) { Ok(text) } else { Err(n.error(format!("`{text}` is no {what}"))) }
+    if good(&text) { Ok(text) } else { Err(n.error(format!("invalid {what}: `{text}`"))) }
 }
 
 /// What to write instead of a range that is none.
@@ -199,7 +199,7 @@ fn cidrs(n: &Node) -> Result<Vec<String>> {
             let text = n.as_written()?;
             match parse_cidr(&text) {
                 Some((address, bits)) => Ok(format!("{address}/{bits}")),
-                None => Err(n.error(format!("`{text}` is no range of addresses")).hint(range_hint(&text))),
+                None => Err(n.error(format!("`{text}` is not an address range")).hint(range_hint(&text))),
             }
         })
         .collect()
@@ -212,7 +212,7 @@ fn volume(n: Option<&Node>, size: Option<i32>) -> Result<VolumeSettings> {
     let number = |n: Option<&Node>, min, max| n.map(|n| n.number(min, max)).transpose().map(|v| v.map(|v| v as i32));
     out.size = number(f.take("size"), 1, 16_384)?.or(size);
     if let Some(n) = f.take("type") {
-        checked(n, "type of volumes that is known here: gp3", |t| t == "gp3")?;
+        checked(n, "volume type (gp3 only)", |t| t == "gp3")?;
     }
     let (iops, throughput) = (f.take("iops"), f.take("throughput"));
     // gp3: at most 500 operations per GiB, and a quarter MiB/s per operation.
@@ -269,12 +269,12 @@ fn word<T: Copy>(n: Option<&Node>, what: &str, words: &[(&str, T)], default: T) 
     let names: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
     match words.iter().find(|(w, _)| *w == text) {
         Some((_, v)) => Ok(*v),
-        None => Err(n.error(format!("`{text}` is no {what}")).hint(format!("one of {}", names.join(", ")))),
+        None => Err(n.error(format!("invalid {what}: `{text}`")).hint(format!("one of {}", names.join(", ")))),
     }
 }
 
 fn url(n: &Node) -> Result<String> {
-    checked(n, "address that begins with http:// or https://", |s| s.starts_with("http://") || s.starts_with("https://"))
+    checked(n, "URL (http:// or https://)", |s| s.starts_with("http://") || s.starts_with("https://"))
 }
 
 /// Reads `ec2:`.
@@ -292,7 +292,7 @@ pub fn settings(n: &Node) -> Result<Ec2Settings> {
             id if is_id("ami-")(id) => ImageChoice::Id(id.to_owned()),
             other => {
                 return Err(n
-                    .error(format!("`{other}` is no image"))
+                    .error(format!("`{other}` is not an image"))
                     .hint("amazon-linux-2023, debian-12, or an id such as ami-0abcdef1234567890"));
             }
         },
@@ -304,14 +304,13 @@ pub fn settings(n: &Node) -> Result<Ec2Settings> {
                 let mut v = n.fields()?;
                 let new = v.need("new")?;
                 v.finish()?;
-                let cidr =
-                    checked(new, "network of a VPC, of 16 to 22 bits", |s| parse_cidr(s).is_some_and(|(_, b)| (16..=22).contains(&b)))?;
+                let cidr = checked(new, "VPC network of 16 to 22 bits", |s| parse_cidr(s).is_some_and(|(_, b)| (16..=22).contains(&b)))?;
                 VpcChoice::New { cidr }
             }
             (_, Ok(s)) if s == "default" => VpcChoice::Default,
             (_, Ok(s)) if s == "new" => VpcChoice::New { cidr: "10.86.0.0/16".into() },
             (_, Ok(s)) if is_id("vpc-")(&s) => VpcChoice::Id(s),
-            _ => return Err(n.error("this is no VPC").hint("default, new, {new: 10.86.0.0/16}, or an id such as vpc-0abcdef1234567890")),
+            _ => return Err(n.error("not a VPC").hint("default, new, {new: 10.86.0.0/16}, or an id such as vpc-0abcdef1234567890")),
         },
     };
     let subnet_node = f.take("subnets");
@@ -319,7 +318,7 @@ pub fn settings(n: &Node) -> Result<Ec2Settings> {
         .map(Node::list)
         .unwrap_or_default()
         .into_iter()
-        .map(|n| checked(n, "subnet's id", is_id("subnet-")))
+        .map(|n| checked(n, "subnet id", is_id("subnet-")))
         .collect::<Result<_>>()?;
     if let (Some(at), VpcChoice::New { .. }) = (subnet_node, &vpc) {
         return Err(at.error("a new VPC gets subnets of its own").hint("leave `subnets` out, or name the VPC that they are in"));

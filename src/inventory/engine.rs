@@ -10,7 +10,7 @@ use crate::{
 /// Who keeps the cluster's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metadata {
-    /// an ensemble that speaks ZooKeeper's protocol
+    /// a ZooKeeper ensemble
     Zookeeper,
     /// Kafka's own quorum of controllers
     Kraft,
@@ -40,7 +40,7 @@ pub struct ArchiveSource {
 pub struct ApacheSettings {
     /// its version
     pub version: String,
-    /// who keeps the metadata
+    /// where the metadata is kept
     pub metadata: Metadata,
     /// where its archive is; `None` for the cache or Apache's mirrors
     pub archive: Option<String>,
@@ -109,7 +109,7 @@ pub fn numbers(version: &str) -> Option<(u32, u32, u32)> {
 /// A size as `512m` or `2g`, in MiB.
 fn heap(n: &Node) -> Result<u32> {
     let text = n.as_written()?.to_ascii_lowercase();
-    let bad = || n.error(format!("`{text}` is no heap size such as 512m or 2g, from 64m to 64g"));
+    let bad = || n.error(format!("`{text}` is not a heap size such as 512m or 2g, from 64m to 64g"));
     let (number, factor) = match text.strip_suffix('g') {
         Some(number) => (number, 1024),
         None => (text.strip_suffix('m').ok_or_else(bad)?, 1),
@@ -162,11 +162,11 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
         (Some(v), of_archive) => {
             a.version = v.as_written()?;
             if numbers(&a.version).is_none() {
-                return Err(v.error(format!("`{}` is no version such as {}", a.version, known::NEWEST)));
+                return Err(v.error(format!("`{}` is not a version such as {}", a.version, known::NEWEST)));
             }
             new_enough(v, &a.version)?;
             if of_archive.as_ref().is_some_and(|o| *o != a.version) {
-                return Err(v.error(format!("the archive's name says {}", of_archive.unwrap_or_default())));
+                return Err(v.error(format!("the archive's name has version {}", of_archive.unwrap_or_default())));
             }
             if known::sha512(&a.version).is_none() && a.sha512.is_none() {
                 return Err(v
@@ -188,7 +188,7 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
         };
         if a.metadata == Metadata::Zookeeper && numbers(&a.version).is_some_and(|v| v.0 >= 4) {
             return Err(m
-                .error(format!("Apache Kafka {} has no ZooKeeper any more", a.version))
+                .error(format!("Apache Kafka {} no longer supports ZooKeeper", a.version))
                 .hint("write `metadata: kraft`, or take version 3.9.1, the last line with ZooKeeper"));
         }
     }

@@ -100,7 +100,7 @@ pub struct HostId {
 /// A host as it is to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {
-    /// who it is
+    /// identity
     pub id: HostId,
     /// its short name
     pub name: String,
@@ -287,7 +287,7 @@ impl Inventory {
                 if let Some(n) = g.take("hosts") {
                     for (key, at, vars) in n.fields()?.rest() {
                         let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
-                        let index = index.ok_or_else(|| at.error(format!("`{key}` is no number of a host: 1 to {count}")))?;
+                        let index = index.ok_or_else(|| at.error(format!("`{key}` is not a host number: 1 to {count}")))?;
                         host_vars.insert(index, variables(vars)?);
                     }
                 }
@@ -355,7 +355,7 @@ impl Inventory {
         self.engine.metadata() == Metadata::Kraft && self.of(Role::Coordinator).next().is_none()
     }
 
-    /// Engine, mode and the number of those who keep the metadata, as written on the cluster's things: what cannot be changed on a
+    /// Engine, mode and the number of metadata servers, as recorded on the cluster's resources: what cannot be changed on a
     /// cluster that exists.
     pub fn shape(&self) -> String {
         let (mode, keepers) = if self.is_combined() { ("-combined", Role::Broker) } else { ("", Role::Coordinator) };
@@ -370,7 +370,7 @@ impl Inventory {
         }
     }
 
-    /// Hosts that vote on Kafka's own metadata; nobody where ZooKeeper's protocol keeps it.
+    /// Hosts that vote on Kafka's own metadata; none with ZooKeeper.
     pub fn voters(&self) -> Vec<&Host> {
         match (self.engine.metadata(), self.is_combined()) {
             (Metadata::Zookeeper, _) => Vec::new(),

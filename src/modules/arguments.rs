@@ -160,7 +160,7 @@ impl<'a> Arguments<'a> {
     }
 
     /// A mode: octal digits, or clauses such as `u=rw,g=r,o=`. A number in the playbook is octal where it begins with 0; where it
-    /// does not, Ansible would take its decimal value, which nobody means.
+    /// does not, Ansible would take its decimal value, which is never meant.
     fn mode(&mut self) -> Result<(Option<u32>, Option<ModeChange>)> {
         let at = self.value_node("mode").cloned();
         self.without("mode", "preserve", "write the mode as digits, or leave it out: a file that exists keeps its own")?;

@@ -1,4 +1,4 @@
-//! Playbooks: parsed with places, run by one worker per host, told as events.
+//! Playbooks: parsed with places, run by one worker per host, reported as events.
 
 pub mod events;
 mod keywords;

@@ -71,12 +71,12 @@ pub struct Options {
     pub keep_going: bool,
 }
 
-/// Variables of a host before it has said anything.
+/// Variables of a host before facts are gathered.
 #[derive(Debug, Clone, Default)]
 pub struct HostVars {
     /// those that others win over: defaults, and the inventory's up to the host's own
     pub written: Vars,
-    /// those that nothing wins over: who the host is
+    /// those that nothing wins over: the host's identity
     pub special: Vars,
 }
 
@@ -151,7 +151,7 @@ pub struct Shared {
     pub hosts: Arc<Hosts>,
     /// what only Tera's templates see
     pub for_tera: Arc<Vars>,
-    /// who is told
+    /// receiver of events
     pub events: mpsc::UnboundedSender<Event>,
     /// set when the user wants to stop after the task in hand
     pub interrupted: Arc<AtomicBool>,
@@ -190,7 +190,7 @@ impl Runner {
             let mut all = written.clone();
             all.extend(shared.options.extra_vars.clone());
             all.extend(special.clone());
-            // Tera cannot ask: it sees of another host what was given for it, and who it is.
+            // Tera cannot ask: it sees another host's given variables and identity.
             given.insert("septet".into(), special["septet"].clone());
             given.insert("inventory_hostname".into(), host.name.clone().into());
             for_tera.insert(host.name.clone(), rendered(given, &all, &shared.options).into());
@@ -271,18 +271,18 @@ impl Runner {
 
     /// First looks on all hosts what would change; then only those hosts go, in the gate's order.
     async fn rolling(&self, play: &Play, hosts: &[Host], recap: &mut Recap) -> Result<()> {
-        let mut look = Recap::default();
-        self.batch(play, (hosts, hosts), true, &mut look).await;
+        let mut preview = Recap::default();
+        self.batch(play, (hosts, hosts), true, &mut preview).await;
         // Not all was looked at: what is due is not known.
         if self.stopped() {
             return Err(self.interrupted(recap));
         }
         let due: Vec<Host> =
-            hosts.iter().filter(|h| look.hosts.get(&h.name).is_none_or(|c| c.changed + c.failed + c.unreachable > 0)).cloned().collect();
+            hosts.iter().filter(|h| preview.hosts.get(&h.name).is_none_or(|c| c.changed + c.failed + c.unreachable > 0)).cloned().collect();
         for host in hosts.iter().filter(|h| !due.iter().any(|d| d.id == h.id)) {
-            recap.hosts.entry(host.name.clone()).or_default().ok += look.hosts.get(&host.name).map_or(0, |c| c.ok);
+            recap.hosts.entry(host.name.clone()).or_default().ok += preview.hosts.get(&host.name).map_or(0, |c| c.ok);
         }
-        // Each role has its own gate: what protects the brokers says nothing of the coordinators.
+        // Each role has its own gate: the brokers' gate does not protect the coordinators.
         for role in Role::ALL {
             let of_role: Vec<Host> = due.iter().filter(|h| h.id.role == role).cloned().collect();
             if !of_role.is_empty() && !self.roll(play, role, &of_role, recap).await? {
@@ -341,10 +341,10 @@ impl Runner {
         let _ = self.shared.events.send(Event::Note { text });
     }
 
-    /// Some of a play's hosts side by side. `look` only compares, silently.
-    async fn batch(&self, play: &Play, (all, hosts): (&[Host], &[Host]), look: bool, recap: &mut Recap) {
+    /// Some of a play's hosts side by side. `dry_run`: compare only, without events.
+    async fn batch(&self, play: &Play, (all, hosts): (&[Host], &[Host]), dry_run: bool, recap: &mut Recap) {
         let names = |hosts: &[Host]| hosts.iter().map(|h| h.name.clone()).collect::<Vec<_>>();
-        let part = Arc::new(worker::Part { hosts: names(all), batch: names(hosts), dry_run: look });
+        let part = Arc::new(worker::Part { hosts: names(all), batch: names(hosts), dry_run });
         let limit = Arc::new(Semaphore::new(if self.shared.options.forks == 0 { hosts.len().max(1) } else { self.shared.options.forks }));
         let mut running = tokio::task::JoinSet::new();
         let play = Arc::new(play.clone());
@@ -360,7 +360,7 @@ impl Runner {
                 // In lockstep a host holds a permit for each task.
                 let _permit = if member.is_some() { None } else { limit.acquire_owned().await.ok() };
                 let mut state = state.lock().await;
-                if look {
+                if dry_run {
                     // What is only looked at leaves nothing behind.
                     let mut copy = state.clone();
                     let (counts, pending) = worker::play(&shared, &play, &part, &host, &mut copy, member).await;

@@ -1,4 +1,4 @@
-//! A running agent on a host: started over the SSH channel, installed first if it is not there, spoken to in
+//! A running agent on a host: started over the SSH channel, installed first if it is missing; requests are
 //! frames that need not wait for one another.
 
 use std::{
@@ -182,7 +182,7 @@ impl AgentSession {
         }
         if hello.protocol != PROTOCOL_VERSION {
             return Err(Start::Failed(SshError::Agent(format!(
-                "it speaks protocol {}, this program speaks {PROTOCOL_VERSION}: septet and septet-agent are not of one build",
+                "its protocol is {}, this program's is {PROTOCOL_VERSION}: septet and septet-agent are not of one build",
                 hello.protocol
             ))));
         }
@@ -342,7 +342,7 @@ impl AsRef<[u8]> for SharedBytes {
 
 impl Drop for AgentSession {
     fn drop(&mut self) {
-        // The writer ends by itself and tells the agent that nothing more comes; the reader has nobody to tell.
+        // The writer ends by itself and closes the agent's input; the reader would wait for ever.
         self.reader.abort();
     }
 }

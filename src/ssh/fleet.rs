@@ -61,7 +61,7 @@ fn not_startable(words: &str) -> SshError {
     } else {
         String::new()
     };
-    SshError::Agent(format!("it was installed and does not start: {words}{noexec}"))
+    SshError::Agent(format!("it does not start after installation: {words}{noexec}"))
 }
 
 /// The host through which the others are reached.
@@ -79,7 +79,7 @@ impl Fleet {
         self.endpoints.get(&id)
     }
 
-    /// Hosts of which the provider says that they do not run, with what they are: nothing is sent to them.
+    /// Hosts that do not run according to the provider, with their state: nothing is sent to them.
     pub fn with_down(mut self, down: BTreeMap<HostId, &'static str>) -> Self {
         self.down = down;
         self
@@ -204,8 +204,8 @@ impl Fleet {
         let cell = self.at_control.lock().await.entry(blob.digest.clone()).or_default().clone();
         let there = cell.get_or_try_init(|| async {
             let control = self.agent(JUMP, Some("root")).await?;
-            let said = control.perform(Action::Missing { digests: vec![blob.digest.clone()] }, false).await?;
-            let missing = said.values.get("missing").and_then(|m| m.as_array()).is_none_or(|m| !m.is_empty());
+            let answer = control.perform(Action::Missing { digests: vec![blob.digest.clone()] }, false).await?;
+            let missing = answer.values.get("missing").and_then(|m| m.as_array()).is_none_or(|m| !m.is_empty());
             if missing { control.put(blob).await } else { Ok(()) }
         });
         there.await?;

@@ -294,7 +294,7 @@ impl Reader<'_> {
         });
         let Some((key, _, arguments)) = rest.pop() else {
             if self.errors.iter().any(|e| e.place.as_ref().is_some_and(|p| p.file == node.source.path && p.line >= node.line)) {
-                // `local_action` and the like took the module's place; that was said.
+                // `local_action` and the like took the module's place; that error is reported already.
                 return Ok(Work::FlushHandlers);
             }
             return Err(node.error("the task has no module").hint(format!("modules: {}", modules::names().join(", "))));
