@@ -9,8 +9,11 @@
 //! | [`config`], [`topic_settings`] | `server.properties`, and what topics set otherwise |
 //! | [`batch`], [`log`], [`partition`] | record batches, segment files, one partition's state |
 //! | [`storage`] | the partitions in the log directory, checkpoints, retention |
+//! | [`core`] | state machines without IO: replication, elections, the controller's decisions |
+//! | [`replica`] | replicas on this broker: fetching, ISR changes, controlled shutdown |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
+//! | [`fetch_sessions`], [`watch`] | what clients fetch, and what is told of changes |
 //! | [`records`] | the records in a batch: checked before they are stored |
 //! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
 
@@ -18,12 +21,16 @@ pub mod batch;
 pub mod broker;
 pub mod cluster;
 pub mod config;
+pub mod core;
+pub mod fetch_sessions;
 pub mod groups;
 pub mod handlers;
 pub mod log;
 pub mod net;
 pub mod partition;
 pub mod records;
+pub mod replica;
 pub mod storage;
 pub mod topic_settings;
+pub mod watch;
 pub mod wire;

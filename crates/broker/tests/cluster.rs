@@ -86,11 +86,10 @@ fn topics_are_made_or_refused(cluster: &Cluster) {
         };
         new_topic(name, -1, -1).with_assignments(brokers.iter().enumerate().map(one).collect())
     };
-    let two_replicas = "keeps one replica of a partition; ask for 1";
     let config = CreatableTopicConfig::default().with_name(text("retentoin.ms")).with_value(Some(text("1")));
     let cases = [
-        (new_topic("two", 1, 2), ResponseError::InvalidReplicationFactor, two_replicas),
-        (new_topic("none", 1, 0), ResponseError::InvalidReplicationFactor, two_replicas),
+        (new_topic("four", 1, 4), ResponseError::InvalidReplicationFactor, "larger than available brokers: 3"),
+        (new_topic("none", 1, 0), ResponseError::InvalidReplicationFactor, "larger than 0"),
         (new_topic("orders", 1, 1), ResponseError::TopicAlreadyExists, "Topic 'orders' already exists."),
         (new_topic("no partitions", 1, 1), ResponseError::InvalidTopicException, "ASCII letters"),
         (new_topic("", 1, 1), ResponseError::InvalidTopicException, "is empty"),
@@ -100,7 +99,7 @@ fn topics_are_made_or_refused(cluster: &Cluster) {
         (new_topic("minus", -2, 1), ResponseError::InvalidPartitions, "not -2"),
         (new_topic("many", i32::MAX, 1), ResponseError::InvalidPartitions, "10000"),
         (new_topic("settings", 1, 1).with_configs(vec![config]), ResponseError::InvalidConfig, "retentoin.ms"),
-        (assigned("pair", &[&[1, 2]]), ResponseError::InvalidReplicationFactor, two_replicas),
+        (assigned("pair", &[&[1, 1]]), ResponseError::InvalidReplicaAssignment, "on another broker"),
         (assigned("stranger", &[&[1], &[9]]), ResponseError::InvalidReplicaAssignment, "no broker 9"),
         (assigned("both", &[&[1]]).with_num_partitions(1), ResponseError::InvalidRequest, "either"),
     ];
@@ -252,7 +251,7 @@ fn times_are_found_in_compressed_batches(cluster: &Cluster) {
         assert_eq!(client.list_offsets(7, "packed", 0, time), want, "{time}");
     }
     assert_eq!(client.list_offsets(7, "packed", 0, -3), (0, 4, 2050));
-    assert_eq!(client.list_offsets(7, "packed", 0, -4).0, code(ResponseError::InvalidRequest));
+    assert_eq!(client.list_offsets(7, "packed", 0, -4).0, code(ResponseError::UnsupportedVersion));
 }
 
 fn a_waiting_fetch_wakes_up(cluster: &Cluster) {
@@ -299,6 +298,8 @@ fn groups_have_a_coordinator(cluster: &Cluster) {
         let longest = "m".repeat(4096);
         let too_long = "m".repeat(4097);
         let commits = [(0, 5, "five"), (1, 6, longest.as_str()), (2, 7, too_long.as_str())];
+        // Loaded once it is elected, which may be now.
+        eventually("the coordinator is loaded", SOON, || (client.committed(7, group, "orders", 0).0 == 0).then_some(()));
         assert_eq!(client.commit(8, group, "orders", &commits), [0, 0, code(ResponseError::OffsetMetadataTooLarge)]);
         assert_eq!(client.commit(8, group, "nowhere", &[(0, 1, "")]), [code(ResponseError::UnknownTopicOrPartition)]);
         assert_eq!(client.committed(7, group, "orders", 0), (0, 5, "five".into()));
@@ -310,8 +311,6 @@ fn groups_have_a_coordinator(cluster: &Cluster) {
     }
     let long = "g".repeat(40_000);
     assert_eq!(cluster.client(1).commit(8, &long, "orders", &[(0, 1, "")]), [code(ResponseError::InvalidGroupId)]);
-    assert_eq!(cluster.client(1).commit(8, "", "orders", &[(0, 1, "")]), [code(ResponseError::InvalidGroupId)]);
-    assert_eq!(find(1, 3, "").error_code, code(ResponseError::InvalidGroupId));
     assert_eq!(find(1, 0, "g").error_code, 0);
 }
 

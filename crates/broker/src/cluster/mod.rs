@@ -2,18 +2,23 @@
 //!
 //! Invariant: what this broker believes is an [`Image`], replaced as a whole; the coordinator is the authority.
 
-mod controller;
+pub mod control;
+pub mod controller;
 pub mod deletion;
-mod follower;
+mod election;
 mod image;
+pub mod producer_ids;
 pub mod quota;
 mod session;
+pub mod topic_configs;
+pub mod topic_ids;
 pub mod topics;
+mod watched;
 
 pub use image::{BrokerInfo, Image, PartitionInfo, TopicInfo};
 pub use session::{leave, run};
 
-/// Paths, as Kafka's ZkData.scala has them; `SIGNAL` is our own.
+/// Paths, as Kafka's ZkData.scala has them.
 pub mod path {
     #![allow(missing_docs)]
     pub const BROKER_IDS: &str = "/brokers/ids";
@@ -23,8 +28,7 @@ pub mod path {
     pub const CLUSTER_ID: &str = "/cluster/id";
     pub const DELETE_TOPICS: &str = "/admin/delete_topics";
     pub const CONFIG_TOPICS: &str = "/config/topics";
-    /// Written by the controller after it changed a partition's state, so that one watch tells of all of them.
-    pub const SIGNAL: &str = "/septet_state_changes";
+    pub const PRODUCER_IDS: &str = "/latest_producer_id_block";
     /// Made at the start, as Kafka makes them.
     pub const PERSISTENT: &[&str] = &[
         "/consumers",
@@ -34,12 +38,11 @@ pub mod path {
         DELETE_TOPICS,
         "/brokers/seqid",
         "/isr_change_notification",
-        "/latest_producer_id_block",
+        PRODUCER_IDS,
         "/log_dir_event_notification",
         CONFIG_TOPICS,
         "/config/clients",
         "/config/users",
         "/config/brokers",
-        SIGNAL,
     ];
 }

@@ -1,6 +1,6 @@
 //! CreateTopics, answered by the controller once it knows the new topics itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kafka_protocol::{
     ResponseError,
@@ -12,7 +12,10 @@ use kafka_protocol::{
 
 use crate::{
     broker::Broker,
-    cluster::topics::{self, Refusal},
+    cluster::{
+        topic_ids,
+        topics::{self, Refusal},
+    },
     topic_settings::{TopicSettings, Wrong},
 };
 
@@ -31,7 +34,10 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     let mut out = vec![Vec::new(); topic.assignments.len()];
     for a in &topic.assignments {
         let ids: Vec<i32> = a.broker_ids.iter().map(|b| b.0).collect();
-        topics::check_replication(ids.len())?;
+        let distinct: std::collections::BTreeSet<i32> = ids.iter().copied().collect();
+        if ids.is_empty() || distinct.len() != ids.len() {
+            return Err(bad("each partition needs replicas, and each on another broker".into()));
+        }
         if let Some(id) = ids.iter().find(|id| !image.brokers.contains_key(id)) {
             return Err(bad(format!("there is no broker {id}")));
         }
@@ -41,7 +47,7 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     Ok(out)
 }
 
-async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<usize, Refusal> {
+async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<(usize, usize), Refusal> {
     let name = topic.name.as_str();
     topics::check_name(name)?;
     let image = broker.image();
@@ -83,19 +89,33 @@ async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) ->
             return Err(e);
         }
     }
-    Ok(assignment.len())
+    Ok((assignment.len(), assignment.first().map_or(0, Vec::len)))
 }
 
 /// Answers a request.
 pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version: i16) -> CreateTopicsResponse {
     let mut results = Vec::new();
     let mut made = Vec::new();
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    request.topics.iter().for_each(|t| *times.entry(t.name.as_str()).or_default() += 1);
     for topic in &request.topics {
         let answer = CreatableTopicResult::default().with_name(topic.name.clone()).with_error_message(None);
-        results.push(match create(broker, topic, request.validate_only).await {
-            Ok(partitions) => {
+        let done = match times.get(topic.name.as_str()) {
+            // Once with this error, as on Kafka.
+            Some(0) => continue,
+            Some(1) => create(broker, topic, request.validate_only).await,
+            _ => {
+                times.insert(topic.name.as_str(), 0);
+                Err((
+                    ResponseError::InvalidRequest,
+                    format!("Create topics request from client contains multiple entries for topic {}", *topic.name),
+                ))
+            }
+        };
+        results.push(match done {
+            Ok((partitions, factor)) => {
                 made.push(topic.name.to_string());
-                if version >= 5 { answer.with_num_partitions(partitions as i32).with_replication_factor(1) } else { answer }
+                if version >= 5 { answer.with_num_partitions(partitions as i32).with_replication_factor(factor as i16) } else { answer }
             }
             Err((code, text)) => answer.with_error_code(code.code()).with_error_message(Some(StrBytes::from_string(text))),
         });
@@ -107,6 +127,12 @@ pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version
         if tokio::time::timeout(wait, all).await.is_err() {
             for r in results.iter_mut().filter(|r| r.error_code == 0) {
                 r.error_code = ResponseError::RequestTimedOut.code();
+            }
+        }
+        if version >= 7 {
+            let image = broker.image();
+            for r in results.iter_mut().filter(|r| r.error_code == 0) {
+                r.topic_id = image.topic(r.name.as_str()).map(|t| topic_ids::uuid(t)).unwrap_or_default();
             }
         }
     }

@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use super::{
     Files, Found, Limits, LogError, Slice, Slot, at,
     index::{Moment, OffsetIndex, Position, TimeIndex},
+    transactions::TransactionIndex,
 };
 use crate::{
     batch::{HEAD_BYTES, Head},
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Largest batch that a walk believes in, in bytes.
-const MAX_BATCH_BYTES: usize = 1 << 30;
+pub const MAX_BATCH_BYTES: usize = 1 << 30;
 
 /// How much of a segment is believed when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,20 +37,21 @@ pub enum Trust {
 
 #[derive(Debug)]
 pub struct Segment {
-    base: i64,
-    path: PathBuf,
-    log: Arc<Slot>,
+    pub(super) base: i64,
+    pub(super) path: PathBuf,
+    pub(super) log: Arc<Slot>,
     size: u32,
     next_offset: i64,
     max_timestamp: i64,
     /// last offset of the batch that `max_timestamp` is from
     max_timestamp_offset: i64,
     /// largest timestamp of the first batch
-    first_timestamp: Option<i64>,
+    pub(super) first_timestamp: Option<i64>,
     /// when it was begun by the clock, in milliseconds since 1970
-    created: i64,
-    index: OffsetIndex,
-    times: TimeIndex,
+    pub(super) created: i64,
+    pub(super) index: OffsetIndex,
+    pub(super) times: TimeIndex,
+    pub(super) aborted: TransactionIndex,
     last_time_entry: i64,
     since_entry: u32,
     index_interval_bytes: u32,
@@ -79,7 +81,20 @@ impl Segment {
         files: &Arc<Files>,
         seen: &mut dyn FnMut(&Head),
     ) -> Result<(Self, bool), LogError> {
-        let file = |ending: &str| dir.join(format!("{base:020}.{ending}"));
+        Self::open_as(dir, base, "", trust, limits, files, seen)
+    }
+
+    /// The same, of files whose names end in something.
+    pub fn open_as(
+        dir: &Path,
+        base: i64,
+        suffix: &str,
+        trust: Trust,
+        limits: Limits,
+        files: &Arc<Files>,
+        seen: &mut dyn FnMut(&Head),
+    ) -> Result<(Self, bool), LogError> {
+        let file = |ending: &str| dir.join(format!("{base:020}.{ending}{suffix}"));
         let path = file("log");
         let log = Arc::new(open(files, path.clone())?);
         let metadata = log.file().and_then(|f| f.metadata()).map_err(at(&path))?;
@@ -95,6 +110,7 @@ impl Segment {
             created: if length == 0 { now_ms() } else { metadata.modified().map_or(0, ms) },
             index: OffsetIndex::open(open(files, file("index"))?)?,
             times: TimeIndex::open(open(files, file("timeindex"))?)?,
+            aborted: TransactionIndex::open(file("txnindex"))?,
             last_time_entry: -1,
             since_entry: 0,
             index_interval_bytes: limits.index_interval_bytes,
@@ -116,7 +132,32 @@ impl Segment {
         if cut {
             this.cut(trust, length)?;
         }
+        this.aborted.truncate_to(this.next_offset)?;
         Ok((this, cut))
+    }
+
+    /// Cuts off the batch that holds an offset, and all that follows. Says whether a reader still holds a part of the file.
+    pub fn truncate_to(&mut self, offset: i64) -> Result<bool, LogError> {
+        let position = self.position_of(offset)?;
+        let head = if position < self.size { self.head_at(position)? } else { None };
+        let end = head.map_or(offset, |h| h.base_offset.min(offset)).max(self.base);
+        (self.size, self.next_offset, self.since_entry) = (0, self.base, 0);
+        (self.max_timestamp, self.max_timestamp_offset, self.last_time_entry) = (-1, self.base, -1);
+        // The indexes first: they may lack entries, but not name what is not there.
+        self.restore(Trust::Below(end), position)?;
+        while self.size < position {
+            let Some(head) = self.head_at(self.size)? else { break };
+            self.note(&head, self.size)?;
+            self.size += head.size as u32;
+        }
+        self.next_offset = end;
+        self.aborted.truncate_to(end)?;
+        if position == 0 {
+            (self.first_timestamp, self.created) = (None, now_ms());
+        }
+        let cut = self.log.file().and_then(|f| f.set_len(position.into()).and_then(|()| f.sync_all()));
+        cut.map_err(at(&self.path))?;
+        Ok(Arc::strong_count(&self.log) > 1)
     }
 
     fn cut(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
@@ -168,7 +209,7 @@ impl Segment {
         self.times.clear()
     }
 
-    fn read_at(&self, out: &mut [u8], position: u32) -> Result<(), LogError> {
+    pub fn read_at(&self, out: &mut [u8], position: u32) -> Result<(), LogError> {
         self.log.file().and_then(|f| f.read_exact_at(out, position.into())).map_err(at(&self.path))
     }
 
@@ -226,7 +267,7 @@ impl Segment {
             _ => now_ms().saturating_sub(self.created),
         }
     }
-    /// All files of the segment.
+    /// All files of the segment but for the index of aborted transactions.
     pub fn files(&self) -> [&Arc<Slot>; 3] {
         [&self.log, self.index.slot(), self.times.slot()]
     }
@@ -277,7 +318,7 @@ impl Segment {
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
-    fn position_of(&self, offset: i64) -> Result<u32, LogError> {
+    pub fn position_of(&self, offset: i64) -> Result<u32, LogError> {
         let relative = u32::try_from(offset - self.base).unwrap_or(0);
         // The last entry whose batch ends before the offset: from there on it is found by walking.
         let mut position = self.index.last_while(|e| e.relative < relative)?.map_or(0, |(_, e)| e.position);
@@ -290,23 +331,26 @@ impl Segment {
         Ok(position)
     }
 
-    /// Whole batches from the one that holds `offset` on; see [`super::Log::slice`].
-    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
+    /// Whole batches from the one that holds `offset` on, before the one that holds `until`; see [`super::Log::slice_until`].
+    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool, until: i64) -> Result<Option<Slice>, LogError> {
+        let size = if until < self.next_offset { self.position_of(until)? } else { self.size };
         let position = self.position_of(offset)?;
         let limit = u64::from(position).saturating_add(max_bytes as u64);
         let mut end = position;
-        if limit >= self.size.into() {
-            end = self.size;
+        if limit >= size.into() {
+            end = end.max(size);
         } else {
             // The last entry that is not behind the limit begins a batch; from there on there are few.
             let entry = self.index.last_while(|e| u64::from(e.position) <= limit)?;
             end = end.max(entry.map_or(0, |(_, e)| e.position));
-            while let Some(h) = self.head_at(end)? {
+            while end < size
+                && let Some(h) = self.head_at(end)?
+            {
                 let next = u64::from(end) + h.size as u64;
                 if next > limit && !(end == position && at_least_one) {
                     break;
                 }
-                end = u32::try_from(next).unwrap_or(self.size).min(self.size);
+                end = u32::try_from(next).unwrap_or(size).min(size);
                 if next > limit {
                     break;
                 }
