@@ -106,6 +106,7 @@ fn parse_one(text: &str) -> Option<(String, u16)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -308,7 +308,10 @@ async fn watches_are_set_again_in_bounded_frames_before_anything_else() {
 #[tokio::test]
 async fn watches_that_are_refused_again_tell_their_watchers() {
     let (fake, mut connection, client) = pair().await;
-    let (watcher, ()) = tokio::join!(client.check_and_watch_stat("/x"), async { connection.frame().await; connection.reply(1, 5, -101, &[]).await });
+    let (watcher, ()) = tokio::join!(client.check_and_watch_stat("/x"), async {
+        connection.frame().await;
+        connection.reply(1, 5, -101, &[]).await
+    });
     let (_, watcher) = watcher.unwrap();
     drop(connection);
     let mut connection = fake.serve(SESSION, 30_000).await;
@@ -321,14 +324,21 @@ async fn watches_that_are_refused_again_tell_their_watchers() {
 #[tokio::test]
 async fn events_that_nobody_takes_are_bounded() {
     let (_fake, mut connection, client) = pair().await;
-    let (watcher, ()) =
-        tokio::join!(client.watch("/a", AddWatchMode::PersistentRecursive), async { connection.frame().await; connection.reply(1, 5, 0, &[]).await });
+    let (watcher, ()) = tokio::join!(client.watch("/a", AddWatchMode::PersistentRecursive), async {
+        connection.frame().await;
+        connection.reply(1, 5, 0, &[]).await
+    });
     let mut watcher = watcher.unwrap();
     let capacity = septet_zookeeper::PersistentWatcher::CAPACITY;
     for i in 0..=capacity {
-        connection.send(&[&(-1i32).to_be_bytes()[..], &[255; 8], &[0; 4], &[0, 0, 0, 3, 0, 0, 0, 3], &string(&format!("/a/{i}"))].concat()).await;
+        connection
+            .send(&[&(-1i32).to_be_bytes()[..], &[255; 8], &[0; 4], &[0, 0, 0, 3, 0, 0, 0, 3], &string(&format!("/a/{i}"))].concat())
+            .await;
     }
-    let (synced, ()) = tokio::join!(client.sync("/"), async { connection.frame().await; connection.reply(2, 5, 0, &string("/")).await });
+    let (synced, ()) = tokio::join!(client.sync("/"), async {
+        connection.frame().await;
+        connection.reply(2, 5, 0, &string("/")).await
+    });
     synced.unwrap();
     assert_eq!(watcher.changed().await.event_type, EventType::EventsLost);
     let event = watcher.changed().await;

@@ -117,13 +117,16 @@ async fn a_session_that_the_server_ended_is_expired() {
 async fn another_client_goes_on_with_a_session() {
     for kind in BOTH {
         let server = Server::start(kind);
-        let first = connect(&server.address(), LONG_MS).await;
-        first.create("/e", b"", &EPHEMERAL).await.unwrap();
         let proxy = Proxy::start(server.port).await;
+        let first = connect(&proxy.address, LONG_MS).await;
+        first.create("/e", b"", &EPHEMERAL).await.unwrap();
+        proxy.cut();
         let second = Client::connector().with_session_timeout(Duration::from_secs(30)).with_session(first.session());
-        let second = second.connect(&proxy.address).await.unwrap();
+        let second = second.connect(&server.address()).await.unwrap();
         assert_eq!(second.session_id(), first.session_id());
+        assert_eq!(second.check_stat("/e").await.unwrap().unwrap().ephemeral_owner, first.session_id().0);
         second.close().await.unwrap();
+        proxy.mend();
         let mut state = first.state_watcher();
         reach(&mut state, SessionState::Expired).await;
         let again = Client::connector().with_session(first.session()).connect(&server.address()).await;

@@ -295,3 +295,54 @@ pub fn next_frame(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Br
     buffer.advance(4);
     Ok(Some(buffer.split_to(bytes).freeze()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(op: i32, kind: Option<Kind>) -> (Request, oneshot::Receiver<Result<Answer, Error>>) {
+        let (reply, answer) = oneshot::channel();
+        let mut w = Writer::framed();
+        w.int(0).int(op).string("/a").bool(true);
+        let watch = kind.map(|kind| WatchRequest { kind, path: "/a".into() });
+        (Request { op, frame: w.frame(), watch, reply, _permits: None }, answer)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever a server sends: each request is answered once, nothing panics, and no frame is larger than allowed.
+        #[test]
+        fn anything_may_be_received(
+            bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 0..300),
+            xids in prop::collection::vec(prop_oneof![-9..4i32, Just(i32::MIN)], 1..8),
+        ) {
+            let mut wire = Wire::default();
+            let mut out = BytesMut::new();
+            let (one, first) = request(op::GET_DATA, Some(Kind::Data));
+            let (two, second) = request(op::EXISTS, Some(Kind::Exist));
+            wire.send(one, &mut out);
+            wire.send(two, &mut out);
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(frame)) = next_frame(&mut buffer, 100) {
+                prop_assert!(frame.len() <= 100);
+                let _ = wire.received(frame);
+            }
+            for (xid, body) in xids.iter().zip(bytes.chunks(40)) {
+                let _ = wire.received([&xid.to_be_bytes()[..], body].concat().into());
+            }
+            wire.disconnected();
+            for mut answer in [first, second] {
+                prop_assert!(answer.try_recv().is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn xids_begin_again_at_one() {
+        let mut wire = Wire { last_xid: i32::MAX - 1, ..Wire::default() };
+        assert_eq!((wire.xid(), wire.xid()), (i32::MAX, 1));
+    }
+}

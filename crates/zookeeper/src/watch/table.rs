@@ -285,3 +285,114 @@ impl Table {
         frames
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sets a watch, as a request and its answer do.
+    fn set(table: &mut Table, path: &str, kind: Kind) -> Handle {
+        table.asked(path, kind);
+        table.answered(path, Some(kind)).expect("a watch")
+    }
+
+    fn removals(table: &mut Table) -> Vec<(String, i32)> {
+        table.sweep();
+        std::iter::from_fn(|| table.removal()).map(|(path, kind)| (path.to_string(), kind)).collect()
+    }
+
+    #[test]
+    fn only_what_nobody_needs_is_taken_back() {
+        // (kinds that are dropped, kinds that stay, WatcherType)
+        let cases: [(&[Kind], &[Kind], Option<i32>); 10] = [
+            (&[Kind::Data], &[], Some(2)),
+            (&[Kind::Child], &[], Some(1)),
+            (&[Kind::Data, Kind::Child], &[], Some(3)),
+            (&[Kind::Data, Kind::Exist], &[Kind::Child], Some(2)),
+            (&[Kind::Child], &[Kind::Data], Some(1)),
+            (&[Kind::Data], &[Kind::Exist], None),
+            (&[Kind::Persistent], &[], Some(3)),
+            (&[Kind::Persistent], &[Kind::Data], None),
+            (&[Kind::Recursive, Kind::Data], &[], Some(3)),
+            (&[Kind::Data], &[Kind::Recursive], None),
+        ];
+        for (gone, stay, want) in cases {
+            let mut table = Table::default();
+            // Persistent ones last: behind them others are not set on their own.
+            let dropped: Vec<Handle> = gone.iter().rev().map(|k| set(&mut table, "/a", *k)).collect();
+            let kept: Vec<Handle> = stay.iter().map(|k| set(&mut table, "/a", *k)).collect();
+            assert_eq!(removals(&mut table), []);
+            drop(dropped);
+            let want: Vec<_> = want.map(|kind| ("/a".to_owned(), kind)).into_iter().collect();
+            assert_eq!(removals(&mut table), want, "{gone:?} {stay:?}");
+            drop(kept);
+            removals(&mut table);
+            assert!(table.paths.is_empty() && table.by_id.is_empty() && table.recursive == 0, "{table:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_back_while_another_is_being_set() {
+        let mut table = Table::default();
+        let old = set(&mut table, "/a", Kind::Data);
+        table.asked("/a", Kind::Data);
+        drop(old);
+        assert_eq!(removals(&mut table), []);
+        // It fails: what the first left goes now.
+        assert!(table.answered("/a", None).is_none());
+        assert_eq!(removals(&mut table), [("/a".to_owned(), 2)]);
+        assert!(table.paths.is_empty());
+    }
+
+    #[test]
+    fn fired_watches_are_not_taken_back_and_leave_nothing() {
+        for (kind, event) in [
+            (Kind::Data, EventType::NodeDataChanged),
+            (Kind::Exist, EventType::NodeCreated),
+            (Kind::Child, EventType::NodeChildrenChanged),
+            (Kind::Child, EventType::NodeDeleted),
+        ] {
+            let mut table = Table::default();
+            let handle = set(&mut table, "/a", kind);
+            table.event(event, "/a");
+            drop(handle);
+            assert_eq!(removals(&mut table), []);
+            assert!(table.paths.is_empty() && table.by_id.is_empty(), "{table:?}");
+        }
+    }
+
+    #[test]
+    fn a_one_shot_watch_behind_a_persistent_one_is_not_set_on_its_own() {
+        let cases = [
+            (Kind::Persistent, Kind::Data, true),
+            (Kind::Persistent, Kind::Exist, true),
+            (Kind::Persistent, Kind::Child, true),
+            (Kind::Recursive, Kind::Data, true),
+            // Recursive watches do not tell of children.
+            (Kind::Recursive, Kind::Child, false),
+            (Kind::Data, Kind::Data, false),
+            (Kind::Persistent, Kind::Persistent, false),
+        ];
+        for (there, asked, want) in cases {
+            let mut table = Table::default();
+            let _handle = set(&mut table, "/a", there);
+            assert_eq!(table.asked("/a", asked), want, "{there:?} {asked:?}");
+            assert!(!table.asked("/b", asked));
+        }
+    }
+
+    #[test]
+    fn after_a_lost_connection_only_watches_with_watchers_are_set() {
+        let mut table = Table::default();
+        let gone = set(&mut table, "/gone", Kind::Recursive);
+        let _data = set(&mut table, "/d", Kind::Data);
+        table.asked("/never-answered", Kind::Data);
+        drop(gone);
+        table.disconnected();
+        let frames = table.set_again(9);
+        let mut want = Writer::framed();
+        want.int(-8).int(101).long(9).int(1).string("/d").int(0).int(0);
+        assert_eq!(frames, [want.frame()]);
+        assert_eq!(table.paths.len(), 1);
+    }
+}

@@ -46,7 +46,14 @@ fn coordinator() -> PathBuf {
     BUILD.call_once(|| {
         if !program.exists() {
             let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--quiet", "-p", "septet-coordinator", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+            cargo.args([
+                "build",
+                "--quiet",
+                "-p",
+                "septet-coordinator",
+                "--manifest-path",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+            ]);
             cargo.arg("--target-dir").arg(profile_dir.parent().unwrap());
             if profile_dir.ends_with("release") {
                 cargo.arg("--release");
