@@ -5,48 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use septet_daemon::properties::Properties;
+
 use crate::peer::secret::Secret;
 
-/// Why a configuration is not usable.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// the file
-        path: PathBuf,
-        /// the system's reason
-        source: std::io::Error,
-    },
-    /// A value is wrong.
-    #[error("{path}:{line}: {key}: {reason}")]
-    Value {
-        /// the file
-        path: PathBuf,
-        /// line, from 1
-        line: usize,
-        /// the key
-        key: String,
-        /// what is wrong
-        reason: String,
-    },
-    /// The ensemble's secret is not usable.
-    #[error("{path}: peerSecretFile: {reason}")]
-    Secret {
-        /// the file
-        path: PathBuf,
-        /// what is wrong
-        reason: String,
-    },
-    /// Something is missing.
-    #[error("{path}: {reason}")]
-    Missing {
-        /// the file
-        path: PathBuf,
-        /// what is missing
-        reason: String,
-    },
-}
+pub use septet_daemon::properties::ConfigError;
 
 /// A server of the ensemble.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +94,7 @@ pub const FOUR_LETTER_WORDS: &[&str] = &["ruok", "srvr", "stat", "mntr", "conf",
 impl Config {
     /// Reads a configuration file and the `myid` beside its data. Returns warnings too.
     pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let (mut config, mut warnings) = Self::parse(path, &text)?;
+        let (mut config, mut warnings) = Self::from_properties(&Properties::read(path)?)?;
         if !config.members.is_empty() {
             let file = config.data_dir.join("myid");
             let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { path: file.clone(), source })?;
@@ -151,7 +113,8 @@ impl Config {
             ));
         }
         if let Some(file) = &config.peer_secret_file {
-            let secret = Secret::read(file).map_err(|reason| ConfigError::Secret { path: file.clone(), reason })?;
+            let bad = |reason| ConfigError::File { path: file.clone(), reason: format!("peerSecretFile: {reason}") };
+            let secret = Secret::read(file).map_err(bad)?;
             config.peer_secret = Some(secret);
         }
         Ok((config, warnings))
@@ -159,6 +122,11 @@ impl Config {
 
     /// Parses the text of `zoo.cfg`.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        Self::from_properties(&Properties::parse(path, text)?)
+    }
+
+    fn from_properties(properties: &Properties) -> Result<(Self, Vec<String>), ConfigError> {
+        let path = properties.path();
         let mut c = Self {
             id: 1,
             members: BTreeMap::new(),
@@ -178,20 +146,10 @@ impl Config {
             path: path.into(),
         };
         let mut warnings = Vec::new();
-        for (i, raw) in text.lines().enumerate() {
-            let line = raw.trim();
-            if line.is_empty() || line.starts_with(['#', '!']) {
-                continue;
-            }
-            let (key, value) = line.split_once('=').map_or((line, ""), |(k, v)| (k.trim(), v.trim()));
-            let bad = |reason: String| ConfigError::Value { path: path.into(), line: i + 1, key: key.into(), reason };
-            let number = |min: i64, max: i64| -> Result<i64, ConfigError> {
-                value
-                    .parse::<i64>()
-                    .ok()
-                    .filter(|n| (min..=max).contains(n))
-                    .ok_or_else(|| bad(format!("{value:?} is not a number from {min} to {max}")))
-            };
+        for entry in properties.all() {
+            let (key, value) = (entry.key, entry.value);
+            let bad = |reason: String| entry.bad(reason);
+            let number = |min: i64, max: i64| entry.number(min, max);
             match key {
                 "dataDir" if value.is_empty() => return Err(bad("is empty".into())),
                 "dataDir" => c.data_dir = value.into(),
@@ -212,7 +170,7 @@ impl Config {
                         list => list.split(',').map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect(),
                     };
                     for w in c.four_letter_words.iter().filter(|w| !FOUR_LETTER_WORDS.contains(&w.as_str())) {
-                        warnings.push(format!("{}:{}: four-letter word {w:?} is not supported", path.display(), i + 1));
+                        warnings.push(format!("{}:{}: four-letter word {w:?} is not supported", path.display(), entry.line));
                     }
                 }
                 _ if key.starts_with("server.") => {
@@ -227,12 +185,12 @@ impl Config {
                     }
                 }
                 _ if NOT_OBEYED.contains(&key) || key.starts_with("authProvider.") || key.starts_with("ssl.") => {
-                    warnings.push(format!("{}:{}: {key} is known but has no effect here", path.display(), i + 1));
+                    warnings.push(entry.warning("is known but has no effect here"));
                 }
-                _ => warnings.push(format!("{}:{}: {key} is not a known key", path.display(), i + 1)),
+                _ => warnings.push(entry.warning("is not a known key")),
             }
         }
-        let missing = |reason: &str| ConfigError::Missing { path: path.into(), reason: reason.into() };
+        let missing = |reason: &str| properties.bad_file(reason);
         if c.data_dir.as_os_str().is_empty() {
             return Err(missing("dataDir is not set"));
         }

@@ -14,7 +14,7 @@ fn entries(text: &str) -> Vec<(usize, String, String)> {
     parse(text).unwrap().all().map(|e| (e.line, e.key.to_owned(), e.value.to_owned())).collect()
 }
 
-/// Expectations are those of java.util.Properties 21, but for values' trailing white space.
+/// Expectations are those of java.util.Properties of Java 17, but for values' trailing white space.
 #[test]
 #[allow(clippy::type_complexity)]
 fn lines_are_read_as_java_does() {
