@@ -71,7 +71,7 @@ impl Head {
 }
 
 /// Checks what a producer sent: whole batches, magic 2, right checksum, sensible counts, nothing that needs
-/// transactions or control rights. Returns their heads.
+/// transactions or control rights. A producer that has an id numbers its records. Returns their heads.
 pub fn validate(mut b: &[u8], max_bytes: usize) -> Result<Vec<Head>, ResponseError> {
     let mut out = Vec::new();
     while !b.is_empty() {
@@ -88,7 +88,11 @@ pub fn validate(mut b: &[u8], max_bytes: usize) -> Result<Vec<Head>, ResponseErr
         if head.size > max_bytes {
             return Err(ResponseError::MessageTooLarge);
         }
-        if head.count <= 0 || head.last_offset_delta != head.count - 1 || head.attributes & 0b11_0000 != 0 {
+        if head.count <= 0 || head.last_offset_delta != head.count - 1 || head.attributes & (TRANSACTIONAL | CONTROL | DELETE_HORIZON) != 0
+        {
+            return Err(ResponseError::InvalidRecord);
+        }
+        if head.producer_id >= 0 && head.base_sequence < 0 {
             return Err(ResponseError::InvalidRecord);
         }
         if head.codec() > 4 {
@@ -105,6 +109,13 @@ pub fn place(b: &mut [u8], base_offset: i64, leader_epoch: i32) {
     b[..8].copy_from_slice(&base_offset.to_be_bytes());
     b[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
 }
+
+/// Attribute of a batch that belongs to a transaction.
+pub const TRANSACTIONAL: i16 = 0x10;
+/// Attribute of a batch that ends one.
+pub const CONTROL: i16 = 0x20;
+/// Attribute of a batch whose base timestamp is the time from which its tombstones may go (KIP-534).
+pub const DELETE_HORIZON: i16 = 0x40;
 
 /// Attribute of a batch whose records all have the time of the log.
 pub const LOG_APPEND_TIME: i16 = 8;

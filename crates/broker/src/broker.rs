@@ -8,11 +8,14 @@ use zookeeper_client as zk;
 use crate::{
     cluster::{
         Image, TopicInfo,
+        producer_ids::ProducerIds,
         quota::{PartitionLimits, Quota},
+        topic_ids::TopicIds,
         topics::is_internal,
     },
     config::Config,
-    log::{Files, LogError},
+    fetch_sessions::Sessions,
+    log::{Files, LogError, ProducerQuota},
     net::{
         admission::Admission,
         budget::{Budget, Budgets},
@@ -63,6 +66,12 @@ pub struct Broker {
     pub budgets: Budgets,
     /// partitions that were let through
     pub quota: Quota,
+    /// ids for idempotent producers
+    pub producer_ids: ProducerIds,
+    /// sessions of fetches
+    pub fetch_sessions: Sessions,
+    /// topics by id
+    pub topic_ids: TopicIds,
     /// partitions that this broker has
     pub storage: Storage,
     opening: Mutex<()>,
@@ -87,7 +96,10 @@ impl Broker {
             admission: Admission::new(connections, config.max_connections_per_ip),
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
             quota: Quota::default(),
-            storage: Storage::open(&dir, Files::new(descriptors.files))?,
+            producer_ids: ProducerIds::default(),
+            storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers))?,
+            fetch_sessions: Sessions::new(config.fetch_session_slots),
+            topic_ids: TopicIds::default(),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
@@ -200,7 +212,8 @@ impl Broker {
         let mut checkpoint = tokio::time::interval(self.config.checkpoint_interval);
         let mut retention = tokio::time::interval(self.config.retention_check);
         let mut removal = tokio::time::interval(REMOVAL);
-        for timer in [&mut checkpoint, &mut retention, &mut removal] {
+        let mut producers = tokio::time::interval(self.config.producer_expiration_check);
+        for timer in [&mut checkpoint, &mut retention, &mut removal, &mut producers] {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             // The first tick is at once.
             timer.tick().await;
@@ -211,6 +224,10 @@ impl Broker {
                 () = self.storage.wake.notified() => Storage::sync,
                 _ = retention.tick() => Storage::expire,
                 _ = removal.tick() => Storage::remove_due,
+                _ = producers.tick() => {
+                    self.storage.expire_producers(self.config.producer_expiration_ms);
+                    continue;
+                }
             };
             let broker = self.clone();
             if let Err(e) = tokio::task::spawn_blocking(move || work(&broker.storage)).await {

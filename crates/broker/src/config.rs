@@ -111,6 +111,8 @@ pub struct Config {
     pub max_connections_per_ip: usize,
     /// `connections.max.idle.ms`
     pub connections_max_idle: Duration,
+    /// `max.incremental.fetch.session.cache.slots`
+    pub fetch_session_slots: usize,
     /// `fetch.max.bytes`
     pub fetch_max_bytes: usize,
     /// `queued.max.request.bytes`; unlike Kafka's, never without a limit
@@ -121,6 +123,12 @@ pub struct Config {
     pub auto_create_max_partitions: usize,
     /// `septet.max.partitions.per.broker`
     pub max_partitions_per_broker: usize,
+    /// `producer.id.expiration.ms`
+    pub producer_expiration_ms: i64,
+    /// `producer.id.expiration.check.interval.ms`
+    pub producer_expiration_check: Duration,
+    /// `septet.max.producers`
+    pub max_producers: usize,
 }
 
 /// Memory for requests that are received or handled, unless one may be larger, in bytes.
@@ -131,6 +139,8 @@ const QUEUED_RESPONSE_BYTES: i64 = 64 * 1024 * 1024;
 const AUTO_CREATE_MAX_PARTITIONS: i64 = 2000;
 /// Partitions of one broker.
 const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
+/// Producers that are remembered, counted once for each partition; 250 bytes each.
+const MAX_PRODUCERS: i64 = 100_000;
 
 /// Keys of Kafka's that are accepted without effect so far.
 pub const NOT_OBEYED: &[&str] = &[
@@ -276,6 +286,7 @@ impl Config {
             max_connections_per_ip: source.number("max.connections.per.ip", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
             connections_max_idle: source.duration("connections.max.idle.ms", 1, 600_000)?,
             fetch_max_bytes: source.number("fetch.max.bytes", 1024, i32::MAX.into())?.unwrap_or(57_671_680) as usize,
+            fetch_session_slots: source.number("max.incremental.fetch.session.cache.slots", 0, i32::MAX.into())?.unwrap_or(1000) as usize,
             queued_request_bytes: queued.unwrap_or(QUEUED_REQUEST_BYTES.max(request_max)) as usize,
             queued_response_bytes: source
                 .number("septet.queued.max.response.bytes", 1 << 20, u32::MAX.into())?
@@ -286,6 +297,9 @@ impl Config {
             max_partitions_per_broker: source
                 .number("septet.max.partitions.per.broker", 1, i32::MAX.into())?
                 .unwrap_or(MAX_PARTITIONS_PER_BROKER) as usize,
+            producer_expiration_ms: source.number("producer.id.expiration.ms", 1, i32::MAX.into())?.unwrap_or(86_400_000),
+            producer_expiration_check: source.duration("producer.id.expiration.check.interval.ms", 1, 600_000)?,
+            max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
         for (key, entry) in source.entries {
             let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
@@ -331,10 +345,14 @@ pub const OBEYED: &[&str] = &[
     "max.connections.per.ip",
     "connections.max.idle.ms",
     "fetch.max.bytes",
+    "max.incremental.fetch.session.cache.slots",
     "queued.max.request.bytes",
     "septet.queued.max.response.bytes",
     "septet.auto.create.max.partitions",
     "septet.max.partitions.per.broker",
+    "producer.id.expiration.ms",
+    "producer.id.expiration.check.interval.ms",
+    "septet.max.producers",
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.

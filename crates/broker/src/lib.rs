@@ -11,6 +11,7 @@
 //! | [`storage`] | the partitions in the log directory, checkpoints, retention |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
+//! | [`fetch_sessions`], [`watch`] | what clients fetch, and what is told of changes |
 //! | [`records`] | the records in a batch: checked before they are stored |
 //! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
 
@@ -18,6 +19,8 @@ pub mod batch;
 pub mod broker;
 pub mod cluster;
 pub mod config;
+pub mod core;
+pub mod fetch_sessions;
 pub mod groups;
 pub mod handlers;
 pub mod log;
@@ -26,4 +29,5 @@ pub mod partition;
 pub mod records;
 pub mod storage;
 pub mod topic_settings;
+pub mod watch;
 pub mod wire;

@@ -4,11 +4,8 @@
 //! there is once for each directory: a request that began under an earlier leadership meets the same log.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use kafka_protocol::ResponseError;
@@ -18,8 +15,8 @@ use crate::{
     batch,
     log::{Found, Gone, Log, LogError, Slice, locate, now_ms},
     records,
-    storage::Led,
     topic_settings::TopicSettings,
+    watch::Watchers,
 };
 
 /// Bytes after which the disk is waited for in the background, so that a start after a kill has little to check.
@@ -29,7 +26,7 @@ const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Partition {
     inner: Mutex<Inner>,
-    waiting: Mutex<HashMap<u64, Arc<Notify>>>,
+    watchers: Arc<Watchers>,
     /// wakes what syncs in the background
     sync: Arc<Notify>,
 }
@@ -47,6 +44,10 @@ struct Inner {
 pub struct Appended {
     /// offset of the first record
     pub base_offset: i64,
+    /// offset behind the last record
+    pub end_offset: i64,
+    /// the leadership under which they were appended
+    pub leader_epoch: i32,
     /// first offset of the log
     pub start_offset: i64,
     /// time that the log gave the records, -1 if they keep their own
@@ -60,41 +61,27 @@ pub struct Fetched {
     pub records: Option<Slice>,
     /// offset up to which records may be read
     pub high_watermark: i64,
+    /// offset up to which a consumer with `isolation.level=read_committed` may read
+    pub last_stable_offset: i64,
     /// first offset
     pub start_offset: i64,
+    /// there are records that this reader may read, whether or not they had room
+    pub more: bool,
 }
 
-/// Waits for records in some partitions. A partition costs a few bytes here, however many there are.
-#[derive(Debug)]
-pub struct Waiter {
-    id: u64,
-    woken: Arc<Notify>,
-    partitions: Vec<Arc<Led>>,
-}
-
-impl Waiter {
-    /// Begins to wait: what is appended from now on is noticed.
-    pub fn new(partitions: Vec<Arc<Led>>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let this = Self { id: NEXT.fetch_add(1, Ordering::Relaxed), woken: Arc::default(), partitions };
-        for p in &this.partitions {
-            p.partition.waiting().insert(this.id, this.woken.clone());
-        }
-        this
-    }
-
-    /// Ends after something was appended since the last call, or since the beginning.
-    pub async fn woken(&self) {
-        self.woken.notified().await;
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        for p in &self.partitions {
-            p.partition.waiting().remove(&self.id);
-        }
-    }
+/// What is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Read {
+    /// first offset
+    pub offset: i64,
+    /// bytes, at the most
+    pub max_bytes: usize,
+    /// one batch, also if it has more bytes than that
+    pub at_least_one: bool,
+    /// up to the last stable offset only
+    pub stable_only: bool,
+    /// a follower, which reads up to the end of the log: its number and epoch, -1 if it does not say
+    pub replica: Option<(i32, i64)>,
 }
 
 fn storage_error(what: &str, e: &LogError) -> ResponseError {
@@ -106,11 +93,12 @@ impl Partition {
     /// A partition that is not led yet.
     pub fn new(log: Log, settings: TopicSettings, sync: Arc<Notify>) -> Self {
         let leader_epoch = log.epochs().last().map_or(-1, |e| e.epoch);
-        Self { inner: Mutex::new(Inner { log, settings, leader_epoch, leads: false }), waiting: Mutex::default(), sync }
+        Self { inner: Mutex::new(Inner { log, settings, leader_epoch, leads: false }), watchers: Arc::default(), sync }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Arc<Notify>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Those that want to know when this changes.
+    pub fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -126,8 +114,14 @@ impl Partition {
     /// This broker leads from now on, or goes on leading, in an epoch.
     pub fn lead(&self, epoch: i32) {
         let mut inner = self.inner();
+        let before = (inner.leader_epoch, inner.leads);
         inner.leader_epoch = inner.leader_epoch.max(epoch);
         inner.leads = true;
+        let changed = before != (inner.leader_epoch, true);
+        drop(inner);
+        if changed {
+            self.wake();
+        }
     }
 
     /// This broker does not lead any more. Who waits is told.
@@ -194,27 +188,53 @@ impl Partition {
         let checked = records::check(bytes, &head, max_message_bytes)?;
         let mut copy = bytes.to_vec();
         let mut inner = self.leading()?;
+        if let Some(known) = inner.log.check_producer(&head)? {
+            // Sent again: stored once, and answered as the first time.
+            let start_offset = inner.log.start_offset();
+            return Ok(Appended {
+                base_offset: known.base_offset,
+                end_offset: known.last_offset + 1,
+                leader_epoch: inner.leader_epoch,
+                start_offset,
+                time: known.timestamp,
+            });
+        }
         let time = if log_append_time { now_ms() } else { -1 };
         let head = batch::stamp(&mut copy, head, if log_append_time { time } else { checked.max_timestamp }, log_append_time);
         let epoch = inner.leader_epoch;
         let base_offset = inner.log.append(&mut copy, &[head], epoch).map_err(|e| storage_error("append", &e))?;
-        let start_offset = inner.log.start_offset();
+        let (start_offset, end_offset) = (inner.log.start_offset(), inner.log.end_offset());
         if inner.log.unsynced_bytes() > SYNC_BYTES {
             self.sync.notify_one();
         }
         drop(inner);
         self.wake();
-        Ok(Appended { base_offset, start_offset, time })
+        Ok(Appended { base_offset, end_offset, leader_epoch: epoch, start_offset, time })
+    }
+
+    /// Waits until what is below an offset, appended under a leadership, is committed. With one replica it is at once.
+    pub async fn committed(&self, _end_offset: i64, _leader_epoch: i32, _timeout: Duration) -> Result<(), ResponseError> {
+        Ok(())
     }
 
     fn wake(&self) {
-        self.waiting().values().for_each(|w| w.notify_one());
+        self.watchers.wake();
     }
 
     /// First and next offset.
     pub fn offsets(&self) -> (i64, i64) {
         let inner = self.inner();
         (inner.log.start_offset(), inner.log.end_offset())
+    }
+
+    /// Offset up to which records are committed, and may be read.
+    pub fn high_watermark(&self) -> i64 {
+        self.inner().log.end_offset()
+    }
+
+    /// Offset up to which every transaction is decided. There are none yet: the high watermark.
+    pub fn last_stable_offset(&self) -> i64 {
+        self.high_watermark()
     }
 
     /// Whether the first offset is not that of the first segment.
@@ -227,15 +247,17 @@ impl Partition {
         self.inner().log.recovery_point()
     }
 
-    /// Finds what there is from an offset on: up to `max_bytes`, but at least one batch if that is asked for.
-    pub fn find(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Fetched, ResponseError> {
+    /// Finds what there is from an offset on.
+    pub fn find(&self, read: &Read) -> Result<Fetched, ResponseError> {
         let inner = self.leading()?;
         let (start_offset, high_watermark) = (inner.log.start_offset(), inner.log.end_offset());
-        if offset < start_offset || offset > high_watermark {
+        let last_stable_offset = high_watermark;
+        if read.offset < start_offset || read.offset > high_watermark {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        let records = inner.log.slice(offset, max_bytes, at_least_one).map_err(|e| storage_error("read", &e))?;
-        Ok(Fetched { records, high_watermark, start_offset })
+        let limit = if read.stable_only { last_stable_offset } else { high_watermark };
+        let records = inner.log.slice(read.offset, read.max_bytes, read.at_least_one).map_err(|e| storage_error("read", &e))?;
+        Ok(Fetched { records, high_watermark, last_stable_offset, start_offset, more: read.offset < limit })
     }
 
     /// Reads whole batches from an offset on, at least one if there is any.
@@ -278,14 +300,29 @@ impl Partition {
             return Err(ResponseError::OffsetOutOfRange);
         }
         let gone = inner.log.delete_below(offset).map_err(|e| storage_error("delete records", &e))?;
-        Ok((inner.log.start_offset(), inner.log.start_offset() != start, gone))
+        let now = inner.log.start_offset();
+        drop(inner);
+        if now != start {
+            self.wake();
+        }
+        Ok((now, now != start, gone))
     }
 
     /// Lets go of what is too old or too much.
     pub fn expire(&self) -> Result<Option<Gone>, LogError> {
         let mut inner = self.inner();
         let TopicSettings { retention, deletes, .. } = inner.settings;
-        if deletes { inner.log.expire(retention) } else { Ok(None) }
+        let gone = if deletes { inner.log.expire(retention)? } else { None };
+        drop(inner);
+        if gone.is_some() {
+            self.wake();
+        }
+        Ok(gone)
+    }
+
+    /// Forgets producers that were silent for so long, in milliseconds.
+    pub fn expire_producers(&self, expiration_ms: i64) {
+        self.inner().log.expire_producers(now_ms(), expiration_ms);
     }
 
     /// Waits for the disk, while others go on reading and appending.

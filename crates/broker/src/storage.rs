@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::{
     groups::{OFFSETS_TOPIC, Offsets, Usage},
     log::{
-        Files, Gone, Log, LogError, Recovery,
+        Files, Gone, Log, LogError, ProducerQuota, Recovery,
         checkpoints::{self, CLEANED, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
     },
     partition::Partition,
@@ -74,6 +74,7 @@ enum Remains {
 pub struct Storage {
     dir: PathBuf,
     files: Arc<Files>,
+    producers: Arc<ProducerQuota>,
     usage: Usage,
     hosted: RwLock<Arc<Hosted>>,
     /// the last stop was a clean one
@@ -96,7 +97,7 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> LogError + '_ {
 
 impl Storage {
     /// Reads the checkpoints of a directory.
-    pub fn open(dir: &Path, files: Arc<Files>) -> Result<Self, LogError> {
+    pub fn open(dir: &Path, files: Arc<Files>, producers: Arc<ProducerQuota>) -> Result<Self, LogError> {
         let clean = checkpoints::take_clean_shutdown(dir)?;
         for entry in fs::read_dir(dir).map_err(io_at(dir))? {
             let path = entry.map_err(io_at(dir))?.path();
@@ -106,6 +107,7 @@ impl Storage {
         }
         Ok(Self {
             files,
+            producers,
             usage: Usage::default(),
             hosted: RwLock::default(),
             clean,
@@ -164,7 +166,8 @@ impl Storage {
             point: Some(self.points.get(key).copied().unwrap_or(0)),
             start: self.starts.get(key).copied().unwrap_or(0),
         };
-        let log = Log::open_in(&dir, settings.limits, &self.files, recovery)?;
+        let mut log = Log::open_in(&dir, settings.limits, &self.files, recovery)?;
+        log.set_producer_quota(self.producers.clone());
         if let Some(id) = id {
             write_id(&dir, id)?;
         }
@@ -232,6 +235,11 @@ impl Storage {
                 Err(e) => tracing::error!("retention of {topic}-{number}: {e}"),
             }
         }
+    }
+
+    /// Forgets producers that were silent for so long, in milliseconds.
+    pub fn expire_producers(&self, expiration_ms: i64) {
+        self.hosted().values().for_each(|led| led.partition.expire_producers(expiration_ms));
     }
 
     /// Brings everything to the disk, while the partitions go on, and says so in the checkpoints.

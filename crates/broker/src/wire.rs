@@ -4,7 +4,7 @@
 //! of two thousand million in a frame of fifty bytes would end the process. So every array and string of a request
 //! is walked first, by the layout of the request in a small notation, and must fit into the frame.
 //!
-//! Notation: `b` 1 byte, `h` 2, `i` 4, `l` 8 bytes, `s` string or null, `y` bytes or null, `I` array of plain
+//! Notation: `b` 1 byte, `h` 2, `i` 4, `l` 8 bytes, `u` 16 bytes (an id), `s` string or null, `y` bytes or null, `I` array of plain
 //! 4-byte numbers, `S` array of plain strings, `[` … `]` array of structures. A field
 //! may be followed by `@min-max`, the versions that have it.
 
@@ -104,6 +104,7 @@ impl Walk<'_> {
                 b'h' => self.skip(2)?,
                 b'i' => self.skip(4)?,
                 b'l' => self.skip(8)?,
+                b'u' => self.skip(16)?,
                 b's' => {
                     let n = self.length(true)?;
                     self.skip(n)?;

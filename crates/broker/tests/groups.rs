@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use septet_broker::{
     groups::{Commit, Key, Offsets, partition_for},
     log::Log,
-    partition::Partition,
+    partition::{Partition, Read},
     topic_settings::TopicSettings,
 };
 
@@ -44,6 +44,10 @@ fn key(group: &str, topic: &str, partition: i32) -> Key {
 
 fn commit(offset: i64) -> Commit {
     Commit { offset, leader_epoch: 3, metadata: "märk".into(), timestamp: 1_700_000_000_123 }
+}
+
+fn read(offset: i64) -> Read {
+    Read { offset, max_bytes: 1000, at_least_one: true, stable_only: false, replica: None }
 }
 
 #[test]
@@ -173,10 +177,10 @@ fn a_partition_knows_its_offsets_and_epochs() {
         (2, Ok(0)),
         (3, Err(ResponseError::OffsetOutOfRange)),
     ] {
-        assert_eq!(p.find(offset, 1000, true).map(|f| f.records.map_or(0, |r| r.len())), want, "{offset}");
+        assert_eq!(p.find(&read(offset)).map(|f| f.records.map_or(0, |r| r.len())), want, "{offset}");
     }
-    let read = p.find(2, 1000, true).unwrap();
-    assert_eq!((read.high_watermark, read.start_offset), (2, 0));
+    let found = p.find(&read(2)).unwrap();
+    assert_eq!((found.high_watermark, found.start_offset, found.more), (2, 0, false));
     for (epoch, want) in
         [(-1, Ok(())), (2, Err(ResponseError::FencedLeaderEpoch)), (3, Ok(())), (4, Err(ResponseError::UnknownLeaderEpoch))]
     {
@@ -185,7 +189,7 @@ fn a_partition_knows_its_offsets_and_epochs() {
     p.resign();
     let not_leader = ResponseError::NotLeaderOrFollower;
     assert_eq!((p.append(&batch), p.check_epoch(-1)), (Err(not_leader), Err(not_leader)));
-    assert_eq!(p.find(0, 1000, true).map(drop), Err(not_leader));
+    assert_eq!(p.find(&read(0)).map(drop), Err(not_leader));
     p.lead(9);
     p.lead(4);
     assert_eq!(p.leader_epoch(), 9, "an epoch never goes back");

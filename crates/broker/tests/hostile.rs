@@ -21,8 +21,8 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteRecordsResponse, DeleteTopicsResponse, FetchResponse,
-        FindCoordinatorRequest, FindCoordinatorResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetFetchResponse,
-        OffsetForLeaderEpochResponse, ProduceResponse,
+        FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdResponse, ListOffsetsResponse, MetadataResponse,
+        OffsetCommitResponse, OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse,
     },
     protocol::Decodable,
 };
@@ -42,6 +42,7 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::CreateTopics => drop(CreateTopicsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteTopics => drop(DeleteTopicsResponse::decode(&mut b, version).unwrap()),
         ApiKey::OffsetForLeaderEpoch => drop(OffsetForLeaderEpochResponse::decode(&mut b, version).unwrap()),
+        ApiKey::InitProducerId => drop(InitProducerIdResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }
@@ -81,13 +82,13 @@ fn every_version_works(cluster: &Cluster) {
         (cluster.client(1).call(2, &FindCoordinatorRequest::default().with_key(text("g"))).error_code == 0).then_some(())
     });
     let mut client = cluster.client(1);
-    for (i, version) in (0i64..).zip(3..=9) {
+    for (i, version) in (0i64..).zip(3..=11) {
         let answer = client.produce_in(version, "t", 0, &GOLDEN);
         assert_eq!((answer.error_code, answer.base_offset, answer.log_append_time_ms), (0, i * 3, -1), "Produce {version}");
     }
-    for version in 4..=12 {
+    for version in 4..=17 {
         let data = client.fetch_in(version, "t", 0, 4, Duration::ZERO);
-        assert_eq!((data.error_code, data.high_watermark, data.records.unwrap().len()), (0, 21, 6 * GOLDEN.len()), "Fetch {version}");
+        assert_eq!((data.error_code, data.high_watermark, data.records.unwrap().len()), (0, 27, 8 * GOLDEN.len()), "Fetch {version}");
     }
     for version in 2..=8 {
         assert_eq!(client.commit(version, "g", "t", &[(0, version.into(), "m")]), [0], "OffsetCommit {version}");
@@ -103,20 +104,22 @@ fn every_version_works(cluster: &Cluster) {
 
 fn api_versions_answers_every_version(cluster: &Cluster) {
     let mut client = cluster.client(1);
-    for version in 0..=3 {
-        let answer = client.call(version, &ApiVersionsRequest::default());
+    for version in 0..=4 {
+        let named = ApiVersionsRequest::default().with_client_software_name(text("a-client")).with_client_software_version(text("1.0"));
+        let answer = client.call(version, &if version >= 3 { named } else { ApiVersionsRequest::default() });
         let got: Vec<_> = answer.api_keys.iter().map(|k| (k.api_key, k.min_version, k.max_version)).collect();
         let want: Vec<_> = APIS.iter().map(|a| (a.key as i16, a.versions.0, a.versions.1)).collect();
         assert_eq!((answer.error_code, got), (0, want));
     }
     // Java and kafka-python open with a version that is too high: the answer has the form of version 0.
-    for version in [4, 5, 100, i16::MAX, -1, i16::MIN] {
+    for version in [5, 6, 100, i16::MAX, -1, i16::MIN] {
         client.send_body(18, version, 2, &[5, b'j', b'a', b'v', b'a', 2, b'1', 0]).unwrap();
         let mut answer = client.receive_body(0).unwrap();
         assert_eq!(answer.get_i16(), 35, "UNSUPPORTED_VERSION");
-        assert_eq!((answer.get_i32(), answer.get_i16(), answer.get_i16(), answer.get_i16(), answer.len()), (1, 18, 0, 3, 0));
+        assert_eq!((answer.get_i32(), answer.get_i16(), answer.get_i16(), answer.get_i16(), answer.len()), (1, 18, 0, 4, 0));
     }
-    assert_eq!(client.call(3, &ApiVersionsRequest::default()).error_code, 0, "the connection goes on");
+    let nameless = client.call(3, &ApiVersionsRequest::default()).error_code;
+    assert_eq!(nameless, ResponseError::InvalidRequest.code(), "the connection goes on, and a client has a name");
 }
 
 fn topics_are_not_made_where_that_is_switched_off(cluster: &Cluster) {
@@ -143,15 +146,15 @@ fn what_is_not_served_ends_the_connection(cluster: &Cluster) {
     for (key, version) in [
         (0, 0),
         (0, 2),
-        (0, 10),
+        (0, 12),
         (1, 3),
-        (1, 13),
-        (3, 10),
+        (1, 18),
+        (3, 13),
         (3, -1),
         (4, 0),
         (7, 0),
         (11, 5),
-        (22, 0),
+        (22, 5),
         (999, 0),
         (-1, 0),
         (i16::MIN, i16::MAX),
@@ -182,8 +185,9 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
                 let what = format!("{:?} version {version}", api.key);
                 ends(cluster, &what, &framed(&start));
                 ends(cluster, &what, &framed(&[&start[..], &[0x7f; 30]].concat()));
-                // (In Metadata 0 this is a null list, which is taken for all topics.)
-                if (api.key, version) != (ApiKey::Metadata, 0) {
+                // (In Metadata 0 this is a null list, which is taken for all topics; in InitProducerId 0 a producer without
+                // transactions.)
+                if ![(ApiKey::Metadata, 0), (ApiKey::InitProducerId, 0)].contains(&(api.key, version)) {
                     ends(cluster, &what, &framed(&[&start[..], &[0xff; 60]].concat()));
                 }
             }
@@ -206,7 +210,7 @@ fn garbage_ends_the_connection(cluster: &Cluster) {
         client.send_frame(&frame).unwrap();
         let _ = client.stream.read(&mut [0; 4096]);
     }
-    assert_eq!(bystander.produce("t", 0, &GOLDEN), 21, "another connection has not noticed");
+    assert_eq!(bystander.produce("t", 0, &GOLDEN), 27, "another connection has not noticed");
     let grown = resident_bytes(cluster).saturating_sub(before);
     assert!(grown < 50_000_000, "{grown} bytes more");
 }

@@ -135,8 +135,8 @@ fn the_disk_is_waited_for_while_others_append() {
     let mut log = four(dir.path());
     let unsynced = log.unsynced().unwrap();
     append(&mut log, &GOLDEN);
-    assert_eq!(unsynced.sync().unwrap(), 45);
-    log.synced(45);
+    let synced = unsynced.sync().unwrap();
+    log.synced(synced);
     assert_eq!((log.recovery_point(), log.end_offset()), (45, 48));
     log.flush().unwrap();
     assert_eq!(log.recovery_point(), 48);

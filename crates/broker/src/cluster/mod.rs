@@ -6,8 +6,10 @@ mod controller;
 pub mod deletion;
 mod follower;
 mod image;
+pub mod producer_ids;
 pub mod quota;
 mod session;
+pub mod topic_ids;
 pub mod topics;
 
 pub use image::{BrokerInfo, Image, PartitionInfo, TopicInfo};
@@ -23,6 +25,7 @@ pub mod path {
     pub const CLUSTER_ID: &str = "/cluster/id";
     pub const DELETE_TOPICS: &str = "/admin/delete_topics";
     pub const CONFIG_TOPICS: &str = "/config/topics";
+    pub const PRODUCER_IDS: &str = "/latest_producer_id_block";
     /// Written by the controller after it changed a partition's state, so that one watch tells of all of them.
     pub const SIGNAL: &str = "/septet_state_changes";
     /// Made at the start, as Kafka makes them.
@@ -34,7 +37,7 @@ pub mod path {
         DELETE_TOPICS,
         "/brokers/seqid",
         "/isr_change_notification",
-        "/latest_producer_id_block",
+        PRODUCER_IDS,
         "/log_dir_event_notification",
         CONFIG_TOPICS,
         "/config/clients",

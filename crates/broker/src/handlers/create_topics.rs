@@ -1,6 +1,6 @@
 //! CreateTopics, answered by the controller once it knows the new topics itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kafka_protocol::{
     ResponseError,
@@ -12,7 +12,10 @@ use kafka_protocol::{
 
 use crate::{
     broker::Broker,
-    cluster::topics::{self, Refusal},
+    cluster::{
+        topic_ids,
+        topics::{self, Refusal},
+    },
     topic_settings::{TopicSettings, Wrong},
 };
 
@@ -90,9 +93,23 @@ async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) ->
 pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version: i16) -> CreateTopicsResponse {
     let mut results = Vec::new();
     let mut made = Vec::new();
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    request.topics.iter().for_each(|t| *times.entry(t.name.as_str()).or_default() += 1);
     for topic in &request.topics {
         let answer = CreatableTopicResult::default().with_name(topic.name.clone()).with_error_message(None);
-        results.push(match create(broker, topic, request.validate_only).await {
+        let done = match times.get(topic.name.as_str()) {
+            // Once with this error, as on Kafka.
+            Some(0) => continue,
+            Some(1) => create(broker, topic, request.validate_only).await,
+            _ => {
+                times.insert(topic.name.as_str(), 0);
+                Err((
+                    ResponseError::InvalidRequest,
+                    format!("Create topics request from client contains multiple entries for topic {}", *topic.name),
+                ))
+            }
+        };
+        results.push(match done {
             Ok(partitions) => {
                 made.push(topic.name.to_string());
                 if version >= 5 { answer.with_num_partitions(partitions as i32).with_replication_factor(1) } else { answer }
@@ -107,6 +124,12 @@ pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version
         if tokio::time::timeout(wait, all).await.is_err() {
             for r in results.iter_mut().filter(|r| r.error_code == 0) {
                 r.error_code = ResponseError::RequestTimedOut.code();
+            }
+        }
+        if version >= 7 {
+            let image = broker.image();
+            for r in results.iter_mut().filter(|r| r.error_code == 0) {
+                r.topic_id = image.topic(r.name.as_str()).map(|t| topic_ids::uuid(t)).unwrap_or_default();
             }
         }
     }

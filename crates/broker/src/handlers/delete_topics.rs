@@ -2,23 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kafka_protocol::{
     ResponseError,
     messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName, delete_topics_response::DeletableTopicResult},
     protocol::StrBytes,
 };
+use uuid::Uuid;
 
 use crate::{
     broker::Broker,
-    cluster::{Image, deletion, topics::Refusal},
+    cluster::{deletion, topic_ids, topics::Refusal},
 };
-
-/// The topic of an id.
-fn by_id(image: &Image, id: &[u8; 16]) -> Option<String> {
-    let id = URL_SAFE_NO_PAD.encode(id);
-    image.topics.iter().find(|(_, t)| t.id.as_ref() == Some(&id)).map(|(name, _)| name.clone())
-}
 
 async fn delete(broker: &Broker, name: &str, version: i16) -> Result<(), Refusal> {
     let image = broker.image();
@@ -42,16 +36,20 @@ async fn delete(broker: &Broker, name: &str, version: i16) -> Result<(), Refusal
 pub async fn handle(broker: &Arc<Broker>, request: &DeleteTopicsRequest, version: i16) -> DeleteTopicsResponse {
     let image = broker.image();
     // Name, and id where it is asked for by id.
-    let mut wanted: Vec<(Option<String>, [u8; 16])> = request.topic_names.iter().map(|n| (Some(n.to_string()), [0; 16])).collect();
+    let id_of = |name: &str| image.topic(name).map(|t| topic_ids::uuid(t)).unwrap_or_default();
+    let named = |name: &str| (Some(name.to_owned()), id_of(name));
+    let mut wanted: Vec<(Option<String>, Uuid)> = request.topic_names.iter().map(|n| named(n)).collect();
     for topic in &request.topics {
-        let name = topic.name.as_ref().map(|n| n.to_string());
-        wanted.push((name.or_else(|| by_id(&image, topic.topic_id.as_bytes())), *topic.topic_id.as_bytes()));
+        wanted.push(match &topic.name {
+            Some(name) => named(name),
+            None => (broker.topic_ids.name(&image, topic.topic_id).map(|n| n.to_string()), topic.topic_id),
+        });
     }
     let mut results = Vec::new();
     let mut going = Vec::new();
     for (name, id) in wanted {
         let answer = DeletableTopicResult::default().with_error_message(None);
-        let answer = if version >= 6 { answer.with_topic_id(uuid::Uuid::from_bytes(id)) } else { answer };
+        let answer = if version >= 6 { answer.with_topic_id(id) } else { answer };
         let done = match &name {
             Some(name) => delete(broker, name, version).await,
             None => Err((ResponseError::UnknownTopicId, "This server does not host this topic ID.".into())),

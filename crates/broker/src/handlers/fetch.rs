@@ -3,130 +3,267 @@
 //! Invariant: an answer names parts of files; neither the wait nor the answer holds records in memory.
 
 use std::{
-    collections::HashSet,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use kafka_protocol::{ResponseError, messages::FetchRequest};
+use uuid::Uuid;
 
 use super::{
-    RequestError,
-    fetch_answer::{self, PART_BYTES, Part},
+    Context, RequestError,
+    fetch_answer::{self, Header, PART_BYTES},
+    leaders::Leaders,
 };
-use crate::{broker::Broker, net::answer::Answer, partition::Waiter, storage::Led};
+use crate::{
+    broker::Broker,
+    cluster::Image,
+    fetch_sessions::{Asked, Found, NO_SESSION, Part, Parts, Position, Source, Topic},
+    net::{answer::Answer, budget::Share},
+    partition::Read,
+    watch::Watchers,
+};
 
 /// Longest wait, in milliseconds.
 const MAX_WAIT_MS: u64 = 60_000;
-
-/// What a request asks for.
-#[derive(Debug)]
-pub struct Wanted {
-    topics: Vec<(String, Vec<WantedPart>)>,
-    max_bytes: usize,
-    min_bytes: usize,
-    until: Instant,
-}
-
-#[derive(Debug)]
-struct WantedPart {
-    index: i32,
-    leader_epoch: i32,
-    offset: i64,
-    max_bytes: usize,
-}
+/// First version with topic ids in the place of names.
+const IDS: i16 = 13;
+/// First version in which a follower says its epoch.
+const REPLICA_STATE: i16 = 15;
+/// First version whose answers name leaders (KIP-951).
+const LEADERS: i16 = 16;
 
 fn size(n: i32) -> usize {
     usize::try_from(n).unwrap_or(0)
 }
 
+/// What a request asks for, beside its partitions.
+#[derive(Debug)]
+pub struct Wanted {
+    asked: Asked,
+    max_bytes: usize,
+    min_bytes: usize,
+    until: Instant,
+    stable_only: bool,
+    /// a follower: its number and epoch, -1 if it does not say
+    replica: Option<(i32, i64)>,
+    named: Vec<(Topic, i32, Position)>,
+    forgotten: Vec<(Topic, i32)>,
+}
+
 impl Wanted {
-    /// Takes what is needed from a request. A partition that is named again is left out: its answer would only make
-    /// the request more expensive.
-    pub fn new(request: FetchRequest) -> Self {
+    /// Takes what is needed from a request. Topics that are named by id get their names.
+    pub fn new(broker: &Broker, request: &FetchRequest, version: i16) -> Self {
         let wait = Duration::from_millis((size(request.max_wait_ms) as u64).min(MAX_WAIT_MS));
-        let mut seen = HashSet::new();
-        let mut topics = Vec::new();
-        for topic in &request.topics {
-            let parts = topic.partitions.iter().filter(|p| seen.insert((topic.topic.as_str(), p.partition)));
-            let parts = parts.map(|p| WantedPart {
-                index: p.partition,
-                leader_epoch: p.current_leader_epoch,
-                offset: p.fetch_offset,
-                max_bytes: size(p.partition_max_bytes),
-            });
-            topics.push((topic.topic.to_string(), parts.collect()));
+        let image = broker.image();
+        let by_id = version >= IDS;
+        let topic = |name: &str, id: Uuid| match by_id {
+            true => Topic { name: broker.topic_ids.name(&image, id), id },
+            false => Topic { name: Some(name.into()), id: Uuid::nil() },
+        };
+        let mut named = Vec::new();
+        for t in &request.topics {
+            let topic = topic(t.topic.as_str(), t.topic_id);
+            named.extend(t.partitions.iter().map(|p| {
+                let position = Position {
+                    leader_epoch: p.current_leader_epoch,
+                    offset: p.fetch_offset,
+                    last_fetched_epoch: p.last_fetched_epoch,
+                    log_start: p.log_start_offset,
+                    max_bytes: size(p.partition_max_bytes),
+                };
+                (topic.clone(), p.partition, position)
+            }));
         }
-        Self { topics, max_bytes: size(request.max_bytes), min_bytes: size(request.min_bytes), until: Instant::now() + wait }
-    }
-
-    fn led(&self, broker: &Broker) -> Vec<Arc<Led>> {
-        self.topics.iter().flat_map(|(t, parts)| parts.iter().filter_map(|p| broker.led(t, p.index))).collect()
+        let mut forgotten = Vec::new();
+        for t in &request.forgotten_topics_data {
+            let topic = topic(t.topic.as_str(), t.topic_id);
+            forgotten.extend(t.partitions.iter().map(|p| (topic.clone(), *p)));
+        }
+        let replica = match version >= REPLICA_STATE {
+            true => (request.replica_state.replica_id.0, request.replica_state.replica_epoch),
+            false => (request.replica_id.0, -1),
+        };
+        Self {
+            asked: Asked { id: request.session_id, epoch: request.session_epoch, by_id },
+            max_bytes: size(request.max_bytes),
+            min_bytes: size(request.min_bytes),
+            until: Instant::now() + wait,
+            stable_only: request.isolation_level != 0,
+            replica: Some(replica).filter(|(id, _)| *id >= 0),
+            named,
+            forgotten,
+        }
     }
 }
 
-fn find(broker: &Broker, topic: &str, wanted: &WantedPart, max_bytes: usize, at_least_one: bool) -> Result<Part, ResponseError> {
-    let Some(led) = broker.led(topic, wanted.index) else {
-        return Err(broker.image().not_led(topic, wanted.index));
+/// Reads from the partitions that this broker leads.
+struct Leading<'a> {
+    broker: &'a Broker,
+    image: Arc<Image>,
+    wanted: &'a Wanted,
+}
+
+impl Leading<'_> {
+    fn find(
+        &self,
+        topic: &Topic,
+        index: i32,
+        position: &Position,
+        max_bytes: usize,
+        at_least_one: bool,
+        watch: &mut dyn FnMut(&Arc<Watchers>),
+    ) -> Result<Part, ResponseError> {
+        // An id whose name was not known when the session began may be known now.
+        let later = topic.name.is_none().then(|| self.broker.topic_ids.name(&self.image, topic.id)).flatten();
+        let name = topic.name.as_ref().or(later.as_ref()).ok_or(ResponseError::UnknownTopicId)?;
+        let Some(led) = self.broker.led(name, index) else {
+            return Err(match self.image.not_led(name, index) {
+                ResponseError::UnknownTopicOrPartition if !topic.id.is_nil() => ResponseError::UnknownTopicId,
+                e => e,
+            });
+        };
+        watch(led.partition.watchers());
+        led.partition.check_epoch(position.leader_epoch)?;
+        if position.last_fetched_epoch >= 0 {
+            let (epoch, end) = led.partition.end_of_epoch(position.last_fetched_epoch)?;
+            if epoch < 0 || end < 0 || position.offset < led.partition.offsets().0 {
+                return Err(ResponseError::OffsetOutOfRange);
+            }
+            if epoch < position.last_fetched_epoch || end < position.offset {
+                return Ok(Part {
+                    index,
+                    diverging: Some((epoch, end)),
+                    high_watermark: led.partition.high_watermark(),
+                    last_stable_offset: led.partition.last_stable_offset(),
+                    start_offset: led.partition.offsets().0,
+                    ..Part::default()
+                });
+            }
+        }
+        let Wanted { stable_only, replica, .. } = *self.wanted;
+        let found = led.partition.find(&Read { offset: position.offset, max_bytes, at_least_one, stable_only, replica })?;
+        Ok(Part {
+            index,
+            high_watermark: found.high_watermark,
+            last_stable_offset: found.last_stable_offset,
+            start_offset: found.start_offset,
+            records: found.records,
+            more: found.more,
+            ..Part::default()
+        })
+    }
+}
+
+impl Source for Leading<'_> {
+    fn read(
+        &self,
+        topic: &Topic,
+        index: i32,
+        position: &Position,
+        max_bytes: usize,
+        at_least_one: bool,
+        watch: &mut dyn FnMut(&Arc<Watchers>),
+    ) -> Part {
+        self.find(topic, index, position, max_bytes, at_least_one, watch).unwrap_or_else(|e| Part {
+            index,
+            error: e.code(),
+            ..Part::default()
+        })
+    }
+}
+
+/// The partitions of a request, of its own or of its session.
+enum Subject {
+    Own(Box<Parts>),
+    Session(Arc<Mutex<Parts>>),
+}
+
+fn lock(parts: &Mutex<Parts>) -> MutexGuard<'_, Parts> {
+    parts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Subject {
+    fn with<T>(&mut self, work: impl FnOnce(&mut Parts) -> T) -> T {
+        match self {
+            Self::Own(parts) => work(parts),
+            Self::Session(parts) => work(&mut lock(parts)),
+        }
+    }
+}
+
+/// Finds or makes the partitions that a request is about, and the session that goes on.
+fn begin(broker: &Broker, wanted: &mut Wanted, version: i16) -> Result<(Subject, i32), ResponseError> {
+    let named = std::mem::take(&mut wanted.named);
+    if version < 7 || wanted.asked.is_full() {
+        // As on Kafka, a session that a full request names is over.
+        if wanted.asked.id != NO_SESSION {
+            broker.fetch_sessions.close(wanted.asked.id);
+        }
+        let mut parts = Parts::default();
+        named.into_iter().for_each(|(topic, index, position)| parts.put(topic, index, position));
+        return Ok((Subject::Own(Box::new(parts)), NO_SESSION));
+    }
+    let session = broker.fetch_sessions.resume(wanted.asked, Instant::now())?;
+    let len = {
+        let mut parts = lock(&session);
+        named.into_iter().for_each(|(topic, index, position)| parts.put(topic, index, position));
+        wanted.forgotten.iter().for_each(|(topic, index)| parts.forget(topic, *index));
+        parts.len()
     };
-    led.partition.check_epoch(wanted.leader_epoch)?;
-    let found = led.partition.find(wanted.offset, max_bytes, at_least_one)?;
-    Ok(Part {
-        index: wanted.index,
-        error: 0,
-        high_watermark: found.high_watermark,
-        start_offset: found.start_offset,
-        records: found.records,
-    })
+    let goes_on = broker.fetch_sessions.resized(wanted.asked.id, len);
+    Ok((Subject::Session(session), if goes_on { wanted.asked.id } else { NO_SESSION }))
 }
 
-struct Found {
-    topics: Vec<(String, Vec<Part>)>,
-    bytes: usize,
-    failed: bool,
-}
-
-fn once(broker: &Broker, wanted: &Wanted) -> Found {
-    let mut room = wanted.max_bytes.min(broker.config.fetch_max_bytes);
-    let mut out = Found { topics: Vec::with_capacity(wanted.topics.len()), bytes: 0, failed: false };
-    for (topic, partitions) in &wanted.topics {
-        let mut parts = Vec::with_capacity(partitions.len());
-        for wanted in partitions {
-            // The first partition with records gives at least one batch, so that a client is never stuck.
-            let part = find(broker, topic, wanted, room.min(wanted.max_bytes), out.bytes == 0);
-            let part = part.unwrap_or_else(|e| {
-                out.failed = true;
-                Part { index: wanted.index, error: e.code(), high_watermark: -1, start_offset: -1, records: None }
-            });
-            let bytes = part.records.as_ref().map_or(0, crate::log::Slice::len);
-            out.bytes += bytes;
-            room = room.saturating_sub(bytes);
-            parts.push(part);
+/// Reads until there is enough, something is wrong, or the time is up.
+async fn wait(broker: &Broker, wanted: &Wanted, subject: &mut Subject) -> Found {
+    let changes = subject.with(|parts| parts.changes());
+    let max_bytes = wanted.max_bytes.min(broker.config.fetch_max_bytes);
+    loop {
+        let source = Leading { broker, image: broker.image(), wanted };
+        let found = subject.with(|parts| parts.read(&source, max_bytes));
+        let left = wanted.until.saturating_duration_since(Instant::now());
+        if found.failed || found.bytes >= wanted.min_bytes || left.is_zero() || subject.with(|parts| parts.is_empty()) {
+            return found;
         }
-        out.topics.push((topic.clone(), parts));
+        // Nothing is held while it waits.
+        drop((found, source));
+        let _ = tokio::time::timeout(left, changes.woken()).await;
     }
-    out
 }
 
 /// Answers a request.
-pub async fn handle(broker: &Arc<Broker>, wanted: Wanted, correlation_id: i32, version: i16) -> Result<Answer, RequestError> {
-    let parts: usize = wanted.topics.iter().map(|(_, parts)| 1 + parts.len()).sum();
-    let enough = |found: &Found| found.failed || found.bytes >= wanted.min_bytes || wanted.until <= Instant::now();
-    let mut found = once(broker, &wanted);
-    if !enough(&found) {
-        drop(found.topics);
-        // Registered before it is read again: what comes in between is not missed.
-        let waiter = Waiter::new(wanted.led(broker));
-        loop {
-            found = once(broker, &wanted);
-            if enough(&found) {
-                break;
-            }
-            let left = wanted.until.saturating_duration_since(Instant::now());
-            let _ = tokio::time::timeout(left, waiter.woken()).await;
+pub async fn handle(
+    broker: &Arc<Broker>,
+    context: &Context,
+    mut wanted: Wanted,
+    correlation_id: i32,
+    version: i16,
+) -> Result<Answer, RequestError> {
+    let header = |error: i16, session: i32| Header { correlation_id, version, error, session };
+    let (mut subject, mut session) = match begin(broker, &mut wanted, version) {
+        Ok(begun) => begun,
+        Err(e) => return Ok(fetch_answer::encode(&header(e.code(), NO_SESSION), Vec::new(), Leaders::default())),
+    };
+    let found = wait(broker, &wanted, &mut subject).await;
+    let full = matches!(subject, Subject::Own(_));
+    let len = subject.with(|parts| parts.answer_len(&found, full));
+    let share: Share = broker.budgets.responses.take(len * PART_BYTES).await;
+    let mut topics = subject.with(|parts| parts.answer(found, full));
+    if let Subject::Own(parts) = subject
+        && version >= 7
+        && wanted.asked.wants_session()
+    {
+        session = broker.fetch_sessions.create(*parts, wanted.asked.by_id, wanted.replica.is_some(), Instant::now());
+    }
+    let mut leaders = Leaders::default();
+    if version >= LEADERS {
+        let image = broker.image();
+        for (topic, parts) in &mut topics {
+            let name = topic.name.as_deref().unwrap_or_default();
+            parts.iter_mut().for_each(|p| p.leader = leaders.note(&image, context, p.error, name, p.index));
         }
     }
-    let share = broker.budgets.responses.take(parts * PART_BYTES).await;
-    let answer = fetch_answer::encode(correlation_id, version, found.topics);
+    let answer = fetch_answer::encode(&header(0, session), topics, leaders);
     Ok(Answer { share, ..answer })
 }

@@ -16,6 +16,10 @@ use crate::{
 };
 
 async fn find(broker: &Broker, context: &Context, request: &FindCoordinatorRequest) -> Result<(i32, String, u16), ResponseError> {
+    if request.key_type == 1 {
+        // As InitProducerId has it: clients end with this at once, where they would ask again after others.
+        return Err(ResponseError::TransactionalIdAuthorizationFailed);
+    }
     if request.key_type != 0 {
         return Err(ResponseError::InvalidRequest);
     }

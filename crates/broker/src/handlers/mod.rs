@@ -1,4 +1,6 @@
 //! One file per API. A handler gets a decoded request and answers with a response; it never fails as a whole.
+//!
+//! Invariant: what has an effect is done when [`handle`] ends; only waiting is left to the rest of an [`Outcome`].
 
 mod api_versions;
 mod create_topics;
@@ -7,6 +9,8 @@ mod delete_topics;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
+mod init_producer_id;
+mod leaders;
 mod list_offsets;
 mod metadata;
 mod offset_commit;
@@ -21,15 +25,15 @@ use kafka_protocol::{
     ResponseError,
     messages::{
         ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FindCoordinatorRequest,
-        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-        RequestHeader, ResponseHeader,
+        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+        ProduceRequest, RequestHeader, ResponseHeader,
     },
     protocol::{Decodable, Encodable},
 };
 
 use crate::{
     broker::Broker,
-    net::{answer::Answer, budget::Share},
+    net::{answer::Answer, budget::Share, pipeline::Outcome},
     wire::{self, Layout},
 };
 
@@ -77,20 +81,28 @@ pub struct Api {
 
 /// All APIs that are served.
 pub const APIS: &[Api] = &[
-    Api { key: ApiKey::Produce, versions: (0, 9), served_from: 3, layout: Layout { flexible: 9, fields: "s h i [ s [ i y ] ]" } },
+    Api { key: ApiKey::Produce, versions: (0, 11), served_from: 3, layout: Layout { flexible: 9, fields: "s h i [ s [ i y ] ]" } },
     Api {
         key: ApiKey::Fetch,
-        versions: (4, 12),
+        versions: (4, 17),
         served_from: 4,
-        layout: Layout { flexible: 12, fields: "i i i i b i@7-99 i@7-99 [ s [ i i@9-99 l i@12-99 l@5-99 i ] ] [@7-99 s I ] s@11-99" },
+        layout: Layout {
+            flexible: 12,
+            fields: "i@4-14 i i i b i@7-99 i@7-99 [ s@4-12 u@13-99 [ i i@9-99 l i@12-99 l@5-99 i ] ] [@7-99 s@7-12 u@13-99 I ] s@11-99",
+        },
     },
     Api {
         key: ApiKey::ListOffsets,
-        versions: (1, 7),
+        versions: (1, 9),
         served_from: 1,
         layout: Layout { flexible: 6, fields: "i b@2-99 [ s [ i i@4-99 l ] ]" },
     },
-    Api { key: ApiKey::Metadata, versions: (0, 9), served_from: 0, layout: Layout { flexible: 9, fields: "[ s ] b@4-99 b@8-99 b@8-99" } },
+    Api {
+        key: ApiKey::Metadata,
+        versions: (0, 12),
+        served_from: 0,
+        layout: Layout { flexible: 9, fields: "[ u@10-99 s ] b@4-99 b@8-10 b@8-99" },
+    },
     Api {
         key: ApiKey::OffsetCommit,
         versions: (2, 8),
@@ -99,20 +111,21 @@ pub const APIS: &[Api] = &[
     },
     Api { key: ApiKey::OffsetFetch, versions: (1, 7), served_from: 1, layout: Layout { flexible: 6, fields: "s [ s I ] b@7-99" } },
     Api { key: ApiKey::FindCoordinator, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s b@1-99" } },
-    Api { key: ApiKey::ApiVersions, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s@3-99 s@3-99" } },
+    Api { key: ApiKey::ApiVersions, versions: (0, 4), served_from: 0, layout: Layout { flexible: 3, fields: "s@3-99 s@3-99" } },
     Api {
         key: ApiKey::CreateTopics,
         versions: (2, 7),
         served_from: 2,
         layout: Layout { flexible: 5, fields: "[ s i h [ i I ] [ s s ] ] i b" },
     },
-    Api { key: ApiKey::DeleteTopics, versions: (1, 6), served_from: 1, layout: Layout { flexible: 4, fields: "[@6-99 s l l ] S@1-5 i" } },
+    Api { key: ApiKey::DeleteTopics, versions: (1, 6), served_from: 1, layout: Layout { flexible: 4, fields: "[@6-99 s u ] S@1-5 i" } },
     Api {
         key: ApiKey::OffsetForLeaderEpoch,
         versions: (2, 4),
         served_from: 2,
         layout: Layout { flexible: 4, fields: "i@3-99 [ s [ i i i ] ]" },
     },
+    Api { key: ApiKey::InitProducerId, versions: (0, 4), served_from: 0, layout: Layout { flexible: 2, fields: "s i l@3-99 h@3-99" } },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
 ];
 
@@ -129,8 +142,8 @@ fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, respo
     Ok(out.freeze())
 }
 
-/// Answers one request. `None` for a produce request that wants no answer.
-pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -> Result<Option<Answer>, RequestError> {
+/// Handles one request: when this ends, its ordered part is done, and the next request of the connection may be begun.
+pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -> Result<Outcome, RequestError> {
     let Request { mut frame, share: frame_share } = request;
     let bad = |text: &str| RequestError::Malformed(text.to_owned());
     if frame.len() < 8 {
@@ -144,7 +157,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         // The answer has the form of version 0, whatever was asked in.
         let correlation_id = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
         let header = RequestHeader::default().with_correlation_id(correlation_id);
-        return encode(&header, key, 0, &api_versions::unsupported()).map(|bytes| Some(bytes.into()));
+        return encode(&header, key, 0, &api_versions::unsupported()).map(|bytes| Answer::from(bytes).into());
     }
     if !in_range || version < api.served_from {
         return Err(RequestError::Malformed(format!("{key:?} version {version} is not served")));
@@ -165,28 +178,36 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         };
     }
     let bytes = match key {
-        ApiKey::ApiVersions => {
-            decode!(ApiVersionsRequest);
-            encode(&header, key, version, &api_versions::supported())
-        }
+        ApiKey::ApiVersions => encode(&header, key, version, &api_versions::handle(&decode!(ApiVersionsRequest), version)),
         ApiKey::Metadata => {
             let request = decode!(MetadataRequest);
             drop(share);
             let (response, share) = metadata::handle(broker, context, &request, version).await;
-            return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
         }
         ApiKey::Produce => {
             let request = decode!(ProduceRequest);
-            match produce::handle(broker, &request)? {
-                Some(response) => encode(&header, key, version, &response),
-                None => return Ok(None),
+            let Some(produced) = produce::handle(broker, &request, version)? else {
+                return Ok(Outcome::None);
+            };
+            if produced.is_done() {
+                encode(&header, key, version, &produced.response(broker, context, version))
+            } else {
+                // The records are in the log; only what the wait needs stays in memory.
+                drop((request, frame, frame_share));
+                let (broker, context) = (broker.clone(), context.clone());
+                let rest = async move {
+                    let response = produced.acknowledged().await.response(&broker, &context, version);
+                    Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }))
+                };
+                return Ok(Outcome::Later { bytes: elements * wire::ELEMENT_BYTES, rest: Box::pin(rest) });
             }
         }
         ApiKey::Fetch => {
-            let wanted = fetch::Wanted::new(decode!(FetchRequest));
+            let wanted = fetch::Wanted::new(broker, &decode!(FetchRequest), version);
             // Only what the wait needs stays in memory.
             drop((frame, frame_share, share));
-            return fetch::handle(broker, wanted, header.correlation_id, version).await.map(Some);
+            return fetch::handle(broker, context, wanted, header.correlation_id, version).await.map(Outcome::from);
         }
         ApiKey::ListOffsets => encode(&header, key, version, &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version)),
         ApiKey::FindCoordinator => {
@@ -197,13 +218,14 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             let request = decode!(OffsetFetchRequest);
             drop(share);
             let (response, share) = offset_fetch::handle(broker, &request).await;
-            return Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }));
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
         }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
         ApiKey::DeleteTopics => encode(&header, key, version, &delete_topics::handle(broker, &decode!(DeleteTopicsRequest), version).await),
         ApiKey::OffsetForLeaderEpoch => {
             encode(&header, key, version, &offset_for_leader_epoch::handle(broker, &decode!(OffsetForLeaderEpochRequest)))
         }
+        ApiKey::InitProducerId => encode(&header, key, version, &init_producer_id::handle(broker, &decode!(InitProducerIdRequest)).await),
         ApiKey::DeleteRecords => {
             let request = decode!(DeleteRecordsRequest);
             // Waits for the disk.
@@ -211,5 +233,5 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
     }?;
-    Ok(Some(Answer { share, ..bytes.into() }))
+    Ok(Answer { share, ..bytes.into() }.into())
 }

@@ -88,6 +88,11 @@ impl Epochs {
         self.list.len() != before
     }
 
+    /// Drops all.
+    pub fn clear(&mut self) {
+        self.list.clear();
+    }
+
     /// The log begins at another offset now.
     pub fn truncate_to(&mut self, start: i64) -> bool {
         let first = self.list.partition_point(|e| e.start <= start).saturating_sub(1);

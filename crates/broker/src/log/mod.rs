@@ -1,17 +1,26 @@
 //! A partition's log: Kafka's segment files in a directory `topic-partition`.
 //!
-//! Invariant: offsets grow without a gap from one batch to the next within what was appended here; a torn tail is
-//! cut off when the log is opened, and the indexes agree with the log. A directory is open once.
+//! Invariant: offsets grow, without a gap from one batch to the next within what was appended here as a leader; a torn
+//! tail is cut off when the log is opened, and the indexes agree with the log. A directory is open once. Bytes in a file
+//! that a [`Slice`] may name are never replaced: see [`Log::truncate_to`].
 
 pub mod checkpoints;
 mod epochs;
 mod files;
+mod follow;
 mod index;
 mod owned;
+mod producers;
 mod retention;
+mod scan;
 mod segment;
+mod slice;
+mod snapshots;
+mod sync;
+mod transactions;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,10 +33,16 @@ pub use epochs::Epoch;
 use epochs::Epochs;
 pub use files::Files;
 use files::Slot;
+pub use follow::AppendedAsFollower;
 use owned::Owned;
+use producers::Producers;
+pub use producers::{Duplicate, Producer, ProducerQuota, Remembered};
 pub use retention::{Gone, Retention};
 use segment::{Segment, Trust};
 pub use segment::{locate, now_ms};
+pub use slice::Slice;
+pub use sync::{Synced, Unsynced};
+pub use transactions::Aborted;
 
 /// Why a log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +52,13 @@ pub struct LogError {
     pub path: PathBuf,
     /// the system's reason
     pub source: io::Error,
+}
+
+impl LogError {
+    /// Whether the bytes were wrong, not the disk: of a batch that is damaged or not in order.
+    pub fn is_bad_data(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+    }
 }
 
 pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> LogError + '_ {
@@ -65,46 +87,6 @@ pub struct Recovery {
     pub start: i64,
 }
 
-/// Part of a segment: whole batches. It takes neither memory nor a descriptor.
-#[derive(Debug, Clone)]
-pub struct Slice {
-    file: Arc<Slot>,
-    position: u64,
-    len: usize,
-}
-
-impl Slice {
-    /// The file, which the caller lets go of soon.
-    pub fn file(&self) -> io::Result<Arc<fs::File>> {
-        self.file.file()
-    }
-    /// Where it begins.
-    pub fn position(&self) -> u64 {
-        self.position
-    }
-    /// Its length in bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-    /// Reads it behind what is in a buffer.
-    pub fn read_into(&self, out: &mut BytesMut) -> io::Result<()> {
-        let start = out.len();
-        out.resize(start + self.len, 0);
-        std::os::unix::fs::FileExt::read_exact_at(&*self.file()?, &mut out[start..], self.position)
-    }
-
-    /// Part of any file.
-    #[cfg(test)]
-    pub fn of_file(path: &Path, position: u64, len: u64) -> Self {
-        let file = Slot::create(&Files::new(10), path.to_owned()).expect("a file");
-        Self { file: Arc::new(file), position, len: len as usize }
-    }
-}
-
 /// Files that a log of its own keeps open.
 const OWN_FILES: usize = 64;
 
@@ -125,29 +107,13 @@ pub struct Log {
     recovery_point: i64,
     /// bytes that were appended since the disk was last waited for
     unsynced_bytes: u64,
+    /// how often records were cut off at the end
+    truncations: u64,
     epochs: Epochs,
+    producers: Producers,
+    /// offsets of the producer snapshots in the directory
+    snapshots: BTreeSet<i64>,
     owned: Owned,
-}
-
-/// Files that are to reach the disk.
-#[derive(Debug)]
-pub struct Unsynced {
-    files: Vec<Arc<Slot>>,
-    end: i64,
-}
-
-impl Unsynced {
-    /// Waits until they have. Returns the offset up to which the log is on the disk then; see [`Log::synced`].
-    pub fn sync(&self) -> Result<i64, LogError> {
-        for slot in &self.files {
-            match slot.file().and_then(|f| f.sync_data()) {
-                // Deleted meanwhile.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                done => done.map_err(at(&slot.path()))?,
-            }
-        }
-        Ok(self.end)
-    }
 }
 
 /// A place that a time stamp was found at.
@@ -227,7 +193,10 @@ impl Log {
             segments,
             recovery_point: point,
             unsynced_bytes: 0,
+            truncations: 0,
             epochs,
+            producers: Producers::default(),
+            snapshots: BTreeSet::new(),
             owned,
         };
         let end = this.end_offset();
@@ -237,6 +206,7 @@ impl Log {
         if this.epochs.list() != before {
             this.epochs.write()?;
         }
+        this.load_producers(recovery.clean)?;
         Ok(this)
     }
 
@@ -248,7 +218,7 @@ impl Log {
     /// Gives the directory another name. Readers that have begun still find the files.
     pub fn rename(&mut self, to: &Path) -> Result<(), LogError> {
         fs::rename(&self.dir, to).map_err(at(&self.dir))?;
-        self.segments.iter().flat_map(Segment::files).for_each(|slot| slot.moved(to));
+        self.segments.iter_mut().for_each(|s| s.moved(to));
         self.epochs.moved(to);
         self.dir = to.to_owned();
         to.parent().map_or(Ok(()), sync_dir)?;
@@ -308,51 +278,48 @@ impl Log {
             next += i64::from(head.last_offset_delta) + 1;
             rest = tail;
         }
+        self.write(bytes, &placed)?;
+        Ok(first)
+    }
+
+    /// Writes batches that have their offsets and epochs.
+    fn write(&mut self, bytes: &[u8], heads: &[Head]) -> Result<(), LogError> {
         let mut from = 0;
-        for head in &placed {
-            let too_long = self.active().size() as u64 + head.size as u64 > u64::from(self.limits.segment_bytes);
-            // Offsets in an index are relative and have 32 bits.
-            let too_far = head.last_offset() - self.active().base() > i64::from(i32::MAX);
-            let too_old = self.active().open_for(head.max_timestamp) > self.limits.segment_ms;
-            if self.active().size() > 0 && (too_long || too_far || too_old) {
-                self.roll(head.base_offset)?;
+        let mut new_epoch = false;
+        let mut write = || {
+            for head in heads {
+                self.write_one(&bytes[from..from + head.size], head)?;
+                new_epoch |= self.epochs.assign(head.leader_epoch, head.base_offset);
+                from += head.size;
             }
-            self.active().append(&bytes[from..from + head.size], head)?;
-            self.unsynced_bytes += head.size as u64;
-            from += head.size;
-        }
-        if self.epochs.assign(leader_epoch, first) {
+            Ok(())
+        };
+        let written = write();
+        // Of the batches before one that failed too: they are in the log.
+        if new_epoch {
             self.epochs.write()?;
         }
-        Ok(first)
+        written
+    }
+
+    fn write_one(&mut self, bytes: &[u8], head: &Head) -> Result<(), LogError> {
+        let too_long = self.active().size() as u64 + head.size as u64 > u64::from(self.limits.segment_bytes);
+        // Offsets in an index are relative and have 32 bits.
+        let too_far = head.last_offset() - self.active().base() > i64::from(i32::MAX);
+        let too_old = self.active().open_for(head.max_timestamp) > self.limits.segment_ms;
+        if too_far || self.active().size() > 0 && (too_long || too_old) {
+            self.roll(head.base_offset)?;
+        }
+        self.active().append(bytes, head)?;
+        self.unsynced_bytes += head.size as u64;
+        if head.producer_id >= 0 { self.note_producer(head, bytes) } else { Ok(()) }
     }
 
     /// Begins a new segment. The old one reaches the disk later: see [`Log::unsynced`].
     fn roll(&mut self, base: i64) -> Result<(), LogError> {
         self.active().close()?;
-        let (new, _) = Segment::open(&self.dir, base, Trust::Below(base), self.limits, &self.files, &mut |_| {})?;
-        // Or the segment's file could be gone after a power cut, with acknowledged records in it.
-        sync_dir(&self.dir)?;
-        self.segments.push(new);
-        Ok(())
-    }
-
-    /// What is not known to be on the disk.
-    pub fn unsynced(&self) -> Option<Unsynced> {
-        let end = self.end_offset();
-        let segments = self.segments.iter().filter(|s| s.next_offset() > self.recovery_point);
-        (end > self.recovery_point).then(|| Unsynced { files: segments.flat_map(|s| s.files()).cloned().collect(), end })
-    }
-
-    /// Bytes that may not be on the disk.
-    pub fn unsynced_bytes(&self) -> u64 {
-        self.unsynced_bytes
-    }
-
-    /// What was unsynced is on the disk up to an offset.
-    pub fn synced(&mut self, end: i64) {
-        self.recovery_point = self.recovery_point.max(end.min(self.end_offset()));
-        self.unsynced_bytes = 0;
+        self.take_snapshot();
+        self.begin(base)
     }
 
     fn segment_of(&self, offset: i64) -> usize {
@@ -411,16 +378,6 @@ impl Log {
     pub fn max_timestamp(&self) -> i64 {
         let kept = self.segments.iter().filter(|s| s.next_offset() > self.start);
         kept.map(Segment::max_timestamp).max().unwrap_or(-1)
-    }
-
-    /// Writes all to the disk.
-    pub fn flush(&mut self) -> Result<(), LogError> {
-        self.active().close()?;
-        if let Some(unsynced) = self.unsynced() {
-            let end = unsynced.sync()?;
-            self.synced(end);
-        }
-        Ok(())
     }
 
     /// Bytes of all segments.

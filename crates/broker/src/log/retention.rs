@@ -37,7 +37,7 @@ pub fn remove(dir: &Path, base: i64) -> Result<(), LogError> {
 
 /// Files of segments that have gone from a log. They are removed when this is dropped.
 #[derive(Debug)]
-pub struct Gone(Vec<Arc<Slot>>);
+pub struct Gone(pub(super) Vec<Arc<Slot>>);
 
 impl Gone {
     /// Where they are.
@@ -64,7 +64,8 @@ impl Log {
     pub fn expire(&mut self, retention: Retention) -> Result<Option<Gone>, LogError> {
         let now = now_ms();
         let too_old = |s: &Segment| retention.ms.is_some_and(|ms| now.saturating_sub(s.age_from()) > ms);
-        let old = self.segments.iter().take_while(|s| s.size() > 0 && too_old(s)).count();
+        let last = self.segments.len() - 1;
+        let old = self.segments.iter().enumerate().take_while(|(i, s)| (*i < last || s.size() > 0) && too_old(s)).count();
         let mut excess = retention.bytes.map_or(0, |bytes| self.size().saturating_sub(bytes));
         let mut large = 0;
         for s in &self.segments[..self.segments.len() - 1] {
@@ -107,7 +108,9 @@ impl Log {
                 slot.rename(Path::new(&to)).map_err(at(&path))?;
                 gone.push(slot.clone());
             }
+            segment.remove_aborted()?;
         }
+        self.remove_snapshots(|offset| offset < base)?;
         self.start = self.start.max(base);
         self.recovery_point = self.recovery_point.max(self.start);
         if self.epochs.truncate_to(self.start) {

@@ -16,6 +16,8 @@ use bytes::BytesMut;
 use super::{
     Files, Found, Limits, LogError, Slice, Slot, at,
     index::{Moment, OffsetIndex, Position, TimeIndex},
+    producers::Completed,
+    transactions::TransactionIndex,
 };
 use crate::{
     batch::{HEAD_BYTES, Head},
@@ -23,7 +25,7 @@ use crate::{
 };
 
 /// Largest batch that a walk believes in, in bytes.
-const MAX_BATCH_BYTES: usize = 1 << 30;
+pub const MAX_BATCH_BYTES: usize = 1 << 30;
 
 /// How much of a segment is believed when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,7 @@ pub struct Segment {
     created: i64,
     index: OffsetIndex,
     times: TimeIndex,
+    aborted: TransactionIndex,
     last_time_entry: i64,
     since_entry: u32,
     index_interval_bytes: u32,
@@ -95,6 +98,7 @@ impl Segment {
             created: if length == 0 { now_ms() } else { metadata.modified().map_or(0, ms) },
             index: OffsetIndex::open(open(files, file("index"))?)?,
             times: TimeIndex::open(open(files, file("timeindex"))?)?,
+            aborted: TransactionIndex::open(file("txnindex"))?,
             last_time_entry: -1,
             since_entry: 0,
             index_interval_bytes: limits.index_interval_bytes,
@@ -116,7 +120,32 @@ impl Segment {
         if cut {
             this.cut(trust, length)?;
         }
+        this.aborted.truncate_to(this.next_offset)?;
         Ok((this, cut))
+    }
+
+    /// Cuts off the batch that holds an offset, and all that follows. Says whether a reader still holds a part of the file.
+    pub fn truncate_to(&mut self, offset: i64) -> Result<bool, LogError> {
+        let position = self.position_of(offset)?;
+        let head = if position < self.size { self.head_at(position)? } else { None };
+        let end = head.map_or(offset, |h| h.base_offset.min(offset)).max(self.base);
+        (self.size, self.next_offset, self.since_entry) = (0, self.base, 0);
+        (self.max_timestamp, self.max_timestamp_offset, self.last_time_entry) = (-1, self.base, -1);
+        // The indexes first: they may lack entries, but not name what is not there.
+        self.restore(Trust::Below(end), position)?;
+        while self.size < position {
+            let Some(head) = self.head_at(self.size)? else { break };
+            self.note(&head, self.size)?;
+            self.size += head.size as u32;
+        }
+        self.next_offset = end;
+        self.aborted.truncate_to(end)?;
+        if position == 0 {
+            (self.first_timestamp, self.created) = (None, now_ms());
+        }
+        let cut = self.log.file().and_then(|f| f.set_len(position.into()).and_then(|()| f.sync_all()));
+        cut.map_err(at(&self.path))?;
+        Ok(Arc::strong_count(&self.log) > 1)
     }
 
     fn cut(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
@@ -168,7 +197,7 @@ impl Segment {
         self.times.clear()
     }
 
-    fn read_at(&self, out: &mut [u8], position: u32) -> Result<(), LogError> {
+    pub fn read_at(&self, out: &mut [u8], position: u32) -> Result<(), LogError> {
         self.log.file().and_then(|f| f.read_exact_at(out, position.into())).map_err(at(&self.path))
     }
 
@@ -226,7 +255,27 @@ impl Segment {
             _ => now_ms().saturating_sub(self.created),
         }
     }
-    /// All files of the segment.
+    /// Its transactions that were aborted.
+    pub fn aborted(&self) -> &TransactionIndex {
+        &self.aborted
+    }
+    /// A transaction was aborted by the batch that was appended last.
+    pub fn note_aborted(&mut self, done: &Completed) -> Result<(), LogError> {
+        self.aborted.push(done)
+    }
+    /// Removes their index: the segment goes.
+    pub fn remove_aborted(&self) -> Result<(), LogError> {
+        match std::fs::remove_file(self.aborted.path()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(self.aborted.path())(e)),
+            _ => Ok(()),
+        }
+    }
+    /// The directory was renamed.
+    pub fn moved(&mut self, dir: &Path) {
+        self.files().into_iter().for_each(|slot| slot.moved(dir));
+        self.aborted.moved(dir);
+    }
+    /// All files of the segment but for the index of aborted transactions.
     pub fn files(&self) -> [&Arc<Slot>; 3] {
         [&self.log, self.index.slot(), self.times.slot()]
     }
@@ -277,7 +326,7 @@ impl Segment {
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
-    fn position_of(&self, offset: i64) -> Result<u32, LogError> {
+    pub fn position_of(&self, offset: i64) -> Result<u32, LogError> {
         let relative = u32::try_from(offset - self.base).unwrap_or(0);
         // The last entry whose batch ends before the offset: from there on it is found by walking.
         let mut position = self.index.last_while(|e| e.relative < relative)?.map_or(0, |(_, e)| e.position);

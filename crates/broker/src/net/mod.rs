@@ -5,6 +5,8 @@
 pub mod admission;
 pub mod answer;
 pub mod budget;
+pub mod cold;
 pub mod descriptors;
+pub mod pipeline;
 pub mod quiet;
 pub mod server;

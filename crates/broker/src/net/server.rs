@@ -1,6 +1,6 @@
-//! Connections: one request after the other, answered in order.
+//! Connections: requests are begun in order and answered in order; see [`super::pipeline`].
 //!
-//! Invariant: while an answer is not written, nothing more is read from its connection.
+//! Invariant: a connection that ends takes with it what is under way for it.
 
 use std::{
     io,
@@ -15,13 +15,17 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, BufReader},
-    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     time::{Instant, timeout},
 };
 
 use super::{
     answer::{self, Answer},
-    budget::{SMALL, Share},
+    budget::SMALL,
+    pipeline::{Answers, Queue, pipeline},
 };
 use crate::{
     broker::Broker,
@@ -74,32 +78,81 @@ pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context)
     }
 }
 
+/// How reading from a connection ended.
+enum End {
+    /// by the client, or for want of requests
+    Closed,
+    /// by a request that is not one; what came before it is still answered
+    Refused,
+}
+
 async fn connection(broker: &Arc<Broker>, context: &Context, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let (read, mut write) = stream.into_split();
+    let (read, write) = stream.into_split();
+    let (queue, answers) = pipeline();
+    let mut writer = std::pin::pin!(write_answers(broker, write, answers, from));
+    tokio::select! {
+        biased;
+        end = read_requests(broker, context, read, queue, from) => match end? {
+            End::Closed => Ok(()),
+            End::Refused => writer.await,
+        },
+        done = &mut writer => done,
+    }
+}
+
+/// Handles requests in the order in which they come.
+async fn read_requests(broker: &Arc<Broker>, context: &Context, read: OwnedReadHalf, queue: Queue, from: SocketAddr) -> io::Result<End> {
     let mut read = BufReader::with_capacity(READ_BUFFER, read);
     loop {
-        let length = match timeout(broker.config.connections_max_idle, read.read_i32()).await {
-            Ok(Ok(n)) => n,
-            Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Ok(Err(e)) => return Err(e),
-            Err(_) => return Ok(()),
+        let length = match next_length(broker, &mut read, &queue).await {
+            Ok(Some(n)) => n,
+            Ok(None) => return Ok(End::Closed),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(End::Closed),
+            Err(e) => return Err(e),
         };
         let max = broker.config.request_max_bytes;
         let Some(length) = usize::try_from(length).ok().filter(|n| (8..=max).contains(n)) else {
             warn_quietly!("{from}: request of {length} bytes (socket.request.max.bytes is {max}); closed");
-            return Ok(());
+            return Ok(End::Refused);
         };
         let request = receive(broker, &mut read, length).await?;
         match handle(broker, context, request).await {
-            Ok(Some(answer)) => send(broker, &mut write, answer).await?,
+            Ok(outcome) => queue.put(outcome).await?,
+            Err(e) => {
+                warn_quietly!("{from}: {e}; closed");
+                return Ok(End::Refused);
+            }
+        }
+    }
+}
+
+/// Length of the next request. `None` after `connections.max.idle.ms` without one, if nothing is to be answered.
+async fn next_length(broker: &Broker, read: &mut (impl AsyncReadExt + Unpin), queue: &Queue) -> io::Result<Option<i32>> {
+    let mut length = std::pin::pin!(read.read_i32());
+    loop {
+        match timeout(broker.config.connections_max_idle, &mut length).await {
+            Ok(length) => return length.map(Some),
+            Err(_) if queue.is_idle() => return Ok(None),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Writes answers in the order of requests, until there will be no more.
+async fn write_answers(broker: &Broker, mut write: OwnedWriteHalf, mut answers: Answers, from: SocketAddr) -> io::Result<()> {
+    while let Some((result, room)) = answers.next().await {
+        match result {
+            Ok(Some(answer)) => send(broker, &mut write, answer, answers.has_more()).await?,
             Ok(None) => {}
             Err(e) => {
                 warn_quietly!("{from}: {e}; closed");
                 return Ok(());
             }
         }
+        drop(room);
     }
+    Ok(())
 }
 
 fn timed_out(what: &'static str) -> io::Error {
@@ -144,7 +197,8 @@ async fn fill(read: &mut (impl AsyncReadExt + Unpin), frame: &mut BytesMut, leng
 }
 
 /// Writes an answer. A client that does not read is given up after a while, sooner if others wait for its memory.
-async fn send(broker: &Broker, write: &mut OwnedWriteHalf, answer: Answer) -> io::Result<()> {
+/// `more` says that others, which may have shares too, wait behind it.
+async fn send(broker: &Broker, write: &mut OwnedWriteHalf, answer: Answer, more: bool) -> io::Result<()> {
     let Answer { pieces, share } = answer;
     let begun = Instant::now();
     let moved = AtomicU64::new(0);
@@ -157,12 +211,14 @@ async fn send(broker: &Broker, write: &mut OwnedWriteHalf, answer: Answer) -> io
             Err(_) if begun.elapsed().saturating_sub(Duration::from_millis(moved.load(Ordering::Relaxed))) > STALL => {
                 return Err(timed_out("the client does not read"));
             }
-            Err(_) if gives_way(broker, &share, begun) => return Err(timed_out("the client does not read, and others wait for memory")),
+            Err(_) if gives_way(broker, share.is_some() || more, begun) => {
+                return Err(timed_out("the client does not read, and others wait for memory"));
+            }
             Err(_) => {}
         }
     }
 }
 
-fn gives_way(broker: &Broker, share: &Share, begun: Instant) -> bool {
-    share.is_some() && broker.budgets.responses.is_contended() && begun.elapsed() > CONTENDED_STALL
+fn gives_way(broker: &Broker, holds: bool, begun: Instant) -> bool {
+    holds && broker.budgets.responses.is_contended() && begun.elapsed() > CONTENDED_STALL
 }

@@ -4,12 +4,15 @@
 //! Nothing is allocated by a number in it.
 
 mod codecs;
+mod read;
 
 use std::io::{self, BufRead, Read};
 
 use kafka_protocol::ResponseError;
 
 use crate::batch::{HEAD_BYTES, Head, LOG_APPEND_TIME};
+
+pub use read::{Marker, Record, Records, marker, put_varint};
 
 /// Decompressed, a batch has at most this many times the bytes that a batch may have on the wire.
 const MAX_RATIO: u64 = 100;

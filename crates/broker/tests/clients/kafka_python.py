@@ -4,8 +4,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 servers = sys.argv[1].split(",")
-# Idempotent producers, the default of this client, come with InitProducerId.
-producer = KafkaProducer(bootstrap_servers=servers, acks="all", enable_idempotence=False, compression_type="gzip", linger_ms=10)
+producer = KafkaProducer(bootstrap_servers=servers, acks="all", compression_type="gzip", linger_ms=10)
 futures = [producer.send("orders", key=str(i).encode(), value=b"v" * (i % 90)) for i in range(1000)]
 sent = {}
 for i, f in enumerate(futures):

@@ -82,13 +82,23 @@ pub struct Batch {
     attributes: i16,
     count: i32,
     last_offset_delta: i32,
+    producer: (i64, i16, i32),
     body: Vec<u8>,
 }
 
 #[allow(dead_code)]
 impl Batch {
     pub fn new(base_timestamp: i64) -> Self {
-        Self { base_timestamp, max_timestamp: base_timestamp, magic: 2, attributes: 0, count: 0, last_offset_delta: -1, body: Vec::new() }
+        Self {
+            base_timestamp,
+            max_timestamp: base_timestamp,
+            magic: 2,
+            attributes: 0,
+            count: 0,
+            last_offset_delta: -1,
+            producer: (-1, -1, -1),
+            body: Vec::new(),
+        }
     }
     /// Adds records: time stamp delta, key, value.
     pub fn records<T: AsRef<[u8]>>(mut self, records: &[(i64, Option<T>, Option<T>)]) -> Self {
@@ -124,6 +134,11 @@ impl Batch {
         self.attributes = attributes;
         self
     }
+    /// Id and epoch of the producer, and its number for the first record.
+    pub fn producer(mut self, id: i64, epoch: i16, sequence: i32) -> Self {
+        self.producer = (id, epoch, sequence);
+        self
+    }
     pub fn count(mut self, count: i32) -> Self {
         self.count = count;
         self
@@ -141,7 +156,9 @@ impl Batch {
         tail.extend(self.last_offset_delta.to_be_bytes());
         tail.extend(self.base_timestamp.to_be_bytes());
         tail.extend(self.max_timestamp.to_be_bytes());
-        tail.extend([0xff; 14]);
+        tail.extend(self.producer.0.to_be_bytes());
+        tail.extend(self.producer.1.to_be_bytes());
+        tail.extend(self.producer.2.to_be_bytes());
         tail.extend(self.count.to_be_bytes());
         tail.extend(&self.body);
         let mut out = vec![0; 8];

@@ -24,6 +24,7 @@ use kafka_protocol::{
     },
     protocol::{Decodable, Encodable, Request, StrBytes},
 };
+use uuid::Uuid;
 
 pub fn text(s: &str) -> StrBytes {
     StrBytes::from_string(s.to_owned())
@@ -136,8 +137,17 @@ impl Client {
     }
 
     pub fn fetch_in(&mut self, version: i16, topic: &str, partition: i32, offset: i64, wait: Duration) -> PartitionData {
-        let request = fetch_request(topic, partition, offset, wait);
+        let mut request = fetch_request(topic, partition, offset, wait);
+        if version >= 13 {
+            request.topics[0].topic_id = self.topic_id(topic);
+            request.topics[0].topic = TopicName::default();
+        }
         self.call(version, &request).responses.remove(0).partitions.remove(0)
+    }
+
+    pub fn topic_id(&mut self, topic: &str) -> Uuid {
+        let wanted = vec![MetadataRequestTopic::default().with_name(Some(topic_name(topic)))];
+        self.call(12, &MetadataRequest::default().with_topics(Some(wanted))).topics[0].topic_id
     }
 
     /// All bytes of a partition from an offset on.

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
         ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest,
-        FindCoordinatorRequest, GroupId, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
-        OffsetForLeaderEpochRequest, ProduceRequest, TopicName, TransactionalId,
+        FindCoordinatorRequest, GroupId, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
+        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, TopicName, TransactionalId,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
@@ -19,6 +19,7 @@ use kafka_protocol::{
     },
     protocol::{Decodable, Encodable, StrBytes},
 };
+use uuid::Uuid;
 
 /// The number that the first element of an array begins with.
 pub const FIRST: i32 = 0x4a4b_4c4d;
@@ -30,6 +31,10 @@ fn text(s: &str) -> StrBytes {
 /// A name that an element of an array begins with.
 fn name(i: usize) -> StrBytes {
     text(&format!("{}-topic{i}", if i == 0 { "A" } else { "S" }))
+}
+
+fn id(i: usize) -> Uuid {
+    Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10 + i as u128)
 }
 
 fn number(i: usize) -> i32 {
@@ -58,14 +63,21 @@ fn fetch(v: i16, n: usize) -> FetchRequest {
         let p = if v >= 9 { p.with_current_leader_epoch(3) } else { p };
         if v >= 12 { p.with_last_fetched_epoch(2) } else { p }
     };
+    let topic = |i| {
+        let t = FetchTopic::default().with_partitions(list(n, partition));
+        if v >= 13 { t.with_topic_id(id(i)) } else { t.with_topic(TopicName(name(i))) }
+    };
     let r = FetchRequest::default()
         .with_replica_id(BrokerId(-1))
         .with_max_wait_ms(5)
         .with_min_bytes(1)
         .with_max_bytes(1 << 20)
         .with_isolation_level(1)
-        .with_topics(list(n, |i| FetchTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, partition))));
-    let forgotten = |i| ForgottenTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, number));
+        .with_topics(list(n, topic));
+    let forgotten = |i| {
+        let t = ForgottenTopic::default().with_partitions(list(n, number));
+        if v >= 13 { t.with_topic_id(id(i)) } else { t.with_topic(TopicName(name(i))) }
+    };
     let r = if v >= 7 { r.with_session_id(9).with_session_epoch(8).with_forgotten_topics_data(list(n, forgotten)) } else { r };
     if v >= 11 { r.with_rack_id(text("S-rack")) } else { r }
 }
@@ -81,10 +93,15 @@ fn list_offsets(v: i16, n: usize) -> ListOffsetsRequest {
 }
 
 fn metadata(v: i16, n: usize, nulls: bool) -> MetadataRequest {
-    let topics = list(n, |i| MetadataRequestTopic::default().with_name(Some(TopicName(name(i)))));
+    let topic = |i| {
+        let t = MetadataRequestTopic::default();
+        if v >= 12 && i > 0 { t.with_name(None).with_topic_id(id(i)) } else { t.with_name(Some(TopicName(name(i)))) }
+    };
+    let topics = list(n, topic);
     let r = MetadataRequest::default().with_topics((!nulls || v == 0).then_some(topics));
     let r = if v >= 4 { r.with_allow_auto_topic_creation(false) } else { r };
-    if v >= 8 { r.with_include_cluster_authorized_operations(true).with_include_topic_authorized_operations(true) } else { r }
+    let r = if v >= 8 { r.with_include_topic_authorized_operations(true) } else { r };
+    if (8..=10).contains(&v) { r.with_include_cluster_authorized_operations(true) } else { r }
 }
 
 fn offset_commit(v: i16, n: usize, nulls: bool) -> OffsetCommitRequest {
@@ -138,6 +155,12 @@ fn delete_records(n: usize) -> DeleteRecordsRequest {
     DeleteRecordsRequest::default().with_topics(list(n, topic)).with_timeout_ms(1000)
 }
 
+fn init_producer_id(v: i16, nulls: bool) -> InitProducerIdRequest {
+    let r = InitProducerIdRequest::default().with_transactional_id((!nulls).then(|| TransactionalId(text("S-transaction"))));
+    let r = r.with_transaction_timeout_ms(1000);
+    if v >= 3 { r.with_producer_id(ProducerId(7)).with_producer_epoch(8) } else { r }
+}
+
 fn encoded<R: Encodable + Decodable + PartialEq + std::fmt::Debug>(v: i16, request: &R) -> Bytes {
     let mut b = BytesMut::new();
     request.encode(&mut b, v).unwrap_or_else(|e| panic!("version {v}: {request:?}: {e}"));
@@ -171,6 +194,7 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 }
                 ApiKey::CreateTopics => encoded(v, &create_topics(n, nulls)),
                 ApiKey::DeleteTopics => encoded(v, &delete_topics(v, n, nulls)),
+                ApiKey::InitProducerId => encoded(v, &init_producer_id(v, nulls)),
                 ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
                 ApiKey::OffsetForLeaderEpoch => encoded(v, &epochs(v, n)),
                 other => panic!("no samples of {other:?}: write some"),
@@ -193,6 +217,7 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::ApiVersions => ApiVersionsRequest::decode(&mut b, v).map(drop),
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),
+        ApiKey::InitProducerId => InitProducerIdRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
         ApiKey::OffsetForLeaderEpoch => OffsetForLeaderEpochRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
