@@ -108,7 +108,7 @@ async fn what_was_under_way_fails_when_the_connection_is_lost_and_is_not_sent_ag
 #[tokio::test]
 async fn a_session_is_over_only_when_a_server_says_so() {
     let fake = Fake::start().await;
-    let (connection, client) = tokio::join!(fake.serve(SESSION, 400), connect(&fake.address, 400));
+    let (connection, client) = tokio::join!(fake.serve(SESSION, 400), connect(&fake.address, 30_000));
     let mut state = client.state_watcher();
     drop(connection);
     // Longer than the time-out without any server that answers.
@@ -126,13 +126,13 @@ async fn a_session_is_over_only_when_a_server_says_so() {
 #[tokio::test]
 async fn pings_keep_the_session_and_silence_ends_the_connection() {
     let fake = Fake::start().await;
-    let (mut connection, client) = tokio::join!(fake.serve(SESSION, 600), connect(&fake.address, 600));
+    let (mut connection, client) = tokio::join!(fake.serve(SESSION, 1500), connect(&fake.address, 30_000));
     let ping = connection.any_frame().await.unwrap();
     assert_eq!(head(&ping), (-2, 11));
     // It is not answered: the client gives up and comes back with the same session.
     let mut connection = fake.accept().await;
     assert_eq!(connection.hello[16..24], SESSION.to_be_bytes());
-    connection.welcome(SESSION, 600).await;
+    connection.welcome(SESSION, 1500).await;
     assert_eq!(head(&connection.any_frame().await.unwrap()), (-2, 11));
     drop(client);
 }
