@@ -174,3 +174,50 @@ async fn thousands_of_requests_at_once_are_answered_in_their_order() {
         assert_eq!(highest, 2500, "{kind:?}");
     }
 }
+
+/// Each server is killed in turn, the leader first, while sequential nodes are created and a watch is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_lives_on_an_ensemble_whose_servers_die_in_turn() {
+    for kind in BOTH {
+        let mut servers = Server::start_three(kind);
+        let addresses = servers.iter().map(Server::address).collect::<Vec<_>>().join(",");
+        let client = connect(&addresses, LONG_MS).await;
+        let id = client.session_id();
+        client.create("/e", b"", &EPHEMERAL).await.unwrap();
+        client.create("/n", b"", &PERSISTENT).await.unwrap();
+        client.create("/watched", b"", &PERSISTENT).await.unwrap();
+        let (_, _, watcher) = client.get_and_watch_data("/watched").await.unwrap();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (c, stopped) = (client.clone(), stop.clone());
+        let writing = tokio::spawn(async move {
+            let sequential = septet_zookeeper::CreateMode::PersistentSequential.with_acls(septet_zookeeper::Acls::anyone_all());
+            let mut acknowledged = Vec::new();
+            while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
+                match c.create("/n/", b"", &sequential).await {
+                    Ok(created) => acknowledged.push(created.path["/n/".len()..].to_owned()),
+                    // It may have been created: then it has a number that nobody was told.
+                    Err(Error::ConnectionLoss) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            acknowledged
+        });
+        let first = servers.iter().position(Server::leads).unwrap();
+        for i in [first, (first + 1) % 3, (first + 2) % 3] {
+            servers[i].kill();
+            eventually("two serve", || async { client.set_data("/n", b"", None).await.ok() }).await;
+            servers[i].restart();
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        let acknowledged = writing.await.unwrap();
+        eventually("a sync", || async { client.sync("/").await.ok() }).await;
+        let there: std::collections::BTreeSet<String> = client.list_children("/n").await.unwrap().into_iter().collect();
+        assert!(!acknowledged.is_empty() && acknowledged.windows(2).all(|w| w[0] < w[1]), "{kind:?}");
+        let lost: Vec<_> = acknowledged.iter().filter(|n| !there.contains(*n)).collect();
+        assert!(lost.is_empty(), "{kind:?}: {lost:?}");
+        assert_eq!(client.session_id(), id);
+        assert_eq!(client.check_stat("/e").await.unwrap().unwrap().ephemeral_owner, id.0);
+        client.set_data("/watched", b"", None).await.unwrap();
+        assert_eq!(soon("the watch", watcher.changed()).await.event_type, EventType::NodeDataChanged);
+    }
+}

@@ -92,21 +92,40 @@ pub struct Server {
 impl Server {
     /// Starts one and waits until it serves.
     pub fn start(kind: Kind) -> Self {
+        let mut this = Self::configure(kind, None, free_port(), "");
+        this.restart();
+        this
+    }
+
+    /// Starts three that are one ensemble, and waits until they serve.
+    pub fn start_three(kind: Kind) -> Vec<Self> {
+        let ports: Vec<[u16; 3]> = (0..3).map(|_| [free_port(), free_port(), free_port()]).collect();
+        let list = ports.iter().enumerate().map(|(i, [_, peer, election])| format!("server.{}=127.0.0.1:{peer}:{election}\n", i + 1));
+        let list = format!("initLimit=20\nsyncLimit=10\n{}", list.collect::<String>());
+        let mut all: Vec<Self> = (0..3).map(|i| Self::configure(kind, Some(i + 1), ports[i][0], &list)).collect();
+        all.iter_mut().for_each(Self::spawn);
+        all.iter_mut().for_each(Self::wait);
+        all
+    }
+
+    fn configure(kind: Kind, id: Option<usize>, port: u16, extra: &str) -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let port = free_port();
+        let data = dir.path().join("data");
         let mut text = format!(
             "tickTime=500\nmaxSessionTimeout=60000\nclientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\n4lw.commands.whitelist=*\n\
-             maxClientCnxns=0\n",
-            dir.path().join("data").display()
+             maxClientCnxns=0\n{extra}",
+            data.display()
         );
         if kind == Kind::Apache {
-            text += "admin.enableServer=false\nextendedTypesEnabled=true\n";
+            text += "admin.enableServer=false\n";
+        }
+        if let Some(id) = id {
+            fs::create_dir_all(&data).unwrap();
+            fs::write(data.join("myid"), format!("{id}\n")).unwrap();
         }
         fs::write(dir.path().join("zoo.cfg"), text).unwrap();
         fs::write(dir.path().join("log4j.properties"), "log4j.rootLogger=OFF\n").unwrap();
-        let mut this = Self { kind, port, dir, child: None };
-        this.restart();
-        this
+        Self { kind, port, dir, child: None }
     }
 
     pub fn address(&self) -> String {
@@ -115,6 +134,11 @@ impl Server {
 
     /// Starts it again, after [`Server::kill`].
     pub fn restart(&mut self) {
+        self.spawn();
+        self.wait();
+    }
+
+    fn spawn(&mut self) {
         assert!(self.child.is_none());
         let config = self.dir.path().join("zoo.cfg");
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
@@ -131,12 +155,20 @@ impl Server {
         };
         command.arg(config).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
+    }
+
+    fn wait(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         while !self.ask("srvr").is_some_and(|a| a.contains("Mode:")) {
             assert!(Instant::now() < deadline, "it does not serve");
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "it ended");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether it leads its ensemble.
+    pub fn leads(&self) -> bool {
+        self.ask("srvr").is_some_and(|a| a.contains("Mode: leader"))
     }
 
     /// kill -9
