@@ -1,28 +1,39 @@
 //! The broker: its configuration, the partitions that it leads, and what it knows of the cluster.
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use zookeeper_client as zk;
 
 use crate::{
     cluster::{
-        Image, TopicInfo,
+        Image,
+        controller::Events,
         producer_ids::ProducerIds,
         quota::{PartitionLimits, Quota},
+        topic_configs::TopicConfigs,
         topic_ids::TopicIds,
-        topics::is_internal,
     },
     config::Config,
     fetch_sessions::Sessions,
+    groups::Coordinator,
     log::{Files, LogError, ProducerQuota},
     net::{
         admission::Admission,
         budget::{Budget, Budgets},
         descriptors::Descriptors,
     },
+    partition::Shared,
+    replica::Manager,
     storage::{Led, Storage},
-    topic_settings::TopicSettings,
 };
 
 /// How often it is looked for files that are to be removed.
@@ -74,7 +85,15 @@ pub struct Broker {
     pub topic_ids: TopicIds,
     /// partitions that this broker has
     pub storage: Storage,
-    opening: Mutex<()>,
+    /// replicas of this broker
+    pub replicas: Manager,
+    /// settings of topics
+    pub topic_configs: TopicConfigs,
+    /// takes events while this broker is the controller
+    pub controller: watch::Sender<Option<Events>>,
+    epoch: AtomicI64,
+    /// consumer groups of the partitions of the offsets topic that this broker leads
+    pub groups: Arc<Coordinator>,
     _lock: fs::File,
 }
 
@@ -92,18 +111,23 @@ impl Broker {
         let descriptors = Descriptors::of_process();
         let connections = config.max_connections.min(descriptors.connections);
         tracing::info!("up to {} segment files are kept open, up to {connections} connections are served", descriptors.files);
+        let shared = Shared::new(config.broker_id, config.replica_lag_max_ms);
         Ok(Self {
             admission: Admission::new(connections, config.max_connections_per_ip),
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
             quota: Quota::default(),
             producer_ids: ProducerIds::default(),
-            storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers))?,
+            storage: Storage::open(&dir, Files::new(descriptors.files), ProducerQuota::new(config.max_producers), shared)?,
+            groups: Coordinator::new(config.groups.clone()),
             fetch_sessions: Sessions::new(config.fetch_session_slots),
             topic_ids: TopicIds::default(),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
-            opening: Mutex::default(),
+            replicas: Manager::default(),
+            topic_configs: TopicConfigs::default(),
+            controller: watch::Sender::new(None),
+            epoch: AtomicI64::new(-1),
             _lock: file,
         })
     }
@@ -169,46 +193,61 @@ impl Broker {
         self.storage.get(topic, partition).filter(|l| l.partition.leads())
     }
 
-    /// Takes a new image: leads what this broker leads now, and nothing else.
-    pub async fn take(&self, image: Image) {
-        let _one = self.opening.lock().await;
-        // Opening many logs takes a while: connections go on elsewhere.
-        tokio::task::block_in_place(|| self.lead(&image));
-        self.image.send_replace(Arc::new(image));
+    /// Epoch of this broker's registration, -1 before the first.
+    pub fn epoch(&self) -> i64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
-    fn lead(&self, image: &Image) {
-        let mine = |key: &(String, i32)| {
-            let topic = image.topics.get(&key.0)?;
-            topic.partitions.get(&key.1).filter(|p| p.leader == self.id() && !topic.deleting)
-        };
-        for (key, led) in self.storage.all() {
-            if mine(&key).is_none() {
-                led.partition.resign();
-            }
-        }
-        let defaults = TopicSettings::of(&self.config);
-        let settings = |name: &str, topic: &TopicInfo| {
-            // Committed offsets are compacted, not deleted, as on Kafka.
-            let defaults = if is_internal(name) { TopicSettings { deletes: false, ..defaults } } else { defaults };
-            defaults.with(name, &topic.config)
-        };
-        let all = || {
-            image.topics.iter().filter(|(_, t)| !t.deleting).flat_map(|(name, t)| {
-                t.partitions.iter().filter(|(_, p)| p.leader == self.id()).map(move |(number, state)| (name, t, *number, state))
-            })
-        };
-        self.storage.host(all().map(|(name, t, number, _)| (name.as_str(), t.id.as_deref(), number, settings(name, t))));
-        for (name, topic, number, state) in all() {
-            if let Some(led) = self.storage.get(name, number) {
-                led.partition.set_settings(settings(name, topic));
-                led.partition.lead(state.leader_epoch);
-            }
+    /// This broker has registered.
+    pub fn set_epoch(&self, epoch: i64) {
+        self.epoch.fetch_max(epoch, Ordering::AcqRel);
+    }
+
+    /// Waits until the controller has told this broker of itself.
+    pub async fn ready(&self) {
+        let id = self.id();
+        if !self.image.borrow().brokers.contains_key(&id) {
+            let _ = self.image.subscribe().wait_for(|i| i.brokers.contains_key(&id)).await;
         }
     }
 
-    /// Background work: checkpoints, retention, removal. Never ends.
+    /// Where the controller takes events, if this broker is the controller.
+    pub fn controller(&self) -> Option<Events> {
+        self.controller.borrow().clone()
+    }
+
+    /// A partition of the offsets topic is led, or followed, from now on.
+    pub fn groups_assigned(&self, index: i32, led: &Arc<Led>, leads: bool, epoch: i32) {
+        match leads {
+            true => self.groups.elected(index, led.clone(), epoch),
+            false => self.groups.resigned(index, epoch),
+        }
+    }
+
+    /// Compacts one partition after the other. Never ends.
+    async fn compact(self: Arc<Self>) {
+        loop {
+            let broker = self.clone();
+            let buffer = self.config.cleaner_buffer;
+            let found = tokio::task::spawn_blocking(move || broker.storage.clean_one(buffer)).await;
+            if let Err(e) = &found {
+                tracing::error!("compaction: {e}");
+            }
+            if !found.unwrap_or(false) {
+                tokio::time::sleep(self.config.cleaner_backoff).await;
+            }
+        }
+    }
+
+    /// Background work: checkpoints, retention, removal, compaction. Never ends.
     pub async fn maintain(self: Arc<Self>) {
+        match self.config.cleaner_enabled {
+            true => drop(tokio::join!(self.clone().keep_house(), self.compact())),
+            false => self.keep_house().await,
+        }
+    }
+
+    async fn keep_house(self: Arc<Self>) {
         let mut checkpoint = tokio::time::interval(self.config.checkpoint_interval);
         let mut retention = tokio::time::interval(self.config.retention_check);
         let mut removal = tokio::time::interval(REMOVAL);
@@ -218,8 +257,10 @@ impl Broker {
             // The first tick is at once.
             timer.tick().await;
         }
+        let mut groups = std::pin::pin!(self.groups.clone().maintain(self.image.subscribe()));
         loop {
             let work: fn(&Storage) = tokio::select! {
+                () = &mut groups => return,
                 _ = checkpoint.tick() => Storage::sync,
                 () = self.storage.wake.notified() => Storage::sync,
                 _ = retention.tick() => Storage::expire,

@@ -9,8 +9,9 @@ use std::{
 use septet_daemon::properties::Properties;
 
 use crate::{
-    log::Retention,
-    topic_settings::{is_log_append_time, policy_deletes},
+    groups::{GroupSettings, core},
+    log::{Compaction, Retention},
+    topic_settings::{is_log_append_time, millionths, policy},
 };
 
 pub use septet_daemon::properties::ConfigError;
@@ -43,6 +44,30 @@ pub struct Config {
     pub zookeeper_session_ms: u64,
     /// `num.partitions`
     pub num_partitions: i32,
+    /// `min.insync.replicas`
+    pub min_insync_replicas: usize,
+    /// `unclean.leader.election.enable`
+    pub unclean_elections: bool,
+    /// `replica.lag.time.max.ms`
+    pub replica_lag_max_ms: i64,
+    /// `replica.fetch.wait.max.ms`
+    pub replica_fetch_wait: Duration,
+    /// `replica.fetch.max.bytes`, of one partition
+    pub replica_fetch_bytes: i32,
+    /// `replica.fetch.response.max.bytes`
+    pub replica_fetch_response_bytes: i32,
+    /// `controlled.shutdown.enable`
+    pub controlled_shutdown: bool,
+    /// `auto.leader.rebalance.enable`
+    pub auto_rebalance: bool,
+    /// `leader.imbalance.check.interval.seconds`
+    pub imbalance_check: Duration,
+    /// `leader.imbalance.per.broker.percentage`
+    pub imbalance_percentage: usize,
+    /// `broker.rack`
+    pub rack: Option<String>,
+    /// `inter.broker.listener.name`: where brokers reach each other
+    pub inter_broker_listener: String,
     /// `default.replication.factor`
     pub default_replication_factor: i16,
     /// `auto.create.topics.enable`
@@ -75,6 +100,10 @@ pub struct Config {
     pub offsets_partitions: i32,
     /// `offsets.topic.replication.factor`
     pub offsets_replication_factor: i16,
+    /// `offsets.topic.segment.bytes`
+    pub offsets_segment_bytes: u32,
+    /// `group.*`, `offset.metadata.max.bytes`, `offsets.retention.*`, `offsets.commit.timeout.ms`
+    pub groups: GroupSettings,
     /// `max.connections`
     pub max_connections: usize,
     /// `max.connections.per.ip`
@@ -97,6 +126,15 @@ pub struct Config {
     pub producer_expiration_ms: i64,
     /// `producer.id.expiration.check.interval.ms`
     pub producer_expiration_check: Duration,
+    /// `log.cleanup.policy` has `compact`; `log.cleaner.min.cleanable.ratio`, `log.cleaner.min.compaction.lag.ms`,
+    /// `log.cleaner.max.compaction.lag.ms`, `log.cleaner.delete.retention.ms`
+    pub compaction: Compaction,
+    /// `log.cleaner.enable`
+    pub cleaner_enabled: bool,
+    /// `log.cleaner.dedupe.buffer.size`; it is taken while a log is compacted, and not more than its keys need
+    pub cleaner_buffer: usize,
+    /// `log.cleaner.backoff.ms`
+    pub cleaner_backoff: Duration,
     /// `septet.max.producers`
     pub max_producers: usize,
 }
@@ -109,11 +147,17 @@ const QUEUED_RESPONSE_BYTES: i64 = 64 * 1024 * 1024;
 const AUTO_CREATE_MAX_PARTITIONS: i64 = 2000;
 /// Partitions of one broker.
 const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
+/// Memory for the keys of a log that is compacted, in bytes: 600,000 keys at once. Kafka takes 128 MiB.
+const CLEANER_BUFFER: i64 = 16 * 1024 * 1024;
 /// Producers that are remembered, counted once for each partition; 250 bytes each.
 const MAX_PRODUCERS: i64 = 100_000;
 
 /// Keys of Kafka's that are accepted without effect so far.
 pub const NOT_OBEYED: &[&str] = &[
+    "log.cleaner.threads",
+    "log.cleaner.io.buffer.size",
+    "log.cleaner.io.buffer.load.factor",
+    "log.cleaner.io.max.bytes.per.second",
     "num.network.threads",
     "num.io.threads",
     "socket.send.buffer.bytes",
@@ -123,31 +167,16 @@ pub const NOT_OBEYED: &[&str] = &[
     "transaction.state.log.min.isr",
     "log.flush.interval.messages",
     "log.flush.interval.ms",
-    "log.cleaner.enable",
-    "group.initial.rebalance.delay.ms",
-    "min.insync.replicas",
-    "unclean.leader.election.enable",
-    "replica.lag.time.max.ms",
     "num.replica.fetchers",
-    "controlled.shutdown.enable",
-    "auto.leader.rebalance.enable",
     "zookeeper.connection.timeout.ms",
-    "broker.rack",
     "inter.broker.protocol.version",
     "log.message.format.version",
     "compression.type",
-    "offsets.retention.minutes",
-    "offsets.topic.segment.bytes",
     "queued.max.requests",
-    "replica.fetch.max.bytes",
     "log.index.size.max.bytes",
     "broker.id.generation.enable",
     "reserved.broker.max.id",
     "background.threads",
-    "group.min.session.timeout.ms",
-    "group.max.session.timeout.ms",
-    "leader.imbalance.check.interval.seconds",
-    "leader.imbalance.per.broker.percentage",
     "log.dir.failure.timeout.ms",
 ];
 
@@ -212,8 +241,19 @@ impl Config {
             Some(ms) => ms.min(forever),
             None => source.number("log.roll.hours", 1, i32::MAX.into())?.unwrap_or(168) * 3_600_000,
         };
-        let cleanup_deletes = source.checked("log.cleanup.policy", policy_deletes)?.unwrap_or(true);
+        let (cleanup_deletes, compacts) = source.checked("log.cleanup.policy", policy)?.unwrap_or((true, false));
+        let compaction = Compaction {
+            enabled: compacts,
+            min_dirty_millionths: source.checked("log.cleaner.min.cleanable.ratio", millionths)?.unwrap_or(500_000),
+            min_lag_ms: source.number("log.cleaner.min.compaction.lag.ms", 0, i64::MAX)?.unwrap_or(0),
+            max_lag_ms: source.number("log.cleaner.max.compaction.lag.ms", 1, i64::MAX)?.unwrap_or(i64::MAX),
+            delete_retention_ms: source.number("log.cleaner.delete.retention.ms", 0, i64::MAX)?.unwrap_or(86_400_000),
+        };
         let log_append_time = source.checked("log.message.timestamp.type", is_log_append_time)?.unwrap_or(false);
+        let inter_broker_listener = match source.text("inter.broker.listener.name") {
+            Some(name) => name.to_ascii_uppercase(),
+            None => advertised.iter().find(|l| l.name == "PLAINTEXT").unwrap_or(&advertised[0]).name.clone(),
+        };
         let this = Self {
             broker_id,
             listeners,
@@ -222,6 +262,18 @@ impl Config {
             zookeeper: zookeeper.split(',').map(str::trim).collect::<Vec<_>>().join(","),
             zookeeper_session_ms: source.number("zookeeper.session.timeout.ms", 100, 3_600_000)?.unwrap_or(18_000) as u64,
             num_partitions: source.number("num.partitions", 1, 10_000)?.unwrap_or(1) as i32,
+            min_insync_replicas: source.number("min.insync.replicas", 1, 1000)?.unwrap_or(1) as usize,
+            unclean_elections: source.boolean("unclean.leader.election.enable")?.unwrap_or(false),
+            replica_lag_max_ms: source.number("replica.lag.time.max.ms", 1, forever)?.unwrap_or(30_000),
+            replica_fetch_wait: source.duration("replica.fetch.wait.max.ms", 1, 500)?,
+            replica_fetch_bytes: source.number("replica.fetch.max.bytes", 0, i32::MAX.into())?.unwrap_or(1 << 20) as i32,
+            replica_fetch_response_bytes: source.number("replica.fetch.response.max.bytes", 0, i32::MAX.into())?.unwrap_or(10 << 20) as i32,
+            controlled_shutdown: source.boolean("controlled.shutdown.enable")?.unwrap_or(true),
+            auto_rebalance: source.boolean("auto.leader.rebalance.enable")?.unwrap_or(true),
+            imbalance_check: Duration::from_secs(source.number("leader.imbalance.check.interval.seconds", 1, 86_400)?.unwrap_or(300) as u64),
+            imbalance_percentage: source.number("leader.imbalance.per.broker.percentage", 0, 100)?.unwrap_or(10) as usize,
+            rack: source.text("broker.rack").filter(|r| !r.is_empty()),
+            inter_broker_listener,
             default_replication_factor: source.number("default.replication.factor", 1, 1000)?.unwrap_or(1) as i16,
             auto_create_topics: source.boolean("auto.create.topics.enable")?.unwrap_or(true),
             segment_bytes: source.number("log.segment.bytes", 14, i32::MAX.into())?.unwrap_or(1 << 30) as u32,
@@ -238,6 +290,8 @@ impl Config {
             request_max_bytes: request_max as usize,
             offsets_partitions: source.number("offsets.topic.num.partitions", 1, 10_000)?.unwrap_or(50) as i32,
             offsets_replication_factor: source.number("offsets.topic.replication.factor", 1, 1000)?.unwrap_or(3) as i16,
+            offsets_segment_bytes: source.number("offsets.topic.segment.bytes", 14, i32::MAX.into())?.unwrap_or(104_857_600) as u32,
+            groups: source.groups()?,
             max_connections: source.number("max.connections", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
             max_connections_per_ip: source.number("max.connections.per.ip", 1, i32::MAX.into())?.unwrap_or(i32::MAX.into()) as usize,
             connections_max_idle: source.duration("connections.max.idle.ms", 1, 600_000)?,
@@ -255,6 +309,10 @@ impl Config {
                 .unwrap_or(MAX_PARTITIONS_PER_BROKER) as usize,
             producer_expiration_ms: source.number("producer.id.expiration.ms", 1, i32::MAX.into())?.unwrap_or(86_400_000),
             producer_expiration_check: source.duration("producer.id.expiration.check.interval.ms", 1, 600_000)?,
+            compaction,
+            cleaner_enabled: source.boolean("log.cleaner.enable")?.unwrap_or(true),
+            cleaner_buffer: source.number("log.cleaner.dedupe.buffer.size", 1 << 20, i64::MAX)?.unwrap_or(CLEANER_BUFFER) as usize,
+            cleaner_backoff: source.duration("log.cleaner.backoff.ms", 0, 15_000)?.max(Duration::from_millis(10)),
             max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
         for entry in properties.entries() {
@@ -297,6 +355,15 @@ pub const OBEYED: &[&str] = &[
     "socket.request.max.bytes",
     "offsets.topic.num.partitions",
     "offsets.topic.replication.factor",
+    "offsets.topic.segment.bytes",
+    "offsets.retention.minutes",
+    "offsets.retention.check.interval.ms",
+    "offsets.commit.timeout.ms",
+    "offset.metadata.max.bytes",
+    "group.initial.rebalance.delay.ms",
+    "group.min.session.timeout.ms",
+    "group.max.session.timeout.ms",
+    "group.max.size",
     "max.connections",
     "max.connections.per.ip",
     "connections.max.idle.ms",
@@ -309,6 +376,25 @@ pub const OBEYED: &[&str] = &[
     "producer.id.expiration.ms",
     "producer.id.expiration.check.interval.ms",
     "septet.max.producers",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+    "replica.lag.time.max.ms",
+    "replica.fetch.wait.max.ms",
+    "replica.fetch.max.bytes",
+    "replica.fetch.response.max.bytes",
+    "controlled.shutdown.enable",
+    "auto.leader.rebalance.enable",
+    "leader.imbalance.check.interval.seconds",
+    "leader.imbalance.per.broker.percentage",
+    "broker.rack",
+    "log.cleaner.enable",
+    "log.cleaner.min.cleanable.ratio",
+    "log.cleaner.min.compaction.lag.ms",
+    "log.cleaner.max.compaction.lag.ms",
+    "log.cleaner.delete.retention.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.backoff.ms",
+    "offsets.topic.segment.bytes",
 ];
 
 /// Checked above, and right as they are while there is one protocol and no traffic between brokers.
@@ -328,6 +414,26 @@ impl Source<'_> {
     }
     fn duration(&mut self, key: &'static str, min: i64, default: u64) -> Result<Duration, ConfigError> {
         Ok(self.0.milliseconds(key, min)?.unwrap_or(Duration::from_millis(default)))
+    }
+    fn groups(&mut self) -> Result<GroupSettings, ConfigError> {
+        const INT: i64 = i32::MAX as i64;
+        let limits = core::Limits {
+            initial_rebalance_delay_ms: self.number("group.initial.rebalance.delay.ms", 0, INT)?.unwrap_or(3000),
+            min_session_ms: self.number("group.min.session.timeout.ms", 1, INT)?.unwrap_or(6000) as i32,
+            max_session_ms: self.number("group.max.session.timeout.ms", 1, INT)?.unwrap_or(1_800_000) as i32,
+            max_size: self.number("group.max.size", 1, INT)?.unwrap_or(INT) as usize,
+        };
+        if limits.max_session_ms < limits.min_session_ms {
+            let why = format!("is less than group.min.session.timeout.ms, {}", limits.min_session_ms);
+            return Err(self.bad("group.max.session.timeout.ms", why));
+        }
+        Ok(GroupSettings {
+            limits,
+            metadata_max_bytes: self.number("offset.metadata.max.bytes", 0, i16::MAX.into())?.unwrap_or(4096) as usize,
+            offsets_retention_ms: self.number("offsets.retention.minutes", 1, INT)?.unwrap_or(10_080) * 60_000,
+            retention_check: self.duration("offsets.retention.check.interval.ms", 1, 600_000)?,
+            commit_timeout: self.duration("offsets.commit.timeout.ms", 1, 5000)?,
+        })
     }
     fn checked<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
         self.0.parsed(key, parse)

@@ -9,6 +9,8 @@
 //! | [`config`], [`topic_settings`] | `server.properties`, and what topics set otherwise |
 //! | [`batch`], [`log`], [`partition`] | record batches, segment files, one partition's state |
 //! | [`storage`] | the partitions in the log directory, checkpoints, retention |
+//! | [`core`] | state machines without IO: replication, elections, the controller's decisions |
+//! | [`replica`] | replicas on this broker: fetching, ISR changes, controlled shutdown |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
 //! | [`fetch_sessions`], [`watch`] | what clients fetch, and what is told of changes |
@@ -27,6 +29,7 @@ pub mod log;
 pub mod net;
 pub mod partition;
 pub mod records;
+pub mod replica;
 pub mod storage;
 pub mod topic_settings;
 pub mod watch;

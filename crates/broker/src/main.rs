@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, net::server};
+use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, net::server, replica};
 use septet_daemon::{logging, program::Program, ready, signals::StopSignals};
 use tokio::net::TcpListener;
 
@@ -48,15 +48,15 @@ async fn run(config: Config) -> Result<(), String> {
     let broker = Arc::new(Broker::open(config).map_err(|e| e.to_string())?);
     let maintenance = tokio::spawn(broker.clone().maintain());
     let mut session = tokio::spawn(cluster::run(broker.clone()));
+    let proposals = tokio::spawn(replica::send_proposals(broker.clone()));
+    // The controller comes in by the same door as clients, who wait until this broker knows the cluster.
+    for (name, listener) in listeners {
+        tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None }));
+    }
     let serving = {
         let broker = broker.clone();
         async move {
-            // Clients are let in once the broker knows the cluster; until then they would be told that it is empty.
-            let id = broker.id();
-            let _ = broker.image.subscribe().wait_for(|i| i.brokers.contains_key(&id)).await;
-            for (name, listener) in listeners {
-                tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name }));
-            }
+            broker.ready().await;
             ready::ready();
             tracing::info!("serving");
             std::future::pending::<()>().await;
@@ -70,9 +70,14 @@ async fn run(config: Config) -> Result<(), String> {
     tracing::info!("stopping");
     ready::stopping();
     // Leave the cluster first, so that clients go elsewhere, then write everything down.
+    if broker.config.controlled_shutdown {
+        replica::shutdown::hand_over(&broker).await;
+    }
+    proposals.abort();
     session.abort();
     let _ = session.await;
     cluster::leave(&broker).await;
+    broker.replicas.fetchers.stop();
     maintenance.abort();
     let _ = maintenance.await;
     broker.shut_down();

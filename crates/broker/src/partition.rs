@@ -1,7 +1,11 @@
-//! One partition: the log, whether this broker leads it and in which epoch, and who waits for more.
+//! One partition: the log, its replication, and the requests that wait for it to change.
 //!
-//! Invariant: with one replica the high watermark is the end of the log. Leadership is a state of this object, which
-//! there is once for each directory: a request that began under an earlier leadership meets the same log.
+//! Invariant: leadership is a state of this object, which there is once for each directory: a request that began under an earlier
+//! leadership meets the same log. What a consumer reads is below the high watermark. IO is done before the state machine
+//! ([`Replication`]) hears of it, all under one lock.
+
+mod commits;
+mod follow;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,9 +15,14 @@ use std::{
 use kafka_protocol::ResponseError;
 use tokio::sync::Notify;
 
+pub use commits::Commit;
+use commits::Commits;
+pub use follow::{FetchPosition, FollowError};
+
 use crate::{
     batch,
-    log::{Found, Gone, Log, LogError, Slice, locate, now_ms},
+    core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
+    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Slice, locate, now_ms},
     records,
     topic_settings::TopicSettings,
     watch::Watchers,
@@ -22,21 +31,49 @@ use crate::{
 /// Bytes after which the disk is waited for in the background, so that a start after a kill has little to check.
 const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 
+/// A proposal of a partition's leader: topic, number, proposal.
+pub type Proposed = (String, i32, Proposal);
+
+/// What the partitions of a broker share.
+#[derive(Debug)]
+pub struct Shared {
+    /// This broker's number.
+    pub me: i32,
+    /// `replica.lag.time.max.ms`
+    pub lag: Lag,
+    /// Wakes what syncs in the background.
+    pub sync: Arc<Notify>,
+    /// ISR changes to be sent to the controller, at most one for each partition.
+    pub proposals: Mutex<Vec<Proposed>>,
+    /// Wakes what sends them.
+    pub proposed: Notify,
+}
+
+impl Shared {
+    /// For a broker.
+    pub fn new(me: i32, lag_max_ms: i64) -> Arc<Self> {
+        Arc::new(Self { me, lag: Lag { max_ms: lag_max_ms }, sync: Arc::default(), proposals: Mutex::default(), proposed: Notify::new() })
+    }
+}
+
 /// A partition that this broker has.
 #[derive(Debug)]
 pub struct Partition {
+    topic: String,
+    index: i32,
     inner: Mutex<Inner>,
     watchers: Arc<Watchers>,
-    /// wakes what syncs in the background
-    sync: Arc<Notify>,
+    commits: Commits,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Inner {
     log: Log,
     settings: TopicSettings,
-    leader_epoch: i32,
-    leads: bool,
+    replication: Replication,
+    /// First epoch of the leadership that has gone on without a break since.
+    leads_since: i32,
 }
 
 /// What was appended.
@@ -82,6 +119,8 @@ pub struct Read {
     pub stable_only: bool,
     /// a follower, which reads up to the end of the log: its number and epoch, -1 if it does not say
     pub replica: Option<(i32, i64)>,
+    /// the follower's first offset
+    pub log_start: i64,
 }
 
 fn storage_error(what: &str, e: &LogError) -> ResponseError {
@@ -90,10 +129,12 @@ fn storage_error(what: &str, e: &LogError) -> ResponseError {
 }
 
 impl Partition {
-    /// A partition that is not led yet.
-    pub fn new(log: Log, settings: TopicSettings, sync: Arc<Notify>) -> Self {
-        let leader_epoch = log.epochs().last().map_or(-1, |e| e.epoch);
-        Self { inner: Mutex::new(Inner { log, settings, leader_epoch, leads: false }), watchers: Arc::default(), sync }
+    /// A partition that is neither led nor followed yet, with the high watermark of the last checkpoint.
+    pub fn new(topic: &str, index: i32, log: Log, settings: TopicSettings, high_watermark: i64, shared: Arc<Shared>) -> Self {
+        let mut replication = Replication::new(shared.me, high_watermark, log.end_offset());
+        replication.start_moved(log.start_offset());
+        let inner = Mutex::new(Inner { log, settings, replication, leads_since: -1 });
+        Self { topic: topic.to_owned(), index, inner, watchers: Arc::default(), commits: Commits::default(), shared }
     }
 
     /// Those that want to know when this changes.
@@ -108,38 +149,91 @@ impl Partition {
     /// The log, if this broker leads.
     fn leading(&self) -> Result<MutexGuard<'_, Inner>, ResponseError> {
         let inner = self.inner();
-        if inner.leads { Ok(inner) } else { Err(ResponseError::NotLeaderOrFollower) }
+        if inner.replication.leads() { Ok(inner) } else { Err(ResponseError::NotLeaderOrFollower) }
     }
 
-    /// This broker leads from now on, or goes on leading, in an epoch.
-    pub fn lead(&self, epoch: i32) {
-        let mut inner = self.inner();
-        let before = (inner.leader_epoch, inner.leads);
-        inner.leader_epoch = inner.leader_epoch.max(epoch);
-        inner.leads = true;
-        let changed = before != (inner.leader_epoch, true);
+    /// Does what a state machine's effects ask for. The lock is given back first.
+    fn carry_out(&self, inner: MutexGuard<'_, Inner>, effects: Effects) {
+        let high_watermark = inner.replication.high_watermark();
+        if let Some(proposal) = effects.propose {
+            let mut proposals = self.shared.proposals.lock().unwrap_or_else(PoisonError::into_inner);
+            proposals.retain(|(topic, index, _)| *index != self.index || *topic != self.topic);
+            proposals.push((self.topic.clone(), self.index, proposal));
+            self.shared.proposed.notify_one();
+        }
         drop(inner);
-        if changed {
+        if effects.high_watermark_moved {
+            self.commits.reached(high_watermark);
             self.wake();
         }
     }
 
-    /// This broker does not lead any more. Who waits is told.
+    /// Takes a decision of the controller: leads or follows from now on. One of an older epoch is ignored, and says so by `false`.
+    pub fn assign(&self, assignment: Assignment) -> bool {
+        let mut inner = self.inner();
+        let before = inner.replication.assignment().leader_epoch;
+        if assignment.leader_epoch < before {
+            return false;
+        }
+        let led = inner.replication.leads();
+        if assignment.leader == self.shared.me {
+            if !led {
+                inner.leads_since = assignment.leader_epoch;
+            }
+            let end = inner.log.end_offset();
+            let effects = inner.replication.become_leader(assignment, end, now_ms());
+            self.carry_out(inner, effects);
+            self.wake();
+        } else {
+            inner.replication.become_follower(assignment);
+            drop(inner);
+            self.commits.lost();
+            self.wake();
+        }
+        true
+    }
+
+    /// This broker does not lead any more. Requests that wait are answered.
     pub fn resign(&self) {
-        self.inner().leads = false;
+        self.inner().replication.resign();
+        self.commits.lost();
         self.wake();
     }
 
     /// Whether this broker leads.
     pub fn leads(&self) -> bool {
-        self.inner().leads
+        self.inner().replication.leads()
+    }
+
+    /// What the controller decided last.
+    pub fn assignment(&self) -> Assignment {
+        self.inner().replication.assignment().clone()
+    }
+
+    /// Time has passed: followers that lag are proposed for removal from the ISR.
+    pub fn tick(&self) {
+        let mut inner = self.inner();
+        let effects = inner.replication.tick(now_ms(), self.shared.lag);
+        self.carry_out(inner, effects);
+    }
+
+    /// The controller has answered a proposal.
+    pub fn answered(&self, proposal: &Proposal, answer: Answer) {
+        let mut inner = self.inner();
+        let effects = inner.replication.answered(proposal, answer, now_ms(), self.shared.lag);
+        self.carry_out(inner, effects);
+    }
+
+    /// Epochs of the brokers that follow, for what describes a partition: number, log end.
+    pub fn follower_end(&self, id: i32) -> Option<i64> {
+        self.inner().replication.follower(id).map(|f| f.end)
     }
 
     /// Goes by other settings from now on.
     pub fn set_settings(&self, settings: TopicSettings) {
         let mut inner = self.inner();
         inner.settings = settings;
-        inner.log.set_limits(settings.limits);
+        inner.log.set_limits(settings.log_limits());
     }
 
     /// What it goes by.
@@ -149,12 +243,12 @@ impl Partition {
 
     /// The term of leadership.
     pub fn leader_epoch(&self) -> i32 {
-        self.inner().leader_epoch
+        self.inner().replication.assignment().leader_epoch
     }
 
     /// Compares the leader epoch that a client believes in; -1 asks for nothing.
     pub fn check_epoch(&self, epoch: i32) -> Result<(), ResponseError> {
-        let mine = self.leading()?.leader_epoch;
+        let mine = self.leading()?.replication.assignment().leader_epoch;
         match epoch {
             -1 => Ok(()),
             e if e < mine => Err(ResponseError::FencedLeaderEpoch),
@@ -169,52 +263,85 @@ impl Partition {
         // The leader's own epoch has begun, also before its first record.
         let end = inner.log.end_offset();
         let last = inner.log.epochs().last().map(|e| e.epoch);
-        if epoch == inner.leader_epoch {
+        let current = inner.replication.assignment().leader_epoch;
+        if epoch == current {
             return Ok((epoch, end));
         }
-        if (last.unwrap_or(-1) + 1..inner.leader_epoch).contains(&epoch) {
+        if (last.unwrap_or(-1) + 1..current).contains(&epoch) {
             return Ok((last.unwrap_or(epoch), end));
         }
         Ok(inner.log.end_of_epoch(epoch).unwrap_or((-1, -1)))
     }
 
-    /// Appends what a producer sent, which must be one batch.
+    /// Appends one batch that is to be on enough replicas before it is acknowledged: fails if too few are in sync
+    /// (`min.insync.replicas`). See [`Partition::committed`].
     pub fn append(&self, bytes: &[u8]) -> Result<Appended, ResponseError> {
-        let TopicSettings { max_message_bytes, log_append_time, .. } = self.leading()?.settings;
+        self.append_with(bytes, true)
+    }
+
+    /// Appends what a producer sent, which must be one batch. With `all`, only if enough replicas are in sync.
+    pub fn append_with(&self, bytes: &[u8], all: bool) -> Result<Appended, ResponseError> {
+        let TopicSettings { max_message_bytes, log_append_time, compaction, .. } = self.leading()?.settings;
         let heads = batch::validate(bytes, max_message_bytes)?;
         let [head] = heads[..] else {
             return Err(ResponseError::InvalidRecord);
         };
-        let checked = records::check(bytes, &head, max_message_bytes)?;
+        let checked = records::check(bytes, &head, max_message_bytes, compaction.enabled)?;
         let mut copy = bytes.to_vec();
         let mut inner = self.leading()?;
+        if all && inner.replication.in_sync() < inner.settings.min_insync_replicas {
+            return Err(ResponseError::NotEnoughReplicas);
+        }
+        let epoch = inner.replication.assignment().leader_epoch;
         if let Some(known) = inner.log.check_producer(&head)? {
             // Sent again: stored once, and answered as the first time.
             let start_offset = inner.log.start_offset();
             return Ok(Appended {
                 base_offset: known.base_offset,
                 end_offset: known.last_offset + 1,
-                leader_epoch: inner.leader_epoch,
+                leader_epoch: epoch,
                 start_offset,
                 time: known.timestamp,
             });
         }
         let time = if log_append_time { now_ms() } else { -1 };
         let head = batch::stamp(&mut copy, head, if log_append_time { time } else { checked.max_timestamp }, log_append_time);
-        let epoch = inner.leader_epoch;
         let base_offset = inner.log.append(&mut copy, &[head], epoch).map_err(|e| storage_error("append", &e))?;
         let (start_offset, end_offset) = (inner.log.start_offset(), inner.log.end_offset());
         if inner.log.unsynced_bytes() > SYNC_BYTES {
-            self.sync.notify_one();
+            self.shared.sync.notify_one();
         }
-        drop(inner);
+        let effects = inner.replication.appended(end_offset, now_ms(), self.shared.lag);
+        self.carry_out(inner, effects);
+        // Followers read up to the end, which has moved in any case.
         self.wake();
         Ok(Appended { base_offset, end_offset, leader_epoch: epoch, start_offset, time })
     }
 
-    /// Waits until what is below an offset, appended under a leadership, is committed. With one replica it is at once.
-    pub async fn committed(&self, _end_offset: i64, _leader_epoch: i32, _timeout: Duration) -> Result<(), ResponseError> {
-        Ok(())
+    /// Waits until what is below an offset, appended under a leadership, is committed: on all in-sync replicas, of which there are
+    /// enough. `NOT_LEADER_OR_FOLLOWER` if the leadership ends meanwhile, `REQUEST_TIMED_OUT` after `timeout`,
+    /// `NOT_ENOUGH_REPLICAS_AFTER_APPEND` if the ISR has become too small.
+    pub async fn committed(&self, end_offset: i64, leader_epoch: i32, timeout: Duration) -> Result<(), ResponseError> {
+        // Registered before it is compared: what moves in between is not missed.
+        let wait = self.commits.wait(end_offset);
+        let enough = |inner: &Inner| match inner.replication.in_sync() < inner.settings.min_insync_replicas {
+            true => Err(ResponseError::NotEnoughReplicasAfterAppend),
+            false => Ok(()),
+        };
+        {
+            let inner = self.leading()?;
+            if leader_epoch < inner.leads_since {
+                return Err(ResponseError::NotLeaderOrFollower);
+            }
+            if inner.replication.high_watermark() >= end_offset {
+                return enough(&inner);
+            }
+        }
+        match tokio::time::timeout(timeout, wait).await {
+            Err(_) => Err(ResponseError::RequestTimedOut),
+            Ok(Ok(Commit::Reached)) => enough(&*self.leading()?),
+            Ok(Ok(Commit::LeadershipLost) | Err(_)) => Err(ResponseError::NotLeaderOrFollower),
+        }
     }
 
     fn wake(&self) {
@@ -229,7 +356,18 @@ impl Partition {
 
     /// Offset up to which records are committed, and may be read.
     pub fn high_watermark(&self) -> i64 {
-        self.inner().log.end_offset()
+        self.inner().replication.high_watermark()
+    }
+
+    /// Offset up to which a client may ask for, as its leader knows it: `OFFSET_NOT_AVAILABLE` while a new leader does not know yet what its
+    /// predecessor had committed.
+    pub fn latest_offset(&self) -> Result<i64, ResponseError> {
+        let inner = self.leading()?;
+        let high_watermark = inner.replication.high_watermark();
+        match inner.replication.epoch_start().is_some_and(|start| high_watermark < start) {
+            true => Err(ResponseError::OffsetNotAvailable),
+            false => Ok(high_watermark),
+        }
     }
 
     /// Offset up to which every transaction is decided. There are none yet: the high watermark.
@@ -247,17 +385,37 @@ impl Partition {
         self.inner().log.recovery_point()
     }
 
-    /// Finds what there is from an offset on.
+    /// Finds what there is from an offset on. A follower reads up to the end of the log, and tells by its offset what it has.
     pub fn find(&self, read: &Read) -> Result<Fetched, ResponseError> {
-        let inner = self.leading()?;
-        let (start_offset, high_watermark) = (inner.log.start_offset(), inner.log.end_offset());
-        let last_stable_offset = high_watermark;
-        if read.offset < start_offset || read.offset > high_watermark {
+        let mut inner = self.leading()?;
+        let (start_offset, end) = (inner.log.start_offset(), inner.log.end_offset());
+        let mut effects = Effects::default();
+        if let Some((id, epoch)) = read.replica {
+            if !inner.replication.assignment().replicas.contains(&id) {
+                // The controller has not told yet that this broker follows, or has told that it does not.
+                return Err(ResponseError::UnknownLeaderEpoch);
+            }
+            if read.offset < start_offset || read.offset > end {
+                return Err(ResponseError::OffsetOutOfRange);
+            }
+            effects = inner.replication.follower_fetched(id, epoch, read.offset, read.log_start, now_ms(), self.shared.lag, true);
+        }
+        let high_watermark = inner.replication.high_watermark();
+        let last_stable_offset = inner.log.first_unstable_offset(high_watermark).map_or(high_watermark, |o| o.min(high_watermark));
+        if read.replica.is_none() && (read.offset < start_offset || read.offset > end) {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        let limit = if read.stable_only { last_stable_offset } else { high_watermark };
-        let records = inner.log.slice(read.offset, read.max_bytes, read.at_least_one).map_err(|e| storage_error("read", &e))?;
-        Ok(Fetched { records, high_watermark, last_stable_offset, start_offset, more: read.offset < limit })
+        let limit = match read.replica {
+            Some(_) => end,
+            None if read.stable_only => last_stable_offset,
+            None => high_watermark,
+        };
+        let found = match read.offset < limit {
+            true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| storage_error("read", &e)),
+            false => Ok(None),
+        };
+        self.carry_out(inner, effects);
+        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit })
     }
 
     /// Reads whole batches from an offset on, at least one if there is any.
@@ -272,7 +430,9 @@ impl Partition {
         loop {
             let (start, batch) = {
                 let inner = self.leading()?;
-                (inner.log.start_offset(), inner.log.batch_for_timestamp(timestamp, from).map_err(failed)?)
+                let committed = inner.replication.high_watermark();
+                let batch = inner.log.batch_for_timestamp(timestamp, from).map_err(failed)?;
+                (inner.log.start_offset(), batch.filter(|(head, _)| head.last_offset() < committed))
             };
             let Some((head, batch)) = batch else {
                 return Ok(None);
@@ -294,7 +454,7 @@ impl Partition {
     /// files to be removed.
     pub fn delete_below(&self, offset: i64) -> Result<(i64, bool, Option<Gone>), ResponseError> {
         let mut inner = self.leading()?;
-        let (start, end) = (inner.log.start_offset(), inner.log.end_offset());
+        let (start, end) = (inner.log.start_offset(), inner.replication.high_watermark());
         let offset = if offset == -1 { end } else { offset };
         if offset < start || offset > end {
             return Err(ResponseError::OffsetOutOfRange);
@@ -312,12 +472,49 @@ impl Partition {
     pub fn expire(&self) -> Result<Option<Gone>, LogError> {
         let mut inner = self.inner();
         let TopicSettings { retention, deletes, .. } = inner.settings;
-        let gone = if deletes { inner.log.expire(retention)? } else { None };
+        let committed = inner.replication.high_watermark();
+        let gone = if deletes { inner.log.expire(retention, committed)? } else { None };
         drop(inner);
         if gone.is_some() {
             self.wake();
         }
         Ok(gone)
+    }
+
+    /// How much could be compacted now, where the topic is compacted. Never at or above the high watermark.
+    pub fn dirt(&self) -> Option<Dirt> {
+        let mut inner = self.inner();
+        let settings = inner.settings.compaction;
+        let high_watermark = inner.replication.high_watermark();
+        settings.enabled.then(|| inner.log.dirt(&settings, high_watermark, now_ms())).filter(|d| d.is_due(&settings))
+    }
+
+    /// A compaction has failed: there is no other until the next start.
+    pub fn leave_uncleaned(&self) {
+        self.inner().log.leave_uncleaned();
+    }
+
+    /// Begins a compaction.
+    pub fn plan_cleaning(&self) -> Plan {
+        let mut inner = self.inner();
+        let settings = inner.settings.compaction;
+        let high_watermark = inner.replication.high_watermark();
+        inner.log.plan_cleaning(&settings, high_watermark, now_ms())
+    }
+
+    /// Takes a compacted segment; see [`Log::replace`].
+    pub fn replace(&self, cleaned: Cleaned) -> Result<Option<Gone>, LogError> {
+        self.inner().log.replace(cleaned)
+    }
+
+    /// Offset up to which it is compacted.
+    pub fn cleaned_to(&self) -> i64 {
+        self.inner().log.cleaned_to()
+    }
+
+    /// It is compacted up to an offset.
+    pub fn set_cleaned_to(&self, offset: i64) {
+        self.inner().log.set_cleaned_to(offset);
     }
 
     /// Forgets producers that were silent for so long, in milliseconds.
@@ -345,9 +542,10 @@ impl Partition {
     /// Gives the directory another name, under which it waits for its removal. Nothing is led or found any more.
     pub fn retire(&self, to: &std::path::Path) -> Result<(), LogError> {
         let mut inner = self.inner();
-        inner.leads = false;
+        inner.replication.resign();
         inner.log.rename(to)?;
         drop(inner);
+        self.commits.lost();
         self.wake();
         Ok(())
     }

@@ -7,19 +7,22 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use tokio::sync::Notify;
 
 use crate::{
-    groups::{OFFSETS_TOPIC, Offsets, Usage},
     log::{
         Files, Gone, Log, LogError, ProducerQuota, Recovery,
         checkpoints::{self, CLEANED, HIGH_WATERMARKS, LOG_STARTS, RECOVERY_POINTS},
+        now_ms,
     },
-    partition::Partition,
+    partition::{Partition, Shared},
     topic_settings::TopicSettings,
 };
 
@@ -30,13 +33,11 @@ const DELETED: &str = "-delete";
 /// Longest name of a directory: a file system's limit.
 const MAX_NAME: usize = 255;
 
-/// A partition with, for one of the offsets topic, the offsets in it.
+/// A partition that this broker has.
 #[derive(Debug)]
 pub struct Led {
     /// the partition
     pub partition: Partition,
-    /// offsets of the groups that belong to it
-    pub offsets: Option<Offsets>,
 }
 
 type Hosted = HashMap<(String, i32), Arc<Led>>;
@@ -57,9 +58,6 @@ pub enum HostError {
         /// in the coordinator
         wanted: String,
     },
-    /// Committed offsets in it.
-    #[error("committed offsets cannot be loaded: {0:?}")]
-    Offsets(kafka_protocol::ResponseError),
 }
 
 /// What is to be removed, once its time has come.
@@ -75,18 +73,22 @@ pub struct Storage {
     dir: PathBuf,
     files: Arc<Files>,
     producers: Arc<ProducerQuota>,
-    usage: Usage,
     hosted: RwLock<Arc<Hosted>>,
     /// the last stop was a clean one
     clean: bool,
     /// from the checkpoints, for partitions that are not open
     points: checkpoints::Offsets,
+    high_watermarks: checkpoints::Offsets,
     starts: checkpoints::Offsets,
-    /// what a broker that compacts has noted; kept for it
+    /// from the checkpoint, for partitions that are not open
     cleaned: checkpoints::Offsets,
     /// one at a time writes checkpoints
     writing: Mutex<()>,
     remains: Mutex<Vec<(Instant, Remains)>>,
+    /// what the partitions share
+    pub shared: Arc<Shared>,
+    /// ends a compaction
+    stop: AtomicBool,
     /// wakes the background work before its time
     pub wake: Arc<Notify>,
 }
@@ -97,7 +99,7 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> LogError + '_ {
 
 impl Storage {
     /// Reads the checkpoints of a directory.
-    pub fn open(dir: &Path, files: Arc<Files>, producers: Arc<ProducerQuota>) -> Result<Self, LogError> {
+    pub fn open(dir: &Path, files: Arc<Files>, producers: Arc<ProducerQuota>, shared: Arc<Shared>) -> Result<Self, LogError> {
         let clean = checkpoints::take_clean_shutdown(dir)?;
         for entry in fs::read_dir(dir).map_err(io_at(dir))? {
             let path = entry.map_err(io_at(dir))?.path();
@@ -108,15 +110,17 @@ impl Storage {
         Ok(Self {
             files,
             producers,
-            usage: Usage::default(),
             hosted: RwLock::default(),
             clean,
             points: checkpoints::read(dir, RECOVERY_POINTS)?,
+            high_watermarks: checkpoints::read(dir, HIGH_WATERMARKS)?,
             starts: checkpoints::read(dir, LOG_STARTS)?,
             cleaned: checkpoints::read(dir, CLEANED)?,
             writing: Mutex::default(),
             remains: Mutex::default(),
-            wake: Arc::default(),
+            wake: shared.sync.clone(),
+            shared,
+            stop: AtomicBool::new(false),
             dir: dir.to_owned(),
         })
     }
@@ -166,45 +170,36 @@ impl Storage {
             point: Some(self.points.get(key).copied().unwrap_or(0)),
             start: self.starts.get(key).copied().unwrap_or(0),
         };
-        let mut log = Log::open_in(&dir, settings.limits, &self.files, recovery)?;
+        let mut log = Log::open_in(&dir, settings.log_limits(), &self.files, recovery)?;
         log.set_producer_quota(self.producers.clone());
+        log.set_cleaned_to(self.cleaned.get(key).copied().unwrap_or(0));
         if let Some(id) = id {
             write_id(&dir, id)?;
         }
-        let partition = Partition::new(log, settings, self.wake.clone());
-        let offsets = match topic.as_str() {
-            OFFSETS_TOPIC => Some(Offsets::load_in(&partition, self.usage.clone()).map_err(HostError::Offsets)?),
-            _ => None,
-        };
-        Ok(Led { partition, offsets })
+        let high_watermark = self.high_watermarks.get(key).copied().unwrap_or(0);
+        let partition = Partition::new(topic, *number, log, settings, high_watermark, self.shared.clone());
+        Ok(Led { partition })
     }
 
-    /// Deletes the partitions of a topic. Their directories get another name at once and are removed after the topic's delay.
-    pub fn delete(&self, topic: &str) -> Result<(), LogError> {
+    /// Deletes a partition. Its directory gets another name at once and is removed after the topic's delay.
+    pub fn delete(&self, topic: &str, number: i32) -> Result<(), LogError> {
+        let key = (topic.to_owned(), number);
         let mut hosted = (*self.hosted()).clone();
-        let gone: Vec<_> = hosted.keys().filter(|(t, _)| t == topic).cloned().collect();
-        for key in gone {
-            let Some(led) = hosted.get(&key) else { continue };
+        if let Some(led) = hosted.remove(&key) {
             let delay = led.partition.settings().delete_delay;
-            let to = self.dir.join(deleted_name(topic, key.1));
+            let to = self.dir.join(deleted_name(topic, number));
             led.partition.retire(&to)?;
-            hosted.remove(&key);
             self.remains().push((Instant::now() + delay, Remains::Directory(to)));
-            *self.hosted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(hosted.clone());
-        }
-        // Of partitions that are not open, as after a start.
-        for entry in fs::read_dir(&self.dir).map_err(io_at(&self.dir))? {
-            let path = entry.map_err(io_at(&self.dir))?.path();
-            let number =
-                path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(topic)?.strip_prefix('-')?.parse::<i32>().ok());
-            if let Some(number) = number.filter(|_| path.is_dir()) {
+            *self.hosted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(hosted);
+        } else {
+            // Not open, as after a start.
+            let path = self.dir.join(format!("{topic}-{number}"));
+            if path.is_dir() {
                 let to = self.dir.join(deleted_name(topic, number));
                 fs::rename(&path, &to).map_err(io_at(&path))?;
                 self.remains().push((Instant::now(), Remains::Directory(to)));
             }
         }
-        self.checkpoint()?;
-        self.wake.notify_one();
         Ok(())
     }
 
@@ -242,6 +237,51 @@ impl Storage {
         self.hosted().values().for_each(|led| led.partition.expire_producers(expiration_ms));
     }
 
+    /// Compacts the partition that needs it most, within so many bytes of memory. Says whether there was one. A partition that
+    /// cannot be compacted is logged and left alone until the next start, as on Kafka.
+    pub fn clean_one(&self, buffer: usize) -> bool {
+        let hosted = self.hosted();
+        let due = hosted.iter().filter_map(|(key, led)| Some((led.partition.dirt()?, key, led)));
+        let Some((_, key, led)) = due.max_by_key(|(dirt, ..)| (dirt.overdue, dirt.millionths)) else {
+            return false;
+        };
+        match self.clean(led, buffer) {
+            Ok(true) => true,
+            // It has changed meanwhile, and comes again.
+            Ok(false) => false,
+            Err(_) if self.stop.load(Ordering::Relaxed) => false,
+            Err(e) => {
+                tracing::error!("compaction of {}-{}: {e}; left alone until the next start", key.0, key.1);
+                led.partition.leave_uncleaned();
+                true
+            }
+        }
+    }
+
+    fn clean(&self, led: &Led, buffer: usize) -> Result<bool, LogError> {
+        let plan = led.partition.plan_cleaning();
+        let map = plan.build(buffer, &self.stop)?;
+        let mut replace = |cleaned| {
+            let gone = led.partition.replace(cleaned)?;
+            let done = gone.is_some();
+            gone.into_iter().for_each(|gone| self.remove_later(gone, led.partition.settings()));
+            Ok(done)
+        };
+        match plan.clean(&map, now_ms(), &self.stop, &mut replace)? {
+            Some(offset) => {
+                led.partition.set_cleaned_to(offset);
+                self.checkpoint()?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Ends a compaction that is under way, and lets none begin.
+    pub fn stop_cleaning(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Brings everything to the disk, while the partitions go on, and says so in the checkpoints.
     pub fn sync(&self) {
         for ((topic, number), led) in self.hosted().iter() {
@@ -257,17 +297,22 @@ impl Storage {
     /// Writes the checkpoints.
     pub fn checkpoint(&self) -> Result<(), LogError> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut points, mut ends, mut starts) = (self.points.clone(), checkpoints::Offsets::new(), self.starts.clone());
+        let (mut points, mut ends, mut starts) = (self.points.clone(), self.high_watermarks.clone(), self.starts.clone());
         let mut cleaned = self.cleaned.clone();
         // What is not open is left as it was, unless it is gone.
         let exists = |(topic, number): &(String, i32)| self.dir.join(format!("{topic}-{number}")).is_dir();
         points.retain(|k, _| exists(k));
+        ends.retain(|k, _| exists(k));
         starts.retain(|k, _| exists(k));
         cleaned.retain(|k, _| exists(k));
         for (key, led) in self.hosted().iter() {
-            let (start, end) = led.partition.offsets();
+            let (start, _) = led.partition.offsets();
             points.insert(key.clone(), led.partition.recovery_point());
-            ends.insert(key.clone(), end);
+            ends.insert(key.clone(), led.partition.high_watermark());
+            match led.partition.cleaned_to() {
+                0 => drop(cleaned.remove(key)),
+                offset => drop(cleaned.insert(key.clone(), offset)),
+            }
             // The first segment says the rest.
             match led.partition.start_is_within() {
                 true => drop(starts.insert(key.clone(), start)),
@@ -282,6 +327,7 @@ impl Storage {
 
     /// Brings everything to the disk for a stop. Nothing may be appended any more.
     pub fn shut_down(&self) {
+        self.stop_cleaning();
         let mut clean = true;
         for ((topic, number), led) in self.hosted().iter() {
             led.partition.resign();

@@ -6,6 +6,7 @@ use std::{path::Path, time::Duration};
 use proptest::prelude::*;
 use septet_broker::{
     config::{Config, ConfigError, Listener, NOT_OBEYED, OBEYED},
+    groups::{GroupSettings, core::Limits},
     log::Retention,
 };
 
@@ -41,6 +42,7 @@ fn defaults_are_those_of_kafka() {
     assert_eq!((c.connections_max_idle, c.fetch_max_bytes), (Duration::from_secs(600), 57_671_680));
     assert_eq!((c.retention, c.retention_check), (Retention { ms: Some(604_800_000), bytes: None }, Duration::from_secs(300)));
     assert_eq!((c.segment_ms, c.cleanup_deletes, c.log_append_time, c.delete_topics), (604_800_000, true, false, true));
+    assert_eq!((c.offsets_segment_bytes, c.groups), (104_857_600, GroupSettings::default()));
     assert_eq!((c.segment_delete_delay, c.checkpoint_interval), (Duration::from_secs(60), Duration::from_secs(60)));
     // Ours: Kafka's `queued.max.request.bytes` has no limit by default.
     assert_eq!((c.queued_request_bytes, c.queued_response_bytes), (134_217_728, 67_108_864));
@@ -60,6 +62,9 @@ fn every_obeyed_key_is_obeyed() {
         max.connections.per.ip=3\nconnections.max.idle.ms=1000\nfetch.max.bytes=1024\nqueued.max.request.bytes=1\n\
         septet.queued.max.response.bytes=1048576\nseptet.auto.create.max.partitions=0\nseptet.max.partitions.per.broker=9\nlog.retention.hours=72\nlog.retention.bytes=1000\n\
         log.retention.check.interval.ms=5\nlog.cleanup.policy=compact\nlog.message.timestamp.type=LogAppendTime\nlog.roll.hours=2\n\
+        offsets.topic.segment.bytes=2000\noffsets.retention.minutes=2\n\
+        offsets.retention.check.interval.ms=7\noffsets.commit.timeout.ms=8\noffset.metadata.max.bytes=9\ngroup.initial.rebalance.delay.ms=0\n\
+        group.min.session.timeout.ms=10\ngroup.max.session.timeout.ms=11\ngroup.max.size=12\n\
         log.segment.delete.delay.ms=0\nlog.flush.offset.checkpoint.interval.ms=500\ndelete.topic.enable=false\n";
     let (c, warnings) = parse(text).unwrap();
     assert_eq!(warnings, [] as [String; 0]);
@@ -76,6 +81,15 @@ fn every_obeyed_key_is_obeyed() {
     assert_eq!((c.auto_create_max_partitions, c.max_partitions_per_broker), (0, 9));
     assert_eq!((c.retention, c.retention_check), (Retention { ms: Some(259_200_000), bytes: Some(1000) }, Duration::from_millis(5)));
     assert_eq!((c.segment_ms, c.cleanup_deletes, c.log_append_time, c.delete_topics), (7_200_000, false, true, false));
+    let limits = Limits { initial_rebalance_delay_ms: 0, min_session_ms: 10, max_session_ms: 11, max_size: 12 };
+    let groups = GroupSettings {
+        limits,
+        metadata_max_bytes: 9,
+        offsets_retention_ms: 120_000,
+        retention_check: Duration::from_millis(7),
+        commit_timeout: Duration::from_millis(8),
+    };
+    assert_eq!((c.offsets_segment_bytes, c.groups), (2000, groups));
     assert_eq!((c.segment_delete_delay, c.checkpoint_interval), (Duration::ZERO, Duration::from_millis(500)));
 }
 

@@ -20,8 +20,8 @@ use common::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiVersionsRequest, FetchRequest, FindCoordinatorRequest, GroupId, MetadataRequest, OffsetFetchRequest,
-        metadata_request::MetadataRequestTopic,
+        ApiVersionsRequest, FetchRequest, FindCoordinatorRequest, GroupId, JoinGroupRequest, MetadataRequest, OffsetFetchRequest,
+        join_group_request::JoinGroupRequestProtocol, metadata_request::MetadataRequestTopic,
     },
     protocol::StrBytes,
 };
@@ -219,4 +219,39 @@ fn committed_offsets_have_a_limit() {
     held.iter_mut().for_each(|c| c.send(7, &request).unwrap());
     std::thread::sleep(Duration::from_secs(1));
     assert!(peak(&cluster) < 250 * MB, "{} MB", peak(&cluster) / MB);
+}
+
+/// Members bring metadata of any size, and wait.
+#[test]
+fn members_of_groups_have_a_limit() {
+    let cluster = Cluster::start(1, "offsets.topic.num.partitions=1\ngroup.initial.rebalance.delay.ms=600000");
+    let mut client = cluster.client(1);
+    eventually("there is a coordinator that is loaded", SOON, || {
+        let found = client.call(3, &FindCoordinatorRequest::default().with_key(text("g"))).error_code == 0;
+        (found && client.committed(7, "g", "t", 0).0 == 0).then_some(())
+    });
+    let protocol = JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(vec![7; 900_000].into());
+    let join = |i: usize| {
+        JoinGroupRequest::default()
+            .with_group_id(GroupId(text(&format!("group-{}", i % 3))))
+            .with_session_timeout_ms(60_000)
+            .with_rebalance_timeout_ms(600_000)
+            .with_protocol_type(text("consumer"))
+            .with_protocols(vec![protocol.clone()])
+    };
+    let mut held: Vec<Client> = (0..200).map(|_| cluster.client(1)).collect();
+    let mut refused = 0;
+    for (i, c) in held.iter_mut().enumerate() {
+        c.send(3, &join(i)).unwrap();
+        c.stream.set_read_timeout(Some(Duration::from_millis(if i < 60 { 1 } else { 200 }))).unwrap();
+        // Those that wait are not answered.
+        if let Ok(answer) = c.receive::<JoinGroupRequest>(3) {
+            assert_eq!(answer.error_code, ResponseError::GroupMaxSizeReached.code());
+            refused += 1;
+        }
+    }
+    assert!((110..140).contains(&refused), "{refused}");
+    assert!(peak(&cluster) < 250 * MB, "{} MB", peak(&cluster) / MB);
+    // Others are served.
+    assert_eq!(client.committed(7, "g", "t", 0).0, 0);
 }

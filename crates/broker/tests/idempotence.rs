@@ -146,3 +146,36 @@ fn confluent_kafka_with_idempotence() {
 fn kafka_python_at_its_defaults() {
     python("kafka_python_idempotent.py", "kafka");
 }
+
+#[test]
+fn kafkas_own_producer_at_its_defaults() {
+    let Some(kafka) = std::env::var_os("SEPTET_TEST_KAFKA") else {
+        eprintln!("skipped: kafka-producer-perf-test: SEPTET_TEST_KAFKA is not set");
+        return;
+    };
+    let cluster = Cluster::start(1, "");
+    cluster.create("orders", 3);
+    let out = cluster.dir.path().join("out");
+    let mut command = Command::new(Path::new(&kafka).join("bin/kafka-producer-perf-test.sh"));
+    command.args(["--topic", "orders", "--num-records", "5000", "--record-size", "100", "--throughput", "-1", "--producer-props"]);
+    command.args([
+        format!("bootstrap.servers=127.0.0.1:{}", cluster.nodes[0].port),
+        "linger.ms=1".to_owned(),
+        "batch.size=2000".to_owned(),
+    ]);
+    command.stdout(fs::File::create(&out).unwrap());
+    let mut process = Process::spawn(command, cluster.dir.path().join("client.stderr"));
+    assert!(process.exit(LIMIT).success(), "{}", process.said());
+    assert!(fs::read_to_string(&out).unwrap().contains("5000 records sent"));
+    let mut client = cluster.client(1);
+    let mut count = 0;
+    for p in 0..3 {
+        let mut next = 0;
+        for (head, _) in batches(&client.fetch("orders", p, 0)) {
+            assert_eq!((head.producer_id, head.producer_epoch, head.base_sequence), (0, 0, next), "partition {p}");
+            next += head.count;
+        }
+        count += next;
+    }
+    assert_eq!(count, 5000);
+}

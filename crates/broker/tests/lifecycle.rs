@@ -144,7 +144,7 @@ fn retention_segments_and_timestamps_go_by_the_topic() {
     }
     let mut client = cluster.client(1);
     let hour = 3_600_000;
-    let old = Batch::new(now() - 2 * hour).values(&["x".repeat(30).as_str()]).build();
+    let old = Batch::new(now() - 2 * hour).records(&[(0, Some("key"), Some("x".repeat(27).as_str()))]).build();
     for topic in ["by-broker", "for-ever", "compacted"] {
         client.produce(topic, 0, &old);
     }

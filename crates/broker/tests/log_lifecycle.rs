@@ -160,9 +160,9 @@ fn old_segments_go_by_time() {
     let dir = tempdir();
     let hour = 3_600_000;
     let mut log = at_times(dir.path(), &[now() - 5 * hour, now() - 2 * hour, now() - 4 * hour, now() - hour, now()]);
-    assert!(log.expire(keep(None, None)).unwrap().is_none());
-    assert!(log.expire(keep(Some(6 * hour), None)).unwrap().is_none());
-    let gone = log.expire(keep(Some(3 * hour), None)).unwrap().unwrap();
+    assert!(log.expire(keep(None, None), i64::MAX).unwrap().is_none());
+    assert!(log.expire(keep(Some(6 * hour), None), i64::MAX).unwrap().is_none());
+    let gone = log.expire(keep(Some(3 * hour), None), i64::MAX).unwrap().unwrap();
     assert_eq!(log.start_offset(), 1, "the one of four hours stays behind the one of two");
     assert!(gone.paths().len() == 3 && gone.paths().iter().all(|p| p.exists() && p.to_str().unwrap().ends_with(".deleted")));
     let paths = gone.paths();
@@ -170,7 +170,7 @@ fn old_segments_go_by_time() {
     assert!(paths.iter().all(|p| !p.exists()));
     // The active segment goes as well, and the offsets go on.
     std::thread::sleep(Duration::from_millis(20));
-    let gone = log.expire(keep(Some(1), None)).unwrap();
+    let gone = log.expire(keep(Some(1), None), i64::MAX).unwrap();
     assert_eq!((log.start_offset(), log.end_offset(), log.size()), (5, 5, 0));
     assert_eq!(append(&mut log, &GOLDEN), 5);
     drop(log);
@@ -188,7 +188,7 @@ fn old_segments_go_by_size_and_never_below_it() {
     let mut log = at_times(dir.path(), &[now(); 6]);
     let one = log.size() / 6;
     for (bytes, left) in [(7 * one, 6), (6 * one, 6), (5 * one + 1, 6), (5 * one, 5), (2 * one + 10, 3), (0, 1)] {
-        drop(log.expire(keep(None, Some(bytes))).unwrap());
+        drop(log.expire(keep(None, Some(bytes)), i64::MAX).unwrap());
         assert_eq!(log.end_offset() - log.start_offset(), left, "{bytes}");
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use common::{
     batches::GOLDEN,
@@ -15,15 +15,17 @@ use common::{
 use kafka_protocol::ResponseError;
 use septet_broker::{
     broker::Broker,
-    cluster::{BrokerInfo, Image, PartitionInfo, TopicInfo},
+    cluster::control::{LeaderAndIsr, Origin, PartitionState, TopicState},
     config::Config,
+    watch::Changes,
 };
 
-fn image(leader: i32, leader_epoch: i32) -> Image {
-    let partition = PartitionInfo { replicas: vec![1], leader, leader_epoch, isr: vec![1] };
-    let topic = TopicInfo { partitions: [(0, partition)].into(), ..TopicInfo::default() };
-    let brokers: BTreeMap<i32, BrokerInfo> = [(1, BrokerInfo { endpoints: vec![] })].into();
-    Image { brokers, topics: [("t".to_owned(), Arc::new(topic))].into(), ..Image::default() }
+/// The controller makes a broker lead a partition, or not.
+async fn lead(broker: &Arc<Broker>, leader: i32, leader_epoch: i32) {
+    let partition = PartitionState { leader, leader_epoch, replicas: vec![1], isr: vec![1], ..PartitionState::default() };
+    let topics = vec![TopicState { name: "t".into(), id: [1; 16], partitions: vec![partition] }];
+    let request = LeaderAndIsr { origin: Origin { broker_epoch: -1, ..Origin::default() }, topics, ..LeaderAndIsr::default() };
+    assert_eq!(broker.replicas.leader_and_isr(broker, &request).await, Ok(vec![("t".to_owned(), 0, 0)]));
 }
 
 /// A session that ends takes the leadership, and the next gives it back, while requests are under way.
@@ -32,15 +34,15 @@ async fn leadership_comes_and_goes_and_the_log_stays() {
     let dir = tempdir();
     let text = format!("broker.id=1\nzookeeper.connect=nowhere:1\nlog.dirs={}\n", dir.path().display());
     let (config, _) = Config::parse(Path::new("server.properties"), &text, "host").unwrap();
-    let broker = Broker::open(config).unwrap();
-    broker.take(image(1, 0)).await;
+    let broker = Arc::new(Broker::open(config).unwrap());
+    lead(&broker, 1, 0).await;
     // A request that has found its partition, and waits there.
     let under_way = broker.led("t", 0).unwrap();
     assert_eq!(under_way.partition.append(&GOLDEN).unwrap().base_offset, 0);
-    broker.take(image(-1, 1)).await;
+    lead(&broker, -1, 1).await;
     assert!(broker.led("t", 0).is_none());
     assert_eq!(under_way.partition.append(&GOLDEN), Err(ResponseError::NotLeaderOrFollower), "not while nobody leads");
-    broker.take(image(1, 2)).await;
+    lead(&broker, 1, 2).await;
     let again = broker.led("t", 0).unwrap();
     // Both go to the same log: no offset is given twice.
     let offsets: Vec<i64> = (0..6).map(|i| [&under_way, &again][i % 2].partition.append(&GOLDEN).unwrap().base_offset).collect();
@@ -57,11 +59,12 @@ async fn who_waits_is_told_that_the_leader_is_gone() {
     let dir = tempdir();
     let text = format!("broker.id=1\nzookeeper.connect=nowhere:1\nlog.dirs={}\n", dir.path().display());
     let (config, _) = Config::parse(Path::new("server.properties"), &text, "host").unwrap();
-    let broker = Broker::open(config).unwrap();
-    broker.take(image(1, 0)).await;
-    let waiter = septet_broker::partition::Waiter::new(vec![broker.led("t", 0).unwrap()]);
-    broker.take(image(-1, 1)).await;
-    tokio::time::timeout(Duration::from_secs(5), waiter.woken()).await.unwrap();
+    let broker = Arc::new(Broker::open(config).unwrap());
+    lead(&broker, 1, 0).await;
+    let changes = Arc::new(Changes::default());
+    let _watch = broker.led("t", 0).unwrap().partition.watchers().add(&changes, 0);
+    lead(&broker, -1, 1).await;
+    tokio::time::timeout(Duration::from_secs(5), changes.woken()).await.unwrap();
 }
 
 /// A segment whose directory entry is lost in a power cut takes acknowledged records with it. No test on a running system

@@ -148,6 +148,30 @@ fn snapshots_go_with_their_segments() {
 }
 
 #[test]
+fn a_snapshot_of_what_was_cut_off_is_not_believed() {
+    let dir = tempdir();
+    let mut log = Log::open(dir.path(), LIMITS).unwrap();
+    (0..5).for_each(|i| assert_eq!(append(&mut log, &batch(1, 0, i, 1)), i64::from(i)));
+    log.flush().unwrap();
+    assert!(snapshot(dir.path(), 5).exists());
+    // Nothing is known when it is cut.
+    log.expire_producers(i64::MAX, 1);
+    log.truncate_to(2).unwrap();
+    (0..5).for_each(|i| assert_eq!(append(&mut log, &batch(2, 0, i, 1)), 2 + i64::from(i)));
+    drop(log);
+    let known = state(&open(dir.path(), false, 0));
+    assert_eq!(known[&2], (0, 4, 6));
+    assert_ne!(known.get(&1), Some(&(0, 4, 4)), "as it was at offset 5 before");
+    // Once all records have gone, a start forgets their producers, as on Kafka.
+    let mut log = open(dir.path(), false, 0);
+    log.flush().unwrap();
+    let gone = log.delete_below(7).unwrap();
+    drop((log, gone));
+    let log = Log::open_in(dir.path(), LIMITS, &Files::new(8), Recovery { clean: true, point: Some(7), start: 7 }).unwrap();
+    assert_eq!(state(&log), [].into());
+}
+
+#[test]
 fn memory_has_a_limit_that_all_logs_share() {
     let (one, two) = (tempdir(), tempdir());
     let quota = ProducerQuota::new(10);

@@ -20,7 +20,7 @@ const MAX: usize = 1_048_588;
 
 fn judge(batch: &[u8]) -> Result<i64, ResponseError> {
     let head = validate(batch, usize::MAX).unwrap()[0];
-    check(batch, &head, MAX).map(|Checked { max_timestamp }| max_timestamp)
+    check(batch, &head, MAX, false).map(|Checked { max_timestamp }| max_timestamp)
 }
 
 fn gzip(b: &[u8]) -> Vec<u8> {

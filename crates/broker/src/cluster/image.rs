@@ -11,14 +11,27 @@ use kafka_protocol::ResponseError;
 use serde_json::Value;
 use zookeeper_client as zk;
 
-use super::{path, topics::check_name};
-use crate::config::Listener;
+use super::path;
+use crate::{
+    config::Listener,
+    core::controller::{Partition, Topic},
+};
 
 /// A registered broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerInfo {
     /// where it can be reached, by listener
     pub endpoints: Vec<Listener>,
+    /// `broker.rack`
+    pub rack: Option<String>,
+}
+
+impl BrokerInfo {
+    /// Host and port of a listener, or of the first one.
+    pub fn endpoint(&self, listener: &str) -> Option<(String, u16)> {
+        let at = self.endpoints.iter().find(|e| e.name == listener).or(self.endpoints.first())?;
+        Some((at.host.clone(), at.port))
+    }
 }
 
 /// A partition's state.
@@ -32,19 +45,15 @@ pub struct PartitionInfo {
     pub leader_epoch: i32,
     /// replicas that are in sync
     pub isr: Vec<i32>,
+    /// replicas that cannot be used, or whose brokers are gone
+    pub offline: Vec<i32>,
 }
 
 /// A topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicInfo {
-    /// version of the topic's znode that this was read from
-    pub version: i32,
     /// the topic's id: 128 bits in URL-safe base64
     pub id: Option<String>,
-    /// what it was made with
-    pub config: BTreeMap<String, String>,
-    /// it is being deleted
-    pub deleting: bool,
     /// partitions by number
     pub partitions: BTreeMap<i32, PartitionInfo>,
 }
@@ -63,9 +72,9 @@ pub struct Image {
 }
 
 impl Image {
-    /// A topic that is there, and not being deleted.
+    /// A topic.
     pub fn topic(&self, name: &str) -> Option<&Arc<TopicInfo>> {
-        self.topics.get(name).filter(|t| !t.deleting)
+        self.topics.get(name)
     }
 
     /// Why a broker does not serve a partition that it does not lead.
@@ -102,21 +111,38 @@ pub fn parse_broker(bytes: &[u8]) -> BrokerInfo {
         let (host, port) = rest.rsplit_once(':')?;
         Some(Listener { name: name.to_owned(), host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
     };
-    BrokerInfo { endpoints: value["endpoints"].as_array().map(|a| a.iter().filter_map(endpoint).collect()).unwrap_or_default() }
+    let endpoints = value["endpoints"].as_array().map(|a| a.iter().filter_map(endpoint).collect()).unwrap_or_default();
+    BrokerInfo { endpoints, rack: value["rack"].as_str().map(str::to_owned) }
 }
 
-/// Assignments in a topic's znode.
-pub fn parse_assignment(bytes: &[u8]) -> BTreeMap<i32, Vec<i32>> {
+/// A topic's znode; `None` if it is not one. A value that does not fit is left out.
+pub fn parse_topic(bytes: &[u8]) -> Option<Topic> {
     let value = json(bytes);
-    let Some(map) = value["partitions"].as_object() else {
-        return BTreeMap::new();
+    let partitions = value["partitions"].as_object()?;
+    let of = |field: &str, number: &str| numbers(&value[field][number]);
+    let partition = |(k, v): (&String, &Value)| {
+        let p = Partition { replicas: numbers(v), adding: of("adding_replicas", k), removing: of("removing_replicas", k), stored: None };
+        Some((k.parse().ok()?, p))
     };
-    map.iter().filter_map(|(k, v)| Some((k.parse().ok()?, numbers(v)))).collect()
+    let partitions = partitions.iter().filter_map(partition).collect();
+    let id = value["topic_id"].as_str().filter(|id| is_topic_id(id)).map(str::to_owned);
+    Some(Topic { id, version: 0, deleting: false, partitions })
 }
 
-/// The id in a topic's znode.
-pub fn parse_topic_id(bytes: &[u8]) -> Option<String> {
-    json(bytes)["topic_id"].as_str().filter(|id| is_topic_id(id)).map(str::to_owned)
+/// A topic's znode.
+pub fn encode_topic(topic: &Topic) -> Vec<u8> {
+    let map = |of: fn(&Partition) -> &Vec<i32>, all: bool| -> serde_json::Map<String, Value> {
+        let some = topic.partitions.iter().filter(|(_, p)| all || !of(p).is_empty());
+        some.map(|(n, p)| (n.to_string(), of(p).clone().into())).collect()
+    };
+    let value = serde_json::json!({
+        "version": 3,
+        "topic_id": topic.id,
+        "partitions": map(|p| &p.replicas, true),
+        "adding_replicas": map(|p| &p.adding, false),
+        "removing_replicas": map(|p| &p.removing, false),
+    });
+    value.to_string().into_bytes()
 }
 
 /// Whether this is a topic's id: it becomes a line of a file.
@@ -135,6 +161,7 @@ pub fn parse_config(bytes: &[u8]) -> BTreeMap<String, String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct PartitionState {
+    pub controller_epoch: i32,
     pub leader: i32,
     pub leader_epoch: i32,
     pub isr: Vec<i32>,
@@ -144,12 +171,13 @@ impl PartitionState {
     /// From the znode's data.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let v = json(bytes);
-        Some(Self { leader: number(&v["leader"])?, leader_epoch: number(&v["leader_epoch"])?, isr: numbers(&v["isr"]) })
+        let controller_epoch = number(&v["controller_epoch"]).unwrap_or(0);
+        Some(Self { controller_epoch, leader: number(&v["leader"])?, leader_epoch: number(&v["leader_epoch"])?, isr: numbers(&v["isr"]) })
     }
     /// To the znode's data.
-    pub fn encode(&self, controller_epoch: i32) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let v = serde_json::json!({
-            "controller_epoch": controller_epoch, "leader": self.leader, "version": 1, "leader_epoch": self.leader_epoch, "isr": self.isr,
+            "controller_epoch": self.controller_epoch, "leader": self.leader, "version": 1, "leader_epoch": self.leader_epoch, "isr": self.isr,
         });
         v.to_string().into_bytes()
     }
@@ -159,7 +187,7 @@ impl PartitionState {
 const AT_ONCE: usize = 256;
 
 /// Reads nodes; one that is gone meanwhile is left out.
-async fn read_all(client: &zk::Client, paths: Vec<String>) -> Result<HashMap<String, (Vec<u8>, zk::Stat)>, zk::Error> {
+pub async fn read_all(client: &zk::Client, paths: Vec<String>) -> Result<HashMap<String, (Vec<u8>, zk::Stat)>, zk::Error> {
     let mut out = HashMap::new();
     for chunk in paths.chunks(AT_ONCE) {
         let results = join_all(chunk.iter().map(|p| client.get_data(p))).await;
@@ -172,64 +200,6 @@ async fn read_all(client: &zk::Client, paths: Vec<String>) -> Result<HashMap<Str
         }
     }
     Ok(out)
-}
-
-/// Names of children, and what is known otherwise.
-#[derive(Debug)]
-#[allow(missing_docs)]
-pub struct Names<'a> {
-    pub cluster_id: &'a str,
-    pub brokers: &'a [String],
-    pub topics: &'a [String],
-    /// topics that are being deleted
-    pub deleting: &'a [String],
-    pub controller: Option<i32>,
-}
-
-/// Reads brokers and topics. Settings are read once: `before` is what was read before.
-pub async fn load(client: &zk::Client, names: &Names<'_>, before: &Image) -> Result<Image, zk::Error> {
-    let mut image = Image { cluster_id: names.cluster_id.to_owned(), controller: names.controller, ..Image::default() };
-    let mut nodes = read_all(client, names.brokers.iter().map(|id| format!("{}/{id}", path::BROKER_IDS)).collect()).await?;
-    for id in names.brokers {
-        if let (Ok(number), Some((data, _))) = (id.parse(), nodes.remove(&format!("{}/{id}", path::BROKER_IDS))) {
-            image.brokers.insert(number, parse_broker(&data));
-        }
-    }
-    let nodes = read_all(client, names.topics.iter().map(|t| format!("{}/{t}", path::TOPICS)).collect()).await?;
-    let mut states = Vec::new();
-    let mut read = Vec::new();
-    for topic in names.topics {
-        // A name becomes a directory's.
-        if check_name(topic).is_err() {
-            continue;
-        }
-        if let Some((data, stat)) = nodes.get(&format!("{}/{topic}", path::TOPICS)) {
-            let assignment = parse_assignment(data);
-            states.extend(assignment.keys().map(|p| state_path(topic, *p)));
-            read.push((topic, assignment, parse_topic_id(data), stat.version));
-        }
-    }
-    let states = read_all(client, states).await?;
-    let known = |topic: &str, id: &Option<String>| before.topics.get(topic).filter(|t| t.id.is_some() && t.id == *id);
-    let config_path = |topic: &str| format!("{}/{topic}", path::CONFIG_TOPICS);
-    let unknown = read.iter().filter(|(t, _, id, _)| known(t, id).is_none()).map(|(t, ..)| config_path(t));
-    let configs = read_all(client, unknown.collect()).await?;
-    for (topic, assignment, id, version) in read {
-        let config = match known(topic, &id) {
-            Some(t) => t.config.clone(),
-            None => configs.get(&config_path(topic)).map(|(data, _)| parse_config(data)).unwrap_or_default(),
-        };
-        let mut info = TopicInfo { version, config, id, deleting: names.deleting.contains(topic), partitions: BTreeMap::new() };
-        for (number, replicas) in assignment {
-            let state = states.get(&state_path(topic, number)).and_then(|(data, _)| PartitionState::parse(data));
-            // Until the controller has given it a state, a partition has no leader.
-            let state = state.unwrap_or(PartitionState { leader: -1, leader_epoch: -1, isr: Vec::new() });
-            info.partitions
-                .insert(number, PartitionInfo { replicas, leader: state.leader, leader_epoch: state.leader_epoch, isr: state.isr });
-        }
-        image.topics.insert(topic.clone(), Arc::new(info));
-    }
-    Ok(image)
 }
 
 /// Path of a partition's state.

@@ -2,20 +2,23 @@
 //!
 //! Invariant: what this broker believes is an [`Image`], replaced as a whole; the coordinator is the authority.
 
-mod controller;
+pub mod control;
+pub mod controller;
 pub mod deletion;
-mod follower;
+mod election;
 mod image;
 pub mod producer_ids;
 pub mod quota;
 mod session;
+pub mod topic_configs;
 pub mod topic_ids;
 pub mod topics;
+mod watched;
 
 pub use image::{BrokerInfo, Image, PartitionInfo, TopicInfo};
 pub use session::{leave, run};
 
-/// Paths, as Kafka's ZkData.scala has them; `SIGNAL` is our own.
+/// Paths, as Kafka's ZkData.scala has them.
 pub mod path {
     #![allow(missing_docs)]
     pub const BROKER_IDS: &str = "/brokers/ids";
@@ -26,8 +29,6 @@ pub mod path {
     pub const DELETE_TOPICS: &str = "/admin/delete_topics";
     pub const CONFIG_TOPICS: &str = "/config/topics";
     pub const PRODUCER_IDS: &str = "/latest_producer_id_block";
-    /// Written by the controller after it changed a partition's state, so that one watch tells of all of them.
-    pub const SIGNAL: &str = "/septet_state_changes";
     /// Made at the start, as Kafka makes them.
     pub const PERSISTENT: &[&str] = &[
         "/consumers",
@@ -43,6 +44,5 @@ pub mod path {
         "/config/clients",
         "/config/users",
         "/config/brokers",
-        SIGNAL,
     ];
 }

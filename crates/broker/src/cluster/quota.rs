@@ -106,7 +106,7 @@ mod tests {
     fn image(topics: &[(&str, i32, usize)]) -> Image {
         let mut image = Image::default();
         for (name, broker, partitions) in topics {
-            let info = PartitionInfo { replicas: vec![*broker], leader: *broker, leader_epoch: 0, isr: vec![*broker] };
+            let info = PartitionInfo { replicas: vec![*broker], leader: *broker, leader_epoch: 0, isr: vec![*broker], offline: Vec::new() };
             let partitions = (0..*partitions as i32).map(|p| (p, info.clone())).collect();
             image.topics.insert((*name).to_owned(), Arc::new(TopicInfo { partitions, ..TopicInfo::default() }));
         }

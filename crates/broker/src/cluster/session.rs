@@ -13,7 +13,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zookeeper_client as zk;
 
-use super::{follower::Follower, path};
+use super::{Image, election::Election, path};
 use crate::broker::{Broker, StartError};
 
 /// How persistent znodes are made.
@@ -94,7 +94,7 @@ pub async fn leave(broker: &Broker) {
 
 enum Never {}
 
-async fn session(broker: &Broker) -> Result<Never, SessionError> {
+async fn session(broker: &Arc<Broker>) -> Result<Never, SessionError> {
     let all = &broker.config.zookeeper;
     let (servers, root) = all.split_at(all.find('/').unwrap_or(all.len()));
     let mut client =
@@ -116,7 +116,14 @@ async fn session(broker: &Broker) -> Result<Never, SessionError> {
         try_again(&state, e).await?;
     }
     broker.zookeeper.send_replace(Some(client.clone()));
-    let mut follower = Follower::new(broker, client, cluster_id);
+    broker.image.send_if_modified(|image| {
+        let new = image.cluster_id != cluster_id;
+        if new {
+            *image = Arc::new(Image { cluster_id: cluster_id.clone(), ..(**image).clone() });
+        }
+        new
+    });
+    let mut follower = Election::new(broker.clone(), client);
     loop {
         while let Err(e) = follower.follow().await {
             try_again(&state, e).await?;
@@ -195,25 +202,29 @@ fn remembered(memory: &Path) -> Option<i64> {
 
 /// Registers this broker. What an earlier run of this very broker left (it remembers its session) is taken away;
 /// another broker's registration is waited for, as long as a dead one's can last.
-async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionError> {
+pub async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionError> {
     let memory = broker.config.log_dir.join(".zookeeper-session");
     let at = format!("{}/{}", path::BROKER_IDS, broker.id());
     let endpoints: Vec<String> = broker.config.advertised.iter().map(|l| format!("{}://{}:{}", l.name, l.host, l.port)).collect();
     let map: serde_json::Map<String, serde_json::Value> =
         broker.config.advertised.iter().map(|l| (l.name.clone(), "PLAINTEXT".into())).collect();
     let first = &broker.config.advertised[0];
-    let data = serde_json::json!({
+    let mut data = serde_json::json!({
         "features": {}, "listener_security_protocol_map": map, "endpoints": endpoints, "jmx_port": -1,
         "port": first.port, "host": first.host, "version": 5, "timestamp": now_ms(),
-    })
-    .to_string();
+    });
+    if let Some(rack) = &broker.config.rack {
+        data["rack"] = rack.as_str().into();
+    }
+    let data = data.to_string();
     let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     let until = tokio::time::Instant::now() + Duration::from_millis(broker.config.zookeeper_session_ms * 2);
     loop {
         let mine = client.session_id().0;
         let old = remembered(&memory);
         match client.create(&at, data.as_bytes(), &ephemeral).await {
-            Ok(_) => {
+            Ok((stat, _)) => {
+                broker.set_epoch(stat.czxid);
                 remember(&memory, mine)?;
                 tracing::info!("registered as broker {} with {}", broker.id(), endpoints.join(","));
                 return Ok(());
@@ -225,6 +236,7 @@ async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionErr
             None => continue,
             // Made by a request whose answer was lost.
             Some(stat) if stat.ephemeral_owner == mine => {
+                broker.set_epoch(stat.czxid);
                 remember(&memory, mine)?;
                 return Ok(());
             }

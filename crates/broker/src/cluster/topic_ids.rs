@@ -18,6 +18,11 @@ pub fn uuid(topic: &TopicInfo) -> Uuid {
     decoded.and_then(|bytes| Uuid::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
+/// The bytes of a topic's id in text; zeros if there is none.
+pub fn bytes_of(id: Option<&str>) -> [u8; 16] {
+    id.and_then(|id| URL_SAFE_NO_PAD.decode(id).ok()).and_then(|b| b.try_into().ok()).unwrap_or_default()
+}
+
 type Index = HashMap<Uuid, Arc<str>>;
 
 /// An index of the last image that was asked for.
@@ -33,7 +38,7 @@ impl TopicIds {
     fn of(&self, image: &Arc<Image>) -> Arc<Index> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&last.0, image) {
-            let named = image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, t)| (uuid(t), Arc::from(name.as_str())));
+            let named = image.topics.iter().map(|(name, t)| (uuid(t), Arc::from(name.as_str())));
             *last = (image.clone(), Arc::new(named.filter(|(id, _)| !id.is_nil()).collect()));
         }
         last.1.clone()
@@ -46,20 +51,20 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_the_image_that_is_given() {
-        let topic = |id: u128, deleting| {
+        let topic = |id: u128| {
             let id = Some(URL_SAFE_NO_PAD.encode(Uuid::from_u128(id).as_bytes()));
-            Arc::new(TopicInfo { id, deleting, ..TopicInfo::default() })
+            Arc::new(TopicInfo { id, ..TopicInfo::default() })
         };
-        let image = |topics: &[(&str, u128, bool)]| {
-            let topics = topics.iter().map(|(name, id, deleting)| ((*name).to_owned(), topic(*id, *deleting))).collect();
+        let image = |topics: &[(&str, u128)]| {
+            let topics = topics.iter().map(|(name, id)| ((*name).to_owned(), topic(*id))).collect();
             Arc::new(Image { topics, ..Image::default() })
         };
         let (ids, id) = (TopicIds::default(), Uuid::from_u128);
-        let first = image(&[("a", 1, false), ("b", 2, false), ("none", 0, false)]);
+        let first = image(&[("a", 1), ("b", 2), ("none", 0)]);
         assert_eq!(ids.name(&first, id(2)).as_deref(), Some("b"));
         assert_eq!((ids.name(&first, id(3)), ids.name(&first, id(0))), (None, None));
-        // Made anew under the same name, and one that is going.
-        let second = image(&[("a", 1, true), ("b", 3, false)]);
+        // Made anew under the same name, and one that is gone.
+        let second = image(&[("b", 3)]);
         assert_eq!((ids.name(&second, id(2)), ids.name(&second, id(1))), (None, None));
         assert_eq!(ids.name(&second, id(3)).as_deref(), Some("b"));
         assert_eq!(ids.name(&first, id(1)).as_deref(), Some("a"));

@@ -8,7 +8,7 @@ use super::{
     Image, path,
     session::{PERSISTENT, ignore_exists},
 };
-use crate::groups::OFFSETS_TOPIC;
+use crate::{core::assignment, groups::OFFSETS_TOPIC};
 
 /// Partitions of one topic, at the most.
 const MAX_PARTITIONS: i32 = 10_000;
@@ -33,28 +33,19 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Where the partitions of a new topic go.
-pub fn assign(image: &Image, partitions: i32, replication_factor: i16, start: usize) -> Result<Vec<Vec<i32>>, Refusal> {
+/// Where the partitions of a new topic go. `seed` is where the round begins.
+pub fn assign(image: &Image, partitions: i32, replication_factor: i16, seed: usize) -> Result<Vec<Vec<i32>>, Refusal> {
     if !(1..=MAX_PARTITIONS).contains(&partitions) {
         return Err((ResponseError::InvalidPartitions, format!("number of partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")));
     }
-    check_replication(usize::try_from(replication_factor).unwrap_or(0))?;
-    let ids: Vec<i32> = image.brokers.keys().copied().collect();
-    if ids.is_empty() {
-        return Err((ResponseError::InvalidReplicationFactor, "there is no broker".into()));
-    }
-    Ok((0..partitions as usize).map(|p| vec![ids[(start + p) % ids.len()]]).collect())
-}
-
-/// There is no replication yet: more than one replica would be a promise that is not kept.
-pub fn check_replication(factor: usize) -> Result<(), Refusal> {
-    match factor {
-        1 => Ok(()),
-        n => Err((
-            ResponseError::InvalidReplicationFactor,
-            format!("replication factor {n}: this version of the bundled broker keeps one replica of a partition; ask for 1"),
-        )),
-    }
+    let Some(factor) = usize::try_from(replication_factor).ok().filter(|f| *f > 0) else {
+        return Err((ResponseError::InvalidReplicationFactor, "Replication factor must be larger than 0.".into()));
+    };
+    let brokers = image.brokers.iter().map(|(id, b)| (*id, b.rack.clone())).collect();
+    assignment::assign(&brokers, partitions as usize, factor, seed, seed, 0).ok_or_else(|| {
+        let text = format!("Replication factor: {replication_factor} larger than available brokers: {}.", image.brokers.len());
+        (ResponseError::InvalidReplicationFactor, text)
+    })
 }
 
 /// Refuses settings that are too long for a znode.
@@ -97,22 +88,23 @@ pub async fn create(client: &zk::Client, name: &str, assignment: &[Vec<i32>], co
     Ok(())
 }
 
-/// Gives an id to a topic that has none. `false` if its znode has changed meanwhile.
-pub async fn give_id(client: &zk::Client, name: &str, version: i32) -> Result<bool, zk::Error> {
+/// Gives an id to a topic that has none. Returns it with the znode's new version; `None` if the znode has changed meanwhile.
+pub async fn give_id(client: &zk::Client, name: &str, version: i32) -> Result<Option<(String, i32)>, zk::Error> {
     let at = format!("{}/{name}", path::TOPICS);
     let (data, _) = match client.get_data(&at).await {
         Ok(found) => found,
-        Err(zk::Error::NoNode) => return Ok(false),
+        Err(zk::Error::NoNode) => return Ok(None),
         Err(e) => return Err(e),
     };
     let Ok(serde_json::Value::Object(mut value)) = serde_json::from_slice(&data) else {
-        return Ok(false);
+        return Ok(None);
     };
+    let id = new_id();
     value.insert("version".into(), 3.into());
-    value.insert("topic_id".into(), new_id().into());
+    value.insert("topic_id".into(), id.clone().into());
     match client.set_data(&at, serde_json::Value::Object(value).to_string().as_bytes(), Some(version)).await {
-        Ok(_) => Ok(true),
-        Err(zk::Error::NoNode | zk::Error::BadVersion) => Ok(false),
+        Ok(stat) => Ok(Some((id, stat.version))),
+        Err(zk::Error::NoNode | zk::Error::BadVersion) => Ok(None),
         Err(e) => Err(e),
     }
 }

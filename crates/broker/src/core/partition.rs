@@ -154,6 +154,10 @@ impl Replication {
     /// Takes the lead, or goes on leading under a new epoch. An epoch that is not newer changes nothing but the replicas.
     pub fn become_leader(&mut self, assignment: Assignment, end: i64, now: i64) -> Effects {
         let again = self.leads() && self.assignment.leader_epoch == assignment.leader_epoch;
+        if again && assignment.partition_epoch < self.assignment.partition_epoch {
+            // Sent before an answer to a proposal that has been here already.
+            return Effects::default();
+        }
         self.end = end;
         self.high_watermark = self.high_watermark.min(end);
         let others = assignment.replicas.iter().copied().filter(|r| *r != self.me);
@@ -164,9 +168,7 @@ impl Replication {
                 for id in keep {
                     l.followers.entry(id).or_insert_with(Follower::unknown);
                 }
-                if assignment.partition_epoch >= self.assignment.partition_epoch {
-                    l.pending = None;
-                }
+                l.pending = None;
             }
         } else {
             // A member of the ISR gets the full lag time before it may be removed.
@@ -193,6 +195,11 @@ impl Replication {
 
     /// The log has grown as the leader's.
     pub fn appended(&mut self, end: i64, now: i64, lag: Lag) -> Effects {
+        if let Some(l) = &mut self.leadership {
+            // A follower that had everything until now has lagged for no time, also if its last fetch was long ago: with nothing new,
+            // it is not heard of.
+            l.followers.values_mut().filter(|f| f.end >= self.end).for_each(|f| f.caught_up = f.caught_up.max(now));
+        }
         self.end = end;
         Effects { high_watermark_moved: self.advance(now, lag), propose: None }
     }

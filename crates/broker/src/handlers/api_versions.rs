@@ -6,6 +6,7 @@ use kafka_protocol::{
 };
 
 use super::APIS;
+use crate::cluster::control::key;
 
 fn entry(api: &super::Api) -> ApiVersion {
     ApiVersion::default().with_api_key(api.key as i16).with_min_version(api.versions.0).with_max_version(api.versions.1)
@@ -23,7 +24,8 @@ pub fn handle(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse
     if version >= 3 && ![&request.client_software_name, &request.client_software_version].iter().all(|t| is_software_name(t)) {
         return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
     }
-    ApiVersionsResponse::default().with_api_keys(APIS.iter().map(entry).collect())
+    let control = key::ALL.iter().map(|(k, min, max)| ApiVersion::default().with_api_key(*k).with_min_version(*min).with_max_version(*max));
+    ApiVersionsResponse::default().with_api_keys(APIS.iter().map(entry).chain(control).collect())
 }
 
 /// Answer to a version of ApiVersions that is not served: the range of this key, so that the client asks again.

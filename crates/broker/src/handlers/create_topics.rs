@@ -34,7 +34,10 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     let mut out = vec![Vec::new(); topic.assignments.len()];
     for a in &topic.assignments {
         let ids: Vec<i32> = a.broker_ids.iter().map(|b| b.0).collect();
-        topics::check_replication(ids.len())?;
+        let distinct: std::collections::BTreeSet<i32> = ids.iter().copied().collect();
+        if ids.is_empty() || distinct.len() != ids.len() {
+            return Err(bad("each partition needs replicas, and each on another broker".into()));
+        }
         if let Some(id) = ids.iter().find(|id| !image.brokers.contains_key(id)) {
             return Err(bad(format!("there is no broker {id}")));
         }
@@ -44,7 +47,7 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     Ok(out)
 }
 
-async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<usize, Refusal> {
+async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<(usize, usize), Refusal> {
     let name = topic.name.as_str();
     topics::check_name(name)?;
     let image = broker.image();
@@ -86,7 +89,7 @@ async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) ->
             return Err(e);
         }
     }
-    Ok(assignment.len())
+    Ok((assignment.len(), assignment.first().map_or(0, Vec::len)))
 }
 
 /// Answers a request.
@@ -110,9 +113,9 @@ pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version
             }
         };
         results.push(match done {
-            Ok(partitions) => {
+            Ok((partitions, factor)) => {
                 made.push(topic.name.to_string());
-                if version >= 5 { answer.with_num_partitions(partitions as i32).with_replication_factor(1) } else { answer }
+                if version >= 5 { answer.with_num_partitions(partitions as i32).with_replication_factor(factor as i16) } else { answer }
             }
             Err((code, text)) => answer.with_error_code(code.code()).with_error_message(Some(StrBytes::from_string(text))),
         });

@@ -142,7 +142,14 @@ impl Leading<'_> {
             }
         }
         let Wanted { stable_only, replica, .. } = *self.wanted;
-        let found = led.partition.find(&Read { offset: position.offset, max_bytes, at_least_one, stable_only, replica })?;
+        let found = led.partition.find(&Read {
+            offset: position.offset,
+            max_bytes,
+            at_least_one,
+            stable_only,
+            replica,
+            log_start: position.log_start,
+        })?;
         Ok(Part {
             index,
             high_watermark: found.high_watermark,

@@ -1,11 +1,11 @@
 //! FindCoordinator: the broker that leads a group's partition of the offsets topic, which is made when it is
-//! first asked for.
+//! first asked for. From version 4 on for several groups at once.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use kafka_protocol::{
     ResponseError,
-    messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse},
+    messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse, find_coordinator_response::Coordinator},
     protocol::StrBytes,
 };
 
@@ -15,16 +15,13 @@ use crate::{
     groups::{OFFSETS_TOPIC, partition_for},
 };
 
-async fn find(broker: &Broker, context: &Context, request: &FindCoordinatorRequest) -> Result<(i32, String, u16), ResponseError> {
-    if request.key_type == 1 {
+async fn find(broker: &Broker, context: &Context, key_type: i8, key: &str) -> Result<(i32, String, u16), ResponseError> {
+    if key_type == 1 {
         // As InitProducerId has it: clients end with this at once, where they would ask again after others.
         return Err(ResponseError::TransactionalIdAuthorizationFailed);
     }
-    if request.key_type != 0 {
+    if key_type != 0 {
         return Err(ResponseError::InvalidRequest);
-    }
-    if request.key.is_empty() {
-        return Err(ResponseError::InvalidGroupId);
     }
     let image = broker.image();
     let Some(topic) = image.topic(OFFSETS_TOPIC) else {
@@ -33,17 +30,30 @@ async fn find(broker: &Broker, context: &Context, request: &FindCoordinatorReque
             _ => ResponseError::CoordinatorNotAvailable,
         });
     };
-    let number = partition_for(&request.key, topic.partitions.len() as i32);
+    let number = partition_for(key, topic.partitions.len() as i32);
     let leader = topic.partitions.get(&number).map_or(-1, |p| p.leader);
     let endpoint = image.brokers.get(&leader).and_then(|b| metadata::endpoint(b, context)).ok_or(ResponseError::CoordinatorNotAvailable)?;
     Ok((leader, endpoint.host.clone(), endpoint.port))
 }
 
 /// Answers a request.
-pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &FindCoordinatorRequest) -> FindCoordinatorResponse {
+pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &FindCoordinatorRequest, version: i16) -> FindCoordinatorResponse {
     let answer = FindCoordinatorResponse::default().with_error_message(None);
-    match find(broker, context, request).await {
-        Ok((id, host, port)) => answer.with_node_id(BrokerId(id)).with_host(StrBytes::from_string(host)).with_port(port.into()),
-        Err(e) => answer.with_error_code(e.code()).with_node_id(BrokerId(-1)).with_port(-1),
+    if version < 4 {
+        return match find(broker, context, request.key_type, &request.key).await {
+            Ok((id, host, port)) => answer.with_node_id(BrokerId(id)).with_host(StrBytes::from_string(host)).with_port(port.into()),
+            Err(e) => answer.with_error_code(e.code()).with_node_id(BrokerId(-1)).with_port(-1),
+        };
     }
+    let mut seen = HashSet::new();
+    let mut coordinators = Vec::new();
+    // One that is named again is answered once.
+    for key in request.coordinator_keys.iter().filter(|k| seen.insert(k.as_str())) {
+        let one = Coordinator::default().with_key(key.clone()).with_error_message(None);
+        coordinators.push(match find(broker, context, request.key_type, key).await {
+            Ok((id, host, port)) => one.with_node_id(BrokerId(id)).with_host(StrBytes::from_string(host)).with_port(port.into()),
+            Err(e) => one.with_error_code(e.code()).with_node_id(BrokerId(-1)).with_port(-1),
+        });
+    }
+    answer.with_coordinators(coordinators)
 }

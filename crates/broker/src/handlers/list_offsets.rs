@@ -56,8 +56,8 @@ fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition, view: Vi
         LATEST => {
             let offset = match view {
                 View::Log => end,
-                View::Committed => led.partition.high_watermark(),
-                View::Stable => led.partition.last_stable_offset(),
+                View::Committed => led.partition.latest_offset()?,
+                View::Stable => led.partition.latest_offset()?.min(led.partition.last_stable_offset()),
             };
             Ok((offset, -1, epoch))
         }

@@ -80,7 +80,16 @@ pub async fn auto_create(broker: &Broker, name: &str) -> ResponseError {
         let assignment = topics::assign(&image, partitions, factor, start)?;
         let client = client.ok_or((ResponseError::LeaderNotAvailable, "no session with the coordinator".to_owned()))?;
         broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, true)?;
-        let made = topics::create(&client, name, &assignment, &serde_json::json!({})).await;
+        // As Kafka makes it.
+        let config = match name {
+            OFFSETS_TOPIC => serde_json::json!({
+                "cleanup.policy": "compact",
+                "compression.type": "producer",
+                "segment.bytes": broker.config.offsets_segment_bytes.to_string(),
+            }),
+            _ => serde_json::json!({}),
+        };
+        let made = topics::create(&client, name, &assignment, &config).await;
         if made.is_err() {
             broker.quota.release(name);
         }
@@ -139,7 +148,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataR
     let share = broker.budgets.responses.take(named * TOPIC_BYTES + partitions * PARTITION_BYTES).await;
     let mut topics = Vec::new();
     if all {
-        topics.extend(image.topics.iter().filter(|(_, t)| !t.deleting).map(|(name, t)| describe(&image, name, t, version)));
+        topics.extend(image.topics.iter().map(|(name, t)| describe(&image, name, t, version)));
     }
     topics.extend(by_id.into_iter().flatten().map(|(id, name)| described_by_id(&image, id, name.as_deref(), version)));
     for name in wanted {

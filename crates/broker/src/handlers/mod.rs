@@ -3,20 +3,29 @@
 //! Invariant: what has an effect is done when [`handle`] ends; only waiting is left to the rest of an [`Outcome`].
 
 mod api_versions;
+mod control;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
+mod describe_groups;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
+mod heartbeat;
 mod init_producer_id;
+mod join_group;
 mod leaders;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
 mod offset_commit;
+mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod sync_group;
 
 use std::sync::Arc;
 
@@ -24,15 +33,18 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest, FindCoordinatorRequest,
-        InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
-        ProduceRequest, RequestHeader, ResponseHeader,
+        AlterPartitionRequest, ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
+        DeleteTopicsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest,
+        JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
+        OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, ResponseHeader,
+        SyncGroupRequest,
     },
     protocol::{Decodable, Encodable},
 };
 
 use crate::{
     broker::Broker,
+    cluster::control::frame_answer,
     net::{answer::Answer, budget::Share, pipeline::Outcome},
     wire::{self, Layout},
 };
@@ -65,6 +77,8 @@ pub enum RequestError {
 pub struct Context {
     /// name of the listener: addresses in answers are those of the same listener
     pub listener: String,
+    /// the client's address
+    pub peer: Option<std::net::IpAddr>,
 }
 
 /// An API that is served: its key, the versions that are advertised, the oldest that is really served, its layout.
@@ -105,12 +119,40 @@ pub const APIS: &[Api] = &[
     },
     Api {
         key: ApiKey::OffsetCommit,
-        versions: (2, 8),
+        versions: (2, 9),
         served_from: 2,
         layout: Layout { flexible: 8, fields: "s i s s@7-99 l@2-4 [ s [ i l i@6-99 s ] ]" },
     },
-    Api { key: ApiKey::OffsetFetch, versions: (1, 7), served_from: 1, layout: Layout { flexible: 6, fields: "s [ s I ] b@7-99" } },
-    Api { key: ApiKey::FindCoordinator, versions: (0, 3), served_from: 0, layout: Layout { flexible: 3, fields: "s b@1-99" } },
+    Api {
+        key: ApiKey::OffsetFetch,
+        versions: (1, 9),
+        served_from: 1,
+        layout: Layout { flexible: 6, fields: "s@0-7 [@0-7 s I ] [@8-99 s s@9-99 i@9-99 [ s I ] ] b@7-99" },
+    },
+    Api { key: ApiKey::FindCoordinator, versions: (0, 6), served_from: 0, layout: Layout { flexible: 3, fields: "s@0-3 b@1-99 S@4-99" } },
+    Api {
+        key: ApiKey::JoinGroup,
+        versions: (0, 9),
+        served_from: 0,
+        layout: Layout { flexible: 6, fields: "s i i@1-99 s s@5-99 s [ s y ] s@8-99" },
+    },
+    Api { key: ApiKey::Heartbeat, versions: (0, 4), served_from: 0, layout: Layout { flexible: 4, fields: "s i s s@3-99" } },
+    Api {
+        key: ApiKey::LeaveGroup,
+        versions: (0, 5),
+        served_from: 0,
+        layout: Layout { flexible: 4, fields: "s s@0-2 [@3-99 s s s@5-99 ]" },
+    },
+    Api {
+        key: ApiKey::SyncGroup,
+        versions: (0, 5),
+        served_from: 0,
+        layout: Layout { flexible: 4, fields: "s i s s@3-99 s@5-99 s@5-99 [ s y ]" },
+    },
+    Api { key: ApiKey::DescribeGroups, versions: (0, 5), served_from: 0, layout: Layout { flexible: 5, fields: "S b@3-99" } },
+    Api { key: ApiKey::ListGroups, versions: (0, 5), served_from: 0, layout: Layout { flexible: 3, fields: "S@4-99 S@5-99" } },
+    Api { key: ApiKey::DeleteGroups, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "S" } },
+    Api { key: ApiKey::OffsetDelete, versions: (0, 0), served_from: 0, layout: Layout { flexible: 99, fields: "s [ s [ i ] ]" } },
     Api { key: ApiKey::ApiVersions, versions: (0, 4), served_from: 0, layout: Layout { flexible: 3, fields: "s@3-99 s@3-99" } },
     Api {
         key: ApiKey::CreateTopics,
@@ -126,8 +168,17 @@ pub const APIS: &[Api] = &[
         layout: Layout { flexible: 4, fields: "i@3-99 [ s [ i i i ] ]" },
     },
     Api { key: ApiKey::InitProducerId, versions: (0, 4), served_from: 0, layout: Layout { flexible: 2, fields: "s i l@3-99 h@3-99" } },
+    Api {
+        key: ApiKey::AlterPartition,
+        versions: (2, 3),
+        served_from: 2,
+        layout: Layout { flexible: 0, fields: "i l [ u [ i i I@0-2 [@3-99 i l ] b i ] ]" },
+    },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
 ];
+
+/// What is answered before the broker knows the cluster. Everything else waits: a client would be told that the cluster is empty.
+const BEFORE_READY: &[ApiKey] = &[ApiKey::ApiVersions, ApiKey::AlterPartition];
 
 fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, response: &R) -> Result<Bytes, RequestError> {
     let head = ResponseHeader::default().with_correlation_id(header.correlation_id);
@@ -150,6 +201,14 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         return Err(bad("shorter than a header"));
     }
     let (number, version) = (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]));
+    if control::serves(number, version) {
+        if !wire::header_fits(&frame, true) {
+            return Err(bad("header is cut off"));
+        }
+        let header = RequestHeader::decode(&mut frame, 2).map_err(|e| RequestError::Malformed(e.to_string()))?;
+        let body = control::handle(broker, number, version, &frame).await?;
+        return Ok(Answer::from(frame_answer(header.correlation_id, &body)).into());
+    }
     let api = APIS.iter().find(|a| a.key as i16 == number).ok_or_else(|| RequestError::Malformed(format!("API {number} is not served")))?;
     let key = api.key;
     let in_range = version >= api.versions.0 && version <= api.versions.1;
@@ -170,6 +229,9 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
     let elements = wire::weigh(&api.layout, version, &frame).ok_or_else(|| {
         RequestError::Malformed(format!("{key:?} version {version}: a length does not fit the frame, or there are too many"))
     })?;
+    if !BEFORE_READY.contains(&key) {
+        broker.ready().await;
+    }
     // For what is decoded now, and for the answer until it is written.
     let share = broker.budgets.responses.take(elements * wire::ELEMENT_BYTES).await;
     macro_rules! decode {
@@ -211,19 +273,51 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         }
         ApiKey::ListOffsets => encode(&header, key, version, &list_offsets::handle(broker, &decode!(ListOffsetsRequest), version)),
         ApiKey::FindCoordinator => {
-            encode(&header, key, version, &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest)).await)
+            encode(&header, key, version, &find_coordinator::handle(broker, context, &decode!(FindCoordinatorRequest), version).await)
         }
-        ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest))),
+        ApiKey::JoinGroup => {
+            let wanted = join_group::Wanted::new(context, &header, &decode!(JoinGroupRequest), version);
+            // The wait for the other members holds nothing of the frame.
+            drop((frame, frame_share, share));
+            let (response, share) = join_group::handle(broker, wanted, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::SyncGroup => {
+            let wanted = sync_group::Wanted::new(&decode!(SyncGroupRequest), version);
+            drop((frame, frame_share, share));
+            let (response, share) = sync_group::handle(broker, wanted).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::Heartbeat => encode(&header, key, version, &heartbeat::handle(broker, &decode!(HeartbeatRequest))),
+        ApiKey::LeaveGroup => encode(&header, key, version, &leave_group::handle(broker, &decode!(LeaveGroupRequest), version)),
+        ApiKey::DescribeGroups => {
+            let request = decode!(DescribeGroupsRequest);
+            drop(share);
+            let (response, share) = describe_groups::handle(broker, &request).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::ListGroups => {
+            let request = decode!(ListGroupsRequest);
+            drop(share);
+            let (response, share) = list_groups::handle(broker, &request, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::DeleteGroups => encode(&header, key, version, &delete_groups::handle(broker, &decode!(DeleteGroupsRequest)).await),
+        ApiKey::OffsetDelete => encode(&header, key, version, &offset_delete::handle(broker, &decode!(OffsetDeleteRequest)).await),
+        ApiKey::OffsetCommit => encode(&header, key, version, &offset_commit::handle(broker, &decode!(OffsetCommitRequest), version).await),
         ApiKey::OffsetFetch => {
             let request = decode!(OffsetFetchRequest);
             drop(share);
-            let (response, share) = offset_fetch::handle(broker, &request).await;
+            let (response, share) = offset_fetch::handle(broker, &request, version).await;
             return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
         }
         ApiKey::CreateTopics => encode(&header, key, version, &create_topics::handle(broker, &decode!(CreateTopicsRequest), version).await),
         ApiKey::DeleteTopics => encode(&header, key, version, &delete_topics::handle(broker, &decode!(DeleteTopicsRequest), version).await),
         ApiKey::OffsetForLeaderEpoch => {
             encode(&header, key, version, &offset_for_leader_epoch::handle(broker, &decode!(OffsetForLeaderEpochRequest)))
+        }
+        ApiKey::AlterPartition => {
+            encode(&header, key, version, &control::alter_partition(broker, &decode!(AlterPartitionRequest), version).await)
         }
         ApiKey::InitProducerId => encode(&header, key, version, &init_producer_id::handle(broker, &decode!(InitProducerIdRequest)).await),
         ApiKey::DeleteRecords => {

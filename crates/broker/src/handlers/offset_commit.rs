@@ -1,7 +1,4 @@
-//! OffsetCommit, for consumers that assign their partitions themselves. Membership of groups comes later: a commit
-//! that names a generation is from a member that this broker cannot know.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! OffsetCommit, of members of a group and of consumers that assign their partitions themselves.
 
 use kafka_protocol::{
     ResponseError,
@@ -15,25 +12,12 @@ use kafka_protocol::{
 use crate::{
     broker::Broker,
     cluster::Image,
-    groups::{Commit, Key, MAX_METADATA_BYTES, OFFSETS_TOPIC, partition_for},
+    groups::{Commit, Committer},
+    log::now_ms,
 };
 
-/// The partition of the offsets topic that a group belongs to, if this broker leads it.
-pub fn led_for(broker: &Broker, group: &str) -> Result<std::sync::Arc<crate::storage::Led>, ResponseError> {
-    if group.is_empty() || group.len() > i16::MAX as usize {
-        return Err(ResponseError::InvalidGroupId);
-    }
-    let partitions = broker.image().topics.get(OFFSETS_TOPIC).map_or(0, |t| t.partitions.len()) as i32;
-    broker.led(OFFSETS_TOPIC, partition_for(group, partitions)).ok_or(ResponseError::NotCoordinator)
-}
-
-fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Result<(), ResponseError> {
-    let led = led_for(broker, &request.group_id.0)?;
-    if request.generation_id_or_member_epoch >= 0 || !request.member_id.is_empty() {
-        return Err(ResponseError::UnknownMemberId);
-    }
-    let offsets = led.offsets.as_ref().ok_or(ResponseError::NotCoordinator)?;
-    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+async fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest, version: i16) -> Result<(), ResponseError> {
+    let shard = broker.groups.shard_for(image, &request.group_id.0, true)?;
     // They become one batch; what cannot be one is not copied first.
     let bytes = |t: &OffsetCommitRequestTopic| -> usize {
         t.partitions.iter().map(|p| t.name.len() + p.committed_metadata.as_ref().map_or(0, |m| m.len())).sum()
@@ -41,43 +25,51 @@ fn commit(broker: &Broker, image: &Image, request: &OffsetCommitRequest) -> Resu
     if request.topics.iter().map(bytes).sum::<usize>() > broker.config.message_max_bytes {
         return Err(ResponseError::InvalidCommitOffsetSize);
     }
+    let timestamp = now_ms();
+    // The client's own retention, up to version 4.
+    let expires = (version <= 4 && request.retention_time_ms >= 0).then(|| timestamp.saturating_add(request.retention_time_ms));
     let mut commits = Vec::new();
     for topic in &request.topics {
         for p in &topic.partitions {
-            if refusal(image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()).is_some() {
+            if refusal(broker, image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()).is_some() {
                 continue;
             }
-            let key = Key { group: request.group_id.0.to_string(), topic: topic.name.0.to_string(), partition: p.partition_index };
             let metadata = p.committed_metadata.as_deref().unwrap_or_default().to_owned();
-            commits.push((key, Commit { offset: p.committed_offset, leader_epoch: p.committed_leader_epoch, metadata, timestamp }));
+            let (offset, leader_epoch) = (p.committed_offset, p.committed_leader_epoch);
+            commits.push((topic.name.0.to_string(), p.partition_index, Commit { offset, leader_epoch, metadata, timestamp, expires }));
         }
     }
-    offsets.commit(&led.partition, commits).map_err(|e| match e {
-        ResponseError::MessageTooLarge => ResponseError::InvalidCommitOffsetSize,
-        e => e,
-    })
+    let who = Committer {
+        generation: request.generation_id_or_member_epoch,
+        member_id: request.member_id.to_string(),
+        instance_id: request.group_instance_id.as_ref().map(ToString::to_string),
+    };
+    shard.commit(&request.group_id.0, &who, commits).await
 }
 
 /// Why an offset is not kept, while others of the same request may be.
-fn refusal(image: &Image, topic: &str, partition: i32, metadata: Option<&str>) -> Option<ResponseError> {
+fn refusal(broker: &Broker, image: &Image, topic: &str, partition: i32, metadata: Option<&str>) -> Option<ResponseError> {
     if !image.topic(topic).is_some_and(|t| t.partitions.contains_key(&partition)) {
         return Some(ResponseError::UnknownTopicOrPartition);
     }
-    metadata.is_some_and(|m| m.len() > MAX_METADATA_BYTES).then_some(ResponseError::OffsetMetadataTooLarge)
+    let max = broker.config.groups.metadata_max_bytes;
+    metadata.is_some_and(|m| m.len() > max).then_some(ResponseError::OffsetMetadataTooLarge)
 }
 
 /// Answers a request.
-pub fn handle(broker: &Broker, request: &OffsetCommitRequest) -> OffsetCommitResponse {
+pub async fn handle(broker: &Broker, request: &OffsetCommitRequest, version: i16) -> OffsetCommitResponse {
     // One image for both: what is acknowledged is what was written.
     let image = broker.image();
-    let result = commit(broker, &image, request);
+    let result = commit(broker, &image, request, version).await;
     let topics = request.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|p| {
-            let error = match result {
-                Err(e) => e.code(),
-                Ok(()) => refusal(&image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()).map_or(0, |e| e.code()),
+            // A partition that does not exist is refused before the group is asked, metadata that are too long after that.
+            let error = match refusal(broker, &image, topic.name.as_str(), p.partition_index, p.committed_metadata.as_deref()) {
+                Some(ResponseError::UnknownTopicOrPartition) => Some(ResponseError::UnknownTopicOrPartition),
+                refused => result.err().or(refused),
             };
-            OffsetCommitResponsePartition::default().with_partition_index(p.partition_index).with_error_code(error)
+            let code = error.map_or(0, |e| e.code());
+            OffsetCommitResponsePartition::default().with_partition_index(p.partition_index).with_error_code(code)
         });
         OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
     });

@@ -58,10 +58,10 @@ fn append(
         return Err(broker.image().not_led(topic, index));
     };
     let appended = if codec(records) == 0 {
-        led.partition.append(records)?
+        led.partition.append_with(records, request.acks == -1)?
     } else {
         // Decompressing takes a while: the thread's other connections go on elsewhere.
-        tokio::task::block_in_place(|| led.partition.append(records))?
+        tokio::task::block_in_place(|| led.partition.append_with(records, request.acks == -1))?
     };
     Ok((appended, led))
 }

@@ -124,6 +124,7 @@ impl Log {
         tracing::info!("{}: truncated to offset {end}", self.dir.display());
         self.start = self.start.min(end);
         self.recovery_point = self.recovery_point.min(end);
+        self.cleaned = self.cleaned.min(end);
         if self.epochs.truncate_from(end) {
             self.epochs.write()?;
         }
@@ -169,6 +170,7 @@ impl Log {
         self.segments = vec![new];
         self.start = offset;
         self.recovery_point = offset;
+        self.cleaned = 0;
         self.unsynced_bytes = 0;
         tracing::info!("{}: emptied, begins at offset {offset}", self.dir.display());
         Ok((had > 0).then_some(Gone(gone)))
@@ -199,7 +201,7 @@ impl Log {
 
 /// Gives the files of a segment names under which they wait for their removal, and no other file ever was: a new segment
 /// may get the old names.
-fn retire(segment: &Segment) -> Result<Vec<std::sync::Arc<super::Slot>>, LogError> {
+pub(super) fn retire(segment: &Segment) -> Result<Vec<std::sync::Arc<super::Slot>>, LogError> {
     let mut gone = Vec::new();
     // The log last: without its indexes it is opened all the same.
     for slot in segment.files().into_iter().rev() {

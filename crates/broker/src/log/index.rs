@@ -88,6 +88,9 @@ impl OffsetIndex {
     pub fn slot(&self) -> &Arc<Slot> {
         &self.0.slot
     }
+    pub fn bytes(&self) -> u64 {
+        self.0.count * 8
+    }
     pub fn get(&self, i: u64) -> Result<Position, LogError> {
         Ok(Position::parse(&self.0.get(i)?))
     }
@@ -135,6 +138,9 @@ impl TimeIndex {
     }
     pub fn slot(&self) -> &Arc<Slot> {
         &self.0.slot
+    }
+    pub fn bytes(&self) -> u64 {
+        self.0.count * 12
     }
     pub fn last(&self) -> Result<Option<Moment>, LogError> {
         self.0.count.checked_sub(1).map(|i| Ok(Moment::parse(&self.0.get(i)?))).transpose()

@@ -5,6 +5,8 @@
 //! that a [`Slice`] may name are never replaced: see [`Log::truncate_to`].
 
 pub mod checkpoints;
+mod cleaner;
+mod compaction;
 mod epochs;
 mod files;
 mod follow;
@@ -14,8 +16,10 @@ mod producers;
 mod retention;
 mod scan;
 mod segment;
+mod segment_files;
 mod slice;
 mod snapshots;
+mod swap;
 mod sync;
 mod transactions;
 
@@ -29,6 +33,8 @@ use std::{
 use bytes::BytesMut;
 
 use crate::batch::{self, Head};
+pub use cleaner::{Cleaned, Compaction, Dirt, Plan};
+pub use compaction::OffsetMap;
 pub use epochs::Epoch;
 use epochs::Epochs;
 pub use files::Files;
@@ -113,6 +119,10 @@ pub struct Log {
     producers: Producers,
     /// offsets of the producer snapshots in the directory
     snapshots: BTreeSet<i64>,
+    /// it is compacted up to here
+    cleaned: i64,
+    /// a compaction has failed
+    uncleanable: bool,
     owned: Owned,
 }
 
@@ -157,6 +167,7 @@ impl Log {
             dir.parent().map_or(Ok(()), sync_dir)?;
         }
         let owned = Owned::new(dir)?;
+        swap::recover(dir)?;
         let bases = bases(dir)?;
         let mut epochs = Epochs::read(dir)?;
         let before = epochs.list().to_vec();
@@ -197,6 +208,8 @@ impl Log {
             epochs,
             producers: Producers::default(),
             snapshots: BTreeSet::new(),
+            cleaned: 0,
+            uncleanable: false,
             owned,
         };
         let end = this.end_offset();
@@ -329,10 +342,15 @@ impl Log {
     /// Whole batches from the one that holds `offset` on, up to `max_bytes`, of one segment. If the first one is larger,
     /// it alone where `at_least_one`, else nothing.
     pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
+        self.slice_until(offset, max_bytes, at_least_one, i64::MAX)
+    }
+
+    /// The same, but nothing from `until` on, which is the first offset of a batch or within one that is left out as a whole.
+    pub fn slice_until(&self, offset: i64, max_bytes: usize, at_least_one: bool, until: i64) -> Result<Option<Slice>, LogError> {
         for segment in &self.segments[self.segment_of(offset)..] {
             // The offset may lie in a gap behind a segment's last record.
             if offset < segment.next_offset() {
-                return segment.slice(offset, max_bytes, at_least_one);
+                return segment.slice(offset, max_bytes, at_least_one, until);
             }
         }
         Ok(None)

@@ -22,6 +22,8 @@ use crate::{
 
 /// Batches of a producer that are remembered: as many as may be in flight.
 const BATCHES: usize = 5;
+/// Transactions that are complete and may not be replicated; beyond it, two are remembered as one.
+const MAX_UNREPLICATED: usize = 10_000;
 /// Epoch of a producer of which nothing is known.
 const NO_EPOCH: i16 = -1;
 
@@ -288,6 +290,12 @@ impl Producers {
         self.ongoing.remove(&first_offset);
         let last_offset = head.base_offset;
         self.unreplicated.insert(first_offset, last_offset);
+        if self.unreplicated.len() > MAX_UNREPLICATED
+            && let (Some((first, one)), Some((_, other))) = (self.unreplicated.pop_first(), self.unreplicated.pop_first())
+        {
+            // As one, they hold the stable offset back for longer, never for less.
+            self.unreplicated.insert(first, one.max(other));
+        }
         let last_stable_offset = self.ongoing.first_key_value().map_or(last_offset + 1, |(first, _)| *first);
         Some(Completed { producer_id: head.producer_id, first_offset, last_offset, aborted: marker.aborted, last_stable_offset })
     }

@@ -102,6 +102,17 @@ fn transactions_hold_the_stable_offset_back_until_their_end_is_replicated() {
 }
 
 #[test]
+fn transactions_that_are_not_replicated_take_a_bounded_memory() {
+    let mut p = Producers::default();
+    for i in 0..20_000 {
+        p.update(&transactional(head(1, 0, i, 2 * i64::from(i), 1)), None);
+        p.update(&control(1, 0, 2 * i64::from(i) + 1), Some(Marker { aborted: false, coordinator_epoch: 0 }));
+    }
+    assert_eq!(p.unreplicated.len(), MAX_UNREPLICATED);
+    assert_eq!((p.first_unstable_offset(0), p.first_unstable_offset(20_001), p.first_unstable_offset(40_000)), (Some(0), Some(0), None));
+}
+
+#[test]
 fn silent_producers_expire_and_make_room() {
     let quota = ProducerQuota::new(3);
     let mut p = Producers::default();

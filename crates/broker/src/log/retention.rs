@@ -60,8 +60,9 @@ impl Drop for Gone {
 }
 
 impl Log {
-    /// Lets go of what is too old or too much. The active segment goes as well once all of its records are too old.
-    pub fn expire(&mut self, retention: Retention) -> Result<Option<Gone>, LogError> {
+    /// Lets go of what is too old or too much, and committed: below an offset. The active segment goes as well once all of its
+    /// records are too old.
+    pub fn expire(&mut self, retention: Retention, committed: i64) -> Result<Option<Gone>, LogError> {
         let now = now_ms();
         let too_old = |s: &Segment| retention.ms.is_some_and(|ms| now.saturating_sub(s.age_from()) > ms);
         let last = self.segments.len() - 1;
@@ -75,7 +76,8 @@ impl Log {
             excess = left;
             large += 1;
         }
-        self.drop_first(old.max(large))
+        let below = self.segments.iter().take_while(|s| s.next_offset() <= committed).count();
+        self.drop_first(old.max(large).min(below))
     }
 
     /// Lets go of everything below an offset, which is the first that can be read from then on.

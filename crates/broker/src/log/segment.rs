@@ -16,7 +16,6 @@ use bytes::BytesMut;
 use super::{
     Files, Found, Limits, LogError, Slice, Slot, at,
     index::{Moment, OffsetIndex, Position, TimeIndex},
-    producers::Completed,
     transactions::TransactionIndex,
 };
 use crate::{
@@ -38,21 +37,21 @@ pub enum Trust {
 
 #[derive(Debug)]
 pub struct Segment {
-    base: i64,
-    path: PathBuf,
-    log: Arc<Slot>,
+    pub(super) base: i64,
+    pub(super) path: PathBuf,
+    pub(super) log: Arc<Slot>,
     size: u32,
     next_offset: i64,
     max_timestamp: i64,
     /// last offset of the batch that `max_timestamp` is from
     max_timestamp_offset: i64,
     /// largest timestamp of the first batch
-    first_timestamp: Option<i64>,
+    pub(super) first_timestamp: Option<i64>,
     /// when it was begun by the clock, in milliseconds since 1970
-    created: i64,
-    index: OffsetIndex,
-    times: TimeIndex,
-    aborted: TransactionIndex,
+    pub(super) created: i64,
+    pub(super) index: OffsetIndex,
+    pub(super) times: TimeIndex,
+    pub(super) aborted: TransactionIndex,
     last_time_entry: i64,
     since_entry: u32,
     index_interval_bytes: u32,
@@ -82,7 +81,20 @@ impl Segment {
         files: &Arc<Files>,
         seen: &mut dyn FnMut(&Head),
     ) -> Result<(Self, bool), LogError> {
-        let file = |ending: &str| dir.join(format!("{base:020}.{ending}"));
+        Self::open_as(dir, base, "", trust, limits, files, seen)
+    }
+
+    /// The same, of files whose names end in something.
+    pub fn open_as(
+        dir: &Path,
+        base: i64,
+        suffix: &str,
+        trust: Trust,
+        limits: Limits,
+        files: &Arc<Files>,
+        seen: &mut dyn FnMut(&Head),
+    ) -> Result<(Self, bool), LogError> {
+        let file = |ending: &str| dir.join(format!("{base:020}.{ending}{suffix}"));
         let path = file("log");
         let log = Arc::new(open(files, path.clone())?);
         let metadata = log.file().and_then(|f| f.metadata()).map_err(at(&path))?;
@@ -255,26 +267,6 @@ impl Segment {
             _ => now_ms().saturating_sub(self.created),
         }
     }
-    /// Its transactions that were aborted.
-    pub fn aborted(&self) -> &TransactionIndex {
-        &self.aborted
-    }
-    /// A transaction was aborted by the batch that was appended last.
-    pub fn note_aborted(&mut self, done: &Completed) -> Result<(), LogError> {
-        self.aborted.push(done)
-    }
-    /// Removes their index: the segment goes.
-    pub fn remove_aborted(&self) -> Result<(), LogError> {
-        match std::fs::remove_file(self.aborted.path()) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(self.aborted.path())(e)),
-            _ => Ok(()),
-        }
-    }
-    /// The directory was renamed.
-    pub fn moved(&mut self, dir: &Path) {
-        self.files().into_iter().for_each(|slot| slot.moved(dir));
-        self.aborted.moved(dir);
-    }
     /// All files of the segment but for the index of aborted transactions.
     pub fn files(&self) -> [&Arc<Slot>; 3] {
         [&self.log, self.index.slot(), self.times.slot()]
@@ -339,23 +331,26 @@ impl Segment {
         Ok(position)
     }
 
-    /// Whole batches from the one that holds `offset` on; see [`super::Log::slice`].
-    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool) -> Result<Option<Slice>, LogError> {
+    /// Whole batches from the one that holds `offset` on, before the one that holds `until`; see [`super::Log::slice_until`].
+    pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool, until: i64) -> Result<Option<Slice>, LogError> {
+        let size = if until < self.next_offset { self.position_of(until)? } else { self.size };
         let position = self.position_of(offset)?;
         let limit = u64::from(position).saturating_add(max_bytes as u64);
         let mut end = position;
-        if limit >= self.size.into() {
-            end = self.size;
+        if limit >= size.into() {
+            end = end.max(size);
         } else {
             // The last entry that is not behind the limit begins a batch; from there on there are few.
             let entry = self.index.last_while(|e| u64::from(e.position) <= limit)?;
             end = end.max(entry.map_or(0, |(_, e)| e.position));
-            while let Some(h) = self.head_at(end)? {
+            while end < size
+                && let Some(h) = self.head_at(end)?
+            {
                 let next = u64::from(end) + h.size as u64;
                 if next > limit && !(end == position && at_least_one) {
                     break;
                 }
-                end = u32::try_from(next).unwrap_or(self.size).min(self.size);
+                end = u32::try_from(next).unwrap_or(size).min(size);
                 if next > limit {
                     break;
                 }

@@ -80,6 +80,21 @@ impl TransactionIndex {
         &self.path
     }
 
+    /// Replaces all entries.
+    pub fn set(&mut self, entries: Vec<Aborted>) -> Result<(), LogError> {
+        self.entries = entries;
+        if self.entries.is_empty() { Ok(()) } else { self.write() }
+    }
+
+    /// Gives the file another name, if it is there.
+    pub fn rename(&mut self, to: PathBuf) -> Result<(), LogError> {
+        match fs::rename(&self.path, &to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at(&self.path)(e)),
+            _ => self.path = to,
+        }
+        Ok(())
+    }
+
     /// The directory was renamed.
     pub fn moved(&mut self, dir: &std::path::Path) {
         if let Some(name) = self.path.file_name() {

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod budget;
 pub mod cold;
 pub mod descriptors;
+pub mod peer;
 pub mod pipeline;
 pub mod quiet;
 pub mod server;

@@ -68,7 +68,7 @@ pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context)
                 continue;
             }
         };
-        let (broker, context) = (broker.clone(), context.clone());
+        let (broker, context) = (broker.clone(), Context { peer: Some(from.ip()), ..context.clone() });
         tokio::spawn(async move {
             if let Err(e) = connection(&broker, &context, stream, from).await {
                 tracing::debug!("{from}: {e}");

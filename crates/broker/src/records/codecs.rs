@@ -121,3 +121,37 @@ impl Read for Zstd<'_> {
         }
     }
 }
+
+/// Compresses the records of a batch as Kafka's clients read it.
+pub fn compress(codec: i16, body: Vec<u8>) -> io::Result<Vec<u8>> {
+    use std::io::Write;
+    Ok(match codec {
+        0 => body,
+        1 => {
+            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            out.write_all(&body)?;
+            out.finish()?
+        }
+        2 => {
+            // The framing of snappy-java: version 1, compatible with version 1, blocks of 32 KiB.
+            let mut out = [XERIAL, &[0, 0, 0, 1, 0, 0, 0, 1]].concat();
+            for block in body.chunks(32 * 1024) {
+                let block = snap::raw::Encoder::new().compress_vec(block).map_err(io::Error::other)?;
+                out.extend((block.len() as u32).to_be_bytes());
+                out.extend(block);
+            }
+            out
+        }
+        3 => {
+            // Kafka's reader wants blocks that do not depend on each other.
+            let frame = lz4_flex::frame::FrameInfo::new()
+                .block_mode(lz4_flex::frame::BlockMode::Independent)
+                .block_size(lz4_flex::frame::BlockSize::Max64KB);
+            let mut out = lz4_flex::frame::FrameEncoder::with_frame_info(frame, Vec::new());
+            out.write_all(&body)?;
+            out.finish().map_err(io::Error::other)?
+        }
+        4 => ruzstd::encoding::compress_to_vec(&body[..], ruzstd::encoding::CompressionLevel::Fastest),
+        _ => return Err(invalid("unknown codec")),
+    })
+}

@@ -6,12 +6,16 @@
 mod codecs;
 mod read;
 
-use std::io::{self, BufRead, Read};
+use std::{
+    borrow::Cow,
+    io::{self, BufRead, Read},
+};
 
 use kafka_protocol::ResponseError;
 
 use crate::batch::{HEAD_BYTES, Head, LOG_APPEND_TIME};
 
+pub use codecs::compress;
 pub use read::{Marker, Record, Records, marker, put_varint};
 
 /// Decompressed, a batch has at most this many times the bytes that a batch may have on the wire.
@@ -29,14 +33,25 @@ pub struct Checked {
     pub max_timestamp: i64,
 }
 
-/// Checks the records of a batch whose head and checksum are right.
-pub fn check(batch: &[u8], head: &Head, max_batch_bytes: usize) -> Result<Checked, ResponseError> {
+/// The records of a stored batch without compression; nothing if they have more than so many bytes.
+pub fn body<'a>(batch: &'a [u8], head: &Head, limit: usize) -> io::Result<Option<Cow<'a, [u8]>>> {
+    let body = batch.get(HEAD_BYTES..head.size).ok_or(io::ErrorKind::UnexpectedEof)?;
+    if head.codec() == 0 {
+        return Ok(Some(Cow::Borrowed(body)));
+    }
+    let mut out = Vec::new();
+    codecs::open(head.codec(), body, MAX_STORED)?.take(limit as u64 + 1).read_to_end(&mut out)?;
+    Ok((out.len() <= limit).then_some(Cow::Owned(out)))
+}
+
+/// Checks the records of a batch whose head and checksum are right. Where `keys` are needed, each has one.
+pub fn check(batch: &[u8], head: &Head, max_batch_bytes: usize, keys: bool) -> Result<Checked, ResponseError> {
     let body = batch.get(HEAD_BYTES..head.size).ok_or(ResponseError::CorruptMessage)?;
     let limit = (max_batch_bytes as u64).saturating_mul(MAX_RATIO).max(MIN_UNCOMPRESSED);
     let walk = || -> io::Result<Option<i64>> {
         match head.codec() {
-            0 => records(body, head),
-            codec => records(codecs::open(codec, body, limit)?, head),
+            0 => records(body, head, keys),
+            codec => records(codecs::open(codec, body, limit)?, head, keys),
         }
     };
     match walk() {
@@ -66,9 +81,10 @@ pub fn first_at(batch: &[u8], head: &Head, timestamp: i64, from: i64) -> Option<
 }
 
 fn first_in(mut source: impl BufRead, head: &Head, timestamp: i64, from: i64) -> Option<(i64, i64)> {
-    for number in 0..head.count {
-        let time = record(&mut source, number, head.base_timestamp).ok()??;
-        let offset = head.base_offset + i64::from(number);
+    for _ in 0..head.count {
+        // Numbers have gaps after compaction.
+        let (time, number, _) = record(&mut source, head.base_timestamp).ok()??;
+        let offset = head.base_offset + number;
         if time >= timestamp && offset >= from {
             return Some((offset, time));
         }
@@ -77,19 +93,22 @@ fn first_in(mut source: impl BufRead, head: &Head, timestamp: i64, from: i64) ->
 }
 
 /// The largest timestamp; `None` if the records are not those that the head announces.
-fn records(mut source: impl BufRead, head: &Head) -> io::Result<Option<i64>> {
+fn records(mut source: impl BufRead, head: &Head, keys: bool) -> io::Result<Option<i64>> {
     let mut largest = i64::MIN;
-    for number in 0..head.count {
-        let Some(timestamp) = record(&mut source, number, head.base_timestamp)? else {
+    for wanted in 0..i64::from(head.count) {
+        let Some((timestamp, number, has_key)) = record(&mut source, head.base_timestamp)? else {
             return Ok(None);
         };
+        if number != wanted || (keys && !has_key) {
+            return Ok(None);
+        }
         largest = largest.max(timestamp);
     }
     Ok(source.fill_buf()?.is_empty().then_some(largest))
 }
 
-/// One record, of which nothing may be left over. Returns its timestamp.
-fn record(source: &mut impl BufRead, number: i32, base_timestamp: i64) -> io::Result<Option<i64>> {
+/// One record, of which nothing may be left over. Returns its timestamp, its number, and whether it has a key.
+fn record(source: &mut impl BufRead, base_timestamp: i64) -> io::Result<Option<(i64, i64, bool)>> {
     let Ok(length) = u64::try_from(varint(source)?) else {
         return Ok(None);
     };
@@ -101,9 +120,11 @@ fn record(source: &mut impl BufRead, number: i32, base_timestamp: i64) -> io::Re
     let Some(timestamp) = base_timestamp.checked_add(varint(&mut fields)?) else {
         return Ok(None);
     };
-    if varint(&mut fields)? != i64::from(number) {
+    let number = varint(&mut fields)?;
+    if !(0..=i64::from(i32::MAX)).contains(&number) {
         return Ok(None);
     }
+    let key_is_null = fields.fill_buf()?.first() == Some(&1);
     if !skip(&mut fields, true)? || !skip(&mut fields, true)? {
         return Ok(None);
     }
@@ -117,7 +138,7 @@ fn record(source: &mut impl BufRead, number: i32, base_timestamp: i64) -> io::Re
             return Ok(None);
         }
     }
-    Ok((fields.limit() == 0).then_some(timestamp))
+    Ok((fields.limit() == 0).then_some((timestamp, number, !key_is_null)))
 }
 
 /// Skips a key, a value or a header's name.

@@ -1,12 +1,14 @@
 //! What the tests share.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod apache;
 pub mod batches;
 pub mod client;
 pub mod logs;
 pub mod processes;
 pub mod proxy;
 pub mod samples;
+pub mod tools;
 pub mod znodes;
 
 /// A directory that goes away; in memory where that can be had. Kill -9 spares it there as it spares the page cache,

@@ -3,19 +3,24 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FetchRequest,
-        FindCoordinatorRequest, GroupId, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, TopicName, TransactionalId,
+        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
+        LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, SyncGroupRequest, TopicName, TransactionalId,
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
+        join_group_request::JoinGroupRequestProtocol,
+        leave_group_request::MemberIdentity,
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
-        offset_fetch_request::OffsetFetchRequestTopic,
+        offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
+        offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics},
         offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
         produce_request::{PartitionProduceData, TopicProduceData},
+        sync_group_request::SyncGroupRequestAssignment,
     },
     protocol::{Decodable, Encodable, StrBytes},
 };
@@ -121,8 +126,88 @@ fn offset_commit(v: i16, n: usize, nulls: bool) -> OffsetCommitRequest {
 
 fn offset_fetch(v: i16, n: usize, nulls: bool) -> OffsetFetchRequest {
     let topics = list(n, |i| OffsetFetchRequestTopic::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number)));
-    let r = OffsetFetchRequest::default().with_group_id(GroupId(text("S-group"))).with_topics((!nulls || v < 2).then_some(topics));
+    let of_group =
+        || list(n, |i| OffsetFetchRequestTopics::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number)));
+    let group = |i| {
+        let g = OffsetFetchRequestGroup::default().with_group_id(GroupId(name(i))).with_topics((!nulls).then(of_group));
+        if v >= 9 { g.with_member_id((!nulls).then(|| text("S-member"))).with_member_epoch(5) } else { g }
+    };
+    let r = OffsetFetchRequest::default();
+    let r = match v {
+        ..=7 => r.with_group_id(GroupId(text("S-group"))).with_topics((!nulls || v < 2).then_some(topics)),
+        _ => r.with_groups(list(n, group)),
+    };
     if v >= 7 { r.with_require_stable(true) } else { r }
+}
+
+fn find_coordinator(v: i16, n: usize) -> FindCoordinatorRequest {
+    let r = FindCoordinatorRequest::default();
+    let r = if v >= 4 { r.with_coordinator_keys(list(n, name)) } else { r.with_key(text("S-group")) };
+    if v >= 1 { r.with_key_type(0) } else { r }
+}
+
+fn instance(nulls: bool) -> Option<StrBytes> {
+    (!nulls).then(|| text("S-instance"))
+}
+
+fn join_group(v: i16, n: usize, nulls: bool) -> JoinGroupRequest {
+    let protocol = |i| JoinGroupRequestProtocol::default().with_name(name(i)).with_metadata(Bytes::from_static(b"R-metadata"));
+    let r = JoinGroupRequest::default()
+        .with_group_id(GroupId(text("S-group")))
+        .with_session_timeout_ms(6000)
+        .with_member_id(text("S-member"))
+        .with_protocol_type(text("S-consumer"))
+        .with_protocols(list(n, protocol));
+    let r = if v >= 1 { r.with_rebalance_timeout_ms(7000) } else { r };
+    let r = if v >= 5 { r.with_group_instance_id(instance(nulls)) } else { r };
+    if v >= 8 { r.with_reason((!nulls).then(|| text("S-reason"))) } else { r }
+}
+
+fn sync_group(v: i16, n: usize, nulls: bool) -> SyncGroupRequest {
+    let one = |i| SyncGroupRequestAssignment::default().with_member_id(name(i)).with_assignment(Bytes::from_static(b"R-assignment"));
+    let r = SyncGroupRequest::default()
+        .with_group_id(GroupId(text("S-group")))
+        .with_generation_id(3)
+        .with_member_id(text("S-member"))
+        .with_assignments(list(n, one));
+    let r = if v >= 3 { r.with_group_instance_id(instance(nulls)) } else { r };
+    let named = |s| (!nulls).then(|| text(s));
+    if v >= 5 { r.with_protocol_type(named("S-consumer")).with_protocol_name(named("S-range")) } else { r }
+}
+
+fn heartbeat(v: i16, nulls: bool) -> HeartbeatRequest {
+    let r = HeartbeatRequest::default().with_group_id(GroupId(text("S-group"))).with_generation_id(3).with_member_id(text("S-member"));
+    if v >= 3 { r.with_group_instance_id(instance(nulls)) } else { r }
+}
+
+fn leave_group(v: i16, n: usize, nulls: bool) -> LeaveGroupRequest {
+    let r = LeaveGroupRequest::default().with_group_id(GroupId(text("S-group")));
+    let member = |i| {
+        let m = MemberIdentity::default().with_member_id(name(i)).with_group_instance_id(instance(nulls));
+        if v >= 5 { m.with_reason((!nulls).then(|| text("S-reason"))) } else { m }
+    };
+    if v >= 3 { r.with_members(list(n, member)) } else { r.with_member_id(text("S-member")) }
+}
+
+fn groups(n: usize) -> Vec<GroupId> {
+    list(n, |i| GroupId(name(i)))
+}
+
+fn list_groups(v: i16, n: usize) -> ListGroupsRequest {
+    let r = ListGroupsRequest::default();
+    let r = if v >= 4 { r.with_states_filter(list(n, name)) } else { r };
+    if v >= 5 { r.with_types_filter(list(n, name)) } else { r }
+}
+
+fn describe_groups(v: i16, n: usize) -> DescribeGroupsRequest {
+    let r = DescribeGroupsRequest::default().with_groups(groups(n));
+    if v >= 3 { r.with_include_authorized_operations(true) } else { r }
+}
+
+fn offset_delete(n: usize) -> OffsetDeleteRequest {
+    let partition = |i| OffsetDeleteRequestPartition::default().with_partition_index(number(i));
+    let topic = |i| OffsetDeleteRequestTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
+    OffsetDeleteRequest::default().with_group_id(GroupId(text("S-group"))).with_topics(list(n, topic))
 }
 
 fn create_topics(n: usize, nulls: bool) -> CreateTopicsRequest {
@@ -181,10 +266,15 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::Metadata => encoded(v, &metadata(v, n, nulls)),
                 ApiKey::OffsetCommit => encoded(v, &offset_commit(v, n, nulls)),
                 ApiKey::OffsetFetch => encoded(v, &offset_fetch(v, n, nulls)),
-                ApiKey::FindCoordinator => {
-                    let r = FindCoordinatorRequest::default().with_key(text("S-group"));
-                    encoded(v, &if v >= 1 { r.with_key_type(0) } else { r })
-                }
+                ApiKey::FindCoordinator => encoded(v, &find_coordinator(v, n)),
+                ApiKey::JoinGroup => encoded(v, &join_group(v, n, nulls)),
+                ApiKey::SyncGroup => encoded(v, &sync_group(v, n, nulls)),
+                ApiKey::Heartbeat => encoded(v, &heartbeat(v, nulls)),
+                ApiKey::LeaveGroup => encoded(v, &leave_group(v, n, nulls)),
+                ApiKey::DescribeGroups => encoded(v, &describe_groups(v, n)),
+                ApiKey::ListGroups => encoded(v, &list_groups(v, n)),
+                ApiKey::DeleteGroups => encoded(v, &DeleteGroupsRequest::default().with_groups_names(groups(n))),
+                ApiKey::OffsetDelete => encoded(v, &offset_delete(n)),
                 ApiKey::ApiVersions => {
                     let r = ApiVersionsRequest::default();
                     let named = || {
@@ -214,6 +304,14 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::OffsetCommit => OffsetCommitRequest::decode(&mut b, v).map(drop),
         ApiKey::OffsetFetch => OffsetFetchRequest::decode(&mut b, v).map(drop),
         ApiKey::FindCoordinator => FindCoordinatorRequest::decode(&mut b, v).map(drop),
+        ApiKey::JoinGroup => JoinGroupRequest::decode(&mut b, v).map(drop),
+        ApiKey::SyncGroup => SyncGroupRequest::decode(&mut b, v).map(drop),
+        ApiKey::Heartbeat => HeartbeatRequest::decode(&mut b, v).map(drop),
+        ApiKey::LeaveGroup => LeaveGroupRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeGroups => DescribeGroupsRequest::decode(&mut b, v).map(drop),
+        ApiKey::ListGroups => ListGroupsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DeleteGroups => DeleteGroupsRequest::decode(&mut b, v).map(drop),
+        ApiKey::OffsetDelete => OffsetDeleteRequest::decode(&mut b, v).map(drop),
         ApiKey::ApiVersions => ApiVersionsRequest::decode(&mut b, v).map(drop),
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),

@@ -1,0 +1,181 @@
+//! What the controller reads: brokers, topics, states.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use zookeeper_client as zk;
+
+use super::{Controller, ControllerError};
+use crate::{
+    cluster::{
+        image::{PartitionState, parse_broker, parse_topic, read_all, state_path},
+        path, topics,
+        topics::check_name,
+    },
+    core::{
+        controller::{Name, Registration, Stored, Topic},
+        elections::LeaderAndIsr,
+    },
+};
+
+impl Controller {
+    /// Reads registrations. A broker that registered anew is treated as one that died and came back.
+    pub(super) async fn read_brokers(&mut self) -> Result<(), ControllerError> {
+        if !self.ids.fired() {
+            return Ok(());
+        }
+        let (list, watch) = self.client.list_and_watch_children(path::BROKER_IDS).await?;
+        self.ids.list = list;
+        self.ids.arm(watch);
+        let paths = self.ids.list.iter().map(|id| format!("{}/{id}", path::BROKER_IDS)).collect();
+        let nodes = read_all(&self.client, paths).await?;
+        let mut found = BTreeMap::new();
+        for id in &self.ids.list {
+            if let (Ok(number), Some((data, stat))) = (id.parse::<i32>(), nodes.get(&format!("{}/{id}", path::BROKER_IDS))) {
+                found.insert(number, Registration { epoch: stat.czxid, stopping: false, info: parse_broker(data) });
+            }
+        }
+        let gone: Vec<i32> =
+            self.cluster.brokers.iter().filter(|(id, b)| found.get(id).is_none_or(|f| f.epoch != b.epoch)).map(|(id, _)| *id).collect();
+        if !gone.is_empty() {
+            tracing::info!("brokers {gone:?} are gone");
+            for id in &gone {
+                self.cluster.brokers.remove(id);
+                self.cluster.offline.retain(|(b, _)| b != id);
+                self.channels.remove(id);
+            }
+            self.repair().await?;
+        }
+        let new: Vec<i32> = found.keys().filter(|id| !self.cluster.brokers.contains_key(id)).copied().collect();
+        for (id, registration) in found {
+            match self.cluster.brokers.get_mut(&id) {
+                // What it listens on may be another with the same epoch only if the data was written anew.
+                Some(known) => known.info = registration.info,
+                None => drop(self.cluster.brokers.insert(id, registration)),
+            }
+        }
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        for id in &new {
+            self.open_channel(*id);
+        }
+        self.tell_brokers();
+        // First states, and leaders of partitions that had none.
+        self.repair().await?;
+        for id in new {
+            tracing::info!("broker {id} is here");
+            self.tell_all(id);
+        }
+        Ok(())
+    }
+
+    /// Reads topics that are new, were touched, or are to be deleted.
+    pub(super) async fn read_topics(&mut self) -> Result<(), ControllerError> {
+        let mut names: BTreeSet<String> = std::mem::take(&mut self.touched);
+        if self.topics.fired() {
+            let (list, watch) = self.client.list_and_watch_children(path::TOPICS).await?;
+            self.topics.list = list;
+            self.topics.arm(watch);
+            let there: BTreeSet<&String> = self.topics.list.iter().collect();
+            // Removed by another hand than this controller's.
+            let gone: Vec<String> = self.cluster.topics.keys().filter(|t| !there.contains(t)).cloned().collect();
+            for topic in gone {
+                tracing::warn!("topic {topic}: its znode is gone without a request to delete it; its replicas stay");
+                self.cluster.topics.remove(&topic);
+                self.with_partitions.remove(&topic);
+            }
+            // A name becomes a directory's.
+            names.extend(self.topics.list.iter().filter(|t| check_name(t).is_ok() && !self.cluster.topics.contains_key(*t)).cloned());
+        }
+        let result = self.load_topics(&names).await;
+        if result.is_err() {
+            self.touched.extend(names);
+        }
+        result?;
+        let wishes: Vec<String> = self.wishes.list.iter().filter(|t| check_name(t).is_ok()).cloned().collect();
+        for topic in wishes {
+            if !self.deleting.contains_key(&topic) {
+                self.begin_deleting(&topic);
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_topics(&mut self, names: &BTreeSet<String>) -> Result<(), ControllerError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let nodes = read_all(&self.client, names.iter().map(|t| format!("{}/{t}", path::TOPICS)).collect()).await?;
+        let mut read: BTreeMap<String, Topic> = BTreeMap::new();
+        for name in names {
+            let Some((data, stat)) = nodes.get(&format!("{}/{name}", path::TOPICS)) else { continue };
+            let Some(mut topic) = parse_topic(data) else {
+                tracing::error!("{}/{name}: not a topic's assignment; the topic is left alone", path::TOPICS);
+                continue;
+            };
+            topic.version = stat.version;
+            if topic.id.is_none() {
+                // Made by a version that gave no ids.
+                match topics::give_id(&self.client, name, stat.version).await? {
+                    Some((id, version)) => (topic.id, topic.version) = (Some(id), version),
+                    None => {
+                        self.touched.insert(name.clone());
+                        continue;
+                    }
+                }
+            }
+            topic.deleting = self.deleting.contains_key(name);
+            read.insert(name.clone(), topic);
+        }
+        let paths: Vec<String> = read.iter().flat_map(|(name, t)| t.partitions.keys().map(move |n| state_path(name, *n))).collect();
+        let states = read_all(&self.client, paths).await?;
+        let mut tell = Vec::new();
+        for (name, mut topic) in read {
+            for (number, p) in &mut topic.partitions {
+                let state = states.get(&state_path(&name, *number));
+                p.stored = state.and_then(|(data, stat)| stored(data, stat));
+                if p.stored.is_some() {
+                    self.with_partitions.insert(name.clone());
+                    tell.push((name.clone(), *number));
+                }
+            }
+            self.cluster.topics.insert(name, topic);
+        }
+        if !self.fresh {
+            self.tell(&tell, &BTreeSet::new(), true);
+        }
+        Ok(())
+    }
+
+    /// Reads a state again that is not what it was taken for.
+    pub(super) async fn read_state(&mut self, name: &Name) -> Result<(), ControllerError> {
+        let found = match self.client.get_data(&state_path(&name.0, name.1)).await {
+            Ok((data, stat)) => stored(&data, &stat),
+            Err(zk::Error::NoNode) => None,
+            Err(e) => return Err(e.into()),
+        };
+        if let Some(p) = self.cluster.topics.get_mut(&name.0).and_then(|t| t.partitions.get_mut(&name.1)) {
+            p.stored = found;
+        }
+        Ok(())
+    }
+
+    fn begin_deleting(&mut self, topic: &str) {
+        self.deleting.insert(topic.to_owned(), BTreeSet::new());
+        let Some(t) = self.cluster.topics.get_mut(topic) else {
+            // Nothing is left but the wish, which goes with the znodes.
+            return;
+        };
+        t.deleting = true;
+        self.tell_deletion(topic, None);
+    }
+}
+
+fn stored(data: &[u8], stat: &zk::Stat) -> Option<Stored> {
+    let s = PartitionState::parse(data)?;
+    Some(Stored {
+        state: LeaderAndIsr { leader: s.leader, leader_epoch: s.leader_epoch, isr: s.isr },
+        version: stat.version,
+        controller_epoch: s.controller_epoch,
+    })
+}

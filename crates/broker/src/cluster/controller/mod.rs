@@ -1,0 +1,381 @@
+//! The controller: reads the znodes, decides by [`Cluster`], writes states, and tells the brokers.
+//!
+//! Invariant: a state is written only together with a check of `/controller_epoch`, so that a controller that was replaced cannot
+//! write any more; brokers are told what was written, never what is about to be.
+
+mod channel;
+mod load;
+mod requests;
+mod write;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use kafka_protocol::ResponseError;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use zookeeper_client as zk;
+
+use super::{
+    BrokerInfo, deletion, path,
+    session::{PERSISTENT, SessionError, ignore_exists, now_ms},
+    watched::Watched,
+};
+use crate::{
+    broker::Broker,
+    core::{
+        controller::{Change, Cluster, Name, Stored},
+        partition::Proposal,
+    },
+};
+use channel::Channel;
+
+/// Events that wait for the controller.
+const EVENTS: usize = 1024;
+/// Events that are handled before states are written.
+const TOGETHER: usize = 512;
+/// Pause before work that failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(300);
+
+/// What an election is held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Election {
+    /// The first replica is to lead.
+    Preferred,
+    /// Any replica may lead if no in-sync one can.
+    Unclean,
+}
+
+/// Answers to what was asked for partitions.
+pub type Results<T> = Vec<(Name, Result<T, ResponseError>)>;
+
+/// What the controller is asked or told.
+#[derive(Debug)]
+pub enum Event {
+    /// Leaders propose ISR changes.
+    Proposals {
+        /// The leader.
+        from: i32,
+        /// Its registration.
+        epoch: i64,
+        /// Proposals of its partitions.
+        proposals: Vec<(Name, Proposal)>,
+        /// The states as they are then.
+        reply: oneshot::Sender<Result<Results<Stored>, ResponseError>>,
+    },
+    /// A broker is about to stop.
+    Shutdown {
+        /// Which.
+        id: i32,
+        /// Its registration, -1 if it does not say.
+        epoch: i64,
+        /// What it still leads.
+        reply: oneshot::Sender<Result<Vec<Name>, ResponseError>>,
+    },
+    /// Nothing listens where a broker is registered.
+    Gone {
+        /// Which.
+        id: i32,
+        /// Its registration.
+        epoch: i64,
+    },
+    /// A broker has answered LeaderAndIsr.
+    Assigned {
+        /// Which.
+        id: i32,
+        /// Partitions with their codes.
+        codes: Vec<(Name, i16)>,
+    },
+    /// A broker has deleted replicas.
+    Deleted {
+        /// Which.
+        id: i32,
+        /// Partitions.
+        names: Vec<Name>,
+    },
+    /// An election is asked for.
+    Elect {
+        /// Of which kind.
+        kind: Election,
+        /// Partitions; all without a list.
+        names: Option<Vec<Name>>,
+        /// `ELECTION_NOT_NEEDED` and the like.
+        reply: oneshot::Sender<Results<()>>,
+    },
+    /// Reassignments are asked for, or taken back.
+    Reassign {
+        /// Partitions with their targets.
+        targets: Vec<(Name, Option<Vec<i32>>)>,
+        /// Whether they have begun.
+        reply: oneshot::Sender<Results<()>>,
+    },
+    /// A topic's znode was changed by this broker.
+    Touched(String),
+    /// Reassignments that go on: replicas, adding, removing.
+    ListReassignments(oneshot::Sender<BTreeMap<Name, (Vec<i32>, Vec<i32>, Vec<i32>)>>),
+}
+
+/// Where events are sent.
+pub type Events = mpsc::Sender<Event>;
+
+/// Asks, and waits for the answer; `NOT_CONTROLLER` if this broker is not the controller any more.
+pub async fn ask<T>(events: &Events, make: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, ResponseError> {
+    let (send, receive) = oneshot::channel();
+    events.send(make(send)).await.map_err(|_| ResponseError::NotController)?;
+    receive.await.map_err(|_| ResponseError::NotController)
+}
+
+/// A controller's term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// Value of `/controller_epoch`.
+    pub epoch: i32,
+    /// Version of that znode, which fences.
+    pub version: i32,
+}
+
+impl Term {
+    /// Tries to become the controller. `None` if another one is.
+    pub async fn elect(client: &zk::Client, id: i32) -> Result<Option<Self>, zk::Error> {
+        let data = serde_json::json!({ "version": 2, "brokerid": id, "timestamp": now_ms(), "kraftControllerEpoch": -1 }).to_string();
+        let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
+        ignore_exists(client.create(path::CONTROLLER_EPOCH, b"0", &PERSISTENT).await)?;
+        let (old, stat) = client.get_data(path::CONTROLLER_EPOCH).await?;
+        let epoch = String::from_utf8_lossy(&old).trim().parse::<i32>().unwrap_or(0).saturating_add(1);
+        let mut multi = client.new_multi_writer();
+        multi.add_create(path::CONTROLLER, data.as_bytes(), &ephemeral)?;
+        multi.add_set_data(path::CONTROLLER_EPOCH, epoch.to_string().as_bytes(), Some(stat.version))?;
+        match multi.commit().await {
+            Ok(_) => Ok(Some(Self { epoch, version: stat.version + 1 })),
+            Err(zk::MultiWriteError::OperationFailed { source: zk::Error::NodeExists | zk::Error::BadVersion, .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The term of a session that owns `/controller`: both znodes were written by one request.
+    pub async fn adopt(client: &zk::Client) -> Result<Self, zk::Error> {
+        let (data, stat) = client.get_data(path::CONTROLLER_EPOCH).await?;
+        let epoch = String::from_utf8_lossy(&data).trim().parse().unwrap_or(0);
+        Ok(Self { epoch, version: stat.version })
+    }
+}
+
+/// Why a controller ends.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The coordinator.
+    #[error("coordinator: {0}")]
+    Coordinator(#[from] zk::Error),
+    /// Another controller was elected.
+    #[error("another controller has taken over")]
+    Superseded,
+}
+
+/// The controller for one term.
+pub struct Controller {
+    broker: Arc<Broker>,
+    client: zk::Client,
+    term: Term,
+    cluster: Cluster<BrokerInfo>,
+    channels: BTreeMap<i32, Channel>,
+    events: mpsc::WeakSender<Event>,
+    /// topics that are being deleted, with the replicas that are gone
+    deleting: BTreeMap<String, BTreeSet<(i32, Name)>>,
+    /// topics that allow unclean elections, as far as it was asked
+    unclean: BTreeMap<String, bool>,
+    /// topics whose znodes have `partitions`
+    with_partitions: BTreeSet<String>,
+    ids: Watched,
+    topics: Watched,
+    wishes: Watched,
+    touched: BTreeSet<String>,
+    /// everything is read and told anew
+    fresh: bool,
+}
+
+/// Runs a term. Ends when the term does, with the error that says so.
+pub async fn run(broker: Arc<Broker>, client: zk::Client, term: Term) -> ControllerError {
+    tracing::info!("this broker is the controller, epoch {}", term.epoch);
+    let (events, mut receive) = mpsc::channel(EVENTS);
+    let mut this = Controller {
+        client: client.clone(),
+        term,
+        cluster: Cluster::default(),
+        channels: BTreeMap::new(),
+        events: events.downgrade(),
+        deleting: BTreeMap::new(),
+        unclean: BTreeMap::new(),
+        with_partitions: BTreeSet::new(),
+        ids: Watched::default(),
+        topics: Watched::default(),
+        wishes: Watched::default(),
+        touched: BTreeSet::new(),
+        fresh: true,
+        broker: broker.clone(),
+    };
+    broker.controller.send_replace(Some(events));
+    let error = this.work(&mut receive).await;
+    broker.controller.send_replace(None);
+    error
+}
+
+impl Controller {
+    async fn work(&mut self, receive: &mut mpsc::Receiver<Event>) -> ControllerError {
+        let mut state = self.client.state_watcher();
+        let check = self.broker.config.imbalance_check;
+        let mut rebalance = tokio::time::interval_at(Instant::now() + check, check);
+        rebalance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut events = Vec::new();
+        loop {
+            match self.round(std::mem::take(&mut events)).await {
+                Ok(()) => {}
+                Err(ControllerError::Coordinator(e)) if !state.peek_state().is_terminated() => {
+                    tracing::warn!("controller: {e}; trying again");
+                    self.read_again();
+                    tokio::time::sleep(TRY_AGAIN).await;
+                    continue;
+                }
+                Err(e) => return e,
+            }
+            tokio::select! {
+                () = self.ids.wait() => {}
+                () = self.topics.wait() => {}
+                () = self.wishes.wait() => {}
+                n = receive.recv_many(&mut events, TOGETHER) => if n == 0 { return ControllerError::Superseded },
+                _ = rebalance.tick() => if self.broker.config.auto_rebalance {
+                    let changes = self.cluster.rebalance(self.broker.config.imbalance_percentage);
+                    if let Err(ControllerError::Superseded) = self.write_and_tell(changes).await {
+                        return ControllerError::Superseded;
+                    }
+                },
+                next = state.changed() => {
+                    if next.is_terminated() {
+                        return ControllerError::Superseded;
+                    }
+                    // Watches may have been lost with the connection.
+                    self.read_again();
+                }
+            }
+        }
+    }
+
+    fn read_again(&mut self) {
+        for w in [&mut self.ids, &mut self.topics, &mut self.wishes] {
+            w.forget();
+        }
+    }
+
+    /// Reads what has changed, handles events, writes states and tells of them.
+    async fn round(&mut self, events: Vec<Event>) -> Result<(), ControllerError> {
+        let replies = self.handle(events).await;
+        if self.wishes.fired() {
+            let (list, watch) = self.client.list_and_watch_children(path::DELETE_TOPICS).await?;
+            self.wishes.list = list;
+            self.wishes.arm(watch);
+        }
+        self.read_topics().await?;
+        self.read_brokers().await?;
+        self.repair().await?;
+        self.finish_reassignments().await?;
+        self.go_on_deleting().await?;
+        self.fresh = false;
+        drop(replies);
+        Ok(())
+    }
+
+    /// Gives every partition the state that it should have.
+    async fn repair(&mut self) -> Result<(), ControllerError> {
+        for topic in self.cluster.leaderless() {
+            if !self.unclean.contains_key(&topic) {
+                self.broker.topic_configs.read(&self.broker, &[&topic]).await;
+                let allowed = self.broker.topic_configs.settings(&self.broker, &topic).unclean_elections;
+                self.unclean.insert(topic, allowed);
+            }
+        }
+        let changes = self.cluster.repairs(&|topic| self.unclean.get(topic).copied().unwrap_or(false));
+        self.unclean.clear();
+        self.write_and_tell(changes).await
+    }
+
+    async fn write_and_tell(&mut self, changes: Vec<Change>) -> Result<(), ControllerError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<Name> = changes.iter().map(|c| c.name.clone()).collect();
+        let fresh: BTreeSet<Name> = changes.iter().filter(|c| c.replaces.is_none()).map(|c| c.name.clone()).collect();
+        self.write(changes).await?;
+        self.tell(&names, &fresh, true);
+        Ok(())
+    }
+
+    async fn finish_reassignments(&mut self) -> Result<(), ControllerError> {
+        let ended = self.cluster.finished_reassignments();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<Name> = ended.iter().map(|c| c.name.clone()).collect();
+        self.write(ended).await?;
+        let mut removed: Vec<(Name, Vec<i32>)> = Vec::new();
+        for name in &names {
+            if let Some(p) = self.cluster.topics.get_mut(&name.0).and_then(|t| t.partitions.get_mut(&name.1)) {
+                removed.push((name.clone(), p.removing.clone()));
+                p.replicas = p.target();
+                p.adding.clear();
+                p.removing.clear();
+            }
+        }
+        let topics: BTreeSet<&str> = names.iter().map(|(t, _)| t.as_str()).collect();
+        for topic in topics {
+            self.write_topic(topic).await?;
+        }
+        self.tell(&names, &BTreeSet::new(), true);
+        for (name, brokers) in removed {
+            tracing::info!("reassignment of {}-{} is complete", name.0, name.1);
+            let epoch = self.cluster.partition(&name).and_then(|p| p.stored.as_ref()).map_or(-1, |s| s.state.leader_epoch);
+            for id in brokers {
+                if let Some(channel) = self.channels.get(&id) {
+                    channel.stop(&name, epoch, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the znodes of topics whose replicas are gone.
+    async fn go_on_deleting(&mut self) -> Result<(), ControllerError> {
+        let done: Vec<String> = self
+            .deleting
+            .iter()
+            .filter(|(topic, gone)| {
+                let partitions = self.cluster.topics.get(*topic).map(|t| &t.partitions);
+                let mut all = partitions.into_iter().flatten().flat_map(|(n, p)| p.replicas.iter().map(move |r| (*r, *n)));
+                all.all(|(broker, n)| gone.contains(&(broker, ((*topic).clone(), n))))
+            })
+            .map(|(topic, _)| topic.clone())
+            .collect();
+        for topic in done {
+            deletion::remove(&self.client, self.term.version, &topic).await?;
+            tracing::info!("topic {topic} is deleted");
+            self.deleting.remove(&topic);
+            self.cluster.topics.remove(&topic);
+            self.with_partitions.remove(&topic);
+            self.wishes.list.retain(|t| *t != topic);
+            self.topics.forget();
+        }
+        Ok(())
+    }
+}
+
+impl From<ControllerError> for SessionError {
+    fn from(e: ControllerError) -> Self {
+        match e {
+            ControllerError::Coordinator(e) => Self::Zookeeper(e),
+            ControllerError::Superseded => Self::Ended,
+        }
+    }
+}

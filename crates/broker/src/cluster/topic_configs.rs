@@ -1,0 +1,71 @@
+//! Settings of topics, as they lie under `/config/topics`.
+//!
+//! Invariant: what is known of a topic was read from the coordinator; a topic whose settings cannot be read now has the broker's, and
+//! they are read again when it is next asked for.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use futures_util::future::join_all;
+use zookeeper_client as zk;
+
+use super::{image::parse_config, path, topics::is_internal};
+use crate::{broker::Broker, topic_settings::TopicSettings};
+
+/// Znodes that are read at once.
+const AT_ONCE: usize = 256;
+
+/// Settings by topic.
+#[derive(Debug, Default)]
+pub struct TopicConfigs(Mutex<HashMap<String, BTreeMap<String, String>>>);
+
+impl TopicConfigs {
+    /// Reads what is not known of these topics.
+    pub async fn load(&self, broker: &Broker, topics: impl Iterator<Item = &str>) {
+        let unknown: Vec<&str> = {
+            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            topics.filter(|t| !known.contains_key(*t)).collect()
+        };
+        self.read(broker, &unknown).await;
+    }
+
+    /// Reads the settings of these topics again.
+    pub async fn read(&self, broker: &Broker, topics: &[&str]) {
+        let Some(client) = broker.zookeeper.borrow().clone() else { return };
+        for some in topics.chunks(AT_ONCE) {
+            let paths: Vec<String> = some.iter().map(|t| format!("{}/{t}", path::CONFIG_TOPICS)).collect();
+            let read = join_all(paths.iter().map(|p| client.get_data(p))).await;
+            for (topic, result) in some.iter().zip(read) {
+                let config = match result {
+                    Ok((data, _)) => parse_config(&data),
+                    Err(zk::Error::NoNode) => BTreeMap::new(),
+                    Err(e) => {
+                        tracing::warn!("settings of topic {topic}: {e}; those of the broker count");
+                        continue;
+                    }
+                };
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((*topic).to_owned(), config);
+            }
+        }
+    }
+
+    /// The settings that were given to a topic.
+    pub fn given(&self, topic: &str) -> BTreeMap<String, String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(topic).cloned().unwrap_or_default()
+    }
+
+    /// Forgets a topic that is deleted.
+    pub fn forget(&self, topic: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+    }
+
+    /// What a topic's partitions go by.
+    pub fn settings(&self, broker: &Broker, topic: &str) -> TopicSettings {
+        let defaults = TopicSettings::of(&broker.config);
+        // Committed offsets are compacted, not deleted, as on Kafka.
+        let defaults = if is_internal(topic) { defaults.of_offsets(&broker.config) } else { defaults };
+        defaults.with(topic, &self.given(topic))
+    }
+}

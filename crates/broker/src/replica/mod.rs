@@ -1,0 +1,13 @@
+//! Replicas on this broker: what the controller decides about them, fetching from leaders, changes of the ISR, controlled shutdown.
+//!
+//! Invariant: a decision of an older controller, or one that was meant for an earlier registration of this broker, changes nothing.
+
+mod fetcher;
+mod isr;
+mod manager;
+mod session;
+pub mod shutdown;
+
+pub use fetcher::Fetchers;
+pub use isr::{ask_controller, send_proposals};
+pub use manager::Manager;

@@ -1,0 +1,70 @@
+//! Clients that others wrote: kcat from PATH, Python with its packages, Apache's distribution. `scripts/setup test` installs them;
+//! one that is missing fails the test that needs it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use super::processes::{Cluster, Process};
+
+const LIMIT: Duration = Duration::from_secs(150);
+
+fn found(variable: &str, in_cache: &str) -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("septet").join(in_cache);
+    let path = std::env::var_os(variable).map_or_else(cache, PathBuf::from);
+    assert!(path.exists(), "{} is missing: run scripts/setup test, or set {variable}", path.display());
+    path
+}
+
+/// The Python that has the clients.
+pub fn python() -> PathBuf {
+    found("SEPTET_TEST_PYTHON", "test-venv/bin/python")
+}
+
+/// A program of Apache Kafka.
+pub fn kafka(program: &str) -> PathBuf {
+    found("SEPTET_TEST_KAFKA", "kafka_2.13-3.9.1").join("bin").join(program)
+}
+
+/// kcat.
+pub fn kcat() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|d| d.join("kcat")).find(|p| p.is_file());
+    found.expect("kcat is missing: run scripts/setup test")
+}
+
+/// Addresses of the brokers.
+pub fn bootstrap(cluster: &Cluster) -> String {
+    cluster.nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect::<Vec<_>>().join(",")
+}
+
+/// Runs a program to its end. Returns what it wrote.
+pub fn run(dir: &Path, program: &Path, arguments: &[&str]) -> String {
+    let (out, success) = try_run(dir, program, arguments);
+    assert!(success, "{} {arguments:?}: {out}", program.display());
+    out
+}
+
+/// The same, of one that may fail.
+pub fn try_run(dir: &Path, program: &Path, arguments: &[&str]) -> (String, bool) {
+    let name = program.file_name().unwrap().to_string_lossy().into_owned();
+    let (to, log) = (dir.join(format!("{name}.out")), dir.join(format!("{name}.err")));
+    let _ = fs::remove_file(&log);
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(std::process::Stdio::null()).stdout(fs::File::create(&to).unwrap());
+    command.env("KAFKA_HEAP_OPTS", "-Xmx256m").env("LOG_DIR", dir);
+    let mut process = Process::spawn(command, log);
+    let status = process.exit(LIMIT);
+    (format!("{}\n{}", fs::read_to_string(&to).unwrap(), process.said()), status.success())
+}
+
+/// Runs a script of `tests/clients`, which says `done` at its end.
+pub fn script(cluster: &Cluster, script: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let out = run(cluster.dir.path(), &python(), &["-B", file.to_str().unwrap(), &bootstrap(cluster)]);
+    assert!(out.lines().any(|l| l == "done"), "{out}");
+}
