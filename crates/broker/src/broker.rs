@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
+use septet_zookeeper as zk;
 use tokio::sync::watch;
-use zookeeper_client as zk;
 
 use crate::{
     cluster::{

@@ -26,7 +26,7 @@ fn host_name() -> String {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logging::init("info,zookeeper_client=error");
+    logging::init("info");
     let config = match PROGRAM.configured(Config::read(&arguments.config, &host_name())) {
         Ok(c) => c,
         Err(code) => return code,
