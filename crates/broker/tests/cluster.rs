@@ -86,11 +86,10 @@ fn topics_are_made_or_refused(cluster: &Cluster) {
         };
         new_topic(name, -1, -1).with_assignments(brokers.iter().enumerate().map(one).collect())
     };
-    let two_replicas = "keeps one replica of a partition; ask for 1";
     let config = CreatableTopicConfig::default().with_name(text("retentoin.ms")).with_value(Some(text("1")));
     let cases = [
-        (new_topic("two", 1, 2), ResponseError::InvalidReplicationFactor, two_replicas),
-        (new_topic("none", 1, 0), ResponseError::InvalidReplicationFactor, two_replicas),
+        (new_topic("four", 1, 4), ResponseError::InvalidReplicationFactor, "larger than available brokers: 3"),
+        (new_topic("none", 1, 0), ResponseError::InvalidReplicationFactor, "larger than 0"),
         (new_topic("orders", 1, 1), ResponseError::TopicAlreadyExists, "Topic 'orders' already exists."),
         (new_topic("no partitions", 1, 1), ResponseError::InvalidTopicException, "ASCII letters"),
         (new_topic("", 1, 1), ResponseError::InvalidTopicException, "is empty"),
@@ -100,7 +99,7 @@ fn topics_are_made_or_refused(cluster: &Cluster) {
         (new_topic("minus", -2, 1), ResponseError::InvalidPartitions, "not -2"),
         (new_topic("many", i32::MAX, 1), ResponseError::InvalidPartitions, "10000"),
         (new_topic("settings", 1, 1).with_configs(vec![config]), ResponseError::InvalidConfig, "retentoin.ms"),
-        (assigned("pair", &[&[1, 2]]), ResponseError::InvalidReplicationFactor, two_replicas),
+        (assigned("pair", &[&[1, 1]]), ResponseError::InvalidReplicaAssignment, "on another broker"),
         (assigned("stranger", &[&[1], &[9]]), ResponseError::InvalidReplicaAssignment, "no broker 9"),
         (assigned("both", &[&[1]]).with_num_partitions(1), ResponseError::InvalidRequest, "either"),
     ];
@@ -252,7 +251,7 @@ fn times_are_found_in_compressed_batches(cluster: &Cluster) {
         assert_eq!(client.list_offsets(7, "packed", 0, time), want, "{time}");
     }
     assert_eq!(client.list_offsets(7, "packed", 0, -3), (0, 4, 2050));
-    assert_eq!(client.list_offsets(7, "packed", 0, -4).0, code(ResponseError::InvalidRequest));
+    assert_eq!(client.list_offsets(7, "packed", 0, -4).0, code(ResponseError::UnsupportedVersion));
 }
 
 fn a_waiting_fetch_wakes_up(cluster: &Cluster) {

@@ -5,18 +5,43 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod members;
+
+pub use members::Member;
 use septet_daemon::properties::Properties;
 
 use crate::peer::secret::Secret;
 
 pub use septet_daemon::properties::ConfigError;
 
-/// A server of the ensemble.
+/// When containers and nodes with a TTL are removed (ContainerManager).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Containers {
+    /// between two looks, in milliseconds
+    pub check_interval_ms: u64,
+    /// removals in a minute
+    pub max_per_minute: u64,
+    /// for a container that never had a child, in milliseconds; 0 for ever
+    pub max_never_used_ms: i64,
+}
+
+/// The HTTP server for `/commands/…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// host name or address; resolved anew at each connection
-    pub host: String,
-    /// port for the servers among themselves
+pub struct Admin {
+    /// address
+    pub address: String,
+    /// port
+    pub port: u16,
+    /// path before a command's name, such as `/commands`
+    pub url: String,
+}
+
+/// The HTTP server for `/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// address
+    pub address: String,
+    /// port
     pub port: u16,
 }
 
@@ -41,6 +66,24 @@ pub struct Config {
     pub max_session_timeout_ms: i32,
     /// connections per client address, 0 for no limit
     pub max_client_connections: usize,
+    /// connections of all clients, 0 for no limit but that of descriptors (`maxCnxns`)
+    pub max_connections: usize,
+    /// TTL nodes are offered (`extendedTypesEnabled`)
+    pub extended_types: bool,
+    /// `reconfigEnabled`: the operation is answered as not implemented instead of as disabled
+    pub reconfig_enabled: bool,
+    /// ACLs are not checked (`skipACL`)
+    pub skip_acl: bool,
+    /// hard limits of quotas are obeyed (`enforceQuota`)
+    pub enforce_quota: bool,
+    /// `user:digest` of the one who may do everything (`DigestAuthenticationProvider.superDigest`)
+    pub super_digest: Option<String>,
+    /// when containers are removed
+    pub containers: Containers,
+    /// the admin server, if there is one
+    pub admin: Option<Admin>,
+    /// where Prometheus may ask, if anywhere
+    pub metrics: Option<Metrics>,
     /// log entries between two snapshots
     pub snap_count: u64,
     /// four-letter words that are answered
@@ -65,31 +108,66 @@ const NOT_OBEYED: &[&str] = &[
     "electionAlg",
     "autopurge.snapRetainCount",
     "autopurge.purgeInterval",
-    "admin.enableServer",
-    "admin.serverPort",
-    "admin.serverAddress",
-    "maxCnxns",
     "standaloneEnabled",
-    "reconfigEnabled",
     "peerType",
     "preAllocSize",
-    "globalOutstandingLimit",
     "forceSync",
     "leaderServes",
     "serverCnxnFactory",
     "secureClientPort",
     "metricsProvider.className",
-    "metricsProvider.httpPort",
+    "metricsProvider.exportJvmInfo",
+    "metricsProvider.numWorkerThreads",
+    "metricsProvider.maxQueueSize",
+    "metricsProvider.workerShutdownTimeoutMs",
     "dynamicConfigFile",
-    "skipACL",
-    "extendedTypesEnabled",
     "cnxTimeout",
+    "admin.idleTimeout",
+    "admin.httpVersion",
+    "admin.portUnification",
+    "admin.forceHttps",
+    "clientPortListenBacklog",
+    "connectToLearnerMasterLimit",
+    "digest.enabled",
+    "snapshot.compression.method",
+    "snapshot.trust.empty",
+    "snapSizeLimitInKb",
+    "txnLogSizeLimitInKb",
+    "commitProcessor.numWorkerThreads",
+    "nio.numSelectorThreads",
+    "nio.numWorkerThreads",
+    "maxResponseCacheSize",
+    "maxGetChildrenResponseCacheSize",
+    "largeRequestMaxBytes",
+    "largeRequestThreshold",
+    "globalOutstandingLimit",
+    "observerMasterPort",
+    "oraclePath",
+    "portUnification",
+    "quorum.cnxn.threads.size",
+    "readonlymode.enabled",
+    "secureClientPortAddress",
+    "sessionRequireClientSASLAuth",
+    "sslQuorum",
+    "sslQuorumReloadCertFiles",
+    "syncEnabled",
+    "tcpKeepAlive",
+    "clientTcpKeepAlive",
+    "fsync.warningthresholdms",
+    "watchManagerName",
+    "requestThrottleLimit",
     "localSessionsEnabled",
     "localSessionsUpgradingEnabled",
 ];
 
+/// The provider of metrics that there is.
+const PROMETHEUS: &str = "org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider";
+
 /// All four-letter words that this server knows.
-pub const FOUR_LETTER_WORDS: &[&str] = &["ruok", "srvr", "stat", "mntr", "conf", "isro"];
+pub const FOUR_LETTER_WORDS: &[&str] = &[
+    "conf", "cons", "crst", "dirs", "dump", "envi", "gtmk", "hash", "isro", "mntr", "ruok", "srst", "srvr", "stat", "stmk", "wchc", "wchp",
+    "wchs",
+];
 
 impl Config {
     /// Reads a configuration file and the `myid` beside its data. Returns warnings too.
@@ -137,6 +215,15 @@ impl Config {
             min_session_timeout_ms: -1,
             max_session_timeout_ms: -1,
             max_client_connections: 60,
+            max_connections: 0,
+            extended_types: false,
+            reconfig_enabled: false,
+            skip_acl: false,
+            enforce_quota: false,
+            super_digest: None,
+            containers: Containers { check_interval_ms: 60_000, max_per_minute: 10_000, max_never_used_ms: 0 },
+            admin: None,
+            metrics: None,
             snap_count: 100_000,
             four_letter_words: vec!["srvr".into()],
             max_request_bytes: 0xf_ffff,
@@ -146,11 +233,38 @@ impl Config {
             path: path.into(),
         };
         let mut warnings = Vec::new();
+        let mut admin = Admin { address: "0.0.0.0".into(), port: 8080, url: "/commands".into() };
+        let mut with_admin = false;
+        let mut metrics = Metrics { address: "0.0.0.0".into(), port: 7000 };
+        let mut with_metrics = false;
         for entry in properties.all() {
             let (key, value) = (entry.key, entry.value);
             let bad = |reason: String| entry.bad(reason);
             let number = |min: i64, max: i64| entry.number(min, max);
-            match key {
+            let yes = || match value.to_ascii_lowercase().as_str() {
+                "yes" if key == "skipACL" => Ok(true),
+                "no" if key == "skipACL" => Ok(false),
+                _ => entry.boolean(),
+            };
+            // ZooKeeper makes a key that it does not know a system property with this prefix.
+            match key.strip_prefix("zookeeper.").unwrap_or(key) {
+                "maxCnxns" => c.max_connections = number(0, 10_000_000)? as usize,
+                "extendedTypesEnabled" => c.extended_types = yes()?,
+                "reconfigEnabled" => c.reconfig_enabled = yes()?,
+                "skipACL" => c.skip_acl = yes()?,
+                "enforceQuota" => c.enforce_quota = yes()?,
+                "DigestAuthenticationProvider.superDigest" => c.super_digest = Some(value.into()).filter(|v: &String| !v.is_empty()),
+                "znode.container.checkIntervalMs" => c.containers.check_interval_ms = number(1, 86_400_000)? as u64,
+                "znode.container.maxPerMinute" => c.containers.max_per_minute = number(1, 1_000_000)? as u64,
+                "znode.container.maxNeverUsedIntervalMs" => c.containers.max_never_used_ms = number(0, i64::MAX)?,
+                "metricsProvider.className" if value == PROMETHEUS => with_metrics = true,
+                "metricsProvider.httpHost" => metrics.address = value.into(),
+                "metricsProvider.httpPort" => metrics.port = number(1, 65535)? as u16,
+                "admin.enableServer" => with_admin = yes()?,
+                "admin.serverPort" => admin.port = number(1, 65535)? as u16,
+                "admin.serverAddress" => admin.address = value.into(),
+                "admin.commandURL" if !value.starts_with('/') => return Err(bad("must begin with a slash".into())),
+                "admin.commandURL" => admin.url = value.trim_end_matches('/').into(),
                 "dataDir" if value.is_empty() => return Err(bad("is empty".into())),
                 "dataDir" => c.data_dir = value.into(),
                 "clientPort" => c.client_port = number(1, 65535)? as u16,
@@ -179,7 +293,7 @@ impl Config {
                         .ok()
                         .filter(|id| (1..=255).contains(id))
                         .ok_or_else(|| bad("the number must be 1 to 255".into()))?;
-                    let member = parse_member(value).map_err(&bad)?;
+                    let member = members::parse(value).map_err(&bad)?;
                     if c.members.insert(id, member).is_some() {
                         return Err(bad("is given twice".into()));
                     }
@@ -190,6 +304,8 @@ impl Config {
                 _ => warnings.push(entry.warning("is not a known key")),
             }
         }
+        c.admin = with_admin.then_some(admin);
+        c.metrics = with_metrics.then_some(metrics);
         let missing = |reason: &str| properties.bad_file(reason);
         if c.data_dir.as_os_str().is_empty() {
             return Err(missing("dataDir is not set"));
@@ -209,27 +325,4 @@ impl Config {
         }
         Ok((c, warnings))
     }
-}
-
-/// `host:port:electionPort[:participant][;[address:]clientPort]`
-fn parse_member(value: &str) -> Result<Member, String> {
-    let form = "must be host:port:electionPort";
-    let address = value.split(';').next().unwrap_or_default();
-    let (host, rest) = match address.strip_prefix('[') {
-        Some(v6) => v6.split_once("]:").ok_or(form)?,
-        None => address.split_once(':').ok_or(form)?,
-    };
-    let mut parts = rest.split(':');
-    let port = |p: Option<&str>| p.and_then(|p| p.parse::<u16>().ok()).filter(|p| *p > 0).ok_or(form);
-    let first = port(parts.next())?;
-    port(parts.next())?;
-    match parts.next() {
-        None | Some("participant") => {}
-        Some("observer") => return Err("observers are not supported".into()),
-        Some(other) => return Err(format!("{other:?} is not a role")),
-    }
-    if host.is_empty() {
-        return Err(form.into());
-    }
-    Ok(Member { host: host.to_owned(), port: first })
 }

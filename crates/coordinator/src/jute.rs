@@ -49,13 +49,17 @@ impl<'a> Reader<'a> {
         let b = self.take(8)?;
         Ok(i64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
     }
-    /// `buffer`; null (-1) reads as empty, as ZooKeeper's server treats it
+    /// `buffer` in which null (-1) and empty are alike
     pub fn buffer(&mut self) -> Result<&'a [u8]> {
+        Ok(self.nullable()?.unwrap_or_default())
+    }
+    /// `buffer`; null (-1) is `None`
+    pub fn nullable(&mut self) -> Result<Option<&'a [u8]>> {
         match self.int()? {
-            -1 => Ok(&[]),
+            -1 => Ok(None),
             n if n < 0 => Err(JuteError::Length(n)),
             n if n as usize > self.0.len() => Err(JuteError::Length(n)),
-            n => self.take(n as usize),
+            n => self.take(n as usize).map(Some),
         }
     }
     /// `ustring`
@@ -110,6 +114,13 @@ impl Writer {
         self.int(v.len() as i32);
         self.0.extend_from_slice(v);
         self
+    }
+    /// `buffer`; `None` is null (-1)
+    pub fn nullable(&mut self, v: Option<&[u8]>) -> &mut Self {
+        match v {
+            Some(v) => self.buffer(v),
+            None => self.int(-1),
+        }
     }
     /// `ustring`
     pub fn string(&mut self, v: &str) -> &mut Self {

@@ -8,14 +8,20 @@
 //! |---|---|
 //! | [`config`] | `zoo.cfg` and `myid` |
 //! | [`jute`], [`protocol`] | the wire: records, requests, answers, error codes |
-//! | [`tree`], [`state`] | the pure core: znodes, sessions, commands |
+//! | [`acl`], [`tree`], [`state`] | the pure core: permissions, znodes, sessions, commands |
+//! | [`format2`] | what earlier versions stored |
 //! | [`watches`] | who is told of a change on this server |
 //! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, the Raft node |
-//! | [`server`], [`four_letter`] | clients |
+//! | [`server`] | clients |
+//! | [`exchange`] | from and to ZooKeeper's own files |
+//! | [`admin`] | four-letter words, HTTP commands |
 //! | `throttle` | log lines that strangers can cause |
 
+pub mod acl;
+pub mod admin;
 pub mod config;
-pub mod four_letter;
+pub mod exchange;
+pub mod format2;
 pub mod jute;
 pub mod node;
 pub mod peer;

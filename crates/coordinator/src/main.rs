@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use septet_coordinator::{
+    admin,
     config::Config,
+    exchange::{self, ExchangeError},
     node::Node,
     server::{self, Counters},
     storage::{LogStore, probe},
@@ -22,10 +24,13 @@ const PROGRAM: Program = Program("septet-coordinator");
 
 /// The bundled coordinator: a server of a ZooKeeper ensemble.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration, as ZooKeeper's zoo.cfg
-    config: PathBuf,
+    #[arg(required = true)]
+    config: Option<PathBuf>,
     /// Check the configuration and stop
     #[arg(long)]
     check: bool,
@@ -35,15 +40,49 @@ struct Arguments {
     reset_term: bool,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Take ZooKeeper's data as the first state of a stopped server; of an ensemble, the same on each
+    Import {
+        /// The configuration, as ZooKeeper's zoo.cfg
+        config: PathBuf,
+        /// ZooKeeper's dataDir
+        from: PathBuf,
+        /// ZooKeeper's dataLogDir, if it is another
+        #[arg(long)]
+        log: Option<PathBuf>,
+    },
+    /// Write the state of a stopped server as a snapshot that ZooKeeper starts from
+    Export {
+        /// The configuration, as ZooKeeper's zoo.cfg
+        config: PathBuf,
+        /// Directory for ZooKeeper, its dataDir
+        to: PathBuf,
+    },
+}
+
+fn exchange(command: &Command) -> Result<String, ExchangeError> {
+    let (Command::Import { config: path, .. } | Command::Export { config: path, .. }) = command;
+    let (config, _) = Config::read(path).map_err(|e| ExchangeError::Refused(e.to_string()))?;
+    match command {
+        Command::Import { from, log, .. } => exchange::import(&config, from, log.as_deref()).map(|done| format!("imported {done}")),
+        Command::Export { to, .. } => exchange::export(&config, to).map(|done| format!("exported to {done}")),
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logging::init("info,openraft=error");
-    let config = match PROGRAM.configured(Config::read(&arguments.config)) {
+    if let Some(command) = &arguments.command {
+        return PROGRAM.ended(exchange(command).map(|done| println!("{done}")));
+    }
+    let path = arguments.config.unwrap_or_default();
+    let config = match PROGRAM.configured(Config::read(&path)) {
         Ok(c) => c,
         Err(code) => return code,
     };
     if arguments.check {
-        return PROGRAM.checked(&arguments.config);
+        return PROGRAM.checked(&path);
     }
     if arguments.reset_term {
         return PROGRAM.ended(reset_term(&config));
@@ -96,7 +135,14 @@ async fn run(config: Config) -> Result<(), String> {
     tracing::info!("server {} of {} listens on {address}", node.config.id, node.config.members.len().max(1));
     // Ready when it answers, not when there is a majority: the others are started after this one.
     ready::ready();
-    let clients = tokio::spawn(server::serve(node.clone(), listener, Arc::new(Counters::default())));
+    let counters = Arc::new(Counters::default());
+    if let Some(settings) = node.config.admin.clone() {
+        tokio::spawn(admin::http::serve_commands(settings, node.clone(), counters.clone()));
+    }
+    if let Some(settings) = node.config.metrics.clone() {
+        tokio::spawn(admin::http::serve_metrics(settings, node.clone(), counters.clone()));
+    }
+    let clients = tokio::spawn(server::serve(node.clone(), listener, counters));
     tokio::select! {
         () = stop.received() => {}
         r = clients => return Err(format!("the client listener ended: {r:?}")),

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    protocol::{Code, Write, WriteAnswer},
+    format2::OldWrite,
+    protocol::{Caller, Code, Write, WriteAnswer},
     tree::{Event, Stamp, Tree},
 };
 
@@ -46,18 +47,36 @@ pub enum Ask {
         /// session
         id: i64,
     },
-    /// a client's write
-    Write {
+    /// a client's write as format 2 of the log has it
+    OldWrite {
         /// session
         session: i64,
         /// what to change
-        write: Write,
+        write: OldWrite,
     },
     /// sessions of which the leader of this term heard nothing for too long; in a log entry of another term it does
     /// nothing, so a leader that was replaced ends no session
     Expire {
         /// sessions
         ids: Vec<i64>,
+        /// the leader's term
+        term: u64,
+    },
+    /// a client's write
+    Write {
+        /// session
+        session: i64,
+        /// who asks
+        caller: Caller,
+        /// what to change
+        write: Write,
+    },
+    /// a container or a node with a TTL that the leader of this term found to be due; it is removed if it still is
+    Collect {
+        /// its path
+        path: String,
+        /// the leader's `znode.container.maxNeverUsedIntervalMs`
+        never_used_ms: i64,
         /// the leader's term
         term: u64,
     },
@@ -81,7 +100,7 @@ pub struct Command {
 pub enum Answer {
     /// session made or moved, with its timeout
     Session(i32),
-    /// session ended, or was not there
+    /// nothing is left to do: the session ended, or was not there
     Closed,
     /// result of a write
     Write(Result<WriteAnswer, Code>),
@@ -161,18 +180,32 @@ impl State {
                 }
                 done.answer = Answer::Closed;
             }
-            Ask::Write { session, write } => {
-                done.answer = Answer::Write(match self.sessions.get(session) {
-                    None => Err(Code::SessionExpired),
-                    Some(s) if s.owner != command.origin => Err(Code::SessionMoved),
-                    Some(_) => {
-                        let stamp = Stamp { session: *session, zxid: self.zxid, time_ms: command.time_ms };
-                        self.tree.apply(write, stamp, &mut done.events)
-                    }
-                });
+            Ask::OldWrite { session, write } => {
+                done.answer = self.write(*session, &Caller::default(), &write.into(), command, &mut done.events);
+            }
+            Ask::Write { session, caller, write } => {
+                done.answer = self.write(*session, caller, write, command, &mut done.events);
+            }
+            Ask::Collect { path, never_used_ms, term: of } => {
+                if *of == term {
+                    let stamp = Stamp { session: 0, zxid: self.zxid, time_ms: command.time_ms };
+                    self.tree.collect(path, *never_used_ms, stamp, &mut done.events);
+                }
+                done.answer = Answer::Closed;
             }
         }
         done
+    }
+
+    fn write(&mut self, session: i64, caller: &Caller, write: &Write, command: &Command, events: &mut Vec<Event>) -> Answer {
+        Answer::Write(match self.sessions.get(&session) {
+            None => Err(Code::SessionExpired),
+            Some(s) if s.owner != command.origin => Err(Code::SessionMoved),
+            Some(_) => {
+                let stamp = Stamp { session, zxid: self.zxid, time_ms: command.time_ms };
+                self.tree.apply(write, caller, stamp, events)
+            }
+        })
     }
 
     fn close(&mut self, id: i64, done: &mut Applied) {

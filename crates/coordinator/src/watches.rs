@@ -1,13 +1,17 @@
-//! Watches of this server's clients.
+//! Watches of this server's clients: those that fire once, persistent ones, and persistent recursive ones.
 //!
-//! Invariant: a watch fires at most once; what a closed connection left is dropped with it.
+//! Invariant: a standard watch fires at most once, and one event goes to a connection at most once; what a closed
+//! connection left is dropped with it. Sources: WatchManager and DataTree of ZooKeeper.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use crate::protocol::EventType;
+use crate::{
+    protocol::{EventType, WatchKind, WatchMode},
+    tree::split,
+};
 
 /// Number of a connection on this server.
 pub type ConnectionId = u64;
@@ -35,50 +39,148 @@ pub enum Full {
     All,
 }
 
+/// Modes of one connection's watches on one path, as bits.
+type Modes = u8;
+const STANDARD: Modes = 1;
+const PERSISTENT: Modes = 2;
+const RECURSIVE: Modes = 4;
+
+fn bit(mode: WatchMode) -> Modes {
+    match mode {
+        WatchMode::Standard => STANDARD,
+        WatchMode::Persistent => PERSISTENT,
+        WatchMode::Recursive => RECURSIVE,
+    }
+}
+
+/// The watches on data and existence, or those on children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Table {
+    Data,
+    Child,
+}
+
+fn tables(kind: WatchKind) -> &'static [Table] {
+    match kind {
+        WatchKind::Data => &[Table::Data],
+        WatchKind::Children => &[Table::Child],
+        WatchKind::Any => &[Table::Data, Table::Child],
+    }
+}
+
 #[derive(Debug, Default)]
 struct Own {
-    watches: HashSet<(bool, Arc<str>)>,
+    watches: HashSet<(Table, Arc<str>)>,
     bytes: usize,
 }
 
-/// One-shot watches by path.
+type Paths = HashMap<Arc<str>, HashMap<ConnectionId, Modes>>;
+
+/// All watches, by path.
 #[derive(Debug, Default)]
 pub struct Watches {
-    data: HashMap<Arc<str>, HashSet<ConnectionId>>,
-    child: HashMap<Arc<str>, HashSet<ConnectionId>>,
+    data: Paths,
+    child: Paths,
     by_connection: HashMap<ConnectionId, Own>,
     bytes: usize,
+    /// recursive watches: without any, no path is walked up
+    recursive: usize,
 }
 
 impl Watches {
-    /// Leaves a watch on a node's data and existence, or on its children.
+    fn table(&mut self, table: Table) -> &mut Paths {
+        match table {
+            Table::Data => &mut self.data,
+            Table::Child => &mut self.child,
+        }
+    }
+
+    /// Leaves a one-shot watch on a node's data and existence, or on its children.
     pub fn add(&mut self, connection: ConnectionId, path: &str, child: bool) -> Result<(), Full> {
-        let map = if child { &mut self.child } else { &mut self.data };
-        let known = map.get_key_value(path);
-        if known.is_some_and(|(_, of)| of.contains(&connection)) {
+        self.add_to(if child { Table::Child } else { Table::Data }, connection, path, STANDARD)
+    }
+
+    /// Leaves a persistent watch, which is on data and children.
+    pub fn add_persistent(&mut self, connection: ConnectionId, path: &str, mode: WatchMode) -> Result<(), Full> {
+        self.add_to(Table::Data, connection, path, bit(mode))?;
+        self.add_to(Table::Child, connection, path, bit(mode))
+    }
+
+    fn add_to(&mut self, table: Table, connection: ConnectionId, path: &str, mode: Modes) -> Result<(), Full> {
+        let known = self.table(table).get_key_value(path);
+        let modes = known.and_then(|(_, of)| of.get(&connection)).copied().unwrap_or(0);
+        let key: Arc<str> = known.map_or_else(|| Arc::from(path), |(key, _)| key.clone());
+        if modes & mode != 0 {
             return Ok(());
         }
-        let cost = path.len() + ENTRY_BYTES;
-        let own = self.by_connection.get(&connection);
-        if own.is_some_and(|o| o.watches.len() >= MAX_WATCHES) {
-            return Err(Full::Count);
+        if modes == 0 {
+            let cost = path.len() + ENTRY_BYTES;
+            let own = self.by_connection.get(&connection);
+            if own.is_some_and(|o| o.watches.len() >= MAX_WATCHES) {
+                return Err(Full::Count);
+            }
+            if own.map_or(0, |o| o.bytes) + cost > MAX_OWN_BYTES {
+                return Err(Full::Own);
+            }
+            if self.bytes + cost > MAX_BYTES {
+                return Err(Full::All);
+            }
+            let own = self.by_connection.entry(connection).or_default();
+            own.watches.insert((table, key.clone()));
+            own.bytes += cost;
+            self.bytes += cost;
         }
-        if own.map_or(0, |o| o.bytes) + cost > MAX_OWN_BYTES {
-            return Err(Full::Own);
-        }
-        if self.bytes + cost > MAX_BYTES {
-            return Err(Full::All);
-        }
-        let path = known.map_or_else(|| Arc::from(path), |(key, _)| key.clone());
-        map.entry(path.clone()).or_default().insert(connection);
-        let own = self.by_connection.entry(connection).or_default();
-        own.watches.insert((child, path));
-        own.bytes += cost;
-        self.bytes += cost;
+        self.table(table).entry(key).or_default().insert(connection, modes | mode);
+        self.recursive += usize::from(mode == RECURSIVE);
         Ok(())
     }
 
-    /// Number of watches.
+    /// Whether a connection has a watch on a path.
+    pub fn has(&mut self, connection: ConnectionId, path: &str, kind: WatchKind) -> bool {
+        tables(kind).iter().any(|t| self.table(*t).get(path).is_some_and(|of| of.contains_key(&connection)))
+    }
+
+    /// Removes a connection's watches on a path, of all modes. Says whether there were any.
+    pub fn remove(&mut self, connection: ConnectionId, path: &str, kind: WatchKind) -> bool {
+        let mut any = false;
+        for table in tables(kind) {
+            any |= self.take(*table, connection, path, u8::MAX);
+        }
+        any
+    }
+
+    /// Takes modes of a connection's watches on a path.
+    fn take(&mut self, table: Table, connection: ConnectionId, path: &str, modes: Modes) -> bool {
+        let Some((key, of)) = self.table(table).get_key_value(path).map(|(k, of)| (k.clone(), of.get(&connection).copied())) else {
+            return false;
+        };
+        let Some(had) = of else { return false };
+        let left = had & !modes;
+        self.recursive -= usize::from(had & modes & RECURSIVE != 0);
+        if let Some(all) = self.table(table).get_mut(path) {
+            if left != 0 {
+                all.insert(connection, left);
+                return true;
+            }
+            all.remove(&connection);
+            if all.is_empty() {
+                self.table(table).remove(path);
+            }
+        }
+        let cost = path.len() + ENTRY_BYTES;
+        if let Some(own) = self.by_connection.get_mut(&connection)
+            && own.watches.remove(&(table, key))
+        {
+            own.bytes -= cost;
+            self.bytes -= cost;
+            if own.watches.is_empty() {
+                self.by_connection.remove(&connection);
+            }
+        }
+        true
+    }
+
+    /// Number of watches, as ZooKeeper counts them: a persistent one twice.
     pub fn len(&self) -> usize {
         self.by_connection.values().map(|o| o.watches.len()).sum()
     }
@@ -93,33 +195,35 @@ impl Watches {
         self.by_connection.get(&connection).map_or(0, |o| o.watches.len())
     }
 
-    /// Takes the watches that an event fires. A deletion fires child watches of the node too.
+    /// The connections that watch data or existence, by path: what `wchp` and its like show.
+    pub fn data_watches(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = ConnectionId>)> {
+        self.data.iter().map(|(path, of)| (&**path, of.keys().copied()))
+    }
+
+    /// The connections to which an event goes. Watches that fire once are taken. A deletion fires child watches of the
+    /// node too.
     pub fn fire(&mut self, kind: EventType, path: &str) -> HashSet<ConnectionId> {
         let mut out = HashSet::new();
-        let mut take = |child: bool| {
-            let map = if child { &mut self.child } else { &mut self.data };
-            let Some((path, all)) = map.remove_entry(path) else { return };
-            let cost = path.len() + ENTRY_BYTES;
-            let key = (child, path);
-            for id in all {
-                if let Some(own) = self.by_connection.get_mut(&id)
-                    && own.watches.remove(&key)
-                {
-                    own.bytes -= cost;
-                    self.bytes -= cost;
-                    if own.watches.is_empty() {
-                        self.by_connection.remove(&id);
-                    }
-                }
-                out.insert(id);
-            }
+        let tables: &[Table] = match kind {
+            EventType::Created | EventType::DataChanged => &[Table::Data],
+            EventType::ChildrenChanged => &[Table::Child],
+            EventType::Deleted => &[Table::Data, Table::Child],
         };
-        match kind {
-            EventType::Created | EventType::DataChanged => take(false),
-            EventType::ChildrenChanged => take(true),
-            EventType::Deleted => {
-                take(false);
-                take(true);
+        for table in tables {
+            let here: Vec<_> = self.table(*table).get(path).map(|of| of.iter().map(|(id, m)| (*id, *m)).collect()).unwrap_or_default();
+            for (id, modes) in here {
+                if modes & (STANDARD | PERSISTENT) != 0 || kind != EventType::ChildrenChanged {
+                    out.insert(id);
+                }
+                if modes & STANDARD != 0 {
+                    self.take(*table, id, path, STANDARD);
+                }
+            }
+            let mut at = path;
+            while self.recursive > 0 && kind != EventType::ChildrenChanged && at != "/" {
+                at = split(at).0;
+                let above = self.table(*table).get(at).into_iter().flatten();
+                out.extend(above.filter(|(_, modes)| **modes & RECURSIVE != 0).map(|(id, _)| *id));
             }
         }
         out
@@ -127,16 +231,10 @@ impl Watches {
 
     /// Forgets a connection.
     pub fn drop_connection(&mut self, connection: ConnectionId) {
-        let Some(own) = self.by_connection.remove(&connection) else { return };
-        self.bytes -= own.bytes;
-        for (child, path) in own.watches {
-            let map = if child { &mut self.child } else { &mut self.data };
-            if let Some(set) = map.get_mut(&path) {
-                set.remove(&connection);
-                if set.is_empty() {
-                    map.remove(&path);
-                }
-            }
+        let Some(own) = self.by_connection.get(&connection) else { return };
+        let all: Vec<_> = own.watches.iter().cloned().collect();
+        for (table, path) in all {
+            self.take(table, connection, &path, u8::MAX);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use septet_coordinator::config::{Config, ConfigError, FOUR_LETTER_WORDS, Member};
+use septet_coordinator::config::{Admin, Config, ConfigError, Containers, FOUR_LETTER_WORDS, Member};
 
 const BASE: &str = "dataDir=/data/zk\nclientPort=2181\n";
 
@@ -19,7 +19,7 @@ fn with(lines: &str) -> Config {
 }
 
 fn members(config: &Config) -> Vec<(u64, &str, u16)> {
-    config.members.iter().map(|(id, Member { host, port })| (*id, host.as_str(), *port)).collect()
+    config.members.iter().map(|(id, Member { host, port, .. })| (*id, host.as_str(), *port)).collect()
 }
 
 #[test]
@@ -61,6 +61,38 @@ fn what_is_obeyed() {
 }
 
 #[test]
+fn operations_and_limits() {
+    let c = with("");
+    assert_eq!((c.max_connections, c.extended_types, c.reconfig_enabled, c.skip_acl, c.enforce_quota), (0, false, false, false, false));
+    assert_eq!((c.super_digest, c.admin), (None, None));
+    assert_eq!(c.containers, Containers { check_interval_ms: 60_000, max_per_minute: 10_000, max_never_used_ms: 0 });
+    let c = with("maxCnxns=9\nextendedTypesEnabled=true\nreconfigEnabled=TRUE\nskipACL=yes\nenforceQuota=true");
+    assert_eq!((c.max_connections, c.extended_types, c.reconfig_enabled, c.skip_acl, c.enforce_quota), (9, true, true, true, true));
+    // The name of the system property is known, too.
+    for key in ["DigestAuthenticationProvider.superDigest", "zookeeper.DigestAuthenticationProvider.superDigest"] {
+        assert_eq!(with(&format!("{key}=super:abc=")).super_digest.as_deref(), Some("super:abc="));
+    }
+    let c = with("znode.container.checkIntervalMs=5\nznode.container.maxPerMinute=6\nznode.container.maxNeverUsedIntervalMs=7");
+    assert_eq!(c.containers, Containers { check_interval_ms: 5, max_per_minute: 6, max_never_used_ms: 7 });
+    let admin = |lines: &str| with(lines).admin;
+    assert_eq!(admin("admin.enableServer=false\nadmin.serverPort=8081"), None);
+    let default = Admin { address: "0.0.0.0".into(), port: 8080, url: "/commands".into() };
+    assert_eq!(admin("admin.enableServer=true"), Some(default));
+    let other = Admin { address: "::1".into(), port: 9, url: "/x".into() };
+    assert_eq!(admin("admin.enableServer=true\nadmin.serverAddress=::1\nadmin.serverPort=9\nadmin.commandURL=/x/"), Some(other));
+    let provider = "metricsProvider.className=org.apache.zookeeper.metrics.prometheus.PrometheusMetricsProvider";
+    let metrics = |lines: &str| with(lines).metrics.map(|m| (m.address, m.port));
+    assert_eq!((metrics("metricsProvider.httpPort=9"), metrics(provider)), (None, Some(("0.0.0.0".into(), 7000))));
+    assert_eq!(metrics(&format!("{provider}\nmetricsProvider.httpPort=9\nmetricsProvider.httpHost=::1")), Some(("::1".into(), 9)));
+    assert_eq!(with("").members_text(), "");
+    let c = with("server.2=[fd00::2]:2888:3888;2181\nserver.1=a:1:2:participant;10.0.0.1:2182");
+    assert_eq!(
+        c.members_text(),
+        "server.1=a:1:2:participant;10.0.0.1:2182\nserver.2=[fd00::2]:2888:3888:participant;0.0.0.0:2181\nversion=0"
+    );
+}
+
+#[test]
 fn comments_blanks_and_line_ends() {
     let (c, warnings) = parse("# zoo\n! old comment\r\n\r\n  dataDir = /data/zk \r\n\tclientPort\t=\t2181\r\ntickTime=2000").unwrap();
     assert_eq!((c.data_dir.to_str(), c.client_port, c.tick_ms), (Some("/data/zk"), 2181, 2000));
@@ -85,6 +117,10 @@ fn what_is_refused_names_file_line_and_key() {
         ("maxClientCnxns=-1", "maxClientCnxns: \"-1\" is not"),
         ("snapCount=1", "snapCount: \"1\" is not a number from 2 to"),
         ("jute.maxbuffer=12", "jute.maxbuffer: \"12\" is not a number from 1024 to"),
+        ("skipACL=1", "skipACL: \"1\" is neither true nor false"),
+        ("admin.enableServer=on", "admin.enableServer: \"on\" is neither"),
+        ("admin.commandURL=commands", "admin.commandURL: must begin with a slash"),
+        ("znode.container.maxPerMinute=0", "znode.container.maxPerMinute: \"0\" is not a number from 1"),
         ("server.0=h:2888:3888", "server.0: the number must be 1 to 255"),
         ("server.256=h:2888:3888", "server.256: the number must be 1 to 255"),
         ("server.x=h:2888:3888", "server.x: the number must be 1 to 255"),
@@ -130,11 +166,7 @@ fn what_has_no_effect_is_warned_of() {
         "electionAlg=3",
         "autopurge.snapRetainCount=3",
         "autopurge.purgeInterval=1",
-        "admin.enableServer=false",
-        "admin.serverPort=8080",
-        "maxCnxns=0",
         "standaloneEnabled=false",
-        "reconfigEnabled=false",
         "peerType=participant",
         "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
         "secureClientPort=2281",
@@ -154,10 +186,10 @@ fn what_has_no_effect_is_warned_of() {
         let key = line.split('=').next().unwrap();
         assert_eq!(parse(&format!("{BASE}\n{line}")).unwrap().1, [format!("/etc/zoo.cfg:4: {key} is not a known key")]);
     }
-    let (config, warnings) = parse(&format!("{BASE}4lw.commands.whitelist=ruok,wchs,junk\ninitLimit=1\n")).unwrap();
-    assert_eq!(config.four_letter_words, ["ruok", "wchs", "junk"]);
+    let (config, warnings) = parse(&format!("{BASE}4lw.commands.whitelist=ruok,wchx,junk\ninitLimit=1\n")).unwrap();
+    assert_eq!(config.four_letter_words, ["ruok", "wchx", "junk"]);
     let want = [
-        "3: four-letter word \"wchs\" is not supported",
+        "3: four-letter word \"wchx\" is not supported",
         "3: four-letter word \"junk\" is not supported",
         "4: initLimit is known but has no effect here",
     ];

@@ -12,7 +12,7 @@ use std::{
 
 use common::{
     DEADLINE, Ensemble, LONG_MS, Server,
-    client::{Client, create_body, frame, hello, path_body, read_frame, set_body},
+    client::{Client, create_body, frame, hello, multi_body, path_body, read_frame, set_body},
     eventually, is_ended,
 };
 use septet_coordinator::protocol::{MAX_PATH_BYTES, op};
@@ -266,4 +266,18 @@ fn descriptors_are_kept_for_files_and_servers() {
     let mut stream = connected(&ensemble.servers[i]);
     stream.write_all(&request(op::PING, &[])).unwrap();
     let _ = stream.read(&mut [0; 4]).unwrap();
+}
+
+/// A small request whose answer would be large.
+#[test]
+fn an_answer_to_many_reads_is_bounded() {
+    let ensemble = Ensemble::start(1, "");
+    let mut client = Client::new(ensemble.port(0), LONG_MS);
+    client.create("/big", &vec![7; 900_000], 0).unwrap().unwrap();
+    let read = |n: usize| multi_body(&(0..n).map(|_| (op::GET_DATA, path_body("/big", false))).collect::<Vec<_>>());
+    assert_eq!(client.call(op::MULTI_READ, &read(8)).unwrap().err, 0);
+    for _ in 0..20 {
+        assert_eq!(client.call(op::MULTI_READ, &read(9_000)).unwrap().err, -8);
+    }
+    assert!(ensemble.servers[0].peak_mib() < 150, "{} MiB", ensemble.servers[0].peak_mib());
 }

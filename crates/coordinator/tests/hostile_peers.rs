@@ -19,12 +19,14 @@ use openraft::{
     raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest},
 };
 use septet_coordinator::{
+    acl,
+    format2::OldWrite as Change,
     peer::{
         Ask, PEER_VERSION, check,
         handshake::{self, Identity, Keys},
         secret::Secret,
     },
-    protocol::Write as Change,
+    protocol::{Caller, Create, Kind, MAX_PATH_BYTES, Op, Write as New},
     state::{self, Command as Wanted, Origin},
     storage::{Batch, LogStore, Machine, TypeConfig},
 };
@@ -78,7 +80,7 @@ fn id(term: u64, node: u64, index: u64) -> LogId<u64> {
 }
 
 fn command(server: u64, write: Change) -> Wanted {
-    Wanted { origin: Origin { server, boot: 1 }, seq: 1, time_ms: 1, ask: state::Ask::Write { session: 1, write } }
+    Wanted { origin: Origin { server, boot: 1 }, seq: 1, time_ms: 1, ask: state::Ask::OldWrite { session: 1, write } }
 }
 
 fn entry(id: LogId<u64>) -> Entry<TypeConfig> {
@@ -99,6 +101,13 @@ fn impossible(term: u64) -> Vec<(&'static str, Ask)> {
         Ask::Snapshot(InstallSnapshotRequest { vote, meta, offset: 0, data: data.to_vec(), done: true })
     };
     let path = |path: &str| Change::Delete { path: path.into(), version: -1 };
+    let new = |long: &str| {
+        let data = Some(vec![]);
+        let create = Create { path: long.into(), data, acl: acl::open(), kind: Kind::Persistent, sequential: false, with_stat: false };
+        let write = New::One(Op::Create(create));
+        Wanted { ask: state::Ask::Write { session: 1, caller: Caller::default(), write }, ..command(2, path("/")) }
+    };
+    let collect = Wanted { ask: state::Ask::Collect { path: "/x".into(), never_used_ms: 0, term }, ..command(2, path("/")) };
     vec![
         ("a vote for the greatest term", vote(Vote::new(u64::MAX, 2), Some(id(u64::MAX, 2, u64::MAX)))),
         ("a vote for a great term", vote(Vote::new(term + (1 << 21), 2), Some(id(term, 2, 1_000_000)))),
@@ -122,8 +131,9 @@ fn impossible(term: u64) -> Vec<(&'static str, Ask)> {
         ("a snapshot of nothing", snapshot(leads, Some(id(1, 1, 900_000)), b"")),
         ("a snapshot of the greatest index", snapshot(leads, Some(id(1, 1, far)), b"garbage")),
         ("commands of another server", Ask::Propose(vec![command(3, path("/x"))])),
-        ("a path that is none", Ask::Propose(vec![command(2, path("x/../"))])),
-        ("an empty path", Ask::Propose(vec![command(2, path(""))])),
+        ("a change as the last version wrote it", Ask::Propose(vec![command(2, path("/x"))])),
+        ("a path that is too long", Ask::Propose(vec![new(&format!("/{}", "x".repeat(MAX_PATH_BYTES)))])),
+        ("a container of another server's", Ask::Propose(vec![collect])),
         ("a multi in a multi", Ask::Propose(vec![command(2, Change::Multi(vec![Change::Multi(vec![path("/x")])]))])),
     ]
 }

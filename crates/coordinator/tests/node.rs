@@ -13,9 +13,10 @@ use openraft::{
     testing::{StoreBuilder, Suite},
 };
 use septet_coordinator::{
+    acl,
     config::Config,
     node::{Node, StartError},
-    protocol::{Code, Write, WriteAnswer, perm},
+    protocol::{Caller, Code, Create, Kind, Op, Write, WriteAnswer},
     state::{Answer, Applied, Ask, Command, State},
     storage::{Hooks, LogStore, Machine, StorageFault, TypeConfig},
 };
@@ -40,7 +41,7 @@ async fn ask(node: &Node, ask: Ask) -> (i64, Answer) {
 }
 
 async fn write(node: &Node, write: Write) -> Result<WriteAnswer, Code> {
-    match ask(node, Ask::Write { session: SESSION, write }).await.1 {
+    match ask(node, Ask::Write { session: SESSION, caller: Caller::default(), write }).await.1 {
         Answer::Write(result) => result,
         other => panic!("{other:?}"),
     }
@@ -54,8 +55,15 @@ async fn session(node: &Node) {
     assert_eq!(ask(node, come).await.1, Answer::Session(i32::MAX));
 }
 
-fn create(path: &str, sequential: bool) -> Write {
-    Write::Create { path: path.into(), data: path.as_bytes().to_vec(), perms: perm::ALL, ephemeral: false, sequential, with_stat: false }
+fn create(path: &str, sequential: bool) -> Op {
+    Op::Create(Create {
+        path: path.into(),
+        data: Some(path.as_bytes().to_vec()),
+        acl: acl::open(),
+        kind: Kind::Persistent,
+        sequential,
+        with_stat: false,
+    })
 }
 
 fn state(node: &Node) -> State {
@@ -95,13 +103,13 @@ async fn long_history() -> (TempDir, State) {
     let dir = memory();
     let node = start(dir.path(), 100).await;
     session(&node).await;
-    write(&node, create("/q", false)).await.unwrap();
+    write(&node, Write::One(create("/q", false))).await.unwrap();
     // The log keeps 2,000 entries behind a snapshot.
     for i in 0..2300 {
         let one = match i % 3 {
-            0 => create("/q/n-", true),
-            1 => Write::SetData { path: "/q".into(), data: vec![i as u8; 20], version: -1 },
-            _ => Write::Multi(vec![create(&format!("/m{i}"), false), Write::Delete { path: format!("/m{i}"), version: 0 }]),
+            0 => Write::One(create("/q/n-", true)),
+            1 => Write::One(Op::SetData { path: "/q".into(), data: Some(vec![i as u8; 20]), version: -1 }),
+            _ => Write::Multi(vec![create(&format!("/m{i}"), false), Op::Delete { path: format!("/m{i}"), version: 0 }]),
         };
         write(&node, one).await.unwrap();
     }
@@ -125,7 +133,7 @@ async fn the_same_state_after_every_restart() {
         assert_eq!(got.sessions.keys().collect::<Vec<_>>(), want.sessions.keys().collect::<Vec<_>>());
         assert!(got.zxid > want.zxid, "a zxid was given twice");
         // Names go on where they were.
-        assert_eq!(write(&node, create("/q/n-", true)).await, Ok(WriteAnswer::Created(format!("/q/n-{:010}", 767 + i), None)));
+        assert_eq!(write(&node, Write::One(create("/q/n-", true))).await, Ok(WriteAnswer::Created(format!("/q/n-{:010}", 767 + i), None)));
         want = state(&node);
         node.stop().await;
         dir = left_by(dir.path());
@@ -163,7 +171,11 @@ async fn many_at_once_are_answered_each() {
     session(&node).await;
     let mut waiting = Vec::new();
     for i in 0..3000 {
-        waiting.push((i, node.command(Ask::Write { session: SESSION, write: create(&format!("/{i}"), false) }).await));
+        waiting.push((
+            i,
+            node.command(Ask::Write { session: SESSION, caller: Caller::default(), write: Write::One(create(&format!("/{i}"), false)) })
+                .await,
+        ));
     }
     let mut last = 0;
     for (i, wait) in waiting {

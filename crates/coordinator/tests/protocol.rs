@@ -3,11 +3,21 @@
 
 use proptest::prelude::*;
 use septet_coordinator::{
-    jute::Writer,
+    acl::{self, Acl, Id},
+    jute::{JuteError, Writer},
     protocol::{
-        Code, Connect, EventType, Header, Read, Request, Stat, Write, WriteAnswer, connected, decode, event, op, reply, valid_path,
+        Code, Connect, Create, EventType, Header, Kind, Offered, Op, Read, Request, Stat, WatchKind, WatchMode, Write, WriteAnswer,
+        connected, decode as decode_with, event, op, reply, valid_path,
     },
 };
+
+fn decode(bytes: &[u8]) -> Result<(Header, Request), JuteError> {
+    decode_with(bytes, Offered::default())
+}
+
+fn with_ttl(bytes: &[u8]) -> Request {
+    decode_with(bytes, Offered { extended_types: true, reconfig: true }).unwrap().1
+}
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
@@ -16,8 +26,20 @@ fn hex(text: &str) -> Vec<u8> {
 
 const WORLD: &str = "00000001 0000001f 00000005 776f726c64 00000006 616e796f6e65";
 
-fn create(path: &str) -> Write {
-    Write::Create { path: path.into(), data: b"hi".to_vec(), perms: 31, ephemeral: false, sequential: false, with_stat: false }
+fn plain(path: &str) -> Create {
+    Create { path: path.into(), data: Some(b"hi".to_vec()), acl: acl::open(), kind: Kind::Persistent, sequential: false, with_stat: false }
+}
+
+fn create(path: &str) -> Op {
+    Op::Create(plain(path))
+}
+
+fn one(op: Op) -> Request {
+    Request::Write(Write::One(op))
+}
+
+fn invalid(op: i32, code: Code) -> Request {
+    one(Op::Invalid { op, code })
 }
 
 #[test]
@@ -47,38 +69,41 @@ fn connected_as_zookeeper_answers() {
 fn requests() {
     let path = "00000002 2f61";
     let table = [
-        (format!("00000001 {path} 00000002 6869 {WORLD} 00000000"), Request::Write(create("/a"))),
-        (format!("0000000f {path} 00000002 6869 {WORLD} 00000003"), {
-            Request::Write(Write::Create {
-                path: "/a".into(),
-                data: b"hi".to_vec(),
-                perms: 31,
-                ephemeral: true,
-                sequential: true,
-                with_stat: true,
-            })
-        }),
-        // null data
-        (format!("00000001 {path} ffffffff {WORLD} 00000001"), {
-            Request::Write(Write::Create {
-                path: "/a".into(),
-                data: vec![],
-                perms: 31,
-                ephemeral: true,
-                sequential: false,
-                with_stat: false,
-            })
-        }),
-        (format!("00000002 {path} ffffffff"), Request::Write(Write::Delete { path: "/a".into(), version: -1 })),
+        (format!("00000001 {path} 00000002 6869 {WORLD} 00000000"), one(create("/a"))),
+        (
+            format!("0000000f {path} 00000002 6869 {WORLD} 00000003"),
+            one(Op::Create(Create { kind: Kind::Ephemeral, sequential: true, with_stat: true, ..plain("/a") })),
+        ),
+        // null data is not empty data
+        (
+            format!("00000001 {path} ffffffff {WORLD} 00000001"),
+            one(Op::Create(Create { data: None, kind: Kind::Ephemeral, ..plain("/a") })),
+        ),
+        (format!("00000001 {path} 00000000 {WORLD} 00000000"), one(Op::Create(Create { data: Some(vec![]), ..plain("/a") }))),
+        (
+            format!("00000013 {path} 00000002 6869 {WORLD} 00000004"),
+            one(Op::Create(Create { kind: Kind::Container, with_stat: true, ..plain("/a") })),
+        ),
+        // With a container's flag `create` makes a common node, as in ZooKeeper.
+        (format!("00000001 {path} 00000002 6869 {WORLD} 00000004"), one(create("/a"))),
+        (
+            format!(
+                "00000001 {path} 00000002 6869 00000002 00000001 00000006 646967657374 00000003 613a62 0000001f 00000004 61757468 00000000 00000000"
+            ),
+            one(Op::Create(Create {
+                acl: vec![Acl { perms: 1, id: Id::new("digest", "a:b") }, Acl { perms: 31, id: Id::new("auth", "") }],
+                ..plain("/a")
+            })),
+        ),
+        (format!("00000002 {path} ffffffff"), one(Op::Delete { path: "/a".into(), version: -1 })),
+        (format!("0000000d {path} 00000000"), one(Op::Check { path: "/a".into(), version: 0 })),
         (format!("00000003 {path} 01"), Request::Read(Read::Exists { path: "/a".into(), watch: true })),
         (format!("00000004 {path} 00"), Request::Read(Read::Data { path: "/a".into(), watch: false })),
         (format!("00000004 {path} 01"), Request::Read(Read::Data { path: "/a".into(), watch: true })),
-        (
-            format!("00000005 {path} 00000001 78 00000007"),
-            Request::Write(Write::SetData { path: "/a".into(), data: b"x".to_vec(), version: 7 }),
-        ),
+        (format!("00000005 {path} 00000001 78 00000007"), one(Op::SetData { path: "/a".into(), data: Some(b"x".to_vec()), version: 7 })),
+        (format!("00000005 {path} ffffffff 00000007"), one(Op::SetData { path: "/a".into(), data: None, version: 7 })),
         (format!("00000006 {path}"), Request::Read(Read::Acl { path: "/a".into() })),
-        (format!("00000007 {path} {WORLD} 00000002"), Request::Write(Write::SetAcl { path: "/a".into(), perms: 31, version: 2 })),
+        (format!("00000007 {path} {WORLD} 00000002"), one(Op::SetAcl { path: "/a".into(), acl: acl::open(), version: 2 })),
         (format!("00000008 {path} 01"), Request::Read(Read::Children { path: "/a".into(), watch: true, with_stat: false })),
         (format!("0000000c {path} 00"), Request::Read(Read::Children { path: "/a".into(), watch: false, with_stat: true })),
         (format!("00000009 {path}"), Request::Sync("/a".into())),
@@ -86,8 +111,31 @@ fn requests() {
         ("fffffff5".into(), Request::Close),
         (format!("00000065 0000000000000063 00000001 {path} 00000000 00000002 {path} 00000002 2f62"), {
             let (data, exist, child) = (vec!["/a".into()], vec![], vec!["/a".into(), "/b".into()]);
-            Request::Read(Read::SetWatches { since: 99, data, exist, child })
+            Request::Read(Read::SetWatches { since: 99, data, exist, child, persistent: vec![], recursive: vec![] })
         }),
+        (format!("00000069 0000000000000063 00000000 00000000 00000000 00000001 {path} 00000001 {path}"), {
+            let (persistent, recursive) = (vec!["/a".into()], vec!["/a".into()]);
+            Request::Read(Read::SetWatches { since: 99, data: vec![], exist: vec![], child: vec![], persistent, recursive })
+        }),
+        (format!("0000006a {path} 00000000"), Request::Read(Read::AddWatch { path: "/a".into(), mode: WatchMode::Persistent })),
+        (format!("0000006a {path} 00000001"), Request::Read(Read::AddWatch { path: "/a".into(), mode: WatchMode::Recursive })),
+        (format!("00000011 {path} 00000001"), Request::Read(Read::Watches { path: "/a".into(), kind: WatchKind::Children, remove: false })),
+        (format!("00000012 {path} 00000003"), Request::Read(Read::Watches { path: "/a".into(), kind: WatchKind::Any, remove: true })),
+        (format!("00000067 {path}"), Request::Read(Read::Ephemerals { prefix: "/a".into() })),
+        (format!("00000068 {path}"), Request::Read(Read::ChildrenNumber { path: "/a".into() })),
+        ("0000006b".into(), Request::Read(Read::WhoAmI)),
+        ("00000066 00000000".into(), Request::Sasl),
+        (
+            "00000064 00000000 00000006 646967657374 00000003 613a62".into(),
+            Request::Auth { scheme: "digest".into(), credentials: b"a:b".to_vec() },
+        ),
+        (
+            format!("00000016 00000004 00 ffffffff {path} 01 00000008 00 ffffffff {path} 00 ffffffff 01 ffffffff"),
+            Request::Read(Read::Multi(vec![
+                Read::Data { path: "/a".into(), watch: false },
+                Read::Children { path: "/a".into(), watch: false, with_stat: false },
+            ])),
+        ),
         // Each operation of a multi has a header: type, done, error; the last says done.
         (
             format!(
@@ -96,8 +144,8 @@ fn requests() {
             ),
             Request::Write(Write::Multi(vec![
                 create("/a"),
-                Write::Check { path: "/a".into(), version: 0 },
-                Write::Delete { path: "/a".into(), version: -1 },
+                Op::Check { path: "/a".into(), version: 0 },
+                Op::Delete { path: "/a".into(), version: -1 },
             ])),
         ),
         ("0000000e ffffffff 01 ffffffff".into(), Request::Write(Write::Multi(vec![]))),
@@ -113,32 +161,40 @@ fn requests() {
 fn what_zookeeper_answers_with_an_error_is_not_a_dropped_connection() {
     let path = "00000002 2f61";
     let table = [
-        ("0000004d".into(), Code::Unimplemented),
-        (format!("0000000d {path} 00000000"), Code::Unimplemented), // check outside of a multi
-        (format!("00000001 {path} 00000000 {WORLD} 00000004"), Code::Unimplemented), // container
-        (format!("00000001 {path} 00000000 {WORLD} 00000009"), Code::BadArguments), // no such mode
-        (format!("00000001 {path} 00000000 00000000 00000000"), Code::InvalidAcl), // no ACL
-        (format!("00000001 {path} 00000000 00000001 0000001f 00000006 646967657374 00000003 613a62 00000000"), Code::InvalidAcl), // digest
-        (format!("00000001 {path} 00000000 {} 00000000", WORLD.replace("0000001f", "00000020")), Code::InvalidAcl), // no such permission
-        ("00000001 00000001 61 00000000 00000000 00000000".into(), Code::InvalidAcl),
-        (format!("00000001 00000003 2f612f 00000000 {WORLD} 00000000"), Code::BadArguments), // /a/
-        ("00000002 00000001 61 ffffffff".into(), Code::BadArguments),
-        ("00000003 00000000 00".into(), Code::BadArguments),
-        (format!("0000000e 00000004 00 ffffffff {path} 00 ffffffff 01 ffffffff"), Code::Unimplemented), // read in a multi
-        ("00000001 0000".into(), Code::MarshallingError),
-        ("00000004 00000064 2f61".into(), Code::MarshallingError),
-        ("00000004 00000001 ff 00".into(), Code::MarshallingError),
-        ("00000065 0000000000000000 7fffffff".into(), Code::MarshallingError),
-        ("00000064 00000000 00000006 646967657374 00000003 613a62".into(), Code::AuthFailed),
+        ("0000004d".into(), Request::Unknown),
+        (format!("00000001 {path} 00000000 {WORLD} 00000005"), invalid(1, Code::Unimplemented)), // a TTL, and they are not offered
+        (format!("00000015 {path} 00000000 {WORLD} 00000005 0000000000000001"), invalid(21, Code::Unimplemented)),
+        (format!("00000001 {path} 00000000 {WORLD} 00000009"), invalid(1, Code::BadArguments)), // no such mode
+        (format!("00000010 {path} {path} {path} 0000000000000000"), invalid(16, Code::ReconfigDisabled)),
+        (format!("00000014 {path}"), invalid(20, Code::BadArguments)),
+        (format!("0000006a {path} 00000002"), Request::Refused(Code::MarshallingError)),
+        (format!("00000011 {path} 00000004"), Request::Refused(Code::MarshallingError)),
+        (format!("0000000e 00000004 00 ffffffff {path} 00 ffffffff 01 ffffffff"), invalid(14, Code::MarshallingError)), // read in a multi
+        (format!("00000016 00000002 00 ffffffff {path} ffffffff ffffffff 01 ffffffff"), Request::Refused(Code::MarshallingError)),
+        (format!("0000000e 00000007 00 ffffffff {path} {WORLD} ffffffff ffffffff 01 ffffffff"), invalid(14, Code::MarshallingError)),
+        (
+            format!("0000000e 00000001 00 ffffffff {path} 00000000 {WORLD} 00000009 ffffffff 01 ffffffff"),
+            invalid(14, Code::MarshallingError),
+        ),
+        ("00000001 0000".into(), invalid(1, Code::MarshallingError)),
+        ("00000004 00000064 2f61".into(), Request::Refused(Code::MarshallingError)),
+        ("00000004 00000001 ff 00".into(), Request::Refused(Code::MarshallingError)),
+        ("00000065 0000000000000000 7fffffff".into(), Request::Refused(Code::MarshallingError)),
     ];
     for (bytes, want) in table {
         let request = decode(&hex(&format!("00000007 {bytes}"))).unwrap().1;
-        assert_eq!(request, Request::Refused(want), "{bytes}");
+        assert_eq!(request, want, "{bytes}");
     }
-    // An operation that cannot succeed keeps its place in a multi.
-    let (_, request) =
-        decode(&hex(&format!("00000007 0000000e 00000001 00 ffffffff {path} 00000000 00000000 00000000 ffffffff 01 ffffffff"))).unwrap();
-    assert_eq!(request, Request::Write(Write::Multi(vec![Write::Invalid { op: op::CREATE, code: Code::InvalidAcl }])));
+    let ttl = |flags: &str, ttl: &str| with_ttl(&hex(&format!("00000007 00000015 {path} 00000002 6869 {WORLD} {flags} {ttl}")));
+    assert_eq!(
+        ttl("00000006", "0000000000000005"),
+        one(Op::Create(Create { kind: Kind::Ttl(5), sequential: true, with_stat: true, ..plain("/a") }))
+    );
+    for (flags, ms) in [("00000005", "0000000000000000"), ("00000005", "0000010000000000"), ("00000000", "0000000000000005")] {
+        assert_eq!(ttl(flags, ms), invalid(21, Code::BadArguments));
+    }
+    let reconfig = with_ttl(&hex(&format!("00000007 00000010 {path} {path} {path} 0000000000000000")));
+    assert_eq!(reconfig, invalid(16, Code::Unimplemented));
     // Without a header there is nothing to answer.
     assert!(decode(&[0; 7]).is_err());
 }
@@ -148,7 +204,32 @@ fn a_multi_is_bounded() {
     let one = hex("00000002 00 ffffffff 00000002 2f61 ffffffff");
     let multi = |n: usize| [hex("00000007 0000000e"), one.repeat(n), hex("ffffffff 01 ffffffff")].concat();
     assert!(matches!(decode(&multi(10_000)).unwrap().1, Request::Write(Write::Multi(all)) if all.len() == 10_000));
-    assert_eq!(decode(&multi(10_001)).unwrap().1, Request::Refused(Code::BadArguments));
+    assert_eq!(decode(&multi(10_001)).unwrap().1, invalid(op::MULTI, Code::BadArguments));
+}
+
+#[test]
+fn what_is_checked_before_the_tree() {
+    let prepared = |create: Create| {
+        let mut op = Op::Create(create);
+        op.prepare(&[Id::new("ip", "127.0.0.1"), Id::new("digest", "me:x")]);
+        op
+    };
+    let acl = |scheme: &str, id: &str| vec![Acl { perms: 31, id: Id::new(scheme, id) }];
+    for (create, code) in [
+        (plain("a"), Code::BadArguments),
+        (plain(""), Code::BadArguments),
+        (plain("/a\0"), Code::BadArguments),
+        (Create { acl: vec![], ..plain("/a") }, Code::InvalidAcl),
+        (Create { acl: acl("sasl", "me"), ..plain("/a") }, Code::InvalidAcl),
+        (Create { acl: acl("x509", "CN=me"), ..plain("/a") }, Code::InvalidAcl),
+    ] {
+        assert_eq!(prepared(create), Op::Invalid { op: op::CREATE, code });
+    }
+    assert_eq!(prepared(Create { acl: acl("auth", ""), ..plain("/a") }), Op::Create(Create { acl: acl("digest", "me:x"), ..plain("/a") }));
+    // An operation that cannot succeed keeps its place in a multi.
+    let mut multi = Write::Multi(vec![Op::SetAcl { path: "/a/".into(), acl: acl::open(), version: -1 }, create("/a")]);
+    multi.prepare(&[]);
+    assert_eq!(multi, Write::Multi(vec![Op::Invalid { op: op::SET_ACL, code: Code::BadArguments }, create("/a")]));
 }
 
 fn sample_stat() -> Stat {
@@ -214,54 +295,58 @@ fn path() -> impl Strategy<Value = String> {
     "(/[a-z]{1,3}){1,3}"
 }
 
-fn simple_write() -> impl Strategy<Value = Write> {
-    let data = || prop::collection::vec(any::<u8>(), 0..20);
+fn simple_write() -> impl Strategy<Value = Op> {
+    let data = || prop::option::of(prop::collection::vec(any::<u8>(), 0..20));
+    let kind = prop_oneof![Just(Kind::Persistent), Just(Kind::Ephemeral)];
     prop_oneof![
-        (path(), data(), 0..32i32, any::<[bool; 3]>()).prop_map(|(path, data, perms, [ephemeral, sequential, with_stat])| {
-            Write::Create { path, data, perms, ephemeral, sequential, with_stat }
+        (path(), data(), 0..32i32, kind, any::<[bool; 2]>()).prop_map(|(path, data, perms, kind, [sequential, with_stat])| {
+            Op::Create(Create { path, data, acl: vec![Acl::world(perms)], kind, sequential, with_stat })
         }),
-        (path(), any::<i32>()).prop_map(|(path, version)| Write::Delete { path, version }),
-        (path(), data(), any::<i32>()).prop_map(|(path, data, version)| Write::SetData { path, data, version }),
-        (path(), any::<i32>()).prop_map(|(path, version)| Write::Check { path, version }),
+        (path(), any::<i32>()).prop_map(|(path, version)| Op::Delete { path, version }),
+        (path(), data(), any::<i32>()).prop_map(|(path, data, version)| Op::SetData { path, data, version }),
+        (path(), any::<i32>()).prop_map(|(path, version)| Op::Check { path, version }),
     ]
 }
 
 /// As a client writes it.
-fn put(w: &mut Writer, write: &Write) {
-    match write {
-        Write::Create { path, data, perms, ephemeral, sequential, .. } => {
-            w.string(path).buffer(data).int(1).int(*perms).string("world").string("anyone");
-            w.int(i32::from(*ephemeral) | i32::from(*sequential) << 1);
+fn put(w: &mut Writer, op: &Op) {
+    match op {
+        Op::Create(Create { path, data, acl, kind, sequential, .. }) => {
+            w.string(path).nullable(data.as_deref()).int(1).int(acl[0].perms).string("world").string("anyone");
+            w.int(i32::from(*kind == Kind::Ephemeral) | i32::from(*sequential) << 1);
         }
-        Write::Delete { path, version } | Write::Check { path, version } => {
+        Op::Delete { path, version } | Op::Check { path, version } => {
             w.string(path).int(*version);
         }
-        Write::SetData { path, data, version } => {
-            w.string(path).buffer(data).int(*version);
-        }
-        Write::Multi(all) => {
-            for one in all {
-                w.int(one.op()).bool(false).int(-1);
-                put(w, one);
-            }
-            w.int(-1).bool(true).int(-1);
+        Op::SetData { path, data, version } => {
+            w.string(path).nullable(data.as_deref()).int(*version);
         }
         other => panic!("{other:?} is not sent"),
     }
 }
 
+fn put_multi(w: &mut Writer, all: &[Op]) {
+    for one in all {
+        w.int(one.code()).bool(false).int(-1);
+        put(w, one);
+    }
+    w.int(-1).bool(true).int(-1);
+}
+
 proptest! {
     #[test]
     fn writes_arrive_as_sent(all in prop::collection::vec(simple_write(), 0..6), xid in any::<i32>()) {
-        for write in all.iter().cloned().chain([Write::Multi(all.clone())]) {
+        let request = |code: i32, body: &dyn Fn(&mut Writer)| {
             let mut w = Writer::default();
-            w.int(xid).int(write.op());
-            put(&mut w, &write);
-            let (header, request) = decode(&w.0).unwrap();
-            prop_assert_eq!(header, Header { xid, op: write.op() });
-            let want = if matches!(write, Write::Check { .. }) { Request::Refused(Code::Unimplemented) } else { Request::Write(write) };
-            prop_assert_eq!(request, want);
+            w.int(xid).int(code);
+            body(&mut w);
+            decode(&w.0).unwrap()
+        };
+        for op in &all {
+            prop_assert_eq!(request(op.code(), &|w| put(w, op)), (Header { xid, op: op.code() }, one(op.clone())));
         }
+        let multi = request(op::MULTI, &|w| put_multi(w, &all));
+        prop_assert_eq!(multi, (Header { xid, op: op::MULTI }, Request::Write(Write::Multi(all))));
     }
 
     #[test]
@@ -279,7 +364,7 @@ proptest! {
     ) {
         let mut w = Writer::default();
         w.int(1).int(op::MULTI);
-        put(&mut w, &Write::Multi(all));
+        put_multi(&mut w, &all);
         let mut bytes = w.0;
         let i = at.index(bytes.len());
         bytes[i] = byte;

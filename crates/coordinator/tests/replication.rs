@@ -416,12 +416,12 @@ fn a_directory_of_the_first_format_is_read_and_one_of_a_later_is_refused() {
     let (data, stat) = client.get("/n3", false).unwrap().unwrap();
     assert_eq!((data.as_slice(), stat.version, stat.mzxid), (&b"changed"[..], 1, 0x1_0000_0022));
     server.kill();
-    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "2\n");
-    for later in ["3\n", "x"] {
+    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "3\n");
+    for later in ["4\n", "x"] {
         fs::write(dir.join("format"), later).unwrap();
         server.start();
         eventually("it ends", || (!server.is_running()).then_some(()));
-        let want = format!("{}: format {:?}, this version knows formats up to 2", dir.join("format").display(), later.trim());
+        let want = format!("{}: format {:?}, this version knows formats up to 3", dir.join("format").display(), later.trim());
         assert!(server.stderr().contains(&want), "{}", server.stderr());
         server.kill();
     }

@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 use septet_coordinator::{
-    protocol::{Code, EventType, Write, WriteAnswer, perm},
+    acl::{self, Acl, Id},
+    protocol::{Caller, Code, Create, EventType, Kind, Op, Write, WriteAnswer},
     state::{Answer, Applied, Ask, Command, Origin, State},
 };
 
@@ -11,8 +12,13 @@ const A: Origin = Origin { server: 1, boot: 10 };
 const B: Origin = Origin { server: 2, boot: 20 };
 const A_RESTARTED: Origin = Origin { server: 1, boot: 11 };
 
+fn op(path: &str, ephemeral: bool, sequential: bool) -> Op {
+    let kind = if ephemeral { Kind::Ephemeral } else { Kind::Persistent };
+    Op::Create(Create { path: path.into(), data: Some(vec![1]), acl: acl::open(), kind, sequential, with_stat: false })
+}
+
 fn create(path: &str, ephemeral: bool) -> Write {
-    Write::Create { path: path.into(), data: vec![1], perms: perm::ALL, ephemeral, sequential: false, with_stat: false }
+    Write::One(op(path, ephemeral, false))
 }
 
 fn at(origin: Origin, ask: Ask) -> Command {
@@ -28,7 +34,7 @@ fn move_session(id: i64, password: &[u8]) -> Ask {
 }
 
 fn write(session: i64, write: Write) -> Ask {
-    Ask::Write { session, write }
+    Ask::Write { session, caller: Caller::default(), write }
 }
 
 /// A state, in term 3.
@@ -96,8 +102,9 @@ fn the_end_of_a_session_ends_its_ephemerals_and_no_others() {
     let applied = rig.apply(B, Ask::CloseSession { id: 1 });
     assert_eq!((&applied.answer, applied.closed), (&Answer::Closed, vec![1]));
     let event = |kind, path: &str| (kind, path.to_owned());
+    let told: Vec<_> = applied.events.into_iter().map(|e| (e.kind, e.path)).collect();
     let (gone, child) = (EventType::Deleted, EventType::ChildrenChanged);
-    assert_eq!(applied.events, [event(gone, "/keep/mine"), event(child, "/keep"), event(gone, "/mine"), event(child, "/")]);
+    assert_eq!(told, [event(gone, "/keep/mine"), event(child, "/keep"), event(gone, "/mine"), event(child, "/")]);
     assert!(rig.has("/keep") && rig.has("/other") && !rig.has("/mine") && !rig.has("/keep/mine"));
     // Once more is nothing.
     let again = rig.apply(A, Ask::CloseSession { id: 1 });
@@ -111,7 +118,7 @@ fn a_session_that_ended_writes_no_more() {
     rig.apply(A, new_session(1));
     rig.apply(A, Ask::CloseSession { id: 1 });
     let tree = rig.0.tree.clone();
-    for w in [create("/a", false), create("/e", true), Write::Multi(vec![create("/a", false)]), Write::Multi(vec![])] {
+    for w in [create("/a", false), create("/e", true), Write::Multi(vec![op("/a", false, false)]), Write::Multi(vec![])] {
         assert_eq!(rig.write(A, 1, w), Err(Code::SessionExpired));
     }
     assert_eq!(rig.answer(A, move_session(1, b"secret")), Answer::NoSession);
@@ -135,7 +142,7 @@ fn a_zxid_has_its_term_in_the_upper_half() {
     state.begin_term(4);
     assert_eq!(state.zxid, 5 << 32);
     let stat = |s: &State| s.tree.get("/a").unwrap().stat();
-    state.apply(6, &Command { time_ms: 77, ..at(A, write(1, Write::SetData { path: "/a".into(), data: vec![], version: -1 })) });
+    state.apply(6, &Command { time_ms: 77, ..at(A, write(1, Write::One(Op::SetData { path: "/a".into(), data: None, version: -1 }))) });
     assert_eq!((stat(&state).mzxid, stat(&state).mtime, stat(&state).ctime), ((6 << 32) + 1, 77, 5));
 }
 
@@ -144,18 +151,26 @@ fn ask() -> impl Strategy<Value = Ask> {
     let one = move || {
         prop_oneof![
             3 => (path(), any::<[bool; 2]>()).prop_map(|(path, [ephemeral, sequential])| {
-                Write::Create { path, data: vec![7; 3], perms: perm::ALL, ephemeral, sequential, with_stat: true }
+                let Op::Create(mut create) = op(&path, ephemeral, sequential) else { unreachable!() };
+                match path.len() {
+                    4 if ephemeral => (create.kind, create.data) = (Kind::Ttl(1), None),
+                    4 => create.kind = Kind::Container,
+                    _ if path.ends_with('b') => create.acl.push(Acl { perms: 31, id: Id::new("digest", "a:b") }),
+                    _ => {}
+                }
+                Op::Create(create)
             }),
-            1 => path().prop_map(|path| Write::Delete { path, version: -1 }),
-            1 => (path(), 0..2i32).prop_map(|(path, version)| Write::SetData { path, data: vec![9], version }),
+            1 => path().prop_map(|path| Op::Delete { path, version: -1 }),
+            1 => (path(), 0..2i32).prop_map(|(path, version)| Op::SetData { path, data: Some(vec![9]), version }),
         ]
     };
     let password = prop_oneof![4 => Just(b"secret".to_vec()), 1 => Just(b"wrong".to_vec())];
     prop_oneof![
         2 => (1..4i64).prop_map(new_session),
         1 => (1..4i64).prop_map(|id| Ask::CloseSession { id }),
+        1 => "(/[ab]){1,2}".prop_map(|path| Ask::Collect { path, never_used_ms: 1, term: 1 }),
         1 => (1..4i64, password).prop_map(|(id, password)| Ask::MoveSession { id, password }),
-        6 => (1..4i64, one()).prop_map(|(s, w)| write(s, w)),
+        6 => (1..4i64, one()).prop_map(|(s, w)| write(s, Write::One(w))),
         2 => (1..4i64, prop::collection::vec(one(), 0..4)).prop_map(|(s, all)| write(s, Write::Multi(all))),
     ]
 }

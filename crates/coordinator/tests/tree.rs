@@ -5,9 +5,20 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use septet_coordinator::{
-    protocol::{Code, EventType, Stat, Write, WriteAnswer, perm, valid_path},
-    tree::{Event, Stamp, Tree, split},
+    acl::Acl,
+    protocol::{Caller, Code, Create, EventType, Kind, Op, Stat, Write, WriteAnswer, perm, valid_path},
+    tree::{Stamp, Tree, split},
 };
+
+type Event = (EventType, String);
+
+fn told(events: Vec<septet_coordinator::tree::Event>) -> Vec<Event> {
+    events.into_iter().map(|e| (e.kind, e.path)).collect()
+}
+
+fn apply(tree: &mut Tree, write: &Write, stamp: Stamp) -> Result<WriteAnswer, Code> {
+    tree.apply(write, &Caller::default(), stamp, &mut Vec::new())
+}
 
 fn stamp(zxid: i64, session: i64) -> Stamp {
     Stamp { session, zxid, time_ms: 1_000_000 + zxid }
@@ -34,9 +45,11 @@ impl Rig {
     fn write(&mut self, write: &Write, session: i64) -> (Result<WriteAnswer, Code>, Vec<Event>) {
         self.zxid += 1;
         let before = self.tree.clone();
-        let mut events = vec![(EventType::Created, "/an earlier event".to_owned())];
-        let answer = self.tree.apply(write, stamp(self.zxid, session), &mut events);
-        events.remove(0);
+        let earlier = || septet_coordinator::tree::Event { kind: EventType::Created, path: "/an earlier event".into(), acl: [].into() };
+        let mut events = vec![earlier()];
+        let answer = self.tree.apply(write, &Caller::default(), stamp(self.zxid, session), &mut events);
+        assert_eq!(events.remove(0), earlier());
+        let events = told(events);
         if failed(&answer) {
             assert_eq!(self.tree, before, "{write:?} failed and changed something");
             assert_eq!(events, []);
@@ -49,6 +62,7 @@ impl Rig {
         self.zxid += 1;
         let mut events = Vec::new();
         self.tree.drop_ephemerals(session, self.zxid, &mut events);
+        let events = told(events);
         self.note(&events);
         events
     }
@@ -92,14 +106,14 @@ impl Rig {
             let node = self.tree.get(path).unwrap();
             let stat = node.stat();
             assert!(valid_path(path), "{path}");
-            bytes += (path.len() + node.data.len()) as u64;
-            assert_eq!(stat.data_length as usize, node.data.len());
+            bytes += (path.len() + node.data.as_ref().map_or(0, Vec::len)) as u64;
+            assert_eq!(stat.data_length as usize, node.data.as_ref().map_or(0, Vec::len));
             assert_eq!(stat.num_children as usize, node.children.len());
             let creates = self.creates.get(path).copied().unwrap_or(0);
             assert_eq!(stat.cversion, 2 * creates - stat.num_children, "{path}");
             assert_eq!(stat.pzxid, self.pzxid.get(path).copied().unwrap_or(0), "{path}");
             assert!(stat.czxid <= stat.mzxid && stat.czxid <= stat.pzxid && stat.mzxid <= self.zxid);
-            if stat.ephemeral_owner != 0 {
+            if node.kind() == Kind::Ephemeral {
                 ephemerals += 1;
                 assert!(node.children.is_empty(), "{path} is ephemeral and has children");
             }
@@ -117,17 +131,33 @@ fn version() -> impl Strategy<Value = i32> {
     prop_oneof![3 => Just(-1), 1 => 0..2i32]
 }
 
-fn simple() -> impl Strategy<Value = Write> {
-    let data = || prop::collection::vec(any::<u8>(), 0..10);
-    let perms = || prop_oneof![12 => Just(perm::ALL), 1 => 0..32i32];
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![4 => Just(Kind::Persistent), 3 => Just(Kind::Ephemeral), 1 => Just(Kind::Container), 1 => (1..5i64).prop_map(Kind::Ttl)]
+}
+
+fn simple() -> impl Strategy<Value = Op> {
+    let data = || prop::option::weighted(0.8, prop::collection::vec(any::<u8>(), 0..10));
+    let perms = || prop_oneof![12 => Just(perm::ALL), 1 => 0..32i32].prop_map(|perms| vec![Acl::world(perms)]);
     prop_oneof![
-        6 => (path(), data(), perms(), any::<bool>(), prop::bool::weighted(0.2), any::<bool>()).prop_map(
-            |(path, data, perms, ephemeral, sequential, with_stat)| Write::Create { path, data, perms, ephemeral, sequential, with_stat }
+        6 => (path(), data(), perms(), kind(), prop::bool::weighted(0.2), any::<bool>()).prop_map(
+            |(path, data, acl, kind, sequential, with_stat)| Op::Create(Create { path, data, acl, kind, sequential, with_stat })
         ),
-        3 => (path(), version()).prop_map(|(path, version)| Write::Delete { path, version }),
-        3 => (path(), data(), version()).prop_map(|(path, data, version)| Write::SetData { path, data, version }),
-        1 => (path(), perms(), version()).prop_map(|(path, perms, version)| Write::SetAcl { path, perms, version }),
-        1 => (path(), version()).prop_map(|(path, version)| Write::Check { path, version }),
+        3 => (path(), version()).prop_map(|(path, version)| Op::Delete { path, version }),
+        3 => (path(), data(), version()).prop_map(|(path, data, version)| Op::SetData { path, data, version }),
+        1 => (path(), perms(), version()).prop_map(|(path, acl, version)| Op::SetAcl { path, acl, version }),
+        1 => (path(), version()).prop_map(|(path, version)| Op::Check { path, version }),
+        1 => ("(/[ab]){0,2}", prop::bool::ANY).prop_map(|(path, limits)| {
+            let name = if limits { "zookeeper_limits" } else { "zookeeper_stats" };
+            Op::Create(Create {
+                path: format!("/zookeeper/quota{path}/{name}"),
+                data: Some(b"count=5,bytes=9".to_vec()),
+                acl: vec![Acl::world(perm::ALL)],
+                kind: Kind::Persistent,
+                sequential: false,
+                with_stat: false,
+            })
+        }),
+        1 => "(/[ab]){1,2}".prop_map(|path| plain(&format!("/zookeeper/quota{path}"), perm::ALL, Kind::Persistent, false)),
     ]
 }
 
@@ -138,10 +168,10 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let fail = Just(Write::Invalid { op: 1, code: Code::InvalidAcl });
+    let fail = Just(Op::Invalid { op: 1, code: Code::InvalidAcl });
     let multi = prop::collection::vec(prop_oneof![12 => simple().boxed(), 1 => fail.boxed()], 0..6).prop_map(Write::Multi);
     prop_oneof![
-        6 => (simple(), 1..4i64).prop_map(|(w, s)| Step::Write(w, s)),
+        6 => (simple(), 1..4i64).prop_map(|(w, s)| Step::Write(Write::One(w), s)),
         4 => (multi, 1..4i64).prop_map(|(w, s)| Step::Write(w, s)),
         1 => (1..4i64).prop_map(Step::Drop),
     ]
@@ -158,9 +188,11 @@ proptest! {
             match s {
                 Step::Write(write, session) => {
                     let (answer, events) = rig.write(write, *session);
-                    if let (Ok(WriteAnswer::Created(path, shown)), Write::Create { with_stat, .. }) = (&answer, write) {
+                    if let (Ok(WriteAnswer::Created(path, shown)), Write::One(Op::Create(Create { with_stat, data, .. }))) = (&answer, write) {
                         prop_assert_eq!(shown.is_some(), *with_stat);
                         let stat = rig.tree.get(path).unwrap().stat();
+                        // Usage is counted where it is asked for, after the answer.
+                        let stat = if path.ends_with("zookeeper_stats") { Stat { data_length: data.as_ref().map_or(0, |d| d.len() as i32), ..stat } } else { stat };
                         prop_assert_eq!(shown.unwrap_or(stat), stat);
                         prop_assert_eq!(events, vec![(EventType::Created, path.clone()), (EventType::ChildrenChanged, split(path).0.to_owned())]);
                     }
@@ -181,13 +213,13 @@ proptest! {
     fn a_multi_is_its_parts(steps in prop::collection::vec(simple(), 0..12), parts in prop::collection::vec(simple(), 1..6)) {
         let (mut one, mut many) = (Tree::default(), Tree::default());
         for s in &steps {
-            let _ = one.apply(s, stamp(1, 1), &mut Vec::new());
-            let _ = many.apply(s, stamp(1, 1), &mut Vec::new());
+            let _ = apply(&mut one, &Write::One(s.clone()), stamp(1, 1));
+            let _ = apply(&mut many, &Write::One(s.clone()), stamp(1, 1));
         }
         let (mut events, mut singly) = (Vec::new(), Vec::new());
-        let Ok(WriteAnswer::Multi(results, ops)) = one.apply(&Write::Multi(parts.clone()), stamp(2, 1), &mut events) else { panic!() };
-        prop_assert_eq!(ops, parts.iter().map(Write::op).collect::<Vec<_>>());
-        let single: Vec<_> = parts.iter().map_while(|p| many.apply(p, stamp(2, 1), &mut singly).map_err(|c| c as i32).ok()).collect();
+        let Ok(WriteAnswer::Multi(results, ops)) = one.apply(&Write::Multi(parts.clone()), &Caller::default(), stamp(2, 1), &mut events) else { panic!() };
+        prop_assert_eq!(ops, parts.iter().map(Op::code).collect::<Vec<_>>());
+        let single: Vec<_> = parts.iter().map_while(|p| many.apply(&Write::One(p.clone()), &Caller::default(), stamp(2, 1), &mut singly).map_err(|c| c as i32).ok()).collect();
         if single.len() == parts.len() {
             prop_assert_eq!(results, single.into_iter().map(Ok).collect::<Vec<_>>());
             prop_assert_eq!(one, many);
@@ -200,24 +232,32 @@ proptest! {
     }
 }
 
+fn plain(path: &str, perms: i32, kind: Kind, sequential: bool) -> Op {
+    Op::Create(Create { path: path.into(), data: Some(b"data".to_vec()), acl: vec![Acl::world(perms)], kind, sequential, with_stat: false })
+}
+
 fn create(path: &str) -> Write {
-    Write::Create { path: path.into(), data: b"data".to_vec(), perms: perm::ALL, ephemeral: false, sequential: false, with_stat: false }
+    Write::One(plain(path, perm::ALL, Kind::Persistent, false))
 }
 
 fn with(path: &str, ephemeral: bool, sequential: bool) -> Write {
-    Write::Create { path: path.into(), data: vec![], perms: perm::ALL, ephemeral, sequential, with_stat: false }
+    Write::One(plain(path, perm::ALL, if ephemeral { Kind::Ephemeral } else { Kind::Persistent }, sequential))
 }
 
 fn perms(path: &str, perms: i32) -> Write {
-    Write::Create { path: path.into(), data: vec![], perms, ephemeral: false, sequential: false, with_stat: false }
+    Write::One(plain(path, perms, Kind::Persistent, false))
 }
 
 fn delete(path: &str, version: i32) -> Write {
-    Write::Delete { path: path.into(), version }
+    Write::One(Op::Delete { path: path.into(), version })
 }
 
 fn set(path: &str, version: i32) -> Write {
-    Write::SetData { path: path.into(), data: b"new".to_vec(), version }
+    Write::One(Op::SetData { path: path.into(), data: Some(b"new".to_vec()), version })
+}
+
+fn multi(all: Vec<Write>) -> Write {
+    Write::Multi(all.iter().flat_map(|w| w.ops().to_vec()).collect())
 }
 
 #[test]
@@ -227,8 +267,8 @@ fn why_a_write_fails() {
         rig.write(&w, 1).0.unwrap();
     }
     rig.write(&create("/no-delete/x"), 1).0.unwrap();
-    let check = |path: &str, version| Write::Check { path: path.into(), version };
-    let acl = |path: &str, version| Write::SetAcl { path: path.into(), perms: 1, version };
+    let check = |path: &str, version| Write::One(Op::Check { path: path.into(), version });
+    let acl = |path: &str, version| Write::One(Op::SetAcl { path: path.into(), acl: vec![Acl::world(1)], version });
     for (write, code) in [
         (create("/a"), Code::NodeExists),
         (create("/"), Code::NodeExists),
@@ -256,14 +296,21 @@ fn why_a_write_fails() {
         (check("/none", -1), Code::NoNode),
         (check("/a", 1), Code::BadVersion),
         (check("/locked", 0), Code::NoAuth),
-        (Write::Multi(vec![]), Code::BadArguments), // in a multi, see below
+        // The order of the checks is ZooKeeper's: a parent that is not there comes before a bad name.
+        (create("/none//x"), Code::NoNode),
+        (create("/a//x"), Code::NoNode),
+        (create("/a/"), Code::BadArguments),
+        (create("/a/."), Code::BadArguments),
+        (create("//x"), Code::BadArguments),
+        (create("x"), Code::BadArguments),
+        (set("/a/", -1), Code::BadArguments),
+        (delete("/a/", -1), Code::NoNode),
+        (delete("a", -1), Code::BadArguments),
     ] {
-        let (answer, _) = rig.write(&Write::Multi(vec![create("/before"), write.clone(), create("/behind")]), 2);
+        let (answer, _) = rig.write(&multi(vec![create("/before"), write.clone(), create("/behind")]), 2);
         let Ok(WriteAnswer::Multi(results, _)) = answer else { panic!("{answer:?}") };
         assert_eq!(results, [Err(0), Err(code as i32), Err(-2)], "{write:?}");
-        if !matches!(write, Write::Multi(_)) {
-            assert_eq!(rig.write(&write, 2).0, Err(code), "{write:?}");
-        }
+        assert_eq!(rig.write(&write, 2).0, Err(code), "{write:?}");
     }
     rig.check();
 }
@@ -291,7 +338,7 @@ fn stats_as_zookeeper_shows_them() {
     };
     assert_eq!(got, Ok(WriteAnswer::Stat(want)));
     assert_eq!(rig.tree.get("/a/e").unwrap().stat().ephemeral_owner, 7);
-    rig.write(&Write::SetAcl { path: "/a".into(), perms: perm::READ, version: 0 }, 7).0.unwrap();
+    rig.write(&Write::One(Op::SetAcl { path: "/a".into(), acl: vec![Acl::world(perm::READ)], version: 0 }), 7).0.unwrap();
     assert_eq!(rig.tree.get("/a").unwrap().stat(), Stat { aversion: 1, ..want });
     // A fresh ensemble, as ZooKeeper 3.8 shows it.
     let fresh = |path: &str| Tree::default().get(path).map(|n| (n.stat().cversion, n.stat().num_children)).unwrap();
@@ -320,8 +367,8 @@ fn sequential_names_never_repeat() {
     }
     rig.drop_ephemerals(1);
     // A name that failed to be made does not count, one in a multi that failed neither.
-    assert!(failed(&rig.write(&Write::Multi(vec![with("/q/n-", false, true), create("/q/n-0000000004"), create("/q/n-0000000004")]), 1).0));
-    let both = rig.write(&Write::Multi(vec![with("/q/n-", false, true), with("/q/n-", false, true)]), 1).0;
+    assert!(failed(&rig.write(&multi(vec![with("/q/n-", false, true), create("/q/n-0000000004"), create("/q/n-0000000004")]), 1).0));
+    let both = rig.write(&multi(vec![with("/q/n-", false, true), with("/q/n-", false, true)]), 1).0;
     let named = |n: &str| Ok(WriteAnswer::Created(format!("/q/n-{n}"), None));
     assert_eq!(both, Ok(WriteAnswer::Multi(vec![named("0000000004"), named("0000000005")], vec![1, 1])));
     // The name is taken: ZooKeeper does not look for the next free one.
@@ -335,10 +382,10 @@ fn sequential_names_never_repeat() {
 fn a_change_does_not_copy_its_siblings() {
     let mut tree = Tree::default();
     let began = std::time::Instant::now();
-    tree.apply(&create("/many"), stamp(1, 1), &mut Vec::new()).unwrap();
+    apply(&mut tree, &create("/many"), stamp(1, 1)).unwrap();
     for zxid in 2..30_002 {
-        tree.apply(&with("/many/n-", true, true), stamp(zxid, 1), &mut Vec::new()).unwrap();
-        tree.apply(&set("/many", -1), stamp(zxid, 1), &mut Vec::new()).unwrap();
+        apply(&mut tree, &with("/many/n-", true, true), stamp(zxid, 1)).unwrap();
+        apply(&mut tree, &set("/many", -1), stamp(zxid, 1)).unwrap();
     }
     tree.drop_ephemerals(1, 30_002, &mut Vec::new());
     assert_eq!((tree.len(), tree.ephemeral_count()), (5, 0));

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use proptest::prelude::*;
 use septet_coordinator::{
-    protocol::EventType,
+    protocol::{EventType, WatchKind, WatchMode},
     watches::{Full, MAX_WATCHES, Watches},
 };
 
@@ -72,49 +72,83 @@ fn a_connection_that_goes_takes_its_watches_with_it() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Add(u64, usize, bool),
+    /// connection, path, whether on children, mode
+    Add(u64, usize, bool, WatchMode),
     Fire(usize, usize),
+    Remove(u64, usize, WatchKind),
     Drop(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let mode = prop_oneof![4 => Just(WatchMode::Standard), 1 => Just(WatchMode::Persistent), 1 => Just(WatchMode::Recursive)];
+    let kind = prop_oneof![Just(WatchKind::Children), Just(WatchKind::Data), Just(WatchKind::Any)];
     prop_oneof![
-        4 => (0..4u64, 0..4usize, any::<bool>()).prop_map(|(c, p, k)| Step::Add(c, p, k)),
-        2 => (0..4usize, 0..4usize).prop_map(|(k, p)| Step::Fire(k, p)),
+        4 => (0..4u64, 0..4usize, any::<bool>(), mode).prop_map(|(c, p, k, m)| Step::Add(c, p, k, m)),
+        3 => (0..4usize, 0..4usize).prop_map(|(k, p)| Step::Fire(k, p)),
+        1 => (0..4u64, 0..4usize, kind).prop_map(|(c, p, k)| Step::Remove(c, p, k)),
         1 => (0..4u64).prop_map(Step::Drop),
     ]
 }
 
+const PATHS: [&str; 4] = ["/", "/a", "/a/b", "/b"];
+
+/// Whether a path is another or below it.
+fn covers(above: usize, path: usize) -> bool {
+    above == path || PATHS[above] == "/" || PATHS[path].starts_with(&format!("{}/", PATHS[above]))
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
     #[test]
-    fn as_a_plain_set_would_do(steps in prop::collection::vec(step(), 0..60)) {
-        let paths = ["/", "/a", "/a/b", "/b"];
-        let (mut watches, mut model) = (Watches::default(), BTreeSet::new());
+    fn as_a_plain_list_would_do(steps in prop::collection::vec(step(), 0..60)) {
+        let mut watches = Watches::default();
+        // connection, path, whether on children, mode; a persistent watch is two.
+        let mut model: Vec<(u64, usize, bool, WatchMode)> = Vec::new();
         for s in steps {
             match s {
-                Step::Add(c, p, child) => {
-                    watches.add(c, paths[p], child).unwrap();
-                    model.insert((c, p, child));
+                Step::Add(c, p, child, mode) => {
+                    let one = mode == WatchMode::Standard;
+                    if one { watches.add(c, PATHS[p], child).unwrap() } else { watches.add_persistent(c, PATHS[p], mode).unwrap() }
+                    let all = if one { vec![(c, p, child, mode)] } else { vec![(c, p, false, mode), (c, p, true, mode)] };
+                    all.into_iter().for_each(|w| if !model.contains(&w) { model.push(w) });
                 }
                 Step::Drop(c) => {
                     watches.drop_connection(c);
                     model.retain(|w| w.0 != c);
                 }
+                Step::Remove(c, p, kind) => {
+                    let meant = |w: &(u64, usize, bool, WatchMode)| {
+                        w.0 == c && w.1 == p && (kind == WatchKind::Any || w.2 == (kind == WatchKind::Children))
+                    };
+                    let there = model.iter().any(meant);
+                    prop_assert_eq!(watches.has(c, PATHS[p], kind), there);
+                    prop_assert_eq!(watches.remove(c, PATHS[p], kind), there);
+                    model.retain(|w| !meant(w));
+                }
                 Step::Fire(k, p) => {
-                    let hit = |w: &(u64, usize, bool)| w.1 == p && match KINDS[k] {
-                        EventType::Deleted => true,
-                        EventType::ChildrenChanged => w.2,
-                        _ => !w.2,
+                    let kind = KINDS[k];
+                    let hit = |w: &(u64, usize, bool, WatchMode)| {
+                        let table = match kind {
+                            EventType::Deleted => true,
+                            EventType::ChildrenChanged => w.2,
+                            _ => !w.2,
+                        };
+                        table && match w.3 {
+                            WatchMode::Recursive => covers(w.1, p) && kind != EventType::ChildrenChanged,
+                            _ => w.1 == p,
+                        }
                     };
                     let want: HashSet<u64> = model.iter().filter(|w| hit(w)).map(|w| w.0).collect();
-                    prop_assert_eq!(watches.fire(KINDS[k], paths[p]), want);
-                    model.retain(|w| !hit(w));
+                    prop_assert_eq!(watches.fire(kind, PATHS[p]), want);
+                    model.retain(|w| w.3 != WatchMode::Standard || !hit(w));
                 }
             }
-            prop_assert_eq!(watches.len(), model.len());
+            let places: BTreeSet<_> = model.iter().map(|w| (w.0, w.1, w.2)).collect();
+            prop_assert_eq!(watches.len(), places.len());
             prop_assert_eq!(watches.is_empty(), model.is_empty());
             for c in 0..4 {
-                prop_assert_eq!(watches.of(c), model.iter().filter(|w| w.0 == c).count());
+                prop_assert_eq!(watches.of(c), places.iter().filter(|w| w.0 == c).count());
             }
         }
     }

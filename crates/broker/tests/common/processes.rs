@@ -170,6 +170,13 @@ impl Node {
         self.process.take().expect("it runs").kill_9();
     }
 
+    /// Stops it by SIGTERM. Returns how it ended, and its log.
+    pub fn stop(&mut self) -> (ExitStatus, String) {
+        let mut process = self.process.take().expect("it runs");
+        let status = process.terminate();
+        (status, process.said())
+    }
+
     pub fn logs(&self) -> PathBuf {
         self.dir.join("logs")
     }

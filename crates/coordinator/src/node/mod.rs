@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+mod containers;
 mod election;
 mod network;
 mod proposals;
@@ -31,13 +32,15 @@ use standing::Mark;
 pub use standing::{Standing, Status};
 
 use crate::{
+    acl::permits,
     config::{Config, Member},
     peer::{self, Peer, bind::Binding, handshake::Identity},
-    protocol::{EventType, event},
+    protocol::{EventType, event, perm},
     server::Connections,
     state::{Answer, Applied, Ask, Command, Origin, State},
     storage::{Hooks, LogStore, Machine, StorageFault, TypeConfig, format},
     throttle::Throttle,
+    tree::Event,
     watches::Watches,
 };
 
@@ -80,6 +83,8 @@ pub struct Local {
     pub watches: Watches,
     /// this server's clients
     pub connections: Connections,
+    /// data of `/zookeeper/config`; empty on a server that stands alone
+    pub configuration: String,
     /// for watches that find no room
     pub(crate) full: Throttle,
     /// who waits for a command, by its number
@@ -99,9 +104,12 @@ fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hooks for Listener {
     fn applied(&self, state: &State, command: &Command, applied: Applied) {
         let local = &mut *locked(&self.local);
-        for (kind, path) in &applied.events {
+        for Event { kind, path, acl } in &applied.events {
             for connection in local.watches.fire(*kind, path) {
-                local.connections.send(connection, event(*kind, path));
+                // Whoever may not read the node hears nothing, and has lost its watch nevertheless.
+                if permits(acl, perm::READ, &local.connections.rights(connection)).is_ok() {
+                    local.connections.send(connection, event(*kind, path));
+                }
             }
         }
         for session in applied.closed {
@@ -166,7 +174,9 @@ impl Node {
         let dir = config.data_dir.join("version-2");
         let origin = Origin { server: config.id, boot: rand::random() };
         let state = Arc::new(Mutex::new(State::default()));
-        let local = Arc::new(Mutex::new(Local::default()));
+        let mut local = Local { configuration: config.members_text(), ..Local::default() };
+        local.connections.skip_acl = config.skip_acl;
+        let local = Arc::new(Mutex::new(local));
         let (covered, covers) = watch::channel(0);
         let hooks = Arc::new(Listener { origin, local: local.clone() });
         format::check(&dir)?;
@@ -232,6 +242,7 @@ impl Node {
         tokio::spawn(node.clone().watch_leadership());
         tokio::spawn(node.clone().keep_sessions());
         tokio::spawn(node.clone().bound_log());
+        tokio::spawn(node.clone().collect_containers());
         tokio::spawn(node.clone().stand_for_election());
         tokio::spawn(node.clone().settle());
         Ok(node)
@@ -255,6 +266,11 @@ impl Node {
     /// Whether this server leads.
     pub fn is_leader(&self) -> bool {
         self.raft.metrics().borrow().state == ServerState::Leader
+    }
+
+    /// The server that leads, as far as this one knows.
+    pub fn leader_id(&self) -> Option<u64> {
+        self.raft.metrics().borrow().current_leader
     }
 
     /// Followers and servers that are caught up to within one heartbeat, as the leader knows them.
@@ -394,7 +410,7 @@ async fn check_members(config: &Config, log: &mut LogStore, machine: &mut Machin
 
 /// Events of `setWatches`: what changed since the client last looked.
 pub fn missed(state: &State, since: i64, path: &str, kind: Missed) -> Option<EventType> {
-    let stat = state.tree.get(path).map(|n| n.stat());
+    let stat = state.tree.get(if path.is_empty() { "/" } else { path }).map(|n| n.stat());
     match (kind, stat) {
         (Missed::Data, None) => Some(EventType::Deleted),
         (Missed::Data, Some(s)) => (s.mzxid > since).then_some(EventType::DataChanged),

@@ -97,8 +97,11 @@ impl Node {
         let order = self.order.lock().await;
         // A client that comes to another server just in time must not be ended before that server's next report.
         self.hear(commands.iter().filter_map(|c| match c.ask {
-            Ask::CreateSession { id, .. } | Ask::MoveSession { id, .. } | Ask::Write { session: id, .. } => Some(id),
-            Ask::CloseSession { .. } | Ask::Expire { .. } => None,
+            Ask::CreateSession { id, .. }
+            | Ask::MoveSession { id, .. }
+            | Ask::Write { session: id, .. }
+            | Ask::OldWrite { session: id, .. } => Some(id),
+            Ask::CloseSession { .. } | Ask::Expire { .. } | Ask::Collect { .. } => None,
         }));
         self.append(order, commands).await
     }
@@ -151,16 +154,8 @@ impl Node {
 }
 
 fn weight(ask: &Ask) -> usize {
-    use crate::protocol::Write;
-    fn of(w: &Write) -> usize {
-        match w {
-            Write::Create { data, .. } | Write::SetData { data, .. } => data.len(),
-            Write::Multi(all) => all.iter().map(of).sum(),
-            _ => 0,
-        }
-    }
     match ask {
-        Ask::Write { write, .. } => 64 + of(write),
+        Ask::Write { write, .. } => 64 + write.bytes(),
         _ => 64,
     }
 }

@@ -5,7 +5,7 @@
 //! its end was decided is not ended, and what comes behind that end finds no session.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -40,6 +40,23 @@ impl Node {
     /// Forgets when sessions were heard: each gets its whole time from now on.
     pub(super) fn forget_silence(&self) {
         locked(&self.heard).at.clear();
+    }
+
+    /// On the leader, when sessions end unless they are heard: milliseconds from now, rounded up to a tick.
+    pub fn session_expiry(&self) -> Option<BTreeMap<i64, Vec<i64>>> {
+        if !self.is_leader() {
+            return None;
+        }
+        let state = locked(&self.state);
+        let heard = locked(&self.heard);
+        let tick = self.config.tick_ms.max(1) as i64;
+        let mut out: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for (id, session) in &state.sessions {
+            let silent = heard.at.get(id).map_or(0, |at| at.elapsed().as_millis() as i64);
+            let left = (i64::from(session.timeout_ms) - silent).max(0);
+            out.entry((left / tick + 1) * tick).or_default().push(*id);
+        }
+        Some(out)
     }
 
     /// Reports heard sessions to the leader; on the leader, ends those that were not heard in time.

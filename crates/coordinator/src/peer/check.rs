@@ -9,7 +9,7 @@ use openraft::{
 };
 
 use crate::{
-    protocol::{Write, valid_path},
+    protocol::{MAX_PATH_BYTES, Op},
     state::{Ask, Command},
     storage::{LogStore, MAX_TERM, TypeConfig, plausible},
 };
@@ -107,29 +107,26 @@ pub fn proposal(from: u64, all: &[Command]) -> Checked {
     if all.iter().any(|c| matches!(c.ask, Ask::Expire { .. })) {
         return Err("only a leader ends sessions".into());
     }
+    if all.iter().any(|c| matches!(c.ask, Ask::Collect { .. })) {
+        return Err("only a leader removes containers".into());
+    }
+    if all.iter().any(|c| matches!(c.ask, Ask::OldWrite { .. })) {
+        return Err("a change as an earlier version wrote it".into());
+    }
     commands(all)
 }
 
+/// The tree checks paths itself; what it does not know is how much a client may leave in it.
 fn commands(all: &[Command]) -> Checked {
-    all.iter().try_for_each(|c| match &c.ask {
-        Ask::Write { write: Write::Multi(parts), .. } => parts.iter().try_for_each(write),
-        Ask::Write { write: one, .. } => write(one),
-        _ => Ok(()),
-    })
-}
-
-fn write(write: &Write) -> Checked {
-    let (path, ok) = match write {
-        Write::Create { path, sequential: true, .. } => (path, valid_path(&format!("{path}0"))),
-        Write::Create { path, .. }
-        | Write::Delete { path, .. }
-        | Write::SetData { path, .. }
-        | Write::SetAcl { path, .. }
-        | Write::Check { path, .. } => (path, valid_path(path)),
-        Write::Multi(_) => return Err("a multi inside of a multi".into()),
-        Write::Invalid { .. } => return Ok(()),
-    };
-    if ok { Ok(()) } else { Err(format!("{path:?} is not a path")) }
+    let created = all.iter().filter_map(|c| if let Ask::Write { write, .. } = &c.ask { Some(write.ops()) } else { None }).flatten();
+    for op in created {
+        if let Op::Create(create) = op
+            && create.path.len() > MAX_PATH_BYTES
+        {
+            return Err(format!("a path of {} bytes", create.path.len()));
+        }
+    }
+    Ok(())
 }
 
 /// A report of sessions.

@@ -26,7 +26,7 @@ pub use listen::{Listener, max_sockets};
 
 /// Version of the protocol between servers, which changes with [`crate::storage::format::FORMAT`] too: entries and
 /// snapshots travel as they lie on disk. Version 1 had no proof, no tags and no limits.
-pub const PEER_VERSION: u32 = 2;
+pub const PEER_VERSION: u32 = 3;
 
 /// What servers ask of one another. Answers are `Result<_, String>`: no type in them nests, so that what a peer
 /// answers cannot exhaust the stack of its decoder.

@@ -89,13 +89,13 @@ pub fn descriptors() -> usize {
 }
 
 impl Limits {
-    /// For an ensemble of so many servers.
-    pub fn new(members: usize) -> Arc<Self> {
+    /// For an ensemble of so many servers, and at most so many clients (0: as many as there are descriptors for).
+    pub fn new(members: usize, clients: usize) -> Arc<Self> {
         let all = descriptors();
         let reserved = OWN_DESCRIPTORS + peer::max_sockets(members);
         let semaphore = |bytes| Arc::new(Semaphore::new(kib(bytes) as usize));
         Arc::new(Self {
-            max_sockets: all.saturating_sub(reserved).max(all / 4),
+            max_sockets: all.saturating_sub(reserved).max(all / 4).min(if clients == 0 { usize::MAX } else { clients }),
             sockets: AtomicUsize::new(0),
             log: Throttle::default(),
             requests: semaphore(MAX_REQUESTS),
@@ -113,7 +113,8 @@ impl Limits {
         }
         self.log.warn(|| {
             format!(
-                "refused a client: {before} are connected, and the other descriptors of {} (RLIMIT_NOFILE) are kept for files and servers",
+                "refused a client: {before} are connected, which is maxCnxns, or the other descriptors of {} (RLIMIT_NOFILE) are kept for files \
+                 and servers",
                 descriptors()
             )
         });

@@ -8,10 +8,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -24,10 +24,12 @@ use tokio::{
 pub mod limits;
 mod reads;
 mod session;
+pub mod stats;
 
-use crate::{four_letter, node::Node, protocol::Connect, throttle::Throttle, watches::ConnectionId};
+use crate::{acl::Id, admin::four_letter, node::Node, protocol::Connect, throttle::Throttle, watches::ConnectionId};
 use limits::{Limits, Queued};
 use session::session;
+pub use stats::{ConnectionStats, Counters};
 
 /// Answers and events that may wait for a slow client, in bytes.
 const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
@@ -47,10 +49,12 @@ pub struct Connection {
     pub address: SocketAddr,
     /// its session, 0 until there is one
     pub session: i64,
-    /// requests that came
-    pub received: u64,
-    /// frames that went
-    pub sent: u64,
+    /// what is counted of it
+    pub stats: Arc<ConnectionStats>,
+    /// who the client is
+    ids: Arc<[Id]>,
+    /// the same, and `super` where ACLs are not checked (`skipACL`)
+    rights: Arc<[Id]>,
     /// the client asked for the end of its session: the connection ends after the answer
     closing: bool,
     out: Outbox,
@@ -98,6 +102,8 @@ impl Outbox {
 pub struct Connections {
     by_id: HashMap<ConnectionId, Connection>,
     next: ConnectionId,
+    /// ACLs are not checked
+    pub skip_acl: bool,
     /// sockets by client address, from the first byte on
     by_ip: HashMap<IpAddr, usize>,
 }
@@ -105,8 +111,31 @@ pub struct Connections {
 impl Connections {
     fn add(&mut self, address: SocketAddr, out: Outbox) -> ConnectionId {
         self.next += 1;
-        self.by_id.insert(self.next, Connection { address, session: 0, received: 0, sent: 0, closing: false, out });
+        let none: Arc<[Id]> = Arc::default();
+        let connection = Connection { address, session: 0, stats: Arc::default(), ids: none.clone(), rights: none, closing: false, out };
+        self.by_id.insert(self.next, connection);
+        self.set_ids(self.next, vec![Id::new("ip", address.ip().to_canonical().to_string())]);
         self.next
+    }
+    /// Says who a client is.
+    fn set_ids(&mut self, id: ConnectionId, ids: Vec<Id>) {
+        let skip = self.skip_acl;
+        if let Some(c) = self.by_id.get_mut(&id) {
+            c.ids = ids.into();
+            c.rights = if skip { c.ids.iter().cloned().chain([Id::new("super", "")]).collect() } else { c.ids.clone() };
+        }
+    }
+    /// The identities of a client.
+    pub fn ids(&self, id: ConnectionId) -> Arc<[Id]> {
+        self.by_id.get(&id).map_or_else(Arc::default, |c| c.ids.clone())
+    }
+    /// The identities by which a client's rights are judged.
+    pub fn rights(&self, id: ConnectionId) -> Arc<[Id]> {
+        self.by_id.get(&id).map_or_else(Arc::default, |c| c.rights.clone())
+    }
+    /// What is counted of one.
+    fn stats(&self, id: ConnectionId) -> Arc<ConnectionStats> {
+        self.by_id.get(&id).map_or_else(Arc::default, |c| c.stats.clone())
     }
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
@@ -138,7 +167,7 @@ impl Connections {
     /// Queues a frame.
     pub fn send(&mut self, id: ConnectionId, frame: Vec<u8>) {
         if let Some(c) = self.by_id.get_mut(&id) {
-            c.sent += 1;
+            c.stats.sent.fetch_add(1, Ordering::Relaxed);
             c.out.send(frame);
         }
     }
@@ -156,38 +185,6 @@ impl Connections {
     }
 }
 
-/// Counters since the start, for the four-letter words.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// requests
-    pub received: AtomicU64,
-    /// answers
-    pub sent: AtomicU64,
-    /// requests under way
-    pub outstanding: AtomicI64,
-    /// total of latencies in microseconds
-    latency_us: AtomicU64,
-    latency_max_us: AtomicU64,
-    latency_min_us: Mutex<Option<u64>>,
-}
-
-impl Counters {
-    fn took(&self, since: Instant) {
-        let us = since.elapsed().as_micros() as u64;
-        self.latency_us.fetch_add(us, Ordering::Relaxed);
-        self.latency_max_us.fetch_max(us, Ordering::Relaxed);
-        let mut min = self.latency_min_us.lock().unwrap_or_else(PoisonError::into_inner);
-        *min = Some(min.map_or(us, |m| m.min(us)));
-    }
-    /// Shortest, mean and longest latency in milliseconds.
-    pub fn latency_ms(&self) -> (u64, f64, u64) {
-        let sent = self.sent.load(Ordering::Relaxed).max(1);
-        let min = self.latency_min_us.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
-        let mean = self.latency_us.load(Ordering::Relaxed) as f64 / sent as f64 / 1000.0;
-        (min / 1000, mean, self.latency_max_us.load(Ordering::Relaxed) / 1000)
-    }
-}
-
 /// A socket that counts towards its address's limit.
 struct Slot(Arc<Node>, IpAddr);
 
@@ -199,7 +196,7 @@ impl Drop for Slot {
 
 /// Accepts clients until the listener fails.
 pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counters>) -> io::Result<()> {
-    let limits = Limits::new(node.config.members.len());
+    let limits = Limits::new(node.config.members.len(), node.config.max_connections);
     let refused = Throttle::default();
     loop {
         let (stream, address) = match listener.accept().await {
@@ -211,9 +208,13 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, counters: Arc<Counter
                 continue;
             }
         };
-        let Some(socket) = limits.admit() else { continue };
+        let Some(socket) = limits.admit() else {
+            counters.rejected.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
         let limit = node.config.max_client_connections;
         if !node.with(|_, l| l.connections.admit(address.ip(), limit)) {
+            counters.rejected.fetch_add(1, Ordering::Relaxed);
             refused.warn(|| format!("{address}: refused, the address has {limit} connections (maxClientCnxns)"));
             continue;
         }
@@ -238,7 +239,8 @@ async fn client(node: Arc<Node>, stream: TcpStream, address: SocketAddr, counter
     let mut read = BufReader::new(read);
     let head = timeout(HELLO_TIMEOUT, read.read_i32()).await??;
     if let Some(word) = four_letter::word(head) {
-        let text = four_letter::answer(&node, &counters, word);
+        let argument = if word == *b"stmk" { timeout(HELLO_TIMEOUT, read.read_i64()).await?? } else { 0 };
+        let text = four_letter::answer(&node, &counters, word, argument);
         return timeout(Duration::from_secs(5), write.write_all(text.as_bytes())).await?;
     }
     if !(28..=1024).contains(&head) {

@@ -13,13 +13,14 @@ use tokio::{
 };
 
 use super::{
-    Counters, Outbox, invalid,
+    ConnectionStats, Counters, Outbox, invalid,
     limits::{Held, Limits},
     reads::answer_read,
 };
 use crate::{
+    acl::authenticate,
     node::Node,
-    protocol::{Code, Connect, Read, Request, connected, decode, reply},
+    protocol::{Caller, Code, Connect, Offered, Read, Request, connected, decode, reply},
     state::{Answer, Ask},
     watches::ConnectionId,
 };
@@ -27,9 +28,13 @@ use crate::{
 /// Requests of one client that may be under way.
 const MAX_OUTSTANDING: usize = 1000;
 
+/// The number of each answer to a ping.
+const PING_XID: i32 = -2;
+
 /// A request whose answer is due in its turn.
 struct Turn {
     xid: i32,
+    op: i32,
     since: Instant,
     what: Due,
     _under_way: UnderWay,
@@ -37,18 +42,20 @@ struct Turn {
 }
 
 /// Counts a request as outstanding until it is answered, or its connection ends.
-struct UnderWay(Arc<Counters>);
+struct UnderWay(Arc<Counters>, Arc<ConnectionStats>);
 
 impl UnderWay {
-    fn begin(counters: &Arc<Counters>) -> Self {
+    fn begin(counters: &Arc<Counters>, stats: &Arc<ConnectionStats>) -> Self {
         counters.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self(counters.clone())
+        stats.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(counters.clone(), stats.clone())
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.1.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -59,6 +66,10 @@ enum Due {
     Ping,
     Close(oneshot::Receiver<(i64, Answer)>),
     Refused(Code),
+    /// the answer to credentials, which has no zxid
+    Auth(Result<(), Code>),
+    Sasl,
+    Unknown,
 }
 
 /// Serves a session from the connect request on to its end, or the connection's.
@@ -123,10 +134,13 @@ pub(super) async fn session(
 
     let (turns, queue) = mpsc::channel(MAX_OUTSTANDING);
     let (answered, mut done) = watch::channel(0);
-    let responder = respond(node.clone(), (id, out.clone()), queue, answered, counters.clone());
+    let stats = node.with(|_, l| l.connections.stats(id));
+    stats.timeout_ms.store(timeout_ms, Ordering::Relaxed);
+    let responder = respond(node.clone(), (id, out.clone()), queue, answered, (counters.clone(), stats.clone()));
     tokio::pin!(responder);
     let own = Limits::own();
     let max = node.config.max_request_bytes;
+    let offered = Offered { extended_types: node.config.extended_types, reconfig: node.config.reconfig_enabled };
     let idle = Duration::from_millis(timeout_ms.max(0) as u64);
     let reader = async {
         let (mut asked, mut last_read) = (0u64, 0);
@@ -136,17 +150,15 @@ pub(super) async fn session(
                 return Err(invalid(format!("request of {length} bytes (jute.maxbuffer is {max})")));
             }
             let (body, held) = limits.read(&own, read, length as usize, idle).await?;
-            let (header, request) = decode(&body).map_err(|e| invalid(e.to_string()))?;
+            let (header, request) = decode(&body, offered).map_err(|e| invalid(e.to_string()))?;
             node.touch(session);
             counters.received.fetch_add(1, Ordering::Relaxed);
-            node.with(|_, l| {
-                if let Some(c) = l.connections.by_id.get_mut(&id) {
-                    c.received += 1;
-                    c.closing |= request == Request::Close;
-                }
-            });
+            stats.received.fetch_add(1, Ordering::Relaxed);
             asked += 1;
             let closing = request == Request::Close;
+            if closing {
+                node.with(|_, l| l.connections.by_id.get_mut(&id).map(|c| c.closing = true));
+            }
             match request {
                 // A session's requests take effect in their order: neither a read nor the zxid of an answer shows a
                 // write that was asked for later.
@@ -154,14 +166,27 @@ pub(super) async fn session(
                 _ => last_read = asked,
             }
             let what = match request {
-                Request::Write(write) => Due::Write(node.command(Ask::Write { session, write }).await),
+                Request::Write(mut write) => {
+                    let (ids, rights) = node.with(|_, l| (l.connections.ids(id), l.connections.rights(id)));
+                    write.prepare(&ids);
+                    let caller = Caller { ids: rights, enforce_quota: node.config.enforce_quota };
+                    Due::Write(node.command(Ask::Write { session, caller, write }).await)
+                }
+                // At once, as in ZooKeeper: what the client sends behind it is sent with this identity.
+                Request::Auth { scheme, credentials } => Due::Auth(node.with(|_, l| {
+                    let digest = node.config.super_digest.as_deref();
+                    authenticate(&l.connections.ids(id), &scheme, &credentials, digest).map(|ids| l.connections.set_ids(id, ids))
+                })),
+                Request::Sasl => Due::Sasl,
+                Request::Unknown => Due::Unknown,
                 Request::Close => Due::Close(node.command(Ask::CloseSession { id: session }).await),
                 Request::Read(r) => Due::Read(r),
                 Request::Sync(path) => Due::Sync(path),
                 Request::Ping => Due::Ping,
                 Request::Refused(code) => Due::Refused(code),
             };
-            let turn = Turn { xid: header.xid, since: Instant::now(), what, _under_way: UnderWay::begin(counters), _held: held };
+            let _under_way = UnderWay::begin(counters, &stats);
+            let turn = Turn { xid: header.xid, op: header.op, since: Instant::now(), what, _under_way, _held: held };
             if turns.send(turn).await.is_err() || closing {
                 // The responder ends after the answer to the close.
                 std::future::pending::<()>().await;
@@ -179,13 +204,14 @@ async fn respond(
     (id, out): (ConnectionId, Outbox),
     mut queue: mpsc::Receiver<Turn>,
     answered: watch::Sender<u64>,
-    counters: Arc<Counters>,
+    (counters, stats): (Arc<Counters>, Arc<ConnectionStats>),
 ) -> io::Result<()> {
     let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
     while let Some(turn) = queue.recv().await {
         out.ready().await?;
         let xid = turn.xid;
         let mut closing = false;
+        let mut shown = 0;
         match turn.what {
             Due::Write(wait) => {
                 // Nobody knows whether it happened: as ZooKeeper does, the connection ends and the client looks again.
@@ -195,6 +221,7 @@ async fn respond(
                     Answer::Write(Err(code)) => reply(xid, zxid, code as i32, |_| {}),
                     _ => return Err(lost()),
                 };
+                shown = zxid;
                 node.with(|_, l| l.connections.send(id, frame));
             }
             Due::Close(wait) => {
@@ -202,7 +229,9 @@ async fn respond(
                 node.with(|_, l| l.connections.send(id, reply(xid, zxid, 0, |_| {})));
                 closing = true;
             }
-            Due::Read(read) => node.with(|s, l| answer_read(s, l, id, xid, &read)).map_err(invalid)?,
+            Due::Read(read) => {
+                shown = node.with(|s, l| answer_read(s, l, id, xid, &read).map(|()| s.zxid)).map_err(invalid)?;
+            }
             Due::Sync(path) => {
                 node.catch_up().await.map_err(|_| lost())?;
                 node.with(|s, l| {
@@ -214,12 +243,32 @@ async fn respond(
                     )
                 });
             }
-            Due::Ping => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, 0, |_| {}))),
+            // Whatever number the client gave it.
+            Due::Ping => node.with(|s, l| l.connections.send(id, reply(PING_XID, s.zxid, 0, |_| {}))),
             Due::Refused(code) => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, code as i32, |_| {}))),
+            Due::Auth(result) => {
+                let code = result.err().map_or(0, |code| code as i32);
+                node.with(|_, l| l.connections.send(id, reply(xid, 0, code, |_| {})));
+                counters.auth_failed.fetch_add(u64::from(code != 0), Ordering::Relaxed);
+                closing = code != 0;
+            }
+            Due::Sasl => node.with(|_, l| {
+                l.connections.send(
+                    id,
+                    reply(xid, 0, 0, |w| {
+                        w.nullable(None);
+                    }),
+                )
+            }),
+            Due::Unknown => {
+                node.with(|_, l| l.connections.send(id, reply(xid, -1, Code::Unimplemented as i32, |_| {})));
+                closing = true;
+            }
         }
         answered.send_modify(|n| *n += 1);
-        counters.sent.fetch_add(1, Ordering::Relaxed);
-        counters.took(turn.since);
+        let us = turn.since.elapsed().as_micros() as u64;
+        counters.answered(us);
+        stats.answered(turn.op, xid, shown, us);
         if closing {
             return Ok(());
         }

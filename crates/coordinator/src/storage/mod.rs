@@ -8,7 +8,7 @@ mod log;
 mod machine;
 
 pub use log::LogStore;
-pub use machine::{Hooks, Machine};
+pub use machine::{Hooks, Machine, read_state, write_first_state};
 
 use std::{
     fs::{self, File},
@@ -142,6 +142,13 @@ pub(crate) enum BadRecord {
 }
 
 pub(crate) fn read_record<T: DeserializeOwned>(bytes: &[u8], offset: usize) -> Result<(T, usize), BadRecord> {
+    let (body, end) = read_body(bytes, offset)?;
+    let value = postcard::from_bytes(body).map_err(|e| BadRecord::Wrong { unwritten: false, reason: e.to_string() })?;
+    Ok((value, end))
+}
+
+/// The bytes of a record, and where it ends.
+pub(crate) fn read_body(bytes: &[u8], offset: usize) -> Result<(&[u8], usize), BadRecord> {
     let Some(head) = bytes.get(offset..offset + HEAD_BYTES) else {
         return Err(BadRecord::Short);
     };
@@ -160,8 +167,7 @@ pub(crate) fn read_record<T: DeserializeOwned>(bytes: &[u8], offset: usize) -> R
             reason: "checksum does not match".into(),
         });
     }
-    let value = postcard::from_bytes(body).map_err(|e| BadRecord::Wrong { unwritten: false, reason: e.to_string() })?;
-    Ok((value, end))
+    Ok((body, end))
 }
 
 /// Whether the part from an offset on lies in a sector, at least one, with nothing but zeros.
@@ -201,14 +207,20 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 
 /// Reads a file written by [`replace_file`] from one [`record`].
 pub(crate) fn read_one<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StorageFault> {
+    read_one_with(path, |body| postcard::from_bytes(body).map_err(|e| e.to_string()))
+}
+
+/// As [`read_one`], with a decoder of its own.
+pub(crate) fn read_one_with<T>(path: &Path, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, StorageFault> {
     let bytes = match fs::read(path) {
         Ok(b) => b,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(at(path)(e)),
     };
-    match read_record(&bytes, 0) {
-        Ok((value, _)) => Ok(Some(value)),
-        Err(BadRecord::Short) => Err(StorageFault::Damaged { path: path.into(), offset: 0, reason: "file ends early".into() }),
-        Err(BadRecord::Wrong { reason, .. }) => Err(StorageFault::Damaged { path: path.into(), offset: 0, reason }),
+    let damaged = |reason: String| StorageFault::Damaged { path: path.into(), offset: 0, reason };
+    match read_body(&bytes, 0) {
+        Ok((body, _)) => decode(body).map(Some).map_err(damaged),
+        Err(BadRecord::Short) => Err(damaged("file ends early".into())),
+        Err(BadRecord::Wrong { reason, .. }) => Err(damaged(reason)),
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 pub mod client;
+pub mod zookeeper;
 
 use std::{
     fs::{self, File},
