@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{
     EPHEMERAL, PERSISTENT, connect,
-    server::{BOTH, Kind, Server},
+    server::{BOTH, Server},
 };
 use septet_zookeeper::{Acl, Acls, Client, CreateMode, Error, MultiReadResult, MultiWriteError, MultiWriteResult, Permission};
 
@@ -125,56 +125,59 @@ async fn a_root_is_put_before_every_path_and_taken_off_every_answer() {
     }
 }
 
-/// Against Apache's only as long as ours does not serve them.
 #[tokio::test(flavor = "multi_thread")]
 async fn acls_identities_containers_and_time_to_live() {
-    let server = Server::start(Kind::Apache);
-    let client = connect(&server.address(), LONG_MS).await;
-    let (acl, _) = {
-        client.create("/open", b"", &PERSISTENT).await.unwrap();
-        client.get_acl("/open").await.unwrap()
-    };
-    assert_eq!(acl, [Acl::new(Permission::ALL, "world", "anyone")]);
-    client.auth("digest", b"user:secret").await.unwrap();
-    let users = client.list_auth_users().await.unwrap();
-    assert!(users.iter().any(|u| u.scheme == "digest" && u.user == "user"), "{users:?}");
-    client.create("/mine", b"1", &CreateMode::Persistent.with_acls(Acls::creator_all())).await.unwrap();
-    let other = connect(&server.address(), LONG_MS).await;
-    assert_eq!(other.get_data("/mine").await.unwrap_err(), Error::NoAuth);
-    let known = Client::connector().with_auth("digest", b"user:secret").connect(&server.address()).await.unwrap();
-    assert_eq!(known.get_data("/mine").await.unwrap().0, b"1");
-    let list = [Acl::new(Permission::READ | Permission::ADMIN, "world", "anyone")];
-    let stat = known.set_acl("/mine", Acls::new(&list), Some(0)).await.unwrap();
-    assert_eq!(stat.aversion, 1);
-    assert_eq!(known.set_acl("/mine", Acls::new(&list), Some(0)).await.unwrap_err(), Error::BadVersion);
-    assert_eq!(other.get_data("/mine").await.unwrap().0, b"1");
-    assert_eq!(other.set_data("/mine", b"", None).await.unwrap_err(), Error::NoAuth);
+    for kind in BOTH {
+        let server = Server::start(kind);
+        let client = connect(&server.address(), LONG_MS).await;
+        let (acl, _) = {
+            client.create("/open", b"", &PERSISTENT).await.unwrap();
+            client.get_acl("/open").await.unwrap()
+        };
+        assert_eq!(acl, [Acl::new(Permission::ALL, "world", "anyone")]);
+        client.auth("digest", b"user:secret").await.unwrap();
+        let users = client.list_auth_users().await.unwrap();
+        assert!(users.iter().any(|u| u.scheme == "digest" && u.user == "user"), "{users:?}");
+        client.create("/mine", b"1", &CreateMode::Persistent.with_acls(Acls::creator_all())).await.unwrap();
+        let other = connect(&server.address(), LONG_MS).await;
+        assert_eq!(other.get_data("/mine").await.unwrap_err(), Error::NoAuth);
+        let known = Client::connector().with_auth("digest", b"user:secret").connect(&server.address()).await.unwrap();
+        assert_eq!(known.get_data("/mine").await.unwrap().0, b"1");
+        let list = [Acl::new(Permission::READ | Permission::ADMIN, "world", "anyone")];
+        let stat = known.set_acl("/mine", Acls::new(&list), Some(0)).await.unwrap();
+        assert_eq!(stat.aversion, 1);
+        assert_eq!(known.set_acl("/mine", Acls::new(&list), Some(0)).await.unwrap_err(), Error::BadVersion);
+        assert_eq!(other.get_data("/mine").await.unwrap().0, b"1");
+        assert_eq!(other.set_data("/mine", b"", None).await.unwrap_err(), Error::NoAuth);
 
-    client.create("/container", b"", &CreateMode::Container.with_acls(Acls::anyone_all())).await.unwrap();
-    let ttl = CreateMode::PersistentSequential.with_acls(Acls::anyone_all()).with_ttl(Duration::from_secs(5));
-    assert_eq!(client.create("/ttl-", b"", &ttl).await.unwrap().sequence(), Some(3));
+        client.create("/container", b"", &CreateMode::Container.with_acls(Acls::anyone_all())).await.unwrap();
+        let ttl = CreateMode::PersistentSequential.with_acls(Acls::anyone_all()).with_ttl(Duration::from_secs(5));
+        assert_eq!(client.create("/ttl-", b"", &ttl).await.unwrap().sequence(), Some(3));
 
-    client.create("/container/e", b"", &EPHEMERAL).await.unwrap();
-    assert_eq!(client.list_ephemerals("/container").await.unwrap(), ["/container/e"]);
-    assert_eq!(client.count_descendants_number("/container").await.unwrap(), 1);
+        client.create("/container/e", b"", &EPHEMERAL).await.unwrap();
+        assert_eq!(client.list_ephemerals("/container").await.unwrap(), ["/container/e"]);
+        assert_eq!(client.count_descendants_number("/container").await.unwrap(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_multi_read_has_a_result_for_each_operation() {
-    let server = Server::start(Kind::Apache);
-    let client = connect(&server.address(), LONG_MS).await;
-    client.mkdir("/a/b", &PERSISTENT).await.unwrap();
-    client.set_data("/a", b"1", None).await.unwrap();
-    let mut multi = client.new_multi_reader();
-    multi.add_get_data("/a").unwrap();
-    multi.add_get_data("/missing").unwrap();
-    multi.add_get_children("/a").unwrap();
-    let results = multi.commit().await.unwrap();
-    let stat = client.check_stat("/a").await.unwrap().unwrap();
-    let want = [
-        MultiReadResult::Data { data: b"1".to_vec(), stat },
-        MultiReadResult::Error { err: Error::NoNode },
-        MultiReadResult::Children { children: vec!["b".into()] },
-    ];
-    assert_eq!(results, want);
+    for kind in BOTH {
+        let server = Server::start(kind);
+        let client = connect(&server.address(), LONG_MS).await;
+        client.mkdir("/a/b", &PERSISTENT).await.unwrap();
+        client.set_data("/a", b"1", None).await.unwrap();
+        let mut multi = client.new_multi_reader();
+        multi.add_get_data("/a").unwrap();
+        multi.add_get_data("/missing").unwrap();
+        multi.add_get_children("/a").unwrap();
+        let results = multi.commit().await.unwrap();
+        let stat = client.check_stat("/a").await.unwrap().unwrap();
+        let want = [
+            MultiReadResult::Data { data: b"1".to_vec(), stat },
+            MultiReadResult::Error { err: Error::NoNode },
+            MultiReadResult::Children { children: vec!["b".into()] },
+        ];
+        assert_eq!(results, want);
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use common::{
     PERSISTENT, connect, eventually,
     proxy::Proxy,
-    server::{BOTH, Kind, Server},
+    server::{BOTH, Server},
     soon,
 };
 use septet_zookeeper::{AddWatchMode, EventType, PersistentWatcher, SessionState, WatchedEvent};
@@ -134,46 +134,48 @@ async fn watches_set_before_a_cut_fire_for_what_changed_during_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn persistent_watches_tell_of_all_changes_and_of_the_connection() {
-    let server = Server::start(Kind::Apache);
-    let proxy = Proxy::start(server.port).await;
-    let client = connect(&proxy.address, LONG_MS).await;
-    let other = connect(&server.address(), LONG_MS).await;
-    let mut one = client.watch("/a", AddWatchMode::Persistent).await.unwrap();
-    let mut all = client.watch("/", AddWatchMode::PersistentRecursive).await.unwrap();
-    for path in ["/a", "/a/b", "/a/b/c"] {
-        other.create(path, b"", &PERSISTENT).await.unwrap();
-    }
-    other.set_data("/a", b"", None).await.unwrap();
-    other.delete("/a/b/c", None).await.unwrap();
-    for (event, path) in [(EventType::NodeCreated, "/a"), (EventType::NodeChildrenChanged, "/a"), (EventType::NodeDataChanged, "/a")] {
-        assert_eq!(node(&mut one).await, (event, path.to_owned()));
-    }
-    for (event, path) in [
-        (EventType::NodeCreated, "/a"),
-        (EventType::NodeCreated, "/a/b"),
-        (EventType::NodeCreated, "/a/b/c"),
-        (EventType::NodeDataChanged, "/a"),
-        (EventType::NodeDeleted, "/a/b/c"),
-    ] {
-        assert_eq!(node(&mut all).await, (event, path.to_owned()));
-    }
-    proxy.cut();
-    for watcher in [&mut one, &mut all] {
-        assert_eq!(next(watcher).await.session_state, SessionState::Disconnected);
-    }
-    proxy.mend();
-    for watcher in [&mut one, &mut all] {
-        assert_eq!(next(watcher).await.session_state, SessionState::SyncConnected);
-    }
-    // What follows the connected event is seen: the watches are set before any request.
-    client.sync("/").await.unwrap();
-    other.set_data("/a", b"2", None).await.unwrap();
-    assert_eq!(node(&mut one).await, (EventType::NodeDataChanged, "/a".into()));
-    assert_eq!(node(&mut all).await, (EventType::NodeDataChanged, "/a".into()));
-    client.close().await.unwrap();
-    for watcher in [&mut one, &mut all] {
-        for _ in 0..2 {
-            assert_eq!(next(watcher).await.session_state, SessionState::Closed);
+    for kind in BOTH {
+        let server = Server::start(kind);
+        let proxy = Proxy::start(server.port).await;
+        let client = connect(&proxy.address, LONG_MS).await;
+        let other = connect(&server.address(), LONG_MS).await;
+        let mut one = client.watch("/a", AddWatchMode::Persistent).await.unwrap();
+        let mut all = client.watch("/", AddWatchMode::PersistentRecursive).await.unwrap();
+        for path in ["/a", "/a/b", "/a/b/c"] {
+            other.create(path, b"", &PERSISTENT).await.unwrap();
+        }
+        other.set_data("/a", b"", None).await.unwrap();
+        other.delete("/a/b/c", None).await.unwrap();
+        for (event, path) in [(EventType::NodeCreated, "/a"), (EventType::NodeChildrenChanged, "/a"), (EventType::NodeDataChanged, "/a")] {
+            assert_eq!(node(&mut one).await, (event, path.to_owned()));
+        }
+        for (event, path) in [
+            (EventType::NodeCreated, "/a"),
+            (EventType::NodeCreated, "/a/b"),
+            (EventType::NodeCreated, "/a/b/c"),
+            (EventType::NodeDataChanged, "/a"),
+            (EventType::NodeDeleted, "/a/b/c"),
+        ] {
+            assert_eq!(node(&mut all).await, (event, path.to_owned()));
+        }
+        proxy.cut();
+        for watcher in [&mut one, &mut all] {
+            assert_eq!(next(watcher).await.session_state, SessionState::Disconnected);
+        }
+        proxy.mend();
+        for watcher in [&mut one, &mut all] {
+            assert_eq!(next(watcher).await.session_state, SessionState::SyncConnected);
+        }
+        // What follows the connected event is seen: the watches are set before any request.
+        client.sync("/").await.unwrap();
+        other.set_data("/a", b"2", None).await.unwrap();
+        assert_eq!(node(&mut one).await, (EventType::NodeDataChanged, "/a".into()));
+        assert_eq!(node(&mut all).await, (EventType::NodeDataChanged, "/a".into()));
+        client.close().await.unwrap();
+        for watcher in [&mut one, &mut all] {
+            for _ in 0..2 {
+                assert_eq!(next(watcher).await.session_state, SessionState::Closed);
+            }
         }
     }
 }
@@ -181,106 +183,112 @@ async fn persistent_watches_tell_of_all_changes_and_of_the_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_recursive_watches_are_all_there_after_each_cut() {
     const COUNT: usize = 5000;
-    let server = Server::start(Kind::Apache);
-    let proxy = Proxy::start(server.port).await;
-    let client = connect(&proxy.address, LONG_MS).await;
-    let other = connect(&server.address(), LONG_MS).await;
-    other.create("/w", b"", &PERSISTENT).await.unwrap();
-    let path = |i: usize| format!("/w/a-node-with-a-name-of-some-length-so-that-there-are-several-frames-{i:06}");
-    let mut watchers = Vec::new();
-    for i in 0..COUNT {
-        // Every tenth with a watch that lives on the same node for one event.
-        watchers.push(client.watch(&path(i), AddWatchMode::PersistentRecursive).await.unwrap());
-    }
-    for round in 0..3 {
-        proxy.cut();
-        let mut state = client.state_watcher();
-        while state.state() == SessionState::SyncConnected {
-            soon("the cut", state.changed()).await;
-        }
-        proxy.mend();
-        while state.state() != SessionState::SyncConnected {
-            soon("the connection", state.changed()).await;
-        }
-        // Answered behind the frames that set the watches.
-        eventually("a sync", || async { client.sync("/").await.ok() }).await;
-        let mut tasks = tokio::task::JoinSet::new();
+    for kind in BOTH {
+        let server = Server::start(kind);
+        let proxy = Proxy::start(server.port).await;
+        let client = connect(&proxy.address, LONG_MS).await;
+        let other = connect(&server.address(), LONG_MS).await;
+        other.create("/w", b"", &PERSISTENT).await.unwrap();
+        let path = |i: usize| format!("/w/a-node-with-a-name-of-some-length-so-that-there-are-several-frames-{i:06}");
+        let mut watchers = Vec::new();
         for i in 0..COUNT {
-            let (other, path) = (other.clone(), path(i));
-            tasks.spawn(async move {
-                match round % 2 {
-                    0 => other.create(&path, b"", &PERSISTENT).await.map(drop),
-                    _ => other.delete(&path, None).await,
-                }
-            });
+            // Every tenth with a watch that lives on the same node for one event.
+            watchers.push(client.watch(&path(i), AddWatchMode::PersistentRecursive).await.unwrap());
         }
-        while let Some(done) = tasks.join_next().await {
-            done.unwrap().unwrap();
+        for round in 0..3 {
+            proxy.cut();
+            let mut state = client.state_watcher();
+            while state.state() == SessionState::SyncConnected {
+                soon("the cut", state.changed()).await;
+            }
+            proxy.mend();
+            while state.state() != SessionState::SyncConnected {
+                soon("the connection", state.changed()).await;
+            }
+            // Answered behind the frames that set the watches.
+            eventually("a sync", || async { client.sync("/").await.ok() }).await;
+            let mut tasks = tokio::task::JoinSet::new();
+            for i in 0..COUNT {
+                let (other, path) = (other.clone(), path(i));
+                tasks.spawn(async move {
+                    match round % 2 {
+                        0 => other.create(&path, b"", &PERSISTENT).await.map(drop),
+                        _ => other.delete(&path, None).await,
+                    }
+                });
+            }
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap().unwrap();
+            }
+            let mut seen = BTreeSet::new();
+            for watcher in &mut watchers {
+                let (event, path) = node(watcher).await;
+                assert_eq!(event, if round % 2 == 0 { EventType::NodeCreated } else { EventType::NodeDeleted });
+                seen.insert(path);
+            }
+            assert_eq!(seen.len(), COUNT, "round {round}");
         }
-        let mut seen = BTreeSet::new();
-        for watcher in &mut watchers {
-            let (event, path) = node(watcher).await;
-            assert_eq!(event, if round % 2 == 0 { EventType::NodeCreated } else { EventType::NodeDeleted });
-            seen.insert(path);
-        }
-        assert_eq!(seen.len(), COUNT, "round {round}");
+        drop(watchers);
+        eventually("the server has none", || async { (server.watch_count() == Some(0)).then_some(()) }).await;
     }
-    drop(watchers);
-    eventually("the server has none", || async { (server.watch_count() == Some(0)).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_watchers_are_taken_back_and_others_on_the_same_path_stay() {
-    let server = Server::start(Kind::Apache);
-    let client = connect(&server.address(), LONG_MS).await;
-    client.create("/n", b"", &PERSISTENT).await.unwrap();
-    let count = |wanted: u64| {
-        let server = &server;
-        eventually("the count", move || async move { (server.watch_count() == Some(wanted)).then_some(()) })
-    };
-    let (_, _, first) = client.get_and_watch_data("/n").await.unwrap();
-    let (_, _, second) = client.get_and_watch_data("/n").await.unwrap();
-    let (_, children) = client.list_and_watch_children("/n").await.unwrap();
-    count(2).await;
-    drop(first);
-    drop(children);
-    count(1).await;
-    client.set_data("/n", b"1", None).await.unwrap();
-    assert_eq!(soon("the second", second.changed()).await.event_type, EventType::NodeDataChanged);
-    count(0).await;
-    // Dropped while another is being set: the new one stays.
-    for _ in 0..100 {
-        let (_, _, old) = client.get_and_watch_data("/n").await.unwrap();
-        let asking = client.get_and_watch_data("/n");
-        drop(old);
-        let (_, _, new) = asking.await.unwrap();
-        client.set_data("/n", b"2", None).await.unwrap();
-        assert_eq!(soon("the new one", new.changed()).await.event_type, EventType::NodeDataChanged);
+    for kind in BOTH {
+        let server = Server::start(kind);
+        let client = connect(&server.address(), LONG_MS).await;
+        client.create("/n", b"", &PERSISTENT).await.unwrap();
+        let count = |wanted: u64| {
+            let server = &server;
+            eventually("the count", move || async move { (server.watch_count() == Some(wanted)).then_some(()) })
+        };
+        let (_, _, first) = client.get_and_watch_data("/n").await.unwrap();
+        let (_, _, second) = client.get_and_watch_data("/n").await.unwrap();
+        let (_, children) = client.list_and_watch_children("/n").await.unwrap();
+        count(2).await;
+        drop(first);
+        drop(children);
+        count(1).await;
+        client.set_data("/n", b"1", None).await.unwrap();
+        assert_eq!(soon("the second", second.changed()).await.event_type, EventType::NodeDataChanged);
+        count(0).await;
+        // Dropped while another is being set: the new one stays.
+        for _ in 0..100 {
+            let (_, _, old) = client.get_and_watch_data("/n").await.unwrap();
+            let asking = client.get_and_watch_data("/n");
+            drop(old);
+            let (_, _, new) = asking.await.unwrap();
+            client.set_data("/n", b"2", None).await.unwrap();
+            assert_eq!(soon("the new one", new.changed()).await.event_type, EventType::NodeDataChanged);
+        }
+        count(0).await;
     }
-    count(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_persistent_watch_outlives_one_shot_watches_on_its_path() {
-    let server = Server::start(Kind::Apache);
-    let client = connect(&server.address(), LONG_MS).await;
-    client.create("/n", b"", &PERSISTENT).await.unwrap();
-    let mut persistent = client.watch("/n", AddWatchMode::Persistent).await.unwrap();
-    for round in 0..3 {
+    for kind in BOTH {
+        let server = Server::start(kind);
+        let client = connect(&server.address(), LONG_MS).await;
+        client.create("/n", b"", &PERSISTENT).await.unwrap();
+        let mut persistent = client.watch("/n", AddWatchMode::Persistent).await.unwrap();
+        for round in 0..3 {
+            let (_, _, data) = client.get_and_watch_data("/n").await.unwrap();
+            let (_, children) = client.list_and_watch_children("/n").await.unwrap();
+            client.set_data("/n", b"", None).await.unwrap();
+            client.create(&format!("/n/{round}"), b"", &PERSISTENT).await.unwrap();
+            assert_eq!(soon("data", data.changed()).await.event_type, EventType::NodeDataChanged);
+            assert_eq!(soon("children", children.changed()).await.event_type, EventType::NodeChildrenChanged);
+            assert_eq!(node(&mut persistent).await.0, EventType::NodeDataChanged);
+            assert_eq!(node(&mut persistent).await.0, EventType::NodeChildrenChanged);
+        }
+        // The one-shot watch stays when the persistent one goes.
         let (_, _, data) = client.get_and_watch_data("/n").await.unwrap();
-        let (_, children) = client.list_and_watch_children("/n").await.unwrap();
+        drop(persistent);
+        client.sync("/").await.unwrap();
         client.set_data("/n", b"", None).await.unwrap();
-        client.create(&format!("/n/{round}"), b"", &PERSISTENT).await.unwrap();
         assert_eq!(soon("data", data.changed()).await.event_type, EventType::NodeDataChanged);
-        assert_eq!(soon("children", children.changed()).await.event_type, EventType::NodeChildrenChanged);
-        assert_eq!(node(&mut persistent).await.0, EventType::NodeDataChanged);
-        assert_eq!(node(&mut persistent).await.0, EventType::NodeChildrenChanged);
+        eventually("the server has none", || async { (server.watch_count() == Some(0)).then_some(()) }).await;
     }
-    // The one-shot watch stays when the persistent one goes.
-    let (_, _, data) = client.get_and_watch_data("/n").await.unwrap();
-    drop(persistent);
-    client.sync("/").await.unwrap();
-    client.set_data("/n", b"", None).await.unwrap();
-    assert_eq!(soon("data", data.changed()).await.event_type, EventType::NodeDataChanged);
-    eventually("the server has none", || async { (server.watch_count() == Some(0)).then_some(()) }).await;
 }

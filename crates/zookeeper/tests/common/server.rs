@@ -113,7 +113,7 @@ impl Server {
         let data = dir.path().join("data");
         let mut text = format!(
             "tickTime=500\nmaxSessionTimeout=60000\nclientPort={port}\nclientPortAddress=127.0.0.1\ndataDir={}\n4lw.commands.whitelist=*\n\
-             maxClientCnxns=0\n{extra}",
+             maxClientCnxns=0\nextendedTypesEnabled=true\n{extra}",
             data.display()
         );
         if kind == Kind::Apache {
