@@ -135,6 +135,8 @@ pub struct Config {
     pub cleaner_buffer: usize,
     /// `log.cleaner.backoff.ms`
     pub cleaner_backoff: Duration,
+    /// `metrics.port`, for Prometheus on all addresses
+    pub metrics_port: Option<u16>,
     /// `septet.max.producers`
     pub max_producers: usize,
 }
@@ -313,6 +315,7 @@ impl Config {
             cleaner_enabled: source.boolean("log.cleaner.enable")?.unwrap_or(true),
             cleaner_buffer: source.number("log.cleaner.dedupe.buffer.size", 1 << 20, i64::MAX)?.unwrap_or(CLEANER_BUFFER) as usize,
             cleaner_backoff: source.duration("log.cleaner.backoff.ms", 0, 15_000)?.max(Duration::from_millis(10)),
+            metrics_port: source.number("metrics.port", 1, 65_535)?.map(|n| n as u16),
             max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
         for entry in properties.entries() {
@@ -376,6 +379,7 @@ pub const OBEYED: &[&str] = &[
     "producer.id.expiration.ms",
     "producer.id.expiration.check.interval.ms",
     "septet.max.producers",
+    "metrics.port",
     "min.insync.replicas",
     "unclean.leader.election.enable",
     "replica.lag.time.max.ms",

@@ -14,6 +14,7 @@
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
 //! | [`fetch_sessions`], [`watch`] | what clients fetch, and what is told of changes |
+//! | [`metrics`] | what Prometheus gets |
 //! | [`records`] | the records in a batch: checked before they are stored |
 //! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
 
@@ -26,6 +27,7 @@ pub mod fetch_sessions;
 pub mod groups;
 pub mod handlers;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod partition;
 pub mod records;

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, net::server, replica};
-use septet_daemon::{logging, program::Program, ready, signals::StopSignals};
+use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, metrics, net::server, replica};
+use septet_daemon::{logging, metrics::Limits, program::Program, ready, signals::StopSignals};
 use tokio::net::TcpListener;
 
 const PROGRAM: Program = Program("septet-broker");
@@ -44,8 +44,16 @@ async fn run(config: Config) -> Result<(), String> {
         let bound = TcpListener::bind((host, l.port)).await.map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
         listeners.push((l.name.clone(), bound));
     }
+    let metrics_listener = match config.metrics_port {
+        Some(port) => Some(TcpListener::bind(("0.0.0.0", port)).await.map_err(|e| format!("cannot listen on metrics.port {port}: {e}"))?),
+        None => None,
+    };
     let mut stop = StopSignals::listen().map_err(|e| e.to_string())?;
     let broker = Arc::new(Broker::open(config).map_err(|e| e.to_string())?);
+    metrics::register(&broker);
+    if let Some(listener) = metrics_listener {
+        tokio::spawn(septet_daemon::metrics::serve(listener, broker.metrics.clone(), Limits::default()));
+    }
     let maintenance = tokio::spawn(broker.clone().maintain());
     let mut session = tokio::spawn(cluster::run(broker.clone()));
     let proposals = tokio::spawn(replica::send_proposals(broker.clone()));
