@@ -5,8 +5,8 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use septet_zookeeper as zk;
 use tokio::task::JoinHandle;
-use zookeeper_client as zk;
 
 use super::{
     config_changes,

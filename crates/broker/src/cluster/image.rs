@@ -8,8 +8,8 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
 use kafka_protocol::ResponseError;
+use septet_zookeeper as zk;
 use serde_json::Value;
-use zookeeper_client as zk;
 
 use super::path;
 use crate::{

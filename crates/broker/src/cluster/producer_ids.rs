@@ -5,8 +5,8 @@
 
 use std::{ops::Range, time::Duration};
 
+use septet_zookeeper as zk;
 use tokio::sync::Mutex;
-use zookeeper_client as zk;
 
 use super::{path, session::PERSISTENT};
 

@@ -15,11 +15,11 @@ use std::{
 };
 
 use kafka_protocol::ResponseError;
+use septet_zookeeper as zk;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use zookeeper_client as zk;
 
 use super::{
     BrokerInfo, deletion, path,
