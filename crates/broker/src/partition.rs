@@ -121,6 +121,8 @@ pub struct Read {
     pub replica: Option<(i32, i64)>,
     /// the follower's first offset
     pub log_start: i64,
+    /// the leader epoch that the reader knows, -1 if it does not say
+    pub leader_epoch: i32,
 }
 
 fn storage_error(what: &str, e: &LogError) -> ResponseError {
@@ -395,6 +397,10 @@ impl Partition {
     /// Finds what there is from an offset on. A follower reads up to the end of the log, and tells by its offset what it has.
     pub fn find(&self, read: &Read) -> Result<Fetched, ResponseError> {
         let mut inner = self.leading()?;
+        // Compared under the lock: what a follower has of an earlier leader says nothing about what it has of this one.
+        if read.leader_epoch >= 0 && read.leader_epoch != inner.replication.assignment().leader_epoch {
+            return Err(ResponseError::FencedLeaderEpoch);
+        }
         let (start_offset, end) = (inner.log.start_offset(), inner.log.end_offset());
         let mut effects = Effects::default();
         if let Some((id, epoch)) = read.replica {

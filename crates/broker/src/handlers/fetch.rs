@@ -152,6 +152,7 @@ impl Leading<'_> {
             stable_only,
             replica,
             log_start: position.log_start,
+            leader_epoch: position.leader_epoch,
         })?;
         Ok(Part {
             index,

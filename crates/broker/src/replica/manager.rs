@@ -135,6 +135,10 @@ impl Manager {
                     new.partitions.remove(&p.index);
                     continue;
                 }
+                // From a connection that was lost: it was overtaken by what came over the next one.
+                if new.partitions.get(&p.index).is_some_and(|known| known.leader_epoch > p.leader_epoch) {
+                    continue;
+                }
                 new.partitions.insert(
                     p.index,
                     PartitionInfo {

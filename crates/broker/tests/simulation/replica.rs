@@ -137,7 +137,7 @@ impl Replica {
     fn follow(&mut self, effects: Effects, broker_epoch: i64, controller: Option<i32>, ctx: &mut Ctx) {
         if let Some(p) = effects.propose {
             if ctx.has(Bug::PendingIsrNotCounted) {
-                self.core.answered(&p, septet_broker::core::partition::Answer::Retry, ctx.now, Self::lag(ctx));
+                self.core.answered(&p, septet_broker::core::partition::Answer::Rejected, ctx.now, Self::lag(ctx));
             }
             if ctx.has(Bug::ShrinkBeforeConfirmed) && p.isr.len() < self.core.in_sync() {
                 let isr = p.isr.iter().map(|(id, _)| *id).collect();
@@ -286,7 +286,7 @@ impl Replica {
     pub fn tick(&mut self, broker_epoch: i64, controller: Option<i32>, ctx: &mut Ctx) {
         if let Some(p) = self.core.pending().filter(|_| ctx.now - self.proposed_at >= ALTER_TIMEOUT).cloned() {
             if ctx.has(Bug::ProposalDroppedOnTimeout) {
-                self.answered(&p, septet_broker::core::partition::Answer::Retry, ctx);
+                self.answered(&p, septet_broker::core::partition::Answer::Rejected, ctx);
             } else {
                 self.propose(p, broker_epoch, controller, ctx);
             }

@@ -124,7 +124,7 @@ impl Controller {
     }
 
     /// Tells all which brokers live; those that are new are told with everything else ([`Controller::tell_all`]).
-    pub(super) fn tell_brokers(&self, new: &[i32]) {
+    pub(super) fn tell_brokers(&self, new: &BTreeSet<i32>) {
         let all: Vec<LiveBroker> = self.cluster.brokers.iter().map(|(id, b)| live(*id, &b.info)).collect();
         for (id, channel) in &self.channels {
             let mut pending = channel.shared.lock();
