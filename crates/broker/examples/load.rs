@@ -127,8 +127,9 @@ fn topic(ports: &[u16], topic: &str, partitions: i32, factor: i16) {
     let ready = |p: &u16| {
         let m = metadata(*p, &[topic]).ok()?;
         let t = m.topics.first()?;
-        (t.partitions.len() == partitions as usize && t.partitions.iter().all(|p| p.leader_id.0 > 0 && p.isr_nodes.len() == factor as usize))
-            .then_some(())
+        (t.partitions.len() == partitions as usize
+            && t.partitions.iter().all(|p| p.leader_id.0 > 0 && p.isr_nodes.len() == factor as usize))
+        .then_some(())
     };
     until(Duration::from_millis(20), || ports.iter().all(|p| ready(p).is_some()).then_some(()));
 }

@@ -7,14 +7,19 @@
 
 mod common;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use common::{
     apache,
     batches::Batch,
     client::{Client, eventually, new_topic, produce_request, text},
     logs::batches,
-    processes::{Cluster, Node},
+    processes::{Cluster, Node, Process},
     tools,
 };
 use kafka_protocol::{
@@ -27,7 +32,7 @@ use kafka_protocol::{
 };
 
 const SETTINGS: &str = "replica.lag.time.max.ms=4000\nzookeeper.session.timeout.ms=6000\nmin.insync.replicas=2\n\
-     offsets.topic.replication.factor=3\ncontrolled.shutdown.retry.backoff.ms=500\nlog.segment.delete.delay.ms=500\nfile.delete.delay.ms=500";
+     offsets.topic.replication.factor=3\nlog.segment.delete.delay.ms=500";
 const APACHE: i32 = 3;
 const ALL: [i32; 3] = [1, 2, APACHE];
 /// On a machine that is busy.
@@ -133,8 +138,12 @@ impl Producer {
             // Right after a failover a leader may lack in-sync replicas for a moment; a client tries again then.
             eventually("a record is acknowledged", LIMIT, || {
                 let p = client.call(9, &request).responses.remove(0).partition_responses.remove(0);
-                let again = [ResponseError::NotLeaderOrFollower, ResponseError::NotEnoughReplicas, ResponseError::RequestTimedOut,
-                    ResponseError::NotEnoughReplicasAfterAppend];
+                let again = [
+                    ResponseError::NotLeaderOrFollower,
+                    ResponseError::NotEnoughReplicas,
+                    ResponseError::RequestTimedOut,
+                    ResponseError::NotEnoughReplicasAfterAppend,
+                ];
                 assert!(p.error_code == 0 || again.iter().any(|e| e.code() == p.error_code), "{i} at {leader}: {p:?}");
                 (p.error_code == 0).then(|| assert_eq!(p.base_offset, i64::from(i), "at {leader}"))
             });
@@ -212,7 +221,9 @@ fn delete_and_create(cluster: &mut Cluster, topic: &'static str) {
         let unknown = |id: &i32| cluster.client(*id).metadata(Some(&[topic]), false).topics[0].error_code == 3;
         ALL.iter().all(unknown).then_some(())
     });
-    assert!(!cluster.znodes().children("/brokers/topics").contains(&topic.to_owned()));
+    let znodes = cluster.znodes();
+    eventually("its znode is gone", LIMIT, || (!znodes.children("/brokers/topics").contains(&topic.to_owned())).then_some(()));
+    drop(znodes);
     create(cluster, &assigned(topic, &[[2, APACHE, 1]]));
     assert_eq!(settled(cluster, topic, 0, 3), 2);
     let mut producer = Producer::new(cluster, 1, topic);
@@ -226,9 +237,48 @@ fn console(cluster: &Cluster) {
     let out = tools::run(
         cluster.dir.path(),
         &tools::kafka("kafka-console-consumer.sh"),
-        &["--bootstrap-server", &servers, "--topic", "ours", "--from-beginning", "--group", "console", "--max-messages", "20", "--timeout-ms", "60000"],
+        &[
+            "--bootstrap-server",
+            &servers,
+            "--topic",
+            "ours",
+            "--from-beginning",
+            "--group",
+            "console",
+            "--max-messages",
+            "20",
+            "--timeout-ms",
+            "60000",
+        ],
     );
     assert_eq!(out.lines().filter(|l| l.starts_with("ours ")).count(), 20, "{out}");
+}
+
+/// An idempotent producer and a consumer of a group, of librdkafka, that live through all failovers.
+struct Steady {
+    process: Process,
+    stop: PathBuf,
+    out: PathBuf,
+}
+
+impl Steady {
+    fn start(cluster: &Cluster) -> Self {
+        create(cluster, &assigned("steady", &[[1, APACHE, 2]]));
+        let (stop, out) = (cluster.dir.path().join("steady.stop"), cluster.dir.path().join("steady.out"));
+        let mut command = Command::new(tools::python());
+        command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/steady.py"));
+        command.arg(tools::bootstrap(cluster)).arg("steady").arg(&stop).stdin(Stdio::null()).stdout(fs::File::create(&out).unwrap());
+        Self { process: Process::spawn(command, cluster.dir.path().join("steady.stderr")), stop, out }
+    }
+
+    /// Every record was acknowledged, and consumed once and in order.
+    fn finish(mut self) {
+        fs::write(&self.stop, "").unwrap();
+        let status = self.process.exit(2 * LIMIT);
+        let said = fs::read_to_string(&self.out).unwrap();
+        assert!(status.success() && said.lines().any(|l| l == "done"), "{status} {said}\n{}", self.process.said());
+        println!("{said}");
+    }
 }
 
 fn leave_isr(cluster: &Cluster, topic: &str, gone: i32) -> i32 {
@@ -250,6 +300,7 @@ fn ours_is_the_controller() {
     create(&cluster, &assigned("theirs", &[[APACHE, 1, 2]]));
     create(&cluster, &assigned("fleeting", &[[1, 2, APACHE]]));
     assert_eq!([settled(&cluster, "ours", 0, 3), settled(&cluster, "theirs", 0, 3)], [1, APACHE]);
+    let steady = Steady::start(&cluster);
     // Apache's broker gets its ids from our controller.
     let mut ours = Producer::new(&cluster, APACHE, "ours");
     let mut theirs = Producer::new(&cluster, 2, "theirs");
@@ -298,9 +349,9 @@ fn ours_is_the_controller() {
     }
     settled(&cluster, "fleeting", 0, 3);
     delete_and_create(&mut cluster, "fleeting");
-    fs::write("/tmp/mixed-a.txt", complaints(&cluster).join("\n")).unwrap();
-    fs::copy(cluster.dir.path().join("apache.stdout"), "/tmp/mixed-a.out").unwrap();
-    for i in [1,2] { fs::copy(cluster.node(i).dir.join("stderr"), format!("/tmp/mixed-a{i}.err")).unwrap(); }
+    settled(&cluster, "steady", 0, 3);
+    steady.finish();
+    same_files(&mut cluster, "steady");
 }
 
 #[test]
@@ -315,6 +366,7 @@ fn apaches_is_the_controller() {
     create(&cluster, &assigned("theirs", &[[APACHE, 1, 2]]));
     create(&cluster, &assigned("fleeting", &[[1, 2, APACHE]]));
     assert_eq!([settled(&cluster, "ours", 0, 3), settled(&cluster, "theirs", 0, 3)], [1, APACHE]);
+    let steady = Steady::start(&cluster);
     let mut ours = Producer::new(&cluster, APACHE, "ours");
     let mut theirs = Producer::new(&cluster, 2, "theirs");
     ours.go_on(&cluster, 1, 30);
@@ -366,14 +418,7 @@ fn apaches_is_the_controller() {
         producer.go_on(&cluster, APACHE, 10);
         same_files(&mut cluster, topic);
     }
-    fs::write("/tmp/mixed-b.txt", complaints(&cluster).join("\n")).unwrap();
-    fs::copy(cluster.dir.path().join("apache.stdout"), "/tmp/mixed-b.out").unwrap();
-    for i in [1,2] { fs::copy(cluster.node(i).dir.join("stderr"), format!("/tmp/mixed-b{i}.err")).unwrap(); }
-}
-
-/// What Apache's brokers complained about.
-fn complaints(cluster: &Cluster) -> Vec<String> {
-    let said = fs::read_to_string(cluster.dir.path().join("apache.stdout")).unwrap();
-    let lines = said.lines().filter(|l| [" WARN ", " ERROR ", "Exception"].iter().any(|w| l.contains(w)));
-    lines.map(str::to_owned).collect()
+    settled(&cluster, "steady", 0, 3);
+    steady.finish();
+    same_files(&mut cluster, "steady");
 }

@@ -21,8 +21,13 @@ pub mod key {
     pub const CONTROLLED_SHUTDOWN: i16 = 7;
     pub const ALLOCATE_PRODUCER_IDS: i16 = 67;
     /// Key, oldest and newest version.
-    pub const ALL: &[(i16, i16, i16)] =
-        &[(LEADER_AND_ISR, 5, 7), (STOP_REPLICA, 3, 4), (UPDATE_METADATA, 7, 8), (CONTROLLED_SHUTDOWN, 3, 3), (ALLOCATE_PRODUCER_IDS, 0, 0)];
+    pub const ALL: &[(i16, i16, i16)] = &[
+        (LEADER_AND_ISR, 5, 7),
+        (STOP_REPLICA, 3, 4),
+        (UPDATE_METADATA, 7, 8),
+        (CONTROLLED_SHUTDOWN, 3, 3),
+        (ALLOCATE_PRODUCER_IDS, 0, 0),
+    ];
 }
 
 /// Leader in UpdateMetadata of a partition that is being deleted (LeaderAndIsr.LeaderDuringDelete).
