@@ -173,7 +173,7 @@ async fn until_gone(broker: &Broker, client: &zk::Client, id: i32) -> Result<(),
                 (refused, reached) = (0, true);
                 peer.closed().await;
             }
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && (reached || info.listened_first) => refused += 1,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && (reached || info.ours) => refused += 1,
             Err(_) => refused = 0,
         }
         if refused < PROOF {

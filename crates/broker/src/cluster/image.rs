@@ -24,9 +24,9 @@ pub struct BrokerInfo {
     pub endpoints: Vec<Listener>,
     /// `broker.rack`
     pub rack: Option<String>,
-    /// It listened before it registered, as brokers of this program do: a refused connection is proof that it is gone. Apache's
-    /// brokers listen at the end of their start, seconds after they registered.
-    pub listened_first: bool,
+    /// A broker of this program, which listens before it registers: a refused connection is proof that it is gone. Apache's brokers
+    /// listen at the end of their start, seconds after they registered.
+    pub ours: bool,
 }
 
 impl BrokerInfo {
@@ -106,8 +106,8 @@ pub fn parse_controller(bytes: &[u8]) -> Option<i32> {
     number(&json(bytes)["brokerid"])
 }
 
-/// Field of a broker's registration that Kafka does not have, and ignores.
-pub const LISTENED_FIRST: &str = "septet_listened_first";
+/// Field of the registration of a broker of this program. Kafka ignores it.
+pub const OURS: &str = "septet";
 
 /// A broker's registration; endpoints that do not parse are left out.
 pub fn parse_broker(bytes: &[u8]) -> BrokerInfo {
@@ -118,8 +118,8 @@ pub fn parse_broker(bytes: &[u8]) -> BrokerInfo {
         Some(Listener { name: name.to_owned(), host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
     };
     let endpoints = value["endpoints"].as_array().map(|a| a.iter().filter_map(endpoint).collect()).unwrap_or_default();
-    let listened_first = value[LISTENED_FIRST].as_bool().unwrap_or(false);
-    BrokerInfo { endpoints, rack: value["rack"].as_str().map(str::to_owned), listened_first }
+    let ours = value[OURS].as_bool().unwrap_or(false);
+    BrokerInfo { endpoints, rack: value["rack"].as_str().map(str::to_owned), ours }
 }
 
 /// A topic's znode; `None` if it is not one. A value that does not fit is left out.

@@ -1,7 +1,7 @@
 //! What brokers are told: one task for each broker, which sends the newest decisions until they are taken.
 //!
 //! Invariant: what waits for a broker is at most one entry for each partition, the newest; an entry leaves when the broker has
-//! answered it. A broker hears of the living brokers first, then
+//! answered it. A broker of Apache's hears of the living brokers first, then
 //! LeaderAndIsr goes before UpdateMetadata, as on Kafka, so that a client is not sent to a leader that does not know it yet.
 
 use std::{
@@ -51,11 +51,14 @@ struct Pending {
     brokers_changed: bool,
     /// All of the broker's partitions are among the assignments.
     full: bool,
+    /// The broker is new and is not told everything yet. A part would be taken for the whole: it would serve clients at once.
+    untold: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed
+        let nothing = self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed;
+        self.untold || nothing
     }
 }
 
@@ -109,6 +112,7 @@ impl Controller {
     pub(super) fn open_channel(&mut self, id: i32) {
         let Some(registration) = self.cluster.brokers.get(&id).cloned() else { return };
         let shared = Arc::new(Shared::default());
+        shared.lock().untold = true;
         let teller = Teller {
             broker: self.broker.clone(),
             events: self.events.clone(),
@@ -120,14 +124,16 @@ impl Controller {
         self.channels.insert(id, Channel { shared, task: tokio::spawn(teller.run()) });
     }
 
-    /// Tells all which brokers live.
-    pub(super) fn tell_brokers(&self) {
+    /// Tells all which brokers live; those that are new are told with everything else ([`Controller::tell_all`]).
+    pub(super) fn tell_brokers(&self, new: &[i32]) {
         let all: Vec<LiveBroker> = self.cluster.brokers.iter().map(|(id, b)| live(*id, &b.info)).collect();
-        for channel in self.channels.values() {
+        for (id, channel) in &self.channels {
             let mut pending = channel.shared.lock();
             pending.brokers.clone_from(&all);
-            pending.brokers_changed = true;
-            channel.shared.woken.notify_one();
+            if !new.contains(id) {
+                pending.brokers_changed = true;
+                channel.shared.woken.notify_one();
+            }
         }
     }
 
@@ -136,7 +142,7 @@ impl Controller {
         let Some(channel) = self.channels.get(&id) else { return };
         {
             let mut pending = channel.shared.lock();
-            pending.full = true;
+            (pending.full, pending.brokers_changed, pending.untold) = (true, true, false);
             for (name, _) in self.cluster.partitions() {
                 self.metadata(&mut pending, &name);
                 if self.cluster.partition(&name).is_some_and(|p| p.replicas.contains(&id)) {
@@ -268,7 +274,7 @@ struct Teller {
 impl Teller {
     async fn run(self) {
         let mut peer: Option<Peer> = None;
-        let (mut refused, mut reached) = (0, self.registration.info.listened_first);
+        let (mut refused, mut reached) = (0, self.registration.info.ours);
         loop {
             let itself = self.id == self.broker.id();
             if peer.is_none() && !itself {
@@ -320,10 +326,12 @@ impl Teller {
     }
 
     async fn send(&self, peer: &mut Option<Peer>) -> io::Result<()> {
-        // A broker of Apache does not follow a leader that it has not heard of (ReplicaManager.makeFollowers).
+        // A broker of Apache does not follow a leader that it has not heard of (ReplicaManager.makeFollowers). One of ours would begin
+        // to serve, without topics.
         let brokers = {
             let mut pending = self.shared.lock();
-            std::mem::take(&mut pending.brokers_changed).then(|| pending.brokers.clone())
+            let first = !self.registration.info.ours && std::mem::take(&mut pending.brokers_changed);
+            first.then(|| pending.brokers.clone())
         };
         if let Some(brokers) = brokers
             && let Err(e) = self.update(peer, &Of::new(), brokers).await
@@ -345,14 +353,22 @@ impl Teller {
             put_back(&mut self.shared.lock().assignments, assignments);
             return Err(e);
         }
-        let (metadata, brokers) = {
+        // What leads and follows comes before what clients are told of it.
+        if !self.shared.lock().assignments.is_empty() {
+            return Ok(());
+        }
+        let (metadata, brokers_changed, brokers) = {
             let mut pending = self.shared.lock();
-            (take_some(&mut pending.metadata), pending.brokers.clone())
+            // All at once: the first tells a broker that it may serve.
+            let brokers_changed = std::mem::take(&mut pending.brokers_changed);
+            (std::mem::take(&mut pending.metadata), brokers_changed, pending.brokers.clone())
         };
-        if !metadata.is_empty()
+        if (brokers_changed || !metadata.is_empty())
             && let Err(e) = self.update(peer, &metadata, brokers).await
         {
-            put_back(&mut self.shared.lock().metadata, metadata);
+            let mut pending = self.shared.lock();
+            pending.brokers_changed |= brokers_changed;
+            put_back(&mut pending.metadata, metadata);
             return Err(e);
         }
         let stops = take_some(&mut self.shared.lock().stops);
