@@ -13,7 +13,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use septet_zookeeper as zk;
 
-use super::{Image, election::Election, path};
+use super::{Image, election::Election, image::OURS, path};
 use crate::broker::{Broker, StartError};
 
 /// How persistent znodes are made.
@@ -213,6 +213,7 @@ pub async fn register(broker: &Broker, client: &zk::Client) -> Result<(), Sessio
         "features": {}, "listener_security_protocol_map": map, "endpoints": endpoints, "jmx_port": -1,
         "port": first.port, "host": first.host, "version": 5, "timestamp": now_ms(),
     });
+    data[OURS] = true.into();
     if let Some(rack) = &broker.config.rack {
         data["rack"] = rack.as_str().into();
     }

@@ -221,7 +221,7 @@ mod tests {
             let partition = PartitionInfo { replicas: vec![2], leader: 2, leader_epoch: 9, isr: vec![2], offline: vec![] };
             let topic = TopicInfo { partitions: BTreeMap::from([(0, partition)]), ..TopicInfo::default() };
             let image = Image {
-                brokers: BTreeMap::from([(2, BrokerInfo { endpoints: vec![at], rack: None })]),
+                brokers: BTreeMap::from([(2, BrokerInfo { endpoints: vec![at], ..BrokerInfo::default() })]),
                 topics: BTreeMap::from([("t".to_owned(), topic.into())]),
                 ..Image::default()
             };

@@ -210,5 +210,5 @@ fn info(b: &crate::cluster::control::LiveBroker) -> BrokerInfo {
     let endpoint = |e: &crate::cluster::control::Endpoint| {
         Some(Listener { name: e.listener.clone(), host: e.host.clone(), port: u16::try_from(e.port).ok()? })
     };
-    BrokerInfo { endpoints: b.endpoints.iter().filter_map(endpoint).collect(), rack: b.rack.clone() }
+    BrokerInfo { endpoints: b.endpoints.iter().filter_map(endpoint).collect(), rack: b.rack.clone(), ours: false }
 }

@@ -1,7 +1,8 @@
 //! What brokers are told: one task for each broker, which sends the newest decisions until they are taken.
 //!
 //! Invariant: what waits for a broker is at most one entry for each partition, the newest; an entry leaves when the broker has
-//! answered it. LeaderAndIsr goes before UpdateMetadata, as on Kafka, so that a client is not sent to a leader that does not know it yet.
+//! answered it. A broker of Apache's hears of the living brokers first, then
+//! LeaderAndIsr goes before UpdateMetadata, as on Kafka, so that a client is not sent to a leader that does not know it yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -273,18 +274,18 @@ struct Teller {
 impl Teller {
     async fn run(self) {
         let mut peer: Option<Peer> = None;
-        let mut refused = 0;
+        let (mut refused, mut reached) = (0, self.registration.info.ours);
         loop {
             let itself = self.id == self.broker.id();
             if peer.is_none() && !itself {
                 match self.connect().await {
                     Ok(p) => {
                         peer = Some(p);
-                        refused = 0;
+                        (refused, reached) = (0, true);
                     }
                     Err(e) => {
                         refused = if e.kind() == io::ErrorKind::ConnectionRefused { refused + 1 } else { 0 };
-                        if refused >= PROOF {
+                        if refused >= PROOF && reached {
                             self.report(Event::Gone { id: self.id, epoch: self.registration.epoch }).await;
                         } else {
                             warn_quietly!("broker {} cannot be told: {e}; trying again", self.id);
@@ -325,6 +326,19 @@ impl Teller {
     }
 
     async fn send(&self, peer: &mut Option<Peer>) -> io::Result<()> {
+        // A broker of Apache does not follow a leader that it has not heard of (ReplicaManager.makeFollowers). One of ours would begin
+        // to serve, without topics.
+        let brokers = {
+            let mut pending = self.shared.lock();
+            let first = !self.registration.info.ours && std::mem::take(&mut pending.brokers_changed);
+            first.then(|| pending.brokers.clone())
+        };
+        if let Some(brokers) = brokers
+            && let Err(e) = self.update(peer, &Of::new(), brokers).await
+        {
+            self.shared.lock().brokers_changed = true;
+            return Err(e);
+        }
         let (assignments, full) = {
             let mut pending = self.shared.lock();
             let some = take_some(&mut pending.assignments);
@@ -343,15 +357,17 @@ impl Teller {
         if !self.shared.lock().assignments.is_empty() {
             return Ok(());
         }
-        let (metadata, brokers) = {
+        let (metadata, brokers_changed, brokers) = {
             let mut pending = self.shared.lock();
-            pending.brokers_changed = false;
             // All at once: the first tells a broker that it may serve.
-            (std::mem::take(&mut pending.metadata), pending.brokers.clone())
+            let brokers_changed = std::mem::take(&mut pending.brokers_changed);
+            (std::mem::take(&mut pending.metadata), brokers_changed, pending.brokers.clone())
         };
-        if let Err(e) = self.update(peer, &metadata, brokers).await {
+        if (brokers_changed || !metadata.is_empty())
+            && let Err(e) = self.update(peer, &metadata, brokers).await
+        {
             let mut pending = self.shared.lock();
-            pending.brokers_changed = true;
+            pending.brokers_changed |= brokers_changed;
             put_back(&mut pending.metadata, metadata);
             return Err(e);
         }
