@@ -59,7 +59,7 @@ async fn run(config: Config) -> Result<(), String> {
     let proposals = tokio::spawn(replica::send_proposals(broker.clone()));
     // The controller comes in by the same door as clients, who wait until this broker knows the cluster.
     for (name, listener) in listeners {
-        tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None }));
+        tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None, connection: 0 }));
     }
     let serving = {
         let broker = broker.clone();

@@ -48,21 +48,21 @@ async fn producer_ids(broker: &Broker, id: i32) -> Result<std::ops::Range<i64>, 
 }
 
 /// Answers keys 4 to 7 and 67: the body of the answer.
-pub async fn handle(broker: &Arc<Broker>, number: i16, version: i16, body: &[u8]) -> Result<Bytes, RequestError> {
+pub async fn handle(broker: &Arc<Broker>, number: i16, version: i16, body: &[u8], connection: u64) -> Result<Bytes, RequestError> {
     let bad = |e: Malformed| RequestError::Malformed(format!("key {number} version {version}: {e}"));
     Ok(match number {
         key::LEADER_AND_ISR => {
             let request = LeaderAndIsr::decode(body, version).map_err(bad)?;
-            let result = broker.replicas.leader_and_isr(broker, &request).await;
+            let result = broker.replicas.leader_and_isr(broker, &request, connection).await;
             request.encode_answer(code(&result), &result.unwrap_or_default())
         }
         key::UPDATE_METADATA => {
             let request = UpdateMetadata::decode(body, version).map_err(bad)?;
-            control::encode_code(code(&broker.replicas.update_metadata(broker, &request).await))
+            control::encode_code(code(&broker.replicas.update_metadata(broker, &request, connection).await))
         }
         key::STOP_REPLICA => {
             let request = StopReplica::decode(body, version).map_err(bad)?;
-            let result = broker.replicas.stop_replica(broker, &request).await;
+            let result = broker.replicas.stop_replica(broker, &request, connection).await;
             control::encode_partitions_answer(code(&result), &result.unwrap_or_default(), true)
         }
         key::ALLOCATE_PRODUCER_IDS => {

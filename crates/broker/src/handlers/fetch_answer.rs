@@ -221,11 +221,11 @@ mod tests {
             let partition = PartitionInfo { replicas: vec![2], leader: 2, leader_epoch: 9, isr: vec![2], offline: vec![] };
             let topic = TopicInfo { partitions: BTreeMap::from([(0, partition)]), ..TopicInfo::default() };
             let image = Image {
-                brokers: BTreeMap::from([(2, BrokerInfo { endpoints: vec![at], ..BrokerInfo::default() })]),
+                brokers: BTreeMap::from([(2, BrokerInfo { endpoints: vec![at], rack: None, ours: false })]),
                 topics: BTreeMap::from([("t".to_owned(), topic.into())]),
                 ..Image::default()
             };
-            let context = Context { listener: "PLAINTEXT".into(), peer: None };
+            let context = Context { listener: "PLAINTEXT".into(), peer: None, connection: 0 };
             assert_eq!(leaders.note(&image, &context, 6, "t", 0), Some((2, 9)));
             assert_eq!(leaders.note(&image, &context, 3, "t", 0), None);
         }

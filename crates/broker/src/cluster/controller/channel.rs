@@ -38,6 +38,9 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Refused connections, one after the other, that prove that nothing listens.
 const PROOF: usize = 2;
 
+/// The controller tells its own broker without a connection, always in order.
+const OWN: u64 = u64::MAX;
+
 /// A topic's id and one of its partitions.
 type Of<T> = BTreeMap<Name, ([u8; 16], T)>;
 
@@ -392,7 +395,7 @@ impl Teller {
         let leaders = brokers.iter().filter(|b| ids.contains(&b.id)).filter_map(leader).collect();
         let request = LeaderAndIsr { origin: self.origin, full, topics, leaders };
         let errors = match peer {
-            None => self.broker.replicas.leader_and_isr(&self.broker, &request).await.map_err(refused)?,
+            None => self.broker.replicas.leader_and_isr(&self.broker, &request, OWN).await.map_err(refused)?,
             Some(peer) => {
                 let answer = peer.request(key::LEADER_AND_ISR, 7, &request.encode(7), WAIT).await?;
                 let (error, errors) = request.decode_answer(&answer).map_err(malformed)?;
@@ -411,7 +414,7 @@ impl Teller {
         let topics = by_topic(entries).into_iter().map(|(name, id, partitions)| TopicMetadata { name, id, partitions }).collect();
         let request = UpdateMetadata { origin: self.origin, topics, brokers };
         match peer {
-            None => self.broker.replicas.update_metadata(&self.broker, &request).await.map_err(refused),
+            None => self.broker.replicas.update_metadata(&self.broker, &request, OWN).await.map_err(refused),
             Some(peer) => {
                 let answer = peer.request(key::UPDATE_METADATA, 8, &request.encode(8), WAIT).await?;
                 code(control::decode_code(&answer).map_err(malformed)?)
@@ -429,7 +432,7 @@ impl Teller {
         }
         let request = StopReplica { origin: self.origin, topics };
         let errors = match peer {
-            None => self.broker.replicas.stop_replica(&self.broker, &request).await.map_err(refused)?,
+            None => self.broker.replicas.stop_replica(&self.broker, &request, OWN).await.map_err(refused)?,
             Some(peer) => {
                 let answer = peer.request(key::STOP_REPLICA, 4, &request.encode(4), WAIT).await?;
                 let (error, errors) = control::decode_partitions_answer(&answer, true).map_err(malformed)?;
