@@ -208,7 +208,7 @@ mod tests {
             preferred: if i % 7 == 3 && version >= 11 { 4 } else { -1 },
             records: (i % 3 == 1).then(|| Slice::of_file(file, i as u64, 90 + i as u64 % 90)),
             more: false,
-            aborted: (i % 4 > 0).then(|| (0..i as i64 % 4 - 1).map(|n| (n + 70, n * 1000)).collect()),
+            aborted: (!i.is_multiple_of(4)).then(|| (0..i as i64 % 4 - 1).map(|n| (n + 70, n * 1000)).collect()),
         }
     }
 

@@ -15,7 +15,7 @@ use kafka_protocol::{
 
 use crate::{
     broker::Broker,
-    cluster::controller::{Event, Results, ask},
+    cluster::controller::{Event, Reassignment, Results, ask},
 };
 
 const NOT_CONTROLLER: &str = "This is not the correct controller for this cluster.";
@@ -81,7 +81,7 @@ pub async fn list(broker: &Broker, request: &ListPartitionReassignmentsRequest) 
         .map(|topics| topics.iter().flat_map(|t| t.partition_indexes.iter().map(|p| (t.name.as_str(), *p))).collect());
     let ids = |list: Vec<i32>| list.into_iter().map(BrokerId).collect::<Vec<_>>();
     let mut topics: BTreeMap<String, Vec<OngoingPartitionReassignment>> = BTreeMap::new();
-    for ((topic, number), (replicas, adding, removing)) in going {
+    for ((topic, number), Reassignment { replicas, adding, removing }) in going {
         if wanted.as_ref().is_none_or(|w| w.contains(&(topic.as_str(), number))) {
             topics.entry(topic).or_default().push(
                 OngoingPartitionReassignment::default()
