@@ -104,6 +104,8 @@ pub struct Fetched {
     pub start_offset: i64,
     /// there are records that this reader may read, whether or not they had room
     pub more: bool,
+    /// for a reader of committed records only: producers and first offsets of transactions that were aborted
+    pub aborted: Option<Vec<(i64, i64)>>,
 }
 
 /// What is read.
@@ -427,8 +429,12 @@ impl Partition {
             true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| storage_error("read", &e)),
             false => Ok(None),
         };
+        let aborted = read.stable_only.then(|| match &found {
+            Ok(Some(_)) => inner.log.aborted_transactions(read.offset, limit).iter().map(|a| (a.producer_id, a.first_offset)).collect(),
+            _ => Vec::new(),
+        });
         self.carry_out(inner, effects);
-        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit })
+        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit, aborted })
     }
 
     /// Reads whole batches from an offset on, at least one if there is any.

@@ -68,7 +68,6 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::AlterPartitionReassignments => drop(AlterPartitionReassignmentsResponse::decode(&mut b, version).unwrap()),
         ApiKey::ListPartitionReassignments => drop(ListPartitionReassignmentsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DescribeProducers => drop(DescribeProducersResponse::decode(&mut b, version).unwrap()),
-        ApiKey::AlterPartition => drop(AlterPartitionResponse::decode(&mut b, version).unwrap()),
         ApiKey::DescribeCluster => drop(DescribeClusterResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }

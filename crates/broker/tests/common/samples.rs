@@ -348,19 +348,6 @@ fn describe_producers(n: usize) -> DescribeProducersRequest {
     DescribeProducersRequest::default().with_topics(list(n, topic))
 }
 
-fn alter_partition(v: i16, n: usize) -> AlterPartitionRequest {
-    let state = |i| BrokerState::default().with_broker_id(BrokerId(number(i))).with_broker_epoch(7);
-    let partition = |i| {
-        let p = PartitionData::default().with_partition_index(number(i)).with_leader_epoch(3).with_partition_epoch(5);
-        match v >= 3 {
-            true => p.with_new_isr_with_epochs(list(n, state)),
-            false => p.with_new_isr(list(n, |i| BrokerId(number(i)))),
-        }
-    };
-    let topic = |i| TopicData::default().with_topic_id(id(i)).with_partitions(list(n, partition));
-    AlterPartitionRequest::default().with_broker_id(BrokerId(77)).with_broker_epoch(1).with_topics(list(n, topic))
-}
-
 /// Samples of the body of a request.
 pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
     let mut out = Vec::new();
@@ -404,7 +391,6 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::AlterPartitionReassignments => encoded(v, &alter_reassignments(n, nulls)),
                 ApiKey::ListPartitionReassignments => encoded(v, &list_reassignments(n, nulls)),
                 ApiKey::DescribeProducers => encoded(v, &describe_producers(n)),
-                ApiKey::AlterPartition => encoded(v, &alter_partition(v, n)),
                 ApiKey::DescribeCluster => encoded(v, &describe_cluster(v)),
                 other => panic!("no samples of {other:?}: write some"),
             });
@@ -447,7 +433,6 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::AlterPartitionReassignments => AlterPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
         ApiKey::ListPartitionReassignments => ListPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
         ApiKey::DescribeProducers => DescribeProducersRequest::decode(&mut b, v).map(drop),
-        ApiKey::AlterPartition => AlterPartitionRequest::decode(&mut b, v).map(drop),
         ApiKey::DescribeCluster => DescribeClusterRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
     };
