@@ -61,14 +61,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> Result<(), String> {
+    let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut listeners = Vec::new();
     for l in &config.listeners {
         let host = if l.host.is_empty() { "0.0.0.0" } else { &l.host };
         let bound = TcpListener::bind((host, l.port)).await.map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
         listeners.push((l.name.clone(), bound));
     }
-    let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let broker = Arc::new(Broker::open(config).map_err(|e| e.to_string())?);
     let maintenance = tokio::spawn(broker.clone().maintain());
     let mut session = tokio::spawn(cluster::run(broker.clone()));

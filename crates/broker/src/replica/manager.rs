@@ -35,7 +35,10 @@ fn id_text(id: &[u8; 16]) -> Option<String> {
 impl Manager {
     /// Refuses a request of a controller that was replaced, or for an earlier registration of this broker.
     fn check(broker: &Broker, known: &mut i32, origin: &Origin) -> Result<(), ResponseError> {
-        if origin.broker_epoch >= 0 && origin.broker_epoch < broker.epoch() {
+        let mine = broker.epoch();
+        // Before it has registered, whatever names a registration means an earlier run: at the same address, a controller that has not
+        // noticed tells this one the little that was new to that one.
+        if origin.broker_epoch >= 0 && (mine < 0 || origin.broker_epoch < mine) {
             return Err(ResponseError::StaleBrokerEpoch);
         }
         if origin.controller_epoch < *known {
@@ -124,7 +127,10 @@ impl Manager {
         Self::check(broker, &mut epoch, &request.origin)?;
         let old = broker.image();
         let mut image = Image { controller: Some(request.origin.controller_id), ..(*old).clone() };
-        image.brokers = request.brokers.iter().map(|b| (b.id, info(b))).collect();
+        // None with the first of several requests of a new controller: those that were known still are.
+        if !request.brokers.is_empty() {
+            image.brokers = request.brokers.iter().map(|b| (b.id, info(b))).collect();
+        }
         for topic in request.topics.iter().filter(|t| check_name(&t.name).is_ok()) {
             let id = id_text(&topic.id);
             let known = image.topics.get(&topic.name).filter(|t| t.id == id || id.is_none());

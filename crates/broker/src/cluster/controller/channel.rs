@@ -50,11 +50,23 @@ struct Pending {
     brokers_changed: bool,
     /// All of the broker's partitions are among the assignments.
     full: bool,
+    /// Everything is here: before, a broker that has just started would serve clients and know some topics only.
+    begun: bool,
+    /// The broker has been told all that there was at the begin. It serves once it knows the living brokers, which it learns last.
+    complete: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed
+        !self.begun || self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed
+    }
+
+    /// What is told next of topics and of living brokers, and whether nothing is left then.
+    fn take_metadata(&mut self) -> (Of<PartitionMetadata>, Vec<LiveBroker>, bool) {
+        self.brokers_changed = false;
+        let some = take_some(&mut self.metadata);
+        let last = self.metadata.is_empty();
+        (some, if last || self.complete { self.brokers.clone() } else { Vec::new() }, last)
     }
 }
 
@@ -135,7 +147,7 @@ impl Controller {
         let Some(channel) = self.channels.get(&id) else { return };
         {
             let mut pending = channel.shared.lock();
-            pending.full = true;
+            (pending.full, pending.begun, pending.brokers_changed) = (true, true, true);
             for (name, _) in self.cluster.partitions() {
                 self.metadata(&mut pending, &name);
                 if self.cluster.partition(&name).is_some_and(|p| p.replicas.contains(&id)) {
@@ -333,17 +345,14 @@ impl Teller {
             put_back(&mut self.shared.lock().assignments, assignments);
             return Err(e);
         }
-        let (metadata, brokers) = {
-            let mut pending = self.shared.lock();
-            pending.brokers_changed = false;
-            (take_some(&mut pending.metadata), pending.brokers.clone())
-        };
+        let (metadata, brokers, last) = self.shared.lock().take_metadata();
         if let Err(e) = self.update(peer, &metadata, brokers).await {
             let mut pending = self.shared.lock();
             pending.brokers_changed = true;
             put_back(&mut pending.metadata, metadata);
             return Err(e);
         }
+        self.shared.lock().complete |= last;
         let stops = take_some(&mut self.shared.lock().stops);
         if !stops.is_empty()
             && let Err(e) = self.stop(peer, &stops).await
@@ -443,4 +452,28 @@ fn refused(e: kafka_protocol::ResponseError) -> io::Error {
 
 fn code(error: i16) -> io::Result<()> {
     kafka_protocol::ResponseError::try_from_code(error).map_or(Ok(()), |e| Err(refused(e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn living_brokers_are_told_when_all_topics_are() {
+        let mut pending = Pending { brokers: vec![LiveBroker::default()], brokers_changed: true, ..Pending::default() };
+        let fill = |pending: &mut Pending, n: i32| {
+            pending.metadata.extend((0..n).map(|i| (("t".to_owned(), i), ([0; 16], PartitionMetadata::default()))));
+        };
+        fill(&mut pending, TOGETHER as i32 + 1);
+        assert!(pending.is_empty(), "not all is here");
+        pending.begun = true;
+        assert!(!pending.is_empty());
+        let sizes = |(some, brokers, last): (Of<PartitionMetadata>, Vec<LiveBroker>, bool)| (some.len(), brokers.len(), last);
+        assert_eq!(sizes(pending.take_metadata()), (TOGETHER, 0, false));
+        assert_eq!(sizes(pending.take_metadata()), (1, 1, true));
+        // From then on with every request, as on Kafka.
+        pending.complete = true;
+        fill(&mut pending, TOGETHER as i32 + 1);
+        assert_eq!(sizes(pending.take_metadata()), (TOGETHER, 1, false));
+    }
 }
