@@ -38,6 +38,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> Result<(), String> {
+    let mut stop = StopSignals::listen().map_err(|e| e.to_string())?;
     let mut listeners = Vec::new();
     for l in &config.listeners {
         let host = if l.host.is_empty() { "0.0.0.0" } else { &l.host };
@@ -48,7 +49,6 @@ async fn run(config: Config) -> Result<(), String> {
         Some(port) => Some(TcpListener::bind(("0.0.0.0", port)).await.map_err(|e| format!("cannot listen on metrics.port {port}: {e}"))?),
         None => None,
     };
-    let mut stop = StopSignals::listen().map_err(|e| e.to_string())?;
     let broker = Arc::new(Broker::open(config).map_err(|e| e.to_string())?);
     metrics::register(&broker);
     if let Some(listener) = metrics_listener {

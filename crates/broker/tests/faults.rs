@@ -162,6 +162,11 @@ fn fault(cluster: &mut Ensemble, rng: &mut Random, timeline: &mut Timeline, down
         6 if zk_down.is_empty() => {
             timeline.note(&format!("kill -9 coordinator {zk}"));
             cluster.kill_coordinator(zk);
+            if down.is_empty() && rng.below(2) == 0 {
+                timeline.note(&format!("kill -9 broker {target}, and start it again at once"));
+                cluster.kill(target);
+                cluster.restart(target);
+            }
             Some(Undo::RestartCoordinator(zk))
         }
         7 if zk_down.is_empty() => {
@@ -231,7 +236,7 @@ fn faults(cluster: &mut Ensemble, rng: &mut Random, timeline: &mut Timeline, len
     while Instant::now() < until {
         let mut undos = Vec::new();
         let (mut down, mut zk_down) = (Vec::new(), Vec::new());
-        for _ in 0..1 + rng.below(2) {
+        for _ in 0..1 + rng.below(3) {
             let Some(next) = fault(cluster, rng, timeline, &down, &zk_down) else { continue };
             match &next {
                 Undo::RestartBroker(id) => down.push(*id),
@@ -246,7 +251,8 @@ fn faults(cluster: &mut Ensemble, rng: &mut Random, timeline: &mut Timeline, len
             undos.push(next);
             std::thread::sleep(rng.millis(0, 300));
         }
-        std::thread::sleep(rng.millis(100, 2500));
+        let long = if rng.below(3) == 0 { 5000 } else { 1500 };
+        std::thread::sleep(rng.millis(100, long));
         for u in undos {
             undo(cluster, timeline, u);
         }
@@ -363,13 +369,13 @@ fn nothing_acknowledged_is_lost_while_servers_fail() {
         fs::write(cluster.dir.path().join("stop"), "").unwrap();
         eventually("the clients end", Duration::from_secs(200), || clients.has_ended().then_some(()));
         timeline.note("the clients have ended");
-        // The followers learn the last high watermark with their next fetch.
         let ends = |cluster: &Ensemble| -> Vec<Vec<u8>> { (0..PARTITIONS).map(|p| cluster.log(1, TOPIC, p)).collect() };
         judge(&said(), &ends(&cluster));
         eventually("the logs of all replicas are the same", SOON, || {
             let same = |p| (2..=3).all(|id| cluster.log(id, TOPIC, p) == cluster.log(1, TOPIC, p));
             (0..PARTITIONS).all(same).then_some(())
         });
+        // The followers learn the last high watermark with their next fetch.
         std::thread::sleep(Duration::from_millis(700));
         let wanted: BTreeMap<String, i64> = ends(&cluster)
             .iter()
@@ -383,6 +389,9 @@ fn nothing_acknowledged_is_lost_while_servers_fail() {
             for (name, end) in &wanted {
                 assert!(text.lines().any(|l| l == format!("{name} {end}")), "broker {id}: high watermark of {name} is not {end}:\n{text}");
             }
+            let said = fs::read_to_string(cluster.node(id).dir.join("stderr")).unwrap();
+            let bad: Vec<&str> = said.lines().filter(|l| l.contains("panicked") || l.contains("below the high watermark")).collect();
+            assert!(bad.is_empty(), "broker {id}: {bad:?}");
         }
     }));
     if let Err(panic) = run {

@@ -139,7 +139,10 @@ impl Manager {
         Self::check(broker, &mut heard, &request.origin, connection)?;
         let old = broker.image();
         let mut image = Image { controller: Some(request.origin.controller_id), ..(*old).clone() };
-        image.brokers = request.brokers.iter().map(|b| (b.id, info(b))).collect();
+        // None with the first of several requests of a new controller: those that were known still are.
+        if !request.brokers.is_empty() {
+            image.brokers = request.brokers.iter().map(|b| (b.id, info(b))).collect();
+        }
         for topic in request.topics.iter().filter(|t| check_name(&t.name).is_ok()) {
             let id = id_text(&topic.id);
             let known = image.topics.get(&topic.name).filter(|t| t.id == id || id.is_none());

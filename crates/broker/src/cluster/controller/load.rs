@@ -91,25 +91,13 @@ impl Controller {
     /// are in its ISR for what they had before. As if they had died and come back now, they leave it, and a leader among them gets a new
     /// epoch: under the old one, it could write other records where its followers have some that it lost.
     async fn repair_bounced(&mut self) -> Result<(), ControllerError> {
-        let mut bounced: BTreeSet<(i32, Name)> = BTreeSet::new();
-        for (name, p) in self.cluster.partitions() {
-            let (Some(s), Some(written)) = (&p.stored, self.decided.get(&name)) else { continue };
-            let anew = |r: &&i32| self.cluster.brokers.get(r).is_some_and(|b| b.epoch > *written);
-            bounced.extend(s.state.isr.iter().filter(anew).map(|r| (*r, name.clone())));
+        let changes = self.cluster.repairs_of_bounced(&self.decided);
+        if !changes.is_empty() {
+            tracing::info!("{} partitions have replicas on brokers that came back while there was no controller", changes.len());
+            self.write_and_tell(changes).await?;
         }
-        if bounced.is_empty() {
-            return Ok(());
-        }
-        tracing::info!("{} replicas are of brokers that came back while there was no controller", bounced.len());
-        bounced.retain(|b| !self.cluster.offline.contains(b));
-        self.cluster.offline.extend(bounced.iter().cloned());
-        let changes = self.cluster.repairs(&|_| false);
-        let result = self.write_and_tell(changes).await;
-        self.cluster.offline.retain(|b| !bounced.contains(b));
-        if result.is_ok() {
-            self.decided.clear();
-        }
-        result
+        self.decided.clear();
+        Ok(())
     }
 
     /// Reads topics that are new, were touched, or are to be deleted.
