@@ -1,4 +1,4 @@
-//! Words from outside that decide what belongs to whom, as types: a tag or label that does not parse is no claim at all.
+//! Identifiers from outside that decide ownership, as types: a tag or label that does not parse claims nothing.
 //!
 //! Invariant: the text of each of these types can stand in a path, an argument, a line of a configuration file or a filter of a
 //! provider's without changing what is meant there: no separator, no leading `-` or `.`, no white space, no wildcard.

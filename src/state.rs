@@ -207,7 +207,7 @@ pub fn has_key(id: ClusterId) -> Result<bool> {
     Ok(path.symlink_metadata().is_ok_and(|m| m.is_file()))
 }
 
-/// Forgets what was intended, once the cluster is gone.
+/// Removes recorded intents once the cluster is deleted.
 pub fn forget_intent(cluster: &ClusterName) -> Result<()> {
     State::intents()?.remove(&file_of(cluster, "uuid"))
 }

@@ -91,12 +91,27 @@ impl Node {
     pub fn is_null(&self) -> bool {
         self.kind == NodeKind::Scalar(Value::Null)
     }
-    /// Text, or an error that says what is expected.
+    /// Text, or an error with what is expected.
     pub fn string(&self) -> Result<String> {
         match &self.kind {
             NodeKind::Scalar(Value::String(s)) => Ok(s.clone()),
             NodeKind::Scalar(v @ (Value::Number(_) | Value::Bool(_))) => Ok(crate::template::text_of(v)),
             _ => Err(self.error("expected a string")),
+        }
+    }
+    /// Text that YAML does not read as something else: `no`, `12:30` and `3.10` need quotes to stay as they are.
+    pub fn as_written(&self) -> Result<String> {
+        let text = self.string()?;
+        let is = match &self.kind {
+            NodeKind::Scalar(Value::Bool(_)) => "a boolean",
+            NodeKind::Scalar(Value::Number(_)) => "a number",
+            _ => return Ok(text),
+        };
+        match self.written() {
+            Some(written) if written != text => {
+                Err(self.error(format!("`{written}` is {is} in YAML ({text})")).hint(format!("write it in quotes: \"{written}\"")))
+            }
+            _ => Ok(text),
         }
     }
     /// A boolean; `yes` and `no` are ones too, as in Ansible.

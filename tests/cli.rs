@@ -364,3 +364,42 @@ fn a_reader_that_goes_away_is_no_error() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "0", "{}", String::from_utf8_lossy(&out.stderr));
 }
+
+#[test]
+fn init_tells_programs_what_it_wrote() {
+    let place = Place::new();
+    let said = place.run(&["init", "--json"]);
+    let written: Value = serde_json::from_str(&said.out).unwrap();
+    let files = written["written"].as_array().unwrap();
+    assert!(files.iter().any(|f| f == "./playbooks/site.yml") && files.len() > 10, "{written}");
+    assert_eq!(files.len(), listed(&place.work()).len());
+    let again: Value = serde_json::from_str(&place.run(&["init", "--json"]).out).unwrap();
+    assert_eq!(again["exit_code"], 1);
+}
+
+/// On a terminal that knows no escapes there are none.
+#[test]
+fn a_dumb_terminal_gets_no_escapes() {
+    if !Path::new("/usr/bin/script").exists() {
+        eprintln!("SKIPPED: there is no /usr/bin/script, which runs a command on a terminal");
+        return;
+    }
+    let place = Place::new();
+    let on_terminal = |term: &str| {
+        let out = Command::new("/usr/bin/script")
+            .args(["-qec", &format!("{} up", env!("CARGO_BIN_EXE_septet")), "/dev/null"])
+            .current_dir(place.work())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", place.dir.path())
+            .env("TERM", term)
+            .env("DOCKER_HOST", format!("unix://{}/no-docker.sock", place.dir.path().display()))
+            .env("SEPTET_BUNDLE", place.dir.path().join("bundle"))
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let (dumb, xterm) = (on_terminal("dumb"), on_terminal("xterm-256color"));
+    assert!(dumb.contains("lock") && dumb.contains("Docker is not running") && !dumb.contains('\u{1b}'), "{dumb:?}");
+    assert!(xterm.contains('\u{1b}'), "{xterm:?}");
+}

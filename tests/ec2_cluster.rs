@@ -28,6 +28,8 @@ mod cluster;
 mod data_volume;
 #[path = "ec2_cluster/faults.rs"]
 mod faults;
+#[path = "ec2_cluster/followed.rs"]
+mod followed;
 #[allow(dead_code)]
 #[path = "local_cluster/harness.rs"]
 mod harness;

@@ -27,6 +27,7 @@ use septet::{
     playbook::{Runner, runner::Shared},
     ssh::{Connection, End, Endpoint, Fleet},
 };
+use septet_agent_protocol::{Action, Status};
 use support::{Case, bundled};
 
 const SSHD: &str = "/usr/sbin/sshd";
@@ -54,15 +55,21 @@ fn whoami() -> String {
 
 /// None where there is no OpenSSH server, or it does not start for this user.
 fn sshd() -> Option<Sshd> {
-    sshd_in(&[])
+    sshd_in(&[], "")
 }
 
 /// The same with an empty `/var/lib` of its own, so that the agent is not put on this machine. It takes root.
 fn sshd_apart() -> Option<Sshd> {
-    sshd_in(&["unshare", "-m", "sh", "-c", "mount -t tmpfs none /var/lib && exec \"$@\"", "sh"])
+    sshd_with("", "")
 }
 
-fn sshd_in(apart: &[&str]) -> Option<Sshd> {
+/// The same with an option for the mount, and lines for its configuration.
+fn sshd_with(option: &str, config: &str) -> Option<Sshd> {
+    let script = format!("mount -t tmpfs{option} none /var/lib && exec \"$@\"");
+    sshd_in(&["unshare", "-m", "sh", "-c", &script, "sh"], config)
+}
+
+fn sshd_in(apart: &[&str], lines: &str) -> Option<Sshd> {
     if !apart.is_empty() && whoami() != "root" {
         eprintln!("SKIPPED: not root");
         return None;
@@ -87,7 +94,7 @@ fn sshd_in(apart: &[&str]) -> Option<Sshd> {
         "config",
         &format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin prohibit-password\nPasswordAuthentication no\n",
+             PermitRootLogin prohibit-password\nPasswordAuthentication no\n{lines}",
             host.display(),
             allowed.display()
         ),
@@ -162,7 +169,7 @@ async fn a_command_whose_time_is_up_has_ended_on_the_host() {
     let file = sshd.file("relay");
     let elsewhere = sshd.key.public_key().clone();
     let error = connection.exec_with_agent(&two(&file), &elsewhere, Duration::from_secs(5)).await.unwrap_err().to_string();
-    assert!(error.starts_with("`echo begun") && error.ends_with("is not done after 5 s"), "{error}");
+    assert!(error.starts_with("`echo begun") && error.ends_with("does not end within 5 s"), "{error}");
     let begun = Instant::now();
     while pids_in(&file, 2).await.iter().any(|p| runs(p)) {
         assert!(begun.elapsed() < Duration::from_secs(40), "still there");
@@ -339,4 +346,43 @@ async fn large_files_leave_nothing_in_the_store_that_others_can_read_and_secrets
         assert!(fs::read(sshd.file(name)).unwrap() == vec![7; 600 * 1024], "{name}");
     }
     connection.close().await;
+}
+
+/// A fleet of one host, the one behind this server.
+fn fleet(sshd: &Sshd, agent: &Path) -> Fleet {
+    let program = Program { path: agent.to_owned(), digest: sha256_of_file(agent).unwrap() };
+    let endpoints = BTreeMap::from([(CONTROL, sshd.endpoint.clone())]);
+    Fleet::new(endpoints, &sshd.user, sshd.key.clone(), BTreeMap::from([(CONTROL, program)]))
+}
+
+/// Agents of two users need two sessions; where a connection has room for one, each gets a connection of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_session_per_connection_is_enough() {
+    let (Some(sshd), Some(agent)) = (sshd_with("", "MaxSessions 1\n"), bundled("septet-agent")) else { return };
+    let fleet = fleet(&sshd, &agent);
+    let begun = Instant::now();
+    let mut agents = Vec::new();
+    for user in [None, Some("root"), Some("root")] {
+        let agent = fleet.agent(CONTROL, user).await.unwrap();
+        assert_eq!(agent.perform(Action::Facts, false).await.unwrap().status, Status::Ok);
+        agents.push(agent);
+    }
+    assert!(Arc::ptr_eq(&agents[1], &agents[2]), "an agent that runs is used again");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    // What runs a command beside them is told why it cannot, and at once.
+    let connection = fleet.connection(CONTROL).await.unwrap();
+    let error = connection.run("true", false, LONG, std::future::pending()).await.unwrap_err().to_string();
+    assert!(error.contains("`MaxSessions`"), "{error}");
+    drop(agents);
+    fleet.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_may_not_be_executed_is_an_error_that_names_the_mount() {
+    let (Some(sshd), Some(agent)) = (sshd_with(" -o noexec", ""), bundled("septet-agent")) else { return };
+    let fleet = fleet(&sshd, &agent);
+    let Err(error) = fleet.agent(CONTROL, None).await else { panic!("it runs all the same") };
+    let error = error.to_string();
+    assert!(error.contains("Permission denied") && error.contains("/var/lib/septet may be mounted `noexec`"), "{error}");
+    fleet.close().await;
 }

@@ -93,6 +93,8 @@ fn mistakes_in_names() {
         ("trailing dash", &prefix("peter-")),
         ("umlaut", &prefix("jörg")),
         ("empty", &prefix("\"\"")),
+        ("a boolean of YAML 1.1", "cluster: no\nprefix: on\n"),
+        ("a number of YAML 1.1", "cluster: 12:30\nprefix: peter\n"),
         ("null", "cluster: local\nprefix:\n"),
         ("a list", &prefix("[peter]")),
         ("blank inside", &prefix("pe ter")),

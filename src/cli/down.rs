@@ -120,7 +120,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let removed = operations::down(&cluster, a.keep_data, only, agree).await?;
     match (removed.as_slice(), g.json) {
         ([], true) => print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] }))?,
-        ([], false) if a.keep_data => eprintln!("cluster {name} does not exist, beside data that is kept"),
+        ([], false) if a.keep_data => eprintln!("cluster {name} does not exist, except for data that is kept"),
         ([], false) => eprintln!("cluster {name} does not exist"),
         ([one], true) => print_json(&one.receipt)?,
         (several, true) => print_json(&several.iter().map(|r| &r.receipt).collect::<Vec<_>>())?,

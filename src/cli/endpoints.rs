@@ -17,7 +17,7 @@ pub async fn run(g: &Global, interrupted: &Arc<AtomicBool>) -> Result<()> {
         return Err(operations::only_data(&cluster.inventory, &observed));
     }
     if observed.hosts.is_empty() {
-        return Err(Error::failed(format!("there is no cluster `{}`", cluster.inventory.cluster)).hint("`septet up` makes it"));
+        return Err(Error::failed(format!("cluster `{}` does not exist", cluster.inventory.cluster)).hint("`septet up` makes it"));
     }
     let endpoints = operations::endpoints(&cluster, &observed);
     if g.json {

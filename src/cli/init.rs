@@ -54,6 +54,6 @@ pub fn run(g: &Global, a: &Arguments) -> Result<()> {
         let written: Vec<String> = all.iter().map(|(p, _)| p.display().to_string()).collect();
         super::print_json(&serde_json::json!({ "written": written }))?;
     }
-    eprintln!("what lies here is used instead of what ships with septet; remove a file to have the shipped one again");
+    eprintln!("files here override those that ship with septet; remove a file to use the shipped one");
     Ok(())
 }

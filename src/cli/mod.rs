@@ -146,32 +146,38 @@ pub struct RunOptions {
 
 impl RunOptions {
     fn options(&self, global: &Global) -> Result<Options> {
-        let mut extra_vars = Vars::new();
-        for text in &self.extra_vars {
-            if text.trim_start().starts_with('{') {
-                match serde_json::from_str(text) {
-                    Ok(Value::Object(m)) => extra_vars.extend(m),
-                    _ => {
-                        return Err(Error::invalid(format!("--extra-vars: `{text}` is not a JSON object")));
-                    }
-                }
-                continue;
-            }
-            if let Some(file) = text.strip_prefix('@') {
-                extra_vars.extend(crate::yaml::read(std::path::Path::new(file))?.object()?);
-                continue;
-            }
-            // As in Ansible: several may stand in one, and each value is a string.
-            for word in crate::playbook::words(text) {
-                let (k, v) = word.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{word}` is not name=value")))?;
-                extra_vars.insert(k.trim().to_owned(), v.into());
-            }
-        }
-        if extra_vars.contains_key("septet") {
-            return Err(Error::invalid("--extra-vars: `septet` holds Septet's own variables and cannot be set"));
-        }
+        let extra_vars = extra_vars(&self.extra_vars)?;
         Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, forks: global.forks, ..Options::default() })
     }
+}
+
+/// Variables of `--extra-vars`, the later over the earlier.
+pub fn extra_vars(given: &[String]) -> Result<Vars> {
+    let mut vars = Vars::new();
+    for text in given {
+        if text.trim_start().starts_with('{') {
+            match serde_json::from_str(text) {
+                Ok(Value::Object(m)) => vars.extend(m),
+                _ => {
+                    return Err(Error::invalid(format!("--extra-vars: `{text}` is not a JSON object")));
+                }
+            }
+            continue;
+        }
+        if let Some(file) = text.strip_prefix('@') {
+            vars.extend(crate::yaml::read(std::path::Path::new(file))?.object()?);
+            continue;
+        }
+        // As in Ansible: one text may hold several, and each value is a string.
+        for word in crate::playbook::words(text) {
+            let (k, v) = word.split_once('=').ok_or_else(|| Error::invalid(format!("--extra-vars: `{word}` is not name=value")))?;
+            vars.insert(k.trim().to_owned(), v.into());
+        }
+    }
+    if vars.contains_key("septet") {
+        return Err(Error::invalid("--extra-vars: `septet` holds Septet's own variables and cannot be set"));
+    }
+    Ok(vars)
 }
 
 impl Global {
@@ -194,7 +200,7 @@ impl Global {
         if path.is_file() { Inventory::read(&path) } else { Inventory::built_in() }
     }
 
-    /// A command of ours with what says which cluster it is about, as this run was told it.
+    /// A command line of ours with the options of this run that select the cluster.
     fn command(&self, rest: &str) -> String {
         let option = |name: &str, path: &Option<PathBuf>| {
             let shown = path.as_ref().map(|p| p.display().to_string());
@@ -232,7 +238,7 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print_data(&(text + "\n"))
 }
 
-/// Prints data; a reader that went away is no error.
+/// Prints data; a closed reader is not an error.
 fn print_data(text: &str) -> Result<()> {
     use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()) {
@@ -241,7 +247,7 @@ fn print_data(text: &str) -> Result<()> {
     }
 }
 
-/// Parses, runs, and says how it ended.
+/// Parses, runs, and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(c) => c,
@@ -277,7 +283,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let e = global.complete(e);
-            // A health report has said everything already.
+            // The health report has been printed already.
             if !e.message.is_empty() {
                 eprintln!("error: {e}");
             }
@@ -304,10 +310,10 @@ async fn on_interrupt(interrupted: Arc<AtomicBool>) {
 
 /// Says how to go on after an interruption.
 fn resumable<T>(result: Result<T>, command: &str) -> Result<T> {
-    result.map_err(|e| if e.kind == Kind::Interrupted && e.hint.is_none() { e.hint(format!("`{command}` goes on from here")) } else { e })
+    result.map_err(|e| if e.kind == Kind::Interrupted && e.hint.is_none() { e.hint(format!("`{command}` resumes from here")) } else { e })
 }
 
-/// Ends at the first Ctrl-C: for commands that only look, or that wait for somebody.
+/// Ends at the first Ctrl-C: for commands that only read, or that wait for input.
 async fn until_interrupted<T>(interrupted: &Arc<AtomicBool>, what: impl Future<Output = Result<T>>) -> Result<T> {
     stop::or_stop(interrupted, what).await
 }

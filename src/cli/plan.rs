@@ -39,7 +39,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
             g.command("up")
         );
     } else {
-        eprintln!("nothing would change: {} is as {} says", cluster.inventory.cluster, cluster.inventory.shown_path());
+        eprintln!("nothing would change: {} matches {}", cluster.inventory.cluster, cluster.inventory.shown_path());
     }
     if a.exit_code && planned.pending() {
         return Err(Error::failed("").kind(Kind::Pending));

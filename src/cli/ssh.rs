@@ -43,7 +43,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let there = access.observed.host(host.id).ok_or_else(missing)?;
     if there.host_key.is_empty() {
         return Err(Error::failed(format!("{}: its mark `hostkey` holds no host key; refusing to connect", host.name))
-            .hint("somebody changed its labels or tags; remove the host, and `septet up` makes it again with its data"));
+            .hint("its labels or tags were changed; remove the host, and `septet up` creates it again with its data"));
     }
     access.fleet.is_up(host.id).map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
     let line = match a.command.as_slice() {

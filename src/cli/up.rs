@@ -46,7 +46,7 @@ pub fn finish(g: &Global, cluster: &Cluster, outcome: &UpOutcome) -> Result<()> 
         eprintln!("{} requests to the provider, {:.1} s of waiting for it\n", stats.requests, stats.waited_s);
     }
     if changed == 0 {
-        eprintln!("nothing changed: {} is as {} says", cluster.inventory.cluster, cluster.inventory.shown_path());
+        eprintln!("nothing changed: {} matches {}", cluster.inventory.cluster, cluster.inventory.shown_path());
     } else {
         eprintln!("{} is up and healthy ({changed} changes)", cluster.inventory.cluster);
     }

@@ -134,9 +134,9 @@ pub fn vars(a: &ApacheSettings, inventory: &Inventory, uuid: Option<&str>) -> Va
         false => ("log4j.properties", "-Dlog4j.configuration=file:{{ septet.config_dir }}/log4j.properties"),
     };
     put("log_config", json!(log_config));
-    // Heaps: what the user says; in local containers small ones; else by the host's memory, which the playbook knows.
+    // Heaps: the user's setting; small ones in local containers; else by the host's memory, which the playbook knows.
     let coordinator = if a.metadata == Metadata::Kraft { LOCAL_CONTROLLER_MIB } else { LOCAL_ZOOKEEPER_MIB };
-    let fixed = |said: Option<u32>, here: u32| said.or(local.then_some(here)).unwrap_or(0);
+    let fixed = |configured: Option<u32>, here: u32| configured.or(local.then_some(here)).unwrap_or(0);
     put("broker_heap_mib", json!(fixed(a.broker_heap, LOCAL_BROKER_MIB)));
     put("coordinator_heap_mib", json!(fixed(a.coordinator_heap, coordinator)));
     put("beside_heap_mib", json!(BESIDE_HEAP_MIB));

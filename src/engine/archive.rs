@@ -1,4 +1,4 @@
-//! Archives that are deployed: found where the inventory says, in the user's cache, or at Apache's mirrors; always checked.
+//! Archives that are deployed: found at the inventory's path, in the user's cache, or at Apache's mirrors; always checked.
 //!
 //! Invariant: what is given to a host has the SHA-512 that it must have, and is an archive of what it claims to be. A file in the
 //! cache gets its name only after it was checked.
@@ -78,7 +78,7 @@ fn top_directory(path: &Path) -> Result<String> {
     let file = fs::File::open(path).map_err(|e| bad(e.to_string()))?;
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::io::BufReader::new(file)).take(MAX_BYTES * 4));
     let mut entries = archive.entries().map_err(|e| bad(e.to_string()))?;
-    let first = entries.next().ok_or_else(|| bad("is empty".into()))?.map_err(|e| bad(format!("is no tar archive: {e}")))?;
+    let first = entries.next().ok_or_else(|| bad("is empty".into()))?.map_err(|e| bad(format!("not a tar archive: {e}")))?;
     let name = first.path().map_err(|e| bad(e.to_string()))?.into_owned();
     let top = name.components().find_map(|c| match c {
         std::path::Component::Normal(n) => Some(n.to_string_lossy().into_owned()),
@@ -179,7 +179,7 @@ fn digests(path: &Path, size: u64, modified_ns: i128) -> Result<Checked> {
         }
     }
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    // The digest is looked at first by whoever asked; what is not an archive at all says so there.
+    // Callers check the digest first; what is not an archive is reported there.
     let top = top_directory(path).unwrap_or_default();
     Ok(Checked { size, modified_ns, sha512: hex(&long.finalize()), sha256: hex(&short.finalize()), top, java: None })
 }
@@ -199,7 +199,7 @@ fn verify(path: &Path, wanted: Option<&str>, of: &str) -> Result<Archive> {
         }
         Some(_) => {}
         None => {
-            return Err(Error::failed(format!("{}: nothing says which SHA-512 it must have", path.display()))
+            return Err(Error::failed(format!("{}: no SHA-512 to check it against", path.display()))
                 .hint(format!("if you trust it, write `sha512: {}`", found.sha512)));
         }
     }
@@ -208,7 +208,7 @@ fn verify(path: &Path, wanted: Option<&str>, of: &str) -> Result<Archive> {
     Ok(Archive { path: path.to_owned(), sha256: found.sha256, top })
 }
 
-/// Apache Kafka's archive as it is to be. Without `download`, what is not here is no error: then there is no archive.
+/// Apache Kafka's archive as it is to be. Without `download`, a missing archive is `None`.
 pub fn kafka(a: &ApacheSettings, download: bool, say: &(dyn Fn(String) + Send + Sync)) -> Result<Option<Archive>> {
     let of = format!("Apache Kafka {}", a.version);
     let wanted = a.sha512.as_deref().or(known::sha512(&a.version));
@@ -218,14 +218,14 @@ pub fn kafka(a: &ApacheSettings, download: bool, say: &(dyn Fn(String) + Send + 
         if archive.top == directory {
             return Ok(Some(archive));
         }
-        Err(Error::failed(format!("{}: holds `{}`, not `{directory}`: it is no archive of {of}", archive.path.display(), archive.top))
+        Err(Error::failed(format!("{}: holds `{}`, not `{directory}`: it is not an archive of {of}", archive.path.display(), archive.top))
             .hint("name the binary archive (Scala 2.13) of that version"))
     };
     match &a.archive {
         Some(place) if !is_address(place) => {
             let path = PathBuf::from(place);
             if !path.is_file() {
-                return Err(Error::failed(format!("{place}: there is no such archive")).hint("check `archive:`"));
+                return Err(Error::failed(format!("{place}: no such archive")).hint("check `archive:`"));
             }
             right(verify(&path, wanted, &of)?)
         }
@@ -260,7 +260,7 @@ fn find_java(source: &ArchiveSource, say: &(dyn Fn(String) + Send + Sync)) -> Re
     if !is_address(&source.place) {
         let path = PathBuf::from(&source.place);
         if !path.is_file() {
-            return Err(Error::failed(format!("{}: there is no such archive", source.place)).hint("check `java: {archive: …}`"));
+            return Err(Error::failed(format!("{}: no such archive", source.place)).hint("check `java: {archive: …}`"));
         }
         return verify(&path, wanted, "this Java");
     }
@@ -276,9 +276,7 @@ fn find_java(source: &ArchiveSource, say: &(dyn Fn(String) + Send + Sync)) -> Re
 /// Downloads a file into the cache, from the first place that has it. It gets its name once its digest was checked.
 fn fetch(places: &[String], to: &Path, wanted: Option<&str>, of: &str, say: &(dyn Fn(String) + Send + Sync)) -> Result<()> {
     let Some(wanted) = wanted else {
-        return Err(
-            Error::failed(format!("nothing says which SHA-512 {of} must have; nothing was downloaded")).hint("give it as `sha512:`")
-        );
+        return Err(Error::failed(format!("no SHA-512 to check {of} against; nothing was downloaded")).hint("give it as `sha512:`"));
     };
     let dir = to.parent().unwrap_or(Path::new("."));
     crate::state::private_dir(dir)?;

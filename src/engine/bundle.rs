@@ -23,7 +23,7 @@ impl Architecture {
     /// That of this program.
     pub const NATIVE: Architecture = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
 
-    /// As `uname -m` says it.
+    /// In the spelling of `uname -m`.
     pub fn name(self) -> &'static str {
         match self {
             Architecture::X86_64 => "x86_64",

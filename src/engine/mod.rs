@@ -169,9 +169,9 @@ mod tests {
         assert_eq!(doubts("bundled", least), [""; 0]);
         assert_eq!(doubts(old, least), [""; 0]);
         assert_eq!(doubts("{apache: {version: 3.9.1, metadata: zookeeper}}", least), [""; 0]);
-        let said = doubts("{apache: {version: 4.1.1}}", least);
-        assert!(said.len() == 1 && said[0].contains("--entity-default --add-config min.insync.replicas=2"), "{said:?}");
-        let said = doubts(old, "log.retention.huors: 5");
-        assert!(said.len() == 1 && said[0].contains("did you mean `log.retention.hours`"), "{said:?}");
+        let warnings = doubts("{apache: {version: 4.1.1}}", least);
+        assert!(warnings.len() == 1 && warnings[0].contains("--entity-default --add-config min.insync.replicas=2"), "{warnings:?}");
+        let warnings = doubts(old, "log.retention.huors: 5");
+        assert!(warnings.len() == 1 && warnings[0].contains("did you mean `log.retention.hours`"), "{warnings:?}");
     }
 }

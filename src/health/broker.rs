@@ -1,41 +1,24 @@
 //! The brokers: all agree on the cluster, the controller and each other; a record goes through a partition that
 //! each of them leads and comes back with the CRC-32C that it was sent with.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use kafka_protocol::{
-    ResponseError,
-    messages::{
-        ApiKey, BrokerId, CreateTopicsRequest, DescribeConfigsRequest, DescribeLogDirsRequest, FetchRequest, MetadataRequest,
-        ProduceRequest, TopicName,
-        create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
-        describe_configs_request::DescribeConfigsResource,
-        fetch_request::{FetchPartition, FetchTopic},
-        metadata_request::MetadataRequestTopic,
-        produce_request::{PartitionProduceData, TopicProduceData},
-    },
+    messages::{ApiKey, DescribeConfigsRequest, MetadataRequest, describe_configs_request::DescribeConfigsResource},
     protocol::StrBytes,
-    records::{
-        Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, Record, RecordBatchEncoder, RecordEncodeOptions,
-        TimestampType,
-    },
 };
 use tokio::time::timeout;
 
-use super::{Checker, Problem, QUESTION_TIMEOUT, kafka::Client};
+use super::{
+    Checker, Problem, QUESTION_TIMEOUT,
+    kafka::Client,
+    probe::{self, TOPIC, is_health_topic, newest},
+};
 use crate::{
     inventory::{Engine, HostId, Metadata, Role},
     ssh::Connection,
 };
-
-/// The topic that records go through: one partition per broker. Where it was made for fewer brokers than there are, another one with
-/// their number behind it takes its place.
-const TOPIC: &str = "__septet_health";
 
 /// Topics whose configuration is asked for at a time.
 const TOPICS_PER_QUESTION: usize = 500;
@@ -51,21 +34,11 @@ const NO_CONTROLLER: i32 = -1;
 pub const UNSEEN: &str = "broker: does not see ";
 
 /// The problem that what a stop would do is not known.
-pub const NOBODY: &str = "nobody can be asked what would become of the partitions";
-
-/// Newest versions of the messages that are understood here; the oldest broker's offer decides.
-mod newest {
-    pub const METADATA: i16 = 9;
-    pub const PRODUCE: i16 = 9;
-    pub const FETCH: i16 = 11;
-    pub const CREATE_TOPICS: i16 = 7;
-    pub const DESCRIBE_CONFIGS: i16 = 4;
-    pub const DESCRIBE_LOG_DIRS: i16 = 4;
-}
+pub const NOBODY: &str = "no broker answers: the effect on its partitions is not known";
 
 type Stream = russh::ChannelStream<russh::client::Msg>;
 
-/// What a broker says of the cluster.
+/// A broker's view of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerView {
     /// its own number
@@ -183,7 +156,7 @@ async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result
     Ok((client, view))
 }
 
-/// `min.insync.replicas` of topics, as far as the broker tells.
+/// `min.insync.replicas` of topics, as far as the broker reports them.
 async fn least_in_sync(client: &mut Client<Stream>, topics: &BTreeSet<String>) -> Result<BTreeMap<String, usize>, String> {
     let mut out = BTreeMap::new();
     if !client.offers(ApiKey::DescribeConfigs) {
@@ -238,43 +211,17 @@ pub async fn hurt_by_stopping(checker: &Checker<'_>, control: &Connection, ids: 
             .take(MAX_NAMED)
             .collect();
     }
-    // Where no other one runs, there is nobody whom it could hurt.
+    // Where no other broker runs, stopping it affects none.
     match ids.iter().any(|i| *i != stopped) {
         true => vec![Problem::new("brokers", NOBODY)],
         false => Vec::new(),
     }
 }
 
-/// Asks all brokers; who does not answer is left out.
+/// Asks all brokers; those that do not answer are left out.
 pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, BrokerView> {
     let asks = ids.iter().map(|id| async move { (*id, view(checker, control, *id).await) });
     join_all(asks).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()?.1))).collect()
-}
-
-/// Log directories that a broker does not use any more. A broker that does not tell is not asked.
-async fn offline_dirs(client: &mut Client<Stream>) -> Vec<String> {
-    if !client.offers(ApiKey::DescribeLogDirs) {
-        return Vec::new();
-    }
-    let request = DescribeLogDirsRequest::default().with_topics(Some(Vec::new()));
-    let ask = client.ask(ApiKey::DescribeLogDirs, newest::DESCRIBE_LOG_DIRS, &request);
-    match timeout(QUESTION_TIMEOUT, ask).await {
-        Ok(Ok((answer, _))) => {
-            let offline = answer.results.into_iter().filter(|r| r.error_code != 0);
-            offline.map(|r| format!("log directory {} is offline: {}", &*r.log_dir, error_name(r.error_code))).collect()
-        }
-        Ok(Err(e)) => vec![e],
-        Err(_) => vec!["no answer to DescribeLogDirs in time".into()],
-    }
-}
-
-fn topic_name(topic: &str) -> TopicName {
-    TopicName(StrBytes::from_string(topic.to_owned()))
-}
-
-fn is_health_topic(name: &str) -> bool {
-    let rest = name.strip_prefix(TOPIC);
-    rest.is_some_and(|r| r.is_empty() || r.strip_prefix('-').is_some_and(|n| n.parse::<u16>().is_ok()))
 }
 
 /// The topic that has a partition for each broker, or is to have.
@@ -283,109 +230,6 @@ fn topic_for<'a>(views: impl Iterator<Item = &'a BrokerView>, brokers: u16) -> S
         Some(partitions) if partitions < brokers.into() => format!("{TOPIC}-{brokers}"),
         _ => TOPIC.to_owned(),
     }
-}
-
-/// Makes the topic, with partition i on broker i+1.
-async fn create_topic(client: &mut Client<Stream>, topic: &str, brokers: u16, is_apache: bool) -> Result<(), String> {
-    // One replica is what the check is about, whatever other topics must have.
-    let least = CreatableTopicConfig::default()
-        .with_name(StrBytes::from_static_str("min.insync.replicas"))
-        .with_value(Some(StrBytes::from_static_str("1")));
-    let assignments = (0..brokers)
-        .map(|i| CreatableReplicaAssignment::default().with_partition_index(i.into()).with_broker_ids(vec![BrokerId(i32::from(i) + 1)]));
-    let new = CreatableTopic::default()
-        .with_name(topic_name(topic))
-        .with_num_partitions(-1)
-        .with_replication_factor(-1)
-        .with_assignments(assignments.collect())
-        .with_configs(if is_apache { vec![least] } else { Vec::new() });
-    let request = CreateTopicsRequest::default().with_topics(vec![new]).with_timeout_ms(5000);
-    let (answer, _) = client.ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request).await?;
-    match answer.topics.first() {
-        Some(t) if t.error_code == 0 || t.error_code == ResponseError::TopicAlreadyExists.code() => Ok(()),
-        Some(t) => Err(format!(
-            "topic {topic} is not made: {}",
-            t.error_message.as_ref().map(|m| m.to_string()).unwrap_or_else(|| error_name(t.error_code))
-        )),
-        None => Err(format!("topic {topic} is not made")),
-    }
-}
-
-fn error_name(code: i16) -> String {
-    ResponseError::try_from_code(code).map_or_else(|| code.to_string(), |e| format!("{e:?}"))
-}
-
-/// Sends a record through a partition and reads it back.
-async fn round_trip(client: &mut Client<Stream>, topic: &str, partition: i32) -> Result<(), String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    let payload = Bytes::from(format!("septet health {now} {}", std::process::id()));
-    let crc = crc32c::crc32c(&payload);
-    let record = Record {
-        transactional: false,
-        control: false,
-        delete_horizon: false,
-        partition_leader_epoch: NO_PARTITION_LEADER_EPOCH,
-        producer_id: NO_PRODUCER_ID,
-        producer_epoch: NO_PRODUCER_EPOCH,
-        timestamp_type: TimestampType::Creation,
-        offset: 0,
-        sequence: 0,
-        timestamp: (now / 1_000_000) as i64,
-        key: None,
-        value: Some(payload),
-        headers: Default::default(),
-    };
-    let mut batch = BytesMut::new();
-    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut batch, &[record], &options).map_err(|e| e.to_string())?;
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
-    let produced_to = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![produced_to]);
-    let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
-    let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
-    if produced.error_code != 0 {
-        return Err(format!("a record is not taken: {}", error_name(produced.error_code)));
-    }
-    let offset = produced.base_offset;
-    let wanted = FetchPartition::default().with_partition(partition).with_fetch_offset(offset).with_partition_max_bytes(65536);
-    let fetched_from = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![wanted]);
-    let request = FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(2000)
-        .with_min_bytes(1)
-        .with_max_bytes(1 << 20)
-        .with_session_epoch(-1)
-        .with_topics(vec![fetched_from]);
-    let (answer, _) = client.ask(ApiKey::Fetch, newest::FETCH, &request).await?;
-    let fetched = answer.responses.first().and_then(|t| t.partitions.first()).ok_or("Fetch: an empty answer")?;
-    if fetched.error_code != 0 {
-        return Err(format!("a record is not given back: {}", error_name(fetched.error_code)));
-    }
-    let mut bytes = fetched.records.clone().unwrap_or_default();
-    let sets = kafka_protocol::records::RecordBatchDecoder::decode_all(&mut bytes)
-        .map_err(|e| format!("what comes back is no record batch: {e}"))?;
-    let value = sets.iter().flat_map(|s| &s.records).find(|r| r.offset == offset).and_then(|r| r.value.clone());
-    match value {
-        Some(v) if crc32c::crc32c(&v) == crc => Ok(()),
-        Some(_) => Err(format!("the record at offset {offset} came back changed (CRC-32C differs)")),
-        None => Err(format!("the record at offset {offset} did not come back")),
-    }
-}
-
-/// Waits until the brokers know a leader of each partition of the topic.
-async fn leaders(client: &mut Client<Stream>, topic: &str, count: usize) -> Result<BTreeMap<i32, i32>, String> {
-    for _ in 0..40 {
-        let asked = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
-        let request = MetadataRequest::default().with_topics(Some(vec![asked])).with_allow_auto_topic_creation(false);
-        let (answer, _) = client.ask(ApiKey::Metadata, newest::METADATA, &request).await?;
-        let found: BTreeMap<i32, i32> =
-            answer.topics.iter().flat_map(|t| &t.partitions).map(|p| (p.partition_index, p.leader_id.0)).collect();
-        if found.len() >= count && found.values().all(|l| *l >= 0) {
-            return Ok(found);
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    Err(format!("topic {topic} gets no leaders"))
 }
 
 /// Checks the brokers that can be reached.
@@ -413,7 +257,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         }
     }
 
-    for (id, offline) in join_all(asked.iter_mut().map(|(id, (client, _))| async move { (*id, offline_dirs(client).await) })).await {
+    for (id, offline) in join_all(asked.iter_mut().map(|(id, (client, _))| async move { (*id, probe::offline_dirs(client).await) })).await {
         problems.extend(offline.into_iter().map(|reason| Problem::new(checker.name(id), format!("broker: {reason}"))));
     }
 
@@ -431,8 +275,8 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         if v.brokers.len() < all.into() {
             return Err(format!("topic {topic} is not made before all brokers are registered"));
         }
-        create_topic(client, topic, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
-        leaders(client, topic, all.into()).await
+        probe::create_topic(client, topic, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
+        probe::leaders(client, topic, all.into()).await
     };
     let leaders = match timeout(QUESTION_TIMEOUT, made).await {
         Ok(Ok(l)) => l,
@@ -456,7 +300,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
                     let mut last = Err("no answer to Produce or Fetch in time".to_owned());
                     // A broker learns a moment later than the controller that it leads.
                     for _ in 0..10 {
-                        last = timeout(QUESTION_TIMEOUT, round_trip(client, topic, p))
+                        last = timeout(QUESTION_TIMEOUT, probe::round_trip(client, topic, p))
                             .await
                             .unwrap_or_else(|_| Err("no answer to Produce or Fetch in time".into()));
                         match &last {
@@ -506,7 +350,7 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, a
         if v.controller < 0 && checker.inventory.engine.metadata() == Metadata::Zookeeper {
             add("knows no controller".into());
         }
-        // A broker that does not answer is named itself; that others miss it is no fault of theirs.
+        // A broker that does not answer is named itself; others are not blamed for not seeing it.
         let missing: BTreeSet<i32> =
             (1..=i32::from(all)).filter(|n| !v.brokers.contains(n) && asked.values().any(|o| o.id == *n)).collect();
         if !missing.is_empty() {
@@ -515,7 +359,7 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, a
             out.push(Problem { from, ..Problem::new(checker.name(*id), format!("{UNSEEN}{}", names.join(", "))) });
         }
     }
-    // Partitions are named once, by whoever sees them; of the health topic only the state of its hosts counts.
+    // Partitions are named once, by the first broker that reports them; of the health topic only the state of its hosts counts.
     let mut partitions: BTreeMap<String, Vec<&Lacking>> = BTreeMap::new();
     for one in first.lacking.iter().filter(|l| !is_health_topic(&l.topic)) {
         partitions.entry(format!("topic {} {}", one.topic, one.what)).or_default().push(one);

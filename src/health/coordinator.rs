@@ -1,4 +1,4 @@
-//! The ensemble: one leader, the others followers, one epoch, nobody behind.
+//! The ensemble: one leader, the others followers, one epoch, all up to date.
 
 use std::{collections::BTreeMap, io};
 
@@ -19,7 +19,7 @@ const MAX_LAG: u64 = 1000;
 /// Longest answer to a four-letter word, in bytes.
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 
-/// What a server says of itself.
+/// A server's report about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoordinatorView {
     /// leader, follower, standalone
@@ -59,7 +59,7 @@ async fn ask_all(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) ->
     join_all(asks).await
 }
 
-/// Asks all servers; who does not answer, or has no leader, is left out.
+/// Asks all servers; those that do not answer, or have no leader, are left out.
 pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, CoordinatorView> {
     ask_all(checker, control, ids).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()??))).collect()
 }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::{inventory::Inventory, provider::Observed};
 
-    fn said(answers: &[View]) -> Vec<String> {
+    fn reported(answers: &[View]) -> Vec<String> {
         let inventory = Inventory::parse(std::path::Path::new("i.yml"), "cluster: c\nprefix: p\n").unwrap();
         let observed = Observed::default();
         let checker = Checker { inventory: &inventory, observed: &observed, fleet: None };
@@ -132,10 +132,10 @@ mod tests {
 
     #[test]
     fn one_leader_and_nobody_behind() {
-        assert_eq!(said(&[is("leader", 0x2_0000_0005), is("follower", 0x2_0000_0004), is("follower", 0x2_0000_0005)]), [""; 0]);
+        assert_eq!(reported(&[is("leader", 0x2_0000_0005), is("follower", 0x2_0000_0004), is("follower", 0x2_0000_0005)]), [""; 0]);
         // The new epoch has no transaction yet.
-        assert_eq!(said(&[is("leader", 0x3_0000_0000), is("follower", 0x2_0000_0004), is("follower", 0x2_0000_0004)]), [""; 0]);
-        let behind = said(&[is("leader", 0x2_0000_2000), is("follower", 0x2_0000_0004), is("follower", 0x1_0000_0004)]);
+        assert_eq!(reported(&[is("leader", 0x3_0000_0000), is("follower", 0x2_0000_0004), is("follower", 0x2_0000_0004)]), [""; 0]);
+        let behind = reported(&[is("leader", 0x2_0000_2000), is("follower", 0x2_0000_0004), is("follower", 0x1_0000_0004)]);
         assert_eq!(
             behind,
             ["p-zk02: coordinator: 8188 transactions behind the leader", "p-zk03: coordinator: epoch 1 while the leader is in 2"]
@@ -146,7 +146,7 @@ mod tests {
     fn who_elects_answers() {
         let electing = "coordinator: it has no leader with a majority (not serving)";
         assert_eq!(
-            said(&[Ok(None), Ok(None), Err("refused".into())]),
+            reported(&[Ok(None), Ok(None), Err("refused".into())]),
             [
                 &format!("p-zk01: {electing}"),
                 &format!("p-zk02: {electing}"),
@@ -154,8 +154,8 @@ mod tests {
                 "coordinators: no leader among the 2 of 3 that answer"
             ]
         );
-        let gone = said(&[Err("refused".into()), Err("refused".into()), Err("refused".into())]);
+        let gone = reported(&[Err("refused".into()), Err("refused".into()), Err("refused".into())]);
         assert_eq!(gone.last().unwrap(), "coordinators: none of 3 answers");
-        assert_eq!(said(&[is("leader", 1), is("leader", 1), is("follower", 1)]), ["coordinators: 2 leaders: p-zk01, p-zk02"]);
+        assert_eq!(reported(&[is("leader", 1), is("leader", 1), is("follower", 1)]), ["coordinators: 2 leaders: p-zk01, p-zk02"]);
     }
 }

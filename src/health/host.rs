@@ -181,8 +181,8 @@ pub fn clocks(offsets: &BTreeMap<HostId, (f64, f64)>) -> Vec<(HostId, String)> {
     let off = offsets.iter().filter(|(_, (offset, own))| (offset - median).abs() > MAX_CLOCK_S + own + open);
     off.map(|(id, (offset, _))| {
         let difference = offset - median;
-        let way = if difference > 0.0 { "ahead of" } else { "behind" };
-        (*id, format!("its clock is {:.1} s {way} the other hosts'", difference.abs()))
+        let direction = if difference > 0.0 { "ahead of" } else { "behind" };
+        (*id, format!("its clock is {:.1} s {direction} the other hosts'", difference.abs()))
     })
     .collect()
 }
@@ -195,36 +195,36 @@ mod tests {
 
     const WELL: &str = "clock 1700000000.5\nActiveState=active\nSubState=running\nUnitFileState=enabled\nNRestarts=0\nResult=success\nMainPID=77\nTasksCurrent=20\nTasksMax=1000\nExecMainStartTimestampMonotonic=100000000\nuptime 1000.5\ndisk 100000000 50000000 1000000 900000 /\ndisk 100000000 50000000 1000000 900000 /data/kafka-logs\nfiles 100 100000\nmaps 300 65530\nend\n";
 
-    fn said(from: &str, to: &str) -> Vec<String> {
+    fn reported(from: &str, to: &str) -> Vec<String> {
         assert!(WELL.contains(from), "{from}");
         problems("kafka-server.service", &parse(&WELL.replace(from, to)).unwrap())
     }
 
     #[test]
     fn a_host_that_is_well() {
-        assert_eq!(said("end", "end"), [""; 0]);
+        assert_eq!(reported("end", "end"), [""; 0]);
         assert_eq!(parse(WELL).unwrap().clock, Some((1_700_000_000.5, 0.0)));
         assert_eq!(parse(&WELL.replace("end\n", "")), None);
         // Without numbers there is nothing to judge.
-        assert_eq!(said("disk 100000000 50000000 1000000 900000 /data", "disk   /data"), [""; 0]);
-        assert_eq!(said("1000000 900000 /data", "0 0 /data"), [""; 0]);
+        assert_eq!(reported("disk 100000000 50000000 1000000 900000 /data", "disk   /data"), [""; 0]);
+        assert_eq!(reported("1000000 900000 /data", "0 0 /data"), [""; 0]);
     }
 
     #[test]
     fn full_disks_are_named() {
         let data = "disk 100000000 50000000 1000000 900000 /data";
-        assert_eq!(said(data, "disk 3072 0 1000000 900000 /data"), ["/data/kafka-logs is nearly full: 0.0 MB of 3.1 MB free (0 %)"]);
-        assert_eq!(said(data, "disk 100000000 4000000 1000000 900000 /data").len(), 1);
+        assert_eq!(reported(data, "disk 3072 0 1000000 900000 /data"), ["/data/kafka-logs is nearly full: 0.0 MB of 3.1 MB free (0 %)"]);
+        assert_eq!(reported(data, "disk 100000000 4000000 1000000 900000 /data").len(), 1);
         // 4 % of a large disk is plenty.
-        assert_eq!(said(data, "disk 1000000000 40000000 1000000 900000 /data"), [""; 0]);
-        let inodes = said(data, "disk 100000000 50000000 1000000 40000 /data");
+        assert_eq!(reported(data, "disk 1000000000 40000000 1000000 900000 /data"), [""; 0]);
+        let inodes = reported(data, "disk 100000000 50000000 1000000 40000 /data");
         assert_eq!(inodes, ["/data/kafka-logs is nearly out of inodes: 40000 of 1000000 free"]);
     }
 
     #[test]
     fn units_that_restart_in_a_loop() {
         let restarted = |n: u64, at_s: u64| {
-            said("NRestarts=0\n", &format!("NRestarts={n}\n")).len()
+            reported("NRestarts=0\n", &format!("NRestarts={n}\n")).len()
                 + problems(
                     "u",
                     &parse(&WELL.replace("NRestarts=0", &format!("NRestarts={n}")).replace("=100000000", &format!("={at_s}000000")))
@@ -242,10 +242,56 @@ mod tests {
 
     #[test]
     fn limits_that_are_nearly_reached() {
-        assert_eq!(said("files 100 100000", "files 90000 100000"), ["kafka-server.service uses 90000 of 100000 open files"]);
-        assert_eq!(said("maps 300 65530", "maps 65000 65530"), ["kafka-server.service uses 65000 of 65530 memory maps"]);
-        assert_eq!(said("TasksCurrent=20", "TasksCurrent=950"), ["kafka-server.service uses 950 of 1000 tasks"]);
-        assert_eq!(said("TasksMax=1000", "TasksMax=infinity"), [""; 0]);
+        assert_eq!(reported("files 100 100000", "files 90000 100000"), ["kafka-server.service uses 90000 of 100000 open files"]);
+        assert_eq!(reported("maps 300 65530", "maps 65000 65530"), ["kafka-server.service uses 65000 of 65530 memory maps"]);
+        assert_eq!(reported("TasksCurrent=20", "TasksCurrent=950"), ["kafka-server.service uses 950 of 1000 tasks"]);
+        assert_eq!(reported("TasksMax=1000", "TasksMax=infinity"), [""; 0]);
+    }
+
+    /// The script on this machine, with `systemctl` and `date` of the test's own before those of the system.
+    fn on_this_machine(dir: &std::path::Path, main_pid: u32, seconds_ahead: i64) -> Seen {
+        use std::os::unix::fs::PermissionsExt;
+        let put = |name: &str, text: String| {
+            let path = dir.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        put("systemctl", format!("echo ActiveState=active; echo UnitFileState=enabled; echo NRestarts=0; echo MainPID={main_pid}"));
+        put("date", format!("exec /bin/date -d '{seconds_ahead} seconds' \"$@\""));
+        let path = format!("{}:/usr/bin:/bin", dir.display());
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let before = now();
+        let out = std::process::Command::new("/bin/sh").args(["-c", SCRIPT, "sh", "u.service", "/tmp"]).env("PATH", path).output().unwrap();
+        let mut seen = parse(&String::from_utf8(out.stdout).unwrap()).unwrap();
+        seen.clock = seen.clock.map(|(clock, _)| (clock - (before + now()) / 2.0, (now() - before) / 2.0));
+        seen
+    }
+
+    #[test]
+    fn a_real_process_near_its_limit_and_a_clock_that_is_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nine of ten descriptors: three, and those that the shell opens.
+        let script = "ulimit -n 10; exec 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</dev/null 8</dev/null; echo begun; read -r _";
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut begun = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut begun).unwrap();
+        let seen = on_this_machine(dir.path(), child.id(), 7);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let found = problems("u.service", &seen);
+        assert!(found.iter().any(|p| p.starts_with("u.service uses ") && p.ends_with(" of 10 open files")), "{found:?}");
+        assert!(seen.disks.iter().any(|d| d.path == "/" && d.total_bytes > 0), "{seen:?}");
+
+        let id = |index| HostId { role: Role::Broker, index };
+        let right = on_this_machine(dir.path(), 0, 0).clock.unwrap();
+        let off = clocks(&BTreeMap::from([(id(1), right), (id(2), right), (id(3), seen.clock.unwrap())]));
+        assert_eq!(off.len(), 1, "{off:?} {seen:?}");
+        assert!(off[0].0 == id(3) && off[0].1.ends_with("s ahead of the other hosts'"), "{off:?}");
     }
 
     #[test]

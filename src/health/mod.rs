@@ -5,6 +5,7 @@ mod broker;
 mod coordinator;
 mod host;
 mod kafka;
+mod probe;
 mod quorum;
 
 use std::{
@@ -112,7 +113,7 @@ impl Checker<'_> {
         self.observed.host(id).map(|h| h.address.to_string())
     }
 
-    /// Hosts that run, as the provider says; the others become problems.
+    /// Hosts that run according to the provider; the others become problems.
     fn existing(&self, notes: &mut Notes) -> Vec<HostId> {
         let mut out = Vec::new();
         for host in &self.inventory.hosts {
@@ -143,9 +144,9 @@ impl Checker<'_> {
             if let Ok(control) = fleet.control().await {
                 let (metadata, kafka) = (self.keepers(&reachable), self.of(Role::Broker, &reachable));
                 let (coordinators, brokers) = tokio::join!(self.metadata(&control, &metadata), broker::check(self, &control, &kafka));
-                for (problems, said) in [coordinators, brokers] {
+                for (problems, of_role) in [coordinators, brokers] {
                     notes.problems.extend(problems);
-                    notes.notes.extend(said);
+                    notes.notes.extend(of_role);
                 }
             }
         }
@@ -157,7 +158,7 @@ impl Checker<'_> {
         self.of(if self.inventory.is_combined() { Role::Broker } else { Role::Coordinator }, ids)
     }
 
-    /// Checks those who keep the metadata.
+    /// Checks the metadata servers.
     async fn metadata(&self, control: &Connection, ids: &[HostId]) -> (Vec<Problem>, BTreeMap<HostId, String>) {
         match self.inventory.engine.metadata() {
             Metadata::Zookeeper => coordinator::check(self, control, ids).await,
@@ -213,7 +214,7 @@ impl Checker<'_> {
 
     fn report(&self, notes: Notes) -> Report {
         let mut problems = notes.problems;
-        // That others do not see a host follows from its own problem, which is said already.
+        // That others do not see a host follows from its own problem, which is reported already.
         let down: Vec<String> = problems.iter().filter(|p| !p.reason.starts_with(broker::UNSEEN)).map(|p| p.host.clone()).collect();
         problems.retain(|p| match p.reason.strip_prefix(broker::UNSEEN) {
             Some(names) => !names.split(", ").all(|n| down.iter().any(|d| d == n)),
@@ -245,31 +246,31 @@ impl Checker<'_> {
         Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.to_string(), hosts, problems }
     }
 
-    /// Hosts that run, as the provider says.
+    /// Hosts that run according to the provider.
     fn running(&self) -> Vec<HostId> {
         self.observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect()
     }
 
-    /// The hosts, and the way to them. Who cannot ask knows nothing, also not that nobody serves.
-    async fn way(&self) -> Result<(&Arc<Fleet>, Arc<Connection>)> {
+    /// The fleet and the connection to the control host. Without them nothing is known, not even that no host serves.
+    async fn route(&self) -> Result<(&Arc<Fleet>, Arc<Connection>)> {
         let control_name = self.name(HostId { role: Role::Control, index: 1 });
-        let hint = "nothing can be asked without it: mend the way to it, then run the same command again";
-        let no_way = |e: String| Error::failed(format!("{control_name}: {e}")).hint(hint);
-        let fleet = self.fleet.ok_or_else(|| no_way("not connected".into()))?;
-        let control = fleet.control().await.map_err(|e| no_way(format!("SSH: {e}")))?;
+        let hint = "nothing can be asked without it: repair the connection to it, then run the same command again";
+        let no_route = |e: String| Error::failed(format!("{control_name}: {e}")).hint(hint);
+        let fleet = self.fleet.ok_or_else(|| no_route("not connected".into()))?;
+        let control = fleet.control().await.map_err(|e| no_route(format!("SSH: {e}")))?;
         Ok((fleet, control))
     }
 
     /// Which of these hosts run, and their unit too.
     pub async fn active(&self, ids: &[HostId]) -> Result<BTreeSet<HostId>> {
-        let (fleet, _) = self.way().await?;
+        let (fleet, _) = self.route().await?;
         let running = self.running();
         let units = ids.iter().filter(|id| running.contains(id)).filter_map(|id| Some((*id, self.inventory.engine.unit(id.role)?)));
         let asks = units.map(|(id, unit)| async move {
             let state = tokio::time::timeout(QUESTION_TIMEOUT * 2, unit_state(fleet, id, unit)).await;
             let failed = |why: String| {
                 Error::failed(format!("{}: cannot ask whether {unit} runs: {why}", self.name(id)))
-                    .hint("nothing is restarted as long as that is not known; `septet health` says more")
+                    .hint("nothing is restarted until that is known; `septet health` shows more")
             };
             let state = state.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
             match state.get("ActiveState").map(String::as_str) {
@@ -280,9 +281,9 @@ impl Checker<'_> {
         Ok(join_all(asks).await.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    /// Those who keep the metadata as they see themselves, without judging; who does not answer is left out.
+    /// The metadata servers' own views, without judging; those that do not answer are left out.
     pub async fn coordinators(&self) -> Result<BTreeMap<HostId, CoordinatorView>> {
-        let (_, control) = self.way().await?;
+        let (_, control) = self.route().await?;
         let keepers = self.keepers(&self.running());
         Ok(match self.inventory.engine.metadata() {
             Metadata::Zookeeper => coordinator::views(self, &control, &keepers).await,
@@ -290,9 +291,9 @@ impl Checker<'_> {
         })
     }
 
-    /// The brokers as they see the cluster, without judging; who does not answer is left out.
+    /// The brokers' views of the cluster, without judging; those that do not answer are left out.
     pub async fn brokers(&self) -> Result<BTreeMap<HostId, BrokerView>> {
-        let (_, control) = self.way().await?;
+        let (_, control) = self.route().await?;
         Ok(broker::views(self, &control, &self.of(Role::Broker, &self.running())).await)
     }
 
@@ -301,7 +302,7 @@ impl Checker<'_> {
         if id.role != Role::Broker {
             return Vec::new();
         }
-        match self.way().await {
+        match self.route().await {
             Ok((_, control)) => broker::hurt_by_stopping(self, &control, &self.of(Role::Broker, &self.running()), id).await,
             Err(e) => vec![Problem::new("brokers", format!("{}: {}", broker::NOBODY, e.message))],
         }
@@ -341,7 +342,7 @@ impl Checker<'_> {
     }
 }
 
-/// What systemd says of a host's unit.
+/// systemd's properties of a host's unit.
 async fn unit_state(fleet: &Arc<Fleet>, id: HostId, unit: &str) -> Result<BTreeMap<String, String>, SshError> {
     let show = ["systemctl", "show", "-p", "ActiveState,SubState,UnitFileState,NRestarts,Result", "--", unit];
     let text = ask_host(fleet, id, None, &show).await?;

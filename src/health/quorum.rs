@@ -24,10 +24,10 @@ const PORT: u16 = 9093;
 /// Newest version of `DescribeQuorum` that is understood here.
 const NEWEST: i16 = 2;
 /// Milliseconds since a voter last had all that the leader had. A follower fetches twice a second, and a restart takes longer than
-/// this: who has come back and does not fetch yet is not taken for well.
+/// this: one that came back and does not fetch yet does not count as healthy.
 const MAX_BEHIND_MS: i64 = 3_000;
 
-/// What the leader says of the quorum.
+/// The leader's report of the quorum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Quorum {
     leader: i32,
@@ -35,7 +35,7 @@ struct Quorum {
     voters: BTreeMap<i32, (i64, i64)>,
 }
 
-/// What a controller answers: as the leader it knows the quorum, as a follower it says that it does not lead.
+/// What a controller answers: the leader describes the quorum, a follower answers that it does not lead.
 async fn ask(control: &Connection, address: &str) -> Result<Option<Quorum>, String> {
     let question = async {
         let stream = control.tcp(address, PORT).await.map_err(|e| e.to_string())?;
@@ -72,7 +72,7 @@ async fn ask_all(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) ->
     join_all(asks).await
 }
 
-/// Asks all controllers; who does not answer is left out.
+/// Asks all controllers; those that do not answer are left out.
 pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, CoordinatorView> {
     let all = ask_all(checker, control, ids).await.into_iter();
     all.filter_map(|(id, answer)| {
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::{inventory::Role, provider::Observed};
 
-    fn said(answers: &[(u16, Result<Option<Quorum>, String>)]) -> (Vec<String>, usize) {
+    fn reported(answers: &[(u16, Result<Option<Quorum>, String>)]) -> (Vec<String>, usize) {
         let text = "cluster: c\nprefix: p\nengine: apache\n";
         let inventory = Inventory::parse(std::path::Path::new("i.yml"), text).unwrap();
         let observed = Observed::default();
@@ -171,27 +171,27 @@ mod tests {
     #[test]
     fn one_leader_with_all_voters_is_well() {
         let q = quorum(&[(101, 50, 100_000), (102, 50, 99_900), (103, 49, 99_500)]);
-        assert_eq!(said(&[(1, Ok(Some(q))), (2, Ok(None)), (3, Ok(None))]), (Vec::new(), 3));
+        assert_eq!(reported(&[(1, Ok(Some(q))), (2, Ok(None)), (3, Ok(None))]), (Vec::new(), 3));
     }
 
     #[test]
     fn what_is_wrong_is_said_of_whom_it_concerns() {
         let late = quorum(&[(101, 50, 100_000), (102, 50, 99_900), (103, 20, 60_000)]);
-        let (problems, _) = said(&[(1, Ok(Some(late.clone()))), (2, Ok(None)), (3, Ok(None))]);
+        let (problems, _) = reported(&[(1, Ok(Some(late.clone()))), (2, Ok(None)), (3, Ok(None))]);
         assert_eq!(problems, ["p-controller03: controller: 30 records and 40 s behind the leader"]);
         let back = quorum(&[(101, 50, 100_000), (102, 50, 97_000), (103, 50, 96_999)]);
-        let (problems, _) = said(&[(1, Ok(Some(back))), (2, Ok(None)), (3, Ok(None))]);
+        let (problems, _) = reported(&[(1, Ok(Some(back))), (2, Ok(None)), (3, Ok(None))]);
         assert_eq!(problems, ["p-controller03: controller: 0 records and 3 s behind the leader"]);
         let fresh = quorum(&[(101, 50, 100_000), (102, 50, 99_900), (103, -1, -1)]);
-        let (problems, _) = said(&[(1, Ok(Some(fresh.clone()))), (2, Ok(None)), (3, Ok(None))]);
+        let (problems, _) = reported(&[(1, Ok(Some(fresh.clone()))), (2, Ok(None)), (3, Ok(None))]);
         assert_eq!(problems, ["p-controller03: controller: has fetched nothing from the leader yet"]);
-        let (problems, _) = said(&[(1, Ok(Some(fresh))), (2, Ok(None)), (3, Err("refused".into()))]);
+        let (problems, _) = reported(&[(1, Ok(Some(fresh))), (2, Ok(None)), (3, Err("refused".into()))]);
         assert_eq!(problems, ["p-controller03: controller: refused"]);
-        let (problems, _) = said(&[(1, Ok(Some(late))), (2, Ok(None)), (3, Err("refused".into()))]);
+        let (problems, _) = reported(&[(1, Ok(Some(late))), (2, Ok(None)), (3, Err("refused".into()))]);
         assert_eq!(problems, ["p-controller03: controller: refused"]);
-        let (problems, _) = said(&[(1, Ok(None)), (2, Ok(None)), (3, Ok(None))]);
+        let (problems, _) = reported(&[(1, Ok(None)), (2, Ok(None)), (3, Ok(None))]);
         assert_eq!(problems, ["coordinators: the controllers have no leader among the 3 of 3 that answer"]);
-        let (problems, _) = said(&[(1, Ok(Some(quorum(&[(101, 1, 1), (102, 1, 1)]))))]);
+        let (problems, _) = reported(&[(1, Ok(Some(quorum(&[(101, 1, 1), (102, 1, 1)]))))]);
         assert!(problems[0].contains("voters are {101, 102}"), "{problems:?}");
     }
 }

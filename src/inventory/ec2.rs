@@ -111,9 +111,9 @@ pub struct Ec2Settings {
     pub spot: bool,
     /// further tags
     pub tags: BTreeMap<String, String>,
-    /// who may log in to the control host, as `1.2.3.4/32`; `None` for whoever runs Septet
+    /// ranges that may log in to the control host, as `1.2.3.4/32`; `None`: the address of the machine that runs Septet
     pub ssh_from: Option<Vec<String>>,
-    /// who is asked for the caller's own address
+    /// URL that returns the caller's own address
     pub ssh_ask: String,
     /// clients outside that may reach the brokers
     pub external_from: Vec<String>,
@@ -144,7 +144,7 @@ fn instance_types(n: Option<&Node>) -> Result<BTreeMap<Role, Vec<String>>> {
         let all: Vec<String> = n.list().into_iter().map(|n| checked(n, "instance type", is_type)).collect::<Result<_>>()?;
         if all.is_empty() || all.len() > 10 {
             return Err(n.error(
-                "expected an instance type, or a list of up to 10: the first is wanted, the others are taken where there is no room for it",
+                "expected an instance type, or a list of up to 10: the first is preferred, the others are used where it has no capacity",
             ));
         }
         Ok(all)
@@ -175,8 +175,8 @@ fn is_id(prefix: &'static str) -> impl Fn(&str) -> bool {
 }
 
 fn checked(n: &Node, what: &str, good: impl Fn(&str) -> bool) -> Result<String> {
-    let text = n.string()?;
-    if good(&text) { Ok(text) } else { Err(n.error(format!("`{text}` is no {what}"))) }
+    let text = n.as_written()?;
+    if good(&text) { Ok(text) } else { Err(n.error(format!("invalid {what}: `{text}`"))) }
 }
 
 /// What to write instead of a range that is none.
@@ -196,10 +196,10 @@ fn cidrs(n: &Node) -> Result<Vec<String>> {
     n.list()
         .into_iter()
         .map(|n| {
-            let text = n.string()?;
+            let text = n.as_written()?;
             match parse_cidr(&text) {
                 Some((address, bits)) => Ok(format!("{address}/{bits}")),
-                None => Err(n.error(format!("`{text}` is no range of addresses")).hint(range_hint(&text))),
+                None => Err(n.error(format!("`{text}` is not an address range")).hint(range_hint(&text))),
             }
         })
         .collect()
@@ -212,7 +212,7 @@ fn volume(n: Option<&Node>, size: Option<i32>) -> Result<VolumeSettings> {
     let number = |n: Option<&Node>, min, max| n.map(|n| n.number(min, max)).transpose().map(|v| v.map(|v| v as i32));
     out.size = number(f.take("size"), 1, 16_384)?.or(size);
     if let Some(n) = f.take("type") {
-        checked(n, "type of volumes that is known here: gp3", |t| t == "gp3")?;
+        checked(n, "volume type (gp3 only)", |t| t == "gp3")?;
     }
     let (iops, throughput) = (f.take("iops"), f.take("throughput"));
     // gp3: at most 500 operations per GiB, and a quarter MiB/s per operation.
@@ -233,7 +233,7 @@ fn volume(n: Option<&Node>, size: Option<i32>) -> Result<VolumeSettings> {
         out.encrypted = n.boolean()?;
     }
     if let Some(n) = f.take("kms_key") {
-        out.kms_key = Some(n.string()?);
+        out.kms_key = Some(n.as_written()?);
         if !out.encrypted {
             return Err(n.error("a key, and `encrypted: false`"));
         }
@@ -250,7 +250,7 @@ fn tags(n: Option<&Node>) -> Result<BTreeMap<String, String>> {
         if lower.starts_with("aws:") || lower.starts_with("septet:") || key == "Name" {
             return Err(at.error(format!("tag `{key}` is not yours to set")).hint("`aws:…` is AWS's, `septet:…` and `Name` are Septet's"));
         }
-        let text = value.string()?;
+        let text = value.as_written()?;
         if key.is_empty() || key.chars().count() > 128 || text.chars().count() > 256 {
             return Err(at.error("a tag's key has 1 to 128 characters, its value at most 256"));
         }
@@ -265,53 +265,52 @@ fn tags(n: Option<&Node>) -> Result<BTreeMap<String, String>> {
 
 fn word<T: Copy>(n: Option<&Node>, what: &str, words: &[(&str, T)], default: T) -> Result<T> {
     let Some(n) = n else { return Ok(default) };
-    let text = n.string()?;
+    let text = n.as_written()?;
     let names: Vec<&str> = words.iter().map(|(w, _)| *w).collect();
     match words.iter().find(|(w, _)| *w == text) {
         Some((_, v)) => Ok(*v),
-        None => Err(n.error(format!("`{text}` is no {what}")).hint(format!("one of {}", names.join(", ")))),
+        None => Err(n.error(format!("invalid {what}: `{text}`")).hint(format!("one of {}", names.join(", ")))),
     }
 }
 
 fn url(n: &Node) -> Result<String> {
-    checked(n, "address that begins with http:// or https://", |s| s.starts_with("http://") || s.starts_with("https://"))
+    checked(n, "URL (http:// or https://)", |s| s.starts_with("http://") || s.starts_with("https://"))
 }
 
 /// Reads `ec2:`.
 pub fn settings(n: &Node) -> Result<Ec2Settings> {
     let mut f = n.fields()?;
-    let text = |n: Option<&Node>| n.filter(|n| !n.is_null()).map(Node::string).transpose();
+    let text = |n: Option<&Node>| n.filter(|n| !n.is_null()).map(Node::as_written).transpose();
     let region = f
         .take("region")
         .map(|n| checked(n, "region", |s| s.len() > 4 && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
     let image = match f.take("image") {
         None => ImageChoice::AmazonLinux2023,
-        Some(n) => match n.string()?.as_str() {
+        Some(n) => match n.as_written()?.as_str() {
             "amazon-linux-2023" => ImageChoice::AmazonLinux2023,
             "debian-12" => ImageChoice::Debian12,
             id if is_id("ami-")(id) => ImageChoice::Id(id.to_owned()),
             other => {
                 return Err(n
-                    .error(format!("`{other}` is no image"))
+                    .error(format!("`{other}` is not an image"))
                     .hint("amazon-linux-2023, debian-12, or an id such as ami-0abcdef1234567890"));
             }
         },
     };
     let vpc = match f.take("vpc") {
         None => VpcChoice::Default,
-        Some(n) => match (&n.kind, n.string()) {
+        Some(n) => match (&n.kind, n.as_written()) {
             (NodeKind::Map(_), _) => {
                 let mut v = n.fields()?;
                 let new = v.need("new")?;
                 v.finish()?;
-                let cidr =
-                    checked(new, "network of a VPC, of 16 to 22 bits", |s| parse_cidr(s).is_some_and(|(_, b)| (16..=22).contains(&b)))?;
+                let cidr = checked(new, "VPC network of 16 to 22 bits", |s| parse_cidr(s).is_some_and(|(_, b)| (16..=22).contains(&b)))?;
                 VpcChoice::New { cidr }
             }
             (_, Ok(s)) if s == "default" => VpcChoice::Default,
             (_, Ok(s)) if s == "new" => VpcChoice::New { cidr: "10.86.0.0/16".into() },
             (_, Ok(s)) if is_id("vpc-")(&s) => VpcChoice::Id(s),
-            _ => return Err(n.error("this is no VPC").hint("default, new, {new: 10.86.0.0/16}, or an id such as vpc-0abcdef1234567890")),
+            _ => return Err(n.error("not a VPC").hint("default, new, {new: 10.86.0.0/16}, or an id such as vpc-0abcdef1234567890")),
         },
     };
     let subnet_node = f.take("subnets");
@@ -319,7 +318,7 @@ pub fn settings(n: &Node) -> Result<Ec2Settings> {
         .map(Node::list)
         .unwrap_or_default()
         .into_iter()
-        .map(|n| checked(n, "subnet's id", is_id("subnet-")))
+        .map(|n| checked(n, "subnet id", is_id("subnet-")))
         .collect::<Result<_>>()?;
     if let (Some(at), VpcChoice::New { .. }) = (subnet_node, &vpc) {
         return Err(at.error("a new VPC gets subnets of its own").hint("leave `subnets` out, or name the VPC that they are in"));

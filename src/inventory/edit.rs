@@ -32,7 +32,7 @@ fn replaced(path: &Path, text: &str, prefix: &str) -> Result<String> {
     let root = yaml::parse(path, text.to_owned())?;
     let mut fields = root.fields()?;
     let node = fields.need("prefix")?;
-    let old = node.string()?;
+    let old = node.as_written()?;
     if old == prefix {
         return Ok(text.to_owned());
     }

@@ -10,7 +10,7 @@ use crate::{
 /// Who keeps the cluster's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metadata {
-    /// an ensemble that speaks ZooKeeper's protocol
+    /// a ZooKeeper ensemble
     Zookeeper,
     /// Kafka's own quorum of controllers
     Kraft,
@@ -40,7 +40,7 @@ pub struct ArchiveSource {
 pub struct ApacheSettings {
     /// its version
     pub version: String,
-    /// who keeps the metadata
+    /// where the metadata is kept
     pub metadata: Metadata,
     /// where its archive is; `None` for the cache or Apache's mirrors
     pub archive: Option<String>,
@@ -108,8 +108,8 @@ pub fn numbers(version: &str) -> Option<(u32, u32, u32)> {
 
 /// A size as `512m` or `2g`, in MiB.
 fn heap(n: &Node) -> Result<u32> {
-    let text = n.string()?.to_ascii_lowercase();
-    let bad = || n.error(format!("`{text}` is no heap size such as 512m or 2g, from 64m to 64g"));
+    let text = n.as_written()?.to_ascii_lowercase();
+    let bad = || n.error(format!("`{text}` is not a heap size such as 512m or 2g, from 64m to 64g"));
     let (number, factor) = match text.strip_suffix('g') {
         Some(number) => (number, 1024),
         None => (text.strip_suffix('m').ok_or_else(bad)?, 1),
@@ -119,7 +119,7 @@ fn heap(n: &Node) -> Result<u32> {
 }
 
 fn sha512(n: &Node) -> Result<String> {
-    let text = n.string()?.to_ascii_lowercase();
+    let text = n.as_written()?.to_ascii_lowercase();
     if text.len() == 128 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(text);
     }
@@ -155,18 +155,18 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
     let Some(n) = n.filter(|n| !n.is_null()) else { return Ok(Engine::Apache(a)) };
     let mut f = n.fields()?;
     let archive = f.take("archive");
-    a.archive = archive.map(Node::string).transpose()?;
+    a.archive = archive.map(Node::as_written).transpose()?;
     a.sha512 = f.take("sha512").map(sha512).transpose()?;
     let version = f.take("version");
     match (version, a.archive.as_deref().and_then(version_in)) {
         (Some(v), of_archive) => {
-            a.version = v.string()?;
+            a.version = v.as_written()?;
             if numbers(&a.version).is_none() {
-                return Err(v.error(format!("`{}` is no version such as {}", a.version, known::NEWEST)));
+                return Err(v.error(format!("`{}` is not a version such as {}", a.version, known::NEWEST)));
             }
             new_enough(v, &a.version)?;
             if of_archive.as_ref().is_some_and(|o| *o != a.version) {
-                return Err(v.error(format!("the archive's name says {}", of_archive.unwrap_or_default())));
+                return Err(v.error(format!("the archive's name has version {}", of_archive.unwrap_or_default())));
             }
             if known::sha512(&a.version).is_none() && a.sha512.is_none() {
                 return Err(v
@@ -181,14 +181,14 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
         (None, None) => {}
     }
     if let Some(m) = f.take("metadata") {
-        a.metadata = match m.string()?.as_str() {
+        a.metadata = match m.as_written()?.as_str() {
             "zookeeper" => Metadata::Zookeeper,
             "kraft" => Metadata::Kraft,
             other => return Err(m.error(format!("`{other}` keeps no metadata")).hint("zookeeper or kraft")),
         };
         if a.metadata == Metadata::Zookeeper && numbers(&a.version).is_some_and(|v| v.0 >= 4) {
             return Err(m
-                .error(format!("Apache Kafka {} has no ZooKeeper any more", a.version))
+                .error(format!("Apache Kafka {} no longer supports ZooKeeper", a.version))
                 .hint("write `metadata: kraft`, or take version 3.9.1, the last line with ZooKeeper"));
         }
     }
@@ -200,7 +200,7 @@ fn apache(n: Option<&Node>) -> Result<Engine> {
     }
     if let Some(j) = f.take("java").filter(|j| !j.is_null()) {
         let mut j = j.fields()?;
-        a.java = Some(ArchiveSource { place: j.need("archive")?.string()?, sha512: j.take("sha512").map(sha512).transpose()? });
+        a.java = Some(ArchiveSource { place: j.need("archive")?.as_written()?, sha512: j.take("sha512").map(sha512).transpose()? });
         j.finish()?;
     }
     f.finish()?;
@@ -221,7 +221,7 @@ pub fn engine(n: &Node) -> Result<Engine> {
             _ => Err(n.error("expected one engine").hint(hint)),
         };
     }
-    match n.string()?.as_str() {
+    match n.as_written()?.as_str() {
         "bundled" => Ok(Engine::Bundled),
         "apache" => apache(None),
         other => Err(n.error(format!("engine `{other}` is not known")).hint(hint)),

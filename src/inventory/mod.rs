@@ -3,7 +3,7 @@
 //! Invariant: an [`Inventory`] that exists is valid: names are DNS labels, counts are sensible, nothing is unknown.
 
 mod ec2;
-mod edit;
+pub mod edit;
 mod engine;
 mod pattern;
 
@@ -100,7 +100,7 @@ pub struct HostId {
 /// A host as it is to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Host {
-    /// who it is
+    /// identity
     pub id: HostId,
     /// its short name
     pub name: String,
@@ -227,16 +227,16 @@ impl Inventory {
             Err(e) if e.hint.is_none() => return Err(e.hint(NO_CLUSTER)),
             other => other?,
         };
-        let cluster = name_node.string()?.parse::<ClusterName>();
+        let cluster = name_node.as_written()?.parse::<ClusterName>();
         let Ok(cluster) = cluster else {
             return Err(name_node.error("a cluster's name has lower-case letters, digits and `-`, and at most 40 of them"));
         };
         let prefix_node = f.need("prefix")?;
-        let prefix = prefix_node.string()?;
+        let prefix = prefix_node.as_written()?;
         check_prefix(&prefix).map_err(|m| prefix_node.error(m).hint("for example `prefix: peter`"))?;
         let domain = match f.take("domain").filter(|n| !n.is_null()) {
             Some(n) => {
-                let d = n.string()?;
+                let d = n.as_written()?;
                 if !d.split('.').all(|l| is_label(l) && l.len() <= 63) || d.len() > 180 {
                     return Err(n.error(format!("`{d}` is not a domain name")));
                 }
@@ -279,7 +279,7 @@ impl Inventory {
                     }
                 }
                 if let Some(n) = g.take("hostname") {
-                    template = (n.string()?, n);
+                    template = (n.as_written()?, n);
                 }
                 if let Some(n) = g.take("vars") {
                     group_vars = variables(n)?;
@@ -287,7 +287,7 @@ impl Inventory {
                 if let Some(n) = g.take("hosts") {
                     for (key, at, vars) in n.fields()?.rest() {
                         let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
-                        let index = index.ok_or_else(|| at.error(format!("`{key}` is no number of a host: 1 to {count}")))?;
+                        let index = index.ok_or_else(|| at.error(format!("`{key}` is not a host number: 1 to {count}")))?;
                         host_vars.insert(index, variables(vars)?);
                     }
                 }
@@ -355,7 +355,7 @@ impl Inventory {
         self.engine.metadata() == Metadata::Kraft && self.of(Role::Coordinator).next().is_none()
     }
 
-    /// Engine, mode and the number of those who keep the metadata, as written on the cluster's things: what cannot be changed on a
+    /// Engine, mode and the number of metadata servers, as recorded on the cluster's resources: what cannot be changed on a
     /// cluster that exists.
     pub fn shape(&self) -> String {
         let (mode, keepers) = if self.is_combined() { ("-combined", Role::Broker) } else { ("", Role::Coordinator) };
@@ -370,7 +370,7 @@ impl Inventory {
         }
     }
 
-    /// Hosts that vote on Kafka's own metadata; nobody where ZooKeeper's protocol keeps it.
+    /// Hosts that vote on Kafka's own metadata; none with ZooKeeper.
     pub fn voters(&self) -> Vec<&Host> {
         match (self.engine.metadata(), self.is_combined()) {
             (Metadata::Zookeeper, _) => Vec::new(),
@@ -421,7 +421,7 @@ fn variables(n: &Node) -> Result<Vars> {
 
 /// A time as `90m`, `8h` or `2d`; a minute at the least, a year at the most.
 fn duration(n: &Node) -> Result<Duration> {
-    let text = n.string()?;
+    let text = n.as_written()?;
     let bad = || n.error(format!("`{text}` is not a time such as 90m, 8h or 2d, from 1m to 365d"));
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
     let seconds = match &text[split..] {
@@ -451,7 +451,7 @@ fn provider(n: &Node) -> Result<ProviderSettings> {
 
 fn docker_settings(d: &Node) -> Result<ProviderSettings> {
     let mut f = d.fields()?;
-    let text = |n: Option<&Node>| n.map(Node::string).transpose();
+    let text = |n: Option<&Node>| n.map(Node::as_written).transpose();
     let subnet_node = f.take("subnet");
     let settings = DockerSettings {
         image: text(f.take("image"))?,

@@ -55,7 +55,7 @@ fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
                         || matches_glob(name, &inventory.fqdn(&h.name))))
         })
         .collect();
-    // A group that exists and is empty (no coordinators where brokers are controllers too) selects nobody.
+    // A group that exists and is empty (no coordinators where brokers are controllers too) selects no host.
     let is_group = all || Role::ALL.iter().any(|r| r.group() == name);
     if !hits.contains(&true) && !glob && !is_group {
         let names = ["all", "control", "coordinators", "brokers"].into_iter().chain(inventory.hosts.iter().map(|h| h.name.as_str()));
@@ -100,7 +100,7 @@ fn matches_glob(pattern: &str, text: &str) -> bool {
             Some(c) => t.first() == Some(c) && go(&p[1..], &t[1..]),
         }
     }
-    // Bounded: a pattern of many stars would be slow, and nobody needs it.
+    // Bounded: a pattern of many stars would be slow.
     pattern.matches('*').count() <= 4 && go(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
 }
 

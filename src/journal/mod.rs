@@ -1,6 +1,6 @@
 //! The journal: what was done, in the order in which it was done; one JSON object a line, in the user's state directory.
 //!
-//! Invariant: a line is written whole and is on disk before the command says that it is done; lines are only ever added.
+//! Invariant: a line is written whole and is on disk before the command reports success; lines are only ever added.
 //! Nothing is decided by what stands here.
 
 use std::{io::Write, path::PathBuf};

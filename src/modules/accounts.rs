@@ -26,6 +26,7 @@ pub fn user(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
         create_home: a.boolean("create_home")?.unwrap_or(true),
         shell: a.text("shell")?,
         system: a.boolean("system")?.unwrap_or(false),
+        comment: a.text("comment")?,
     }))
 }
 

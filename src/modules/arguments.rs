@@ -144,6 +144,14 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// Refuses a value that is known in Ansible and not supported.
+    pub fn without(&self, key: &'static str, value: &str, hint: &str) -> Result<()> {
+        match self.left.get(key) {
+            Some(Value::String(s)) if s == value => Err(self.error_at(key, format!("`{key}: {value}` is not supported")).hint(hint)),
+            _ => Ok(()),
+        }
+    }
+
     /// `owner`, `group` and `mode`.
     pub fn attributes(&mut self) -> Result<Attributes> {
         let (owner, group) = (self.text("owner")?, self.text("group")?);
@@ -152,9 +160,10 @@ impl<'a> Arguments<'a> {
     }
 
     /// A mode: octal digits, or clauses such as `u=rw,g=r,o=`. A number in the playbook is octal where it begins with 0; where it
-    /// does not, Ansible would take its decimal value, which nobody means.
+    /// does not, Ansible would take its decimal value, which is never meant.
     fn mode(&mut self) -> Result<(Option<u32>, Option<ModeChange>)> {
         let at = self.value_node("mode").cloned();
+        self.without("mode", "preserve", "write the mode as digits, or leave it out: a file that exists keeps its own")?;
         let Some(v) = self.take("mode") else {
             return Ok((None, None));
         };

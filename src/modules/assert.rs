@@ -31,7 +31,7 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
                 Some(text) => c.renderer.text("msg", &text)?,
                 None => format!("assertion does not hold: {shown}"),
             };
-            return Ok(Prepared::local(Outcome::failed(msg).with("assertion", shown)));
+            return Ok(Prepared::local(Outcome::failed(msg).with("assertion", shown).with("evaluated_to", false)));
         }
     }
     Ok(Prepared::local(Outcome::ok().with_msg(c.renderer.text("success_msg", &success)?)))

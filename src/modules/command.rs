@@ -28,7 +28,7 @@ fn action(a: &mut Arguments<'_>, c: &Context<'_>, argv: Vec<String>, expand: boo
     if argv.is_empty() {
         return Err(a.error("the command is empty"));
     }
-    a.only("strip_empty_ends", &Value::Bool(true), "line ends behind the output are always taken off")?;
+    a.only("strip_empty_ends", &Value::Bool(true), "trailing line ends are always removed")?;
     let add_newline = a.boolean("stdin_add_newline")?.unwrap_or(true);
     let stdin = a.text("stdin")?.map(|s| if add_newline { s + "\n" } else { s });
     Ok(Prepared::action(Action::Command {

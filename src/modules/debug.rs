@@ -10,10 +10,14 @@ use crate::error::Result;
 pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     let verbosity = a.number("verbosity", 0, 10)?.unwrap_or(0);
     let msg = a.take("msg");
-    let value = match (a.text("var")?, msg) {
+    // As in Ansible: a variable is in the result under its own name.
+    let (key, value) = match (a.text("var")?, msg) {
         (Some(_), Some(_)) => return Err(a.error("has both `msg` and `var`")),
-        (Some(var), None) => c.renderer.expression(&var)?,
-        (None, msg) => msg.unwrap_or_else(|| "Hello world!".into()),
+        (Some(var), None) => {
+            let value = c.renderer.expression(&var)?;
+            (var, value)
+        }
+        (None, msg) => ("msg".to_owned(), msg.unwrap_or_else(|| "Hello world!".into())),
     };
     let text = match &value {
         Value::String(s) => s.clone(),
@@ -22,5 +26,5 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     if verbosity > 0 {
         return Ok(Prepared::local(Outcome::new(Status::Skipped)));
     }
-    Ok(Prepared::local(Outcome::ok().with_msg(text).with("msg", value)))
+    Ok(Prepared::local(Outcome::ok().with_msg(text).with(&key, value)))
 }

@@ -9,7 +9,8 @@ use crate::error::Result;
 pub fn prepare(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let path = a.need(&["path", "dest", "name"])?;
     let recurse = a.boolean("recurse")?.unwrap_or(false);
-    let state = match a.choice("state", &["file", "directory", "absent", "touch", "link", ""], "")? {
+    a.without("state", "hard", "use `command: ln SRC DEST` with `creates: DEST`")?;
+    let state = match a.choice("state", &["file", "directory", "absent", "touch", "link"], "")? {
         // As in Ansible: without a state it is what is there.
         "" if recurse => FileState::Directory,
         "" => FileState::Any,

@@ -19,14 +19,23 @@ fn insert(a: &mut Arguments<'_>) -> Result<Insert> {
 /// Prepares `lineinfile`.
 pub fn lineinfile(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let path = a.need(&["path", "dest", "name"])?;
-    let (line, regexp) = (a.text("line")?, a.text("regexp")?);
+    let line = a.text("line")?;
+    let regexp = match (a.text("regexp")?, a.text("search_string")?) {
+        (Some(_), Some(_)) => return Err(a.error("has both `regexp` and `search_string`")),
+        (regexp, search) => regexp.or(search.map(|s| regex::escape(&s))),
+    };
+    let backrefs = a.boolean("backrefs")?.unwrap_or(false);
+    if backrefs && regexp.is_none() {
+        return Err(a.error("`backrefs` needs `regexp`"));
+    }
+    a.only("firstmatch", &false.into(), "write a `regexp` or `insertafter` that matches one line only")?;
     let absent = a.choice("state", &["present", "absent"], "present")? == "absent";
     if line.is_none() && (!absent || regexp.is_none()) {
         return Err(a.error("missing argument `line`"));
     }
     let insert = insert(a)?;
     let create = a.boolean("create")?.unwrap_or(false);
-    Ok(Prepared::action(Action::Lineinfile { path, line, regexp, absent, insert, create, attributes: a.attributes()? }))
+    Ok(Prepared::action(Action::Lineinfile { path, line, regexp, backrefs, absent, insert, create, attributes: a.attributes()? }))
 }
 
 /// Prepares `blockinfile`.

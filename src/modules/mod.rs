@@ -1,6 +1,6 @@
 //! The task modules: each turns its arguments into one action for the agent, or does its work here.
 //!
-//! Invariant: a module decides nothing about a host's state; it says what is asked for, the agent compares.
+//! Invariant: a module decides nothing about a host's state; it describes the wanted state, the agent compares.
 
 mod accounts;
 mod arguments;

@@ -11,7 +11,7 @@ pub fn stat(a: &mut Arguments<'_>, _: &Context<'_>) -> Result<Prepared> {
     let follow = a.boolean("follow")?.unwrap_or(false);
     let checksum = a.boolean("get_checksum")?.unwrap_or(true);
     let algorithm = a.choice("checksum_algorithm", &["sha1", "sha256"], "sha1")?;
-    // What they would add is not told.
+    // What they would add is left out.
     for key in ["get_mime", "get_attributes"] {
         a.boolean(key)?;
     }

@@ -34,6 +34,20 @@ pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     let found = c.project.find_from(c.dirs, "templates", Path::new(&src), None);
     let found = found.map_err(|e| a.error(e.message).hint(e.hint.unwrap_or_default()))?;
     let (text, whitespace) = template::header(found.text()?, whitespace)?;
-    let text = c.renderer.file(&found.path.display().to_string(), text, whitespace)?;
+    let mut renderer = c.renderer.clone();
+    let full = std::path::absolute(&found.path).unwrap_or_else(|_| found.path.clone());
+    let own = [
+        ("ansible_managed", "Ansible managed"),
+        ("template_path", &src),
+        ("template_fullpath", &full.to_string_lossy()),
+        ("template_destpath", &dest),
+    ];
+    for (name, value) in own {
+        // A variable of the user's wins.
+        if renderer.expression(name).is_err() || name != "ansible_managed" {
+            renderer.set(name, &value.into());
+        }
+    }
+    let text = renderer.file(&found.path.display().to_string(), text, whitespace)?;
     copy::with_bytes(a, dest, text.into_bytes(), copy::file_name(&src))
 }

@@ -30,6 +30,7 @@ pub fn sha256_of_file(path: &Path) -> Result<String> {
 pub fn prepare(a: &mut Arguments<'_>, c: &Context<'_>) -> Result<Prepared> {
     let src = a.need(&["src"])?;
     let dest = a.need(&["dest"])?;
+    a.only("remote_src", &false.into(), "put the archive beside the playbook, or use `command: tar -xf SRC -C DEST` with `creates`")?;
     let creates = a.need(&["creates"])?;
     if Path::new(&creates).parent() != Some(Path::new(dest.trim_end_matches('/'))) {
         return Err(a.error("`creates` must be right below `dest`"));

@@ -70,7 +70,7 @@ impl Access {
             if let Some((id, e @ SshError::HostKey { .. })) = failed.iter().find(|(_, e)| matches!(e, SshError::HostKey { .. })) {
                 let name = self.fleet.endpoint(*id).map(|e| e.name.clone()).unwrap_or_default();
                 return Err(Error::failed(format!("{name}: {e}; refusing to connect"))
-                    .hint("if nobody replaced the key on purpose, somebody may be in between; else remove the host and run `septet up` to make it again"));
+                    .hint("if the key was not replaced on purpose, the connection may be intercepted; otherwise remove the host and run `septet up` to create it again"));
             }
             let mut refused: Vec<HostId> = failed.iter().filter(|(_, e)| matches!(e, SshError::Login(_))).map(|(id, _)| *id).collect();
             refused.sort_by_key(|id| planted.contains(id));

@@ -1,7 +1,7 @@
 //! One run at a time on a cluster: a lock file in the state directory against runs on this machine, then the provider's own lock
 //! against others.
 //!
-//! Invariant: what others see of a run (lock file, the provider's tags) is who, where, which command and since when, never its
+//! Invariant: what others see of a run (lock file, the provider's tags) is user, host, command and start, never its
 //! arguments: they may hold secrets.
 
 use std::{
@@ -34,7 +34,7 @@ pub fn set_command(name: &'static str) {
     let _ = COMMAND.set(name);
 }
 
-/// Does something that changes a cluster while nobody else does. A second run is told who is at work and since when. Within
+/// Runs a change of a cluster under its lock. A second run is refused with the holder and the start of the first. Within
 /// an operation that has the lock already, as `up` within `rename`, it is not taken again.
 pub async fn locked<T>(cluster: &ClusterName, provider: &dyn Provider, what: impl Future<Output = Result<T>>) -> Result<T> {
     if HELD.try_with(|held| cluster == held).unwrap_or(false) {

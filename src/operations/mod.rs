@@ -49,7 +49,7 @@ pub struct Cluster {
     pub bundles: Bundles,
     /// variables that name the archives for its hosts, once they were found
     pub archives: Vars,
-    /// who tells the user
+    /// output for the user
     pub reporter: Arc<Reporter>,
     /// set when the user wants to stop after the task in hand
     pub interrupted: Arc<AtomicBool>,

@@ -143,10 +143,10 @@ pub async fn check(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask_host(fleet, host.id, Some("root"), &argv)).await;
         let failed = |why: String| {
             Error::failed(format!("{}: cannot ask for its version and storage: {why}", host.name))
-                .hint("no service was touched; `septet health` says more")
+                .hint("no service was touched; `septet health` shows more")
         };
-        let said = answer.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
-        Seen::parse(&said).map(|s| (host.id, s)).ok_or_else(|| failed("it does not say".into()))
+        let text = answer.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
+        Seen::parse(&text).map(|s| (host.id, s)).ok_or_else(|| failed("it does not say".into()))
     });
     let seen = join_all(asks).await.into_iter().collect::<Result<BTreeMap<_, _>>>()?;
     if let Engine::Apache(settings) = &inventory.engine
@@ -168,8 +168,8 @@ mod tests {
     fn judged(groups: &str, hosts: &[(Role, u16, &str)]) -> Result<(), String> {
         let text = format!("cluster: c\nprefix: p\nengine: {{apache: {{version: 4.1.1}}}}\ngroups: {{{groups}}}\n");
         let inventory = Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap();
-        let seen = hosts.iter().map(|(role, index, said)| {
-            (HostId { role: *role, index: *index }, Seen::parse(&format!("{}\nend\n", said.replace(' ', "\n").replace(':', " "))).unwrap())
+        let seen = hosts.iter().map(|(role, index, text)| {
+            (HostId { role: *role, index: *index }, Seen::parse(&format!("{}\nend\n", text.replace(' ', "\n").replace(':', " "))).unwrap())
         });
         let seen = seen.collect();
         judge_versions(&inventory, "4.1.1", &seen).and_then(|()| judge_data(&inventory, "/data/kafka", &seen)).map_err(|e| e.to_string())

@@ -1,4 +1,4 @@
-//! `rename`: the inventory says the new prefix first, then `up` brings the cluster there. Cut off anywhere, either
+//! `rename`: the new prefix is written to the inventory first, then `up` applies it. Cut off anywhere, either
 //! command goes on from what it finds.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub async fn rename(cluster: &mut Cluster, prefix: &str) -> Result<UpOutcome> {
     let renamed = cluster.inventory.with_prefix(prefix)?;
     // The provider looks for names that others may have: from here on, the new ones, and before the file is touched.
     cluster.provider = crate::provider::open(&renamed)?;
-    // One lock for the file and for `up`: nobody is at work while the file says something else.
+    // One lock for the file and for `up`: no other run sees the file and the cluster differ.
     let (name, provider) = (renamed.cluster.clone(), cluster.provider.clone());
     locked(&name, &*provider, rename_now(cluster, renamed, prefix)).await
 }

@@ -1,4 +1,4 @@
-//! The gate of rolling restarts: who goes when, what must hold before a host stops and after it is back.
+//! The gate of rolling restarts: the order of hosts, what must hold before a host stops and after it is back.
 
 use std::{
     collections::BTreeSet,
@@ -43,15 +43,15 @@ pub struct RollingGate {
 /// What is known of a role's hosts before a roll.
 #[derive(Debug, Default)]
 struct Known {
-    /// who answers
+    /// hosts that answer
     serving: BTreeSet<HostId>,
-    /// who of them goes last: the leader of the ensemble, the controller of the brokers
+    /// the one that goes last: the leader of the ensemble, the controller of the brokers
     last: BTreeSet<HostId>,
-    /// who has a problem of its own
+    /// hosts with a problem of their own
     ill: BTreeSet<HostId>,
 }
 
-/// Who serves nothing goes first; of the others whoever may be mended by it, and last the leader.
+/// Hosts that serve nothing go first; of the others those that a restart may fix, and last the leader.
 fn order(hosts: Vec<HostId>, known: &Known) -> Order {
     let (mut then, first): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(|id| known.serving.contains(id));
     then.sort_by_key(|id| (!known.ill.contains(id), known.last.contains(id)));
@@ -77,7 +77,7 @@ impl RollingGate {
         Ok(())
     }
 
-    /// Waits until nobody but the host itself has a problem and it may stop.
+    /// Waits until no other host has a problem and it is safe to stop this one.
     async fn wait_before(&self, id: HostId) -> Result<()> {
         let (begun, checker) = (Instant::now(), self.checker());
         loop {
@@ -116,7 +116,7 @@ impl RollingGate {
         }
     }
 
-    /// Who answers now, and who of them goes last.
+    /// Hosts that answer now, and the one that goes last.
     async fn serving(&self, role: Role) -> Result<(BTreeSet<HostId>, BTreeSet<HostId>)> {
         let checker = self.checker();
         let leaders = async {
@@ -168,9 +168,9 @@ impl RollingGate {
 fn closed(problems: &[Problem], waited: Duration) -> Error {
     let lines: Vec<String> = problems.iter().map(|Problem { host, reason, .. }| format!("{host}: {reason}")).collect();
     let hint = if only_behind(problems) {
-        "the hosts that follow are untouched; replicas are still catching up: it is enough to wait (`septet health` says when they have all), then to run the same command again"
+        "the hosts that follow are untouched; replicas are still catching up: wait until `septet health` reports none, then run the same command again"
     } else {
-        "the hosts that follow are untouched; mend what is named, then run the same command again"
+        "the hosts that follow are untouched; fix what is named, then run the same command again"
     };
     Error::failed(format!("the gate does not open within {} s:\n  {}", waited.as_secs(), lines.join("\n  "))).hint(hint)
 }
@@ -221,7 +221,7 @@ mod tests {
         assert!(only_behind(&[problem(true), problem(true)]));
         assert!(!only_behind(&[problem(true), problem(false)]));
         let text = |problems: &[Problem]| closed(problems, Duration::from_secs(1800)).to_string();
-        assert!(text(&[problem(true)]).contains("it is enough to wait"));
-        assert!(text(&[problem(false)]).contains("mend what is named"));
+        assert!(text(&[problem(true)]).contains("wait until `septet health`"));
+        assert!(text(&[problem(false)]).contains("fix what is named"));
     }
 }

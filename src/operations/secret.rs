@@ -33,7 +33,7 @@ fn parse(answer: &str) -> Option<Option<String>> {
     (*last == "end").then(|| rest.iter().find(is_secret).map(|l| (*l).to_owned()))
 }
 
-/// The secret that most of those who answered have; a new one where all answered that there is none.
+/// The secret of the majority of answers; a new one where all answered that there is none.
 fn choose(answers: &[Option<Option<String>>]) -> Option<String> {
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
     for secret in answers.iter().flatten().flatten() {
@@ -46,7 +46,7 @@ fn choose(answers: &[Option<Option<String>>]) -> Option<String> {
 }
 
 fn fresh() -> String {
-    // Two random UUIDs have 244 bits that nobody can guess; their fixed bits are hashed away.
+    // Two random UUIDs have 244 random bits; their fixed bits are hashed away.
     use sha2::{Digest, Sha256};
     let seed = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
     Sha256::digest(seed).iter().map(|b| format!("{b:02x}")).collect()

@@ -13,11 +13,11 @@ const MAX_LINES: usize = 4;
 /// Longest of these lines, in characters.
 const MAX_WIDTH: usize = 160;
 
-/// The error that names each host, why it cannot be reached, and what it says itself.
+/// The error that names each host, why it cannot be reached, and its own log.
 pub async fn explain(provider: &dyn Provider, failed: &[(ObservedHost, SshError)]) -> Error {
     let words = join_all(failed.iter().map(|(host, e)| async move {
         match e {
-            // One that is only behind another says nothing of its own.
+            // A host that is only behind another one has no report of its own.
             SshError::Jump { .. } => None,
             _ => provider.console(host).await,
         }

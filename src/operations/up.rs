@@ -291,7 +291,7 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
         0 => interrupted(cluster),
         1 => Err(failed[0].clone()),
         n => {
-            // The same cause seven times is said once.
+            // The same cause on seven hosts is reported once.
             let mut e = failed[0].clone();
             if failed.iter().any(|f| f.message != e.message) {
                 e.message = failed.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("\n  ");
@@ -302,7 +302,7 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
     }
 }
 
-/// Makes the cluster what the inventory says.
+/// Makes the cluster match the inventory.
 pub async fn up(cluster: &mut Cluster) -> Result<UpOutcome> {
     let (name, provider) = (cluster.inventory.cluster.clone(), cluster.provider.clone());
     cluster.reporter.phase("lock");
@@ -450,7 +450,7 @@ async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>
                 lines.join("\n  ")
             ))
             .kind(Kind::Unhealthy)
-            .hint("`septet logs HOST` shows what a host says; `septet health` checks again"));
+            .hint("`septet logs HOST` shows a host's log; `septet health` checks again"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -545,4 +545,20 @@ pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
         out["zookeeper.connect"] = of(Role::Coordinator, 2181, 2181).into();
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::playbook::runner::Counts;
+
+    #[test]
+    fn handlers_that_did_not_run_are_named_with_their_hosts() {
+        let failed = Counts { failed: 1, ..Counts::default() };
+        let hosts = [("a".to_owned(), failed), ("b".to_owned(), Counts::default())].into_iter().collect();
+        let e = succeeded(Recap { hosts, pending_handlers: vec![("a".into(), "restart web".into())] }).unwrap_err();
+        assert_eq!(e.message, "failed on a");
+        assert!(e.hint.as_ref().is_some_and(|h| h.contains("restart web on a; run them by hand")), "{e}");
+    }
 }

@@ -19,7 +19,7 @@ pub enum Step {
     CreateNetwork,
     /// a host that is not there
     Create {
-        /// who
+        /// identity
         #[serde(skip)]
         id: HostId,
         /// its name
@@ -40,7 +40,7 @@ pub enum Step {
     },
     /// a host that is stopped
     Start {
-        /// who
+        /// identity
         #[serde(skip)]
         id: HostId,
         /// its name
@@ -48,7 +48,7 @@ pub enum Step {
     },
     /// a host that is frozen
     Unpause {
-        /// who
+        /// identity
         #[serde(skip)]
         id: HostId,
         /// its name
@@ -56,7 +56,7 @@ pub enum Step {
     },
     /// a host of another kind of machine: stopped, changed, started
     Resize {
-        /// who
+        /// identity
         #[serde(skip)]
         id: HostId,
         /// its name
@@ -68,7 +68,7 @@ pub enum Step {
     },
     /// a host whose data lies on a volume that is not attached to it: what a run that was cut off left
     Attach {
-        /// who
+        /// identity
         #[serde(skip)]
         id: HostId,
         /// its name
@@ -80,7 +80,7 @@ pub enum Step {
     Adjust(Adjustment),
     /// a host with another name
     Rename {
-        /// who
+        /// identity
         #[serde(skip)]
         id: HostId,
         /// its name now
@@ -198,7 +198,7 @@ fn split_shape(shape: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Refuses what cannot be changed on a cluster that exists: engine, mode, the number of those who keep the metadata.
+/// Refuses what cannot be changed on a cluster that exists: engine, mode, the number of metadata servers.
 fn same_shape(is: &str, inventory: &Inventory) -> Result<()> {
     let wanted = inventory.shape();
     let ((is_kind, is_number), (wanted_kind, wanted_number)) = (split_shape(is), split_shape(&wanted));
@@ -213,7 +213,7 @@ fn same_shape(is: &str, inventory: &Inventory) -> Result<()> {
             let who = if inventory.is_combined() { "brokers that are controllers too" } else { "coordinators" };
             let back = if inventory.is_combined() { "brokers" } else { "coordinators" };
             Err(Error::failed(format!("the cluster has {is} {who}, the inventory wants {wanted}: nothing was touched")).hint(format!(
-                "this version does not change their number, since the quorum would be lost on the way: put `count: {is}` of the {back} back, or make a second cluster (another `cluster:` and `prefix:`)"
+                "this version does not change their number, since the quorum would be lost during the change: put `count: {is}` of the {back} back, or make a second cluster (another `cluster:` and `prefix:`)"
             )))
         }
         _ => Ok(()),
@@ -235,7 +235,7 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
         plan.steps.push(Step::CreateNetwork);
     }
     if let Some(extra) = observed.hosts.iter().find(|o| !inventory.hosts.iter().any(|h| h.id == o.id)) {
-        return Err(Error::failed(format!("{} ({} {}) is not in the inventory any more", extra.name, extra.id.role, extra.id.index))
+        return Err(Error::failed(format!("{} ({} {}) is no longer in the inventory", extra.name, extra.id.role, extra.id.index))
             .hint("this version does not shrink a cluster: put the host back into the inventory, or `septet down`"));
     }
     plan.steps.extend(observed.adjustments.iter().cloned().map(Step::Adjust));
@@ -325,6 +325,30 @@ mod tests {
         assert_eq!(p.steps.len(), 8);
         assert_eq!(p.steps[0], Step::CreateNetwork);
         assert!(plan(&inventory, &observed(&inventory)).unwrap().is_empty());
+    }
+
+    /// Refused as it is, with the hint; planned once the inventory is as the hint says.
+    fn refused_until(first: &str, wrong: &str, words: &str) {
+        let read = |groups: &str| {
+            let text = format!("cluster: local\nprefix: peter\ngroups: {{{groups}}}\n");
+            Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap()
+        };
+        let (is, wanted) = (read(first), read(wrong));
+        let mut seen = observed(&is);
+        seen.engine = Some(is.shape());
+        let e = plan(&wanted, &seen).unwrap_err();
+        assert!(e.hint.as_ref().is_some_and(|h| h.contains(words)), "{e}");
+        assert!(plan(&is, &seen).unwrap().is_empty());
+    }
+
+    #[test]
+    fn another_number_of_coordinators_is_refused_until_it_is_put_back() {
+        refused_until("coordinators: {count: 3}", "coordinators: {count: 5}", "put `count: 3` of the coordinators back");
+    }
+
+    #[test]
+    fn a_host_that_is_left_out_is_refused_until_it_is_put_back() {
+        refused_until("brokers: {count: 3}", "brokers: {count: 2}", "put the host back into the inventory");
     }
 
     #[test]
@@ -467,7 +491,7 @@ mod tests {
         assert!(plan(&inventory, &o).unwrap_err().message.contains("left alone"));
         let mut o = observed(&inventory);
         o.hosts[6].id = HostId { role: Role::Broker, index: 4 };
-        assert!(plan(&inventory, &o).unwrap_err().message.contains("not in the inventory"));
+        assert!(plan(&inventory, &o).unwrap_err().message.contains("no longer in the inventory"));
         let mut o = observed(&inventory);
         o.network = None;
         assert!(plan(&inventory, &o).is_err());

@@ -1,4 +1,4 @@
-//! What a run tells, in the order in which it is known.
+//! The events of a run, in order.
 
 use serde::Serialize;
 
@@ -12,9 +12,9 @@ pub enum TaskStatus {
     Changed,
     /// not done
     Failed,
-    /// failed, and the task says that this does not matter
+    /// failed, and the task has `ignore_errors`
     Ignored,
-    /// its condition did not hold, or it cannot be told in check mode
+    /// its condition did not hold, or it cannot be known in check mode
     Skipped,
 }
 
@@ -49,7 +49,7 @@ pub enum Event {
         item: Option<String>,
         /// how
         status: TaskStatus,
-        /// what it says
+        /// message
         #[serde(skip_serializing_if = "String::is_empty")]
         msg: String,
         /// what changed

@@ -1,7 +1,8 @@
-//! Playbooks: parsed with places, run by one worker per host, told as events.
+//! Playbooks: parsed with places, run by one worker per host, reported as events.
 
 pub mod events;
 mod keywords;
+mod lockstep;
 pub mod model;
 pub mod parse;
 pub mod project;

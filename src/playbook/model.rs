@@ -67,9 +67,9 @@ impl Serial {
 /// `become` and `become_user`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Become {
-    /// whether, if it is said
+    /// whether, if given
     pub on: Option<bool>,
-    /// whom, if it is said
+    /// the user, if given
     pub user: Option<String>,
 }
 

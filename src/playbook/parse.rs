@@ -335,7 +335,7 @@ fn become_of(f: &mut Fields<'_>) -> Result<Become> {
     Ok(Become { on, user: Some(user) })
 }
 
-/// That something is no name of a user.
+/// The error that something is not a user's name.
 fn no_user(n: &Node, name: &str) -> Error {
     n.error(format!("`{name}` is not a user's name")).hint("small letters, digits, `-` and `_`, not more than 32")
 }

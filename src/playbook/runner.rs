@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::{
     Event,
+    lockstep::{Lockstep, Member},
     model::{Play, Task},
     project::Project,
     worker::{self, HostState},
@@ -70,12 +71,12 @@ pub struct Options {
     pub keep_going: bool,
 }
 
-/// Variables of a host before it has said anything.
+/// Variables of a host before facts are gathered.
 #[derive(Debug, Clone, Default)]
 pub struct HostVars {
     /// those that others win over: defaults, and the inventory's up to the host's own
     pub written: Vars,
-    /// those that nothing wins over: who the host is
+    /// those that nothing wins over: the host's identity
     pub special: Vars,
 }
 
@@ -150,7 +151,7 @@ pub struct Shared {
     pub hosts: Arc<Hosts>,
     /// what only Tera's templates see
     pub for_tera: Arc<Vars>,
-    /// who is told
+    /// receiver of events
     pub events: mpsc::UnboundedSender<Event>,
     /// set when the user wants to stop after the task in hand
     pub interrupted: Arc<AtomicBool>,
@@ -189,7 +190,7 @@ impl Runner {
             let mut all = written.clone();
             all.extend(shared.options.extra_vars.clone());
             all.extend(special.clone());
-            // Tera cannot ask: it sees of another host what was given for it, and who it is.
+            // Tera cannot ask: it sees another host's given variables and identity.
             given.insert("septet".into(), special["septet"].clone());
             given.insert("inventory_hostname".into(), host.name.clone().into());
             for_tera.insert(host.name.clone(), rendered(given, &all, &shared.options).into());
@@ -217,8 +218,8 @@ impl Runner {
             if hosts.is_empty() {
                 continue;
             }
-            self.play(play, &hosts, &mut recap).await?;
-            let fatal = play.any_errors_fatal || !self.shared.options.keep_going || play.rolling;
+            let whole = self.play(play, &hosts, &mut recap).await?;
+            let fatal = !whole || play.any_errors_fatal || !self.shared.options.keep_going || play.rolling;
             if recap.failed() && (fatal || hosts.iter().all(|h| recap.failed_on(&h.name))) {
                 break;
             }
@@ -242,9 +243,11 @@ impl Runner {
         Ok(hosts)
     }
 
-    async fn play(&self, play: &Play, hosts: &[Host], recap: &mut Recap) -> Result<()> {
+    /// Whether all batches of the play ran. As in Ansible: when all hosts of one have failed, the run ends.
+    async fn play(&self, play: &Play, hosts: &[Host], recap: &mut Recap) -> Result<bool> {
         if play.rolling && !self.shared.options.check {
-            return self.rolling(play, hosts, recap).await;
+            self.rolling(play, hosts, recap).await?;
+            return Ok(true);
         }
         let mut rest = hosts;
         let mut round = 0;
@@ -254,32 +257,32 @@ impl Runner {
                 (None, None) => rest.len(),
             };
             let (batch, later) = rest.split_at(size.min(rest.len()));
-            self.batch(play, batch, false, recap).await;
+            self.batch(play, (hosts, batch), false, recap).await;
             let fatal = play.any_errors_fatal || !self.shared.options.keep_going;
             let all = batch.iter().all(|h| recap.failed_on(&h.name));
             if all || (fatal && batch.iter().any(|h| recap.failed_on(&h.name))) || self.stopped() {
-                break;
+                return Ok(false);
             }
             rest = later;
             round += 1;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// First looks on all hosts what would change; then only those hosts go, in the gate's order.
     async fn rolling(&self, play: &Play, hosts: &[Host], recap: &mut Recap) -> Result<()> {
-        let mut look = Recap::default();
-        self.batch(play, hosts, true, &mut look).await;
+        let mut preview = Recap::default();
+        self.batch(play, (hosts, hosts), true, &mut preview).await;
         // Not all was looked at: what is due is not known.
         if self.stopped() {
             return Err(self.interrupted(recap));
         }
         let due: Vec<Host> =
-            hosts.iter().filter(|h| look.hosts.get(&h.name).is_none_or(|c| c.changed + c.failed + c.unreachable > 0)).cloned().collect();
+            hosts.iter().filter(|h| preview.hosts.get(&h.name).is_none_or(|c| c.changed + c.failed + c.unreachable > 0)).cloned().collect();
         for host in hosts.iter().filter(|h| !due.iter().any(|d| d.id == h.id)) {
-            recap.hosts.entry(host.name.clone()).or_default().ok += look.hosts.get(&host.name).map_or(0, |c| c.ok);
+            recap.hosts.entry(host.name.clone()).or_default().ok += preview.hosts.get(&host.name).map_or(0, |c| c.ok);
         }
-        // Each role has its own gate: what protects the brokers says nothing of the coordinators.
+        // Each role has its own gate: the brokers' gate does not protect the coordinators.
         for role in Role::ALL {
             let of_role: Vec<Host> = due.iter().filter(|h| h.id.role == role).cloned().collect();
             if !of_role.is_empty() && !self.roll(play, role, &of_role, recap).await? {
@@ -298,7 +301,7 @@ impl Runner {
         };
         let first: Vec<Host> = due.iter().filter(|h| order.first.contains(&h.id)).cloned().collect();
         if !first.is_empty() {
-            self.batch(play, &first, false, recap).await;
+            self.batch(play, (due, &first), false, recap).await;
             if recap.failed() {
                 return Ok(false);
             }
@@ -314,7 +317,7 @@ impl Runner {
                 self.note(format!("{}: checking that it is safe to stop", host.name));
                 gate.before(id).await.map_err(|e| e.context(format!("the roll stopped before {}", host.name)))?;
             }
-            self.batch(play, std::slice::from_ref(host), false, recap).await;
+            self.batch(play, (due, std::slice::from_ref(host)), false, recap).await;
             if recap.failed() {
                 return Ok(false);
             }
@@ -338,27 +341,33 @@ impl Runner {
         let _ = self.shared.events.send(Event::Note { text });
     }
 
-    /// Hosts side by side. `look` only compares, silently.
-    async fn batch(&self, play: &Play, hosts: &[Host], look: bool, recap: &mut Recap) {
+    /// Some of a play's hosts side by side. `dry_run`: compare only, without events.
+    async fn batch(&self, play: &Play, (all, hosts): (&[Host], &[Host]), dry_run: bool, recap: &mut Recap) {
+        let names = |hosts: &[Host]| hosts.iter().map(|h| h.name.clone()).collect::<Vec<_>>();
+        let part = Arc::new(worker::Part { hosts: names(all), batch: names(hosts), dry_run });
         let limit = Arc::new(Semaphore::new(if self.shared.options.forks == 0 { hosts.len().max(1) } else { self.shared.options.forks }));
         let mut running = tokio::task::JoinSet::new();
         let play = Arc::new(play.clone());
+        let together = play.any_errors_fatal && hosts.len() > 1;
+        let lockstep = together.then(|| Arc::new(Lockstep::new(hosts.iter().map(|h| h.id), limit.clone())));
         for host in hosts {
             let (shared, play, host, limit) = (self.shared.clone(), play.clone(), host.clone(), limit.clone());
+            let (part, member) = (part.clone(), lockstep.clone().map(|l| Member::new(l, host.id)));
             let Some(state) = self.states.get(&host.id).cloned() else {
                 continue;
             };
             running.spawn(async move {
-                let _permit = limit.acquire_owned().await;
+                // In lockstep a host holds a permit for each task.
+                let _permit = if member.is_some() { None } else { limit.acquire_owned().await.ok() };
                 let mut state = state.lock().await;
-                if look {
+                if dry_run {
                     // What is only looked at leaves nothing behind.
                     let mut copy = state.clone();
-                    let (counts, pending) = worker::play(&shared, &play, &host, &mut copy, true).await;
+                    let (counts, pending) = worker::play(&shared, &play, &part, &host, &mut copy, member).await;
                     return Ended { id: host.id, counts, pending };
                 }
                 let _ = shared.events.send(Event::Host { host: host.name.clone(), play: play.name.clone() });
-                let (counts, pending) = worker::play(&shared, &play, &host, &mut state, false).await;
+                let (counts, pending) = worker::play(&shared, &play, &part, &host, &mut state, member).await;
                 if let Some(given) = shared.host_vars.get(&host.id) {
                     let mut all = given.written.clone();
                     all.extend(shared.options.extra_vars.clone());

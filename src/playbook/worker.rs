@@ -1,10 +1,12 @@
 //! One worker per host. Actions that do not wait for one another's results travel together: a task is sent without
 //! waiting for those before it, unless it reads what one of them registers.
 //!
-//! Invariant: results are told in the order of the tasks; behind a failed task nothing is performed, since the
+//! Invariant: results are reported in the order of the tasks; behind a failed task nothing is performed, since the
 //! agent does not run the rest of a batch.
 
+mod evaluate;
 mod flight;
+mod flow;
 
 use std::{
     collections::HashSet,
@@ -15,13 +17,15 @@ use std::{
     },
 };
 
-use flight::{Answer, Flight, Item, Landed};
+use evaluate::{first_template, holds, imagined, items_of, place_of_template};
+use flight::{Answer, Completed, Flight, Item};
 use septet_agent_protocol::{Action, Outcome, Request, Status};
 use serde_json::{Map, Value, json};
 
 use super::{
     Event, TaskStatus,
-    model::{Become, LoopKind, Play, Task, Work, is_user_name},
+    lockstep::Member,
+    model::{Become, Play, Task, Work, is_user_name},
     parse,
     runner::{Counts, Shared, wanted},
 };
@@ -32,7 +36,7 @@ use crate::{
     ssh::{AgentSession, SshError},
     stop,
     template::{IN_PLAYBOOK, Renderer, Vars},
-    yaml::{Node, NodeKind},
+    yaml::Node,
 };
 
 /// How deep `include_tasks` may nest.
@@ -49,22 +53,24 @@ fn next_batch() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What a host has learnt in this run.
+/// What a host has registered in this run.
 #[derive(Debug, Clone, Default)]
 pub struct HostState {
     /// facts that were gathered
     facts: Vars,
     /// `set_fact` and `register`
-    learnt: Vars,
+    registered: Vars,
     /// in check mode: files that would change, so that a unit that reads them is known to restart
     would_change: HashSet<String>,
+    /// the task that failed last and its result, for `rescue`
+    failure: Option<(Value, Value)>,
 }
 
 impl HostState {
     /// What others see of this host beside what was written for it.
     pub fn seen(&self) -> Vars {
         let mut all = self.facts.clone();
-        all.extend(self.learnt.clone());
+        all.extend(self.registered.clone());
         all
     }
 
@@ -83,6 +89,18 @@ impl HostState {
 enum Stop {
     Failed,
     Unreachable,
+    /// another host failed, and the play has `any_errors_fatal`
+    Others,
+}
+
+/// The hosts of a play that are worked on, by name, and how.
+pub struct Part {
+    /// all
+    pub hosts: Vec<String>,
+    /// those that run now
+    pub batch: Vec<String>,
+    /// compare only, silently
+    pub dry_run: bool,
 }
 
 struct Worker<'a> {
@@ -90,7 +108,8 @@ struct Worker<'a> {
     play: &'a Play,
     host: &'a Host,
     state: &'a mut HostState,
-    look: bool,
+    part: &'a Part,
+    member: Option<Member>,
     counts: Counts,
     flights: Vec<Flight<'a>>,
     in_flight: usize,
@@ -107,13 +126,21 @@ struct Worker<'a> {
 }
 
 /// Runs a play's tasks and handlers on one host.
-pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostState, look: bool) -> (Counts, Vec<String>) {
+pub async fn play(
+    shared: &Shared,
+    play: &Play,
+    part: &Part,
+    host: &Host,
+    state: &mut HostState,
+    member: Option<Member>,
+) -> (Counts, Vec<String>) {
     let mut worker = Worker {
         shared,
         play,
         host,
         state,
-        look,
+        part,
+        member,
         counts: Counts::default(),
         flights: Vec::new(),
         in_flight: 0,
@@ -127,9 +154,12 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
     };
     let result = worker.all().await;
     match result {
-        Ok(()) => {}
+        Ok(()) | Err(Stop::Others) => {}
         Err(Stop::Failed) => worker.counts.failed += 1,
         Err(Stop::Unreachable) => worker.counts.unreachable += 1,
+    }
+    if let (true, Some(member)) = (worker.counts.failed + worker.counts.unreachable > 0, &worker.member) {
+        member.fail();
     }
     let pending = worker.pending();
     (worker.counts, pending)
@@ -137,13 +167,13 @@ pub async fn play(shared: &Shared, play: &Play, host: &Host, state: &mut HostSta
 
 impl<'a> Worker<'a> {
     fn tell(&self, event: Event) {
-        if !self.look {
+        if !self.part.dry_run {
             let _ = self.shared.events.send(event);
         }
     }
 
     fn checking(&self, task: &Task) -> bool {
-        self.look || task.check_mode.unwrap_or(self.shared.options.check)
+        self.part.dry_run || task.check_mode.unwrap_or(self.shared.options.check)
     }
 
     /// Whether the user wants to stop: the task in hand ends, nothing else begins.
@@ -156,58 +186,29 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         if self.play.gather_facts {
+            self.abreast().await?;
             self.gather().await?;
         }
         let play = self.play;
-        self.tasks(&play.tasks, false, 0).await?;
+        match self.member {
+            None => self.tasks(&play.tasks, false, 0).await?,
+            Some(_) => {
+                for task in &play.tasks {
+                    self.abreast().await?;
+                    self.tasks(std::slice::from_ref(task), false, 0).await?;
+                    self.flush().await?;
+                }
+                self.abreast().await?;
+            }
+        }
         self.flush().await?;
         if self.stopping() { Ok(()) } else { self.handlers().await }
     }
 
-    /// Handlers that were notified and did not run yet.
-    fn due(&self) -> impl Iterator<Item = usize> {
-        let names: Vec<String> = self.play.handlers.iter().map(|h| self.rendered_name(&h.name)).collect();
-        let answers = move |i: usize, h: &Task| {
-            // As in Ansible: of several handlers with one name the first answers to it; all that listen do.
-            let named = names.iter().position(|n| *n == names[i]) == Some(i) && self.notified.contains(&names[i]);
-            named || h.listen.iter().any(|l| self.notified.contains(&self.rendered_name(l)))
-        };
-        self.play.handlers.iter().enumerate().filter(move |(i, h)| !self.ran.contains(i) && answers(*i, h)).map(|(i, _)| i)
-    }
-
-    /// What was notified and did not run, as it was notified.
-    fn pending(&self) -> Vec<String> {
-        let due: Vec<usize> = self.due().collect();
-        let waits = |n: &&String| due.iter().any(|i| parse::answers_of(&self.play.handlers[*i]).any(|a| self.rendered_name(a) == **n));
-        self.notified.iter().filter(waits).cloned().collect()
-    }
-
-    /// A name that a handler answers to; one that cannot be rendered stays as it is.
-    fn rendered_name(&self, name: &str) -> String {
-        let rendered = || self.renderer_over(&Vars::new()).text("handler", name).ok();
-        if crate::template::is_template(name) { rendered().unwrap_or_else(|| name.to_owned()) } else { name.to_owned() }
-    }
-
-    /// Remembers what a task notifies. A name that no handler answers to is an error.
-    fn notify(&mut self, task: &Task, item: Option<&Value>) -> Result<()> {
-        if task.notify.is_empty() {
-            return Ok(());
-        }
-        let rendered = |name: &String| match crate::template::is_template(name) {
-            true => self.renderer_of_item(task, item).text("notify", name).map_err(|e| e.at(task.node.place())),
-            false => Ok(name.clone()),
-        };
-        let names = task.notify.iter().map(rendered).collect::<Result<Vec<_>>>()?;
-        let answers: Vec<String> = self.play.handlers.iter().flat_map(parse::answers_of).map(|a| self.rendered_name(a)).collect();
-        for name in names {
-            if !answers.contains(&name) {
-                return Err(parse::no_handler(task, &name, &answers.iter().map(String::as_str).collect::<Vec<_>>()));
-            }
-            if !self.notified.contains(&name) {
-                self.notified.push(name);
-            }
-        }
-        Ok(())
+    /// Waits for the other hosts before the next task, where one that fails ends the play for all.
+    async fn abreast(&mut self) -> Result<(), Stop> {
+        let Some(member) = &mut self.member else { return Ok(()) };
+        if member.next().await { Ok(()) } else { Err(Stop::Others) }
     }
 
     /// Whom to become, rendered.
@@ -227,7 +228,7 @@ impl<'a> Worker<'a> {
         let play = self.play;
         let user = match self.user_of(&self.renderer_over(&Vars::new()), &play.r#become, &play.node) {
             Ok(user) => user,
-            Err(e) => return Err(self.astray(&e)),
+            Err(e) => return Err(self.fail_play(&e)),
         };
         let agent = self.connect(user).await?;
         let outcome = match agent.perform(Action::Facts, false).await {
@@ -266,8 +267,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Ansible's precedence, for what there is: inventory, facts, play, task, set_fact and register, extra. What a
-    /// host said is data: it is not rendered again, whatever it looks like.
+    /// Ansible's precedence, for what there is: inventory, facts, play, task, set_fact and register, extra. Output
+    /// of a host is data: it is not rendered again, whatever it looks like.
     fn renderer_for(&self, task: &Task) -> Renderer {
         let (project, dirs) = (self.shared.project.clone(), task.dirs.clone());
         let read = move |kind: &str, name: &str| {
@@ -294,24 +295,21 @@ impl<'a> Worker<'a> {
             data.remove(k);
             written.insert(k.clone(), v.clone());
         }
-        data.extend(self.state.learnt.clone());
+        data.extend(self.state.registered.clone());
         for (k, v) in &self.shared.options.extra_vars {
             data.remove(k);
             written.insert(k.clone(), v.clone());
         }
         let mut special = given.special;
-        let hosts = self.shared.inventory.hosts.iter().map(|h| h.name.clone());
         special.insert("ansible_play_name".into(), self.play.name.clone().into());
         if let Some(dir) = &self.play.dir {
             let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
             special.insert("playbook_dir".into(), dir.display().to_string().into());
         }
-        if let Ok(selected) = crate::inventory::select(&self.shared.inventory, &self.play.hosts) {
-            let names: Vec<Value> = hosts.filter(|n| selected.iter().any(|s| s.name == *n)).map(Value::from).collect();
-            for key in ["ansible_play_hosts", "ansible_play_hosts_all", "play_hosts"] {
-                special.insert(key.into(), names.clone().into());
-            }
+        for key in ["ansible_play_hosts", "ansible_play_hosts_all", "play_hosts"] {
+            special.insert(key.into(), self.part.hosts.clone().into());
         }
+        special.insert("ansible_play_batch".into(), self.part.batch.clone().into());
         for (k, v) in special {
             data.remove(&k);
             written.insert(k, v);
@@ -357,47 +355,6 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Runs what was notified. A handler may notify another one; each runs once for each time it is flushed.
-    async fn handlers(&mut self) -> Result<(), Stop> {
-        let play = self.play;
-        while !self.stopping() {
-            let Some(i) = self.due().next() else { break };
-            self.ran.insert(i);
-            self.tasks(std::slice::from_ref(&play.handlers[i]), true, 0).await?;
-            self.flush().await?;
-        }
-        // What ran may be notified again by later tasks.
-        self.notified.clear();
-        self.ran.clear();
-        Ok(())
-    }
-
-    /// Tries tasks; when one fails, runs those of `rescue`; runs those of `always` in any case.
-    async fn block(&mut self, [tasks, rescue, always]: [&'a Vec<Task>; 3], handlers: bool, depth: usize) -> Result<(), Stop> {
-        self.flush().await?;
-        let mut ended = match self.tasks(tasks, handlers, depth).await {
-            Ok(()) => self.flush().await,
-            Err(e) => Err(e),
-        };
-        if matches!(ended, Err(Stop::Failed)) && !rescue.is_empty() {
-            self.forget_flights();
-            ended = match self.tasks(rescue, handlers, depth).await {
-                Ok(()) => self.flush().await,
-                Err(e) => Err(e),
-            };
-            if ended.is_ok() {
-                self.counts.rescued += 1;
-            }
-        }
-        if matches!(ended, Err(Stop::Unreachable)) || always.is_empty() {
-            return ended;
-        }
-        self.forget_flights();
-        self.tasks(always, handlers, depth).await?;
-        self.flush().await?;
-        ended
-    }
-
     /// Behind a failure nothing is under way: the agent did not run the rest of the batch.
     fn forget_flights(&mut self) {
         self.flights.clear();
@@ -416,63 +373,8 @@ impl<'a> Worker<'a> {
         renderer.asks_for(&task.reads, &self.unknown) || renderer.asks_for(&self.play.reads, &self.unknown)
     }
 
-    async fn include(&mut self, task: &Task, file: &str, node: &Node, handlers: bool, depth: usize) -> Result<(), Stop> {
-        let loaded = (|| {
-            let renderer = self.renderer_for(task);
-            if !holds(&renderer, &task.when)? {
-                return Ok(None);
-            }
-            if depth >= MAX_INCLUDES {
-                return Err(node.error("task files include one another too deeply"));
-            }
-            let name = renderer.text("include_tasks", file).map_err(|e| e.at(node.place()))?;
-            let mut tasks = parse::task_file(&self.shared.project, self.play.dir.as_ref(), Path::new(&name), &task.dirs, node)?;
-            let answers: Vec<&str> = self.play.handlers.iter().flat_map(parse::answers_of).collect();
-            if let Some(e) = parse::missing_handlers(&tasks, &answers).into_iter().next() {
-                return Err(e);
-            }
-            tasks.iter_mut().for_each(|inner| given(inner, task));
-            Ok(Some(tasks))
-        })();
-        let tasks = match loaded {
-            Ok(Some(tasks)) => tasks,
-            Ok(None) => {
-                self.skip(task);
-                return Ok(());
-            }
-            Err(e) => return Err(self.broken(task, e, false)),
-        };
-        let (shared, play, host, look) = (self.shared, self.play, self.host, self.look);
-        let mut inner = Worker {
-            shared,
-            play,
-            host,
-            state: &mut *self.state,
-            look,
-            counts: std::mem::take(&mut self.counts),
-            flights: Vec::new(),
-            in_flight: 0,
-            batch: next_batch(),
-            become_now: self.become_now.clone(),
-            agent: self.agent.clone(),
-            cancelled: self.cancelled,
-            unknown: HashSet::new(),
-            notified: std::mem::take(&mut self.notified),
-            ran: std::mem::take(&mut self.ran),
-        };
-        let result = match Box::pin(inner.tasks(&tasks, handlers, depth + 1)).await {
-            Ok(()) => inner.flush().await,
-            Err(e) => Err(e),
-        };
-        let counts = std::mem::take(&mut inner.counts);
-        let (notified, ran) = (std::mem::take(&mut inner.notified), std::mem::take(&mut inner.ran));
-        drop(inner);
-        (self.counts, self.notified, self.ran, self.batch) = (counts, notified, ran, next_batch());
-        result
-    }
-
     /// An error of ours in the play itself.
-    fn astray(&self, e: &Error) -> Stop {
+    fn fail_play(&self, e: &Error) -> Stop {
         self.tell(Event::Task {
             host: self.host.name.clone(),
             task: self.play.name.clone(),
@@ -487,9 +389,20 @@ impl<'a> Worker<'a> {
     }
 
     /// An error of ours in a task: its templates or arguments.
-    fn broken(&mut self, task: &Task, e: Error, handler: bool) -> Stop {
+    fn broken(&mut self, task: &Task, mut e: Error, handler: bool) -> Stop {
+        let asks = |p: &crate::error::Place| p.text.contains("hostvars");
+        if e.hint.is_none() && e.message.contains("not defined") && e.place.as_ref().is_some_and(asks) {
+            e = e.hint("what another host sets or registers is defined in the plays that follow: begin a new play");
+        }
         let outcome = Outcome::failed(e.to_string());
         self.report(task, None, &outcome, TaskStatus::Failed, handler);
+        self.fail_task(task, flight::result_value(&outcome))
+    }
+
+    /// Ends the host's part, unless a `rescue` goes on with what failed.
+    fn fail_task(&mut self, task: &Task, result: Value) -> Stop {
+        let module = if let Work::Module { name, .. } = &task.work { name } else { "include_tasks" };
+        self.state.failure = Some((json!({ "name": task.name, "action": module }), result));
         Stop::Failed
     }
 
@@ -497,12 +410,12 @@ impl<'a> Worker<'a> {
         self.counts.skipped += 1;
         self.report(task, None, &Outcome::new(Status::Skipped), TaskStatus::Skipped, false);
         if let Some(name) = &task.register {
-            self.learn(name, flight::result_value(&Outcome::new(Status::Skipped)));
+            self.register(name, flight::result_value(&Outcome::new(Status::Skipped)));
         }
     }
 
-    fn learn(&mut self, name: &str, value: Value) {
-        self.state.learnt.insert(name.to_owned(), value);
+    fn register(&mut self, name: &str, value: Value) {
+        self.state.registered.insert(name.to_owned(), value);
     }
 
     fn report(&self, task: &Task, item: Option<&Value>, outcome: &Outcome, status: TaskStatus, handler: bool) {
@@ -555,6 +468,7 @@ impl<'a> Worker<'a> {
             Err(e) => return self.fail_after_flush(task, e, handler).await,
         };
         let last = items.len().saturating_sub(1);
+        let all: Vec<Value> = if task.loop_control.extended { items.iter().flatten().cloned().collect() } else { Vec::new() };
         let mut flight = Flight { task, items: Vec::new(), looped, handler };
         let mut users: Option<Option<String>> = None;
         for (i, item) in items.into_iter().enumerate() {
@@ -569,19 +483,24 @@ impl<'a> Worker<'a> {
                 }
                 if task.loop_control.extended {
                     let n = last + 1;
-                    let known = json!({ "index": i + 1, "index0": i, "first": i == 0, "last": i == last, "length": n, "revindex": n - i, "revindex0": last - i });
+                    let mut known = json!({ "index": i + 1, "index0": i, "first": i == 0, "last": i == last, "length": n, "revindex": n - i, "revindex0": last - i, "allitems": all });
+                    for (key, at) in [("previtem", i.checked_sub(1)), ("nextitem", Some(i + 1))] {
+                        if let Some(neighbour) = at.and_then(|at| all.get(at)) {
+                            known[key] = neighbour.clone();
+                        }
+                    }
                     renderer.set("ansible_loop", &known);
                 }
             }
             let prepared = holds(&renderer, &task.when).and_then(|on| if on { self.ready(&renderer, task).map(Some) } else { Ok(None) });
             match prepared {
-                Ok(None) => flight.items.push(Item { label: item, answer: Answer::Left }),
+                Ok(None) => flight.items.push(Item { label: item, answer: Answer::Skipped }),
                 Ok(Some((_, Prepared::Local { outcome, facts }))) => {
                     for (k, v) in facts {
                         if !self.shared.options.extra_vars.contains_key(&k) {
                             renderer.set(&k, &v);
                         }
-                        self.state.learnt.insert(k, v);
+                        self.state.registered.insert(k, v);
                     }
                     flight.items.push(Item { label: item, answer: Answer::Ready(Box::new(outcome)) });
                 }
@@ -607,7 +526,7 @@ impl<'a> Worker<'a> {
                 Err(e) => return self.fail_after_flush(task, e, handler).await,
             }
         }
-        if flight.items.iter().all(|i| matches!(i.answer, Answer::Left)) {
+        if flight.items.iter().all(|i| matches!(i.answer, Answer::Skipped)) {
             // In its turn: results of earlier tasks come first.
             self.flush().await?;
             if self.stopping() {
@@ -615,8 +534,9 @@ impl<'a> Worker<'a> {
             }
             self.skip(task);
             if let (Some(name), true) = (&task.register, looped) {
-                let left = flight.items.into_iter().map(|i| Landed { label: i.label, outcome: Outcome::new(Status::Skipped), left: true });
-                self.learn(name, flight::loop_value(task, &left.collect::<Vec<_>>()));
+                let left =
+                    flight.items.into_iter().map(|i| Completed { label: i.label, outcome: Outcome::new(Status::Skipped), left: true });
+                self.register(name, flight::loop_value(task, &left.collect::<Vec<_>>()));
             }
             return Ok(());
         }
@@ -651,7 +571,7 @@ impl<'a> Worker<'a> {
         self.report(task, None, &outcome, TaskStatus::Ignored, handler);
         self.counts.ignored += 1;
         if let Some(name) = &task.register {
-            self.learn(name, flight::result_value(&outcome));
+            self.register(name, flight::result_value(&outcome));
         }
         Ok(())
     }
@@ -736,97 +656,5 @@ impl<'a> Worker<'a> {
             Ok(pending) => Ok(Answer::Coming { pending, request: Box::new(request), tail, blob }),
             Err(e) => Err(self.lost(&e)),
         }
-    }
-}
-
-/// Whether all conditions hold.
-fn holds(renderer: &Renderer, conditions: &[Node]) -> Result<bool> {
-    for node in conditions {
-        let on = match &node.kind {
-            NodeKind::Scalar(Value::Bool(b)) => *b,
-            _ => renderer.condition(&node.string()?).map_err(|e| e.at(node.place()))?,
-        };
-        if !on {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// The template in a node that cannot be rendered.
-fn place_of_template(node: &Node, renderer: &Renderer) -> Option<crate::error::Place> {
-    match &node.kind {
-        NodeKind::Scalar(Value::String(s)) => renderer.text("value", s).is_err().then(|| node.place()),
-        NodeKind::Scalar(_) => None,
-        NodeKind::List(l) => l.iter().find_map(|n| place_of_template(n, renderer)),
-        NodeKind::Map(m) => m.iter().find_map(|(_, v)| place_of_template(v, renderer)),
-    }
-}
-
-/// The first template in a node.
-fn first_template(node: &Node) -> Option<crate::error::Place> {
-    match &node.kind {
-        NodeKind::Scalar(Value::String(s)) => crate::template::is_template(s).then(|| node.place()),
-        NodeKind::Scalar(_) => None,
-        NodeKind::List(l) => l.iter().find_map(first_template),
-        NodeKind::Map(m) => m.iter().find_map(|(_, v)| first_template(v)),
-    }
-}
-
-/// Gives a task of an included file what the including one has; what it has of its own wins.
-fn given(inner: &mut Task, task: &Task) {
-    if let Work::Block { tasks, rescue, always } = &mut inner.work {
-        tasks.iter_mut().chain(rescue).chain(always).for_each(|t| given(t, task));
-        return;
-    }
-    let own = std::mem::replace(&mut inner.vars, task.vars.clone());
-    inner.vars.extend(own);
-    let own = std::mem::replace(&mut inner.environment, task.environment.clone());
-    inner.environment.extend(own);
-    inner.r#become = inner.r#become.or(&task.r#become);
-    let mut reads = (*inner.reads).clone();
-    reads.add_value(&Value::Object(task.vars.clone()));
-    reads.add_value(&Value::Object(task.environment.clone()));
-    inner.reads = Arc::new(reads);
-}
-
-/// The items of a loop.
-fn items_of(value: Value, kind: LoopKind) -> Result<Vec<Value>, String> {
-    match (kind, value) {
-        (LoopKind::List, Value::Array(a)) => Ok(a),
-        (LoopKind::List, _) => Err("a loop needs a list".into()),
-        // As in Ansible: one level of lists in the list is flattened.
-        (LoopKind::Items, Value::Array(a)) => Ok(a
-            .into_iter()
-            .flat_map(|v| match v {
-                Value::Array(inner) => inner,
-                other => vec![other],
-            })
-            .collect()),
-        (LoopKind::Items, Value::Null) => Ok(Vec::new()),
-        (LoopKind::Items, one) => Ok(vec![one]),
-        (LoopKind::Dict, Value::Object(o)) => Ok(o.into_iter().map(|(k, v)| json!({ "key": k, "value": v })).collect()),
-        (LoopKind::Dict, _) => Err("`with_dict` needs a mapping".into()),
-        (LoopKind::Indexed, value) => Ok(items_of(value, LoopKind::Items)?.into_iter().enumerate().map(|(i, v)| json!([i, v])).collect()),
-    }
-}
-
-/// What an action would do on a host that does not exist yet.
-fn imagined(action: &Action, tail: &[u8], no_log: bool) -> Outcome {
-    match action {
-        Action::Copy { path, content: septet_agent_protocol::Content::Tail, .. } if !no_log => {
-            let text = String::from_utf8_lossy(tail);
-            let diff = similar::TextDiff::from_lines("", text.as_ref()).unified_diff().header("/dev/null", path).to_string();
-            Outcome::changed_if(true).with_diff(Some(diff))
-        }
-        Action::Command { argv, .. } => {
-            let none = Vec::<Value>::new();
-            let outcome = Outcome::new(Status::Skipped).with("msg", "Command would have run if not in check mode").with("rc", 0);
-            let outcome = outcome.with("cmd", argv.clone()).with("stdout", "").with("stderr", "");
-            outcome.with("stdout_lines", none.clone()).with("stderr_lines", none)
-        }
-        Action::Stat { .. } => Outcome::ok().with("stat", json!({ "exists": false })),
-        Action::WaitFor { .. } | Action::Slurp { .. } => Outcome::new(Status::Skipped),
-        _ => Outcome::changed_if(true),
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of addresses in subnets: which zone a host is in and which address it has, decided by who it is and nothing else.
+//! Rows of addresses in subnets: zone and address of a host, determined by its identity alone.
 //!
 //! Invariant: pure; the same layout gives a host the same subnet and address whenever it is asked, so that a host that is made
 //! again gets what the one before had.
@@ -82,7 +82,7 @@ fn slot(id: HostId) -> u32 {
 }
 
 impl Layout {
-    /// The subnet that a host is in unless something speaks against it: hosts of a role go round the zones.
+    /// The subnet that a host is in unless it is excluded: hosts of a role are spread over the zones.
     pub fn subnet(&self, id: HostId) -> Option<&ZoneSubnet> {
         let n = self.subnets.len();
         (n > 0).then(|| &self.subnets[usize::from(id.index.max(1) - 1) % n])

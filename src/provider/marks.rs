@@ -32,7 +32,7 @@ pub mod name {
     pub const PORTS: &str = "ports";
 }
 
-/// When a cluster expires, as one of its things says.
+/// When a cluster expires, as recorded on one of its resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Expiry {
     /// In seconds since 1970.

@@ -47,7 +47,7 @@ pub enum HostState {
 /// A host that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedHost {
-    /// who it is
+    /// identity
     pub id: HostId,
     /// the provider's own id
     pub reference: String,
@@ -69,7 +69,7 @@ pub struct ObservedHost {
     pub size: Option<String>,
     /// the provider's id of a volume that is to be mounted for data
     pub data_volume: Option<String>,
-    /// whether nothing says that a file system was ever made on that volume
+    /// whether there is no record of a file system on that volume
     pub data_is_new: bool,
 }
 
@@ -206,7 +206,7 @@ pub struct Observed {
     pub hosts: Vec<ObservedHost>,
     /// data volumes without a host
     pub kept: BTreeMap<HostId, KeptVolume>,
-    /// engine, mode and the number of those who keep the metadata as written on what exists; `None` where nothing is written
+    /// engine, mode and the number of metadata servers as written on what exists; `None` where nothing is written
     pub engine: Option<String>,
     /// other identities under the same name that have no host: what a first run left that did not know of another
     pub twins: Vec<ClusterId>,
@@ -307,7 +307,7 @@ pub struct Expired {
 pub struct Holder {
     /// machine and state directory; a second holder of the same id is a run of ours that has ended
     pub id: String,
-    /// for a person: who, where, since when
+    /// holder, host and start, for people
     pub text: String,
 }
 
@@ -336,11 +336,11 @@ pub trait Provider: Send + Sync {
     fn preflight<'a>(&'a self, _observed: &'a Observed, _steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
         Box::pin(async { Ok(Vec::new()) })
     }
-    /// What is made with a new cluster beside its hosts, and who reaches what: lines for a plan.
+    /// Resources of a new cluster beside its hosts, and their openings: lines for a plan.
     fn resources(&self, _inventory: &Inventory) -> Vec<String> {
         Vec::new()
     }
-    /// What the cluster costs once it is as the inventory says.
+    /// The cluster's cost once it matches the inventory.
     fn estimate(&self) -> Option<Estimate> {
         None
     }
@@ -398,7 +398,7 @@ pub trait Provider: Send + Sync {
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint>;
     /// The user to log in as.
     fn login(&self) -> &'static str;
-    /// What a running host says of itself through the provider's own door, for one that cannot be logged in to. Its own words, unchecked.
+    /// The state of a running host, read through the provider, for hosts that cannot be logged in to. Unchecked text.
     fn console<'a>(&'a self, _host: &'a ObservedHost) -> Boxed<'a, Option<String>> {
         Box::pin(async { None })
     }
@@ -408,7 +408,7 @@ pub trait Provider: Send + Sync {
     }
     /// Where a port of a host can be reached from the user's machine.
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String>;
-    /// What was chosen where nobody said which, for `-v`.
+    /// Automatic choices, for `-v`.
     fn chosen(&self) -> Option<String> {
         None
     }
@@ -474,13 +474,13 @@ pub fn choose(cluster: &ClusterName, mut all: Vec<Identity>) -> Result<(Option<C
     Ok((chosen, twins))
 }
 
-/// Says that a name is somebody else's.
+/// The error that a name is in use by something that is not this cluster's.
 pub fn foreign(name: &str, what: &str) -> Error {
     Error::failed(format!("`{name}` exists and does not belong to this cluster ({what}); it is left alone"))
         .hint("rename or remove it, or choose another prefix")
 }
 
-/// The clusters that have expired, each once, by the marks of their things. A cluster of which anything says a later time, or
+/// The clusters that have expired, each once, by the marks of their things. A cluster with a later time on any of its resources, or
 /// something unreadable, or that has no name or several, has not.
 pub fn expired(marks: impl Iterator<Item = Marks>, now: u64) -> Vec<Expired> {
     let mut clusters: BTreeMap<ClusterId, (BTreeSet<ClusterName>, Expiry)> = BTreeMap::new();
@@ -497,7 +497,7 @@ pub fn expired(marks: impl Iterator<Item = Marks>, now: u64) -> Vec<Expired> {
     clusters.into_iter().filter_map(one).collect()
 }
 
-/// The one identity among the marks of the things of a cluster's name. Two are an error: nothing says which of them is meant.
+/// The one identity among the marks of the things of a cluster's name. Two are an error: they cannot be told apart.
 pub fn identity(cluster: &ClusterName, marks: impl Iterator<Item = ClusterId>, hint: &str) -> Result<Option<ClusterId>> {
     let ids: BTreeSet<ClusterId> = marks.collect();
     if ids.len() > 1 {

@@ -1,4 +1,4 @@
-//! The same change on several hosts as one line. Pure: what is told goes in, lines come out.
+//! The same change on several hosts as one line. Pure: events in, lines out.
 
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl Changes {
         self.rest()
     }
 
-    /// A task ended on a host, with or without a change. Comes out once all hosts of the play have told.
+    /// A task ended on a host, with or without a change. Printed once all hosts of the play have reported.
     pub fn add(&mut self, place: &str, title: &str, host: &str, changed: bool, diff: Option<&str>) -> Vec<Line> {
         if changed && self.new_hosts.iter().any(|n| n == host) {
             let folded = self.folded.entry(host.to_owned()).or_default();
@@ -85,7 +85,7 @@ impl Changes {
         }
     }
 
-    /// What not all hosts have told.
+    /// Changes that not all hosts have reported yet.
     pub fn rest(&mut self) -> Vec<Line> {
         std::mem::take(&mut self.tasks).into_iter().flat_map(|t| self.lines(t)).collect()
     }

@@ -93,7 +93,7 @@ impl Reporter {
         let Line(text) = line.into();
         let print = || {
             use std::io::Write;
-            // A reader that went away is no reason to stop.
+            // A closed reader does not stop the run.
             let _ = if data { writeln!(std::io::stdout(), "{text}") } else { writeln!(std::io::stderr(), "{text}") };
         };
         match &self.bars {
@@ -102,7 +102,7 @@ impl Reporter {
         }
     }
 
-    /// Something worth knowing that is no data.
+    /// Information that is not the command's data.
     pub fn say(&self, text: &str) {
         self.print(false, text);
     }

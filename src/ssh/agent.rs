@@ -1,4 +1,4 @@
-//! A running agent on a host: started over the SSH channel, installed first if it is not there, spoken to in
+//! A running agent on a host: started over the SSH channel, installed first if it is missing; requests are
 //! frames that need not wait for one another.
 
 use std::{
@@ -170,7 +170,7 @@ impl AgentSession {
                 // 126 and 127 are the shell's, 1 with these words is sudo's: there is no such program yet.
                 let missing =
                     matches!(frames.code, Some(126 | 127)) || words.contains("command not found") || words.contains("No such file");
-                return Err(if missing { Start::Missing } else { Start::Failed(SshError::Agent(words)) });
+                return Err(if missing { Start::Missing(words) } else { Start::Failed(SshError::Agent(words)) });
             }
             Ok(Err(e)) => return Err(Start::Failed(e)),
             Ok(Ok(hello)) => hello,
@@ -178,11 +178,11 @@ impl AgentSession {
         if hello.digest != program.digest {
             // Other bytes under our name: what lies there was changed.
             let _ = write.close().await;
-            return Err(Start::Missing);
+            return Err(Start::Missing("another program lies in its place".into()));
         }
         if hello.protocol != PROTOCOL_VERSION {
             return Err(Start::Failed(SshError::Agent(format!(
-                "it speaks protocol {}, this program speaks {PROTOCOL_VERSION}: septet and septet-agent are not of one build",
+                "its protocol is {}, this program's is {PROTOCOL_VERSION}: septet and septet-agent are not of one build",
                 hello.protocol
             ))));
         }
@@ -342,15 +342,15 @@ impl AsRef<[u8]> for SharedBytes {
 
 impl Drop for AgentSession {
     fn drop(&mut self) {
-        // The writer ends by itself and tells the agent that nothing more comes; the reader has nobody to tell.
+        // The writer ends by itself and closes the agent's input; the reader would wait for ever.
         self.reader.abort();
     }
 }
 
 /// Why an agent does not run.
 pub(super) enum Start {
-    /// there is none, or another one under its name
-    Missing,
+    /// there is none, or another one under its name, or it cannot be executed: what the host reported
+    Missing(String),
     /// something else
     Failed(SshError),
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use russh::keys::PrivateKey;
-use septet_agent_protocol::{Action, STORE_DIR};
+use septet_agent_protocol::{Action, STATE_DIR, STORE_DIR};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
@@ -38,6 +38,8 @@ pub struct Endpoint {
 struct Slot {
     connection: Option<Arc<Connection>>,
     agents: BTreeMap<Option<String>, Arc<AgentSession>>,
+    /// connections for agents that the first one had no session left for (`MaxSessions`)
+    further: Vec<Arc<Connection>>,
 }
 
 /// The hosts.
@@ -50,6 +52,16 @@ pub struct Fleet {
     down: BTreeMap<HostId, &'static str>,
     /// blobs that the control host has, by digest
     at_control: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+}
+
+/// An agent that was installed and cannot be started.
+fn not_startable(words: &str) -> SshError {
+    let noexec = if words.contains("ermission denied") {
+        format!("; the file system of {STATE_DIR} may be mounted `noexec`: mount it with `exec`")
+    } else {
+        String::new()
+    };
+    SshError::Agent(format!("it does not start after installation: {words}{noexec}"))
 }
 
 /// The host through which the others are reached.
@@ -67,7 +79,7 @@ impl Fleet {
         self.endpoints.get(&id)
     }
 
-    /// Hosts of which the provider says that they do not run, with what they are: nothing is sent to them.
+    /// Hosts that do not run according to the provider, with their state: nothing is sent to them.
     pub fn with_down(mut self, down: BTreeMap<HostId, &'static str>) -> Self {
         self.down = down;
         self
@@ -103,6 +115,7 @@ impl Fleet {
             return Ok(c.clone());
         }
         slot.agents.clear();
+        slot.further.clear();
         let connection = Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
         slot.connection = Some(connection.clone());
         Ok(connection)
@@ -111,7 +124,7 @@ impl Fleet {
     /// The agent on a host, running as a user.
     pub async fn agent(&self, id: HostId, become_user: Option<&str>) -> Result<Arc<AgentSession>, SshError> {
         let connection = self.connection(id).await?;
-        let (_, slot) = self.slot(id)?;
+        let (endpoint, slot) = self.slot(id)?;
         let mut slot = slot.lock().await;
         let key = become_user.map(str::to_owned);
         if let Some(a) = slot.agents.get(&key).filter(|a| !a.is_closed()) {
@@ -119,18 +132,41 @@ impl Fleet {
         }
         let program = self.agents.get(&id).ok_or_else(|| SshError::Agent("there is none for this host's architecture".into()))?;
         let started = match AgentSession::start(&connection, program, become_user).await {
-            Err(Start::Missing) => {
-                self.install(id, &connection, program).await?;
-                AgentSession::start(&connection, program, become_user).await
+            Err(Start::Failed(SshError::Sessions)) => {
+                let jump = if id == JUMP { None } else { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) };
+                let another = Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
+                slot.further.push(another.clone());
+                self.begin(id, &another, program, become_user).await
             }
-            other => other,
+            other => self.again(id, &connection, program, become_user, other).await,
         };
         let agent = Arc::new(started.map_err(|e| match e {
-            Start::Missing => SshError::Agent("it does not start right after it was installed".into()),
+            Start::Missing(words) => not_startable(&words),
             Start::Failed(e) => e,
         })?);
         slot.agents.insert(key, agent.clone());
         Ok(agent)
+    }
+
+    /// Starts an agent on a connection, installed first where it is missing.
+    async fn begin(&self, id: HostId, on: &Connection, program: &Program, become_user: Option<&str>) -> Result<AgentSession, Start> {
+        let started = AgentSession::start(on, program, become_user).await;
+        self.again(id, on, program, become_user, started).await
+    }
+
+    async fn again(
+        &self,
+        id: HostId,
+        on: &Connection,
+        program: &Program,
+        become_user: Option<&str>,
+        started: Result<AgentSession, Start>,
+    ) -> Result<AgentSession, Start> {
+        if !matches!(started, Err(Start::Missing(_))) {
+            return started;
+        }
+        self.install(id, on, program).await.map_err(Start::Failed)?;
+        AgentSession::start(on, program, become_user).await
     }
 
     /// Puts the agent on a host: from the control host, which has the same one, else from here.
@@ -168,8 +204,8 @@ impl Fleet {
         let cell = self.at_control.lock().await.entry(blob.digest.clone()).or_default().clone();
         let there = cell.get_or_try_init(|| async {
             let control = self.agent(JUMP, Some("root")).await?;
-            let said = control.perform(Action::Missing { digests: vec![blob.digest.clone()] }, false).await?;
-            let missing = said.values.get("missing").and_then(|m| m.as_array()).is_none_or(|m| !m.is_empty());
+            let answer = control.perform(Action::Missing { digests: vec![blob.digest.clone()] }, false).await?;
+            let missing = answer.values.get("missing").and_then(|m| m.as_array()).is_none_or(|m| !m.is_empty());
             if missing { control.put(blob).await } else { Ok(()) }
         });
         there.await?;
@@ -195,6 +231,9 @@ impl Fleet {
         for slot in self.slots.values() {
             let mut slot = slot.lock().await;
             slot.agents.clear();
+            for c in slot.further.drain(..) {
+                c.close().await;
+            }
             if let Some(c) = slot.connection.take() {
                 c.close().await;
             }

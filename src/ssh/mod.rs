@@ -4,6 +4,7 @@
 //! except the control host an agent channel while it relays a file (`signing.rs`).
 
 mod agent;
+mod client;
 mod fleet;
 pub mod keys;
 mod landing;
@@ -21,14 +22,15 @@ use std::{
     time::Duration,
 };
 
+use self::client::{Channel, Client};
 pub use agent::{AgentSession, Pending, quote};
 pub use fleet::{Endpoint, Fleet};
 pub use landing::Lands;
 pub use relay::Cargo;
 use russh::{
     ChannelMsg, Disconnect, Preferred,
-    client::{self, AuthResult, Handle},
-    keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate},
+    client::{AuthResult, Config, Handle, connect, connect_stream},
+    keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey},
 };
 use signing::Signer;
 use tokio::time::timeout;
@@ -41,8 +43,6 @@ const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is shown of a command in an error.
 const MAX_SHOWN_CHARS: usize = 60;
-/// Longest reason of a host's that is kept.
-const MAX_REASON_CHARS: usize = 200;
 /// Largest output of [`Connection::exec`], in bytes of each stream.
 const MAX_OUTPUT_BYTES: usize = 8 * 1024 * 1024;
 
@@ -74,9 +74,12 @@ pub enum SshError {
         /// what is the matter with it
         why: String,
     },
-    /// The provider says that the host does not run.
+    /// The host does not run, according to the provider.
     #[error("the host is {0}: `septet up` starts it")]
     Down(&'static str),
+    /// The host's sshd has as many sessions on this connection as it allows.
+    #[error("sshd opens no further session on this connection: `MaxSessions` in its configuration is too low")]
+    Sessions,
     /// The connection ended.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -84,7 +87,7 @@ pub enum SshError {
     #[error("the command prints more than {0} MiB; redirect its output to a file on the host")]
     Output(usize),
     /// A command's time was up.
-    #[error("`{0}` is not done after {1} s")]
+    #[error("`{0}` does not end within {1} s")]
     TimeUp(String, u64),
     /// The agent does not work there.
     #[error("agent: {0}")]
@@ -101,134 +104,12 @@ impl SshError {
     }
 }
 
-struct Client {
-    /// of the control host's connection only
-    signer: Option<Arc<Signer>>,
-    expected: PublicKey,
-    got: Arc<Mutex<Option<String>>>,
-    refused: Arc<AtomicBool>,
-    open_failure: Arc<Mutex<Option<String>>>,
-}
-
-type Channel = russh::Channel<client::Msg>;
-
-impl client::Handler for Client {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        let PublicKeyOrCertificate::PublicKey { key, .. } = key else {
-            return Ok(false);
-        };
-        let same = key.key_data() == self.expected.key_data();
-        if !same {
-            *self.got.lock().unwrap_or_else(PoisonError::into_inner) = key.to_openssh().ok();
-            self.refused.store(true, Ordering::SeqCst);
-        }
-        Ok(same)
-    }
-
-    /// A reply that is dropped refuses the channel.
-    async fn server_channel_open_agent_forward(
-        &mut self,
-        channel: Channel,
-        reply: client::ChannelOpenHandle,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        if let Some(signer) = self.signer.as_ref().filter(|s| s.admits()) {
-            reply.accept().await;
-            signer.serve(channel.into_stream());
-        }
-        Ok(())
-    }
-
-    // The library accepts the rest unless it is told not to.
-
-    async fn server_channel_open_session(
-        &mut self,
-        _: Channel,
-        _: client::ChannelOpenHandle,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_x11(
-        &mut self,
-        _: Channel,
-        _: &str,
-        _: u32,
-        _: client::ChannelOpenHandle,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_forwarded_tcpip(
-        &mut self,
-        _: Channel,
-        _: &str,
-        _: u32,
-        _: &str,
-        _: u32,
-        _: client::ChannelOpenHandle,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_forwarded_streamlocal(
-        &mut self,
-        _: Channel,
-        _: &str,
-        _: client::ChannelOpenHandle,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_direct_tcpip(
-        &mut self,
-        _: Channel,
-        _: &str,
-        _: u32,
-        _: &str,
-        _: u32,
-        _: client::ChannelOpenHandle,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_direct_streamlocal(
-        &mut self,
-        _: Channel,
-        _: &str,
-        _: client::ChannelOpenHandle,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn channel_open_failure(
-        &mut self,
-        _: russh::ChannelId,
-        _: russh::ChannelOpenFailure,
-        description: &str,
-        _: &str,
-        _: &mut client::Session,
-    ) -> Result<(), Self::Error> {
-        let description = description.chars().take(MAX_REASON_CHARS).collect();
-        *self.open_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(description);
-        Ok(())
-    }
-}
-
 /// A connection to one host, logged in.
 pub struct Connection {
     handle: Handle<Client>,
     signer: Option<Arc<Signer>>,
     open_failure: Arc<Mutex<Option<String>>>,
-    /// who we are there
+    /// login name
     pub user: String,
 }
 
@@ -260,8 +141,8 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
-fn config() -> Arc<client::Config> {
-    Arc::new(client::Config {
+fn config() -> Arc<Config> {
+    Arc::new(Config {
         nodelay: true,
         keepalive_interval: Some(Duration::from_secs(10)),
         keepalive_max: 3,
@@ -325,10 +206,10 @@ impl Connection {
             open_failure: Arc::clone(&open_failure),
         };
         let connected = match jump {
-            None => client::connect(config(), (to.host.as_str(), to.port), client).await,
+            None => connect(config(), (to.host.as_str(), to.port), client).await,
             Some(jump) => {
                 let stream = jump.tcp(&to.host, to.port).await?;
-                client::connect_stream(config(), stream, client).await
+                connect_stream(config(), stream, client).await
             }
         };
         let explain = |e: russh::Error| {
@@ -340,7 +221,7 @@ impl Connection {
                 russh::Error::IO(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
                     SshError::Unreachable(format!("{place} refuses connections"))
                 }
-                // A published port accepts whether or not somebody is behind it.
+                // A published port accepts connections even where nothing listens behind it.
                 russh::Error::IO(io)
                     if matches!(
                         io.kind(),
@@ -371,14 +252,14 @@ impl Connection {
     }
 
     /// Opens a TCP connection from the host.
-    pub async fn tcp(&self, host: &str, port: u16) -> Result<russh::ChannelStream<client::Msg>, SshError> {
+    pub async fn tcp(&self, host: &str, port: u16) -> Result<russh::ChannelStream<russh::client::Msg>, SshError> {
         let opened = timeout(CHANNEL_TIMEOUT, self.handle.channel_open_direct_tcpip(host, port.into(), "127.0.0.1", 0)).await;
         match opened {
             Err(_) => Err(SshError::Unreachable(format!("{host}:{port}: no answer within {} s", CHANNEL_TIMEOUT.as_secs()))),
             Ok(Ok(channel)) => Ok(channel.into_stream()),
             Ok(Err(russh::Error::ChannelOpenFailure(reason))) => {
-                let said = self.open_failure.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|s| !s.is_empty());
-                let why = said.map(|s| s.to_lowercase()).unwrap_or_else(|| {
+                let description = self.open_failure.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|s| !s.is_empty());
+                let why = description.map(|s| s.to_lowercase()).unwrap_or_else(|| {
                     use russh::ChannelOpenFailure::{AdministrativelyProhibited, ConnectFailed, ResourceShortage, UnknownChannelType};
                     match reason {
                         ConnectFailed => "nothing accepts connections there".to_owned(),
@@ -398,7 +279,10 @@ impl Connection {
     async fn start(&self, command: &str, with_agent: bool) -> Result<Channel, SshError> {
         let lost = |e: russh::Error| SshError::Lost(e.to_string());
         let begin = async {
-            let channel = self.handle.channel_open_session().await.map_err(lost)?;
+            let channel = self.handle.channel_open_session().await.map_err(|e| match e {
+                russh::Error::ChannelOpenFailure(_) => SshError::Sessions,
+                other => lost(other),
+            })?;
             if with_agent {
                 channel.agent_forward(false).await.map_err(lost)?;
             }
@@ -467,7 +351,7 @@ impl Connection {
         let mut out = Output::default();
         let end = tokio::select! {
             r = drain(&mut read, &mut out) => {
-                // One that says too much has not ended yet.
+                // A command whose output is too large still runs.
                 let _ = write.close().await;
                 return r.map(|()| (out, End::Itself));
             }

@@ -1,6 +1,6 @@
 //! Files for OpenSSH's own client: the one writer of `ssh_config` and `known_hosts`.
 //!
-//! Invariant: what is written says what it is meant to say and nothing more. Names, addresses and keys come as types; a path that
+//! Invariant: what is written cannot be read as more than intended. Names, addresses and keys come as types; a path that
 //! cannot stand in these files is an error.
 
 use std::{net::IpAddr, path::Path};
@@ -57,7 +57,7 @@ fn value(path: &Path) -> Result<String> {
 }
 
 fn config(login: &str, hosts: &[Entry], config: &Path, key: &Path, known_hosts: &Path) -> Result<String> {
-    let mut out = "# Written anew by each run of septet.\n".to_owned();
+    let mut out = "# Rewritten by each run of septet.\n".to_owned();
     let (own, key, known_hosts) = (quote(plain(config)?).replace('%', "%%"), value(key)?, value(known_hosts)?);
     let mut jump: Option<&HostName> = None;
     for host in hosts {

@@ -1,4 +1,4 @@
-//! Commands that do not outlive whoever runs them.
+//! Commands that do not outlive the program that runs them.
 //!
 //! sshd leaves a command alone when its channel ends. So a command gets a process group of its own and a shell that reads the
 //! channel's standard input: where that ends (sent on purpose, or because the connection or this program is gone), the group is

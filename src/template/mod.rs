@@ -25,7 +25,7 @@ pub fn is_template(text: &str) -> bool {
     text.contains("{{") || text.contains("{%") || text.contains("{#")
 }
 
-/// Whether a template's name says that it is Jinja2.
+/// Whether a template is Jinja2, by its name.
 pub fn is_jinja(name: &str) -> bool {
     name.ends_with(".j2")
 }

@@ -43,8 +43,8 @@ fn concat(mut v: Vec<tera::Value>, kw: Kwargs, _: &State) -> tera::TeraResult<Ve
     Ok(v)
 }
 
-/// What a registered result says of itself: `r is changed`. One that does not say it says no.
-fn said(v: &tera::Value, key: &str) -> tera::TeraResult<bool> {
+/// A flag of a registered result, as in `r is changed`; a missing one counts as false.
+fn flag(v: &tera::Value, key: &str) -> tera::TeraResult<bool> {
     if !v.is_map() {
         return Err(tera::Error::message("this is a test of what a task registered"));
     }
@@ -53,19 +53,19 @@ fn said(v: &tera::Value, key: &str) -> tera::TeraResult<bool> {
 }
 
 fn is_changed(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
-    said(v, "changed")
+    flag(v, "changed")
 }
 
 fn is_failed(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
-    said(v, "failed")
+    flag(v, "failed")
 }
 
 fn is_succeeded(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
-    said(v, "failed").map(|failed| !failed)
+    flag(v, "failed").map(|failed| !failed)
 }
 
 fn is_skipped(v: &tera::Value, _: Kwargs, _: &State) -> tera::TeraResult<bool> {
-    said(v, "skipped")
+    flag(v, "skipped")
 }
 
 fn engine() -> Tera {
@@ -111,7 +111,7 @@ pub(super) fn render(vars: &Vars, name: &str, text: &str) -> Result<String> {
     match (missing, plain()) {
         (Some(at), Ok(_)) => Err(undefined(name, text, at)),
         (Some(at), Err(e)) if !e.message.contains("not defined") => Err(undefined(name, text, at)),
-        (_, said) => said,
+        (_, other) => other,
     }
 }
 

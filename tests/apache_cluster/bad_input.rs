@@ -82,7 +82,16 @@ fn archives_that_are_none() {
     let named = |path: &Path, digest: &str| format!("archive: {}, sha512: {digest}", path.display());
 
     engine(&cluster, &named(&path, &"ab".repeat(64)));
-    refused(&cluster, 1, &["its SHA-512 is ", "damaged, or something else; it is not used", "hint:", "Apache Kafka 4.1.1"]);
+    refused(
+        &cluster,
+        1,
+        &[
+            "its SHA-512 is ",
+            "damaged, or something else; it is not used",
+            "hint: get it again, or correct `sha512:`",
+            "Apache Kafka 4.1.1",
+        ],
+    );
     // Without one, that of the release is what it must have.
     engine(&cluster, &format!("archive: {}", path.display()));
     refused(&cluster, 1, &["its SHA-512 is "]);
@@ -91,24 +100,39 @@ fn archives_that_are_none() {
     refused(&cluster, 1, &["its SHA-512 is ", "damaged"]);
     let (other, other_digest) = file("other/kafka_2.13-4.1.1.tgz", &tgz("something-else"));
     engine(&cluster, &named(&other, &other_digest));
-    refused(&cluster, 1, &["holds `something-else`, not `kafka_2.13-4.1.1`", "hint:"]);
+    refused(&cluster, 1, &["holds `something-else`, not `kafka_2.13-4.1.1`", "hint: name the binary archive (Scala 2.13)"]);
     let (text, text_digest) = file("text/kafka_2.13-4.1.1.tgz", b"This is not the file that you are looking for.\n");
     engine(&cluster, &named(&text, &text_digest));
-    refused(&cluster, 1, &["not a gzip file"]);
+    refused(&cluster, 1, &["not a gzip file", "hint: it must be a .tgz that holds one directory"]);
     let (empty, empty_digest) = file("empty/kafka_2.13-4.1.1.tgz", b"");
     engine(&cluster, &named(&empty, &empty_digest));
     refused(&cluster, 1, &["is too short for an archive"]);
     engine(&cluster, &named(Path::new("/nowhere/kafka_2.13-4.1.1.tgz"), &digest));
-    refused(&cluster, 1, &["/nowhere/kafka_2.13-4.1.1.tgz: there is no such archive"]);
+    refused(&cluster, 1, &["/nowhere/kafka_2.13-4.1.1.tgz: no such archive", "hint: check `archive:`"]);
 
     engine(&cluster, "version: 4.1.77");
     refused(&cluster, 2, &["inventory.yml:", "the digest of version 4.1.77 does not ship", "4.1.1"]);
     engine(&cluster, "version: newest");
-    refused(&cluster, 2, &["`newest` is no version"]);
+    refused(&cluster, 2, &["`newest` is not a version"]);
     engine(&cluster, "version: 4.1.1, metadata: zookeeper");
-    refused(&cluster, 2, &["has no ZooKeeper any more", "3.9.1"]);
+    refused(&cluster, 2, &["no longer supports ZooKeeper", "3.9.1"]);
     engine(&cluster, &format!("version: 3.9.1, {}", named(&path, &digest)));
-    refused(&cluster, 2, &["the archive's name says 4.1.1"]);
+    refused(&cluster, 2, &["the archive's name has version 4.1.1"]);
+    // The right archive, and its digest.
+    engine(&cluster, &named(&path, &digest));
+    cluster.ok(&["plan"]);
+
+    // The same for Java's.
+    let (java, java_digest) = file("java.tgz", &tgz("jdk"));
+    let with_java = |settings: String| engine(&cluster, &format!("{}, java: {{{settings}}}", named(&path, &digest)));
+    with_java("archive: /nowhere/java.tgz".into());
+    refused(&cluster, 1, &["/nowhere/java.tgz: no such archive", "hint: check `java: {archive: …}`"]);
+    with_java("archive: 'http://127.0.0.1:1/java.tgz'".into());
+    refused(&cluster, 1, &["nothing was downloaded", "hint: give it as `sha512:`"]);
+    with_java(format!("archive: {}", java.display()));
+    refused(&cluster, 1, &["no SHA-512 to check it against", &format!("hint: if you trust it, write `sha512: {java_digest}`")]);
+    with_java(format!("archive: {}, sha512: {java_digest}", java.display()));
+    cluster.ok(&["plan"]);
     assert_eq!(cluster.volumes(), Vec::<String>::new());
 }
 

@@ -73,7 +73,7 @@ fn combined_and_another_version() {
     let sum: String = Sha512::digest(fs::read(&java).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
     let unsure = format!("java: {{archive: {}}}", java.display());
     let cluster = combined("c", &old, &format!(", {unsure}"));
-    cluster.run(&["up"]).code(1).says(&["java.tgz: nothing says which SHA-512 it must have", &format!("write `sha512: {sum}`")]);
+    cluster.run(&["up"]).code(1).says(&["java.tgz: no SHA-512 to check it against", &format!("write `sha512: {sum}`")]);
     cluster.is_gone();
     cluster.edit(&unsure, &format!("java: {{archive: {}, sha512: {sum}}}", java.display()));
     let up = cluster.ok(&["up"]).says(&["up and healthy"]);

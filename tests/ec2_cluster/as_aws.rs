@@ -42,8 +42,13 @@ fn local_zones_are_left_out() {
     cluster.down();
     let before = cloud.state();
     cluster.set("zones", "[us-east-1a, us-east-1-bos-1a]");
-    cluster.run(&["up"]).code(1).says(&["us-east-1-bos-1a is no Availability Zone of this region", "hint: `vpc: new` can use us-east-1a"]);
+    cluster
+        .run(&["up"])
+        .code(1)
+        .says(&["us-east-1-bos-1a is not an Availability Zone of this region", "hint: `vpc: new` can use us-east-1a"]);
     assert_eq!(cloud.state()["vpcs"], before["vpcs"]);
+    cluster.set("zones", "[us-east-1a]");
+    cluster.ok(&["plan"]);
 }
 
 /// Where instances see their tags by the account's default, EC2 refuses keys that are no part of a path.

@@ -22,12 +22,16 @@ fn checks(ran: &Ran) -> Vec<(String, String, String)> {
 /// What the test's cluster is to say, and how it is brought about.
 struct Case<'a> {
     what: &'a str,
-    settings: &'a [(&'a str, &'a str)],
+    settings: Settings<'a>,
     says: &'a [&'a str],
+    /// what the hint says
+    mended: Settings<'a>,
 }
 
-fn case<'a>(what: &'a str, settings: &'a [(&'a str, &'a str)], says: &'a [&'a str]) -> Case<'a> {
-    Case { what, settings, says }
+type Settings<'a> = &'a [(&'a str, &'a str)];
+
+fn case<'a>(what: &'a str, settings: Settings<'a>, says: &'a [&'a str], mended: Settings<'a>) -> Case<'a> {
+    Case { what, settings, says, mended }
 }
 
 #[test]
@@ -102,26 +106,64 @@ fn what_would_go_wrong() {
     let unreachable = [no_way, "`connect: private`"];
     let too_small = [("vpc", small.0.as_str()), ("subnets", subnets.as_str())];
     let cases = [
-        case("an unknown type", &[("instance_type", "t3.gigantic")], &["t3.gigantic", "check `instance_type`"]),
+        case(
+            "an unknown type",
+            &[("instance_type", "t3.gigantic")],
+            &["t3.gigantic", "check `instance_type`"],
+            &[("instance_type", "t3.small")],
+        ),
         case(
             "no programs for it",
             &[("instance_type", "{brokers: t4g.small}")],
             &["t4g.small is for aarch64", "choose other instance types"],
+            &[("instance_type", "{brokers: t3.small}")],
         ),
-        case("an alternative without programs", &[("instance_type", "[t3.small, t4g.small]")], &["t4g.small is for aarch64"]),
+        case(
+            "an alternative without programs",
+            &[("instance_type", "[t3.small, t4g.small]")],
+            &["t4g.small is for aarch64"],
+            &[("instance_type", "[t3.small, t3a.small]")],
+        ),
         case(
             "an image of another architecture",
             &[("image", "ami-0deb1200000a00000")],
-            &["is for arm64, the instance types are for x86_64"],
+            &["is for arm64, the instance types are for x86_64", "or another image"],
+            &[("image", "debian-12")],
         ),
-        case("no such image", &[("image", "ami-00000000000000000")], &["ami-00000000000000000", "check `image`"]),
-        case("a system volume that is too small", &[("root_volume", "{size: 4}")], &["needs a system volume of 8 GiB"]),
-        case("no such VPC", &[("vpc", "vpc-0123456789abcdef0")], &["there is no VPC vpc-0123456789abcdef0", "check `vpc` and `region`"]),
-        case("no such subnet", &[("subnets", "[subnet-0123456789abcdef0]")], &["there is no subnet subnet-0123456789abcdef0"]),
-        case("no such zone", &[("zones", "[us-east-1x]")], &["no subnet in zone us-east-1x"]),
-        case("a subnet that is too small", &too_small, &["no row of free addresses for 7 hosts", "`vpc: new`"]),
-        case("subnets that nobody outside reaches", &private, &unreachable),
-        case("no region", &[("region", "")], &["no region is set", "AWS_REGION"]),
+        case("no such image", &[("image", "ami-00000000000000000")], &["ami-00000000000000000", "check `image`"], &[("image", "")]),
+        case(
+            "a system volume that is too small",
+            &[("root_volume", "{size: 4}")],
+            &["needs a system volume of 8 GiB", "or make it at least that"],
+            &[("root_volume", "{size: 8}")],
+        ),
+        case("a system volume without a size", &[("root_volume", "{size: 4}")], &["leave its `size` out"], &[("root_volume", "")]),
+        case(
+            "no such VPC",
+            &[("vpc", "vpc-0123456789abcdef0")],
+            &["there is no VPC vpc-0123456789abcdef0", "check `vpc` and `region`"],
+            &[("vpc", "default")],
+        ),
+        case(
+            "no such subnet",
+            &[("subnets", "[subnet-0123456789abcdef0]")],
+            &["there is no subnet subnet-0123456789abcdef0", "check `subnets`"],
+            &[("subnets", "")],
+        ),
+        case(
+            "no such zone",
+            &[("zones", "[us-east-1x]")],
+            &["no subnet in zone us-east-1x", "check `zones`"],
+            &[("zones", "[us-east-1a]")],
+        ),
+        case(
+            "a subnet that is too small",
+            &too_small,
+            &["no row of free addresses for 7 hosts", "`vpc: new`"],
+            &[("vpc", "new"), ("subnets", "")],
+        ),
+        case("subnets that nobody outside reaches", &private, &unreachable, &[("connect", "private"), ("public_addresses", "none")]),
+        case("no region", &[("region", "")], &["no region is set", "AWS_REGION"], &[("region", "us-east-1")]),
     ];
     for c in cases {
         let cluster = Cluster::new(&cloud, "wrong");
@@ -135,6 +177,11 @@ fn what_would_go_wrong() {
         assert!(matches!(ran.code, Some(1 | 2)), "{}: {}", c.what, ran.show());
         ran.says(c.says).says(&["hint:"]);
         nothing_was_made(&cloud, &before);
+        // As the hint says.
+        for (key, value) in c.mended {
+            if value.is_empty() { cluster.unset(key) } else { cluster.set(key, value) }
+        }
+        cluster.ok(&["plan"]).shows(&["+ host wrong-kafka03"]);
     }
 }
 
@@ -177,8 +224,9 @@ fn what_the_account_refuses() {
     cloud.fault(json!({"action": "DescribeAvailabilityZones", "code": "AuthFailure", "status": 401}));
     refused(&["region: us-east-1 cannot be used", "enabled for the account"]);
     cloud.set(json!({"vcpu_limit": 8}));
-    refused(&["vCPU quota: 14 vCPUs are needed, the account may run 8", "Service Quotas"]);
+    refused(&["vCPU quota: 14 vCPUs are needed, the account may run 8", "choose smaller types", "Service Quotas"]);
     cloud.set(json!({"vcpu_limit": 256}));
+    cluster.ok(&["plan"]);
     // A quota that cannot be read is no reason not to begin; a plan says so.
     cloud.fault(json!({"action": "GetServiceQuota", "code": "AccessDeniedException", "status": 400}));
     cluster.ok(&["plan"]).shows(&["warn  vCPU quota: it may not be read with these credentials"]);
@@ -246,6 +294,12 @@ fn what_does_not_fit() {
     cluster.set("instance_type", "{control: t3.micro, coordinators: t3.small, brokers: t3.micro}");
     cluster.run(&["up"]).code(1).says(&["t3.micro: 1024 MiB of memory are too little for a broker"]);
     nothing_was_made(&cloud, &before);
+    // As the hint says: a larger type, or a smaller heap.
+    cluster.set("instance_type", "{control: t3.micro, coordinators: t3.small, brokers: t3.medium}");
+    cluster.ok(&["plan"]);
+    cluster.set("instance_type", "t3.small");
+    cluster.more("engine: {apache: {heap: {broker: 512m, coordinator: 256m}}}");
+    cluster.ok(&["plan"]);
 }
 
 /// EC2's clock is the one that counts.

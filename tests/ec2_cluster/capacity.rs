@@ -66,7 +66,7 @@ fn no_room_anywhere() {
         "full-kafka03",
         "InsufficientInstanceCapacity",
         "nothing is left to try",
-        "`septet -i inventory.yml up` goes on from here",
+        "`septet -i inventory.yml up` resumes from here",
     ]);
     ran.says(&["none of us-east-1a, us-east-1b", "has room for t3.small", "`instance_type: [t3.small, m5.large]`", "or try later"]);
     assert_eq!(cluster.instances().len(), 4);

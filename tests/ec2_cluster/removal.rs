@@ -122,7 +122,7 @@ fn data_is_kept_and_found_again() {
     let left = cluster.things();
     assert_eq!(ids(&left), there);
     assert!(left["volumes"].iter().all(|v| v["state"] == "available"), "{left:#?}");
-    cluster.ok(&["down", "--yes", "--keep-data"]).says(&["cluster keep does not exist, beside data that is kept"]);
+    cluster.ok(&["down", "--yes", "--keep-data"]).says(&["cluster keep does not exist, except for data that is kept"]);
 
     // The same volumes, each for its host, in its zone; no new ones.
     cluster.ok(&["plan"]).shows(&["+ host keep-kafka02 (t3.small with the data of vol-"]);

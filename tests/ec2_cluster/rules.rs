@@ -324,7 +324,7 @@ fn where_one_logs_in_from_is_asked() {
     // No address is an error before anything is made.
     page.says("<html>Welcome</html>");
     let before = cloud.state();
-    cluster.run(&["up"]).code(1).says(&["does not tell this machine's address", "<html>", "from:"]);
+    cluster.run(&["up"]).code(1).says(&["does not return this machine's address", "<html>", "from:"]);
     assert_eq!(cloud.state()["security_groups"], before["security_groups"]);
     page.says("203.0.113.9\n");
     cluster.ok(&["plan"]).shows(&["port 22 is open to 203.0.113.9/32"]);

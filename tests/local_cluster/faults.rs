@@ -53,6 +53,15 @@ fn lost_state(cluster: &Cluster) {
     cluster.ok(&["up"]).says(&["nothing changed"]);
     assert_eq!(cluster.seen(), before);
     assert_eq!(cluster.problems().len(), 0);
+
+    // A key that cannot be read.
+    let clusters = fs::read_dir(cluster.state().join("septet/clusters")).unwrap();
+    let key = clusters.map(|d| d.unwrap().path().join("id_ed25519")).find(|p| p.is_file()).unwrap();
+    fs::write(&key, "no key").unwrap();
+    cluster.run(&["up"]).code(1).says(&["id_ed25519", "hint: remove the file: `septet -i inventory.yml up` plants a new key"]);
+    fs::remove_file(&key).unwrap();
+    cluster.ok(&["up"]).says(&["do not accept the key of this state directory: adding it"]);
+    assert_eq!(cluster.problems().len(), 0);
 }
 
 fn lost_container(cluster: &Cluster, servers: &str) {

@@ -106,7 +106,7 @@ fn interrupted_by_the_user() {
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(130), "{said}");
         assert!(said.contains("stopping after the task in hand"), "{said}");
-        assert!(said.contains("`septet -i inventory.yml up` goes on from here"), "{said}");
+        assert!(said.contains("`septet -i inventory.yml up` resumes from here"), "{said}");
         assert!(begun.elapsed() < Duration::from_secs(60), "{said}");
     };
     // While containers are made, and while they are configured.

@@ -92,13 +92,13 @@ fn side_by_side() {
 fn taken(one: &Cluster, two: &Cluster) {
     let subnet = docker(&["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", &one.networks()[0]]);
     two.write_inventory(&format!("subnet: {subnet}"));
-    two.run(&["up"]).code(1).says(&[&format!("subnet {subnet} is taken"), "hint:"]);
+    two.run(&["up"]).code(1).says(&[&format!("subnet {subnet} is in use"), "hint:"]);
     two.is_gone();
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     two.write_inventory(&format!("ports_from: {port}"));
-    two.run(&["up"]).code(1).says(&[&format!("port {port} of 127.0.0.1 is taken"), "hint:"]);
+    two.run(&["up"]).code(1).says(&[&format!("port {port} on 127.0.0.1 is in use"), "hint:"]);
     two.is_gone();
     drop(listener);
 

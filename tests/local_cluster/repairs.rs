@@ -52,7 +52,7 @@ fn network_and_ports() {
     let problems = cluster.problems();
     assert_eq!(problems["kafka01"], ["it is not connected to the cluster's network: `up` makes the host again, with its data"]);
     let plan = cluster.ok(&["plan"]);
-    plan.shows(&["is not connected to the cluster's network", &format!("port {taken} of 127.0.0.1 is in use by another program")]);
+    plan.shows(&["is not connected to the cluster's network", &format!("port {taken} on 127.0.0.1 is in use by another program")]);
     cluster.ok(&["up"]);
     assert_ne!(port(&cluster, "kafka02"), taken);
     assert!(!cluster.bootstrap().contains(&format!(":{taken}")));

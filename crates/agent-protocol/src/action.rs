@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// First frame of an agent: who it is. Sent before it reads anything.
+/// First frame of an agent: its identity. Sent before it reads anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`crate::PROTOCOL_VERSION`] of the agent
@@ -57,7 +57,7 @@ pub enum Status {
     Changed,
     /// it could not be done
     Failed,
-    /// in check mode: cannot be told without acting; or a condition such as `creates` held
+    /// in check mode: cannot be known without acting; or a condition such as `creates` held
     Skipped,
     /// an earlier request of the batch failed, or it was cancelled before it began
     NotRun,
@@ -201,7 +201,7 @@ pub enum Insert {
     Before(String),
 }
 
-/// What an agent can do. Each is idempotent, or says why it is not.
+/// What an agent can do. Each is idempotent, or documents why it is not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "do")]
 pub enum Action {
@@ -281,6 +281,9 @@ pub enum Action {
         /// the line to replace (the last that matches) or remove (each that matches)
         #[serde(default)]
         regexp: Option<String>,
+        /// `line` refers to groups of `regexp`, as `\\1` or `\\g<name>`; where nothing matches, nothing changes
+        #[serde(default)]
+        backrefs: bool,
         /// remove instead
         #[serde(default)]
         absent: bool,
@@ -345,6 +348,9 @@ pub enum Action {
         /// a system account
         #[serde(default)]
         system: bool,
+        /// full name or remark (the GECOS field)
+        #[serde(default)]
+        comment: Option<String>,
     },
     /// A group.
     Group {

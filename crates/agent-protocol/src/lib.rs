@@ -1,8 +1,8 @@
 //! What the orchestrator and `septet-agent` say to each other over an SSH channel.
 //!
 //! Purpose: one closed set of [`Action`]s, their [`Outcome`]s, and the framing that carries them.
-//! Invariant: a frame that was cut, flipped or is too long is never delivered; a peer that speaks
-//! another [`PROTOCOL_VERSION`] is told so before any action is performed.
+//! Invariant: a frame that was cut, flipped or is too long is never delivered; a peer with
+//! another [`PROTOCOL_VERSION`] is refused before any action is performed.
 
 mod action;
 mod frame;
@@ -13,7 +13,7 @@ pub use frame::*;
 pub use mode::ModeChange;
 
 /// Version of this protocol. Both sides must have the same; the agent states its own in [`Hello`].
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Directory on a host that belongs to Septet: agents, stored blobs, what is restored at boot.
 pub const STATE_DIR: &str = "/var/lib/septet";

@@ -123,7 +123,7 @@ fn every_flipped_bit_of_a_frame_is_refused() {
 
 #[test]
 fn the_bytes_of_a_frame_do_not_change() {
-    assert_eq!(PROTOCOL_VERSION, 4, "a new version needs new golden bytes");
+    assert_eq!(PROTOCOL_VERSION, 5, "a new version needs new golden bytes");
     let json = br#"{"id":7,"batch":1,"check":false,"ignore_errors":false,"no_log":false,"action":{"do":"slurp","path":"/etc/hosts"}}"#;
     let golden = [&[0, 0, 0, 115, 0x5f, 0x50, 0xf5, 0x10, 0, 0, 0, 113], json.as_slice(), b"\x00\xff"].concat();
     assert_eq!(encode(&sample(), b"\x00\xff").unwrap(), golden);
@@ -135,6 +135,9 @@ fn the_bytes_of_a_frame_do_not_change() {
     // Version 4: modes by what they change, and files that must exist.
     assert_eq!(serde_json::to_string(&FileState::Exists).unwrap(), r#""exists""#);
     assert_eq!(serde_json::to_string(&FileState::Any).unwrap(), r#""any""#);
+    // Version 5: groups in a line, and a user's comment.
+    let line = r#"{"do":"lineinfile","path":"/x","line":"a","regexp":null,"backrefs":true,"absent":false,"insert":"eof","create":false,"attributes":{}}"#;
+    assert_eq!(words(&serde_json::from_str(line).unwrap()), line);
     // What is left out is the careful choice.
     let copy = serde_json::from_str(r#"{"do":"copy","path":"/x","content":"tail"}"#).unwrap();
     assert!(matches!(copy, Action::Copy { follow: false, .. }), "{copy:?}");

@@ -38,8 +38,11 @@ fn checked(kind: &str, name: &str) -> Result<(), FileError> {
 fn checked_fields(action: &Action) -> Result<(), FileError> {
     match action {
         Action::Group { name, .. } => checked("group", name),
-        Action::User { name, group, groups, home, shell, .. } => {
+        Action::User { name, group, groups, home, shell, comment, .. } => {
             checked("user", name)?;
+            if let Some(c) = comment.as_ref().filter(|c| c.bytes().any(|b| b == b':' || b.is_ascii_control())) {
+                return Err(FileError::Refused(format!("{c:?} is not a comment for an account")));
+            }
             group.iter().chain(groups.iter().flatten()).try_for_each(|g| checked("group", g))?;
             let bad = |p: &&String| !p.starts_with('/') || p.bytes().any(|b| b == b':' || b.is_ascii_control());
             match home.iter().chain(shell).find(bad) {
@@ -87,7 +90,7 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                 }
             }
         }
-        Action::User { name, absent, uid, group, groups, append, home, create_home, shell, system: is_system } => {
+        Action::User { name, absent, uid, group, groups, append, home, create_home, shell, system: is_system, comment } => {
             let old = User::from_name(name).map_err(system)?;
             let mut args: Vec<String> = Vec::new();
             let mut option = |flag: &str, value: &str| args.extend([flag.to_owned(), value.to_owned()]);
@@ -110,7 +113,11 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                     if let Some(s) = shell.as_ref().filter(|s| u.shell != std::path::Path::new(s)) {
                         option("-s", s);
                     }
-                    if let Some(wanted) = groups {
+                    if let Some(c) = comment.as_ref().filter(|c| u.gecos.to_bytes() != c.as_bytes()) {
+                        option("-c", c);
+                    }
+                    // As in Ansible: to be added to no group changes nothing.
+                    if let Some(wanted) = groups.as_ref().filter(|g| !(*append && g.is_empty())) {
                         let now = further_groups(name)?;
                         let lacking = wanted.iter().any(|g| !now.contains(g));
                         let surplus = !append && now.iter().any(|g| !wanted.contains(g));
@@ -140,6 +147,9 @@ pub fn account(action: &Action, check: bool) -> Result<Outcome, FileError> {
                     }
                     if let Some(s) = shell {
                         option("-s", s);
+                    }
+                    if let Some(c) = comment {
+                        option("-c", c);
                     }
                     if let Some(groups) = groups.as_ref().filter(|g| !g.is_empty()) {
                         option("-G", &groups.join(","));

@@ -75,7 +75,7 @@ pub fn unarchive(digest: &str, dest: &str, creates: &str, check: bool) -> Result
 }
 
 fn put_in_place(work: &Workplace<'_>, name: &OsStr, creates: &Path) -> Result<(), FileError> {
-    match work.dir.look(name).map_err(at("look at", creates))? {
+    match work.dir.lookup(name).map_err(at("stat", creates))? {
         None => return Err(FileError::Refused(format!("the archive holds no {}", name.display()))),
         Some(found) if !found.meta.is_dir() && !found.meta.is_file() => {
             return Err(FileError::Refused(format!("the archive's {} is neither a directory nor a file", name.display())));

@@ -144,7 +144,7 @@ impl Resolved {
 
     /// Sets them on a file that was made here.
     pub fn apply_to_new(&self, file: &File, shown: &Path) -> Result<(), FileError> {
-        let now = file.metadata().map_err(at("look at", shown))?;
+        let now = file.metadata().map_err(at("stat", shown))?;
         let other = |want: Option<u32>, is: u32| want.filter(|w| *w != is);
         let (uid, gid) = (other(self.uid, now.uid()), other(self.gid, now.gid()));
         if uid.is_some() || gid.is_some() {

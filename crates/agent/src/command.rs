@@ -35,7 +35,7 @@ pub fn stop_running() {
     kill(RUNNING.load(Ordering::SeqCst));
 }
 
-/// Whether the channel has ended: what waits then has nobody to wait for.
+/// Whether the channel has ended: waiting is pointless then.
 pub fn stopped() -> bool {
     STOPPED.load(Ordering::SeqCst)
 }
@@ -225,15 +225,15 @@ pub fn command(action: &Action, check: bool) -> Result<Outcome, FileError> {
         [_, flag, line] if flag == "-c" && !expand => json!(line),
         _ => json!(words),
     };
-    let skipped = |why: String, said: String| {
+    let skipped = |why: String, shown: String| {
         let none: [&str; 0] = [];
         Ok(Outcome::ok()
             .with_msg(why)
             .with("rc", 0)
             .with("cmd", cmd.clone())
-            .with("stdout_lines", [said.as_str()].as_slice())
+            .with("stdout_lines", [shown.as_str()].as_slice())
             .with("stderr_lines", none.as_slice())
-            .with("stdout", said)
+            .with("stdout", shown)
             .with("stderr", ""))
     };
     if let Some(path) = creates.as_ref().filter(|p| exists(p)) {

@@ -33,7 +33,7 @@ const NEW_DIRECTORY_MODE: u32 = 0o755;
 /// Backups that one second can make of one file.
 const MAX_BACKUPS_PER_SECOND: usize = 100;
 
-/// A unified diff, or a line that says why there is none.
+/// A unified diff, or a line with the reason why there is none.
 pub fn diff(path: &Path, before: Option<&[u8]>, after: &[u8]) -> String {
     let old = before.unwrap_or_default();
     if before == Some(after) {

@@ -44,7 +44,7 @@ fn memory_mb(key: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
-/// What Java there is: its major version, and what it says of itself. Nothing where there is none.
+/// The installed Java: its major version, and its own description. Nothing where there is none.
 fn java() -> Option<Value> {
     let home = std::env::var("JAVA_HOME").ok().map(|h| format!("{h}/bin/java")).filter(|p| Path::new(p).exists());
     let program = home.unwrap_or_else(|| "java".into());

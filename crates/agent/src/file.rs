@@ -118,12 +118,12 @@ pub fn file(ask: &Ask<'_>, check: bool) -> Result<Outcome, FileError> {
             }
         }
         FileState::Exists => {}
-        FileState::Any if place.found.is_none() => return Err(at("look at", &path)(not_there())),
+        FileState::Any if place.found.is_none() => return Err(at("stat", &path)(not_there())),
         FileState::Any => {}
         state => must_be(&place, state)?,
     }
     // Looked at again where something was made.
-    let now = if check { place.found } else { place.dir.look(&place.name).map_err(at("look at", &path))? };
+    let now = if check { place.found } else { place.dir.lookup(&place.name).map_err(at("stat", &path))? };
     if let Some(found) = now {
         set_attributes(&Target { dir: &place.dir, found, path }, &attributes, ask.recurse, check, &mut changes, 0)?;
     }
@@ -133,7 +133,7 @@ pub fn file(ask: &Ask<'_>, check: bool) -> Result<Outcome, FileError> {
 fn must_be(place: &Place, state: FileState) -> Result<(), FileError> {
     let path = place.path();
     let Some(found) = &place.found else {
-        return Err(at("look at", &path)(not_there()));
+        return Err(at("stat", &path)(not_there()));
     };
     let (right, kind) = match state {
         FileState::Directory => (found.meta.is_dir(), "a directory"),
@@ -221,14 +221,14 @@ fn set_attributes(
         let name = name.map_err(at("list", path))?;
         let path = path.join(&name);
         // What went away in between needs nothing.
-        if let Some(found) = inside.look(&name).map_err(at("look at", &path))? {
+        if let Some(found) = inside.lookup(&name).map_err(at("stat", &path))? {
             set_attributes(&Target { dir: &inside, found, path }, attributes, true, check, changes, depth + 1)?;
         }
     }
     Ok(())
 }
 
-/// What is at a path, in the form of Ansible's `stat`. It only tells, so every link on the way is followed. With a
+/// What is at a path, in the form of Ansible's `stat`. It only reads, so every link on the way is followed. With a
 /// checksum of a file, SHA-1 or SHA-256.
 pub fn stat(path: &str, follow: bool, sha256: Option<bool>) -> Result<Outcome, FileError> {
     let place = absolute(path)?;

@@ -1,7 +1,7 @@
 //! `lineinfile` and `blockinfile`: edits inside a file. The pure edit is a function over lines; the file is
 //! then replaced as a whole.
 
-use std::{io::Read, path::Path};
+use std::{cmp::Ordering, io::Read, path::Path};
 
 use regex::Regex;
 use septet_agent_protocol::{Attributes, Insert, Outcome};
@@ -83,17 +83,18 @@ fn edit(target: &Target<'_>, check: bool, change: impl FnOnce(&mut Vec<String>) 
     Ok(Outcome::changed_if(true).with_diff(Some(diff(&path, old.as_deref().map(str::as_bytes), new.as_bytes()))))
 }
 
+/// Where a new line goes. As in Ansible, these patterns see the carriage return at a line's end; that of `regexp` does not.
 fn place(lines: &[String], insert: &Insert) -> Result<usize, FileError> {
     Ok(match insert {
         Insert::Eof => lines.len(),
         Insert::Bof => 0,
         Insert::After(p) => {
             let p = pattern(p)?;
-            lines.iter().rposition(|l| p.is_match(bare(l))).map_or(lines.len(), |i| i + 1)
+            lines.iter().rposition(|l| p.is_match(l)).map_or(lines.len(), |i| i + 1)
         }
         Insert::Before(p) => {
             let p = pattern(p)?;
-            lines.iter().rposition(|l| p.is_match(bare(l))).unwrap_or(lines.len())
+            lines.iter().rposition(|l| p.is_match(l)).unwrap_or(lines.len())
         }
     })
 }
@@ -103,20 +104,69 @@ fn bare(line: &str) -> &str {
     line.trim_end_matches('\r')
 }
 
-/// One line is there, replaced, or gone.
-pub fn lineinfile(target: &Target<'_>, line: Option<&str>, regexp: Option<&str>, absent: bool, check: bool) -> Result<Outcome, FileError> {
-    let regexp = regexp.map(pattern).transpose()?;
-    edit(target, check, |lines| change_line(lines, line, regexp.as_ref(), absent, target.insert))
+/// The line that `lineinfile` adds, replaces or removes.
+#[derive(Default)]
+pub struct Line<'a> {
+    pub line: Option<&'a str>,
+    pub regexp: Option<&'a str>,
+    /// `line` refers to groups of `regexp`; where nothing matches, nothing changes
+    pub backrefs: bool,
+    pub absent: bool,
 }
 
-fn change_line(
-    lines: &mut Vec<String>,
-    line: Option<&str>,
-    regexp: Option<&Regex>,
-    absent: bool,
-    insert: &Insert,
-) -> Result<(), FileError> {
-    if absent {
+/// Adds, replaces or removes one line.
+pub fn lineinfile(target: &Target<'_>, wanted: &Line<'_>, check: bool) -> Result<Outcome, FileError> {
+    let mut msg = String::new();
+    let outcome = edit(target, check, |lines| {
+        let before = lines.clone();
+        change_line(lines, wanted, target.insert)?;
+        msg = match lines.len().cmp(&before.len()) {
+            Ordering::Greater => "line added".into(),
+            Ordering::Less => format!("{} line(s) removed", before.len() - lines.len()),
+            Ordering::Equal if *lines != before => "line replaced".into(),
+            Ordering::Equal => String::new(),
+        };
+        Ok(())
+    })?;
+    Ok(outcome.with("msg", msg))
+}
+
+/// A line whose references to groups (`\1`, `\g<1>`, `\g<name>`) are replaced, as Python's `Match.expand` does.
+fn expanded(line: &str, groups: &regex::Captures<'_>) -> Result<String, FileError> {
+    let bad = |reference: &str| FileError::Refused(format!("{line:?}: the regular expression has no group {reference}"));
+    let text = |m: Option<regex::Match<'_>>| m.map_or(String::new(), |m| m.as_str().to_owned());
+    let (mut out, mut rest) = (String::new(), line);
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        let (reference, behind) = match after.strip_prefix("g<").and_then(|a| a.split_once('>')) {
+            Some(named) => named,
+            None => after.split_at(after.bytes().take(2).take_while(u8::is_ascii_digit).count()),
+        };
+        rest = behind;
+        match (reference.parse::<usize>(), reference) {
+            (Ok(n), _) if n < groups.len() => out.push_str(&text(groups.get(n))),
+            (Err(_), "") => {
+                let escaped = rest.chars().next().ok_or_else(|| bad("behind the last backslash"))?;
+                out.push(match escaped {
+                    'n' => '\n',
+                    't' => '\t',
+                    'r' => '\r',
+                    '\\' => '\\',
+                    other => return Err(FileError::Refused(format!("{line:?}: unknown escape \\{other}"))),
+                });
+                rest = &rest[1..];
+            }
+            (Err(_), name) => out.push_str(&text(Some(groups.name(name).ok_or_else(|| bad(name))?))),
+            (Ok(_), _) => return Err(bad(reference)),
+        }
+    }
+    Ok(out + rest)
+}
+
+fn change_line(lines: &mut Vec<String>, wanted: &Line<'_>, insert: &Insert) -> Result<(), FileError> {
+    let regexp = wanted.regexp.map(pattern).transpose()?;
+    let (line, regexp) = (wanted.line, regexp.as_ref());
+    if wanted.absent {
         match (regexp, line) {
             (Some(p), _) => lines.retain(|l| !p.is_match(bare(l))),
             (None, Some(line)) => lines.retain(|l| bare(l) != line),
@@ -128,9 +178,13 @@ fn change_line(
     }
     let line = line.ok_or_else(|| FileError::Refused("state=present needs line".into()))?;
     if let Some(i) = regexp.and_then(|p| lines.iter().rposition(|l| p.is_match(bare(l)))) {
-        if bare(&lines[i]) != line {
-            lines[i] = line.to_owned();
+        let groups = regexp.filter(|_| wanted.backrefs).and_then(|p| p.captures(bare(&lines[i])));
+        let new = groups.map_or_else(|| Ok(line.to_owned()), |g| expanded(line, &g))?;
+        if bare(&lines[i]) != new {
+            lines[i] = new;
         }
+    } else if wanted.backrefs {
+        // As in Ansible: such a line is for replacing only.
     } else if !lines.iter().any(|l| bare(l) == line) {
         let at = place(lines, insert)?;
         lines.insert(at, line.to_owned());
@@ -192,11 +246,36 @@ mod tests {
             ("a b a", Some("a"), None, true, Insert::Eof, "b"),
         ];
         for (before, line, regexp, absent, insert, after) in cases {
-            let regexp = regexp.map(|p| pattern(p).unwrap());
+            let wanted = Line { line, regexp, absent, backrefs: false };
             let mut got = lines(before);
             for _ in 0..2 {
-                change_line(&mut got, line, regexp.as_ref(), absent, &insert).unwrap();
+                change_line(&mut got, &wanted, &insert).unwrap();
                 assert_eq!(got, lines(after), "{before:?} {line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_may_refer_to_groups() {
+        // (line, regexp, after); `a=1 b=2` before
+        let cases = [
+            (r"b=\g<1>0", r"^b=(\d+)$", Ok("a=1 b=20")),
+            (r"\2=\1", r"^(\w)=(\d)$", Ok("a=1 2=b")),
+            (r"b=\g<n>\\$1", r"^b=(?P<n>\d)$", Ok(r"a=1 b=2\$1")),
+            (r"c=\1", r"^c=(.*)$", Ok("a=1 b=2")),
+            (r"b=\2", r"^b=(\d)$", Err("no group 2")),
+            (r"b=\g<x>", r"^b=(\d)$", Err("no group x")),
+            (r"b=\q", r"^b=(\d)$", Err("unknown escape")),
+            ("b=\\", r"^b=(\d)$", Err("last backslash")),
+        ];
+        for (line, regexp, after) in cases {
+            let mut got = lines("a=1 b=2");
+            let wanted = Line { line: Some(line), regexp: Some(regexp), backrefs: true, absent: false };
+            let result = change_line(&mut got, &wanted, &Insert::Eof);
+            match (result, after) {
+                (Ok(()), Ok(after)) => assert_eq!(got, lines(after), "{line}"),
+                (Err(e), Err(words)) => assert!(e.to_string().contains(words), "{line}: {e}"),
+                (other, after) => panic!("{line}: {:?} {after:?}", other.map_err(|e| e.to_string())),
             }
         }
     }

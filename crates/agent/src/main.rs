@@ -64,7 +64,7 @@ fn serve() -> Result<(), FrameError> {
         Hello { protocol: PROTOCOL_VERSION, version: env!("CARGO_PKG_VERSION").into(), digest, uid: nix::unistd::geteuid().as_raw() };
     write_frame(&mut out, &hello, &[])?;
 
-    // A store that cannot be tidied says why when it is needed.
+    // A store that cannot be tidied is reported when it is needed.
     let _ = store::tidy();
 
     let queue = Arc::new(Queue::default());

@@ -21,11 +21,9 @@ pub fn perform(request: &Request, tail: &[u8]) -> Outcome {
             let (state, src, recurse, follow) = (*state, src.as_deref(), *recurse, *follow);
             file::file(&file::Ask { path, state, src, attributes, recurse, follow }, check)
         }
-        Action::Lineinfile { path, line, regexp, absent, insert, create, attributes } => lines::lineinfile(
+        Action::Lineinfile { path, line, regexp, backrefs, absent, insert, create, attributes } => lines::lineinfile(
             &lines::Target { path, create: *create, attributes, insert },
-            line.as_deref(),
-            regexp.as_deref(),
-            *absent,
+            &lines::Line { line: line.as_deref(), regexp: regexp.as_deref(), backrefs: *backrefs, absent: *absent },
             check,
         ),
         Action::Blockinfile { path, block, begin, end, insert, create, attributes } => {

@@ -147,7 +147,7 @@ impl Directory {
     }
 
     /// What has this name here, without following it.
-    pub fn look(&self, name: &OsStr) -> io::Result<Option<Handle>> {
+    pub fn lookup(&self, name: &OsStr) -> io::Result<Option<Handle>> {
         match openat(&self.handle.fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => Handle::of(fd).map(Some),
             Err(rustix::io::Errno::NOENT) => Ok(None),
@@ -273,7 +273,7 @@ impl Place {
         self.found.as_ref().is_some_and(|f| fs::metadata("/").is_ok_and(|root| same(&root, &f.meta)))
     }
 
-    /// Whether something is mounted exactly here. Only root mounts, so nobody else can pretend it.
+    /// Whether something is mounted exactly here. Only root mounts, so it cannot be faked.
     pub fn is_mount_point(&self) -> bool {
         let Some(path) = fs::read_link(self.dir.proc_path()).ok().map(|dir| dir.join(&self.name)) else {
             return false;
@@ -308,9 +308,9 @@ pub fn walk(path: &Path, follow: Follow, make: &mut dyn FnMut(&Directory, &OsStr
         }
         let here = dir.path.join(&name);
         let last = left.is_empty();
-        let mut found = dir.look(&name).map_err(at("look at", &here))?;
+        let mut found = dir.lookup(&name).map_err(at("stat", &here))?;
         if found.is_none() && !last && make(dir, &name)? {
-            found = dir.look(&name).map_err(at("look at", &here))?;
+            found = dir.lookup(&name).map_err(at("stat", &here))?;
         }
         let Some(handle) = found else {
             if !last {
@@ -342,7 +342,7 @@ pub fn walk(path: &Path, follow: Follow, make: &mut dyn FnMut(&Directory, &OsStr
         let next = dir.enter(&name).map_err(at("open the directory", &here))?;
         stack.push(next);
     }
-    let this = stack.last().map(|d| d.look(OsStr::new("."))).transpose().map_err(at("look at", path))?.flatten();
+    let this = stack.last().map(|d| d.lookup(OsStr::new("."))).transpose().map_err(at("stat", path))?.flatten();
     end(stack, ".".into(), this)
 }
 
@@ -371,7 +371,7 @@ pub fn make_directories(
     let mut make = |dir: &Directory, name: &OsStr| {
         let here = dir.path.join(name);
         dir.make(name, mode).map_err(at("make", &here))?;
-        if let Some(handle) = dir.look(name).map_err(at("look at", &here))? {
+        if let Some(handle) = dir.lookup(name).map_err(at("stat", &here))? {
             made(dir, &handle, &here)?;
         }
         Ok(true)

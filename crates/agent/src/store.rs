@@ -33,7 +33,7 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 const MAX_UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Blobs that this process holds at most; the oldest goes first.
 const MAX_HELD: usize = 16;
-/// The store is nobody else's.
+/// The store belongs to root alone.
 const STORE_MODE: u32 = 0o700;
 const STATE_MODE: u32 = 0o755;
 
@@ -94,7 +94,7 @@ fn directory() -> Result<Directory, FileError> {
     let name = path.file_name().unwrap_or_default();
     let state = make_directories(Path::new(STATE_DIR), Follow::OWN, STATE_MODE, &mut |_, _, _| Ok(()))?;
     close_to_others(&state, STATE_MODE)?;
-    if state.look(name).map_err(at("look at", path))?.is_none() {
+    if state.lookup(name).map_err(at("stat", path))?.is_none() {
         state.make(name, STORE_MODE).map_err(at("make", path))?;
     }
     let dir = state.enter(name).map_err(at("open the directory", path))?;
@@ -248,14 +248,14 @@ fn prune(dir: &Directory, keep: &str) -> Result<(), FileError> {
     let (now, mut blobs) = (SystemTime::now(), Vec::new());
     for name in dir.names().map_err(fail())? {
         let name = name.map_err(fail())?;
-        let Some(found) = dir.look(&name).map_err(fail())?.filter(|f| f.meta.is_file() && name != keep) else { continue };
+        let Some(found) = dir.lookup(&name).map_err(fail())?.filter(|f| f.meta.is_file() && name != keep) else { continue };
         let used = found.meta.modified().map_err(fail())?;
         let most = if name.as_encoded_bytes().starts_with(b".") { MAX_UNFINISHED_AGE } else { MAX_AGE };
         blobs.push((now.duration_since(used).is_ok_and(|age| age > most), used, found.meta.len(), name));
     }
     // What is too old comes first, then by age.
     blobs.sort_by_key(|(expired, used, ..)| (!expired, *used));
-    let kept = dir.look(OsStr::new(keep)).ok().flatten().map_or(0, |f| f.meta.len());
+    let kept = dir.lookup(OsStr::new(keep)).ok().flatten().map_or(0, |f| f.meta.len());
     let mut total = blobs.iter().fold(kept, |sum, (_, _, len, _)| sum.saturating_add(*len));
     for (expired, _, len, name) in blobs {
         if !expired && total <= MAX_STORE_BYTES {

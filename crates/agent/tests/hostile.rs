@@ -70,7 +70,16 @@ fn file(path: PathBuf, state: FileState, follow: Option<bool>) -> Action {
 
 fn line(path: PathBuf) -> Action {
     let line = Some("evil".to_owned());
-    Action::Lineinfile { path: text(path), line, regexp: None, absent: false, insert: Insert::Eof, create: true, attributes: theirs(0o644) }
+    Action::Lineinfile {
+        path: text(path),
+        line,
+        regexp: None,
+        backrefs: false,
+        absent: false,
+        insert: Insert::Eof,
+        create: true,
+        attributes: theirs(0o644),
+    }
 }
 
 fn block(path: PathBuf) -> Action {
@@ -505,6 +514,7 @@ fn an_accounts_name_is_never_an_option_or_a_field() {
         create_home: false,
         shell: shell.map(str::to_owned),
         system: false,
+        comment: None,
     };
     for bad in ["", "-r", "--root=/x", "a:b", "a,root", "a b", "a\nroot", "a/b", &"x".repeat(300)] {
         let group = Action::Group { name: bad.into(), absent: true, gid: None, system: false };

@@ -24,6 +24,7 @@ impl Line {
             path: text(dir.path("f")),
             line: self.line.map(str::to_owned),
             regexp: self.regexp.map(str::to_owned),
+            backrefs: false,
             absent: self.absent,
             insert: self.insert,
             create: self.create,

@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use septet_daemon::metrics::Registry;
+use septet_zookeeper as zk;
 use tokio::sync::watch;
-use zookeeper_client as zk;
 
 use crate::{
     cluster::{
@@ -23,9 +24,11 @@ use crate::{
         topic_ids::TopicIds,
     },
     config::Config,
+    configs::DynamicConfig,
     fetch_sessions::Sessions,
     groups::Coordinator,
     log::{Files, LogError, ProducerQuota},
+    metrics,
     net::{
         admission::Admission,
         budget::{Budget, Budgets},
@@ -65,8 +68,10 @@ pub enum StartError {
 
 /// The broker.
 pub struct Broker {
-    /// its configuration
+    /// its configuration, as the file has it
     pub config: Config,
+    /// its configuration, with what is set at run time
+    pub dynamic: DynamicConfig,
     /// what it knows of the cluster
     pub image: watch::Sender<Arc<Image>>,
     /// the session with the coordinator, once there is one
@@ -92,6 +97,8 @@ pub struct Broker {
     /// takes events while this broker is the controller
     pub controller: watch::Sender<Option<Events>>,
     epoch: AtomicI64,
+    /// what is measured
+    pub metrics: Arc<Registry>,
     /// consumer groups of the partitions of the offsets topic that this broker leads
     pub groups: Arc<Coordinator>,
     _lock: fs::File,
@@ -113,7 +120,7 @@ impl Broker {
         tracing::info!("up to {} segment files are kept open, up to {connections} connections are served", descriptors.files);
         let shared = Shared::new(config.broker_id, config.replica_lag_max_ms);
         Ok(Self {
-            admission: Admission::new(connections, config.max_connections_per_ip),
+            admission: Admission::new(descriptors.connections, config.max_connections, config.max_connections_per_ip),
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
             quota: Quota::default(),
             producer_ids: ProducerIds::default(),
@@ -121,6 +128,7 @@ impl Broker {
             groups: Coordinator::new(config.groups.clone()),
             fetch_sessions: Sessions::new(config.fetch_session_slots),
             topic_ids: TopicIds::default(),
+            dynamic: DynamicConfig::new(config.clone()),
             config,
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
@@ -128,6 +136,7 @@ impl Broker {
             topic_configs: TopicConfigs::default(),
             controller: watch::Sender::new(None),
             epoch: AtomicI64::new(-1),
+            metrics: metrics::registry(),
             _lock: file,
         })
     }
@@ -228,13 +237,14 @@ impl Broker {
     async fn compact(self: Arc<Self>) {
         loop {
             let broker = self.clone();
-            let buffer = self.config.cleaner_buffer;
+            let config = self.dynamic.get().config.clone();
+            let buffer = config.cleaner_buffer;
             let found = tokio::task::spawn_blocking(move || broker.storage.clean_one(buffer)).await;
             if let Err(e) = &found {
                 tracing::error!("compaction: {e}");
             }
             if !found.unwrap_or(false) {
-                tokio::time::sleep(self.config.cleaner_backoff).await;
+                tokio::time::sleep(config.cleaner_backoff).await;
             }
         }
     }
@@ -266,7 +276,7 @@ impl Broker {
                 _ = retention.tick() => Storage::expire,
                 _ = removal.tick() => Storage::remove_due,
                 _ = producers.tick() => {
-                    self.storage.expire_producers(self.config.producer_expiration_ms);
+                    self.storage.expire_producers(self.dynamic.get().config.producer_expiration_ms);
                     continue;
                 }
             };

@@ -13,7 +13,9 @@
 //! | [`replica`] | replicas on this broker: fetching, ISR changes, controlled shutdown |
 //! | [`groups`] | committed offsets, in `__consumer_offsets` |
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
+//! | [`configs`] | settings as administrators see and change them |
 //! | [`fetch_sessions`], [`watch`] | what clients fetch, and what is told of changes |
+//! | [`metrics`] | what Prometheus gets |
 //! | [`records`] | the records in a batch: checked before they are stored |
 //! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
 
@@ -21,11 +23,13 @@ pub mod batch;
 pub mod broker;
 pub mod cluster;
 pub mod config;
+pub mod configs;
 pub mod core;
 pub mod fetch_sessions;
 pub mod groups;
 pub mod handlers;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod partition;
 pub mod records;

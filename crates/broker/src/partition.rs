@@ -22,7 +22,7 @@ pub use follow::{FetchPosition, FollowError};
 use crate::{
     batch,
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
-    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Slice, locate, now_ms},
+    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Producer, Slice, locate, now_ms},
     records,
     topic_settings::TopicSettings,
     watch::Watchers,
@@ -104,6 +104,8 @@ pub struct Fetched {
     pub start_offset: i64,
     /// there are records that this reader may read, whether or not they had room
     pub more: bool,
+    /// for a reader of committed records only: producers and first offsets of transactions that were aborted
+    pub aborted: Option<Vec<(i64, i64)>>,
 }
 
 /// What is read.
@@ -224,6 +226,8 @@ impl Partition {
         let mut inner = self.inner();
         let effects = inner.replication.answered(proposal, answer, now_ms(), self.shared.lag);
         self.carry_out(inner, effects);
+        // Followers that caught up meanwhile are looked at again.
+        self.wake();
     }
 
     /// Epochs of the brokers that follow, for what describes a partition: number, log end.
@@ -382,6 +386,11 @@ impl Partition {
         self.inner().log.start_is_within()
     }
 
+    /// Bytes of all segments.
+    pub fn size(&self) -> u64 {
+        self.inner().log.size()
+    }
+
     /// Offset up to which the log is on the disk.
     pub fn recovery_point(&self) -> i64 {
         self.inner().log.recovery_point()
@@ -420,8 +429,12 @@ impl Partition {
             true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| storage_error("read", &e)),
             false => Ok(None),
         };
+        let aborted = read.stable_only.then(|| match &found {
+            Ok(Some(_)) => inner.log.aborted_transactions(read.offset, limit).iter().map(|a| (a.producer_id, a.first_offset)).collect(),
+            _ => Vec::new(),
+        });
         self.carry_out(inner, effects);
-        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit })
+        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit, aborted })
     }
 
     /// Reads whole batches from an offset on, at least one if there is any.
@@ -521,6 +534,11 @@ impl Partition {
     /// It is compacted up to an offset.
     pub fn set_cleaned_to(&self, offset: i64) {
         self.inner().log.set_cleaned_to(offset);
+    }
+
+    /// Producers that are remembered, by id.
+    pub fn producers(&self) -> Result<Vec<(i64, Producer)>, ResponseError> {
+        Ok(self.leading()?.log.producers().map(|(id, p)| (id, *p)).collect())
     }
 
     /// Forgets producers that were silent for so long, in milliseconds.

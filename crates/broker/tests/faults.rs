@@ -67,7 +67,8 @@ struct Timeline {
 impl Timeline {
     fn note(&mut self, event: &str) {
         println!("{:7.2} s  {event}", self.begun.elapsed().as_secs_f64());
-        let wall = Command::new("date").args(["-u", "+%H:%M:%S.%3N"]).output().map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+        let wall =
+            Command::new("date").args(["-u", "+%H:%M:%S.%3N"]).output().map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
         self.events.push(format!("{:7.2} s  {}  {event}", self.begun.elapsed().as_secs_f64(), wall.unwrap_or_default()));
     }
 }
@@ -305,7 +306,9 @@ fn judge(said: &str, logs: &[Vec<u8>]) {
             let of: Vec<_> = found.iter().filter(|r| r.1 == producer).collect();
             for (wanted, (offset, _, sequence)) in of.iter().enumerate() {
                 if *sequence != wanted {
-                    problems.push(format!("partition {partition}: offset {offset} is record {sequence} of producer {producer}, expected {wanted}"));
+                    problems.push(format!(
+                        "partition {partition}: offset {offset} is record {sequence} of producer {producer}, expected {wanted}"
+                    ));
                     break;
                 }
             }
@@ -314,10 +317,12 @@ fn judge(said: &str, logs: &[Vec<u8>]) {
                 problems.push(format!("partition {partition}: {} records of producer {producer}, {sent} were sent", of.len()));
             }
         }
-        let place: HashMap<(usize, usize), i64> = found.iter().map(|(offset, producer, sequence)| ((*producer, *sequence), *offset)).collect();
+        let place: HashMap<(usize, usize), i64> =
+            found.iter().map(|(offset, producer, sequence)| ((*producer, *sequence), *offset)).collect();
         let wrong = acknowledged.iter().filter(|((_, p, _), _)| *p == partition);
         // An acknowledgement of a batch that was sent again may not know its offset.
-        let wrong: Vec<_> = wrong.filter(|((k, _, s), offset)| place.get(&(*k, *s)).is_none_or(|at| at != *offset && **offset >= 0)).collect();
+        let wrong: Vec<_> =
+            wrong.filter(|((k, _, s), offset)| place.get(&(*k, *s)).is_none_or(|at| at != *offset && **offset >= 0)).collect();
         if let Some(((producer, _, sequence), offset)) = wrong.iter().min() {
             problems.push(format!(
                 "partition {partition}: {} acknowledged records are lost or elsewhere; the first is {producer}:{sequence} at {offset}, found at {:?}",
@@ -373,9 +378,7 @@ fn nothing_acknowledged_is_lost_while_servers_fail() {
     command.stdout(fs::File::create(&out).unwrap());
     let mut clients = Process::spawn(command, cluster.dir.path().join("clients.err"));
     let said = || fs::read_to_string(&out).unwrap();
-    eventually("all of the group's members read", SOON, || {
-        (said().lines().filter(|l| l.starts_with("C ")).count() > 20).then_some(())
-    });
+    eventually("all of the group's members read", SOON, || (said().lines().filter(|l| l.starts_with("C ")).count() > 20).then_some(()));
     let mut timeline = Timeline { seed, begun: Instant::now(), events: Vec::new() };
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         faults(&mut cluster, &mut rng, &mut timeline, length);
@@ -453,7 +456,10 @@ fn leaders_are_back_within_a_second_of_a_kill_and_within_the_session_of_a_cut() 
         });
         cluster.kill(dead);
         let took = leaders_without(&cluster, dead);
-        println!("broker {dead} killed, {}: leaders after {took:?}", if dead == controller { "the controller" } else { "not the controller" });
+        println!(
+            "broker {dead} killed, {}: leaders after {took:?}",
+            if dead == controller { "the controller" } else { "not the controller" }
+        );
         assert!(took < Duration::from_secs(1), "leaders after {took:?}");
         let begun = Instant::now();
         write_to_all(&cluster, dead % 3 + 1, round);

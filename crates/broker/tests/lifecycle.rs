@@ -133,9 +133,9 @@ fn retention_segments_and_timestamps_go_by_the_topic() {
     create(&cluster, "clocked", &[("message.timestamp.type", "LogAppendTime")]).unwrap();
     create(&cluster, "small", &[("max.message.bytes", "50")]).unwrap();
     for (key, value, part) in [
-        ("retention.ms", "soon", "Invalid value for configuration retention.ms: \"soon\""),
-        ("segment.bytes", "1", "from 14"),
-        ("cleanup.policy", "burn", "neither delete nor compact"),
+        ("retention.ms", "soon", "Invalid value soon for configuration retention.ms: Not a number of type LONG"),
+        ("segment.bytes", "1", "Value must be at least 14"),
+        ("cleanup.policy", "burn", "String must be one of: compact, delete"),
         ("no.such.key", "1", "Unknown topic config name: no.such.key"),
     ] {
         let (code, message) = create(&cluster, "refused", &[(key, value)]).unwrap_err();

@@ -30,7 +30,7 @@ const ATTEMPTS: u32 = 6;
 /// Time to reach a server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where and as whom.
+/// Region, endpoint and credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// region; that of the profile or the environment otherwise
@@ -50,7 +50,7 @@ pub struct Stats {
     pub requests: u64,
     /// time during which at least one request was under way
     pub waited: Duration,
-    /// server's clock minus ours, in seconds, where a server told
+    /// server's clock minus ours, in seconds, if known
     pub clock_skew_s: Option<i64>,
 }
 

@@ -9,7 +9,7 @@ use aws_smithy_runtime_api::http::Response;
 pub struct ApiError {
     /// the call, as `RunInstances`
     pub action: &'static str,
-    /// AWS's code, as `InsufficientInstanceCapacity`; `Timeout`, `Connection` or `Client` where the service said nothing
+    /// AWS's code, as `InsufficientInstanceCapacity`; `Timeout`, `Connection` or `Client` where the service did not answer
     pub code: String,
     /// HTTP status, 0 where there was no answer
     pub status: u16,
@@ -124,7 +124,7 @@ impl ApiError {
     pub fn is_dry_run(&self) -> bool {
         self.code == "DryRunOperation"
     }
-    /// Whether it may have happened all the same: nobody knows how far the call came.
+    /// Whether the call may have taken effect although it failed.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self.code.as_str(), TIMEOUT | CONNECTION) || (self.status >= 500 && !self.is_capacity())
     }

@@ -7,7 +7,7 @@ use aws_smithy_types::Blob;
 
 use crate::{ApiError, Client, Instance, InstanceState, Launch, NewVolume, Tags, describe::instance};
 
-/// How often a launch is repeated under the same token after an answer that is no answer.
+/// How often a launch is repeated under the same token after an ambiguous answer.
 const LAUNCH_ATTEMPTS: u32 = 6;
 
 pub(crate) fn specification(kind: sdk::ResourceType, tags: &Tags) -> sdk::TagSpecification {

@@ -161,7 +161,7 @@ pub struct RouteTable {
     pub tags: Tags,
 }
 
-/// A network interface: who has which address.
+/// A network interface: the owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Interface {

@@ -1,5 +1,5 @@
 //! Security groups, key pairs, and a VPC of one's own. These calls have no client token: whoever makes them looks first, and looks
-//! again after an answer that is no answer.
+//! again after an ambiguous answer.
 
 use aws_sdk_ec2::types as sdk;
 use aws_smithy_types::Blob;
@@ -31,7 +31,7 @@ impl Client {
         answer.group_id.ok_or_else(|| ApiError::empty("CreateSecurityGroup", "id"))
     }
 
-    /// Lets traffic in. A rule that is there already is no error.
+    /// Lets traffic in. An existing rule is not an error.
     pub async fn allow(&self, group: &str, rules: &[Rule]) -> Result<(), ApiError> {
         let call = self.ec2.authorize_security_group_ingress().group_id(group).set_ip_permissions(Some(permissions(rules)));
         match self.timed(call.send()).await.map_err(|e| ApiError::from_sdk("AuthorizeSecurityGroupIngress", e)) {
@@ -111,7 +111,7 @@ impl Client {
         answer.internet_gateway.and_then(|g| g.internet_gateway_id).ok_or_else(|| ApiError::empty("CreateInternetGateway", "id"))
     }
 
-    /// Attaches a gateway to a VPC; one that is attached already is no error.
+    /// Attaches a gateway to a VPC; an attached one is not an error.
     pub async fn attach_gateway(&self, gateway: &str, vpc: &str) -> Result<(), ApiError> {
         let call = self.ec2.attach_internet_gateway().internet_gateway_id(gateway).vpc_id(vpc).send();
         match self.timed(call).await.map_err(|e| ApiError::from_sdk("AttachInternetGateway", e)) {
@@ -142,7 +142,7 @@ impl Client {
         answer.route_table.and_then(|t| t.route_table_id).ok_or_else(|| ApiError::empty("CreateRouteTable", "id"))
     }
 
-    /// Gives a subnet a table of routes; one that it has already is no error.
+    /// Gives a subnet a table of routes; an existing one is not an error.
     pub async fn associate_route_table(&self, table: &str, subnet: &str) -> Result<(), ApiError> {
         let call = self.ec2.associate_route_table().route_table_id(table).subnet_id(subnet).send();
         match self.timed(call).await.map_err(|e| ApiError::from_sdk("AssociateRouteTable", e)) {
@@ -157,7 +157,7 @@ impl Client {
         self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("DeleteRouteTable", e))
     }
 
-    /// Sends all that leaves a VPC through a gateway; a route that is there already is no error.
+    /// Sends all that leaves a VPC through a gateway; an existing route is not an error.
     pub async fn route_out(&self, table: &str, gateway: &str) -> Result<(), ApiError> {
         let call = self.ec2.create_route().route_table_id(table).destination_cidr_block("0.0.0.0/0").gateway_id(gateway).send();
         match self.timed(call).await.map_err(|e| ApiError::from_sdk("CreateRoute", e)) {

@@ -1,4 +1,4 @@
-//! What one wants to know before anything is made: who one is, what there is, how much is allowed.
+//! Questions before anything is made: the caller's identity, what exists, quotas.
 
 use aws_sdk_ec2::types as sdk;
 

@@ -241,7 +241,12 @@ impl Reader<'_> {
         task.failed_when = conditions(f.take("failed_when"));
         task.changed_when = conditions(f.take("changed_when"));
         task.until = conditions(f.take("until"));
-        task.retries = f.take("retries").map(|n| n.number(0, 10_000)).transpose()?.unwrap_or(3) as u32;
+        let retries = f.take("retries").map(|n| n.number(0, 10_000)).transpose()?;
+        if retries.is_some() && task.until.is_none() {
+            // As in Ansible: until the task succeeds.
+            task.until = Some(Vec::new());
+        }
+        task.retries = retries.unwrap_or(3) as u32;
         task.delay_s = f.take("delay").map(|n| n.number(0, 3600)).transpose()?.unwrap_or(5) as u64;
         task.vars = self.vars(f.take("vars"))?;
         task.environment = self.environment(f.take("environment"))?;
@@ -289,7 +294,7 @@ impl Reader<'_> {
         });
         let Some((key, _, arguments)) = rest.pop() else {
             if self.errors.iter().any(|e| e.place.as_ref().is_some_and(|p| p.file == node.source.path && p.line >= node.line)) {
-                // `local_action` and the like took the module's place; that was said.
+                // `local_action` and the like took the module's place; that error is reported already.
                 return Ok(Work::FlushHandlers);
             }
             return Err(node.error("the task has no module").hint(format!("modules: {}", modules::names().join(", "))));
@@ -381,6 +386,9 @@ fn file_of(n: &Node) -> Result<String> {
         NodeKind::Map(_) => {
             let mut inner = n.fields()?;
             let file = inner.need("file")?.string()?;
+            if let Some(apply) = inner.take("apply") {
+                return Err(apply.error("`apply` is not supported").hint("write its keywords on the tasks in the file"));
+            }
             inner.finish()?;
             Ok(file)
         }

@@ -1,4 +1,4 @@
-//! What is under way on one host: answers that are waited for, judged by the task's conditions, and told in the
+//! Actions in flight on one host: their answers, judged by the task's conditions, and reported in the
 //! order of the tasks.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use septet_agent_protocol::{Outcome, Request, Status};
 use serde_json::{Map, Value, json};
 
-use super::{Stop, Worker, holds, next_batch};
+use super::{Stop, Worker, evaluate::holds, next_batch};
 use crate::{
     error::Result,
     modules::{Blob, Prepared},
@@ -20,7 +20,7 @@ use crate::{
 pub(super) enum Answer {
     Ready(Box<Outcome>),
     /// of an item whose `when` does not hold
-    Left,
+    Skipped,
     Coming {
         pending: crate::ssh::Pending,
         request: Box<Request>,
@@ -35,7 +35,7 @@ pub(super) struct Item {
 }
 
 /// What became of an item.
-pub(super) struct Landed {
+pub(super) struct Completed {
     pub(super) label: Option<Value>,
     pub(super) outcome: Outcome,
     /// its `when` did not hold
@@ -50,7 +50,7 @@ pub(super) struct Flight<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Waits for all that is under way and tells what became of it.
+    /// Waits for all actions in flight and reports their results.
     pub(super) async fn flush(&mut self) -> Result<(), Stop> {
         let mut flights = std::mem::take(&mut self.flights);
         self.in_flight = 0;
@@ -63,10 +63,10 @@ impl<'a> Worker<'a> {
                     Ok(o) => o,
                     Err(e) => return Err(self.lost(&e)),
                 };
-                let (label, left) = (flights[i].items[j].label.clone(), matches!(flights[i].items[j].answer, Answer::Left));
+                let (label, left) = (flights[i].items[j].label.clone(), matches!(flights[i].items[j].answer, Answer::Skipped));
                 let outcome = if left { outcome } else { self.judge(flights[i].task, label.as_ref(), outcome).await? };
                 let not_run = outcome.status == Status::NotRun;
-                results.push(Landed { label, outcome, left });
+                results.push(Completed { label, outcome, left });
                 if not_run {
                     break;
                 }
@@ -86,7 +86,7 @@ impl<'a> Worker<'a> {
         for _ in 0..3 {
             let (outcome, blob, stopped) = match &mut flights[i].items[j].answer {
                 Answer::Ready(o) => return Ok((**o).clone()),
-                Answer::Left => return Ok(Outcome::new(Status::Skipped)),
+                Answer::Skipped => return Ok(Outcome::new(Status::Skipped)),
                 Answer::Coming { pending, blob, request, .. } => {
                     let outcome = self.answer(pending).await?;
                     let stopped = outcome.status == Status::Failed && !request.ignore_errors;
@@ -161,11 +161,14 @@ impl<'a> Worker<'a> {
             // As in Ansible: once, and then as often as `retries` says, three times if it does not.
             let attempts = task.retries.saturating_add(1);
             for attempt in 1..=attempts {
-                let met = self.with_result(task, item, &outcome, |r| holds(r, until));
+                outcome.values.insert("attempts".into(), attempt.into());
+                let failed = outcome.status == Status::Failed;
+                let met = self.with_result(task, item, &outcome, |r| Ok(holds(r, until)? && !(until.is_empty() && failed)));
                 match met {
                     Ok(true) => break,
                     Ok(false) if attempt == attempts => {
                         outcome.status = Status::Failed;
+                        outcome.values.insert("attempts".into(), task.retries.into());
                         if outcome.msg.is_empty() {
                             outcome.msg = format!("`until` does not hold after {attempt} tries");
                         }
@@ -187,7 +190,7 @@ impl<'a> Worker<'a> {
                     Ok((user, Prepared::Remote { action, tail, blob })) => {
                         match Box::pin(self.submit(task, user, true, action, tail, blob)).await? {
                             Answer::Ready(o) => *o,
-                            Answer::Left => Outcome::new(Status::Skipped),
+                            Answer::Skipped => Outcome::new(Status::Skipped),
                             Answer::Coming { mut pending, .. } => match self.answer(&mut pending).await {
                                 Ok(o) => o,
                                 Err(e) => return Err(self.lost(&e)),
@@ -230,8 +233,8 @@ impl<'a> Worker<'a> {
         f(&renderer)
     }
 
-    /// Counts, tells, registers, notifies; stops the host at a failure.
-    fn conclude(&mut self, task: &'a Task, looped: bool, handler: bool, results: Vec<Landed>) -> Result<(), Stop> {
+    /// Counts, reports, registers, notifies; stops the host at a failure.
+    fn conclude(&mut self, task: &'a Task, looped: bool, handler: bool, results: Vec<Completed>) -> Result<(), Stop> {
         let any = |s: Status| results.iter().any(|r| r.outcome.status == s);
         if results.iter().all(|r| r.left || r.outcome.status == Status::NotRun) {
             // A failure before this one has stopped the host already; here there was none.
@@ -247,7 +250,7 @@ impl<'a> Worker<'a> {
                 .filter_map(|r| r.outcome.values.get("dest")?.as_str().map(str::to_owned));
             self.state.would_change.extend(files);
         }
-        for Landed { label, outcome, .. } in results.iter().filter(|r| !r.left) {
+        for Completed { label, outcome, .. } in results.iter().filter(|r| !r.left) {
             let status = match outcome.status {
                 Status::Ok => TaskStatus::Ok,
                 Status::Changed => TaskStatus::Changed,
@@ -268,10 +271,10 @@ impl<'a> Worker<'a> {
         for r in &results {
             self.state.add_facts(&r.outcome);
         }
+        let result =
+            || if looped { loop_value(task, &results) } else { results.first().map(|r| result_value(&r.outcome)).unwrap_or_default() };
         if let Some(name) = &task.register {
-            let value =
-                if looped { loop_value(task, &results) } else { results.first().map(|r| result_value(&r.outcome)).unwrap_or_default() };
-            self.learn(name, value);
+            self.register(name, result());
         }
         if changed && !failed {
             // Once, unless the items may make different names of it.
@@ -282,7 +285,7 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        if failed && !task.ignore_errors { Err(Stop::Failed) } else { Ok(()) }
+        if failed && !task.ignore_errors { Err(self.fail_task(task, result())) } else { Ok(()) }
     }
 }
 
@@ -291,7 +294,7 @@ fn gone() -> SshError {
 }
 
 /// The results of a loop as a variable.
-pub(super) fn loop_value(task: &Task, results: &[Landed]) -> Value {
+pub(super) fn loop_value(task: &Task, results: &[Completed]) -> Value {
     let any = |s: Status| results.iter().any(|r| r.outcome.status == s);
     let list: Vec<Value> = results
         .iter()

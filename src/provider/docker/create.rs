@@ -127,13 +127,13 @@ impl Docker {
             return Ok(own);
         }
         if self.settings.ports_from.is_some() {
-            return Err(Error::failed(format!("port {own} of 127.0.0.1 is in use by another program")).hint(
+            return Err(Error::failed(format!("port {own} on 127.0.0.1 is in use by another program")).hint(
                 "stop that program, or choose another `ports_from` in the inventory, then `septet down --keep-data` and `septet up`",
             ));
         }
         let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
         subnet::substitutes(offset, &needed).map(|o| Self::ports_from(network) + o).find(|p| subnet::is_free(*p)).ok_or_else(|| {
-            Error::failed(format!("port {own} of 127.0.0.1 and all others of the cluster's row are in use by other programs"))
+            Error::failed(format!("port {own} on 127.0.0.1 and all others of the cluster's row are in use by other programs"))
         })
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Where Docker is, if nobody says something else.
+/// The default address of Docker.
 const USUAL: &str = "/var/run/docker.sock";
 
 /// A daemon that was found beside the usual place.
@@ -17,7 +17,7 @@ const USUAL: &str = "/var/run/docker.sock";
 pub struct Found {
     /// where it listens
     pub host: String,
-    /// who says so
+    /// source of the setting
     pub why: String,
 }
 

@@ -10,6 +10,9 @@ pub fn is_status(e: &EngineError, status: u16) -> bool {
 }
 
 fn io_kind(e: &EngineError) -> Option<std::io::ErrorKind> {
+    if let EngineError::IOError { err } = e {
+        return Some(err.kind());
+    }
     let mut current: Option<&(dyn std::error::Error + 'static)> = Some(e);
     while let Some(x) = current {
         if let Some(io) = x.downcast_ref::<std::io::Error>() {
@@ -41,5 +44,29 @@ pub fn explain(doing: &str, e: EngineError) -> Error {
         }
         (EngineError::DockerResponseServerError { message, .. }, _) => Error::failed(format!("{doing}: {message}")),
         _ => Error::failed(format!("{doing}: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_has_its_hint() {
+        let server = |status_code, message: &str| EngineError::DockerResponseServerError { status_code, message: message.into() };
+        let io = |kind: std::io::ErrorKind| EngineError::from(std::io::Error::from(kind));
+        for (error, message, hint) in [
+            (EngineError::SocketNotFoundError("/x.sock".into()), "Docker is not running", "or set DOCKER_HOST"),
+            (io(std::io::ErrorKind::ConnectionRefused), "Docker is not running", "sudo systemctl start docker"),
+            (io(std::io::ErrorKind::PermissionDenied), "no permission on Docker's socket", "the group `docker`"),
+            (server(500, "driver failed: port is already allocated"), "already allocated", "`septet up` again to have another one chosen"),
+            (server(500, "write /x: no space left on device"), "no space left", "`docker system df` shows"),
+        ] {
+            let e = explain("cannot do it", error);
+            assert!(e.message.starts_with("cannot do it: ") && e.message.contains(message), "{e}");
+            assert!(e.hint.as_ref().is_some_and(|h| h.contains(hint)), "{e}");
+        }
+        assert_eq!(explain("cannot do it", server(409, "conflict")).hint, None);
     }
 }

@@ -92,14 +92,14 @@ pub async fn ensure(engine: &Engine, chosen: Option<&str>, java: bool, say: &(dy
             Ok(_) => Ok(tag.to_owned()),
             Err(e) if is_status(&e, 404) => Err(Error::failed(format!("image `{tag}` of the inventory is not there"))
                 .hint(format!("`docker pull {tag}`, or leave `image` out"))),
-            Err(e) => Err(explain("cannot look for the node image", e)),
+            Err(e) => Err(explain("cannot inspect the node image", e)),
         };
     }
     let tag = format!("{REPOSITORY}:{}", recipe(java));
     match engine.inspect_image(&tag).await {
         Ok(_) => return Ok(tag),
         Err(e) if is_status(&e, 404) => {}
-        Err(e) => return Err(explain("cannot look for the node image", e)),
+        Err(e) => return Err(explain("cannot inspect the node image", e)),
     }
     say(format!("node image {tag} is not here; building it from {BASE}"));
     let reason = match build(engine, &tag, java).await {
@@ -153,7 +153,7 @@ async fn build(engine: &Engine, tag: &str, java: bool) -> Result<()> {
 }
 
 /// One shell, so that a user who is not root is asked for a password once at the most. The tree that it makes belongs to
-/// root: nobody else could remove it, so the shell does, however it ends.
+/// root, so the same shell removes it, however it ends.
 fn bootstrap_script(program: &Path, include: &str, work: &Path) -> String {
     let (program, work) = (program.display(), work.display());
     format!(

@@ -147,7 +147,7 @@ pub async fn take(engine: &Engine, cluster: &str, holder: &Holder) -> Result<Hol
         let name = format!("septet-lock-{cluster}-{next}");
         let request = VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..Default::default() };
         let made = engine.create_volume(request).await.map_err(|e| explain("cannot take the cluster's lock", e))?;
-        // Whoever made it first has it. One who had listed before that one's predecessor was removed may have made an older one.
+        // The first to make it holds it. One who had listed before that one's predecessor was removed may have made an older one.
         let now = volumes(engine, cluster).await?;
         let is_newest = now.iter().filter_map(term).max() == Some(next);
         let is_there = now.iter().any(|v| v.name == name && v.labels.get(RUN) == Some(&run));

@@ -68,7 +68,7 @@ pub struct Docker {
     ttl: Option<std::time::Duration>,
     /// when the cluster expires, as written on its resources
     expires: std::sync::OnceLock<String>,
-    /// engine, mode and the number of those who keep the metadata
+    /// engine, mode and the number of metadata servers
     shape: String,
     metadata: Metadata,
     /// whether hosts are made with Java
@@ -90,7 +90,7 @@ fn filter(label: &str, value: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{label}={value}")])])
 }
 
-/// Name of a host's volume: by who it is, since the host's name can change.
+/// Name of a host's volume: by its identity, since the host's name can change.
 fn volume_name(uuid: ClusterId, id: HostId) -> String {
     format!("septet-{}-{}{}", uuid.short(), id.role, id.index)
 }
@@ -303,7 +303,7 @@ impl Provider for Docker {
             let containers = ListContainersOptionsBuilder::default().all(true).filters(&labelled).build();
             let networks = ListNetworksOptionsBuilder::default().filters(&labelled).build();
             let volumes = ListVolumesOptionsBuilder::default().filters(&labelled).build();
-            let doing = "cannot look for expired clusters";
+            let doing = "cannot list expired clusters";
             let (containers, networks, volumes) = tokio::try_join!(
                 self.engine.list_containers(Some(containers)),
                 self.engine.list_networks(Some(networks)),
@@ -347,7 +347,7 @@ impl Provider for Docker {
     }
 
     fn console<'a>(&'a self, host: &'a ObservedHost) -> Boxed<'a, Option<String>> {
-        // What does not run although it should, and what it said last.
+        // Units that do not run although they should, and the end of their log.
         const SCRIPT: &str = "systemctl is-system-running; systemctl --failed --plain --no-legend --no-pager; \
             systemctl is-active ssh >/dev/null || { echo \"ssh.service is $(systemctl is-active ssh)\"; journalctl -b -u ssh -n 3 -o cat --no-pager; }";
         Box::pin(async move { privilege::exec(&self.engine, &host.reference, SCRIPT).await.map_or_else(Some, Some) })

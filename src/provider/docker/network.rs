@@ -28,7 +28,7 @@ impl Docker {
             if self.settings.ports_from.is_some() || !self.is_contested(&network).await? {
                 return Ok(network);
             }
-            // Another cluster was made at the same moment and picked the same ports: whoever sees that yields.
+            // Another cluster was made at the same moment and picked the same ports: the one that notices yields.
             let _ = self.engine.remove_network(&network.reference).await;
         }
         Err(Error::failed("other clusters keep picking the same ports").hint("set `ports_from` in the inventory"))
@@ -59,7 +59,7 @@ impl Docker {
         let ports_from = match self.settings.ports_from {
             Some(p) => {
                 if let Some(taken) = needed.iter().map(|o| p + o).find(|p| !subnet::is_free(*p)) {
-                    return Err(Error::failed(format!("port {taken} of 127.0.0.1 is taken"))
+                    return Err(Error::failed(format!("port {taken} on 127.0.0.1 is in use"))
                         .hint("change `ports_from`, or leave it out to have free ports picked"));
                 }
                 p
@@ -92,7 +92,7 @@ impl Docker {
                         return Ok(n);
                     }
                     if fixed.is_some() {
-                        return Err(Error::failed(format!("subnet {subnet} is taken: {message}"))
+                        return Err(Error::failed(format!("subnet {subnet} is in use: {message}"))
                             .hint("change `subnet`, or leave it out to have a free one picked"));
                     }
                 }

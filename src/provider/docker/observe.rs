@@ -153,7 +153,7 @@ impl Docker {
             return None;
         }
         let port = host.published.values().find(|p| !subnet::is_free(**p))?;
-        Some(format!("port {port} of 127.0.0.1 is in use by another program, another one is chosen"))
+        Some(format!("port {port} on 127.0.0.1 is in use by another program, another one is chosen"))
     }
 
     /// Why a network or volume cannot be removed: the containers that use it, where it is in use.

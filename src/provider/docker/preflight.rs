@@ -56,7 +56,7 @@ fn judge(limit: usize, used: usize, hosts: usize) -> Option<Check> {
 /// inotify instances of root's processes; `None` if they cannot be seen.
 fn of_root(proc: &Path) -> Option<usize> {
     use std::os::unix::fs::MetadataExt;
-    // The first process is root's: who cannot look into it cannot look into the others.
+    // The first process is root's: without access to it there is none to the others.
     fs::read_dir(proc.join("1/fd")).ok()?;
     let mut count = 0;
     for entry in fs::read_dir(proc).ok()?.flatten() {

@@ -79,7 +79,7 @@ impl Privilege {
 }
 
 /// Systemd. With cgroup v2 Docker mounts the container's own part of the tree read-only, where systemd cannot make its
-/// groups; whoever has `CAP_SYS_ADMIN` may change that for its own mount, and so need not be given the host's tree.
+/// groups; with `CAP_SYS_ADMIN` a container may change that for its own mount, and does not need the host's tree.
 const INIT: &str = "if [ -e /sys/fs/cgroup/cgroup.controllers ]; then mount -o remount,rw /sys/fs/cgroup 2>/dev/null; fi; exec /sbin/init";
 
 /// What a node runs.
@@ -168,7 +168,7 @@ async fn booted(engine: &Engine, id: &str) -> std::result::Result<(), String> {
                 if matches!(state.as_str(), "running" | "degraded") {
                     return if out.contains("septet-probe") { Ok(()) } else { Err("the host name cannot be set".into()) };
                 }
-                last = format!("systemd says `{state}`");
+                last = format!("systemd reports `{state}`");
             }
             Err(e) => last = e,
         }

@@ -1,4 +1,4 @@
-//! Addresses and ports that nobody else uses.
+//! Addresses and ports that are not in use.
 
 use std::{fmt, fs, net::Ipv4Addr, net::TcpListener};
 

@@ -22,13 +22,13 @@ const MAX_BYTES: u64 = 256;
 
 fn ask(url: &str) -> Result<Ipv4Addr> {
     let fail = |why: String| {
-        Error::failed(format!("{url} does not tell this machine's address: {why}"))
+        Error::failed(format!("{url} does not return this machine's address: {why}"))
             .hint("write who may log in to the control host: `ssh: {from: [203.0.113.7/32]}` below `ec2:`")
     };
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build().into();
     let mut answer = agent.get(url).call().map_err(|e| fail(e.to_string()))?;
     let text = answer.body_mut().with_config().limit(MAX_BYTES).read_to_string().map_err(|e| fail(e.to_string()))?;
-    text.trim().parse().map_err(|_| fail(format!("it says `{}`", text.trim().chars().take(60).collect::<String>())))
+    text.trim().parse().map_err(|_| fail(format!("it answers `{}`", text.trim().chars().take(60).collect::<String>())))
 }
 
 /// This machine's own address on the way to another one. Nothing is sent.
@@ -57,10 +57,10 @@ impl Ec2 {
             VpcChoice::Default | VpcChoice::Id(_) => {
                 let vpc = self.vpc().await?.unwrap_or_default();
                 let found = self.client().await?.vpcs(&[filter("vpc-id", &[&vpc])]).await;
-                found.map_err(|e| explain("cannot look for the VPC", e))?.into_iter().next().map(|v| v.cidr).unwrap_or_default()
+                found.map_err(|e| explain("cannot list VPCs", e))?.into_iter().next().map(|v| v.cidr).unwrap_or_default()
             }
         };
-        parse_cidr(&cidr).map(|(network, _)| network).ok_or_else(|| Error::failed(format!("`{cidr}` is no network")))
+        parse_cidr(&cidr).map(|(network, _)| network).ok_or_else(|| Error::failed(format!("`{cidr}` is not a network")))
     }
 
     /// Who may log in to the control host.
@@ -77,5 +77,17 @@ impl Ec2 {
             asked.map_err(|e| Error::failed(e.to_string()))?.map(|a| format!("{a}/32"))
         });
         Ok(vec![found.await?.clone()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_no_one_elses_gets_a_hint() {
+        let e = on_the_way_to(Ipv4Addr::LOCALHOST).unwrap_err();
+        assert!(e.hint.as_ref().is_some_and(|h| h.contains("`ssh: {from: [10.0.0.7/32]}`")), "{e}");
     }
 }

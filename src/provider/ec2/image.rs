@@ -57,7 +57,7 @@ impl Ec2 {
             },
             (_, None) => None,
         };
-        let fail = |e| explain("cannot look for the image", e);
+        let fail = |e| explain("cannot list images", e);
         let found = match &id {
             Some(id) => match client.image_by_id(id).await {
                 Err(e) if e.is_not_found() => None,

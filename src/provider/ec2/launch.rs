@@ -38,7 +38,7 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(90);
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an address of a host that has ended may count as in use.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(45);
-/// How long one waits for an instance to be listed whose launch nobody knows the end of.
+/// How long to wait for an instance to be listed after a launch with an unknown outcome.
 const SIGHT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What was about to be launched, written down before the call.
@@ -119,7 +119,7 @@ impl Ec2 {
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<()> {
         let Place::Zones(layout) = &network.place else {
-            return Err(Error::failed(format!("{name}: this is no network of EC2's")));
+            return Err(Error::failed(format!("{name}: not an EC2 network")));
         };
         let client = self.client().await?;
         let doing = format!("cannot launch {name}");
@@ -129,7 +129,7 @@ impl Ec2 {
         if tries.is_empty() {
             let zone = kept.map(|k| k.zone.clone()).unwrap_or_default();
             return Err(Error::failed(format!("{doing}: its data lies in zone {zone}, where the cluster has no subnet"))
-                .hint("add that zone to `zones`, or move the volume with a snapshot"));
+                .hint("`septet down --keep-data`, add that zone to `zones`, then `septet up`; or move the volume with a snapshot"));
         }
         // Its predecessor has its address and its data until it has ended.
         let leaving = self.seen().leaving.get(&id).cloned().unwrap_or_default();
@@ -170,7 +170,7 @@ impl Ec2 {
         let zones: Vec<&str> = layout.subnets.iter().map(|s| s.zone.as_str()).collect();
         let e = last.map_or_else(|| Error::failed(doing.clone()), |e| explain(&doing, e));
         Err(e.hint(format!(
-            "none of {} has room for {}: list alternatives, as `instance_type: [{}, m5.large]`, or try later; `septet up` goes on from here",
+            "none of {} has room for {}: list alternatives, as `instance_type: [{}, m5.large]`, or try later; `septet up` resumes from here",
             zones.join(", "),
             types.join(", "),
             types.first().cloned().unwrap_or_default()
@@ -200,7 +200,7 @@ impl Ec2 {
         let mut address = a.layout.address_in(a.subnet, a.id).map(|a| a.to_string());
         let (known_by, free_by) = (tokio::time::Instant::now() + KNOWN_TIMEOUT, tokio::time::Instant::now() + ADDRESS_TIMEOUT);
         let mut turns = 0;
-        // Each turn is another launch: with another token, or without an address that somebody took.
+        // Each turn is another launch: with another token, or without an address that is in use.
         while turns < 4 {
             turns += 1;
             let launch = self.request(a, &intent, address.clone(), site).await.map_err(broken)?;
@@ -211,7 +211,7 @@ impl Ec2 {
                 Err(e) if e.code == "IdempotentInstanceTerminated" => intent = self.new_intent(a, site).map_err(broken)?,
                 Err(e) if e.code == "IdempotentParameterMismatch" => {
                     // A run before this one launched it otherwise: it counts, as soon as it is listed.
-                    if let Some(there) = sight(client, &intent.token).await? {
+                    if let Some(there) = find_launched(client, &intent.token).await? {
                         return Ok(there);
                     }
                     intent = self.new_intent(a, site).map_err(broken)?;
@@ -235,7 +235,7 @@ impl Ec2 {
                 }
                 Err(e) => {
                     if e.is_ambiguous()
-                        && let Some(there) = sight(client, &intent.token).await?
+                        && let Some(there) = find_launched(client, &intent.token).await?
                     {
                         return Ok(there);
                     }
@@ -335,7 +335,7 @@ impl Ec2 {
 
     pub(super) fn reference(&self, id: HostId, name: &str) -> Result<String> {
         let seen = self.seen().instances.get(&id).map(|i| i.id.clone());
-        seen.ok_or_else(|| Error::failed(format!("{name} does not exist any more")).hint("run `septet up` again"))
+        seen.ok_or_else(|| Error::failed(format!("{name} no longer exists")).hint("run `septet up` again"))
     }
 
     /// Starts a stopped host; one that is still stopping is waited for.
@@ -445,7 +445,7 @@ async fn is_taken(client: &Client, subnet: &ZoneSubnet, address: &str, uuid: Clu
 }
 
 /// Waits for an instance to be listed by its token.
-async fn sight(client: &Client, token: &str) -> std::result::Result<Option<Instance>, ApiError> {
+async fn find_launched(client: &Client, token: &str) -> std::result::Result<Option<Instance>, ApiError> {
     let until = tokio::time::Instant::now() + SIGHT_TIMEOUT;
     loop {
         let found = client.instances(&[filter("client-token", &[token])]).await?;

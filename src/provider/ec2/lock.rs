@@ -1,5 +1,5 @@
-//! One run at a time on a cluster, whatever machines they are on: a key pair of an agreed name. Of two who import under one name,
-//! EC2 lets one; its tags say who that is, since when, and when it last gave a sign of life.
+//! One run at a time on a cluster, whatever machines they are on: a key pair of an agreed name. Of two imports under one name
+//! EC2 accepts one; its tags name the holder, the start and the last heartbeat.
 //!
 //! Invariant: a hold whose holder is alive is not taken over. One that has ended without giving it back is known by its holder's
 //! machine (which holds a lock file of its own first) or by its silence.
@@ -59,7 +59,7 @@ impl Drop for Hold {
     }
 }
 
-/// Whether it is a lock of Septet's for this name, and no key of somebody's that has its name.
+/// Whether it is Septet's lock for this name, not a user's key pair with the same name.
 fn is_lock(key: &KeyPair, cluster: &ClusterName) -> bool {
     key.tags.contains_key(HOLDER) && key.tags.get(tags::CLUSTER) == Some(&format!("{MARK}{cluster}"))
 }
@@ -73,7 +73,7 @@ fn is_stale(key: &KeyPair, holder: &Holder, now: u64) -> bool {
 pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -> Result<Hold> {
     let name = format!("septet-lock-{cluster}");
     let doing = format!("cannot take the lock of cluster `{cluster}`");
-    // The key is nobody's: its private half is thrown away.
+    // The private half of the key is discarded.
     let public = keys::new_host_key("lock")?.public;
     let who: String = holder.text.chars().filter(|c| c.is_ascii() && *c != '`').take(240).collect();
     for _ in 0..6 {
@@ -109,7 +109,7 @@ pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -
             None => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     }
-    Err(Error::failed(format!("{doing}: the key pair {name} comes and goes")).hint("run the same command again"))
+    Err(Error::failed(format!("{doing}: the key pair {name} keeps changing")).hint("run the same command again"))
 }
 
 async fn beat(client: Arc<Client>, id: String) {

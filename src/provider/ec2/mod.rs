@@ -46,7 +46,7 @@ use crate::{
 /// The user that Septet logs in as; user data makes it.
 pub const LOGIN: &str = "septet";
 
-/// What was seen last, as EC2 says it: what steps need beside what the planner reads.
+/// The last observation in EC2's terms: what steps need beyond what the planner reads.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     instances: BTreeMap<HostId, Instance>,
@@ -61,7 +61,7 @@ pub struct Ec2 {
     cluster: ClusterName,
     prefix: String,
     engine: Engine,
-    /// engine, mode and the number of those who keep the metadata
+    /// engine, mode and the number of metadata servers
     shape: String,
     ttl: Option<Duration>,
     hosts: Vec<Host>,
@@ -304,7 +304,7 @@ impl Provider for Ec2 {
         let address = match (host.id.role, self.settings.connect) {
             (Role::Control, Connect::Public) => host.public.ok_or_else(|| {
                 Error::failed(format!("{} has no public address", host.name))
-                    .hint("put it into a subnet with a way to the internet, or write `connect: private` and run septet inside of the VPC")
+                    .hint("put it into a subnet with a route to the internet, or write `connect: private` and run septet inside the VPC")
             })?,
             _ => host.address,
         };

@@ -2,7 +2,7 @@
 //! them, the security groups themselves, and the key pair; `rules.rs` has what they let in.
 //!
 //! Invariant: the group `hosts` is made before the first host, in one call with the tags that say where the row of addresses
-//! lies; whoever finds the group knows the network.
+//! lies; the group identifies the network.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -35,13 +35,13 @@ const KNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const OWN_ZONES: usize = 4;
 
 /// Makes something that has no client token, once: looks first, unless its name is one that EC2 gives only once, and looks again
-/// after an answer that is no answer.
+/// after an ambiguous answer.
 async fn once<'a, T>(
-    look: impl Fn() -> Boxed<'a, std::result::Result<Option<T>, ApiError>> + Send,
+    find: impl Fn() -> Boxed<'a, std::result::Result<Option<T>, ApiError>> + Send,
     make: impl Fn() -> Boxed<'a, std::result::Result<T, ApiError>> + Send,
     unique: bool,
 ) -> std::result::Result<T, ApiError> {
-    if !unique && let Some(found) = look().await? {
+    if !unique && let Some(found) = find().await? {
         return Ok(found);
     }
     let mut attempt = 0u32;
@@ -58,7 +58,7 @@ async fn once<'a, T>(
         // What was made a moment ago may not be listed yet.
         for _ in 0..if there { 5 } else { 1 } {
             tokio::time::sleep(Duration::from_millis(400 * u64::from(attempt))).await;
-            if let Some(found) = look().await? {
+            if let Some(found) = find().await? {
                 return Ok(found);
             }
         }
@@ -115,7 +115,7 @@ impl Ec2 {
             VpcChoice::Default => filter("is-default", &["true"]),
             VpcChoice::Id(id) => filter("vpc-id", &[id]),
         };
-        let found = self.client().await?.vpcs(&[by]).await.map_err(|e| explain("cannot look for the VPC", e))?;
+        let found = self.client().await?.vpcs(&[by]).await.map_err(|e| explain("cannot list VPCs", e))?;
         match (found.into_iter().next(), &self.settings.vpc) {
             (Some(vpc), _) => Ok(Some(vpc.id)),
             (None, VpcChoice::Id(id)) => {
@@ -194,7 +194,7 @@ impl Ec2 {
             self.key_pair(client, site).await?;
         }
         let mut groups = Vec::new();
-        // `hosts` first: it says where the row of addresses lies.
+        // `hosts` first: its tags hold the layout of addresses.
         for kind in self.kinds().into_iter().rev() {
             groups.push(self.group(client, site.uuid, &vpc, kind, &layout).await?);
         }
@@ -245,8 +245,8 @@ impl Ec2 {
         let print: String = Sha256::digest(site.public_key.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
         let doing = format!("cannot import the key pair {name}");
         let by = [tag_filter(tags::CLUSTER, &site.uuid.to_string())];
-        let look = || async { Ok(client.key_pairs(&by).await?.into_iter().find(|k| k.name == name)) };
-        let found = look().await.map_err(|e: ApiError| explain(&doing, e))?;
+        let find = || async { Ok(client.key_pairs(&by).await?.into_iter().find(|k| k.name == name)) };
+        let found = find().await.map_err(|e: ApiError| explain(&doing, e))?;
         if let Some(old) = found {
             if old.tags.get("septet:key") == Some(&print) {
                 return Ok(());
@@ -256,7 +256,7 @@ impl Ec2 {
         let mut tags = self.common_tags(site.uuid, &name);
         tags.insert("septet:key".into(), print);
         let made = once(
-            || Box::pin(async { Ok(look().await?.map(|k| k.id)) }),
+            || Box::pin(async { Ok(find().await?.map(|k| k.id)) }),
             || Box::pin(client.import_key(&name, site.public_key, &tags, false)),
             true,
         );
@@ -292,9 +292,9 @@ impl Ec2 {
             false,
         );
         let gateway = gateway.await.map_err(doing("the internet gateway"))?;
-        when_known(|| Box::pin(client.attach_gateway(&gateway, &vpc))).await.map_err(doing("the way to the internet"))?;
+        when_known(|| Box::pin(client.attach_gateway(&gateway, &vpc))).await.map_err(doing("the route to the internet"))?;
         let zones = self.own_zones().await?;
-        let (network, bits) = parse_cidr(cidr).ok_or_else(|| Error::failed(format!("`{cidr}` is no network")))?;
+        let (network, bits) = parse_cidr(cidr).ok_or_else(|| Error::failed(format!("`{cidr}` is not a network")))?;
         // Four subnets: a quarter each.
         let size = 1u32 << (32 - u32::from(bits) - 2);
         for (i, zone) in zones.iter().enumerate() {
@@ -311,7 +311,7 @@ impl Ec2 {
         for _ in 0..LISTED_TRIES {
             let listed = client.subnets(&by).await.map_err(doing("the subnets"))?;
             if zones.iter().all(|z| listed.iter().any(|s| s.zone == *z)) {
-                self.way_out(client, uuid, &vpc, &gateway, &listed, &tags).await.map_err(doing("the way to the internet"))?;
+                self.default_route(client, uuid, &vpc, &gateway, &listed, &tags).await.map_err(doing("the route to the internet"))?;
                 return Ok((vpc.clone(), self.subnets(&vpc).await?));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -326,7 +326,7 @@ impl Ec2 {
         let mut zones: Vec<String> = with_types.into_iter().filter(|z| regular.contains(z)).collect();
         if let Some(missing) = self.settings.zones.iter().find(|z| !zones.contains(z)) {
             let known = regular.contains(missing);
-            let why = if known { "does not have all of the wanted instance types" } else { "is no Availability Zone of this region" };
+            let why = if known { "does not have all of the wanted instance types" } else { "is not an Availability Zone of this region" };
             return Err(Error::failed(format!("{missing} {why}")).hint(format!("`vpc: new` can use {}", zones.join(", "))));
         }
         zones.retain(|z| self.settings.zones.is_empty() || self.settings.zones.contains(z));
@@ -346,7 +346,7 @@ impl Ec2 {
 
     /// A table of routes of the cluster's own for its subnets. The VPC's main table carries no tag, so that a policy could not tell it
     /// from those of others.
-    async fn way_out(
+    async fn default_route(
         &self,
         client: &Client,
         uuid: ClusterId,
@@ -389,7 +389,7 @@ impl Ec2 {
             all.retain(is_public);
             return Ok(());
         }
-        Err(Error::failed(format!("{} of {vpc} have no route to an internet gateway: nobody outside reaches hosts there", private.join(", ")))
+        Err(Error::failed(format!("{} of {vpc} have no route to an internet gateway: hosts there cannot be reached from outside", private.join(", ")))
             .hint("name public ones in `subnets`, or write `connect: private` and run septet where it reaches the VPC, with `public_addresses: none`"))
     }
 

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Device name of the data volume, as the instance is told it.
+/// Device name of the data volume in the launch request.
 pub const DATA_DEVICE: &str = "/dev/sdf";
 /// States of instances that are looked at: those that exist, and those that hold what the next one needs until they have ended.
 const SEEN: [&str; 5] = ["pending", "running", "stopping", "stopped", "shutting-down"];
@@ -141,7 +141,7 @@ impl Ec2 {
         let by = [tag_filter(tags::NAME, &self.cluster)];
         let (keys, subnets, tables, gateways, vpcs) =
             tokio::join!(client.key_pairs(&by), client.subnets(&by), client.route_tables(&by), client.gateways(&by), client.vpcs(&by));
-        let fail = |e| explain("cannot look for what is left of the cluster", e);
+        let fail = |e| explain("cannot list what is left of the cluster", e);
         let all = keys.map_err(fail)?.into_iter().map(|k| k.tags);
         let all = all.chain(subnets.map_err(fail)?.into_iter().map(|s| s.tags));
         let all = all.chain(tables.map_err(fail)?.into_iter().map(|t| t.tags));
@@ -158,7 +158,7 @@ impl Ec2 {
             let running = self.client().await?.wait_for(&made, InstanceState::Running, RUN_TIMEOUT).await;
             running.map_err(|e| {
                 let key = e.message.contains("Client.InternalError");
-                let hint = if key { KEY_HINT } else { "`septet up` goes on from here" };
+                let hint = if key { KEY_HINT } else { "`septet up` resumes from here" };
                 explain("instances do not come up", e).hint(hint)
             })?;
         }
@@ -200,7 +200,7 @@ impl Ec2 {
         noted.map_err(|e| explain("cannot note which data volumes have file systems", e))
     }
 
-    /// What is otherwise than the inventory says, and can be mended in place.
+    /// Differences from the inventory that can be fixed in place.
     pub(super) async fn adjustments_now(&self, observed: &Observed) -> Result<Vec<Adjustment>> {
         // A second instance in a host's place was seen while looking.
         let mut out: Vec<Adjustment> = observed.adjustments.clone();
@@ -231,7 +231,7 @@ impl Ec2 {
         let by = [filter("tag-key", &[tags::EXPIRES])];
         let alive = [by[0].clone(), filter("instance-state-name", &ALIVE)];
         let (instances, volumes, groups) = tokio::join!(client.instances(&alive), client.volumes(&by), client.groups(&by));
-        let doing = "cannot look for expired clusters";
+        let doing = "cannot list expired clusters";
         let all = instances.map_err(|e| explain(doing, e))?.into_iter().map(|i| i.tags);
         let all = all.chain(volumes.map_err(|e| explain(doing, e))?.into_iter().map(|v| v.tags));
         let all = all.chain(groups.map_err(|e| explain(doing, e))?.into_iter().map(|g| g.tags));

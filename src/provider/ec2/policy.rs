@@ -36,7 +36,7 @@ fn statements(action: &str, partition: &str) -> Vec<Value> {
     .collect()
 }
 
-/// What EC2 says that one may not do: the action, and on what where it says that.
+/// The action that EC2 refuses, and the resource where EC2 names it.
 fn forbidden(e: &ApiError) -> (String, Option<String>) {
     let words: Vec<&str> = e.message.split_whitespace().collect();
     let after = |what: &[&str]| {
@@ -64,8 +64,8 @@ fn hint(e: &ApiError) -> Option<String> {
             let (action, _) = forbidden(e);
             let list: Vec<String> = statements(&action, partition(&e.message)).iter().map(ToString::to_string).collect();
             match list.is_empty() {
-                true => format!("allow {action} to whoever these credentials belong to"),
-                false => format!("add to the policy of whoever these credentials belong to:\n{}", list.join(",\n")),
+                true => format!("allow {action} for the owner of these credentials"),
+                false => format!("add to the policy of the owner of these credentials:\n{}", list.join(",\n")),
             }
         }
         "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
@@ -80,9 +80,9 @@ fn hint(e: &ApiError) -> Option<String> {
             "the account's quota does not allow more: choose smaller types, remove something, or ask for more under Service Quotas".into()
         }
         "OperationNotPermitted" => "it is protected: switch its protection off in EC2's console if it may go".into(),
-        _ if e.is_throttle() => "EC2 was asked too often, by this account as a whole; run the same command again in a minute".into(),
+        _ if e.is_throttle() => "this account sends EC2 too many requests; run the same command again in a minute".into(),
         "Timeout" | "Connection" => {
-            let hint = "check the network and the endpoint; the same command goes on from here";
+            let hint = "check the network and the endpoint; the same command resumes from here";
             match proxy() {
                 Some(name) => format!("{hint}. Calls go through the proxy in {name}, except to what NO_PROXY lists"),
                 None => format!("{hint}. No proxy is set (HTTPS_PROXY)"),

@@ -1,4 +1,4 @@
-//! What is looked at before the first thing is made: everything that would fail later is better said now.
+//! What is looked at before the first thing is made: everything that would fail later is better lines now.
 //!
 //! Invariant: nothing is made. Permissions are tried by dry runs.
 
@@ -42,7 +42,7 @@ struct Roll<'a> {
 /// How a dry run came out: it must have been refused just because it was one.
 fn dry(name: &'static str, action: &str, result: std::result::Result<(), ApiError>) -> Check {
     match result {
-        Ok(()) => check(name, Verdict::Warn, format!("{action}: the dry run was not taken as one")),
+        Ok(()) => check(name, Verdict::Warn, format!("{action}: the dry run was not recognised as one")),
         Err(e) if e.is_dry_run() => check(name, Verdict::Pass, format!("{action} is allowed")),
         // What a dry run stumbles over beside the permission is found by other checks, with better words.
         Err(e) if !e.is_unauthorized() => check(name, Verdict::Warn, format!("{action} could not be tried: {e}")),
@@ -133,7 +133,7 @@ impl Ec2 {
         let name = "instance types";
         let found = async {
             let bundles = Bundles::find()?;
-            let mut said = Vec::new();
+            let mut lines = Vec::new();
             for role in roles {
                 for (i, t) in self.settings.types(role).iter().enumerate() {
                     let info = self.type_infos().await?.iter().find(|x| x.name == *t).cloned();
@@ -146,7 +146,7 @@ impl Ec2 {
                     bundles.of(architecture).map_err(|e| e.context(format!("{t} is for {architecture}")))?;
                     crate::engine::fits(&self.engine, role, info.memory_mib).map_err(|e| e.context(t))?;
                     if i == 0 {
-                        said.push(format!("{}: {t} ({} vCPU, {} MiB, {architecture})", role.group(), info.vcpus, info.memory_mib));
+                        lines.push(format!("{}: {t} ({} vCPU, {} MiB, {architecture})", role.group(), info.vcpus, info.memory_mib));
                     }
                 }
             }
@@ -154,7 +154,7 @@ impl Ec2 {
             if zones.is_empty() {
                 return Err(Error::failed("no zone has all of the wanted instance types").hint("choose types that one zone has together"));
             }
-            Ok::<_, Error>(format!("{}; offered in {}", said.join(", "), zones.join(", ")))
+            Ok::<_, Error>(format!("{}; offered in {}", lines.join(", "), zones.join(", ")))
         };
         match found.await {
             Ok(text) => check(name, Verdict::Pass, text),
@@ -189,7 +189,7 @@ impl Ec2 {
 
     async fn check_images(&self, new: &[HostId]) -> Check {
         let found = async {
-            let mut said = std::collections::BTreeSet::new();
+            let mut lines = std::collections::BTreeSet::new();
             for id in new {
                 let architecture = self.architecture(id.role).await?;
                 let image = self.image(architecture).await?;
@@ -201,9 +201,9 @@ impl Ec2 {
                     .hint("leave its `size` out, or make it at least that"));
                 }
                 let deprecated = image.deprecated.as_ref().map(|d| format!(", deprecated from {d} on")).unwrap_or_default();
-                said.insert(format!("{} ({}, {}{deprecated})", image.id, image.name, image.architecture));
+                lines.insert(format!("{} ({}, {}{deprecated})", image.id, image.name, image.architecture));
             }
-            Ok::<_, Error>(said.into_iter().collect::<Vec<_>>().join(", "))
+            Ok::<_, Error>(lines.into_iter().collect::<Vec<_>>().join(", "))
         };
         match found.await {
             Ok(text) => check("image", Verdict::Pass, text),
@@ -217,13 +217,23 @@ impl Ec2 {
             let subnet = layout.subnets.first().map(|s| s.id.clone());
             return (check("network", Verdict::Pass, "the cluster has one"), subnet);
         }
+        // Before the network is made: its zones stay.
+        let has_data = |zones: &[String]| match observed.kept.values().find(|k| !zones.contains(&k.zone)) {
+            Some(kept) => {
+                Err(Error::failed(format!("data that was kept lies in zone {}, where the cluster would have no subnet", kept.zone))
+                    .hint("add that zone to `zones`, or move the volume with a snapshot"))
+            }
+            None => Ok(()),
+        };
         let found = async {
             let Some(vpc) = self.vpc().await? else {
                 let zones = self.own_zones().await?;
+                has_data(&zones)?;
                 return Ok::<_, Error>((format!("a VPC of the cluster's own will be made, with subnets in {}", zones.join(", ")), None));
             };
             let subnets = self.subnets(&vpc).await?;
             let layout = self.find_layout(&subnets, &self.cluster).await?;
+            has_data(&layout.subnets.iter().map(|s| s.zone.clone()).collect::<Vec<_>>())?;
             let zones: Vec<String> = layout.subnets.iter().map(|s| format!("{} ({})", s.zone, s.id)).collect();
             Ok((format!("{vpc}: {}", zones.join(", ")), layout.subnets.first().map(|s| s.id.clone())))
         };
@@ -236,10 +246,10 @@ impl Ec2 {
     async fn check_quota(&self, new: &[HostId]) -> Check {
         let name = "vCPU quota";
         if self.settings.spot {
-            return check(name, Verdict::Warn, "spot instances have quotas of their own, which are not looked at");
+            return check(name, Verdict::Warn, "spot instances have quotas of their own, which are not checked");
         }
-        let Ok(client) = self.client().await else { return check(name, Verdict::Warn, "not looked at") };
-        let Ok(types) = self.type_infos().await else { return check(name, Verdict::Warn, "not looked at: the types are not known") };
+        let Ok(client) = self.client().await else { return check(name, Verdict::Warn, "not checked") };
+        let Ok(types) = self.type_infos().await else { return check(name, Verdict::Warn, "not checked: the types are not known") };
         let of = |t: &str| types.iter().find(|x| x.name == t).map_or(0, |x| x.vcpus);
         let needed: i32 = new.iter().filter_map(|h| self.settings.types(h.role).first()).map(|t| of(t)).sum();
         match client.quota(STANDARD_QUOTA).await {

@@ -1,5 +1,5 @@
-//! What carries a cluster's UUID, and how it is removed: nothing else is touched, and nothing is forgotten before EC2 says that it
-//! is gone.
+//! What carries a cluster's UUID, and how it is removed: nothing else is touched, and nothing is dropped from the list before EC2
+//! reports its deletion.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl Ec2 {
         let instances = instances.map_err(fail)?;
         let roots: Vec<&String> =
             instances.iter().flat_map(|i| i.volumes.iter().filter(|(d, _)| *d != super::observe::DATA_DEVICE).map(|(_, v)| v)).collect();
-        // One that is being deleted is gone: that it is listed still, for minutes perhaps, is no matter of ours.
+        // One that is being deleted counts as deleted, although EC2 may list it for minutes.
         for v in volumes.map_err(fail)?.into_iter().filter(|v| v.state != "deleting" && v.state != "deleted") {
             // A system's volume goes with its instance; one that is left of an instance holds data.
             let data = !roots.contains(&&v.id) && tags::marks(&v.tags).is_some_and(|m| m.host.is_some());
@@ -124,7 +124,7 @@ impl Ec2 {
                 return Ok(());
             }
             if Instant::now() > until {
-                // Then EC2 says why not.
+                // Then EC2's error has the reason.
                 return self.each(client, &used).await;
             }
             self.waiting(tokio::time::sleep(pause)).await;

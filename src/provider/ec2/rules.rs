@@ -139,7 +139,7 @@ fn rule(o: &Opening, groups: &[Group]) -> Result<Rule> {
     let source = match Kind::ALL.into_iter().find(|k| k.name() == o.source) {
         Some(kind) => {
             let group = find(groups, kind).ok_or_else(|| {
-                Error::failed(format!("the security group `{}` does not exist any more", kind.name())).hint("run `septet up` again")
+                Error::failed(format!("the security group `{}` no longer exists", kind.name())).hint("run `septet up` again")
             })?;
             RuleSource::Group(group.id.clone())
         }
@@ -181,7 +181,7 @@ impl Ec2 {
         }
     }
 
-    /// What a new cluster brings beside its hosts, and who reaches what; nothing is asked.
+    /// Resources of a new cluster beside its hosts, and their openings; makes no calls.
     pub(super) fn planned_resources(&self) -> Vec<String> {
         let mut out = Vec::new();
         if let VpcChoice::New { cidr } = &self.settings.vpc {
@@ -276,8 +276,8 @@ impl Ec2 {
         let client = self.client().await?;
         let groups = self.seen().groups.clone();
         let group = groups.iter().find(|g| if id.is_empty() { g.name == name } else { g.id == id });
-        let group = group
-            .ok_or_else(|| Error::failed(format!("the security group {name} does not exist any more")).hint("run `septet up` again"))?;
+        let group =
+            group.ok_or_else(|| Error::failed(format!("the security group {name} no longer exists")).hint("run `septet up` again"))?;
         // Opened first: this machine may be about to be let in by it.
         self.allow(client, group, add, &groups).await?;
         if remove.is_empty() {

@@ -1,4 +1,4 @@
-//! User data: what an instance is told before its first boot. It makes the login user and plants the host's own SSH key, so that
+//! User data: what an instance runs at its first boot. It makes the login user and plants the host's own SSH key, so that
 //! the first contact is verified; and at every boot it makes sure of the login key, so that another one can be planted.
 //!
 //! Invariant: pure. The text stays below EC2's limit of 16 KiB.
@@ -11,7 +11,7 @@ use crate::{
     ssh::keys::HostKey,
 };
 
-/// The line that says whose the text is.
+/// The line that marks the text as Septet's.
 const WRITTEN: &str = "# Written by Septet.";
 /// How a line begins that names a login key which the text plants: one line for each state directory.
 const MARK: &str = "# login key: ";

@@ -144,7 +144,7 @@ fn is_in(state: &minijinja::State<'_, '_>, value: &Value, container: &Value) -> 
     minijinja::tests::is_in(state, value, container)
 }
 
-/// What a registered result says of itself. One that does not say it says no.
+/// A flag of a registered result; a missing one counts as false.
 fn result(value: &Value, key: &str) -> Result<bool, Error> {
     if value.is_undefined() {
         return Err(undefined(value));

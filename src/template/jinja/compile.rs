@@ -39,6 +39,10 @@ pub(super) fn template<'s>(name: &'s str, source: &'s str, ws: Whitespace) -> Re
 fn as_python_compares(instructions: &mut Instructions<'_>) {
     let mut at = 0;
     while let Some(instruction) = instructions.get_mut(at) {
+        // `%` formats a string, as in Python.
+        if matches!(instruction, Instruction::Rem) {
+            *instruction = Instruction::ApplyFilter("septet_rem", Some(2), NO_LOCAL);
+        }
         let operator = match instruction {
             Instruction::Lt => Some("<"),
             Instruction::Lte => Some("<="),
@@ -56,9 +60,9 @@ fn as_python_compares(instructions: &mut Instructions<'_>) {
 
 /// Writes the value of an expression as Python does, and remembers it: a template that is one expression keeps its value.
 pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.is_undefined() {
-        return Err(Error::new(ErrorKind::UndefinedError, "the condition does not hold and there is no `else`"));
-    }
+    // Undefined names never come here; an `if` without `else` whose condition does not hold is nothing, as in Jinja2.
+    let nothing = Value::from("");
+    let value = if value.is_undefined() { &nothing } else { value };
     let seen = state.get_temp(SEEN).and_then(|v| v.as_i64()).unwrap_or(0);
     state.set_temp(SEEN, Value::from(seen + 1));
     if seen == 0 {
@@ -101,6 +105,16 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("vault", "there are no vaults; pass secrets with `-e` or read them with `lookup('env', …)`"),
     ("unvault", "there are no vaults; pass secrets with `-e` or read them with `lookup('env', …)`"),
     ("json_query", "`selectattr`, `map(attribute=…)` and `first` do the same"),
+    ("pprint", "`to_nice_json` shows a value"),
+    ("urlize", "write the link in the template"),
+    ("xmlattr", "write the attributes in the template"),
+    ("striptags", "`regex_replace('<[^>]*>', '')` does the same"),
+    ("wordwrap", "`regex_replace` breaks lines, or write them broken"),
+    ("strftime", "`ansible_date_time` has the time in several formats"),
+    ("to_datetime", "compare `ansible_date_time.epoch` or `stat.mtime`, which are numbers"),
+    ("permutations", "write the list as a variable, or use `product`"),
+    ("combinations", "write the list as a variable, or use `product`"),
+    ("fileglob", "name the files in `loop`"),
     ("community.general.json_query", "`selectattr`, `map(attribute=…)` and `first` do the same"),
 ];
 

@@ -16,7 +16,7 @@ const KNOWN: &[&str] = &["dict", "env", "file", "indexed_items", "items", "list"
 /// Longest `sequence`.
 const MAX_SEQUENCE: i64 = 10_000;
 
-fn all(state: &State<'_, '_>, name: &str, terms: &[Value], kw: &Kwargs) -> Result<Vec<Value>, Error> {
+fn all(state: &mut State<'_, '_>, name: &str, terms: &[Value], kw: &Kwargs) -> Result<Vec<Value>, Error> {
     let name = name.strip_prefix("ansible.builtin.").unwrap_or(name);
     let text = |v: &Value| if v.is_undefined() { Err(undefined(v)) } else { Ok::<_, Error>(python::str_of(v)) };
     let read = |kind: &str, file: &str| {
@@ -87,22 +87,8 @@ fn all(state: &State<'_, '_>, name: &str, terms: &[Value], kw: &Kwargs) -> Resul
             }
         }
         "sequence" => {
-            let get = |key: &str, fallback: i64| -> Result<i64, Error> {
-                let words = terms.iter().filter_map(|t| t.as_str()).flat_map(str::split_whitespace);
-                let word = words.filter_map(|w| w.split_once('=')).find(|(k, _)| *k == key).and_then(|(_, v)| v.parse().ok());
-                Ok(kw.get::<Option<i64>>(key)?.or(word).unwrap_or(fallback))
-            };
-            let (start, stride) = (get("start", 1)?, get("stride", 1)?.max(1));
-            let count = get("count", -1)?;
-            let end = if count >= 0 { start + (count - 1) * stride } else { get("end", 0)? };
-            if (end - start) / stride > MAX_SEQUENCE {
-                return Err(bad(format!("lookup `sequence`: over {MAX_SEQUENCE} items")));
-            }
-            let mut n = start;
-            while n <= end {
-                out.push(Value::from(n.to_string()));
-                n += stride;
-            }
+            let words: Vec<&str> = terms.iter().filter_map(|t| t.as_str()).flat_map(str::split_whitespace).collect();
+            out = sequence(state, &words, kw)?.into_iter().map(Value::from).collect();
         }
         "lines" => return Err(refused("lines", "run the command in a task with `register`, and read `stdout_lines`")),
         "pipe" => return Err(refused("pipe", "run the command in a task with `register`, and read `stdout`")),
@@ -114,12 +100,56 @@ fn all(state: &State<'_, '_>, name: &str, terms: &[Value], kw: &Kwargs) -> Resul
     Ok(out)
 }
 
+/// `sequence`: numbers from `start` to `end`, or `count` of them, by `stride`, in a format such as `host%02d`.
+fn sequence(state: &mut State<'_, '_>, words: &[&str], kw: &Kwargs) -> Result<Vec<String>, Error> {
+    let wrong = |why: String| bad(format!("lookup `sequence`: {why}"));
+    let mut given = std::collections::BTreeMap::new();
+    for word in words {
+        match word.split_once('=') {
+            Some((key @ ("start" | "end" | "count" | "stride" | "format"), value)) => given.insert(key, value.to_owned()),
+            _ => return Err(wrong(format!("`{word}` is not start=, end=, count=, stride= or format="))),
+        };
+    }
+    for key in ["start", "end", "count", "stride", "format"] {
+        if let Some(value) = kw.get::<Option<Value>>(key)? {
+            given.insert(key, python::str_of(&value));
+        }
+    }
+    let number = |key: &str| -> Result<Option<i64>, Error> {
+        let read = |text: &String| match (text.strip_prefix("0x"), text.len() > 1 && text.starts_with('0')) {
+            (Some(hex), _) => i64::from_str_radix(hex, 16),
+            (None, true) => i64::from_str_radix(text, 8),
+            (None, false) => text.parse(),
+        };
+        given.get(key).map(|t| read(t).map_err(|_| wrong(format!("`{key}={t}` is not a number")))).transpose()
+    };
+    let (start, stride) = (number("start")?.unwrap_or(1), number("stride")?.unwrap_or(1));
+    let end = match (number("count")?, number("end")?) {
+        (Some(_), Some(_)) => return Err(wrong("has both `count` and `end`".into())),
+        (Some(0), None) => return Ok(Vec::new()),
+        (Some(count), None) => count.checked_sub(1).and_then(|n| n.checked_mul(stride)).and_then(|n| n.checked_add(start)),
+        (None, Some(end)) => Some(end),
+        (None, None) => return Err(wrong("needs `count` or `end`".into())),
+    };
+    let span = end.and_then(|end| end.checked_sub(start)).ok_or_else(|| wrong("the numbers are too large".into()))?;
+    if stride == 0 || (span != 0 && (span < 0) != (stride < 0)) {
+        return Err(wrong("`stride` leads away from the end".into()));
+    }
+    let steps = span / stride;
+    if steps > MAX_SEQUENCE {
+        return Err(wrong(format!("over {MAX_SEQUENCE} items")));
+    }
+    let format = given.get("format").map_or("%d", String::as_str);
+    let mut one = |n: i64| state.apply_filter("format", &[Value::from(format), Value::from(n)]);
+    (0..=steps).map(|i| Ok(python::str_of(&one(start + i * stride)?))).collect()
+}
+
 fn refused(name: &str, hint: &str) -> Error {
     bad(format!("lookup `{name}` is not supported")).with_source(Hint(hint.to_owned()))
 }
 
 /// One text, joined by commas where there are several; with `wantlist` a list.
-fn lookup(state: &State<'_, '_>, name: &str, terms: Rest<Value>, kw: Kwargs) -> Result<Value, Error> {
+fn lookup(state: &mut State<'_, '_>, name: &str, terms: Rest<Value>, kw: Kwargs) -> Result<Value, Error> {
     let list = kw.get::<Option<bool>>("wantlist")?.unwrap_or(false);
     let mut out = all(state, name, &terms, &kw)?;
     Ok(match out.len() {
@@ -131,7 +161,7 @@ fn lookup(state: &State<'_, '_>, name: &str, terms: Rest<Value>, kw: Kwargs) -> 
     })
 }
 
-fn query(state: &State<'_, '_>, name: &str, terms: Rest<Value>, kw: Kwargs) -> Result<Vec<Value>, Error> {
+fn query(state: &mut State<'_, '_>, name: &str, terms: Rest<Value>, kw: Kwargs) -> Result<Vec<Value>, Error> {
     kw.get::<Option<bool>>("wantlist")?;
     all(state, name, &terms, &kw)
 }

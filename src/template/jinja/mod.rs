@@ -7,6 +7,7 @@ mod compile;
 mod escape;
 mod filters;
 mod lookups;
+mod methods;
 mod python;
 mod scope;
 
@@ -69,9 +70,11 @@ pub(super) fn environment() -> &'static Environment<'static> {
         env.set_debug(true);
         env.set_fuel(Some(MAX_FUEL));
         env.set_formatter(compile::format);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.set_unknown_method_callback(methods::call);
         env.add_function("cycler", minijinja_contrib::globals::cycler);
         env.add_function("joiner", minijinja_contrib::globals::joiner);
+        // Prints as the engine itself, not as Python.
+        env.remove_filter("pprint");
         filters::add(&mut env);
         checks::add(&mut env);
         lookups::add(&mut env);

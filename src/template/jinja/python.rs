@@ -50,18 +50,13 @@ fn repr(value: &Value, out: &mut String, depth: usize) {
             out.push('}');
         }
         ValueKind::Seq | ValueKind::Iterable => {
-            let tuple = value.is_tuple();
-            out.push(if tuple { '(' } else { '[' });
-            let mut count = 0;
-            for item in value.try_iter().into_iter().flatten() {
-                out.push_str(if count > 0 { ", " } else { "" });
+            // As in ansible-core 2.19: a tuple is shown as a list.
+            out.push('[');
+            for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
+                out.push_str(if i > 0 { ", " } else { "" });
                 repr(&item, out, depth + 1);
-                count += 1;
             }
-            if tuple && count == 1 {
-                out.push(',');
-            }
-            out.push(if tuple { ')' } else { ']' });
+            out.push(']');
         }
         _ => {
             let _ = write!(out, "{value:?}");

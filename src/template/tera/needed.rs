@@ -3,7 +3,7 @@
 //!
 //! Invariant: what is not understood is left as it is, since a false alarm is worse than a miss.
 
-/// Name of the filter, which nobody uses by chance.
+/// Name of the filter, unlikely to be used by chance.
 pub(super) const FILTER: &str = "septet_needed";
 /// What the filter's error begins with; the name's offset in the text follows.
 const MARK: &str = "septet_needed at ";

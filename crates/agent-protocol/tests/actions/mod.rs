@@ -57,9 +57,9 @@ fn files() -> BoxedStrategy<Action> {
         ),
         (text(), file_state(), of(text()), attributes(), any::<bool>(), of(any::<bool>()))
             .prop_map(|(path, state, src, attributes, recurse, follow)| Action::File { path, state, src, attributes, recurse, follow }),
-        (text(), of(text()), of(text()), any::<bool>(), insert(), any::<bool>(), attributes()).prop_map(
-            |(path, line, regexp, absent, insert, create, attributes)| {
-                Action::Lineinfile { path, line, regexp, absent, insert, create, attributes }
+        (text(), of(text()), of(text()), any::<(bool, bool)>(), insert(), any::<bool>(), attributes()).prop_map(
+            |(path, line, regexp, (backrefs, absent), insert, create, attributes)| {
+                Action::Lineinfile { path, line, regexp, backrefs, absent, insert, create, attributes }
             }
         ),
         (text(), text(), text(), text(), insert(), any::<bool>(), attributes()).prop_map(
@@ -90,10 +90,10 @@ fn host() -> BoxedStrategy<Action> {
         }),
         (
             (text(), any::<bool>(), of(any::<u32>()), of(text()), of(vec(text(), 0..3))),
-            (of(text()), any::<bool>(), of(text()), any::<bool>(), any::<bool>())
+            (of(text()), any::<bool>(), of(text()), any::<bool>(), any::<bool>(), of(text()))
         )
-            .prop_map(|((name, absent, uid, group, groups), (home, create_home, shell, system, append))| {
-                Action::User { name, absent, uid, group, groups, append, home, create_home, shell, system }
+            .prop_map(|((name, absent, uid, group, groups), (home, create_home, shell, system, append, comment))| {
+                Action::User { name, absent, uid, group, groups, append, home, create_home, shell, system, comment }
             }),
         (text(), any::<bool>(), of(any::<u32>()), any::<bool>()).prop_map(|(name, absent, gid, system)| Action::Group {
             name,

@@ -37,7 +37,7 @@ const MAX_DEPTH: usize = 64;
 /// Permissions that are kept, and those of directories without an entry. Nothing that is installed may be changed by everybody.
 const MODE_MASK: u32 = 0o755;
 
-/// Counts what passes, and ends when it is too much or nobody waits for it any more.
+/// Counts bytes, and ends at the limit or when the channel has ended.
 struct Limited<R> {
     from: R,
     left: u64,
@@ -75,7 +75,7 @@ fn broken(into: &Directory, e: io::Error) -> FileError {
     FileError::Refused(format!("the archive cannot be unpacked: {e}{cause}"))
 }
 
-/// Unpacks what lies below `top` in the archive into a directory that nobody else can enter; the rest is read and checked.
+/// Unpacks what lies below `top` in the archive into a private directory; the rest is read and checked.
 pub fn unpack(blob: &File, top: &OsStr, into: &Directory) -> Result<(), FileError> {
     let broken = |e| broken(into, e);
     let header_left = Rc::new(Cell::new(None));
@@ -197,7 +197,7 @@ impl Tree<'_> {
         let broken = |e| broken(self.into, e);
         let (dir, name) = self.parent(parts)?;
         // The last of several entries of one name counts, as with tar.
-        if dir.look(name).map_err(broken)?.is_some_and(|f| !f.meta.is_dir()) {
+        if dir.lookup(name).map_err(broken)?.is_some_and(|f| !f.meta.is_dir()) {
             dir.unlink(name).map_err(at("replace", shown))?;
         }
         let mut file = dir.create(name, 0o600).map_err(broken)?;
@@ -208,7 +208,7 @@ impl Tree<'_> {
     fn hard_link(&self, parts: &[OsString], to: &[OsString], shown: &Path) -> Result<(), FileError> {
         let (dir, name) = self.parent(parts)?;
         let (from, old) = self.parent(to)?;
-        if !from.look(old).map_err(|e| broken(self.into, e))?.is_some_and(|f| f.meta.is_file()) {
+        if !from.lookup(old).map_err(|e| broken(self.into, e))?.is_some_and(|f| f.meta.is_file()) {
             return Err(refused(shown, "is a hard link to what is not a file of it"));
         }
         dir.hard_link(&from, old, name).map_err(|e| broken(self.into, e))

@@ -1,13 +1,15 @@
-//! Within one session: this broker's registration stays, there is a controller, and it is this broker if nobody else is.
+//! Within one session: this broker's registration stays, there is a controller, and it is this broker if nobody else is; changed
+//! settings are obeyed.
 //!
 //! Invariant: the controller's work runs only while `/controller` is owned by this session.
 
 use std::{io, sync::Arc, time::Duration};
 
+use septet_zookeeper as zk;
 use tokio::task::JoinHandle;
-use zookeeper_client as zk;
 
 use super::{
+    config_changes,
     controller::{self, ControllerError, Term},
     image::{parse_broker, parse_controller},
     path,
@@ -27,6 +29,8 @@ pub struct Election {
     client: zk::Client,
     controller: Watched,
     registration: Watched,
+    configs: Watched,
+    config_changes: config_changes::Follower,
     term: Option<JoinHandle<ControllerError>>,
     /// looks whether another controller lives
     probe: Option<JoinHandle<()>>,
@@ -41,7 +45,16 @@ impl Drop for Election {
 impl Election {
     /// Nothing is known yet.
     pub fn new(broker: Arc<Broker>, client: zk::Client) -> Self {
-        Self { broker, client, controller: Watched::default(), registration: Watched::default(), term: None, probe: None }
+        Self {
+            broker,
+            client,
+            controller: Watched::default(),
+            registration: Watched::default(),
+            configs: Watched::default(),
+            config_changes: config_changes::Follower::default(),
+            term: None,
+            probe: None,
+        }
     }
 
     fn stop(&mut self) {
@@ -58,6 +71,7 @@ impl Election {
     pub fn forget_watches(&mut self) {
         self.controller.forget();
         self.registration.forget();
+        self.configs.forget();
     }
 
     /// Waits until there may be something new.
@@ -73,6 +87,7 @@ impl Election {
         tokio::select! {
             () = self.controller.wait() => {}
             () = self.registration.wait() => {}
+            () = self.configs.wait() => {}
             () = term => {
                 self.term = None;
                 self.controller.forget();
@@ -122,6 +137,11 @@ impl Election {
             }
             self.controller.arm(watch);
         }
+        if self.configs.fired() {
+            let watch = self.config_changes.read(&self.client, &self.broker).await?;
+            self.configs.arm(watch);
+        }
+        self.config_changes.apply(&self.client, &self.broker).await?;
         Ok(())
     }
 
@@ -150,9 +170,9 @@ impl Election {
     }
 }
 
-/// Ends when connections to a broker were refused, one after the other.
+/// Ends when connections to a broker were refused, one after the other, and it is known to have listened before.
 async fn until_gone(broker: &Broker, client: &zk::Client, id: i32) -> Result<(), zk::Error> {
-    let mut refused = 0;
+    let (mut refused, mut reached) = (0, false);
     while refused < PROOF {
         let (data, _) = match client.get_data(&format!("{}/{id}", path::BROKER_IDS)).await {
             Ok(found) => found,
@@ -163,16 +183,17 @@ async fn until_gone(broker: &Broker, client: &zk::Client, id: i32) -> Result<(),
             }
             Err(e) => return Err(e),
         };
-        let Some((host, port)) = parse_broker(&data).endpoint(&broker.config.inter_broker_listener) else {
+        let info = parse_broker(&data);
+        let Some((host, port)) = info.endpoint(&broker.config.inter_broker_listener) else {
             tokio::time::sleep(BACK_OFF * 10).await;
             continue;
         };
         match Peer::connect(&host, port, &format!("broker-{}", broker.id())).await {
             Ok(peer) => {
-                refused = 0;
+                (refused, reached) = (0, true);
                 peer.closed().await;
             }
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => refused += 1,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && (reached || info.ours) => refused += 1,
             Err(_) => refused = 0,
         }
         if refused < PROOF {

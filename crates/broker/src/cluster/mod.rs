@@ -2,11 +2,13 @@
 //!
 //! Invariant: what this broker believes is an [`Image`], replaced as a whole; the coordinator is the authority.
 
+pub mod config_changes;
 pub mod control;
 pub mod controller;
 pub mod deletion;
 mod election;
 mod image;
+pub mod partitions;
 pub mod producer_ids;
 pub mod quota;
 mod session;

@@ -9,17 +9,17 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{image::parse_config, path, topics::is_internal};
-use crate::{broker::Broker, topic_settings::TopicSettings};
+use crate::{broker::Broker, configs::Settings, topic_settings::TopicSettings};
 
 /// Znodes that are read at once.
 const AT_ONCE: usize = 256;
 
-/// Settings by topic.
+/// Settings by topic, with the transaction that wrote them: what is read later is not replaced by what was written before.
 #[derive(Debug, Default)]
-pub struct TopicConfigs(Mutex<HashMap<String, BTreeMap<String, String>>>);
+pub struct TopicConfigs(Mutex<HashMap<String, (i64, Settings)>>);
 
 impl TopicConfigs {
     /// Reads what is not known of these topics.
@@ -38,22 +38,40 @@ impl TopicConfigs {
             let paths: Vec<String> = some.iter().map(|t| format!("{}/{t}", path::CONFIG_TOPICS)).collect();
             let read = join_all(paths.iter().map(|p| client.get_data(p))).await;
             for (topic, result) in some.iter().zip(read) {
-                let config = match result {
-                    Ok((data, _)) => parse_config(&data),
-                    Err(zk::Error::NoNode) => BTreeMap::new(),
+                let (written, config) = match result {
+                    Ok((data, stat)) => (stat.mzxid, parse_config(&data)),
+                    Err(zk::Error::NoNode) => (-1, BTreeMap::new()),
                     Err(e) => {
                         tracing::warn!("settings of topic {topic}: {e}; those of the broker count");
                         continue;
                     }
                 };
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((*topic).to_owned(), config);
+                self.take(topic, written, config);
             }
         }
     }
 
+    /// Takes what a transaction has written, unless something later is known.
+    pub fn take(&self, topic: &str, written: i64, config: BTreeMap<String, String>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.get(topic).is_none_or(|(before, _)| *before <= written) {
+            known.insert(topic.to_owned(), (written, config));
+        }
+    }
+
+    /// The topics whose settings are known.
+    pub fn topics(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// The settings that were given to a topic.
     pub fn given(&self, topic: &str) -> BTreeMap<String, String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(topic).cloned().unwrap_or_default()
+        self.known(topic).unwrap_or_default()
+    }
+
+    /// The same, if they are known.
+    pub fn known(&self, topic: &str) -> Option<BTreeMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(topic).map(|(_, config)| config.clone())
     }
 
     /// Forgets a topic that is deleted.
@@ -63,9 +81,10 @@ impl TopicConfigs {
 
     /// What a topic's partitions go by.
     pub fn settings(&self, broker: &Broker, topic: &str) -> TopicSettings {
-        let defaults = TopicSettings::of(&broker.config);
+        let config = broker.dynamic.get().config.clone();
+        let defaults = TopicSettings::of(&config);
         // Committed offsets are compacted, not deleted, as on Kafka.
-        let defaults = if is_internal(topic) { defaults.of_offsets(&broker.config) } else { defaults };
+        let defaults = if is_internal(topic) { defaults.of_offsets(&config) } else { defaults };
         defaults.with(topic, &self.given(topic))
     }
 }

@@ -62,7 +62,9 @@ pub fn repair(now: &LeaderAndIsr, replicas: &[i32], brokers: &Brokers<'_>, uncle
         // Its ISR stays: only a member of it has all that was acknowledged.
         return (now.leader >= 0).then(|| next(now, -1, now.isr.clone()));
     }
-    let isr: Vec<i32> = now.isr.iter().copied().filter(|r| *r == leader || brokers.serves(*r)).collect();
+    // Without a leader, every member was dead: one that came back may have lost records in a power cut, and has to catch up first.
+    let stays = |r: i32| r == leader || now.leader >= 0 && brokers.serves(r);
+    let isr: Vec<i32> = now.isr.iter().copied().filter(|r| stays(*r)).collect();
     (leader != now.leader || isr != now.isr).then(|| next(now, leader, isr))
 }
 
@@ -110,6 +112,9 @@ mod tests {
             (state(-1, 4, &[1]), &[2, 3], &[], false, None),
             (state(-1, 4, &[1]), &[1, 2, 3], &[], false, Some(state(1, 5, &[1]))),
             (state(-1, 4, &[1]), &[2, 3], &[], true, Some(state(2, 5, &[2]))),
+            // All in-sync replicas died and came back: the others join when they have caught up with the leader.
+            (state(1, 3, &[1, 2]), &[3], &[], false, Some(state(-1, 4, &[1, 2]))),
+            (state(-1, 4, &[1, 2]), &[1, 2, 3], &[], false, Some(state(1, 5, &[1]))),
             (state(1, 3, &[1]), &[], &[], true, Some(state(-1, 4, &[1]))),
             // Controlled stop of a leader, of a follower, of the only one in sync.
             (state(1, 0, &[1, 2, 3]), &[1, 2, 3], &[1], false, Some(state(2, 1, &[2, 3]))),

@@ -154,7 +154,8 @@ impl Replication {
         self.leadership.as_ref()?.pending.as_ref()
     }
 
-    /// Takes the lead, or goes on leading under a new epoch. An epoch that is not newer changes nothing but the replicas.
+    /// Takes the lead, or goes on leading under a new epoch. In the leadership that goes on, an older state changes nothing, the
+    /// same state nothing but the replicas: a pending proposal may yet be applied, so it counts until there is a newer state.
     pub fn become_leader(&mut self, assignment: Assignment, end: i64, now: i64) -> Effects {
         let again = self.leads() && self.assignment.leader_epoch == assignment.leader_epoch;
         if again && assignment.partition_epoch < self.assignment.partition_epoch {
@@ -189,8 +190,12 @@ impl Replication {
         Effects { high_watermark_moved: self.advance(now, Lag { max_ms: 0 }), propose: None }
     }
 
-    /// Follows from now on.
+    /// Follows from now on. A state that is older than the one of the same leader epoch changes nothing.
     pub fn become_follower(&mut self, assignment: Assignment) {
+        let known = &self.assignment;
+        if assignment.leader_epoch == known.leader_epoch && assignment.partition_epoch < known.partition_epoch {
+            return;
+        }
         self.leadership = None;
         self.assignment = assignment;
     }
@@ -303,12 +308,14 @@ impl Replication {
             Answer::State { leader, leader_epoch, isr, partition_epoch } => {
                 let current = leader == me && leader_epoch == self.assignment.leader_epoch;
                 let newer = current && partition_epoch > self.assignment.partition_epoch;
+                // Of another leadership, or older than what was proposed on: what became of the proposal is not known.
+                let settled = current && partition_epoch >= self.assignment.partition_epoch;
+                if newer || (expected && settled) {
+                    l.pending = None;
+                }
                 if newer {
                     self.assignment.isr = isr;
                     self.assignment.partition_epoch = partition_epoch;
-                }
-                if expected || newer {
-                    l.pending = None;
                 }
             }
             _ if !expected => return Effects::default(),
@@ -372,7 +379,9 @@ impl Replication {
 /// Where a follower cuts its log, when its leader says that it has records which the leader does not have: the leader's
 /// last epoch up to the one that was asked for, and where it ends there. As AbstractFetcherThread.getOffsetTruncationState.
 ///
-/// `local` gives the last local epoch up to one and its end, `end` is the local log end. Says too whether that settles it.
+/// `local` answers as LeaderEpochFileCache.endOffsetFor does: the last local epoch up to one and its end; for one before all
+/// local epochs, that one and the start of the first, for nothing is shared then. `None` only if no epochs are known. `end` is the
+/// local log end. Says too whether that settles it.
 pub fn truncation(leader: (i32, i64), local: impl Fn(i32) -> Option<(i32, i64)>, end: i64, high_watermark: i64) -> (i64, bool) {
     let (leader_epoch, leader_end) = leader;
     if leader_end < 0 {
@@ -496,20 +505,46 @@ mod tests {
         let answer = Answer::State { leader: 1, leader_epoch: 0, isr: vec![1], partition_epoch: 6 };
         assert_eq!(r.answered(&p, answer, 1001, LAG), Effects::default());
         assert_eq!((r.in_sync(), r.high_watermark()), (2, 0));
-        assert_eq!(r.follower_fetched(2, -1, 4, 0, 1002, LAG, true).high_watermark_moved, true);
+        assert!(r.follower_fetched(2, -1, 4, 0, 1002, LAG, true).high_watermark_moved);
         assert_eq!(r.follower_fetched(9, -1, 4, 0, 1002, LAG, true), Effects::default());
+    }
+
+    #[test]
+    fn a_pending_proposal_counts_until_there_is_a_newer_state() {
+        let mut r = Replication::new(1, 0, 0);
+        r.become_leader(assignment(&[1, 2], 0, 5), 0, 0);
+        let p = fetch(&mut r, 3, 0, 1).propose.unwrap();
+        r.appended(10, 2, LAG);
+        fetch(&mut r, 2, 10, 500);
+        // The state it was proposed on is sent again, then an older one.
+        r.become_leader(assignment(&[1, 2], 0, 5), 10, 501);
+        r.become_leader(assignment(&[1], 0, 4), 10, 502);
+        // The controller that answers has elected another since.
+        let answer = Answer::State { leader: 2, leader_epoch: 1, isr: vec![1, 2, 3], partition_epoch: 7 };
+        r.answered(&p, answer, 503, LAG);
+        assert_eq!((r.pending(), r.high_watermark()), (Some(&p), 0), "broker 3 may be in the ISR");
+        assert_eq!((r.assignment().isr.as_slice(), r.assignment().partition_epoch), (&[1, 2][..], 5));
+        r.become_leader(assignment(&[1, 2, 3], 0, 6), 10, 504);
+        assert_eq!((r.pending(), r.high_watermark()), (None, 0));
     }
 
     #[test]
     fn a_follower_cuts_what_its_leader_does_not_have() {
         // Local epochs: 1 from 0 to 10, 3 from 10 to 20.
         let local = |e: i32| match e {
-            i32::MIN..=0 => None,
+            i32::MIN..=0 => Some((e, 0)),
             1 | 2 => Some((1, 10)),
             _ => Some((3, 20)),
         };
         // (leader's answer, where, settled)
-        let cases = [((1, 8), (8, true)), ((1, 15), (10, true)), ((2, 15), (10, false)), ((3, 18), (18, true)), ((-1, -1), (6, true))];
+        let cases = [
+            ((1, 8), (8, true)),
+            ((1, 15), (10, true)),
+            ((2, 15), (10, false)),
+            ((3, 18), (18, true)),
+            ((0, 20), (0, true)),
+            ((-1, -1), (6, true)),
+        ];
         for (leader, want) in cases {
             assert_eq!(truncation(leader, local, 20, 6), want, "{leader:?}");
         }

@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use uuid::Uuid;
@@ -57,6 +58,8 @@ pub struct Part {
     pub records: Option<Slice>,
     /// there are records from the position on, whether or not they had room here
     pub more: bool,
+    /// producers and first offsets of transactions that were aborted, for a reader of committed records
+    pub aborted: Option<Vec<(i64, i64)>>,
 }
 
 impl Default for Part {
@@ -72,6 +75,7 @@ impl Default for Part {
             preferred: -1,
             records: None,
             more: false,
+            aborted: None,
         }
     }
 }
@@ -157,6 +161,8 @@ pub struct Parts {
     /// read, with nothing to read and offsets that the client does not know
     untold: Vec<u32>,
     changes: Arc<Changes>,
+    /// when all were read last
+    refreshed: Option<Instant>,
 }
 
 /// An answer's topics, each with its partitions.
@@ -199,6 +205,14 @@ impl Parts {
         self.entries[slot as usize] = Some(entry);
         self.slots.insert(key, slot);
         self.dirty(slot);
+    }
+
+    /// Has all partitions read again, if that was not done for so long.
+    pub fn refresh(&mut self, now: Instant, every: Duration) {
+        if self.refreshed.is_none_or(|before| now.duration_since(before) >= every) {
+            self.refreshed = Some(now);
+            (0..self.entries.len() as u32).for_each(|slot| self.dirty(slot));
+        }
     }
 
     /// Takes a partition away.
@@ -265,6 +279,11 @@ impl Parts {
         let walked = std::mem::take(&mut self.forgotten.0);
         self.forgotten.1.extend(walked);
         found
+    }
+
+    /// Aborted transactions in the answer.
+    pub fn aborted_len(found: &Found) -> usize {
+        found.parts.iter().map(|(_, p)| p.aborted.as_ref().map_or(0, Vec::len)).sum()
     }
 
     /// Number of partitions in the answer.

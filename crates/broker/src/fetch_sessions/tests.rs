@@ -212,6 +212,14 @@ fn work_follows_change() {
         assert!(parts.answer(found, false).is_empty());
     }
     assert_eq!(fake.reads.take(), 0, "nothing has changed");
+    // A follower's partitions are read now and then, so that the leader hears where it is.
+    let now = Instant::now();
+    for (after, reads) in [(0, 1000), (400, 0), (500, 1000), (999, 0), (1000, 1000)] {
+        parts.refresh(now + Duration::from_millis(after), Duration::from_millis(500));
+        let found = parts.read(&fake, 1 << 20);
+        assert!(parts.answer(found, false).is_empty());
+        assert_eq!(fake.reads.take(), reads, "after {after} ms");
+    }
     fake.change(7, |s| s.start = 1);
     fake.change(7, |s| s.end = 0);
     let found = parts.read(&fake, 1 << 20);

@@ -5,18 +5,22 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        CreateTopicsRequest, CreateTopicsResponse, create_topics_request::CreatableTopic, create_topics_response::CreatableTopicResult,
+        CreateTopicsRequest, CreateTopicsResponse,
+        create_topics_request::CreatableTopic,
+        create_topics_response::{CreatableTopicConfigs, CreatableTopicResult},
     },
     protocol::StrBytes,
 };
 
+use super::{alter_configs, describe_configs};
 use crate::{
     broker::Broker,
     cluster::{
         topic_ids,
         topics::{self, Refusal},
     },
-    topic_settings::{TopicSettings, Wrong},
+    configs::{Refused, Settings},
+    topic_settings::TopicSettings,
 };
 
 fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, Refusal> {
@@ -47,7 +51,7 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     Ok(out)
 }
 
-async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<(usize, usize), Refusal> {
+async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<(usize, usize, Settings), Refusal> {
     let name = topic.name.as_str();
     topics::check_name(name)?;
     let image = broker.image();
@@ -57,22 +61,22 @@ async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) ->
     if image.topics.contains_key(name) {
         return Err((ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
     }
-    let mut config = serde_json::Map::new();
-    let mut settings = TopicSettings::of(&broker.config);
+    let mut config = Settings::new();
     for c in &topic.configs {
         let key = c.name.to_string();
-        let wrong = |text: String| (ResponseError::InvalidConfig, text);
-        // Without a value the broker's counts.
-        let Some(value) = &c.value else { continue };
-        match settings.set(&key, value) {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!("topic {name}: {key} is kept, but has no effect so far"),
-            Err(Wrong::Key) => return Err(wrong(format!("Unknown topic config name: {key}"))),
-            Err(Wrong::Value(why)) => return Err(wrong(format!("Invalid value for configuration {key}: {why}"))),
-        }
-        config.insert(key, value.to_string().into());
+        let Some(value) = &c.value else {
+            return Err((ResponseError::InvalidConfig, format!("Null value not supported for topic configs: {key}")));
+        };
+        config.insert(key, value.to_string());
     }
-    topics::check_config_size(&config)?;
+    alter_configs::check_for_topic(&config)
+        .map_err(|(Refused::Config(why) | Refused::Request(why))| (ResponseError::InvalidConfig, why))?;
+    let mut settings = TopicSettings::of(&broker.dynamic.get().config);
+    for (key, value) in &config {
+        if settings.set(key, value) != Ok(true) {
+            tracing::warn!("topic {name}: {key} is kept, but has no effect so far");
+        }
+    }
     let assignment = assignment(broker, topic)?;
     if validate_only {
         broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, false)?;
@@ -84,12 +88,12 @@ async fn create(broker: &Broker, topic: &CreatableTopic, validate_only: bool) ->
             .clone()
             .ok_or((ResponseError::CoordinatorNotAvailable, "no session with the coordinator".to_owned()))?;
         broker.quota.reserve(&image, broker.partition_limits(), name, &assignment, false)?;
-        if let Err(e) = topics::create(&client, name, &assignment, &config.into()).await {
+        if let Err(e) = topics::create(&client, name, &assignment, &serde_json::json!(config)).await {
             broker.quota.release(name);
             return Err(e);
         }
     }
-    Ok((assignment.len(), assignment.first().map_or(0, Vec::len)))
+    Ok((assignment.len(), assignment.first().map_or(0, Vec::len), config))
 }
 
 /// Answers a request.
@@ -113,9 +117,22 @@ pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version
             }
         };
         results.push(match done {
-            Ok((partitions, factor)) => {
+            Ok((partitions, factor, settings)) => {
                 made.push(topic.name.to_string());
-                if version >= 5 { answer.with_num_partitions(partitions as i32).with_replication_factor(factor as i16) } else { answer }
+                if version >= 5 {
+                    let configs = describe_configs::of_new_topic(broker, &settings).into_iter().map(|(name, value, from)| {
+                        CreatableTopicConfigs::default()
+                            .with_name(StrBytes::from_string(name))
+                            .with_value(value.map(StrBytes::from_string))
+                            .with_config_source(from as i8)
+                    });
+                    answer
+                        .with_num_partitions(partitions as i32)
+                        .with_replication_factor(factor as i16)
+                        .with_configs(Some(configs.collect()))
+                } else {
+                    answer
+                }
             }
             Err((code, text)) => answer.with_error_code(code.code()).with_error_message(Some(StrBytes::from_string(text))),
         });

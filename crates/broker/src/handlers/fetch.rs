@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Context, RequestError,
-    fetch_answer::{self, Header, PART_BYTES},
+    fetch_answer::{self, ABORTED_BYTES, Header, PART_BYTES},
     leaders::Leaders,
 };
 use crate::{
@@ -26,6 +26,9 @@ use crate::{
 
 /// Longest wait, in milliseconds.
 const MAX_WAIT_MS: u64 = 60_000;
+/// How often the position of a follower in an idle partition is reported to it: an ISR change that could not be proposed when the
+/// follower caught up is proposed then.
+const REPLICA_REFRESH: Duration = Duration::from_millis(500);
 /// First version with topic ids in the place of names.
 const IDS: i16 = 13;
 /// First version in which a follower says its epoch.
@@ -158,6 +161,7 @@ impl Leading<'_> {
             start_offset: found.start_offset,
             records: found.records,
             more: found.more,
+            aborted: found.aborted,
             ..Part::default()
         })
     }
@@ -217,6 +221,9 @@ fn begin(broker: &Broker, wanted: &mut Wanted, version: i16) -> Result<(Subject,
         let mut parts = lock(&session);
         named.into_iter().for_each(|(topic, index, position)| parts.put(topic, index, position));
         wanted.forgotten.iter().for_each(|(topic, index)| parts.forget(topic, *index));
+        if wanted.replica.is_some() {
+            parts.refresh(Instant::now(), REPLICA_REFRESH);
+        }
         parts.len()
     };
     let goes_on = broker.fetch_sessions.resized(wanted.asked.id, len);
@@ -256,7 +263,8 @@ pub async fn handle(
     let found = wait(broker, &wanted, &mut subject).await;
     let full = matches!(subject, Subject::Own(_));
     let len = subject.with(|parts| parts.answer_len(&found, full));
-    let share: Share = broker.budgets.responses.take(len * PART_BYTES).await;
+    let bytes = len * PART_BYTES + Parts::aborted_len(&found) * ABORTED_BYTES;
+    let share: Share = broker.budgets.responses.take(bytes).await;
     let mut topics = subject.with(|parts| parts.answer(found, full));
     if let Subject::Own(parts) = subject
         && version >= 7

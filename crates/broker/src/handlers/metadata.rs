@@ -176,7 +176,8 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataR
             MetadataResponseBroker::default()
                 .with_node_id(BrokerId(*id))
                 .with_host(StrBytes::from_string(e.host.clone()))
-                .with_port(e.port.into()),
+                .with_port(e.port.into())
+                .with_rack(info.rack.clone().filter(|_| version >= 1).map(StrBytes::from_string)),
         )
     });
     let response = MetadataResponse::default()

@@ -2,13 +2,19 @@
 //!
 //! Invariant: what has an effect is done when [`handle`] ends; only waiting is left to the rest of an [`Outcome`].
 
+mod alter_configs;
 mod api_versions;
 mod control;
+mod create_partitions;
 mod create_topics;
 mod delete_groups;
 mod delete_records;
 mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
 mod describe_groups;
+mod describe_producers;
+mod elect_leaders;
 mod fetch;
 mod fetch_answer;
 mod find_coordinator;
@@ -19,12 +25,14 @@ mod leaders;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod reassignments;
 mod sync_group;
 
 use std::sync::Arc;
@@ -33,11 +41,13 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterPartitionRequest, ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
-        DeleteTopicsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest,
-        JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-        OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader, ResponseHeader,
-        SyncGroupRequest,
+        AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AlterReplicaLogDirsRequest, ApiKey,
+        ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+        DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+        ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+        JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest,
+        OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, RequestHeader,
+        ResponseHeader, SyncGroupRequest,
     },
     protocol::{Decodable, Encodable},
 };
@@ -79,6 +89,8 @@ pub struct Context {
     pub listener: String,
     /// the client's address
     pub peer: Option<std::net::IpAddr>,
+    /// counts the connections of this broker, in the order in which they were accepted
+    pub connection: u64,
 }
 
 /// An API that is served: its key, the versions that are advertised, the oldest that is really served, its layout.
@@ -175,6 +187,27 @@ pub const APIS: &[Api] = &[
         layout: Layout { flexible: 0, fields: "i l [ u [ i i I@0-2 [@3-99 i l ] b i ] ]" },
     },
     Api { key: ApiKey::DeleteRecords, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ s [ i l ] ] i" } },
+    Api { key: ApiKey::DescribeConfigs, versions: (1, 4), served_from: 1, layout: Layout { flexible: 4, fields: "[ b s S ] b b@3-99" } },
+    Api { key: ApiKey::AlterConfigs, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "[ b s [ s s ] ] b" } },
+    Api { key: ApiKey::AlterReplicaLogDirs, versions: (1, 2), served_from: 1, layout: Layout { flexible: 2, fields: "[ s [ s I ] ]" } },
+    Api { key: ApiKey::DescribeLogDirs, versions: (1, 4), served_from: 1, layout: Layout { flexible: 2, fields: "[ s I ]" } },
+    Api { key: ApiKey::CreatePartitions, versions: (0, 3), served_from: 0, layout: Layout { flexible: 2, fields: "[ s i [ I ] ] i b" } },
+    Api {
+        key: ApiKey::IncrementalAlterConfigs,
+        versions: (0, 1),
+        served_from: 0,
+        layout: Layout { flexible: 1, fields: "[ b s [ s b s ] ] b" },
+    },
+    Api { key: ApiKey::ElectLeaders, versions: (0, 2), served_from: 0, layout: Layout { flexible: 2, fields: "b@1-99 [ s I ] i" } },
+    Api {
+        key: ApiKey::AlterPartitionReassignments,
+        versions: (0, 0),
+        served_from: 0,
+        layout: Layout { flexible: 0, fields: "i [ s [ i I ] ]" },
+    },
+    Api { key: ApiKey::ListPartitionReassignments, versions: (0, 0), served_from: 0, layout: Layout { flexible: 0, fields: "i [ s I ]" } },
+    Api { key: ApiKey::DescribeProducers, versions: (0, 0), served_from: 0, layout: Layout { flexible: 0, fields: "[ s I ]" } },
+    Api { key: ApiKey::DescribeCluster, versions: (0, 1), served_from: 0, layout: Layout { flexible: 0, fields: "b b@1-99" } },
 ];
 
 /// What is answered before the broker knows the cluster. Everything else waits: a client would be told that the cluster is empty.
@@ -206,7 +239,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             return Err(bad("header is cut off"));
         }
         let header = RequestHeader::decode(&mut frame, 2).map_err(|e| RequestError::Malformed(e.to_string()))?;
-        let body = control::handle(broker, number, version, &frame).await?;
+        let body = control::handle(broker, number, version, &frame, context.connection).await?;
         return Ok(Answer::from(frame_answer(header.correlation_id, &body)).into());
     }
     let api = APIS.iter().find(|a| a.key as i16 == number).ok_or_else(|| RequestError::Malformed(format!("API {number} is not served")))?;
@@ -324,6 +357,42 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             let request = decode!(DeleteRecordsRequest);
             // Waits for the disk.
             encode(&header, key, version, &tokio::task::block_in_place(|| delete_records::handle(broker, &request)))
+        }
+        ApiKey::DescribeConfigs => {
+            let request = decode!(DescribeConfigsRequest);
+            drop(share);
+            let (response, share) = describe_configs::handle(broker, &request, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::AlterConfigs => encode(&header, key, version, &alter_configs::whole(broker, &decode!(AlterConfigsRequest)).await),
+        ApiKey::IncrementalAlterConfigs => {
+            encode(&header, key, version, &alter_configs::incremental(broker, &decode!(IncrementalAlterConfigsRequest)).await)
+        }
+        ApiKey::AlterReplicaLogDirs => encode(&header, key, version, &log_dirs::alter(broker, &decode!(AlterReplicaLogDirsRequest))),
+        ApiKey::DescribeLogDirs => {
+            let request = decode!(DescribeLogDirsRequest);
+            drop(share);
+            let (response, share) = log_dirs::describe(broker, &request, version).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::CreatePartitions => {
+            encode(&header, key, version, &create_partitions::handle(broker, &decode!(CreatePartitionsRequest)).await)
+        }
+        ApiKey::ElectLeaders => encode(&header, key, version, &elect_leaders::handle(broker, &decode!(ElectLeadersRequest), version).await),
+        ApiKey::AlterPartitionReassignments => {
+            encode(&header, key, version, &reassignments::alter(broker, &decode!(AlterPartitionReassignmentsRequest)).await)
+        }
+        ApiKey::ListPartitionReassignments => {
+            encode(&header, key, version, &reassignments::list(broker, &decode!(ListPartitionReassignmentsRequest)).await)
+        }
+        ApiKey::DescribeProducers => {
+            let request = decode!(DescribeProducersRequest);
+            drop(share);
+            let (response, share) = describe_producers::handle(broker, &request).await;
+            return Ok(Answer { share, ..encode(&header, key, version, &response)?.into() }.into());
+        }
+        ApiKey::DescribeCluster => {
+            encode(&header, key, version, &describe_cluster::handle(broker, context, &decode!(DescribeClusterRequest), version))
         }
         other => return Err(RequestError::Malformed(format!("{other:?} is not served"))),
     }?;

@@ -58,7 +58,8 @@ impl Log {
             return None;
         }
         let segments = || self.segments.iter().filter(|s| s.next_offset() > self.recovery_point);
-        let mut others: Vec<PathBuf> = segments().map(|s| s.aborted()).filter(|a| !a.entries().is_empty()).map(|a| a.path().clone()).collect();
+        let mut others: Vec<PathBuf> =
+            segments().map(|s| s.aborted()).filter(|a| !a.entries().is_empty()).map(|a| a.path().clone()).collect();
         let files = segments().flat_map(|s| s.files()).cloned().collect();
         let mut epochs = 0;
         if let Some((path, writes)) = self.epochs.unsynced() {

@@ -76,7 +76,9 @@ async fn sending(broker: &Arc<Broker>) {
         }
         let answers = answers.unwrap_or_default();
         // An answer is missing, or must be asked for again: not at once.
-        if !failed && proposals.iter().any(|(t, i, _)| matches!(answers.get(&(t.clone(), *i)), None | Some(Answer::Retry | Answer::Rejected))) {
+        if !failed
+            && proposals.iter().any(|(t, i, _)| matches!(answers.get(&(t.clone(), *i)), None | Some(Answer::Retry | Answer::Rejected)))
+        {
             tokio::time::sleep(MIN_TICK).await;
         }
         for (topic, index, proposal) in &proposals {

@@ -53,8 +53,7 @@ impl Ensemble {
         let network = Arc::<Network>::default();
         let (mut nodes, mut gates, mut coordinator_gates) = (Vec::new(), Vec::new(), Vec::new());
         for id in 1..=3 {
-            let mut to_coordinators: Vec<Gate> =
-                (0..3).map(|i| Gate::new(&network, Some(id), 4 + i, ports[i].0)).collect();
+            let mut to_coordinators: Vec<Gate> = (0..3).map(|i| Gate::new(&network, Some(id), 4 + i, ports[i].0)).collect();
             let addresses: Vec<String> = to_coordinators.iter().map(|g| format!("127.0.0.1:{}", g.port)).collect();
             coordinator_gates.append(&mut to_coordinators);
             let node = Node::new(dir.path(), &format!("broker-{id}"), id as i32, &addresses.join(","), settings);
@@ -66,8 +65,7 @@ impl Ensemble {
             nodes.push(node);
             gates.push(gate);
         }
-        let mut this =
-            Self { nodes, network, gates, _coordinator_gates: coordinator_gates, coordinators: vec![None, None, None], dir };
+        let mut this = Self { nodes, network, gates, _coordinator_gates: coordinator_gates, coordinators: vec![None, None, None], dir };
         (0..3).for_each(|i| this.start_coordinator(i));
         this.nodes.iter_mut().for_each(Node::start);
         this.nodes.iter_mut().for_each(|n| n.wait(3));
@@ -162,7 +160,8 @@ impl Ensemble {
         let begun = Instant::now();
         loop {
             let last: Vec<Option<States>> = (1..=3).map(|id| self.states(id, topic)).collect();
-            let full = |s: &Option<States>| s.as_ref().is_some_and(|s| s.len() == partitions && s.iter().all(|(l, isr)| *l > 0 && isr.len() == 3));
+            let full =
+                |s: &Option<States>| s.as_ref().is_some_and(|s| s.len() == partitions && s.iter().all(|(l, isr)| *l > 0 && isr.len() == 3));
             if last.iter().all(full) && last.iter().all(|s| *s == last[0]) {
                 return;
             }

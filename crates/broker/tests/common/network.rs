@@ -141,13 +141,8 @@ impl Gate {
                     let _ = s.set_nodelay(true);
                 }
                 let from_place = Arc::new(AtomicUsize::new(source.unwrap_or(0)));
-                let way = |back| Way {
-                    network: network.clone(),
-                    source: from_place.clone(),
-                    target,
-                    back,
-                    learn: !back && source.is_none(),
-                };
+                let way =
+                    |back| Way { network: network.clone(), source: from_place.clone(), target, back, learn: !back && source.is_none() };
                 let (there, back) = (way(false), way(true));
                 thread::spawn(move || there.pump(from, to));
                 thread::spawn(move || back.pump(to_2, from_2));

@@ -84,7 +84,7 @@ impl Process {
                 shell
             }
         };
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("SEPTET_LOG", "info,zookeeper_client=error,openraft=error");
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("SEPTET_LOG", "info,openraft=error");
         Self::spawn(command, log)
     }
 

@@ -3,17 +3,30 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-        DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
-        LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, SyncGroupRequest, TopicName, TransactionalId,
+        AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AlterReplicaLogDirsRequest, ApiKey,
+        ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
+        DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
+        DescribeProducersRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest,
+        IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest,
+        ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+        OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, SyncGroupRequest, TopicName, TransactionalId,
+        alter_configs_request::{AlterConfigsResource, AlterableConfig},
+        alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
+        alter_partition_request::{BrokerState, PartitionData, TopicData},
+        alter_replica_log_dirs_request::{AlterReplicaLogDir, AlterReplicaLogDirTopic},
+        create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
+        describe_configs_request::DescribeConfigsResource,
+        describe_log_dirs_request::DescribableLogDirTopic,
+        describe_producers_request::TopicRequest,
+        elect_leaders_request::TopicPartitions,
         fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
         join_group_request::JoinGroupRequestProtocol,
         leave_group_request::MemberIdentity,
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
+        list_partition_reassignments_request::ListPartitionReassignmentsTopics,
         metadata_request::MetadataRequestTopic,
         offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
@@ -234,6 +247,19 @@ fn epochs(v: i16, n: usize) -> OffsetForLeaderEpochRequest {
     if v >= 3 { r.with_replica_id(BrokerId(-1)) } else { r }
 }
 
+fn alter_partition(v: i16, n: usize) -> AlterPartitionRequest {
+    let member = |i| BrokerState::default().with_broker_id(BrokerId(number(i))).with_broker_epoch(-1);
+    let partition = |i| {
+        let p = PartitionData::default().with_partition_index(number(i)).with_leader_epoch(1).with_partition_epoch(2);
+        match v >= 3 {
+            true => p.with_new_isr_with_epochs(list(n, member)),
+            false => p.with_new_isr((0..n).map(|i| BrokerId(number(i))).collect()),
+        }
+    };
+    let topic = |i: usize| TopicData::default().with_topic_id(Uuid::from_u128(i as u128 + 1)).with_partitions(list(n, partition));
+    AlterPartitionRequest::default().with_broker_id(BrokerId(1)).with_broker_epoch(1 << 40).with_topics(list(n, topic))
+}
+
 fn delete_records(n: usize) -> DeleteRecordsRequest {
     let partition = |i| DeleteRecordsPartition::default().with_partition_index(number(i)).with_offset(-1);
     let topic = |i| DeleteRecordsTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
@@ -252,6 +278,87 @@ fn encoded<R: Encodable + Decodable + PartialEq + std::fmt::Debug>(v: i16, reque
     let b = b.freeze();
     assert_eq!(&R::decode(&mut b.clone(), v).unwrap(), request, "version {v}: every field of the sample is in its bytes");
     b
+}
+
+fn describe_configs(v: i16, n: usize, nulls: bool) -> DescribeConfigsRequest {
+    let resource = |i: usize| {
+        let keys = list(n, |i| if i == 0 { text("A-key") } else { text("S-key") });
+        // A resource begins with its type, not with a length.
+        DescribeConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text(&format!("S-{i}")))
+            .with_configuration_keys((!nulls).then_some(keys))
+    };
+    let r = DescribeConfigsRequest::default().with_resources(list(n, resource)).with_include_synonyms(true);
+    if v >= 3 { r.with_include_documentation(true) } else { r }
+}
+
+fn alter_configs(n: usize, nulls: bool) -> AlterConfigsRequest {
+    let config = |i| AlterableConfig::default().with_name(name(i)).with_value((!nulls).then(|| text("S-value")));
+    let resource = |i: usize| {
+        AlterConfigsResource::default().with_resource_type(2).with_resource_name(text(&format!("S-{i}"))).with_configs(list(n, config))
+    };
+    AlterConfigsRequest::default().with_resources(list(n, resource)).with_validate_only(true)
+}
+
+fn incremental_alter_configs(n: usize, nulls: bool) -> IncrementalAlterConfigsRequest {
+    use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    let config =
+        |i| AlterableConfig::default().with_name(name(i)).with_config_operation(i as i8).with_value((!nulls).then(|| text("S-value")));
+    let resource = |i: usize| {
+        AlterConfigsResource::default().with_resource_type(4).with_resource_name(text(&format!("S-{i}"))).with_configs(list(n, config))
+    };
+    IncrementalAlterConfigsRequest::default().with_resources(list(n, resource)).with_validate_only(true)
+}
+
+fn alter_log_dirs(n: usize) -> AlterReplicaLogDirsRequest {
+    let topic = |i| AlterReplicaLogDirTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, number));
+    let dir = |i| AlterReplicaLogDir::default().with_path(name(i)).with_topics(list(n, topic));
+    AlterReplicaLogDirsRequest::default().with_dirs(list(n, dir))
+}
+
+fn describe_log_dirs(n: usize, nulls: bool) -> DescribeLogDirsRequest {
+    let topic = |i| DescribableLogDirTopic::default().with_topic(TopicName(name(i))).with_partitions(list(n, number));
+    DescribeLogDirsRequest::default().with_topics((!nulls).then(|| list(n, topic)))
+}
+
+fn create_partitions(n: usize, nulls: bool) -> CreatePartitionsRequest {
+    let assignment = |_| CreatePartitionsAssignment::default().with_broker_ids(list(n, |i| BrokerId(number(i))));
+    let topic = |i| {
+        let t = CreatePartitionsTopic::default().with_name(TopicName(name(i))).with_count(7);
+        t.with_assignments((!nulls).then(|| list(n, assignment)))
+    };
+    CreatePartitionsRequest::default().with_topics(list(n, topic)).with_timeout_ms(500).with_validate_only(true)
+}
+
+fn describe_cluster(v: i16) -> DescribeClusterRequest {
+    let r = DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);
+    if v >= 1 { r.with_endpoint_type(1) } else { r }
+}
+
+fn elect_leaders(v: i16, n: usize, nulls: bool) -> ElectLeadersRequest {
+    let topic = |i| TopicPartitions::default().with_topic(TopicName(name(i))).with_partitions(list(n, number));
+    let r = ElectLeadersRequest::default().with_topic_partitions((!nulls).then(|| list(n, topic))).with_timeout_ms(5);
+    if v >= 1 { r.with_election_type(1) } else { r }
+}
+
+fn alter_reassignments(n: usize, nulls: bool) -> AlterPartitionReassignmentsRequest {
+    let partition = |i| {
+        let p = ReassignablePartition::default().with_partition_index(number(i));
+        p.with_replicas((!nulls).then(|| list(n, |i| BrokerId(number(i)))))
+    };
+    let topic = |i| ReassignableTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
+    AlterPartitionReassignmentsRequest::default().with_timeout_ms(5).with_topics(list(n, topic))
+}
+
+fn list_reassignments(n: usize, nulls: bool) -> ListPartitionReassignmentsRequest {
+    let topic = |i| ListPartitionReassignmentsTopics::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number));
+    ListPartitionReassignmentsRequest::default().with_timeout_ms(5).with_topics((!nulls).then(|| list(n, topic)))
+}
+
+fn describe_producers(n: usize) -> DescribeProducersRequest {
+    let topic = |i| TopicRequest::default().with_name(TopicName(name(i))).with_partition_indexes(list(n, number));
+    DescribeProducersRequest::default().with_topics(list(n, topic))
 }
 
 /// Samples of the body of a request.
@@ -285,8 +392,20 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::CreateTopics => encoded(v, &create_topics(n, nulls)),
                 ApiKey::DeleteTopics => encoded(v, &delete_topics(v, n, nulls)),
                 ApiKey::InitProducerId => encoded(v, &init_producer_id(v, nulls)),
+                ApiKey::AlterPartition => encoded(v, &alter_partition(v, n)),
                 ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
                 ApiKey::OffsetForLeaderEpoch => encoded(v, &epochs(v, n)),
+                ApiKey::DescribeConfigs => encoded(v, &describe_configs(v, n, nulls)),
+                ApiKey::AlterConfigs => encoded(v, &alter_configs(n, nulls)),
+                ApiKey::IncrementalAlterConfigs => encoded(v, &incremental_alter_configs(n, nulls)),
+                ApiKey::AlterReplicaLogDirs => encoded(v, &alter_log_dirs(n)),
+                ApiKey::DescribeLogDirs => encoded(v, &describe_log_dirs(n, nulls)),
+                ApiKey::CreatePartitions => encoded(v, &create_partitions(n, nulls)),
+                ApiKey::ElectLeaders => encoded(v, &elect_leaders(v, n, nulls)),
+                ApiKey::AlterPartitionReassignments => encoded(v, &alter_reassignments(n, nulls)),
+                ApiKey::ListPartitionReassignments => encoded(v, &list_reassignments(n, nulls)),
+                ApiKey::DescribeProducers => encoded(v, &describe_producers(n)),
+                ApiKey::DescribeCluster => encoded(v, &describe_cluster(v)),
                 other => panic!("no samples of {other:?}: write some"),
             });
         }
@@ -316,8 +435,20 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::InitProducerId => InitProducerIdRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterPartition => AlterPartitionRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
         ApiKey::OffsetForLeaderEpoch => OffsetForLeaderEpochRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeConfigs => DescribeConfigsRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterConfigs => AlterConfigsRequest::decode(&mut b, v).map(drop),
+        ApiKey::IncrementalAlterConfigs => IncrementalAlterConfigsRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterReplicaLogDirs => AlterReplicaLogDirsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeLogDirs => DescribeLogDirsRequest::decode(&mut b, v).map(drop),
+        ApiKey::CreatePartitions => CreatePartitionsRequest::decode(&mut b, v).map(drop),
+        ApiKey::ElectLeaders => ElectLeadersRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterPartitionReassignments => AlterPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
+        ApiKey::ListPartitionReassignments => ListPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeProducers => DescribeProducersRequest::decode(&mut b, v).map(drop),
+        ApiKey::DescribeCluster => DescribeClusterRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
     };
     result.map(|()| b.len()).map_err(|e| e.to_string())

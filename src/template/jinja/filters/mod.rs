@@ -1,6 +1,7 @@
 //! Filters of Ansible and of Jinja2, where the engine's own are missing or differ.
 
 mod data;
+mod jinja;
 mod lists;
 mod regex;
 mod text;
@@ -18,6 +19,7 @@ pub(super) const NAMES: &[&str] = &[
     "batch",
     "bool",
     "capitalize",
+    "center",
     "checksum",
     "combine",
     "comment",
@@ -29,12 +31,16 @@ pub(super) const NAMES: &[&str] = &[
     "dictsort",
     "difference",
     "dirname",
+    "e",
+    "escape",
     "expanduser",
     "expandvars",
     "extract",
+    "filesizeformat",
     "first",
     "flatten",
     "float",
+    "forceescape",
     "format",
     "from_json",
     "from_yaml",
@@ -74,6 +80,7 @@ pub(super) const NAMES: &[&str] = &[
     "reverse",
     "root",
     "round",
+    "safe",
     "select",
     "selectattr",
     "sha1",
@@ -93,11 +100,14 @@ pub(super) const NAMES: &[&str] = &[
     "to_nice_yaml",
     "to_uuid",
     "to_yaml",
+    "tojson",
     "trim",
+    "truncate",
     "type_debug",
     "union",
     "unique",
     "upper",
+    "urlencode",
     "urlsplit",
     "wordcount",
     "zip",
@@ -138,5 +148,6 @@ pub(super) fn add(env: &mut Environment<'static>) {
     text::add(env);
     lists::add(env);
     data::add(env);
+    jinja::add(env);
     regex::add(env);
 }

@@ -1,7 +1,8 @@
 //! What brokers are told: one task for each broker, which sends the newest decisions until they are taken.
 //!
 //! Invariant: what waits for a broker is at most one entry for each partition, the newest; an entry leaves when the broker has
-//! answered it. LeaderAndIsr goes before UpdateMetadata, as on Kafka, so that a client is not sent to a leader that does not know it yet.
+//! answered it. A broker of Apache's hears of the living brokers first, then
+//! LeaderAndIsr goes before UpdateMetadata, as on Kafka, so that a client is not sent to a leader that does not know it yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +38,9 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Refused connections, one after the other, that prove that nothing listens.
 const PROOF: usize = 2;
 
+/// The controller tells its own broker without a connection, always in order.
+const OWN: u64 = u64::MAX;
+
 /// A topic's id and one of its partitions.
 type Of<T> = BTreeMap<Name, ([u8; 16], T)>;
 
@@ -50,23 +54,14 @@ struct Pending {
     brokers_changed: bool,
     /// All of the broker's partitions are among the assignments.
     full: bool,
-    /// Everything is here: before, a broker that has just started would serve clients and know some topics only.
-    begun: bool,
-    /// The broker has been told all that there was at the begin. It serves once it knows the living brokers, which it learns last.
-    complete: bool,
+    /// The broker is new and is not told everything yet. A part would be taken for the whole: it would serve clients at once.
+    untold: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        !self.begun || self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed
-    }
-
-    /// What is told next of topics and of living brokers, and whether nothing is left then.
-    fn take_metadata(&mut self) -> (Of<PartitionMetadata>, Vec<LiveBroker>, bool) {
-        self.brokers_changed = false;
-        let some = take_some(&mut self.metadata);
-        let last = self.metadata.is_empty();
-        (some, if last || self.complete { self.brokers.clone() } else { Vec::new() }, last)
+        let nothing = self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed;
+        self.untold || nothing
     }
 }
 
@@ -120,6 +115,7 @@ impl Controller {
     pub(super) fn open_channel(&mut self, id: i32) {
         let Some(registration) = self.cluster.brokers.get(&id).cloned() else { return };
         let shared = Arc::new(Shared::default());
+        shared.lock().untold = true;
         let teller = Teller {
             broker: self.broker.clone(),
             events: self.events.clone(),
@@ -131,14 +127,16 @@ impl Controller {
         self.channels.insert(id, Channel { shared, task: tokio::spawn(teller.run()) });
     }
 
-    /// Tells all which brokers live.
-    pub(super) fn tell_brokers(&self) {
+    /// Tells all which brokers live; those that are new are told with everything else ([`Controller::tell_all`]).
+    pub(super) fn tell_brokers(&self, new: &BTreeSet<i32>) {
         let all: Vec<LiveBroker> = self.cluster.brokers.iter().map(|(id, b)| live(*id, &b.info)).collect();
-        for channel in self.channels.values() {
+        for (id, channel) in &self.channels {
             let mut pending = channel.shared.lock();
             pending.brokers.clone_from(&all);
-            pending.brokers_changed = true;
-            channel.shared.woken.notify_one();
+            if !new.contains(id) {
+                pending.brokers_changed = true;
+                channel.shared.woken.notify_one();
+            }
         }
     }
 
@@ -147,7 +145,7 @@ impl Controller {
         let Some(channel) = self.channels.get(&id) else { return };
         {
             let mut pending = channel.shared.lock();
-            (pending.full, pending.begun, pending.brokers_changed) = (true, true, true);
+            (pending.full, pending.brokers_changed, pending.untold) = (true, true, false);
             for (name, _) in self.cluster.partitions() {
                 self.metadata(&mut pending, &name);
                 if self.cluster.partition(&name).is_some_and(|p| p.replicas.contains(&id)) {
@@ -279,18 +277,18 @@ struct Teller {
 impl Teller {
     async fn run(self) {
         let mut peer: Option<Peer> = None;
-        let mut refused = 0;
+        let (mut refused, mut reached) = (0, self.registration.info.ours);
         loop {
             let itself = self.id == self.broker.id();
             if peer.is_none() && !itself {
                 match self.connect().await {
                     Ok(p) => {
                         peer = Some(p);
-                        refused = 0;
+                        (refused, reached) = (0, true);
                     }
                     Err(e) => {
                         refused = if e.kind() == io::ErrorKind::ConnectionRefused { refused + 1 } else { 0 };
-                        if refused >= PROOF {
+                        if refused >= PROOF && reached {
                             self.report(Event::Gone { id: self.id, epoch: self.registration.epoch }).await;
                         } else {
                             warn_quietly!("broker {} cannot be told: {e}; trying again", self.id);
@@ -331,6 +329,19 @@ impl Teller {
     }
 
     async fn send(&self, peer: &mut Option<Peer>) -> io::Result<()> {
+        // A broker of Apache does not follow a leader that it has not heard of (ReplicaManager.makeFollowers). One of ours would begin
+        // to serve, without topics.
+        let brokers = {
+            let mut pending = self.shared.lock();
+            let first = !self.registration.info.ours && std::mem::take(&mut pending.brokers_changed);
+            first.then(|| pending.brokers.clone())
+        };
+        if let Some(brokers) = brokers
+            && let Err(e) = self.update(peer, &Of::new(), brokers).await
+        {
+            self.shared.lock().brokers_changed = true;
+            return Err(e);
+        }
         let (assignments, full) = {
             let mut pending = self.shared.lock();
             let some = take_some(&mut pending.assignments);
@@ -345,14 +356,24 @@ impl Teller {
             put_back(&mut self.shared.lock().assignments, assignments);
             return Err(e);
         }
-        let (metadata, brokers, last) = self.shared.lock().take_metadata();
-        if let Err(e) = self.update(peer, &metadata, brokers).await {
+        // What leads and follows comes before what clients are told of it.
+        if !self.shared.lock().assignments.is_empty() {
+            return Ok(());
+        }
+        let (metadata, brokers_changed, brokers) = {
             let mut pending = self.shared.lock();
-            pending.brokers_changed = true;
+            // All at once: the first tells a broker that it may serve.
+            let brokers_changed = std::mem::take(&mut pending.brokers_changed);
+            (std::mem::take(&mut pending.metadata), brokers_changed, pending.brokers.clone())
+        };
+        if (brokers_changed || !metadata.is_empty())
+            && let Err(e) = self.update(peer, &metadata, brokers).await
+        {
+            let mut pending = self.shared.lock();
+            pending.brokers_changed |= brokers_changed;
             put_back(&mut pending.metadata, metadata);
             return Err(e);
         }
-        self.shared.lock().complete |= last;
         let stops = take_some(&mut self.shared.lock().stops);
         if !stops.is_empty()
             && let Err(e) = self.stop(peer, &stops).await
@@ -374,7 +395,7 @@ impl Teller {
         let leaders = brokers.iter().filter(|b| ids.contains(&b.id)).filter_map(leader).collect();
         let request = LeaderAndIsr { origin: self.origin, full, topics, leaders };
         let errors = match peer {
-            None => self.broker.replicas.leader_and_isr(&self.broker, &request).await.map_err(refused)?,
+            None => self.broker.replicas.leader_and_isr(&self.broker, &request, OWN).await.map_err(refused)?,
             Some(peer) => {
                 let answer = peer.request(key::LEADER_AND_ISR, 7, &request.encode(7), WAIT).await?;
                 let (error, errors) = request.decode_answer(&answer).map_err(malformed)?;
@@ -393,7 +414,7 @@ impl Teller {
         let topics = by_topic(entries).into_iter().map(|(name, id, partitions)| TopicMetadata { name, id, partitions }).collect();
         let request = UpdateMetadata { origin: self.origin, topics, brokers };
         match peer {
-            None => self.broker.replicas.update_metadata(&self.broker, &request).await.map_err(refused),
+            None => self.broker.replicas.update_metadata(&self.broker, &request, OWN).await.map_err(refused),
             Some(peer) => {
                 let answer = peer.request(key::UPDATE_METADATA, 8, &request.encode(8), WAIT).await?;
                 code(control::decode_code(&answer).map_err(malformed)?)
@@ -411,7 +432,7 @@ impl Teller {
         }
         let request = StopReplica { origin: self.origin, topics };
         let errors = match peer {
-            None => self.broker.replicas.stop_replica(&self.broker, &request).await.map_err(refused)?,
+            None => self.broker.replicas.stop_replica(&self.broker, &request, OWN).await.map_err(refused)?,
             Some(peer) => {
                 let answer = peer.request(key::STOP_REPLICA, 4, &request.encode(4), WAIT).await?;
                 let (error, errors) = control::decode_partitions_answer(&answer, true).map_err(malformed)?;
@@ -452,28 +473,4 @@ fn refused(e: kafka_protocol::ResponseError) -> io::Error {
 
 fn code(error: i16) -> io::Result<()> {
     kafka_protocol::ResponseError::try_from_code(error).map_or(Ok(()), |e| Err(refused(e)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn living_brokers_are_told_when_all_topics_are() {
-        let mut pending = Pending { brokers: vec![LiveBroker::default()], brokers_changed: true, ..Pending::default() };
-        let fill = |pending: &mut Pending, n: i32| {
-            pending.metadata.extend((0..n).map(|i| (("t".to_owned(), i), ([0; 16], PartitionMetadata::default()))));
-        };
-        fill(&mut pending, TOGETHER as i32 + 1);
-        assert!(pending.is_empty(), "not all is here");
-        pending.begun = true;
-        assert!(!pending.is_empty());
-        let sizes = |(some, brokers, last): (Of<PartitionMetadata>, Vec<LiveBroker>, bool)| (some.len(), brokers.len(), last);
-        assert_eq!(sizes(pending.take_metadata()), (TOGETHER, 0, false));
-        assert_eq!(sizes(pending.take_metadata()), (1, 1, true));
-        // From then on with every request, as on Kafka.
-        pending.complete = true;
-        fill(&mut pending, TOGETHER as i32 + 1);
-        assert_eq!(sizes(pending.take_metadata()), (TOGETHER, 1, false));
-    }
 }

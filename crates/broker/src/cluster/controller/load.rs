@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{Controller, ControllerError};
 use crate::{
@@ -71,7 +71,7 @@ impl Controller {
     /// Tells of brokers that came or went, and those that came of everything. What fails here is done at the next call.
     async fn tell_of_brokers(&mut self) -> Result<(), ControllerError> {
         if std::mem::take(&mut self.brokers_changed) {
-            self.tell_brokers();
+            self.tell_brokers(&self.untold);
         }
         if self.untold.is_empty() {
             return Ok(());

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{Controller, ControllerError};
 use crate::{

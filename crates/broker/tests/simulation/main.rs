@@ -1,0 +1,92 @@
+//! A deterministic simulation of brokers, controllers and the coordinators' znodes around the pure cores.
+//!
+//! A seed gives everything. `SEPTET_SEED=n cargo test -p septet-broker --test simulation one_seed -- --nocapture` prints the whole
+//! trace of one, with a planted bug if `SEPTET_BUG` names one.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod broker;
+mod bugs;
+mod clients;
+mod controller;
+mod ctx;
+mod decisions;
+mod facts;
+mod faults;
+mod invariants;
+mod log;
+mod message;
+mod network;
+mod planted;
+mod replica;
+mod rng;
+mod trace;
+mod world;
+mod znodes;
+
+use std::{collections::BTreeMap, time::Instant};
+
+use bugs::Bug;
+use world::World;
+
+#[test]
+fn seeds_keep_all_invariants() {
+    let mut failed = None;
+    let (begin, mut steps, mut faults, mut sums) = (Instant::now(), 0, BTreeMap::new(), [0u64; 5]);
+    let seeds: u64 = std::env::var("SEPTET_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1000);
+    for seed in 0..seeds {
+        let outcome = World::run(seed, None, false);
+        if let Some(violation) = outcome.violation {
+            eprintln!("seed {seed}: {violation}");
+            failed.get_or_insert((seed, outcome.tail));
+            continue;
+        }
+        steps += outcome.steps;
+        for (kind, n) in outcome.faults {
+            *faults.entry(kind).or_insert(0) += n;
+        }
+        let (lost, reordered) = outcome.messages;
+        for (sum, n) in sums.iter_mut().zip([outcome.acknowledged, outcome.expired, lost, reordered, outcome.excused]) {
+            *sum += n;
+        }
+    }
+    if let Some((seed, tail)) = failed {
+        panic!("the last steps of seed {seed}:\n{tail}\nSEPTET_SEED={seed} prints all of them");
+    }
+    let [acknowledged, expired, lost, reordered, excused] = sums;
+    println!("{seeds} seeds, {steps} steps in {:.1?}; {acknowledged} records acknowledged with acks=all", begin.elapsed());
+    println!("faults: {faults:?}; sessions expired: {expired}; messages lost: {lost}, reordered: {reordered}");
+    println!("elections of the only replica left after a power cut: {excused}");
+    assert!(acknowledged > seeds * 20, "producers hardly got anything acknowledged");
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = std::env::var("SEPTET_SEED").ok().and_then(|s| s.parse().ok()) else {
+        return;
+    };
+    let bug = std::env::var("SEPTET_BUG").ok().map(|name| *Bug::ALL.iter().find(|b| format!("{b:?}") == name).unwrap());
+    let outcome = World::run(seed, bug, true);
+    assert_eq!(outcome.violation, None);
+}
+
+/// Hashes of the traces of some seeds, one with a planted bug.
+fn hashes() -> Vec<u64> {
+    let plain = (0..20).map(|seed| World::run(seed, None, false).hash);
+    plain.chain([World::run(3, Some(Bug::StatesNotLoaded), false).hash]).collect()
+}
+
+#[test]
+fn a_seed_has_the_same_trace_in_another_process() {
+    let here = format!("hashes: {:?}", hashes());
+    if std::env::var_os("SEPTET_HASHES").is_some() {
+        println!("{here}");
+        return;
+    }
+    let name = "a_seed_has_the_same_trace_in_another_process";
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", name, "--nocapture"]).env("SEPTET_HASHES", "1").output().unwrap();
+    let there = String::from_utf8(output.stdout).unwrap();
+    assert!(there.contains(&here), "{here}\nin the other process: {there}");
+    let all = hashes();
+    assert!(all.iter().collect::<std::collections::BTreeSet<_>>().len() == all.len(), "seeds do not differ");
+}
