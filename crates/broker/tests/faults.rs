@@ -331,10 +331,30 @@ fn judge(said: &str, logs: &[Vec<u8>]) {
             ));
         }
     }
+    println!("longest pauses: {}", pauses(said));
     println!("{} records acknowledged, {} commits", acknowledged.len(), said.lines().filter(|l| l.starts_with("C ")).count());
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(acknowledged.len() > 200, "{} records are too few", acknowledged.len());
     assert!(said.lines().any(|l| l == "done"), "the clients have not ended well");
+}
+
+/// The longest times without an acknowledgement, a record read and a commit.
+fn pauses(said: &str) -> String {
+    let mut longest = [(0.0, 0.0); 3];
+    let mut last = [(0.0, 0u64); 3];
+    for line in said.lines().filter_map(|l| l.strip_prefix("T ")) {
+        let numbers: Vec<f64> = line.split(' ').map(|n| n.parse().unwrap()).collect();
+        for (i, (longest, last)) in longest.iter_mut().zip(&mut last).enumerate() {
+            let count = numbers[i + 1] as u64;
+            if count > last.1 {
+                *last = (numbers[0], count);
+            } else if numbers[0] - last.0 > longest.0 {
+                *longest = (numbers[0] - last.0, last.0);
+            }
+        }
+    }
+    let text = |(what, (length, at)): (&str, (f64, f64))| format!("{what} {length:.1} s at {at:.1} s");
+    ["acknowledged", "read", "committed"].into_iter().zip(longest).map(text).collect::<Vec<_>>().join(", ")
 }
 
 fn keep(cluster: &Ensemble) {

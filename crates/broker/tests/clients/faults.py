@@ -1,7 +1,7 @@
 """Producers and a consumer group that go on while servers fail. Arguments: addresses, topic, partitions, directory; ends after the file
 `stop` is in the directory. Writes one line for each event:
 A producer partition sequence offset - acknowledged;  F producer partition sequence error - not delivered;
-R partition offset value - read;  C partition offset - committed;  X what - a contradiction."""
+R partition offset value - read;  C partition offset - committed;  T seconds A R C - how many of each there were until then;  X what - a contradiction."""
 import faulthandler, logging, os, random, sys, threading, time
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from kafka import KafkaConsumer
@@ -13,9 +13,18 @@ logging.basicConfig(level=logging.ERROR)
 lock, acked, read, out = threading.Lock(), {}, {}, sys.stdout
 ended = threading.Event()
 
+counts = {"A": 0, "R": 0, "C": 0}
+
 def say(*words):
     with lock:
+        if words[0] in counts: counts[words[0]] += 1
         print(*words, file=out, flush=True)
+
+def tick():
+    begun = time.time()
+    while True:
+        say("T", f"{time.time() - begun:.1f}", counts["A"], counts["R"], counts["C"])
+        time.sleep(0.5)
 
 def stopping():
     return os.path.exists(os.path.join(directory, "stop"))
@@ -23,7 +32,8 @@ def stopping():
 def produce(k):
     p = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "enable.gapless.guarantee": True, "linger.ms": 5,
                   "message.timeout.ms": 0, "socket.timeout.ms": 10000, "topic.metadata.refresh.interval.ms": 5000, "retry.backoff.ms": 50,
-                  "reconnect.backoff.max.ms": 500, "client.id": f"producer{k}"},
+                  "reconnect.backoff.max.ms": 500, "client.id": f"producer{k}",
+                  "error_cb": lambda e: say("X", f"producer {k}: fatal: {e}") if e.fatal() else None},
                  logger=logging.getLogger("producer"))
     rng, sequences, left = random.Random(k), [0] * partitions, [0]
     def delivered(part, seq):
@@ -38,6 +48,9 @@ def produce(k):
         except BufferError:
             p.poll(0.1)
             continue
+        except KafkaException as e:
+            say("X", f"producer {k}: {e}")
+            break
         left[0] += 1
         sequences[part] += 1
         p.poll(0)
@@ -60,11 +73,13 @@ def check_start(who, before, found):
 
 def note_read(part, offset, value):
     with lock:
+        counts["R"] += 1
         print("R", part, offset, value, file=out, flush=True)
         read.setdefault(part, set()).add(offset)
 
 def note_commit(part, offset):
     with lock:
+        counts["C"] += 1
         print("C", part, offset, file=out, flush=True)
         acked[part] = max(acked.get(part, 0), offset)
 
@@ -126,6 +141,7 @@ def consume_python():
 producers = [threading.Thread(target=produce, args=(k,), daemon=True) for k in range(2)]
 readers = [threading.Thread(target=consume, args=(f"c{i}",), daemon=True) for i in range(2)] + [threading.Thread(target=consume_python, daemon=True)]
 for t in producers + readers: t.start()
+threading.Thread(target=tick, daemon=True).start()
 for t in producers: t.join()
 look = Consumer({"bootstrap.servers": servers, "group.id": "looker"})
 end, wanted, state = time.time() + 90, None, None
