@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use super::{Checker, Problem, QUESTION_TIMEOUT, kafka::Client};
 use crate::{
-    inventory::{Engine, HostId, Metadata, Role},
+    inventory::{HostId, Metadata, Role},
     ssh::Connection,
 };
 
@@ -286,7 +286,7 @@ fn topic_for<'a>(views: impl Iterator<Item = &'a BrokerView>, brokers: u16) -> S
 }
 
 /// Makes the topic, with partition i on broker i+1.
-async fn create_topic(client: &mut Client<Stream>, topic: &str, brokers: u16, is_apache: bool) -> Result<(), String> {
+async fn create_topic(client: &mut Client<Stream>, topic: &str, brokers: u16) -> Result<(), String> {
     // One replica is what the check is about, whatever other topics must have.
     let least = CreatableTopicConfig::default()
         .with_name(StrBytes::from_static_str("min.insync.replicas"))
@@ -298,7 +298,7 @@ async fn create_topic(client: &mut Client<Stream>, topic: &str, brokers: u16, is
         .with_num_partitions(-1)
         .with_replication_factor(-1)
         .with_assignments(assignments.collect())
-        .with_configs(if is_apache { vec![least] } else { Vec::new() });
+        .with_configs(vec![least]);
     let request = CreateTopicsRequest::default().with_topics(vec![new]).with_timeout_ms(5000);
     let (answer, _) = client.ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request).await?;
     match answer.topics.first() {
@@ -340,7 +340,8 @@ async fn round_trip(client: &mut Client<Stream>, topic: &str, partition: i32) ->
     RecordBatchEncoder::encode(&mut batch, &[record], &options).map_err(|e| e.to_string())?;
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
     let produced_to = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![produced_to]);
+    // The partition has one replica, so its leader is all of them; a `min.insync.replicas` of the cluster is not its affair.
+    let request = ProduceRequest::default().with_acks(1).with_timeout_ms(5000).with_topic_data(vec![produced_to]);
     let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
     let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
     if produced.error_code != 0 {
@@ -431,7 +432,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         if v.brokers.len() < all.into() {
             return Err(format!("topic {topic} is not made before all brokers are registered"));
         }
-        create_topic(client, topic, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
+        create_topic(client, topic, all).await?;
         leaders(client, topic, all.into()).await
     };
     let leaders = match timeout(QUESTION_TIMEOUT, made).await {

@@ -28,6 +28,10 @@ pub use listen::{Listener, max_sockets};
 /// snapshots travel as they lie on disk. Version 1 had no proof, no tags and no limits.
 pub const PEER_VERSION: u32 = 3;
 
+/// [`PEER_VERSION`] as `--version` prints it. It is also looked for in the program itself: servers that do not understand one another
+/// cannot be restarted one by one.
+pub const PEER_PROTOCOL: &str = "septet-peer-protocol=3";
+
 /// What servers ask of one another. Answers are `Result<_, String>`: no type in them nests, so that what a peer
 /// answers cannot exhaust the stack of its decoder.
 #[derive(Debug, Serialize, Deserialize)]

@@ -24,6 +24,10 @@ pub mod key {
         &[(LEADER_AND_ISR, 5, 7), (STOP_REPLICA, 3, 4), (UPDATE_METADATA, 7, 8), (CONTROLLED_SHUTDOWN, 3, 3)];
 }
 
+/// Counts changes after which brokers no longer understand their predecessors, as `--version` prints it. It is also looked for in the
+/// program itself: such brokers cannot be restarted one by one. Brokers without it did not send these requests.
+pub const PEER_PROTOCOL: &str = "septet-peer-protocol=1";
+
 /// Leader in UpdateMetadata of a partition that is being deleted (LeaderAndIsr.LeaderDuringDelete).
 pub const LEADER_DURING_DELETE: i32 = -2;
 
