@@ -9,13 +9,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-fn long_version() -> String {
-    format!("{}\n{}", env!("CARGO_PKG_VERSION"), cluster::control::PEER_PROTOCOL)
-}
-
 /// The bundled broker, by Kafka's server.properties.
 #[derive(Parser)]
-#[command(version, long_version = long_version())]
+#[command(version, long_version = cluster::control::LONG_VERSION)]
 struct Arguments {
     /// The configuration, as Kafka's server.properties
     config: PathBuf,

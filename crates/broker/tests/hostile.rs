@@ -20,11 +20,11 @@ use common::{
 use kafka_protocol::{
     ResponseError,
     messages::{
-        ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteGroupsResponse, DeleteRecordsResponse,
-        DeleteTopicsResponse, DescribeGroupsResponse, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
-        HeartbeatResponse, InitProducerIdResponse, JoinGroupResponse, LeaveGroupResponse, ListGroupsResponse, ListOffsetsResponse,
-        MetadataResponse, OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse,
-        OffsetForLeaderEpochResponse, ProduceResponse, SyncGroupResponse,
+        AlterPartitionResponse, ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsResponse, DeleteGroupsResponse,
+        DeleteRecordsResponse, DeleteTopicsResponse, DescribeGroupsResponse, FetchResponse, FindCoordinatorRequest,
+        FindCoordinatorResponse, GroupId, HeartbeatResponse, InitProducerIdResponse, JoinGroupResponse, LeaveGroupResponse,
+        ListGroupsResponse, ListOffsetsResponse, MetadataResponse, OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchRequest,
+        OffsetFetchResponse, OffsetForLeaderEpochResponse, ProduceResponse, SyncGroupResponse,
         offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics},
     },
     protocol::Decodable,
@@ -54,6 +54,7 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::DeleteGroups => drop(DeleteGroupsResponse::decode(&mut b, version).unwrap()),
         ApiKey::OffsetDelete => drop(OffsetDeleteResponse::decode(&mut b, version).unwrap()),
         ApiKey::InitProducerId => drop(InitProducerIdResponse::decode(&mut b, version).unwrap()),
+        ApiKey::AlterPartition => drop(AlterPartitionResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }

@@ -50,7 +50,7 @@ fn state(cluster: &Cluster, ask: i32, topic: &str, partition: i32) -> Option<(i3
 }
 
 fn all(request: ProduceRequest) -> ProduceRequest {
-    request.with_timeout_ms(3000)
+    request.with_timeout_ms(15_000)
 }
 
 fn produce_all(client: &mut Client, topic: &str, partition: i32, i: i64) -> (i16, i64) {

@@ -28,7 +28,6 @@ fn a_lost_connection_ends_neither_session_nor_leadership() {
     let (owner, version) = z.data(path).map(|(_, s)| (s.ephemeral_owner, s.czxid)).unwrap();
     let epoch = z.json(&format!("/brokers/topics/t/partitions/{mine}/state"))["leader_epoch"].clone();
     for _ in 0..3 {
-        // The broker looks at the list of brokers every five seconds: a request is on its way when the connection ends.
         proxy.hold(true);
         thread::sleep(Duration::from_millis(5500));
         proxy.cut();
@@ -45,8 +44,6 @@ fn a_lost_connection_ends_neither_session_nor_leadership() {
     );
     assert_eq!(z.json(&format!("/brokers/topics/t/partitions/{mine}/state"))["leader_epoch"], epoch, "nobody else led in between");
     assert_eq!(cluster.client(2).produce("t", mine, &GOLDEN), 0);
-    let said = cluster.node(2).running().said();
-    assert!(said.contains("the session goes on"), "{said}");
 }
 
 #[test]

@@ -23,13 +23,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-fn long_version() -> String {
-    format!("{}\n{}", env!("CARGO_PKG_VERSION"), peer::PEER_PROTOCOL)
-}
-
 /// The bundled coordinator: a server of a ZooKeeper ensemble.
 #[derive(Parser)]
-#[command(version, long_version = long_version(), args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version, long_version = peer::LONG_VERSION, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

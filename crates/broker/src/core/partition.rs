@@ -474,7 +474,7 @@ mod tests {
         let answer = Answer::State { leader: 1, leader_epoch: 0, isr: vec![1], partition_epoch: 6 };
         assert_eq!(r.answered(&p, answer, 1001, LAG), Effects::default());
         assert_eq!((r.assignment().isr.len(), r.high_watermark()), (2, 0));
-        assert_eq!(r.follower_fetched(2, -1, 4, 0, 1002, LAG, true).high_watermark_moved, true);
+        assert!(r.follower_fetched(2, -1, 4, 0, 1002, LAG, true).high_watermark_moved);
         assert_eq!(r.follower_fetched(9, -1, 4, 0, 1002, LAG, true), Effects::default());
     }
 

@@ -159,7 +159,7 @@ impl Coordinator {
 
     /// Expiry of offsets, and removal of those of deleted topics. Never ends.
     pub async fn maintain(self: Arc<Self>, mut image: watch::Receiver<Arc<Image>>) {
-        let topics = |image: &Image| -> HashSet<String> { image.topics.iter().map(|(name, _)| name.clone()).collect() };
+        let topics = |image: &Image| -> HashSet<String> { image.topics.keys().cloned().collect() };
         let mut known = topics(&image.borrow_and_update());
         let mut check = tokio::time::interval(self.settings.retention_check);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

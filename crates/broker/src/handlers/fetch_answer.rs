@@ -188,7 +188,7 @@ mod tests {
             high_watermark: offset(1000),
             last_stable_offset: offset(900),
             start_offset: offset(7),
-            diverging: (version >= 12 && i % 5 == 0).then_some((3, 400)),
+            diverging: (version >= 12 && i.is_multiple_of(5)).then_some((3, 400)),
             leader: (version >= 16 && failed).then_some((2, 9)),
             preferred: if i % 7 == 3 && version >= 11 { 4 } else { -1 },
             records: (i % 3 == 1).then(|| Slice::of_file(file, i as u64, 90 + i as u64 % 90)),

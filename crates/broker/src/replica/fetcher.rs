@@ -32,6 +32,9 @@ const PARTITION_BACK_OFF: Duration = Duration::from_millis(100);
 /// How much longer than the wait that was asked for an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Partitions that are to be asked for.
+type Due = BTreeMap<Name, (Asked, Arc<Led>)>;
+
 /// A partition that is followed.
 #[derive(Debug, Clone)]
 struct Followed {
@@ -111,7 +114,7 @@ impl Fetchers {
 
 impl Shared {
     /// What is to be asked for now, and when there will be more.
-    fn due(&self) -> (BTreeMap<Name, (Asked, Arc<Led>)>, Option<Instant>) {
+    fn due(&self) -> (Due, Option<Instant>) {
         let now = Instant::now();
         let (mut due, mut next) = (BTreeMap::new(), None::<Instant>);
         for (name, f) in lock(&self.followed).iter() {
@@ -180,7 +183,7 @@ async fn fetch(
     shared: &Shared,
     peer: &mut Option<Peer>,
     session: &mut Session,
-    due: BTreeMap<Name, (Asked, Arc<Led>)>,
+    due: Due,
     changes: &mut watch::Receiver<u64>,
 ) -> io::Result<()> {
     let limits = Limits {

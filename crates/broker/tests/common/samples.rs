@@ -3,10 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-        DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest, JoinGroupRequest,
-        LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-        OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, SyncGroupRequest, TopicName, TransactionalId,
+        AlterPartitionRequest, ApiKey, ApiVersionsRequest, BrokerId, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
+        DeleteTopicsRequest, DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, InitProducerIdRequest,
+        JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
+        OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, ProducerId, SyncGroupRequest, TopicName,
+        TransactionalId,
+        alter_partition_request::{BrokerState, PartitionData, TopicData},
         create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
         delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
         delete_topics_request::DeleteTopicState,
@@ -234,6 +236,19 @@ fn epochs(v: i16, n: usize) -> OffsetForLeaderEpochRequest {
     if v >= 3 { r.with_replica_id(BrokerId(-1)) } else { r }
 }
 
+fn alter_partition(v: i16, n: usize) -> AlterPartitionRequest {
+    let member = |i| BrokerState::default().with_broker_id(BrokerId(number(i))).with_broker_epoch(-1);
+    let partition = |i| {
+        let p = PartitionData::default().with_partition_index(number(i)).with_leader_epoch(1).with_partition_epoch(2);
+        match v >= 3 {
+            true => p.with_new_isr_with_epochs(list(n, member)),
+            false => p.with_new_isr((0..n).map(|i| BrokerId(number(i))).collect()),
+        }
+    };
+    let topic = |i: usize| TopicData::default().with_topic_id(Uuid::from_u128(i as u128 + 1)).with_partitions(list(n, partition));
+    AlterPartitionRequest::default().with_broker_id(BrokerId(1)).with_broker_epoch(1 << 40).with_topics(list(n, topic))
+}
+
 fn delete_records(n: usize) -> DeleteRecordsRequest {
     let partition = |i| DeleteRecordsPartition::default().with_partition_index(number(i)).with_offset(-1);
     let topic = |i| DeleteRecordsTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
@@ -285,6 +300,7 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::CreateTopics => encoded(v, &create_topics(n, nulls)),
                 ApiKey::DeleteTopics => encoded(v, &delete_topics(v, n, nulls)),
                 ApiKey::InitProducerId => encoded(v, &init_producer_id(v, nulls)),
+                ApiKey::AlterPartition => encoded(v, &alter_partition(v, n)),
                 ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
                 ApiKey::OffsetForLeaderEpoch => encoded(v, &epochs(v, n)),
                 other => panic!("no samples of {other:?}: write some"),
@@ -316,6 +332,7 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::InitProducerId => InitProducerIdRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterPartition => AlterPartitionRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
         ApiKey::OffsetForLeaderEpoch => OffsetForLeaderEpochRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),

@@ -50,11 +50,14 @@ struct Pending {
     brokers_changed: bool,
     /// All of the broker's partitions are among the assignments.
     full: bool,
+    /// The broker is new and is not told everything yet. A part would be taken for the whole: it would serve clients at once.
+    untold: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed
+        let nothing = self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed;
+        self.untold || nothing
     }
 }
 
@@ -108,6 +111,7 @@ impl Controller {
     pub(super) fn open_channel(&mut self, id: i32) {
         let Some(registration) = self.cluster.brokers.get(&id).cloned() else { return };
         let shared = Arc::new(Shared::default());
+        shared.lock().untold = true;
         let teller = Teller {
             broker: self.broker.clone(),
             events: self.events.clone(),
@@ -119,14 +123,16 @@ impl Controller {
         self.channels.insert(id, Channel { shared, task: tokio::spawn(teller.run()) });
     }
 
-    /// Tells all which brokers live.
-    pub(super) fn tell_brokers(&self) {
+    /// Tells all which brokers live; those that are new are told with everything else ([`Controller::tell_all`]).
+    pub(super) fn tell_brokers(&self, new: &[i32]) {
         let all: Vec<LiveBroker> = self.cluster.brokers.iter().map(|(id, b)| live(*id, &b.info)).collect();
-        for channel in self.channels.values() {
+        for (id, channel) in &self.channels {
             let mut pending = channel.shared.lock();
             pending.brokers.clone_from(&all);
-            pending.brokers_changed = true;
-            channel.shared.woken.notify_one();
+            if !new.contains(id) {
+                pending.brokers_changed = true;
+                channel.shared.woken.notify_one();
+            }
         }
     }
 
@@ -135,7 +141,7 @@ impl Controller {
         let Some(channel) = self.channels.get(&id) else { return };
         {
             let mut pending = channel.shared.lock();
-            pending.full = true;
+            (pending.full, pending.brokers_changed, pending.untold) = (true, true, false);
             for (name, _) in self.cluster.partitions() {
                 self.metadata(&mut pending, &name);
                 if self.cluster.partition(&name).is_some_and(|p| p.replicas.contains(&id)) {
@@ -333,10 +339,15 @@ impl Teller {
             put_back(&mut self.shared.lock().assignments, assignments);
             return Err(e);
         }
+        // What leads and follows comes before what clients are told of it.
+        if !self.shared.lock().assignments.is_empty() {
+            return Ok(());
+        }
         let (metadata, brokers) = {
             let mut pending = self.shared.lock();
             pending.brokers_changed = false;
-            (take_some(&mut pending.metadata), pending.brokers.clone())
+            // All at once: the first tells a broker that it may serve.
+            (std::mem::take(&mut pending.metadata), pending.brokers.clone())
         };
         if let Err(e) = self.update(peer, &metadata, brokers).await {
             let mut pending = self.shared.lock();

@@ -59,7 +59,7 @@ impl Controller {
         for id in &new {
             self.open_channel(*id);
         }
-        self.tell_brokers();
+        self.tell_brokers(&new);
         // First states, and leaders of partitions that had none.
         self.repair().await?;
         for id in new {

@@ -54,6 +54,15 @@ pub enum Election {
 /// Answers to what was asked for partitions.
 pub type Results<T> = Vec<(Name, Result<T, ResponseError>)>;
 
+/// A reassignment that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Reassignment {
+    pub replicas: Vec<i32>,
+    pub adding: Vec<i32>,
+    pub removing: Vec<i32>,
+}
+
 /// What the controller is asked or told.
 #[derive(Debug)]
 pub enum Event {
@@ -116,8 +125,8 @@ pub enum Event {
     },
     /// A topic's znode was changed by this broker.
     Touched(String),
-    /// Reassignments that go on: replicas, adding, removing.
-    ListReassignments(oneshot::Sender<BTreeMap<Name, (Vec<i32>, Vec<i32>, Vec<i32>)>>),
+    /// Reassignments that go on.
+    ListReassignments(oneshot::Sender<BTreeMap<Name, Reassignment>>),
 }
 
 /// Where events are sent.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kafka_protocol::ResponseError;
 use zookeeper_client as zk;
 
-use super::{Controller, ControllerError, Election, Event, Results};
+use super::{Controller, ControllerError, Election, Event, Reassignment, Results};
 use crate::{
     cluster::path,
     core::{
@@ -68,7 +68,9 @@ impl Controller {
             Event::Touched(topic) => drop(self.touched.insert(topic)),
             Event::ListReassignments(reply) => {
                 let going = self.cluster.partitions().filter(|(_, p)| p.reassigned());
-                let _ = reply.send(going.map(|(name, p)| (name, (p.replicas.clone(), p.adding.clone(), p.removing.clone()))).collect());
+                let one =
+                    |p: &Partition| Reassignment { replicas: p.replicas.clone(), adding: p.adding.clone(), removing: p.removing.clone() };
+                let _ = reply.send(going.map(|(name, p)| (name, one(p))).collect());
             }
         }
         Ok(())
