@@ -25,7 +25,7 @@ mod metadata_quorum;
 mod steps;
 #[path = "local_cluster/watch.rs"]
 mod watch;
-#[path = "apache_cluster/writer.rs"]
+#[path = "local_cluster/writer.rs"]
 mod writer;
 #[path = "apache_cluster/zookeeper.rs"]
 mod zookeeper;

@@ -32,5 +32,9 @@ mod rename_cut_off;
 mod repairs;
 #[path = "local_cluster/two_users.rs"]
 mod two_users;
+#[path = "local_cluster/upgrade.rs"]
+mod upgrade;
 #[path = "local_cluster/watch.rs"]
 mod watch;
+#[path = "local_cluster/writer.rs"]
+mod writer;

@@ -333,7 +333,7 @@ impl Gate for FakeGate {
         self.note(format!("order {role}: {}", hosts.iter().map(|h| short(*h)).collect::<Vec<_>>().join(" ")));
         let (first, mut then) = (hosts[..1].to_vec(), hosts[1..].to_vec());
         then.reverse();
-        Box::pin(async move { Ok(Order { first, then }) })
+        Box::pin(async move { Ok(Order { first, then, note: None }) })
     }
     fn before(&self, id: HostId) -> Boxed<'_, Result<()>> {
         self.note(format!("before {}", short(id)));

@@ -161,10 +161,6 @@ pub fn vars(a: &ApacheSettings, inventory: &Inventory, uuid: Option<&str>) -> Va
             "{% if septet.java_home %}JAVA_HOME={{ septet.java_home }}{% endif %}",
         ]),
     );
-    let brokers = inventory.of(Role::Broker).count();
-    let replicas = brokers.min(3);
-    put("default_replication_factor", json!(replicas));
-    put("min_insync_replicas", json!(if replicas > 2 { 2 } else { 1 }));
     v
 }
 

@@ -53,6 +53,24 @@ impl fmt::Display for Architecture {
     }
 }
 
+/// What servers of a kind that understand one another have in common. A program carries it as text, `septet-peer-protocol=N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerProtocol(u32);
+
+impl PeerProtocol {
+    /// Stands before the number.
+    pub const MARK: &str = "septet-peer-protocol=";
+
+    /// The first mark in a program's bytes, or in what was found there. A program without one is older than the mark.
+    pub fn find(bytes: &[u8]) -> Option<Self> {
+        let mark = Self::MARK.as_bytes();
+        let digits_at = bytes.windows(mark.len()).position(|w| w == mark)? + mark.len();
+        let digits = bytes[digits_at..].iter().take(9).take_while(|b| b.is_ascii_digit());
+        let text: String = digits.map(|b| char::from(*b)).collect();
+        text.parse().ok().map(Self)
+    }
+}
+
 /// A program of the bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -60,6 +78,8 @@ pub struct Program {
     pub path: PathBuf,
     /// SHA-256, hex
     pub digest: String,
+    /// what it speaks to servers of its kind
+    pub peer_protocol: Option<PeerProtocol>,
 }
 
 impl Program {
@@ -78,7 +98,7 @@ impl Program {
             return Err(Error::failed(format!("{}: is not a program for {architecture}", path.display())));
         }
         let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Self { path, digest })
+        Ok(Self { path, digest, peer_protocol: PeerProtocol::find(&bytes) })
     }
 
     /// Its bytes.
@@ -125,5 +145,20 @@ impl Bundles {
             Ok(Bundle { agent: program("septet-agent")?, coordinator: program("septet-coordinator")?, broker: program("septet-broker")? })
         });
         read.as_ref().map_err(Clone::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protocol_that_a_program_speaks() {
+        let find = |text: &str| PeerProtocol::find(text.as_bytes()).map(|p| p.0);
+        assert_eq!(find("\0abc septet-peer-protocol=\0 septet-peer"), None);
+        assert_eq!(find("\0septet-peer-protocol=12x septet-peer-protocol=13"), Some(12));
+        assert_eq!(find("running septet-peer-protocol=3"), Some(3));
+        assert_eq!(find("septet-peer-protocol=12345678901"), Some(123_456_789));
+        assert_eq!(find("septet-peer-protocol"), None);
     }
 }

@@ -20,6 +20,9 @@ const LEAST_IN_SYNC: &str = "min.insync.replicas";
 /// Where the secret of a bundled ensemble lies on its servers.
 pub const ENSEMBLE_SECRET: &str = "/etc/septet/ensemble.secret";
 
+/// Where the bundled programs lie on their hosts.
+pub const PROGRAM_DIR: &str = "/opt/septet/bin";
+
 /// The playbook that `up` runs for an engine: the project's, or the shipped one.
 pub fn playbook(engine: &Engine) -> &'static str {
     match engine {
@@ -65,9 +68,13 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
     put("num_partitions", json!(3));
     put("log_retention_hours", json!(168));
     put("kafka_config", json!({}));
+    // With two replicas, 2 in sync would mean that no broker may ever stop.
+    let replicas = inventory.of(Role::Broker).count().min(3);
+    put("default_replication_factor", json!(replicas));
+    put("min_insync_replicas", json!(if replicas > 2 { 2 } else { 1 }));
     match engine {
         Engine::Bundled => {
-            put("program_dir", json!("/opt/septet/bin"));
+            put("program_dir", json!(PROGRAM_DIR));
             put("service_type", json!("notify"));
             put("service_environment", json!([]));
             put("ensemble_secret_file", json!(ENSEMBLE_SECRET));
@@ -78,9 +85,6 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
                 json!(["{{ septet.program_dir }}/septet-coordinator", "{{ septet.config_dir }}/zoo.cfg", ENSEMBLE_SECRET]),
             );
             put("broker_files", json!(["{{ septet.program_dir }}/septet-broker", "{{ septet.config_dir }}/server.properties"]));
-            // Until replication is there, the bundled broker refuses more.
-            put("default_replication_factor", json!(1));
-            put("min_insync_replicas", json!(1));
         }
         Engine::Apache(settings) => v.extend(apache::vars(settings, inventory, uuid)),
     }

@@ -16,7 +16,7 @@ use super::{
     probe::{self, TOPIC, is_health_topic, newest},
 };
 use crate::{
-    inventory::{Engine, HostId, Metadata, Role},
+    inventory::{HostId, Metadata, Role},
     ssh::Connection,
 };
 
@@ -275,7 +275,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         if v.brokers.len() < all.into() {
             return Err(format!("topic {topic} is not made before all brokers are registered"));
         }
-        probe::create_topic(client, topic, all, matches!(checker.inventory.engine, Engine::Apache(_))).await?;
+        probe::create_topic(client, topic, all).await?;
         probe::leaders(client, topic, all.into()).await
     };
     let leaders = match timeout(QUESTION_TIMEOUT, made).await {

@@ -75,7 +75,7 @@ pub fn is_health_topic(name: &str) -> bool {
 }
 
 /// Makes the topic, with partition i on broker i+1.
-pub async fn create_topic<S: Duplex>(client: &mut Client<S>, topic: &str, brokers: u16, is_apache: bool) -> Result<(), String> {
+pub async fn create_topic<S: Duplex>(client: &mut Client<S>, topic: &str, brokers: u16) -> Result<(), String> {
     // One replica is what the check is about, whatever other topics must have.
     let least = CreatableTopicConfig::default()
         .with_name(StrBytes::from_static_str("min.insync.replicas"))
@@ -87,7 +87,7 @@ pub async fn create_topic<S: Duplex>(client: &mut Client<S>, topic: &str, broker
         .with_num_partitions(-1)
         .with_replication_factor(-1)
         .with_assignments(assignments.collect())
-        .with_configs(if is_apache { vec![least] } else { Vec::new() });
+        .with_configs(vec![least]);
     let request = CreateTopicsRequest::default().with_topics(vec![new]).with_timeout_ms(5000);
     let (answer, _) = client.ask(ApiKey::CreateTopics, newest::CREATE_TOPICS, &request).await?;
     match answer.topics.first() {
@@ -129,7 +129,8 @@ pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partitio
     RecordBatchEncoder::encode(&mut batch, &[record], &options).map_err(|e| e.to_string())?;
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
     let produced_to = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![produced_to]);
+    // The partition has one replica, so its leader is all of them; a `min.insync.replicas` of the cluster does not matter.
+    let request = ProduceRequest::default().with_acks(1).with_timeout_ms(5000).with_topic_data(vec![produced_to]);
     let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
     let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
     if produced.error_code != 0 {

@@ -8,6 +8,7 @@ mod down;
 mod lock;
 mod names;
 mod precheck;
+mod protocols;
 mod rename;
 mod resize;
 mod rolling;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::protocols;
 use crate::{
     error::{Error, Kind, Result},
     health::{Checker, Problem},
@@ -55,7 +56,7 @@ struct Known {
 fn order(hosts: Vec<HostId>, known: &Known) -> Order {
     let (mut then, first): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(|id| known.serving.contains(id));
     then.sort_by_key(|id| (!known.ill.contains(id), known.last.contains(id)));
-    Order { first, then }
+    Order { first, then, note: None }
 }
 
 /// Whether nothing is left but replicas that are there and behind.
@@ -140,12 +141,16 @@ impl RollingGate {
 
     async fn sequence(&self, role: Role, hosts: Vec<HostId>) -> Result<Order> {
         if role == Role::Control {
-            return Ok(Order { first: hosts, then: Vec::new() });
+            return Ok(Order { first: hosts, ..Order::default() });
         }
         let (begun, mut known) = (Instant::now(), Known::default());
         let active = self.checker().active(&hosts).await?;
         if active.is_empty() {
             return Ok(order(hosts, &known));
+        }
+        let due: Vec<HostId> = hosts.iter().copied().filter(|id| active.contains(id)).collect();
+        if protocols::differ(&self.inventory, &self.fleet, role, &due).await? {
+            return Ok(Order { first: hosts, then: Vec::new(), note: Some(protocols::note(role)) });
         }
         // A service that runs and does not answer at once may be busy, or just have started.
         loop {

@@ -16,7 +16,7 @@ use super::{
     access::not_there,
     authorized, locked,
     names::{self, OtherNames},
-    precheck, resize, secret,
+    precheck, protocols, resize, secret,
 };
 use crate::{
     engine::{self, bundle::Architecture},
@@ -488,6 +488,9 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     let fleet = access.map(|a| a.fleet);
     if let Some(fleet) = &fleet {
         look_before(cluster, &observed, fleet).await?;
+        for role in protocols::differing(cluster, &observed, fleet).await? {
+            cluster.reporter.say(&format!("   {}", protocols::note(role)));
+        }
     }
     let names = match &fleet {
         Some(fleet) => other_names(cluster, &observed, fleet).await?,

@@ -35,10 +35,12 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// In which order the hosts of a rolling play go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
-    /// hosts that serve nothing now: all at once, first
+    /// hosts that serve nothing now, or cannot serve beside one another before and after: all at once, first
     pub first: Vec<HostId>,
     /// then one after the other, with the gate between them
     pub then: Vec<HostId>,
+    /// what the user should know of this order
+    pub note: Option<String>,
 }
 
 /// Decides when a host may be restarted and when it is back.
@@ -297,8 +299,11 @@ impl Runner {
         let ids: Vec<HostId> = due.iter().map(|h| h.id).collect();
         let order = match &self.gate {
             Some(gate) => gate.order(role, ids).await.map_err(|e| e.context(format!("the roll of the {} did not begin", role.group())))?,
-            None => Order { first: Vec::new(), then: ids },
+            None => Order { then: ids, ..Order::default() },
         };
+        if let Some(note) = order.note {
+            self.note(note);
+        }
         let first: Vec<Host> = due.iter().filter(|h| order.first.contains(&h.id)).cloned().collect();
         if !first.is_empty() {
             self.batch(play, (due, &first), false, recap).await;

@@ -95,7 +95,7 @@ fn from_nothing(cluster: &Cluster) {
     let wanted: Vec<String> =
         ["kafka01", "kafka02", "kafka03"].iter().map(|h| format!("{}:19092", instances[*h]["private_ip"].as_str().unwrap())).collect();
     assert_eq!(servers.split(',').collect::<BTreeSet<_>>(), wanted.iter().map(String::as_str).collect());
-    assert!(python(CREATE_TOPIC, &[&servers, "kept", "3", "1"]).is_null());
+    assert!(python(CREATE_TOPIC, &[&servers, "kept", "3", "3"]).is_null());
     produce_numbers(&servers, "kept", RECORDS);
     serves(cluster, "up");
     // Each broker on its own leads to all.

@@ -1,9 +1,6 @@
 //! Other people's clients: kcat, and kazoo and librdkafka by way of python.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 
@@ -51,7 +48,7 @@ print(json.dumps({"ids": ids, "hosts": hosts, "controller": json.loads(zk.get("/
 zk.stop()
 "#;
 
-/// Asks for a topic: name, partitions, replication factor. Prints the error, or null.
+/// Asks for a topic: name, partitions, replication factor or -1 for the cluster's default. Prints the error, or null.
 pub const CREATE_TOPIC: &str = r#"
 import json, sys
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -63,51 +60,6 @@ try:
 except Exception as e:
     print(json.dumps(str(e)))
 "#;
-
-/// Produces until its standard input ends, then flushes and prints what was acknowledged.
-const PRODUCER: &str = r#"
-import json, sys, threading
-from confluent_kafka import Producer
-p = Producer({"bootstrap.servers": sys.argv[1], "acks": "all", "message.timeout.ms": 120000, "retry.backoff.ms": 50,
-              "reconnect.backoff.max.ms": 500, "linger.ms": 5, "log_level": 0})
-stop, good, bad = threading.Event(), [], []
-threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
-def told(error, message):
-    (bad if error else good).append(message.value().decode() if not error else str(error))
-n = 0
-while not stop.is_set():
-    p.produce(sys.argv[2], value=b"w%d" % n, partition=n % 3, on_delivery=told); n += 1
-    p.poll(0.02)
-left = p.flush(120)
-print(json.dumps({"sent": n, "left": left, "acknowledged": good, "failed": bad}))
-"#;
-
-/// A producer that works while something else happens.
-pub struct Producer(Child);
-
-impl Producer {
-    pub fn start(brokers: &str, topic: &str) -> Self {
-        let mut c = python_command(PRODUCER, &[brokers, topic]);
-        c.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self(c.spawn().unwrap())
-    }
-
-    /// Ends it; what it says. It must not have given up before.
-    pub fn finish(mut self) -> Value {
-        assert!(self.0.try_wait().unwrap().is_none(), "the producer ended");
-        drop(self.0.stdin.take());
-        let mut text = String::new();
-        std::io::Read::read_to_string(self.0.stdout.as_mut().unwrap(), &mut text).unwrap();
-        serde_json::from_str(&text).unwrap()
-    }
-}
-
-impl Drop for Producer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Produces numbered records to the three partitions of a topic.
 #[track_caller]

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     clients::{CREATE_TOPIC, KAZOO, consume_all, kcat, metadata, python},
-    harness::{Cluster, SEVEN, docker, enabled, signal},
+    harness::{Cluster, SEVEN, docker, enabled, eventually, signal},
 };
 
 #[test]
@@ -72,11 +72,17 @@ fn clients_from_this_machine(cluster: &Cluster) {
     let each: Vec<&str> = servers.split(',').collect();
     assert_eq!((each.len(), zookeeper.split(',').count()), (3, 3));
 
-    // Three replicas: an error that says why, and no topic.
-    let refused = python(CREATE_TOPIC, &[&servers, "three-replicas", "3", "3"]);
+    // More replicas than brokers: an error that says why, and no topic.
+    let refused = python(CREATE_TOPIC, &[&servers, "four-replicas", "3", "4"]);
     let why = refused.as_str().unwrap_or_default().to_lowercase();
     assert!(why.contains("replication"), "{refused}");
-    assert_eq!(python(CREATE_TOPIC, &[&servers, "plain", "3", "1"]), Value::Null);
+    // By default each broker has a replica.
+    assert_eq!(python(CREATE_TOPIC, &[&servers, "plain", "3", "-1"]), Value::Null);
+    eventually("all replicas are in sync", Duration::from_secs(20), || {
+        let listed = metadata(&servers, &["-t", "plain"]);
+        let partitions = listed["topics"][0]["partitions"].as_array().unwrap();
+        partitions.len() == 3 && partitions.iter().all(|p| p["isrs"].as_array().unwrap().len() == 3)
+    });
 
     // Each broker on its own leads to all three, and a record goes through what each of them leads.
     let mut leaders = Vec::new();
@@ -84,7 +90,7 @@ fn clients_from_this_machine(cluster: &Cluster) {
         let listed = metadata(broker, &[]);
         assert_eq!(listed["brokers"].as_array().unwrap().len(), 3, "{listed}");
         let topics = listed["topics"].as_array().unwrap();
-        assert!(!topics.iter().any(|t| t["topic"] == "three-replicas"), "{listed}");
+        assert!(!topics.iter().any(|t| t["topic"] == "four-replicas"), "{listed}");
         let plain = topics.iter().find(|t| t["topic"] == "plain").unwrap();
         let partition = plain["partitions"]
             .as_array()
@@ -218,13 +224,19 @@ fn what_health_says(cluster: &Cluster) {
     let text = cluster.ok(&["health"]).out;
     assert!(text.contains("leader") && text.contains("controller"), "{text}");
 
-    // A broker: it, and the partitions that only it has.
+    // A broker: it, the partition of the health check that only it has, and what others have to do without it.
     let name = cluster.host("kafka02");
     docker(&["stop", "-t", "10", &name]);
     let problems = cluster.problems();
     assert_eq!(problems["kafka02"], ["the host is stopped"]);
     assert_eq!(problems.keys().collect::<Vec<_>>(), ["brokers", "kafka02"], "{problems:?}");
-    assert!(problems["brokers"].iter().all(|r| r.contains("broker 2 is away")), "{problems:?}");
+    let (own, of_others): (Vec<&String>, Vec<&String>) = problems["brokers"].iter().partition(|r| r.contains("__septet_health"));
+    assert!(own.len() == 1 && own[0].contains("has no leader: broker 2 is away: partition 1"), "{problems:?}");
+    assert!(of_others.iter().all(|r| r.contains("2 of 3 replicas in sync: partition")), "{problems:?}");
+    assert!(of_others.iter().any(|r| r.contains("topic plain has 2 of 3 replicas in sync: partition 0, 1, 2")), "{problems:?}");
+    for partition in ["0", "1", "2"] {
+        kcat(&cluster.bootstrap(), &["-P", "-t", "plain", "-p", partition, "-X", "acks=all"], "with two\n");
+    }
     // Waiting ends as soon as it is back, and not before.
     let waiting = cluster.command(&["health", "--wait", "90"]).stdout(Stdio::null()).spawn();
     let mut waiting = waiting.unwrap();

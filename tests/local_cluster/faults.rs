@@ -15,7 +15,7 @@ fn faults_of_a_standing_cluster() {
     let cluster = Cluster::new("f");
     cluster.ok(&["up"]);
     let servers = cluster.bootstrap();
-    assert!(python(CREATE_TOPIC, &[&servers, "kept", "3", "1"]).is_null());
+    assert!(python(CREATE_TOPIC, &[&servers, "kept", "3", "3"]).is_null());
     produce_numbers(&servers, "kept", 300);
     full_disk(&cluster);
     lost_state(&cluster);

@@ -63,7 +63,7 @@ fn killed_at_any_moment() {
 
     // A rename cut off half way goes on with the same command, and nothing is lost.
     let servers = cluster.bootstrap();
-    assert!(python(CREATE_TOPIC, &[&servers, "kept", "3", "1"]).is_null());
+    assert!(python(CREATE_TOPIC, &[&servers, "kept", "3", "3"]).is_null());
     produce_numbers(&servers, "kept", 300);
     let ids = cluster.containers();
     let (old, new) = (cluster.prefix(), format!("cut{}", std::process::id()));

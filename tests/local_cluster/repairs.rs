@@ -10,7 +10,7 @@ use super::{
 fn with_records(cluster: &Cluster) {
     cluster.ok(&["up"]);
     let servers = cluster.bootstrap();
-    assert!(python(CREATE_TOPIC, &[&servers, "keep", "3", "1"]).is_null());
+    assert!(python(CREATE_TOPIC, &[&servers, "keep", "3", "3"]).is_null());
     produce_numbers(&servers, "keep", 300);
 }
 

@@ -114,7 +114,7 @@ impl Case {
         let program = |name: &str| {
             let path = self.dir.path().join(name);
             std::fs::write(&path, name).unwrap();
-            Program { path, digest: String::new() }
+            Program { path, digest: String::new(), peer_protocol: None }
         };
         Bundle { agent: program("septet-agent"), coordinator: program("septet-coordinator"), broker: program("septet-broker") }
     }

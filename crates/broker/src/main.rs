@@ -11,7 +11,7 @@ const PROGRAM: Program = Program("septet-broker");
 
 /// The bundled broker, by Kafka's server.properties.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, long_version = cluster::control::LONG_VERSION)]
 struct Arguments {
     /// The configuration, as Kafka's server.properties
     config: PathBuf,

@@ -295,7 +295,7 @@ impl Partition {
         let checked = records::check(bytes, &head, max_message_bytes, compaction.enabled)?;
         let mut copy = bytes.to_vec();
         let mut inner = self.leading()?;
-        if all && inner.replication.in_sync() < inner.settings.min_insync_replicas {
+        if all && inner.replication.is_under_min_isr(inner.settings.min_insync_replicas) {
             return Err(ResponseError::NotEnoughReplicas);
         }
         let epoch = inner.replication.assignment().leader_epoch;
@@ -330,7 +330,7 @@ impl Partition {
     pub async fn committed(&self, end_offset: i64, leader_epoch: i32, timeout: Duration) -> Result<(), ResponseError> {
         // Registered before it is compared: what moves in between is not missed.
         let wait = self.commits.wait(end_offset);
-        let enough = |inner: &Inner| match inner.replication.in_sync() < inner.settings.min_insync_replicas {
+        let enough = |inner: &Inner| match inner.replication.is_under_min_isr(inner.settings.min_insync_replicas) {
             true => Err(ResponseError::NotEnoughReplicasAfterAppend),
             false => Ok(()),
         };

@@ -14,6 +14,7 @@ use septet_coordinator::{
     config::Config,
     exchange::{self, ExchangeError},
     node::Node,
+    peer,
     server::{self, Counters},
     storage::{LogStore, probe},
 };
@@ -24,7 +25,7 @@ const PROGRAM: Program = Program("septet-coordinator");
 
 /// The bundled coordinator: a server of a ZooKeeper ensemble.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version, long_version = peer::LONG_VERSION, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

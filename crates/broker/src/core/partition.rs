@@ -350,9 +350,10 @@ impl Replication {
         moved
     }
 
-    /// Number of in-sync replicas that the controller knows of: what `min.insync.replicas` is compared with.
-    pub fn in_sync(&self) -> usize {
-        self.assignment.isr.len()
+    /// Whether fewer replicas are in sync, as far as the controller knows, than `min.insync.replicas` asks for. A partition with fewer
+    /// replicas than that needs all of them, not more (`Partition.effectiveMinIsr`).
+    pub fn is_under_min_isr(&self, min_insync_replicas: usize) -> bool {
+        self.assignment.isr.len() < min_insync_replicas.min(self.assignment.replicas.len())
     }
 
     /// As a follower: the log ends at `end`, and the leader has told its high watermark.
@@ -431,6 +432,18 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_needs_no_more_replicas_in_sync_than_it_has() {
+        let under = |replicas: &[i32], isr: &[i32], min| {
+            let mut r = Replication::new(1, 0, 10);
+            r.become_leader(Assignment { replicas: replicas.to_vec(), ..assignment(isr, 0, 0) }, 10, 0);
+            r.is_under_min_isr(min)
+        };
+        assert!(under(&[1, 2, 3], &[1], 2) && !under(&[1, 2, 3], &[1, 3], 2));
+        assert!(!under(&[1], &[1], 2));
+        assert!(under(&[1, 2], &[1], 3) && !under(&[1, 2], &[2, 1], 3));
+    }
+
+    #[test]
     fn a_follower_that_lags_leaves_and_joins_again() {
         let mut r = Replication::new(1, 0, 0);
         r.become_leader(assignment(&[1, 2, 3], 0, 5), 0, 0);
@@ -504,7 +517,7 @@ mod tests {
         r.become_leader(assignment(&[1, 2], 1, 6), 10, 1000);
         let answer = Answer::State { leader: 1, leader_epoch: 0, isr: vec![1], partition_epoch: 6 };
         assert_eq!(r.answered(&p, answer, 1001, LAG), Effects::default());
-        assert_eq!((r.in_sync(), r.high_watermark()), (2, 0));
+        assert_eq!((r.assignment().isr.len(), r.high_watermark()), (2, 0));
         assert!(r.follower_fetched(2, -1, 4, 0, 1002, LAG, true).high_watermark_moved);
         assert_eq!(r.follower_fetched(9, -1, 4, 0, 1002, LAG, true), Effects::default());
     }

@@ -28,6 +28,10 @@ pub use listen::{Listener, max_sockets};
 /// snapshots travel as they lie on disk. Version 1 had no proof, no tags and no limits.
 pub const PEER_VERSION: u32 = 3;
 
+/// [`PEER_VERSION`] as `--version` prints it. It is also looked for in the program itself: servers that do not understand one another
+/// cannot be restarted one by one.
+pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nseptet-peer-protocol=3");
+
 /// What servers ask of one another. Answers are `Result<_, String>`: no type in them nests, so that what a peer
 /// answers cannot exhaust the stack of its decoder.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,4 +67,14 @@ pub trait Serve: Send + Sync + 'static {
 /// goes over 4 MiB, and encoding adds little.
 pub fn max_frame_bytes(max_request_bytes: usize) -> usize {
     16 * 1024 * 1024 + 2 * max_request_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_that_is_printed_is_the_one_that_is_spoken() {
+        assert!(LONG_VERSION.ends_with(&format!("septet-peer-protocol={PEER_VERSION}")));
+    }
 }

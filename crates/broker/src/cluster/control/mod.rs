@@ -30,6 +30,10 @@ pub mod key {
     ];
 }
 
+/// Counts changes after which brokers no longer understand their predecessors, as `--version` prints it. It is also looked for in the
+/// program itself: such brokers cannot be restarted one by one. Brokers without it did not send these requests.
+pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nseptet-peer-protocol=1");
+
 /// Leader in UpdateMetadata of a partition that is being deleted (LeaderAndIsr.LeaderDuringDelete).
 pub const LEADER_DURING_DELETE: i32 = -2;
 
