@@ -131,15 +131,14 @@ impl Fleet {
             return Ok(a.clone());
         }
         let program = self.agents.get(&id).ok_or_else(|| SshError::Agent("there is none for this host's architecture".into()))?;
-        let started = match AgentSession::start(&connection, program, become_user).await {
-            Err(Start::Failed(SshError::Sessions)) => {
-                let jump = if id == JUMP { None } else { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) };
-                let another = Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
-                slot.further.push(another.clone());
-                self.begin(id, &another, program, become_user).await
-            }
-            other => self.again(id, &connection, program, become_user, other).await,
-        };
+        let mut started = self.begin(id, &connection, program, become_user).await;
+        // Also where the session that installed the agent has not ended yet.
+        if matches!(started, Err(Start::Failed(SshError::Sessions))) {
+            let jump = if id == JUMP { None } else { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) };
+            let another = Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
+            slot.further.push(another.clone());
+            started = self.begin(id, &another, program, become_user).await;
+        }
         let agent = Arc::new(started.map_err(|e| match e {
             Start::Missing(words) => not_startable(&words),
             Start::Failed(e) => e,
@@ -150,23 +149,13 @@ impl Fleet {
 
     /// Starts an agent on a connection, installed first where it is missing.
     async fn begin(&self, id: HostId, on: &Connection, program: &Program, become_user: Option<&str>) -> Result<AgentSession, Start> {
-        let started = AgentSession::start(on, program, become_user).await;
-        self.again(id, on, program, become_user, started).await
-    }
-
-    async fn again(
-        &self,
-        id: HostId,
-        on: &Connection,
-        program: &Program,
-        become_user: Option<&str>,
-        started: Result<AgentSession, Start>,
-    ) -> Result<AgentSession, Start> {
-        if !matches!(started, Err(Start::Missing(_))) {
-            return started;
+        match AgentSession::start(on, program, become_user).await {
+            Err(Start::Missing(_)) => {
+                self.install(id, on, program).await.map_err(Start::Failed)?;
+                AgentSession::start(on, program, become_user).await
+            }
+            other => other,
         }
-        self.install(id, on, program).await.map_err(Start::Failed)?;
-        AgentSession::start(on, program, become_user).await
     }
 
     /// Puts the agent on a host: from the control host, which has the same one, else from here.

@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use septet_daemon::metrics::Registry;
+use septet_zookeeper as zk;
 use tokio::sync::watch;
-use zookeeper_client as zk;
 
 use crate::{
     cluster::{
@@ -27,6 +28,7 @@ use crate::{
     fetch_sessions::Sessions,
     groups::Coordinator,
     log::{Files, LogError, ProducerQuota},
+    metrics,
     net::{
         admission::Admission,
         budget::{Budget, Budgets},
@@ -95,6 +97,8 @@ pub struct Broker {
     /// takes events while this broker is the controller
     pub controller: watch::Sender<Option<Events>>,
     epoch: AtomicI64,
+    /// what is measured
+    pub metrics: Arc<Registry>,
     /// consumer groups of the partitions of the offsets topic that this broker leads
     pub groups: Arc<Coordinator>,
     _lock: fs::File,
@@ -132,6 +136,7 @@ impl Broker {
             topic_configs: TopicConfigs::default(),
             controller: watch::Sender::new(None),
             epoch: AtomicI64::new(-1),
+            metrics: metrics::registry(),
             _lock: file,
         })
     }

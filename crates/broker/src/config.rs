@@ -7,44 +7,15 @@ use std::{
     time::Duration,
 };
 
+use septet_daemon::properties::Properties;
+
 use crate::{
     groups::{GroupSettings, core},
     log::{Compaction, Retention},
     topic_settings::{is_log_append_time, millionths, policy},
 };
 
-/// Why a configuration is not usable.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// the file
-        path: PathBuf,
-        /// the system's reason
-        source: std::io::Error,
-    },
-    /// A value is wrong.
-    #[error("{path}:{line}: {key}: {reason}")]
-    Value {
-        /// the file
-        path: PathBuf,
-        /// line, from 1
-        line: usize,
-        /// the key
-        key: String,
-        /// what is wrong
-        reason: String,
-    },
-    /// A key must be given.
-    #[error("{path}: {key} is not set")]
-    Missing {
-        /// the file
-        path: PathBuf,
-        /// the key
-        key: &'static str,
-    },
-}
+pub use septet_daemon::properties::ConfigError;
 
 /// An address with a listener's name, as `PLAINTEXT://host:9092`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +140,8 @@ pub struct Config {
     pub cleaner_buffer: usize,
     /// `log.cleaner.backoff.ms`
     pub cleaner_backoff: Duration,
+    /// `metrics.port`, for Prometheus on all addresses
+    pub metrics_port: Option<u16>,
     /// `septet.max.producers`
     pub max_producers: usize,
 }
@@ -214,38 +187,24 @@ pub const NOT_OBEYED: &[&str] = &[
     "log.dir.failure.timeout.ms",
 ];
 
-struct Entry {
-    line: usize,
-    value: String,
-}
-
 impl Config {
     /// Reads a file. Returns warnings too.
     pub fn read(path: &Path, host_name: &str) -> Result<(Self, Vec<String>), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        Self::parse(path, &text, host_name)
+        Self::from_properties(&Properties::read(path)?, host_name)
     }
 
     /// Parses the text of a file.
     pub fn parse(path: &Path, text: &str, host_name: &str) -> Result<(Self, Vec<String>), ConfigError> {
-        let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-        let mut warnings = Vec::new();
-        for (i, raw) in text.lines().enumerate() {
-            let line = raw.trim();
-            if line.is_empty() || line.starts_with(['#', '!']) {
-                continue;
-            }
-            let (key, value) = line.split_once('=').unwrap_or((line, ""));
-            let entry = Entry { line: i + 1, value: value.trim().to_owned() };
-            if entries.insert(key.trim().to_owned(), entry).is_some() {
-                warnings.push(format!("{}:{}: {} is given twice; this one counts", path.display(), i + 1, key.trim()));
-            }
-        }
-        let (this, source) = Self::build(Source { path, entries }, host_name)?;
-        for (key, entry) in source.entries {
-            let known = if NOT_OBEYED.contains(&key.as_str()) { "is known but has no effect so far" } else { "is not a known key" };
-            if !OBEYED.contains(&key.as_str()) && !QUIET.contains(&key.as_str()) {
-                warnings.push(format!("{}:{}: {key} {known}", path.display(), entry.line));
+        Self::from_properties(&Properties::parse(path, text)?, host_name)
+    }
+
+    fn from_properties(properties: &Properties, host_name: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        let this = Self::build(properties, host_name)?;
+        let mut warnings = properties.repetitions();
+        for entry in properties.entries() {
+            let known = if NOT_OBEYED.contains(&entry.key) { "is known but has no effect so far" } else { "is not a known key" };
+            if !OBEYED.contains(&entry.key) && !QUIET.contains(&entry.key) {
+                warnings.push(entry.warning(known));
             }
         }
         Ok((this, warnings))
@@ -253,17 +212,16 @@ impl Config {
 
     /// The same with other values over those of the file.
     pub fn overlaid(&self, over: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let merged = self.raw.iter().chain(over);
-        let entries = merged.map(|(k, v)| (k.clone(), Entry { line: 0, value: v.clone() })).collect();
-        let path = Path::new("the settings in the coordinator");
-        let (mut this, _) = Self::build(Source { path, entries }, &self.host_name)?;
+        let merged = self.raw.iter().chain(over).map(|(k, v)| (k.as_str(), v.as_str()));
+        let properties = Properties::of(Path::new("the settings in the coordinator"), merged);
+        let mut this = Self::build(&properties, &self.host_name)?;
         this.raw.clone_from(&self.raw);
         Ok(this)
     }
 
-    fn build<'a>(mut source: Source<'a>, host_name: &str) -> Result<(Self, Source<'a>), ConfigError> {
-        let path = source.path;
-        let missing = |key| ConfigError::Missing { path: path.into(), key };
+    fn build(properties: &Properties, host_name: &str) -> Result<Self, ConfigError> {
+        let mut source = Source(properties);
+        let missing = |key| properties.missing(key);
 
         let broker_id = source.number("broker.id", 0, i32::MAX.into())?.ok_or(missing("broker.id"))? as i32;
         let listeners = match source.listeners("listeners", true)? {
@@ -284,7 +242,7 @@ impl Config {
             return Err(source.bad("advertised.listeners", format!("{} is not one of the listeners", l.name)));
         }
         source.protocols(&listeners)?;
-        let dirs_key = if source.entries.contains_key("log.dirs") { "log.dirs" } else { "log.dir" };
+        let dirs_key = if properties.get("log.dirs").is_some() { "log.dirs" } else { "log.dir" };
         let dirs = source.text(dirs_key).unwrap_or_else(|| "/tmp/kafka-logs".into());
         if dirs.is_empty() || dirs.contains(',') {
             let why = if dirs.is_empty() { "is empty" } else { "only one directory is supported so far" };
@@ -324,7 +282,7 @@ impl Config {
             None => advertised.iter().find(|l| l.name == "PLAINTEXT").unwrap_or(&advertised[0]).name.clone(),
         };
         let this = Self {
-            raw: source.entries.iter().map(|(k, e)| (k.clone(), e.value.clone())).collect(),
+            raw: properties.entries().map(|e| (e.key.to_owned(), e.value.to_owned())).collect(),
             host_name: host_name.to_owned(),
             broker_id,
             listeners,
@@ -384,9 +342,10 @@ impl Config {
             cleaner_enabled: source.boolean("log.cleaner.enable")?.unwrap_or(true),
             cleaner_buffer: source.number("log.cleaner.dedupe.buffer.size", 1 << 20, i64::MAX)?.unwrap_or(CLEANER_BUFFER) as usize,
             cleaner_backoff: source.duration("log.cleaner.backoff.ms", 0, 15_000)?.max(Duration::from_millis(10)),
+            metrics_port: source.number("metrics.port", 1, 65_535)?.map(|n| n as u16),
             max_producers: source.number("septet.max.producers", 1, i32::MAX.into())?.unwrap_or(MAX_PRODUCERS) as usize,
         };
-        Ok((this, source))
+        Ok(this)
     }
 }
 
@@ -441,6 +400,7 @@ pub const OBEYED: &[&str] = &[
     "producer.id.expiration.ms",
     "producer.id.expiration.check.interval.ms",
     "septet.max.producers",
+    "metrics.port",
     "min.insync.replicas",
     "unclean.leader.election.enable",
     "replica.lag.time.max.ms",
@@ -470,31 +430,20 @@ pub fn is_known(key: &str) -> bool {
     [OBEYED, NOT_OBEYED, QUIET].iter().any(|keys| keys.contains(&key))
 }
 
-struct Source<'a> {
-    path: &'a Path,
-    entries: BTreeMap<String, Entry>,
-}
+struct Source<'a>(&'a Properties);
 
 impl Source<'_> {
     fn bad(&self, key: &str, reason: String) -> ConfigError {
-        let line = self.entries.get(key).map_or(0, |e| e.line);
-        ConfigError::Value { path: self.path.into(), line, key: key.into(), reason }
+        self.0.bad(key, reason)
     }
     fn text(&self, key: &str) -> Option<String> {
-        self.entries.get(key).map(|e| e.value.clone())
+        self.0.text(key).map(str::to_owned)
     }
     fn number(&mut self, key: &'static str, min: i64, max: i64) -> Result<Option<i64>, ConfigError> {
-        let Some(value) = self.text(key) else {
-            return Ok(None);
-        };
-        match value.parse::<i64>() {
-            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
-            _ => Err(self.bad(key, format!("{value:?} is not a number from {min} to {max}"))),
-        }
+        self.0.number(key, min, max)
     }
-    /// Milliseconds; a year at the most.
     fn duration(&mut self, key: &'static str, min: i64, default: u64) -> Result<Duration, ConfigError> {
-        Ok(Duration::from_millis(self.number(key, min, 365 * 86_400_000)?.map_or(default, |n| n as u64)))
+        Ok(self.0.milliseconds(key, min)?.unwrap_or(Duration::from_millis(default)))
     }
     fn groups(&mut self) -> Result<GroupSettings, ConfigError> {
         const INT: i64 = i32::MAX as i64;
@@ -517,15 +466,10 @@ impl Source<'_> {
         })
     }
     fn checked<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
-        self.text(key).map(|v| parse(&v).map_err(|why| self.bad(key, why))).transpose()
+        self.0.parsed(key, parse)
     }
     fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {
-        match self.text(key).map(|v| v.to_ascii_lowercase()).as_deref() {
-            None => Ok(None),
-            Some("true") => Ok(Some(true)),
-            Some("false") => Ok(Some(false)),
-            Some(other) => Err(self.bad(key, format!("{other:?} is neither true nor false"))),
-        }
+        self.0.boolean(key)
     }
     /// There is one protocol so far; who asks for another one is not to be served in the clear.
     fn protocols(&self, listeners: &[Listener]) -> Result<(), ConfigError> {

@@ -15,6 +15,7 @@
 //! | [`cluster`] | registration, controller, what is known of topics and brokers |
 //! | [`configs`] | settings as administrators see and change them |
 //! | [`fetch_sessions`], [`watch`] | what clients fetch, and what is told of changes |
+//! | [`metrics`] | what Prometheus gets |
 //! | [`records`] | the records in a batch: checked before they are stored |
 //! | [`net`], [`wire`], [`handlers`] | connections and their budgets, checking requests, one file per API |
 
@@ -28,6 +29,7 @@ pub mod fetch_sessions;
 pub mod groups;
 pub mod handlers;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod partition;
 pub mod records;

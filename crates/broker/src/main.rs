@@ -3,11 +3,11 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, net::server, replica};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, metrics, net::server, replica};
+use septet_daemon::{logging, metrics::Limits, program::Program, ready, signals::StopSignals};
+use tokio::net::TcpListener;
+
+const PROGRAM: Program = Program("septet-broker");
 
 /// The bundled broker, by Kafka's server.properties.
 #[derive(Parser)]
@@ -26,74 +26,57 @@ fn host_name() -> String {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG").unwrap_or_else(|_| "info,zookeeper_client=error".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .without_time()
-        .with_target(false)
-        .init();
-    let (config, warnings) = match Config::read(&arguments.config, &host_name()) {
+    logging::init("info");
+    let config = match PROGRAM.configured(Config::read(&arguments.config, &host_name())) {
         Ok(c) => c,
-        Err(e) => {
-            eprintln!("septet-broker: {e}");
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
-    warnings.iter().for_each(|w| tracing::warn!("{w}"));
     if arguments.check {
-        println!("{}: ok", arguments.config.display());
-        return ExitCode::SUCCESS;
+        return PROGRAM.checked(&arguments.config);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(config)),
-        Err(e) => Err(e.to_string()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("septet-broker: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    PROGRAM.run(run(config))
 }
 
 async fn run(config: Config) -> Result<(), String> {
+    let mut stop = StopSignals::listen().map_err(|e| e.to_string())?;
     let mut listeners = Vec::new();
     for l in &config.listeners {
         let host = if l.host.is_empty() { "0.0.0.0" } else { &l.host };
         let bound = TcpListener::bind((host, l.port)).await.map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
         listeners.push((l.name.clone(), bound));
     }
-    let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let metrics_listener = match config.metrics_port {
+        Some(port) => Some(TcpListener::bind(("0.0.0.0", port)).await.map_err(|e| format!("cannot listen on metrics.port {port}: {e}"))?),
+        None => None,
+    };
     let broker = Arc::new(Broker::open(config).map_err(|e| e.to_string())?);
+    metrics::register(&broker);
+    if let Some(listener) = metrics_listener {
+        tokio::spawn(septet_daemon::metrics::serve(listener, broker.metrics.clone(), Limits::default()));
+    }
     let maintenance = tokio::spawn(broker.clone().maintain());
     let mut session = tokio::spawn(cluster::run(broker.clone()));
     let proposals = tokio::spawn(replica::send_proposals(broker.clone()));
     // The controller comes in by the same door as clients, who wait until this broker knows the cluster.
     for (name, listener) in listeners {
-        tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None }));
+        tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None, connection: 0 }));
     }
-    let ready = {
+    let serving = {
         let broker = broker.clone();
         async move {
             broker.ready().await;
-            let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+            ready::ready();
             tracing::info!("serving");
             std::future::pending::<()>().await;
         }
     };
     tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        () = ready => {}
+        () = stop.received() => {}
+        () = serving => {}
         e = &mut session => return Err(e.map_or_else(|e| e.to_string(), |e| e.to_string())),
     }
     tracing::info!("stopping");
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    ready::stopping();
     // Leave the cluster first, so that clients go elsewhere, then write everything down.
     if broker.config.controlled_shutdown {
         replica::shutdown::hand_over(&broker).await;

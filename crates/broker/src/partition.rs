@@ -104,6 +104,8 @@ pub struct Fetched {
     pub start_offset: i64,
     /// there are records that this reader may read, whether or not they had room
     pub more: bool,
+    /// for a reader of committed records only: producers and first offsets of transactions that were aborted
+    pub aborted: Option<Vec<(i64, i64)>>,
 }
 
 /// What is read.
@@ -121,6 +123,8 @@ pub struct Read {
     pub replica: Option<(i32, i64)>,
     /// the follower's first offset
     pub log_start: i64,
+    /// the leader epoch that the reader knows, -1 if it does not say
+    pub leader_epoch: i32,
 }
 
 fn storage_error(what: &str, e: &LogError) -> ResponseError {
@@ -395,6 +399,10 @@ impl Partition {
     /// Finds what there is from an offset on. A follower reads up to the end of the log, and tells by its offset what it has.
     pub fn find(&self, read: &Read) -> Result<Fetched, ResponseError> {
         let mut inner = self.leading()?;
+        // Compared under the lock: what a follower has of an earlier leader says nothing about what it has of this one.
+        if read.leader_epoch >= 0 && read.leader_epoch != inner.replication.assignment().leader_epoch {
+            return Err(ResponseError::FencedLeaderEpoch);
+        }
         let (start_offset, end) = (inner.log.start_offset(), inner.log.end_offset());
         let mut effects = Effects::default();
         if let Some((id, epoch)) = read.replica {
@@ -421,8 +429,12 @@ impl Partition {
             true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| storage_error("read", &e)),
             false => Ok(None),
         };
+        let aborted = read.stable_only.then(|| match &found {
+            Ok(Some(_)) => inner.log.aborted_transactions(read.offset, limit).iter().map(|a| (a.producer_id, a.first_offset)).collect(),
+            _ => Vec::new(),
+        });
         self.carry_out(inner, effects);
-        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit })
+        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit, aborted })
     }
 
     /// Reads whole batches from an offset on, at least one if there is any.

@@ -324,7 +324,7 @@ fn znodes_look_as_kafkas(cluster: &Cluster) {
         assert!(timestamp.as_str().unwrap().parse::<u64>().unwrap() > 1_600_000_000_000, "milliseconds in a string: {timestamp}");
         let want = json!({
             "version": 5, "host": "127.0.0.1", "port": n.port, "endpoints": [format!("PLAINTEXT://127.0.0.1:{}", n.port)],
-            "listener_security_protocol_map": { "PLAINTEXT": "PLAINTEXT" }, "features": {}, "jmx_port": -1,
+            "listener_security_protocol_map": { "PLAINTEXT": "PLAINTEXT" }, "features": {}, "jmx_port": -1, "septet": true,
         });
         assert_eq!(value, want);
         assert_ne!(z.owner(&path), Some(0), "a registration is ephemeral");

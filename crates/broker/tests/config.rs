@@ -60,7 +60,7 @@ fn every_obeyed_key_is_obeyed() {
         default.replication.factor=3\nauto.create.topics.enable=FALSE\nlog.segment.bytes=1000\nlog.index.interval.bytes=0\nmessage.max.bytes=0\n\
         socket.request.max.bytes=1\noffsets.topic.num.partitions=5\noffsets.topic.replication.factor=1\nmax.connections=10\r\n\
         max.connections.per.ip=3\nconnections.max.idle.ms=1000\nfetch.max.bytes=1024\nqueued.max.request.bytes=1\n\
-        septet.queued.max.response.bytes=1048576\nseptet.auto.create.max.partitions=0\nseptet.max.partitions.per.broker=9\nlog.retention.hours=72\nlog.retention.bytes=1000\n\
+        septet.queued.max.response.bytes=1048576\nseptet.auto.create.max.partitions=0\nseptet.max.partitions.per.broker=9\nmetrics.port=9404\nlog.retention.hours=72\nlog.retention.bytes=1000\n\
         log.retention.check.interval.ms=5\nlog.cleanup.policy=compact\nlog.message.timestamp.type=LogAppendTime\nlog.roll.hours=2\n\
         offsets.topic.segment.bytes=2000\noffsets.retention.minutes=2\n\
         offsets.retention.check.interval.ms=7\noffsets.commit.timeout.ms=8\noffset.metadata.max.bytes=9\ngroup.initial.rebalance.delay.ms=0\n\
@@ -202,6 +202,7 @@ fn a_bad_value_names_file_line_and_key() {
         ("queued.max.request.bytes=104857599", "queued.max.request.bytes", "is less than socket.request.max.bytes, 104857600"),
         ("septet.queued.max.response.bytes=1", "septet.queued.max.response.bytes", "from 1048576"),
         ("septet.auto.create.max.partitions=-1", "septet.auto.create.max.partitions", "from 0"),
+        ("metrics.port=0", "metrics.port", "from 1"),
         ("septet.max.partitions.per.broker=0", "septet.max.partitions.per.broker", "from 1"),
     ];
     for (line, key, reason) in cases {

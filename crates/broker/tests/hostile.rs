@@ -57,6 +57,7 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::DeleteGroups => drop(DeleteGroupsResponse::decode(&mut b, version).unwrap()),
         ApiKey::OffsetDelete => drop(OffsetDeleteResponse::decode(&mut b, version).unwrap()),
         ApiKey::InitProducerId => drop(InitProducerIdResponse::decode(&mut b, version).unwrap()),
+        ApiKey::AlterPartition => drop(AlterPartitionResponse::decode(&mut b, version).unwrap()),
         ApiKey::DeleteRecords => drop(DeleteRecordsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DescribeConfigs => drop(DescribeConfigsResponse::decode(&mut b, version).unwrap()),
         ApiKey::AlterConfigs => drop(AlterConfigsResponse::decode(&mut b, version).unwrap()),
@@ -68,7 +69,6 @@ fn decode(key: ApiKey, version: i16, mut b: Bytes) -> usize {
         ApiKey::AlterPartitionReassignments => drop(AlterPartitionReassignmentsResponse::decode(&mut b, version).unwrap()),
         ApiKey::ListPartitionReassignments => drop(ListPartitionReassignmentsResponse::decode(&mut b, version).unwrap()),
         ApiKey::DescribeProducers => drop(DescribeProducersResponse::decode(&mut b, version).unwrap()),
-        ApiKey::AlterPartition => drop(AlterPartitionResponse::decode(&mut b, version).unwrap()),
         ApiKey::DescribeCluster => drop(DescribeClusterResponse::decode(&mut b, version).unwrap()),
         other => panic!("{other:?}: say how it is decoded"),
     }

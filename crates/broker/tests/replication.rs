@@ -104,7 +104,10 @@ fn too_few_in_sync_replicas_refuse_and_a_follower_that_stands_still_leaves() {
     let (leader, _) = state(&cluster, 1, "few", 0).unwrap();
     let mut client = cluster.client(leader);
     assert_eq!(produce_all(&mut client, "few", 0, 0), (0, 0));
-    let followers: Vec<i32> = (1..=3).filter(|id| *id != leader).collect();
+    // The controller is not the one that stands still: an ISR shrinks by its decision.
+    let controller = cluster.controller();
+    let mut followers: Vec<i32> = (1..=3).filter(|id| *id != leader).collect();
+    followers.sort_by_key(|id| *id == controller);
     let pause = |cluster: &mut Cluster, id: i32, signal: &str| {
         let pid = cluster.node(id).running().id().to_string();
         assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());

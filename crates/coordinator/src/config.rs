@@ -8,49 +8,11 @@ use std::{
 mod members;
 
 pub use members::Member;
+use septet_daemon::properties::Properties;
 
 use crate::peer::secret::Secret;
 
-/// Why a configuration is not usable.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// the file
-        path: PathBuf,
-        /// the system's reason
-        source: std::io::Error,
-    },
-    /// A value is wrong.
-    #[error("{path}:{line}: {key}: {reason}")]
-    Value {
-        /// the file
-        path: PathBuf,
-        /// line, from 1
-        line: usize,
-        /// the key
-        key: String,
-        /// what is wrong
-        reason: String,
-    },
-    /// The ensemble's secret is not usable.
-    #[error("{path}: peerSecretFile: {reason}")]
-    Secret {
-        /// the file
-        path: PathBuf,
-        /// what is wrong
-        reason: String,
-    },
-    /// Something is missing.
-    #[error("{path}: {reason}")]
-    Missing {
-        /// the file
-        path: PathBuf,
-        /// what is missing
-        reason: String,
-    },
-}
+pub use septet_daemon::properties::ConfigError;
 
 /// When containers and nodes with a TTL are removed (ContainerManager).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,8 +172,7 @@ pub const FOUR_LETTER_WORDS: &[&str] = &[
 impl Config {
     /// Reads a configuration file and the `myid` beside its data. Returns warnings too.
     pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let (mut config, mut warnings) = Self::parse(path, &text)?;
+        let (mut config, mut warnings) = Self::from_properties(&Properties::read(path)?)?;
         if !config.members.is_empty() {
             let file = config.data_dir.join("myid");
             let text = std::fs::read_to_string(&file).map_err(|source| ConfigError::Read { path: file.clone(), source })?;
@@ -230,7 +191,8 @@ impl Config {
             ));
         }
         if let Some(file) = &config.peer_secret_file {
-            let secret = Secret::read(file).map_err(|reason| ConfigError::Secret { path: file.clone(), reason })?;
+            let bad = |reason| ConfigError::File { path: file.clone(), reason: format!("peerSecretFile: {reason}") };
+            let secret = Secret::read(file).map_err(bad)?;
             config.peer_secret = Some(secret);
         }
         Ok((config, warnings))
@@ -238,6 +200,11 @@ impl Config {
 
     /// Parses the text of `zoo.cfg`.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        Self::from_properties(&Properties::parse(path, text)?)
+    }
+
+    fn from_properties(properties: &Properties) -> Result<(Self, Vec<String>), ConfigError> {
+        let path = properties.path();
         let mut c = Self {
             id: 1,
             members: BTreeMap::new(),
@@ -270,26 +237,14 @@ impl Config {
         let mut with_admin = false;
         let mut metrics = Metrics { address: "0.0.0.0".into(), port: 7000 };
         let mut with_metrics = false;
-        for (i, raw) in text.lines().enumerate() {
-            let line = raw.trim();
-            if line.is_empty() || line.starts_with(['#', '!']) {
-                continue;
-            }
-            let (key, value) = line.split_once('=').map_or((line, ""), |(k, v)| (k.trim(), v.trim()));
-            let bad = |reason: String| ConfigError::Value { path: path.into(), line: i + 1, key: key.into(), reason };
-            let number = |min: i64, max: i64| -> Result<i64, ConfigError> {
-                value
-                    .parse::<i64>()
-                    .ok()
-                    .filter(|n| (min..=max).contains(n))
-                    .ok_or_else(|| bad(format!("{value:?} is not a number from {min} to {max}")))
-            };
+        for entry in properties.all() {
+            let (key, value) = (entry.key, entry.value);
+            let bad = |reason: String| entry.bad(reason);
+            let number = |min: i64, max: i64| entry.number(min, max);
             let yes = || match value.to_ascii_lowercase().as_str() {
-                "true" => Ok(true),
-                "false" => Ok(false),
                 "yes" if key == "skipACL" => Ok(true),
                 "no" if key == "skipACL" => Ok(false),
-                _ => Err(bad(format!("{value:?} is neither true nor false"))),
+                _ => entry.boolean(),
             };
             // ZooKeeper makes a key that it does not know a system property with this prefix.
             match key.strip_prefix("zookeeper.").unwrap_or(key) {
@@ -329,7 +284,7 @@ impl Config {
                         list => list.split(',').map(|w| w.trim().to_owned()).filter(|w| !w.is_empty()).collect(),
                     };
                     for w in c.four_letter_words.iter().filter(|w| !FOUR_LETTER_WORDS.contains(&w.as_str())) {
-                        warnings.push(format!("{}:{}: four-letter word {w:?} is not supported", path.display(), i + 1));
+                        warnings.push(format!("{}:{}: four-letter word {w:?} is not supported", path.display(), entry.line));
                     }
                 }
                 _ if key.starts_with("server.") => {
@@ -344,14 +299,14 @@ impl Config {
                     }
                 }
                 _ if NOT_OBEYED.contains(&key) || key.starts_with("authProvider.") || key.starts_with("ssl.") => {
-                    warnings.push(format!("{}:{}: {key} is known but has no effect here", path.display(), i + 1));
+                    warnings.push(entry.warning("is known but has no effect here"));
                 }
-                _ => warnings.push(format!("{}:{}: {key} is not a known key", path.display(), i + 1)),
+                _ => warnings.push(entry.warning("is not a known key")),
             }
         }
         c.admin = with_admin.then_some(admin);
         c.metrics = with_metrics.then_some(metrics);
-        let missing = |reason: &str| ConfigError::Missing { path: path.into(), reason: reason.into() };
+        let missing = |reason: &str| properties.bad_file(reason);
         if c.data_dir.as_os_str().is_empty() {
             return Err(missing("dataDir is not set"));
         }

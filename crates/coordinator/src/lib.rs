@@ -22,7 +22,6 @@ pub mod admin;
 pub mod config;
 pub mod exchange;
 pub mod format2;
-pub mod jute;
 pub mod node;
 pub mod peer;
 pub mod protocol;
@@ -32,3 +31,5 @@ pub mod storage;
 mod throttle;
 pub mod tree;
 pub mod watches;
+
+pub use septet_zookeeper::jute;

@@ -17,10 +17,10 @@ use septet_coordinator::{
     server::{self, Counters},
     storage::{LogStore, probe},
 };
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use septet_daemon::{logging, program::Program, ready, signals::StopSignals};
+use tokio::net::TcpListener;
+
+const PROGRAM: Program = Program("septet-coordinator");
 
 /// The bundled coordinator: a server of a ZooKeeper ensemble.
 #[derive(Parser)]
@@ -72,55 +72,23 @@ fn exchange(command: &Command) -> Result<String, ExchangeError> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SEPTET_LOG").unwrap_or_else(|_| "info,openraft=error".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .without_time()
-        .with_target(false)
-        .init();
+    logging::init("info,openraft=error");
     if let Some(command) = &arguments.command {
-        return match exchange(command) {
-            Ok(done) => {
-                println!("{done}");
-                ExitCode::SUCCESS
-            }
-            Err(e) => {
-                eprintln!("septet-coordinator: {e}");
-                ExitCode::FAILURE
-            }
-        };
+        return PROGRAM.ended(exchange(command).map(|done| println!("{done}")));
     }
     let path = arguments.config.unwrap_or_default();
-    let (config, warnings) = match Config::read(&path) {
+    let config = match PROGRAM.configured(Config::read(&path)) {
         Ok(c) => c,
-        Err(e) => {
-            eprintln!("septet-coordinator: {e}");
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
-    warnings.iter().for_each(|w| tracing::warn!("{w}"));
     if arguments.check {
-        println!("{}: ok", path.display());
-        return ExitCode::SUCCESS;
+        return PROGRAM.checked(&path);
     }
     if arguments.reset_term {
-        return reset_term(&config);
+        return PROGRAM.ended(reset_term(&config));
     }
     server::limits::raise_descriptors();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(config)),
-        Err(e) => Err(e.to_string()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("septet-coordinator: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    PROGRAM.run(run(config))
 }
 
 /// Waits until the data directory can be written to. A server that cannot write takes no part: it would be elected, or
@@ -136,7 +104,7 @@ async fn wait_for_room(dir: &Path) -> Result<(), String> {
             Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
                 if !std::mem::replace(&mut waits, true) {
                     tracing::error!("{e}: this server waits for room and serves nobody until then");
-                    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+                    ready::ready();
                 }
             }
             Err(e) => return Err(e.to_string()),
@@ -145,34 +113,28 @@ async fn wait_for_room(dir: &Path) -> Result<(), String> {
     }
 }
 
-fn reset_term(config: &Config) -> ExitCode {
+fn reset_term(config: &Config) -> Result<(), String> {
     let dir = config.data_dir.join("version-2");
-    match LogStore::reset_term(&dir) {
-        Ok(Some(term)) => println!("{}: term {term} was removed", dir.display()),
-        Ok(None) => println!("{}: nothing to repair", dir.display()),
-        Err(e) => {
-            eprintln!("septet-coordinator: {e}");
-            return ExitCode::FAILURE;
-        }
+    match LogStore::reset_term(&dir).map_err(|e| e.to_string())? {
+        Some(term) => println!("{}: term {term} was removed", dir.display()),
+        None => println!("{}: nothing to repair", dir.display()),
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 async fn run(config: Config) -> Result<(), String> {
-    let mut term = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let mut int = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut stop = StopSignals::listen().map_err(|e| e.to_string())?;
     let dir = config.data_dir.join("version-2");
     tokio::select! {
         room = wait_for_room(&dir) => room?,
-        _ = term.recv() => return Ok(()),
-        _ = int.recv() => return Ok(()),
+        () = stop.received() => return Ok(()),
     }
     let address = format!("{}:{}", config.client_address, config.client_port);
     let listener = TcpListener::bind(&address).await.map_err(|e| format!("cannot listen on {address}: {e}"))?;
     let node = Node::start(config).await.map_err(|e| e.to_string())?;
     tracing::info!("server {} of {} listens on {address}", node.config.id, node.config.members.len().max(1));
     // Ready when it answers, not when there is a majority: the others are started after this one.
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    ready::ready();
     let counters = Arc::new(Counters::default());
     if let Some(settings) = node.config.admin.clone() {
         tokio::spawn(admin::http::serve_commands(settings, node.clone(), counters.clone()));
@@ -182,12 +144,11 @@ async fn run(config: Config) -> Result<(), String> {
     }
     let clients = tokio::spawn(server::serve(node.clone(), listener, counters));
     tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+        () = stop.received() => {}
         r = clients => return Err(format!("the client listener ended: {r:?}")),
     }
     tracing::info!("stopping");
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    ready::stopping();
     node.stop().await;
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{controller::Event, image, session::PERSISTENT};
 use crate::{broker::Broker, configs::Settings};

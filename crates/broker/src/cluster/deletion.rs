@@ -4,7 +4,7 @@
 //! Invariant: data is removed only for a wish that is written down, never because a topic is not there: a coordinator
 //! that lost its data deletes nothing. A broker that is away does its part when it comes back.
 
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{
     controller::ControllerError,

@@ -5,8 +5,8 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use septet_zookeeper as zk;
 use tokio::task::JoinHandle;
-use zookeeper_client as zk;
 
 use super::{
     config_changes,
@@ -170,9 +170,9 @@ impl Election {
     }
 }
 
-/// Ends when connections to a broker were refused, one after the other.
+/// Ends when connections to a broker were refused, one after the other, and it is known to have listened before.
 async fn until_gone(broker: &Broker, client: &zk::Client, id: i32) -> Result<(), zk::Error> {
-    let mut refused = 0;
+    let (mut refused, mut reached) = (0, false);
     while refused < PROOF {
         let (data, _) = match client.get_data(&format!("{}/{id}", path::BROKER_IDS)).await {
             Ok(found) => found,
@@ -183,16 +183,17 @@ async fn until_gone(broker: &Broker, client: &zk::Client, id: i32) -> Result<(),
             }
             Err(e) => return Err(e),
         };
-        let Some((host, port)) = parse_broker(&data).endpoint(&broker.config.inter_broker_listener) else {
+        let info = parse_broker(&data);
+        let Some((host, port)) = info.endpoint(&broker.config.inter_broker_listener) else {
             tokio::time::sleep(BACK_OFF * 10).await;
             continue;
         };
         match Peer::connect(&host, port, &format!("broker-{}", broker.id())).await {
             Ok(peer) => {
-                refused = 0;
+                (refused, reached) = (0, true);
                 peer.closed().await;
             }
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => refused += 1,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && (reached || info.ours) => refused += 1,
             Err(_) => refused = 0,
         }
         if refused < PROOF {

@@ -8,8 +8,8 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
 use kafka_protocol::ResponseError;
+use septet_zookeeper as zk;
 use serde_json::Value;
-use zookeeper_client as zk;
 
 use super::path;
 use crate::{
@@ -24,6 +24,9 @@ pub struct BrokerInfo {
     pub endpoints: Vec<Listener>,
     /// `broker.rack`
     pub rack: Option<String>,
+    /// A broker of this program, which listens before it registers: a refused connection is proof that it is gone. Apache's brokers
+    /// listen at the end of their start, seconds after they registered.
+    pub ours: bool,
 }
 
 impl BrokerInfo {
@@ -103,6 +106,9 @@ pub fn parse_controller(bytes: &[u8]) -> Option<i32> {
     number(&json(bytes)["brokerid"])
 }
 
+/// Field of the registration of a broker of this program. Kafka ignores it.
+pub const OURS: &str = "septet";
+
 /// A broker's registration; endpoints that do not parse are left out.
 pub fn parse_broker(bytes: &[u8]) -> BrokerInfo {
     let value = json(bytes);
@@ -112,7 +118,8 @@ pub fn parse_broker(bytes: &[u8]) -> BrokerInfo {
         Some(Listener { name: name.to_owned(), host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
     };
     let endpoints = value["endpoints"].as_array().map(|a| a.iter().filter_map(endpoint).collect()).unwrap_or_default();
-    BrokerInfo { endpoints, rack: value["rack"].as_str().map(str::to_owned) }
+    let ours = value[OURS].as_bool().unwrap_or(false);
+    BrokerInfo { endpoints, rack: value["rack"].as_str().map(str::to_owned), ours }
 }
 
 /// A topic's znode; `None` if it is not one. A value that does not fit is left out.

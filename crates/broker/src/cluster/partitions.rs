@@ -3,8 +3,8 @@
 //! Invariant: the znode is written by its version, so that partitions that were added meanwhile are not lost.
 
 use kafka_protocol::ResponseError;
+use septet_zookeeper as zk;
 use serde_json::Value;
-use zookeeper_client as zk;
 
 use super::{path, topics::Refusal};
 

@@ -5,8 +5,8 @@
 
 use std::{ops::Range, time::Duration};
 
+use septet_zookeeper as zk;
 use tokio::sync::Mutex;
-use zookeeper_client as zk;
 
 use super::{path, session::PERSISTENT};
 
@@ -80,12 +80,17 @@ async fn take_block(client: &zk::Client, broker: i32) -> Result<Range<i64>, NoPr
     Err(NoProducerId::Contended)
 }
 
+/// Takes a block for a broker.
+pub async fn block(client: &zk::Client, broker: i32) -> Result<Range<i64>, NoProducerId> {
+    tokio::time::timeout(LIMIT, take_block(client, broker)).await.map_err(|_| NoProducerId::Slow)?
+}
+
 impl ProducerIds {
     /// An id that nobody has.
     pub async fn next(&self, client: &zk::Client, broker: i32) -> Result<i64, NoProducerId> {
         let mut left = self.left.lock().await;
         if left.is_empty() {
-            *left = tokio::time::timeout(LIMIT, take_block(client, broker)).await.map_err(|_| NoProducerId::Slow)??;
+            *left = block(client, broker).await?;
             tracing::info!("producer ids {} to {} taken", left.start, left.end - 1);
         }
         left.next().ok_or(NoProducerId::Exhausted)

@@ -11,9 +11,9 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
-use super::{Image, election::Election, path};
+use super::{Image, election::Election, image::OURS, path};
 use crate::broker::{Broker, StartError};
 
 /// How persistent znodes are made.
@@ -103,7 +103,7 @@ async fn session(broker: &Arc<Broker>) -> Result<Never, SessionError> {
     let root = root.trim_end_matches('/');
     if !root.is_empty() {
         client.mkdir(root, &PERSISTENT).await?;
-        client = client.chroot(root).map_err(|_| zk::Error::BadArguments(&"not a path for a root"))?;
+        client = client.chroot(root).map_err(|_| zk::Error::BadArguments("not a path for a root"))?;
     }
     let mut state = client.state_watcher();
     let cluster_id = loop {
@@ -213,6 +213,7 @@ pub async fn register(broker: &Broker, client: &zk::Client) -> Result<(), Sessio
         "features": {}, "listener_security_protocol_map": map, "endpoints": endpoints, "jmx_port": -1,
         "port": first.port, "host": first.host, "version": 5, "timestamp": now_ms(),
     });
+    data[OURS] = true.into();
     if let Some(rack) = &broker.config.rack {
         data["rack"] = rack.as_str().into();
     }
@@ -223,8 +224,8 @@ pub async fn register(broker: &Broker, client: &zk::Client) -> Result<(), Sessio
         let mine = client.session_id().0;
         let old = remembered(&memory);
         match client.create(&at, data.as_bytes(), &ephemeral).await {
-            Ok((stat, _)) => {
-                broker.set_epoch(stat.czxid);
+            Ok(created) => {
+                broker.set_epoch(created.stat.czxid);
                 remember(&memory, mine)?;
                 tracing::info!("registered as broker {} with {}", broker.id(), endpoints.join(","));
                 return Ok(());

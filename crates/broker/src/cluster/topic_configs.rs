@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{image::parse_config, path, topics::is_internal};
 use crate::{broker::Broker, configs::Settings, topic_settings::TopicSettings};

@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kafka_protocol::ResponseError;
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{
     Image, path,

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 /// The watch, with the names that were read when it was set.
 #[derive(Default)]

@@ -141,6 +141,23 @@ impl<I> Cluster<I> {
         self.partitions().filter_map(one).collect()
     }
 
+    /// States that change because brokers registered anew after they were written, by `written`: the transaction that wrote each state. They
+    /// are what they would be had those brokers died and not come back.
+    pub fn repairs_of_bounced(&self, written: &BTreeMap<Name, i64>) -> Vec<Change> {
+        let one = |(name, p): (Name, &Partition)| {
+            let (stored, written) = (p.stored.as_ref()?, *written.get(&name)?);
+            let bounced = |id: i32| self.brokers.get(&id).is_some_and(|b| b.epoch > written);
+            if !stored.state.isr.iter().any(|r| bounced(*r)) {
+                return None;
+            }
+            let alive = |id| self.alive(id, &name) && !bounced(id);
+            let stopping = |id| self.brokers.get(&id).is_some_and(|b| b.stopping);
+            let state = elections::repair(&stored.state, &p.replicas, &Brokers { alive: &alive, stopping: &stopping }, false)?;
+            Some(Change { state, replaces: Some(stored.version), name })
+        };
+        self.partitions().filter_map(one).collect()
+    }
+
     /// Partitions that have no leader although a replica is alive: where an unclean election could help.
     pub fn leaderless(&self) -> BTreeSet<String> {
         let dead = |(name, p): &(Name, &Partition)| {
@@ -321,6 +338,22 @@ mod tests {
         let changes = cluster(&[3, 7], None).repairs(&|_| false);
         assert_eq!(changes[0].state, LeaderAndIsr { leader: 3, leader_epoch: 0, isr: vec![3] });
         assert_eq!(changes[0].replaces, None);
+    }
+
+    /// Registrations 101, 102 and 103.
+    #[test]
+    fn who_registered_after_a_state_was_written_has_lost_its_place_in_it() {
+        let state = |leader, isr: &[i32]| LeaderAndIsr { leader, leader_epoch: 6, isr: isr.to_vec() };
+        let cases: [(i64, Option<LeaderAndIsr>); 4] =
+            [(103, None), (102, Some(state(1, &[1, 2]))), (101, Some(state(1, &[1]))), (100, Some(state(-1, &[1, 2, 3])))];
+        for (written, want) in cases {
+            let c = cluster(&[1, 2, 3], Some((1, &[1, 2, 3])));
+            let changes = c.repairs_of_bounced(&BTreeMap::from([(name(), written)]));
+            assert_eq!(changes.into_iter().map(|c| c.state).next(), want, "{written}");
+        }
+        let c = cluster(&[1, 2, 3], Some((3, &[2, 3])));
+        assert_eq!(c.repairs_of_bounced(&BTreeMap::from([(name(), 102)]))[0].state, state(2, &[2]));
+        assert_eq!(c.repairs_of_bounced(&BTreeMap::new()), []);
     }
 
     #[test]

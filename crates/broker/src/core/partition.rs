@@ -68,7 +68,10 @@ pub enum Answer {
         /// Counts changes of the state.
         partition_epoch: i32,
     },
-    /// Not applied for a reason that another attempt may mend: the proposal is dropped and made again if still wanted.
+    /// Not applied: the proposal is dropped, and made anew if it is still wanted.
+    Rejected,
+    /// No answer, or one that does not say whether it was applied: the same proposal is made again. Until it is answered it counts, since
+    /// the controller may have written it, and may elect one that it added.
     Retry,
     /// The proposal is outdated: the controller has, or will have, another state for this broker.
     Outdated,
@@ -163,13 +166,15 @@ impl Replication {
         self.high_watermark = self.high_watermark.min(end);
         let others = assignment.replicas.iter().copied().filter(|r| *r != self.me);
         if again {
+            // A decision that the pending proposal was made on does not answer it.
+            let newer = assignment.partition_epoch > self.assignment.partition_epoch;
             if let Some(l) = &mut self.leadership {
                 let keep: Vec<i32> = others.collect();
                 l.followers.retain(|id, _| keep.contains(id));
                 for id in keep {
                     l.followers.entry(id).or_insert_with(Follower::unknown);
                 }
-                if assignment.partition_epoch > self.assignment.partition_epoch {
+                if newer {
                     l.pending = None;
                 }
             }
@@ -298,20 +303,24 @@ impl Replication {
         let Some(l) = &mut self.leadership else {
             return Effects::default();
         };
-        if l.pending.as_ref() != Some(proposed) {
-            return Effects::default();
-        }
+        let expected = l.pending.as_ref() == Some(proposed);
         match answer {
             Answer::State { leader, leader_epoch, isr, partition_epoch } => {
+                let current = leader == me && leader_epoch == self.assignment.leader_epoch;
+                let newer = current && partition_epoch > self.assignment.partition_epoch;
                 // Of another leadership, or older than what was proposed on: what became of the proposal is not known.
-                if leader != me || leader_epoch != self.assignment.leader_epoch || partition_epoch < self.assignment.partition_epoch {
-                    return Effects::default();
+                let settled = current && partition_epoch >= self.assignment.partition_epoch;
+                if newer || (expected && settled) {
+                    l.pending = None;
                 }
-                l.pending = None;
-                self.assignment.isr = isr;
-                self.assignment.partition_epoch = partition_epoch;
+                if newer {
+                    self.assignment.isr = isr;
+                    self.assignment.partition_epoch = partition_epoch;
+                }
             }
-            Answer::Retry => l.pending = None,
+            _ if !expected => return Effects::default(),
+            Answer::Rejected => l.pending = None,
+            Answer::Retry => return Effects { propose: l.pending.clone(), high_watermark_moved: false },
             // The pending ISR goes on to count for the commit until the controller's decision is here.
             Answer::Outdated => return Effects::default(),
         }
@@ -443,9 +452,34 @@ mod tests {
         r.appended(12, 212, LAG);
         fetch(&mut r, 2, 12, 213);
         assert_eq!(r.high_watermark(), 10);
-        assert_eq!(r.answered(&p, Answer::Retry, 214, LAG), Effects::default());
+        assert_eq!(r.answered(&p, Answer::Rejected, 214, LAG), Effects::default());
         assert_eq!(r.high_watermark(), 10, "it is about to join");
         assert!(r.tick(400, LAG).high_watermark_moved, "it has lagged for too long");
+    }
+
+    /// The controller has written that 3 is in sync, and its answer is lost; or another decision on the old state arrives before it. In
+    /// both cases 3 may be elected, so what it does not have is not committed.
+    #[test]
+    fn a_proposal_counts_until_it_is_answered() {
+        let mut r = Replication::new(1, 0, 0);
+        r.become_leader(assignment(&[1, 2], 0, 5), 0, 0);
+        r.appended(10, 0, LAG);
+        fetch(&mut r, 2, 10, 1);
+        let p = fetch(&mut r, 3, 10, 1).propose.unwrap();
+        r.appended(20, 2, LAG);
+        fetch(&mut r, 2, 20, 3);
+        assert_eq!(r.answered(&p, Answer::Retry, 500, LAG).propose, Some(p.clone()), "the same again");
+        r.become_leader(assignment(&[1, 2], 0, 5), 20, 501);
+        assert!(!r.tick(1000, LAG).high_watermark_moved);
+        assert_eq!((r.high_watermark(), r.pending()), (10, Some(&p)));
+        let state = |isr: &[i32], partition_epoch| Answer::State { leader: 1, leader_epoch: 0, isr: isr.to_vec(), partition_epoch };
+        assert_eq!(r.answered(&p, state(&[1, 2, 3], 6), 1001, LAG), Effects::default());
+        assert_eq!((r.in_sync(), r.high_watermark(), r.pending()), (3, 10, None));
+        // An answer that a newer decision has overtaken, and one to a proposal that is not pending any more.
+        assert_eq!(r.answered(&p, state(&[1, 2], 5), 1002, LAG), Effects::default());
+        assert_eq!(r.in_sync(), 3);
+        assert!(r.answered(&p, state(&[1, 2], 7), 1003, LAG).high_watermark_moved);
+        assert_eq!((r.in_sync(), r.high_watermark()), (2, 20));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Part {
     pub records: Option<Slice>,
     /// there are records from the position on, whether or not they had room here
     pub more: bool,
+    /// producers and first offsets of transactions that were aborted, for a reader of committed records
+    pub aborted: Option<Vec<(i64, i64)>>,
 }
 
 impl Default for Part {
@@ -73,6 +75,7 @@ impl Default for Part {
             preferred: -1,
             records: None,
             more: false,
+            aborted: None,
         }
     }
 }
@@ -276,6 +279,11 @@ impl Parts {
         let walked = std::mem::take(&mut self.forgotten.0);
         self.forgotten.1.extend(walked);
         found
+    }
+
+    /// Aborted transactions in the answer.
+    pub fn aborted_len(found: &Found) -> usize {
+        found.parts.iter().map(|(_, p)| p.aborted.as_ref().map_or(0, Vec::len)).sum()
     }
 
     /// Number of partitions in the answer.

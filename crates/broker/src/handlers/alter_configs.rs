@@ -14,7 +14,7 @@ use kafka_protocol::{
     },
     protocol::StrBytes,
 };
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::describe_configs::{BROKER, TOPIC, broker_entity};
 use crate::{

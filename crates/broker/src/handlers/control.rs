@@ -1,4 +1,4 @@
-//! What the controller tells this broker, and what brokers ask the controller: keys 4 to 7, and AlterPartition.
+//! What the controller tells this broker, and what brokers ask the controller: keys 4 to 7, producer ids, and AlterPartition.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -31,23 +31,43 @@ pub fn serves(number: i16, version: i16) -> bool {
     key::ALL.iter().any(|(k, min, max)| *k == number && (*min..=*max).contains(&version))
 }
 
-/// Answers keys 4 to 7: the body of the answer.
-pub async fn handle(broker: &Arc<Broker>, number: i16, version: i16, body: &[u8]) -> Result<Bytes, RequestError> {
+/// A block of producer ids for a broker of Apache, which asks the controller for them (ours take them themselves). A block for an
+/// earlier registration is lost, no more.
+async fn producer_ids(broker: &Broker, id: i32) -> Result<std::ops::Range<i64>, ResponseError> {
+    if broker.controller().is_none() {
+        return Err(ResponseError::NotController);
+    }
+    if !broker.image().brokers.contains_key(&id) {
+        return Err(ResponseError::BrokerIdNotRegistered);
+    }
+    let client = broker.zookeeper.borrow().clone().ok_or(ResponseError::NotController)?;
+    crate::cluster::producer_ids::block(&client, id).await.map_err(|e| {
+        tracing::warn!("no producer ids for broker {id}: {e}");
+        ResponseError::UnknownServerError
+    })
+}
+
+/// Answers keys 4 to 7 and 67: the body of the answer.
+pub async fn handle(broker: &Arc<Broker>, number: i16, version: i16, body: &[u8], connection: u64) -> Result<Bytes, RequestError> {
     let bad = |e: Malformed| RequestError::Malformed(format!("key {number} version {version}: {e}"));
     Ok(match number {
         key::LEADER_AND_ISR => {
             let request = LeaderAndIsr::decode(body, version).map_err(bad)?;
-            let result = broker.replicas.leader_and_isr(broker, &request).await;
+            let result = broker.replicas.leader_and_isr(broker, &request, connection).await;
             request.encode_answer(code(&result), &result.unwrap_or_default())
         }
         key::UPDATE_METADATA => {
             let request = UpdateMetadata::decode(body, version).map_err(bad)?;
-            control::encode_code(code(&broker.replicas.update_metadata(broker, &request).await))
+            control::encode_code(code(&broker.replicas.update_metadata(broker, &request, connection).await))
         }
         key::STOP_REPLICA => {
             let request = StopReplica::decode(body, version).map_err(bad)?;
-            let result = broker.replicas.stop_replica(broker, &request).await;
+            let result = broker.replicas.stop_replica(broker, &request, connection).await;
             control::encode_partitions_answer(code(&result), &result.unwrap_or_default(), true)
+        }
+        key::ALLOCATE_PRODUCER_IDS => {
+            let (id, _) = control::decode_controlled_shutdown(body).map_err(bad)?;
+            control::encode_producer_ids(producer_ids(broker, id).await.map_err(|e| e.code()))
         }
         _ => {
             let (id, epoch) = control::decode_controlled_shutdown(body).map_err(bad)?;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::Broker,
-    cluster::{deletion, path, topic_ids, topics::Refusal},
+    cluster::{Image, deletion, topic_ids, topics::Refusal},
 };
 
 async fn delete(broker: &Broker, name: &str, version: i16) -> Result<(), Refusal> {
@@ -32,14 +32,20 @@ async fn delete(broker: &Broker, name: &str, version: i16) -> Result<(), Refusal
     deletion::request(&client, name).await.map_err(|e| (ResponseError::UnknownServerError, format!("the coordinator: {e}")))
 }
 
-/// Waits until a topic's znodes are removed.
-async fn removed(broker: &Broker, topic: &str) {
-    let at = format!("{}/{topic}", path::TOPICS);
-    loop {
-        let Some(client) = broker.zookeeper.borrow().clone() else { return };
-        match client.check_and_watch_stat(&at).await {
-            Ok((Some(_), watch)) => drop(watch.changed().await),
-            _ => return,
+fn all_alive(image: &Image, topic: &str) -> bool {
+    let partitions = image.topics.get(topic).into_iter().flat_map(|t| t.partitions.values());
+    partitions.flat_map(|p| &p.replicas).all(|r| image.brokers.contains_key(r))
+}
+
+/// Waits until topics are not known any more, and until some may be made again.
+async fn gone(broker: &Broker, topics: &[String], with_znodes: &[String]) {
+    let mut image = broker.image.subscribe();
+    let _ = image.wait_for(|i| topics.iter().all(|t| !i.topics.contains_key(t))).await;
+    let client = broker.zookeeper.borrow().clone();
+    let Some(client) = client else { return };
+    for topic in with_znodes {
+        if let Err(e) = deletion::gone(&client, topic).await {
+            tracing::warn!("topic {topic}: {e}");
         }
     }
 }
@@ -78,16 +84,10 @@ pub async fn handle(broker: &Arc<Broker>, request: &DeleteTopicsRequest, version
         };
         results.push(answer.with_name(name.map(|n| TopicName(StrBytes::from_string(n)))));
     }
-    let mut image = broker.image.subscribe();
-    let gone = async {
-        let _ = image.wait_for(|i| going.iter().all(|t| !i.topics.contains_key(t))).await;
-        // Until then a topic of the same name is refused.
-        for topic in &going {
-            removed(broker, topic).await;
-        }
-    };
     let wait = Duration::from_millis(request.timeout_ms.clamp(0, 60_000) as u64);
-    if !going.is_empty() && tokio::time::timeout(wait, gone).await.is_err() {
+    // Replicas of brokers that are away go when these come back; nobody waits for that.
+    let here: Vec<String> = going.iter().filter(|t| all_alive(&image, t)).cloned().collect();
+    if !going.is_empty() && tokio::time::timeout(wait, gone(broker, &going, &here)).await.is_err() {
         for r in results.iter_mut().filter(|r| r.error_code == 0) {
             r.error_code = ResponseError::RequestTimedOut.code();
         }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Context, RequestError,
-    fetch_answer::{self, Header, PART_BYTES},
+    fetch_answer::{self, ABORTED_BYTES, Header, PART_BYTES},
     leaders::Leaders,
 };
 use crate::{
@@ -152,6 +152,7 @@ impl Leading<'_> {
             stable_only,
             replica,
             log_start: position.log_start,
+            leader_epoch: position.leader_epoch,
         })?;
         Ok(Part {
             index,
@@ -160,6 +161,7 @@ impl Leading<'_> {
             start_offset: found.start_offset,
             records: found.records,
             more: found.more,
+            aborted: found.aborted,
             ..Part::default()
         })
     }
@@ -261,7 +263,8 @@ pub async fn handle(
     let found = wait(broker, &wanted, &mut subject).await;
     let full = matches!(subject, Subject::Own(_));
     let len = subject.with(|parts| parts.answer_len(&found, full));
-    let share: Share = broker.budgets.responses.take(len * PART_BYTES).await;
+    let bytes = len * PART_BYTES + Parts::aborted_len(&found) * ABORTED_BYTES;
+    let share: Share = broker.budgets.responses.take(bytes).await;
     let mut topics = subject.with(|parts| parts.answer(found, full));
     if let Subject::Own(parts) = subject
         && version >= 7

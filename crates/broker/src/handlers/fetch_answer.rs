@@ -46,6 +46,10 @@ impl Writer {
     fn length(&mut self, n: usize) {
         if self.version >= FLEXIBLE { varint(&mut self.bytes, n + 1) } else { self.bytes.put_u32(n as u32) }
     }
+    /// In the place of an array.
+    fn null(&mut self) {
+        if self.version >= FLEXIBLE { self.bytes.put_u8(0) } else { self.bytes.put_i32(-1) }
+    }
     fn name(&mut self, name: &str) {
         if self.version >= FLEXIBLE {
             varint(&mut self.bytes, name.len() + 1);
@@ -76,8 +80,17 @@ impl Writer {
         if self.version >= 5 {
             self.bytes.put_i64(part.start_offset);
         }
-        // Aborted transactions.
-        self.length(0);
+        match part.aborted {
+            Some(aborted) => {
+                self.length(aborted.len());
+                for (producer, first) in aborted {
+                    self.bytes.put_i64(producer);
+                    self.bytes.put_i64(first);
+                    self.no_tags();
+                }
+            }
+            None => self.null(),
+        }
         if self.version >= 11 {
             self.bytes.put_i32(part.preferred);
         }
@@ -126,6 +139,8 @@ impl Writer {
 
 /// The bytes that one partition takes beside its records, at the most.
 pub const PART_BYTES: usize = 160;
+/// The bytes that an aborted transaction takes, while the answer is made and written.
+pub const ABORTED_BYTES: usize = 34;
 
 /// Encodes an answer.
 pub fn encode(header: &Header, topics: Answered, leaders: Leaders) -> Answer {
@@ -165,7 +180,7 @@ mod tests {
     use kafka_protocol::{
         messages::{
             ApiKey, BrokerId, FetchResponse, ResponseHeader, TopicName,
-            fetch_response::{EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData},
+            fetch_response::{AbortedTransaction, EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData},
         },
         protocol::{Encodable, StrBytes},
     };
@@ -193,6 +208,7 @@ mod tests {
             preferred: if i % 7 == 3 && version >= 11 { 4 } else { -1 },
             records: (i % 3 == 1).then(|| Slice::of_file(file, i as u64, 90 + i as u64 % 90)),
             more: false,
+            aborted: (!i.is_multiple_of(4)).then(|| (0..i as i64 % 4 - 1).map(|n| (n + 70, n * 1000)).collect()),
         }
     }
 
@@ -205,6 +221,8 @@ mod tests {
             .with_log_start_offset(if version >= 5 { p.start_offset } else { -1 })
             .with_preferred_read_replica(BrokerId(p.preferred))
             .with_records(Some(p.records.map_or(Bytes::new(), |r| Bytes::from(vec![7; r.len()]))));
+        let transaction = |(id, first): (i64, i64)| AbortedTransaction::default().with_producer_id(id.into()).with_first_offset(first);
+        out.aborted_transactions = p.aborted.map(|all| all.into_iter().map(transaction).collect());
         if let Some((epoch, end)) = p.diverging {
             out.diverging_epoch = EpochEndOffset::default().with_epoch(epoch).with_end_offset(end);
         }
@@ -221,11 +239,11 @@ mod tests {
             let partition = PartitionInfo { replicas: vec![2], leader: 2, leader_epoch: 9, isr: vec![2], offline: vec![] };
             let topic = TopicInfo { partitions: BTreeMap::from([(0, partition)]), ..TopicInfo::default() };
             let image = Image {
-                brokers: BTreeMap::from([(2, BrokerInfo { endpoints: vec![at], rack: None })]),
+                brokers: BTreeMap::from([(2, BrokerInfo { endpoints: vec![at], rack: None, ours: false })]),
                 topics: BTreeMap::from([("t".to_owned(), topic.into())]),
                 ..Image::default()
             };
-            let context = Context { listener: "PLAINTEXT".into(), peer: None };
+            let context = Context { listener: "PLAINTEXT".into(), peer: None, connection: 0 };
             assert_eq!(leaders.note(&image, &context, 6, "t", 0), Some((2, 9)));
             assert_eq!(leaders.note(&image, &context, 3, "t", 0), None);
         }

@@ -89,6 +89,8 @@ pub struct Context {
     pub listener: String,
     /// the client's address
     pub peer: Option<std::net::IpAddr>,
+    /// counts the connections of this broker, in the order in which they were accepted
+    pub connection: u64,
 }
 
 /// An API that is served: its key, the versions that are advertised, the oldest that is really served, its layout.
@@ -237,7 +239,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
             return Err(bad("header is cut off"));
         }
         let header = RequestHeader::decode(&mut frame, 2).map_err(|e| RequestError::Malformed(e.to_string()))?;
-        let body = control::handle(broker, number, version, &frame).await?;
+        let body = control::handle(broker, number, version, &frame, context.connection).await?;
         return Ok(Answer::from(frame_answer(header.correlation_id, &body)).into());
     }
     let api = APIS.iter().find(|a| a.key as i16 == number).ok_or_else(|| RequestError::Malformed(format!("API {number} is not served")))?;

@@ -25,6 +25,10 @@ pub struct Epoch {
 pub struct Epochs {
     path: PathBuf,
     list: Vec<Epoch>,
+    /// counts what was written; 0 if nothing was since the start
+    writes: u64,
+    /// of these, how many are on the disk
+    synced: u64,
 }
 
 impl Epochs {
@@ -42,7 +46,7 @@ impl Epochs {
         };
         let list: Option<Vec<Epoch>> = checkpoints::lines(&text).and_then(|l| l.into_iter().map(parse).collect());
         let list = list.filter(|l| l.is_sorted_by(|a, b| a.epoch < b.epoch && a.start <= b.start)).unwrap_or_default();
-        Ok(Self { path, list })
+        Ok(Self { path, list, writes: 0, synced: 0 })
     }
 
     /// The log's directory was renamed.
@@ -107,14 +111,25 @@ impl Epochs {
         moved
     }
 
-    /// Writes the file. It need not reach the disk at once: what is lost is found in the batches again.
-    pub fn write(&self) -> Result<(), LogError> {
+    /// What has to reach the disk before the recovery point moves on, if anything: the file, and how often it was written.
+    pub fn unsynced(&self) -> Option<(&Path, u64)> {
+        (self.synced < self.writes).then_some((self.path.as_path(), self.writes))
+    }
+
+    /// So many writes have reached the disk.
+    pub fn synced(&mut self, writes: u64) {
+        self.synced = self.synced.max(writes);
+    }
+
+    /// Writes the file. It need not reach the disk at once: above the recovery point, what is lost is found in the batches again.
+    pub fn write(&mut self) -> Result<(), LogError> {
         let lines: Vec<String> = self.list.iter().map(|e| format!("{} {}", e.epoch, e.start)).collect();
         let temporary = self.path.with_extension("tmp");
         let write = || {
             fs::write(&temporary, checkpoints::text(&lines))?;
             fs::rename(&temporary, &self.path)
         };
+        self.writes += 1;
         write().map_err(at(&self.path))
     }
 }
@@ -129,7 +144,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut e = Epochs::read(dir.path()).unwrap();
         assert!(e.assign(3, 0) && !e.assign(3, 5) && !e.assign(2, 5) && !e.assign(-1, 5) && e.assign(4, 10) && e.assign(7, 10));
+        assert_eq!(e.unsynced(), None);
         e.write().unwrap();
+        assert_eq!(e.unsynced(), Some((dir.path().join(NAME).as_path(), 1)));
+        e.synced(1);
+        assert_eq!(e.unsynced(), None);
         assert_eq!(fs::read_to_string(dir.path().join(NAME)).unwrap(), "0\n2\n3 0\n7 10\n");
         let mut e = Epochs::read(dir.path()).unwrap();
         let cases =

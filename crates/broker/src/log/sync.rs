@@ -10,7 +10,7 @@ use super::{Log, LogError, Slot, at};
 #[derive(Debug)]
 pub struct Unsynced {
     files: Vec<Arc<Slot>>,
-    /// indexes of aborted transactions, of which there are few
+    /// indexes of aborted transactions, of which there are few; the epochs and their directory if they changed
     others: Vec<PathBuf>,
     synced: Synced,
 }
@@ -22,6 +22,8 @@ pub struct Synced {
     end: i64,
     /// how often the log had been truncated when this was begun
     truncations: u64,
+    /// how often the epochs had been written
+    epochs: u64,
 }
 
 impl Unsynced {
@@ -56,9 +58,16 @@ impl Log {
             return None;
         }
         let segments = || self.segments.iter().filter(|s| s.next_offset() > self.recovery_point);
-        let others = segments().map(|s| s.aborted()).filter(|a| !a.entries().is_empty()).map(|a| a.path().clone()).collect();
+        let mut others: Vec<PathBuf> =
+            segments().map(|s| s.aborted()).filter(|a| !a.entries().is_empty()).map(|a| a.path().clone()).collect();
         let files = segments().flat_map(|s| s.files()).cloned().collect();
-        Some(Unsynced { files, others, synced: Synced { end, truncations: self.truncations } })
+        let mut epochs = 0;
+        if let Some((path, writes)) = self.epochs.unsynced() {
+            // A start reads the batches above the recovery point only: the epochs of the others are in this file.
+            others.extend([path.to_owned(), self.dir.clone()]);
+            epochs = writes;
+        }
+        Some(Unsynced { files, others, synced: Synced { end, truncations: self.truncations, epochs } })
     }
 
     /// Bytes that may not be on the disk.
@@ -69,6 +78,7 @@ impl Log {
     /// What was unsynced is on the disk. Nothing follows from it if the log was truncated meanwhile: other records may have
     /// taken the offsets.
     pub fn synced(&mut self, synced: Synced) {
+        self.epochs.synced(synced.epochs);
         if synced.truncations == self.truncations {
             self.recovery_point = self.recovery_point.max(synced.end.min(self.end_offset()));
             self.unsynced_bytes = 0;

@@ -46,6 +46,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::fro
 /// Buffer of a connection for what it sends, in bytes.
 const READ_BUFFER: usize = 8 * 1024;
 
+/// Connections of all listeners so far.
+static ACCEPTED: AtomicU64 = AtomicU64::new(1);
+
 /// Accepts clients on one listener.
 pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context) {
     let mut pause = BACK_OFF.0;
@@ -68,7 +71,8 @@ pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context)
                 continue;
             }
         };
-        let (broker, context) = (broker.clone(), Context { peer: Some(from.ip()), ..context.clone() });
+        let (broker, context) =
+            (broker.clone(), Context { peer: Some(from.ip()), connection: ACCEPTED.fetch_add(1, Ordering::Relaxed), ..context.clone() });
         tokio::spawn(async move {
             if let Err(e) = connection(&broker, &context, stream, from).await {
                 tracing::debug!("{from}: {e}");

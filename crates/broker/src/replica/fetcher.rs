@@ -150,7 +150,9 @@ async fn run(broker: Weak<Broker>, shared: Arc<Shared>) {
             continue;
         }
         let Some(broker) = broker.upgrade() else { return };
-        if let Err(e) = fetch(&broker, &shared, &mut peer, &mut session, due, &mut changes).await {
+        // One that is not due yet does not wait for the end of a long poll.
+        let wait = next.map_or(broker.config.replica_fetch_wait, |at| at.saturating_duration_since(Instant::now()));
+        if let Err(e) = fetch(&broker, &shared, &mut peer, &mut session, due, wait, &mut changes).await {
             warn_quietly!("fetching from broker {}: {e}; trying again", shared.leader);
             peer = None;
             session.reset();
@@ -184,10 +186,11 @@ async fn fetch(
     peer: &mut Option<Peer>,
     session: &mut Session,
     due: Due,
+    wait: Duration,
     changes: &mut watch::Receiver<u64>,
 ) -> io::Result<()> {
     let limits = Limits {
-        wait_ms: i32::try_from(broker.config.replica_fetch_wait.as_millis()).unwrap_or(i32::MAX),
+        wait_ms: i32::try_from(wait.min(broker.config.replica_fetch_wait).as_millis()).unwrap_or(i32::MAX),
         bytes: broker.config.replica_fetch_response_bytes,
         partition_bytes: broker.config.replica_fetch_bytes,
     };

@@ -75,11 +75,14 @@ async fn sending(broker: &Arc<Broker>) {
             tokio::time::sleep(BACK_OFF).await;
         }
         let answers = answers.unwrap_or_default();
+        // An answer is missing, or must be asked for again: not at once.
+        if !failed
+            && proposals.iter().any(|(t, i, _)| matches!(answers.get(&(t.clone(), *i)), None | Some(Answer::Retry | Answer::Rejected)))
+        {
+            tokio::time::sleep(MIN_TICK).await;
+        }
         for (topic, index, proposal) in &proposals {
             let answer = answers.get(&(topic.clone(), *index)).cloned().unwrap_or(Answer::Retry);
-            if !failed && answer == Answer::Retry {
-                tokio::time::sleep(MIN_TICK).await;
-            }
             if let Some(led) = broker.storage.get(topic, *index) {
                 led.partition.answered(proposal, answer);
             }
@@ -98,6 +101,7 @@ fn refused(error: ResponseError) -> Answer {
         | ResponseError::InvalidUpdateVersion
         | ResponseError::InvalidRequest
         | ResponseError::NewLeaderElected => Answer::Outdated,
+        ResponseError::IneligibleReplica | ResponseError::OperationNotAttempted => Answer::Rejected,
         _ => Answer::Retry,
     }
 }
@@ -176,7 +180,13 @@ pub async fn ask_controller(broker: &Broker, peer: &mut Option<(i32, Peer)>, key
         *peer = Some((controller, Peer::connect(&host, port, &format!("broker-{}", broker.id())).await?));
     }
     let (_, connection) = peer.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-    let answer = connection.request(key, version, body, WAIT).await;
+    // One that was replaced may never answer.
+    let mut images = broker.image.subscribe();
+    let replaced = images.wait_for(|i| i.controller != Some(controller));
+    let answer = tokio::select! {
+        answer = connection.request(key, version, body, WAIT) => answer,
+        _ = replaced => Err(io::Error::other(format!("broker {controller} is not the controller any more"))),
+    };
     if answer.is_err() {
         *peer = None;
     }

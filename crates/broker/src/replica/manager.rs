@@ -19,10 +19,17 @@ use crate::{
     groups::OFFSETS_TOPIC,
 };
 
+/// The newest controller that was heard of, and its newest connection.
+#[derive(Debug, Default)]
+struct Heard {
+    epoch: i32,
+    connection: u64,
+}
+
 /// What is remembered of controllers, and the fetchers. One request of a controller is carried out at a time.
 #[derive(Debug, Default)]
 pub struct Manager {
-    controller_epoch: Mutex<i32>,
+    heard: Mutex<Heard>,
     /// Fetching from leaders.
     pub fetchers: Fetchers,
 }
@@ -33,27 +40,35 @@ fn id_text(id: &[u8; 16]) -> Option<String> {
 }
 
 impl Manager {
-    /// Refuses a request of a controller that was replaced, or for an earlier registration of this broker.
-    fn check(broker: &Broker, known: &mut i32, origin: &Origin) -> Result<(), ResponseError> {
-        if origin.broker_epoch >= 0 && origin.broker_epoch < broker.epoch() {
+    /// Refuses a request of a controller that was replaced, or for an earlier registration of this broker, or that came on an earlier
+    /// connection of the same controller: what was decided later may have overtaken it there. `connection` counts them.
+    fn check(broker: &Broker, heard: &mut Heard, origin: &Origin, connection: u64) -> Result<(), ResponseError> {
+        // Before it has registered, a request is for its earlier life.
+        if origin.broker_epoch >= 0 && (broker.epoch() < 0 || origin.broker_epoch < broker.epoch()) {
             return Err(ResponseError::StaleBrokerEpoch);
         }
-        if origin.controller_epoch < *known {
-            tracing::warn!(
-                "request of controller {} with epoch {} refused: epoch {known} is known",
-                origin.controller_id,
-                origin.controller_epoch
-            );
+        let Origin { controller_id, controller_epoch, .. } = origin;
+        if *controller_epoch < heard.epoch {
+            tracing::warn!("request of controller {controller_id} with epoch {controller_epoch} refused: epoch {} is known", heard.epoch);
             return Err(ResponseError::StaleControllerEpoch);
         }
-        *known = origin.controller_epoch;
+        if *controller_epoch == heard.epoch && connection < heard.connection {
+            tracing::warn!("request of controller {controller_id} refused: it has opened another connection since");
+            return Err(ResponseError::StaleControllerEpoch);
+        }
+        *heard = Heard { epoch: *controller_epoch, connection };
         Ok(())
     }
 
     /// Leads and follows as the controller says.
-    pub async fn leader_and_isr(&self, broker: &Arc<Broker>, request: &LeaderAndIsr) -> Result<PartitionErrors, ResponseError> {
-        let mut epoch = self.controller_epoch.lock().await;
-        Self::check(broker, &mut epoch, &request.origin)?;
+    pub async fn leader_and_isr(
+        &self,
+        broker: &Arc<Broker>,
+        request: &LeaderAndIsr,
+        connection: u64,
+    ) -> Result<PartitionErrors, ResponseError> {
+        let mut heard = self.heard.lock().await;
+        Self::check(broker, &mut heard, &request.origin, connection)?;
         let topics: Vec<_> = request.topics.iter().filter(|t| check_name(&t.name).is_ok()).collect();
         broker.topic_configs.load(broker, topics.iter().map(|t| t.name.as_str())).await;
         // Opening many logs takes a while: connections go on elsewhere.
@@ -119,12 +134,15 @@ impl Manager {
     }
 
     /// Knows what the controller tells of brokers and topics.
-    pub async fn update_metadata(&self, broker: &Arc<Broker>, request: &UpdateMetadata) -> Result<(), ResponseError> {
-        let mut epoch = self.controller_epoch.lock().await;
-        Self::check(broker, &mut epoch, &request.origin)?;
+    pub async fn update_metadata(&self, broker: &Arc<Broker>, request: &UpdateMetadata, connection: u64) -> Result<(), ResponseError> {
+        let mut heard = self.heard.lock().await;
+        Self::check(broker, &mut heard, &request.origin, connection)?;
         let old = broker.image();
         let mut image = Image { controller: Some(request.origin.controller_id), ..(*old).clone() };
-        image.brokers = request.brokers.iter().map(|b| (b.id, info(b))).collect();
+        // None with the first of several requests of a new controller: those that were known still are.
+        if !request.brokers.is_empty() {
+            image.brokers = request.brokers.iter().map(|b| (b.id, info(b))).collect();
+        }
         for topic in request.topics.iter().filter(|t| check_name(&t.name).is_ok()) {
             let id = id_text(&topic.id);
             let known = image.topics.get(&topic.name).filter(|t| t.id == id || id.is_none());
@@ -133,6 +151,10 @@ impl Manager {
             for p in &topic.partitions {
                 if p.leader == LEADER_DURING_DELETE {
                     new.partitions.remove(&p.index);
+                    continue;
+                }
+                // From a connection that was lost: it was overtaken by what came over the next one.
+                if new.partitions.get(&p.index).is_some_and(|known| known.leader_epoch > p.leader_epoch) {
                     continue;
                 }
                 new.partitions.insert(
@@ -160,9 +182,14 @@ impl Manager {
     }
 
     /// Stops fetching replicas, and deletes those that are to go.
-    pub async fn stop_replica(&self, broker: &Arc<Broker>, request: &StopReplica) -> Result<PartitionErrors, ResponseError> {
-        let mut epoch = self.controller_epoch.lock().await;
-        Self::check(broker, &mut epoch, &request.origin)?;
+    pub async fn stop_replica(
+        &self,
+        broker: &Arc<Broker>,
+        request: &StopReplica,
+        connection: u64,
+    ) -> Result<PartitionErrors, ResponseError> {
+        let mut heard = self.heard.lock().await;
+        Self::check(broker, &mut heard, &request.origin, connection)?;
         let errors = tokio::task::block_in_place(|| {
             let mut errors = PartitionErrors::new();
             for (topic, partitions) in request.topics.iter().filter(|(t, _)| check_name(t).is_ok()) {
@@ -206,5 +233,5 @@ fn info(b: &crate::cluster::control::LiveBroker) -> BrokerInfo {
     let endpoint = |e: &crate::cluster::control::Endpoint| {
         Some(Listener { name: e.listener.clone(), host: e.host.clone(), port: u16::try_from(e.port).ok()? })
     };
-    BrokerInfo { endpoints: b.endpoints.iter().filter_map(endpoint).collect(), rack: b.rack.clone() }
+    BrokerInfo { endpoints: b.endpoints.iter().filter_map(endpoint).collect(), rack: b.rack.clone(), ours: false }
 }

@@ -4,7 +4,9 @@
 pub mod apache;
 pub mod batches;
 pub mod client;
+pub mod ensemble;
 pub mod logs;
+pub mod network;
 pub mod processes;
 pub mod proxy;
 pub mod samples;

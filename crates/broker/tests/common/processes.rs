@@ -36,7 +36,7 @@ pub fn free_port() -> u16 {
 }
 
 /// The coordinator's program, beside the broker's; it is built if it is not there.
-fn coordinator_program() -> PathBuf {
+pub fn coordinator_program() -> PathBuf {
     static BUILD: Once = Once::new();
     let broker = Path::new(BROKER);
     let program = broker.with_file_name("septet-coordinator");
@@ -84,7 +84,7 @@ impl Process {
                 shell
             }
         };
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("SEPTET_LOG", "info,zookeeper_client=error,openraft=error");
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("SEPTET_LOG", "info,openraft=error");
         Self::spawn(command, log)
     }
 

@@ -247,6 +247,19 @@ fn epochs(v: i16, n: usize) -> OffsetForLeaderEpochRequest {
     if v >= 3 { r.with_replica_id(BrokerId(-1)) } else { r }
 }
 
+fn alter_partition(v: i16, n: usize) -> AlterPartitionRequest {
+    let member = |i| BrokerState::default().with_broker_id(BrokerId(number(i))).with_broker_epoch(-1);
+    let partition = |i| {
+        let p = PartitionData::default().with_partition_index(number(i)).with_leader_epoch(1).with_partition_epoch(2);
+        match v >= 3 {
+            true => p.with_new_isr_with_epochs(list(n, member)),
+            false => p.with_new_isr((0..n).map(|i| BrokerId(number(i))).collect()),
+        }
+    };
+    let topic = |i: usize| TopicData::default().with_topic_id(Uuid::from_u128(i as u128 + 1)).with_partitions(list(n, partition));
+    AlterPartitionRequest::default().with_broker_id(BrokerId(1)).with_broker_epoch(1 << 40).with_topics(list(n, topic))
+}
+
 fn delete_records(n: usize) -> DeleteRecordsRequest {
     let partition = |i| DeleteRecordsPartition::default().with_partition_index(number(i)).with_offset(-1);
     let topic = |i| DeleteRecordsTopic::default().with_name(TopicName(name(i))).with_partitions(list(n, partition));
@@ -348,19 +361,6 @@ fn describe_producers(n: usize) -> DescribeProducersRequest {
     DescribeProducersRequest::default().with_topics(list(n, topic))
 }
 
-fn alter_partition(v: i16, n: usize) -> AlterPartitionRequest {
-    let state = |i| BrokerState::default().with_broker_id(BrokerId(number(i))).with_broker_epoch(7);
-    let partition = |i| {
-        let p = PartitionData::default().with_partition_index(number(i)).with_leader_epoch(3).with_partition_epoch(5);
-        match v >= 3 {
-            true => p.with_new_isr_with_epochs(list(n, state)),
-            false => p.with_new_isr(list(n, |i| BrokerId(number(i)))),
-        }
-    };
-    let topic = |i| TopicData::default().with_topic_id(id(i)).with_partitions(list(n, partition));
-    AlterPartitionRequest::default().with_broker_id(BrokerId(77)).with_broker_epoch(1).with_topics(list(n, topic))
-}
-
 /// Samples of the body of a request.
 pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
     let mut out = Vec::new();
@@ -392,6 +392,7 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::CreateTopics => encoded(v, &create_topics(n, nulls)),
                 ApiKey::DeleteTopics => encoded(v, &delete_topics(v, n, nulls)),
                 ApiKey::InitProducerId => encoded(v, &init_producer_id(v, nulls)),
+                ApiKey::AlterPartition => encoded(v, &alter_partition(v, n)),
                 ApiKey::DeleteRecords => encoded(v, &delete_records(n)),
                 ApiKey::OffsetForLeaderEpoch => encoded(v, &epochs(v, n)),
                 ApiKey::DescribeConfigs => encoded(v, &describe_configs(v, n, nulls)),
@@ -404,7 +405,6 @@ pub fn samples(key: ApiKey, v: i16) -> Vec<Bytes> {
                 ApiKey::AlterPartitionReassignments => encoded(v, &alter_reassignments(n, nulls)),
                 ApiKey::ListPartitionReassignments => encoded(v, &list_reassignments(n, nulls)),
                 ApiKey::DescribeProducers => encoded(v, &describe_producers(n)),
-                ApiKey::AlterPartition => encoded(v, &alter_partition(v, n)),
                 ApiKey::DescribeCluster => encoded(v, &describe_cluster(v)),
                 other => panic!("no samples of {other:?}: write some"),
             });
@@ -435,6 +435,7 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::CreateTopics => CreateTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(&mut b, v).map(drop),
         ApiKey::InitProducerId => InitProducerIdRequest::decode(&mut b, v).map(drop),
+        ApiKey::AlterPartition => AlterPartitionRequest::decode(&mut b, v).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(&mut b, v).map(drop),
         ApiKey::OffsetForLeaderEpoch => OffsetForLeaderEpochRequest::decode(&mut b, v).map(drop),
         ApiKey::DescribeConfigs => DescribeConfigsRequest::decode(&mut b, v).map(drop),
@@ -447,7 +448,6 @@ pub fn decode(key: ApiKey, v: i16, mut b: Bytes) -> Result<usize, String> {
         ApiKey::AlterPartitionReassignments => AlterPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
         ApiKey::ListPartitionReassignments => ListPartitionReassignmentsRequest::decode(&mut b, v).map(drop),
         ApiKey::DescribeProducers => DescribeProducersRequest::decode(&mut b, v).map(drop),
-        ApiKey::AlterPartition => AlterPartitionRequest::decode(&mut b, v).map(drop),
         ApiKey::DescribeCluster => DescribeClusterRequest::decode(&mut b, v).map(drop),
         other => panic!("no samples of {other:?}: write some"),
     };

@@ -1,7 +1,7 @@
 //! What lies in the coordinator, read with a ZooKeeper client.
 
+use septet_zookeeper as zk;
 use serde_json::Value;
-use zookeeper_client as zk;
 
 pub struct Znodes {
     runtime: tokio::runtime::Runtime,

@@ -254,7 +254,7 @@ impl Controller {
             let answer = match self.cluster.judge(from, &name(part), &judged) {
                 Ok(Some(change)) => return self.write(vec![(change, Some((from, proposal)))]),
                 Ok(None) => Altered::Answer(self.state(part)),
-                Err(ResponseError::IneligibleReplica) => Altered::Answer(Answer::Retry),
+                Err(ResponseError::IneligibleReplica) => Altered::Answer(Answer::Rejected),
                 Err(ResponseError::NotController) => Altered::NotController,
                 Err(_) => Altered::Answer(Answer::Outdated),
             };

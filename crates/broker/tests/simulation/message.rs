@@ -120,8 +120,8 @@ impl Body {
                 Altered::Answer(Answer::State { isr, partition_epoch, .. }) => {
                     [*part as i64, members(isr.iter()), i64::from(*partition_epoch)]
                 }
-                Altered::Answer(Answer::Retry) => [*part as i64, -1, 0],
-                Altered::Answer(Answer::Outdated) => [*part as i64, -2, 0],
+                Altered::Answer(Answer::Rejected) => [*part as i64, -1, 0],
+                Altered::Answer(Answer::Outdated | Answer::Retry) => [*part as i64, -2, 0],
                 Altered::NotController => [*part as i64, -3, 0],
             },
             Body::Control(c) => [i64::from(c.epoch), c.version as i64, members(c.live.keys())],

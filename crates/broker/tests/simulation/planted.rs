@@ -16,7 +16,7 @@ const FOUND: &[(Bug, u64, &str)] = &[
     (Bug::ObeysBeforeItRegistered, 4, "log matching"),
     (Bug::OlderMetadataAccepted, 1104, "progress"),
     (Bug::LateFetchAnswerAccepted, 1, "log matching"),
-    (Bug::PendingIsrNotCounted, 2, "high watermark"),
+    (Bug::PendingIsrNotCounted, 5, "high watermark"),
     (Bug::ProposalDroppedOnTimeout, 430, "high watermark"),
     (Bug::ShrinkBeforeConfirmed, 0, "high watermark"),
     (Bug::IsrMemberNotWaitedFor, 0, "high watermark"),

@@ -137,11 +137,11 @@ impl Replica {
     fn follow(&mut self, effects: Effects, broker_epoch: i64, controller: Option<i32>, ctx: &mut Ctx) {
         if let Some(p) = effects.propose {
             if ctx.has(Bug::PendingIsrNotCounted) {
-                self.core.answered(&p, septet_broker::core::partition::Answer::Retry, ctx.now, Self::lag(ctx));
+                self.core.answered(&p, septet_broker::core::partition::Answer::Rejected, ctx.now, Self::lag(ctx));
             }
             if ctx.has(Bug::ShrinkBeforeConfirmed) && p.isr.len() < self.core.in_sync() {
                 let isr = p.isr.iter().map(|(id, _)| *id).collect();
-                let (leader_epoch, partition_epoch) = (p.leader_epoch, p.partition_epoch);
+                let (leader_epoch, partition_epoch) = (p.leader_epoch, p.partition_epoch + 1);
                 let answer = septet_broker::core::partition::Answer::State { leader: self.me, leader_epoch, isr, partition_epoch };
                 self.core.answered(&p, answer, ctx.now, LAG);
             }
@@ -286,7 +286,7 @@ impl Replica {
     pub fn tick(&mut self, broker_epoch: i64, controller: Option<i32>, ctx: &mut Ctx) {
         if let Some(p) = self.core.pending().filter(|_| ctx.now - self.proposed_at >= ALTER_TIMEOUT).cloned() {
             if ctx.has(Bug::ProposalDroppedOnTimeout) {
-                self.answered(&p, septet_broker::core::partition::Answer::Retry, ctx);
+                self.answered(&p, septet_broker::core::partition::Answer::Rejected, ctx);
             } else {
                 self.propose(p, broker_epoch, controller, ctx);
             }

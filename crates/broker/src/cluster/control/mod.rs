@@ -1,8 +1,8 @@
-//! What the controller and brokers tell each other: LeaderAndIsr (key 4), StopReplica (5), UpdateMetadata (6) and ControlledShutdown (7),
-//! as Kafka 3.9 speaks them in ZooKeeper mode. The message crate has none of them.
+//! What the controller and brokers tell each other: LeaderAndIsr (key 4), StopReplica (5), UpdateMetadata (6), ControlledShutdown (7)
+//! and AllocateProducerIds (67), as Kafka 3.9 speaks them in ZooKeeper mode. The message crate lacks 4 to 7.
 //!
 //! Layouts are those of Kafka's message definitions. Versions: LeaderAndIsr 5 to 7, StopReplica 3 to 4, UpdateMetadata 7 to 8,
-//! ControlledShutdown 3; a controller with `inter.broker.protocol.version` 2.8 or newer sends these.
+//! ControlledShutdown 3, AllocateProducerIds 0; a controller with `inter.broker.protocol.version` 2.8 or newer sends these.
 //!
 //! Invariant: every length and count that is read fits what is left of the message; decoding ends with an error, never a panic.
 
@@ -19,9 +19,15 @@ pub mod key {
     pub const STOP_REPLICA: i16 = 5;
     pub const UPDATE_METADATA: i16 = 6;
     pub const CONTROLLED_SHUTDOWN: i16 = 7;
+    pub const ALLOCATE_PRODUCER_IDS: i16 = 67;
     /// Key, oldest and newest version.
-    pub const ALL: &[(i16, i16, i16)] =
-        &[(LEADER_AND_ISR, 5, 7), (STOP_REPLICA, 3, 4), (UPDATE_METADATA, 7, 8), (CONTROLLED_SHUTDOWN, 3, 3)];
+    pub const ALL: &[(i16, i16, i16)] = &[
+        (LEADER_AND_ISR, 5, 7),
+        (STOP_REPLICA, 3, 4),
+        (UPDATE_METADATA, 7, 8),
+        (CONTROLLED_SHUTDOWN, 3, 3),
+        (ALLOCATE_PRODUCER_IDS, 0, 0),
+    ];
 }
 
 /// Leader in UpdateMetadata of a partition that is being deleted (LeaderAndIsr.LeaderDuringDelete).
@@ -469,7 +475,22 @@ pub fn decode_code(body: &[u8]) -> Result<i16, Malformed> {
     Reader::new(body).i16()
 }
 
-/// The body of ControlledShutdown: a broker and its epoch.
+/// The body of an answer to AllocateProducerIds: an error, or a block of ids.
+pub fn encode_producer_ids(block: Result<std::ops::Range<i64>, i16>) -> Bytes {
+    let (error, block) = match block {
+        Ok(block) => (0, block),
+        Err(code) => (code, 0..0),
+    };
+    let mut w = Writer::default();
+    w.i32(0);
+    w.i16(error);
+    w.i64(block.start);
+    w.i32(i32::try_from(block.end - block.start).unwrap_or(0));
+    w.tags();
+    w.finish()
+}
+
+/// The body of ControlledShutdown, and of AllocateProducerIds: a broker and its epoch.
 pub fn encode_controlled_shutdown(broker: i32, epoch: i64) -> Bytes {
     let mut w = Writer::default();
     w.i32(broker);
@@ -568,6 +589,9 @@ mod tests {
         assert_eq!(l.decode_answer(&l.encode_answer(0, &errors)).unwrap(), (0, errors.clone()));
         assert_eq!(decode_partitions_answer(&encode_partitions_answer(0, &errors, true), true).unwrap(), (0, errors));
         assert_eq!(decode_code(&encode_code(11)).unwrap(), 11);
+        let block = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x07, 0xd0, 0, 0, 0x03, 0xe8, 0];
+        assert_eq!(encode_producer_ids(Ok(2000..3000))[..], block);
+        assert_eq!(encode_producer_ids(Err(41))[..7], [0, 0, 0, 0, 0, 41, 0]);
         assert_eq!(decode_controlled_shutdown(&encode_controlled_shutdown(4, 99)).unwrap(), (4, 99));
     }
 

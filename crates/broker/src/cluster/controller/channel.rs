@@ -1,7 +1,8 @@
 //! What brokers are told: one task for each broker, which sends the newest decisions until they are taken.
 //!
 //! Invariant: what waits for a broker is at most one entry for each partition, the newest; an entry leaves when the broker has
-//! answered it. LeaderAndIsr goes before UpdateMetadata, as on Kafka, so that a client is not sent to a leader that does not know it yet.
+//! answered it. A broker of Apache's hears of the living brokers first, then
+//! LeaderAndIsr goes before UpdateMetadata, as on Kafka, so that a client is not sent to a leader that does not know it yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +37,9 @@ const WAIT: Duration = Duration::from_secs(60);
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Refused connections, one after the other, that prove that nothing listens.
 const PROOF: usize = 2;
+
+/// The controller tells its own broker without a connection, always in order.
+const OWN: u64 = u64::MAX;
 
 /// A topic's id and one of its partitions.
 type Of<T> = BTreeMap<Name, ([u8; 16], T)>;
@@ -124,7 +128,7 @@ impl Controller {
     }
 
     /// Tells all which brokers live; those that are new are told with everything else ([`Controller::tell_all`]).
-    pub(super) fn tell_brokers(&self, new: &[i32]) {
+    pub(super) fn tell_brokers(&self, new: &BTreeSet<i32>) {
         let all: Vec<LiveBroker> = self.cluster.brokers.iter().map(|(id, b)| live(*id, &b.info)).collect();
         for (id, channel) in &self.channels {
             let mut pending = channel.shared.lock();
@@ -273,18 +277,18 @@ struct Teller {
 impl Teller {
     async fn run(self) {
         let mut peer: Option<Peer> = None;
-        let mut refused = 0;
+        let (mut refused, mut reached) = (0, self.registration.info.ours);
         loop {
             let itself = self.id == self.broker.id();
             if peer.is_none() && !itself {
                 match self.connect().await {
                     Ok(p) => {
                         peer = Some(p);
-                        refused = 0;
+                        (refused, reached) = (0, true);
                     }
                     Err(e) => {
                         refused = if e.kind() == io::ErrorKind::ConnectionRefused { refused + 1 } else { 0 };
-                        if refused >= PROOF {
+                        if refused >= PROOF && reached {
                             self.report(Event::Gone { id: self.id, epoch: self.registration.epoch }).await;
                         } else {
                             warn_quietly!("broker {} cannot be told: {e}; trying again", self.id);
@@ -325,6 +329,19 @@ impl Teller {
     }
 
     async fn send(&self, peer: &mut Option<Peer>) -> io::Result<()> {
+        // A broker of Apache does not follow a leader that it has not heard of (ReplicaManager.makeFollowers). One of ours would begin
+        // to serve, without topics.
+        let brokers = {
+            let mut pending = self.shared.lock();
+            let first = !self.registration.info.ours && std::mem::take(&mut pending.brokers_changed);
+            first.then(|| pending.brokers.clone())
+        };
+        if let Some(brokers) = brokers
+            && let Err(e) = self.update(peer, &Of::new(), brokers).await
+        {
+            self.shared.lock().brokers_changed = true;
+            return Err(e);
+        }
         let (assignments, full) = {
             let mut pending = self.shared.lock();
             let some = take_some(&mut pending.assignments);
@@ -343,15 +360,17 @@ impl Teller {
         if !self.shared.lock().assignments.is_empty() {
             return Ok(());
         }
-        let (metadata, brokers) = {
+        let (metadata, brokers_changed, brokers) = {
             let mut pending = self.shared.lock();
-            pending.brokers_changed = false;
             // All at once: the first tells a broker that it may serve.
-            (std::mem::take(&mut pending.metadata), pending.brokers.clone())
+            let brokers_changed = std::mem::take(&mut pending.brokers_changed);
+            (std::mem::take(&mut pending.metadata), brokers_changed, pending.brokers.clone())
         };
-        if let Err(e) = self.update(peer, &metadata, brokers).await {
+        if (brokers_changed || !metadata.is_empty())
+            && let Err(e) = self.update(peer, &metadata, brokers).await
+        {
             let mut pending = self.shared.lock();
-            pending.brokers_changed = true;
+            pending.brokers_changed |= brokers_changed;
             put_back(&mut pending.metadata, metadata);
             return Err(e);
         }
@@ -376,7 +395,7 @@ impl Teller {
         let leaders = brokers.iter().filter(|b| ids.contains(&b.id)).filter_map(leader).collect();
         let request = LeaderAndIsr { origin: self.origin, full, topics, leaders };
         let errors = match peer {
-            None => self.broker.replicas.leader_and_isr(&self.broker, &request).await.map_err(refused)?,
+            None => self.broker.replicas.leader_and_isr(&self.broker, &request, OWN).await.map_err(refused)?,
             Some(peer) => {
                 let answer = peer.request(key::LEADER_AND_ISR, 7, &request.encode(7), WAIT).await?;
                 let (error, errors) = request.decode_answer(&answer).map_err(malformed)?;
@@ -395,7 +414,7 @@ impl Teller {
         let topics = by_topic(entries).into_iter().map(|(name, id, partitions)| TopicMetadata { name, id, partitions }).collect();
         let request = UpdateMetadata { origin: self.origin, topics, brokers };
         match peer {
-            None => self.broker.replicas.update_metadata(&self.broker, &request).await.map_err(refused),
+            None => self.broker.replicas.update_metadata(&self.broker, &request, OWN).await.map_err(refused),
             Some(peer) => {
                 let answer = peer.request(key::UPDATE_METADATA, 8, &request.encode(8), WAIT).await?;
                 code(control::decode_code(&answer).map_err(malformed)?)
@@ -413,7 +432,7 @@ impl Teller {
         }
         let request = StopReplica { origin: self.origin, topics };
         let errors = match peer {
-            None => self.broker.replicas.stop_replica(&self.broker, &request).await.map_err(refused)?,
+            None => self.broker.replicas.stop_replica(&self.broker, &request, OWN).await.map_err(refused)?,
             Some(peer) => {
                 let answer = peer.request(key::STOP_REPLICA, 4, &request.encode(4), WAIT).await?;
                 let (error, errors) = control::decode_partitions_answer(&answer, true).map_err(malformed)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{Controller, ControllerError};
 use crate::{
@@ -21,7 +21,7 @@ impl Controller {
     /// Reads registrations. A broker that registered anew is treated as one that died and came back.
     pub(super) async fn read_brokers(&mut self) -> Result<(), ControllerError> {
         if !self.ids.fired() {
-            return Ok(());
+            return self.tell_of_brokers().await;
         }
         let (list, watch) = self.client.list_and_watch_children(path::BROKER_IDS).await?;
         self.ids.list = list;
@@ -42,8 +42,14 @@ impl Controller {
                 self.cluster.brokers.remove(id);
                 self.cluster.offline.retain(|(b, _)| b != id);
                 self.channels.remove(id);
+                self.untold.remove(id);
             }
+            (self.died, self.brokers_changed) = (true, true);
+        }
+        if self.died {
+            // Before one of them is back: it may have lost what it had not written to the disk.
             self.repair().await?;
+            self.died = false;
         }
         let new: Vec<i32> = found.keys().filter(|id| !self.cluster.brokers.contains_key(id)).copied().collect();
         for (id, registration) in found {
@@ -53,19 +59,44 @@ impl Controller {
                 None => drop(self.cluster.brokers.insert(id, registration)),
             }
         }
-        if new.is_empty() && gone.is_empty() {
-            return Ok(());
-        }
-        for id in &new {
-            self.open_channel(*id);
-        }
-        self.tell_brokers(&new);
-        // First states, and leaders of partitions that had none.
-        self.repair().await?;
         for id in new {
             tracing::info!("broker {id} is here");
+            self.open_channel(id);
+            self.untold.insert(id);
+            self.brokers_changed = true;
+        }
+        self.tell_of_brokers().await
+    }
+
+    /// Tells of brokers that came or went, and those that came of everything. What fails here is done at the next call.
+    async fn tell_of_brokers(&mut self) -> Result<(), ControllerError> {
+        if std::mem::take(&mut self.brokers_changed) {
+            self.tell_brokers(&self.untold);
+        }
+        if self.untold.is_empty() {
+            return Ok(());
+        }
+        if self.fresh {
+            self.repair_bounced().await?;
+        }
+        // First states, and leaders of partitions that had none.
+        self.repair().await?;
+        for id in std::mem::take(&mut self.untold) {
             self.tell_all(id);
         }
+        Ok(())
+    }
+
+    /// A new controller did not see brokers die that came back before it read anything: those that registered after a state was written
+    /// are in its ISR for what they had before. As if they had died and come back now, they leave it, and a leader among them gets a new
+    /// epoch: under the old one, it could write other records where its followers have some that it lost.
+    async fn repair_bounced(&mut self) -> Result<(), ControllerError> {
+        let changes = self.cluster.repairs_of_bounced(&self.decided);
+        if !changes.is_empty() {
+            tracing::info!("{} partitions have replicas on brokers that came back while there was no controller", changes.len());
+            self.write_and_tell(changes).await?;
+        }
+        self.decided.clear();
         Ok(())
     }
 
@@ -134,6 +165,9 @@ impl Controller {
             for (number, p) in &mut topic.partitions {
                 let state = states.get(&state_path(&name, *number));
                 p.stored = state.and_then(|(data, stat)| stored(data, stat));
+                if let (true, Some((_, stat))) = (self.fresh, state) {
+                    self.decided.insert((name.clone(), *number), stat.mzxid);
+                }
                 if p.stored.is_some() {
                     self.with_partitions.insert(name.clone());
                     tell.push((name.clone(), *number));

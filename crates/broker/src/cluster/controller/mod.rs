@@ -15,11 +15,11 @@ use std::{
 };
 
 use kafka_protocol::ResponseError;
+use septet_zookeeper as zk;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use zookeeper_client as zk;
 
 use super::{
     BrokerInfo, deletion, path,
@@ -203,6 +203,14 @@ pub struct Controller {
     topics: Watched,
     wishes: Watched,
     touched: BTreeSet<String>,
+    /// brokers that have not been told everything
+    untold: BTreeSet<i32>,
+    /// the living brokers have changed, and nobody was told
+    brokers_changed: bool,
+    /// brokers have died, and the states do not all say so
+    died: bool,
+    /// transactions that states were written by, while `fresh`
+    decided: BTreeMap<Name, i64>,
     /// everything is read and told anew
     fresh: bool,
 }
@@ -224,6 +232,10 @@ pub async fn run(broker: Arc<Broker>, client: zk::Client, term: Term) -> Control
         topics: Watched::default(),
         wishes: Watched::default(),
         touched: BTreeSet::new(),
+        untold: BTreeSet::new(),
+        brokers_changed: false,
+        died: false,
+        decided: BTreeMap::new(),
         fresh: true,
         broker: broker.clone(),
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kafka_protocol::ResponseError;
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{Controller, ControllerError, Election, Event, Reassignment, Results};
 use crate::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use zookeeper_client as zk;
+use septet_zookeeper as zk;
 
 use super::{Controller, ControllerError};
 use crate::{
@@ -80,6 +80,8 @@ impl Controller {
                     }
                     tracing::warn!("{dir}: not the state that was to be replaced; read again");
                     self.read_state(&change.name).await?;
+                    // Its replicas may know it no better: a leader whose proposal this was waits for the state that outdates it.
+                    self.tell(std::slice::from_ref(&change.name), &BTreeSet::new(), true);
                 }
             }
         }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use proptest::prelude::*;
-use septet_coordinator::jute::{JuteError, Reader, Writer};
+use septet_zookeeper::jute::{JuteError, Reader, Writer};
 
 #[derive(Debug, Clone, PartialEq)]
 enum Field {
@@ -130,6 +130,20 @@ fn integers_are_big_endian_and_null_reads_as_empty() {
     assert_eq!(Reader(&null).buffer().unwrap(), b"");
     assert_eq!(Reader(&null).string().unwrap(), "");
     assert!(Reader(&null).vector(4, Reader::int).unwrap().is_empty());
+}
+
+#[test]
+fn null_and_empty_are_two_things_to_those_who_ask() {
+    let mut w = Writer::default();
+    w.nullable(None).nullable(Some(b"")).nullable(Some(b"a")).strings(["x", "yz"].into_iter());
+    assert_eq!(
+        w.0,
+        [&[255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 1][..], b"a", &[0, 0, 0, 2, 0, 0, 0, 1], b"x", &[0, 0, 0, 2], b"yz"].concat()
+    );
+    let mut r = Reader(&w.0);
+    assert_eq!((r.nullable().unwrap(), r.nullable().unwrap(), r.nullable().unwrap()), (None, Some(&b""[..]), Some(&b"a"[..])));
+    assert_eq!(r.vector(4, Reader::string).unwrap(), ["x", "yz"]);
+    assert_eq!(Reader(&[255, 255, 255, 254]).nullable(), Err(JuteError::Length(-2)));
 }
 
 #[test]

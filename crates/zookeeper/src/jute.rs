@@ -3,7 +3,7 @@
 //! Invariant: a reader never allocates more than the bytes that are there, and never panics.
 
 /// Why bytes do not decode.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JuteError {
     /// The record is shorter than its fields.
     #[error("record ends early")]
@@ -94,6 +94,11 @@ impl Writer {
         self.0[..4].copy_from_slice(&n.to_be_bytes());
         self.0
     }
+    /// Bytes as they are.
+    pub fn raw(&mut self, v: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(v);
+        self
+    }
     /// `boolean`
     pub fn bool(&mut self, v: bool) -> &mut Self {
         self.0.push(u8::from(v));
@@ -121,6 +126,11 @@ impl Writer {
             Some(v) => self.buffer(v),
             None => self.int(-1),
         }
+    }
+    /// `vector<ustring>`
+    pub fn strings<'a>(&mut self, all: impl ExactSizeIterator<Item = &'a str>) -> &mut Self {
+        self.int(all.len() as i32);
+        all.fold(self, |w, v| w.string(v))
     }
     /// `ustring`
     pub fn string(&mut self, v: &str) -> &mut Self {
