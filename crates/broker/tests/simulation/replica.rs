@@ -141,7 +141,7 @@ impl Replica {
             }
             if ctx.has(Bug::ShrinkBeforeConfirmed) && p.isr.len() < self.core.in_sync() {
                 let isr = p.isr.iter().map(|(id, _)| *id).collect();
-                let (leader_epoch, partition_epoch) = (p.leader_epoch, p.partition_epoch);
+                let (leader_epoch, partition_epoch) = (p.leader_epoch, p.partition_epoch + 1);
                 let answer = septet_broker::core::partition::Answer::State { leader: self.me, leader_epoch, isr, partition_epoch };
                 self.core.answered(&p, answer, ctx.now, LAG);
             }
