@@ -59,17 +59,18 @@ fn program(role: Role) -> Option<&'static str> {
 
 async fn ask(inventory: &Inventory, fleet: &Arc<Fleet>, ids: &[HostId]) -> Result<BTreeMap<HostId, Spoken>> {
     let name = |id: HostId| inventory.hosts.iter().find(|h| h.id == id).map(|h| h.name.clone()).unwrap_or_default();
-    let asks = ids.iter().filter_map(|id| Some((*id, program(id.role)?, inventory.engine.unit(id.role)?))).map(|(id, program, unit)| async move {
-        let installed = format!("{}/{program}", engine::PROGRAM_DIR);
-        let argv = ["sh", "-c", SCRIPT, "sh", unit, &installed, PeerProtocol::MARK];
-        let failed = |why: String| {
-            Error::failed(format!("{}: cannot ask which peer protocol {program} speaks: {why}", name(id)))
-                .hint("nothing was restarted; `septet health` says more")
-        };
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask_host(fleet, id, Some("root"), &argv)).await;
-        let said = answer.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
-        Spoken::parse(&said).map(|s| (id, s)).ok_or_else(|| failed("the answer is incomplete".into()))
-    });
+    let asks =
+        ids.iter().filter_map(|id| Some((*id, program(id.role)?, inventory.engine.unit(id.role)?))).map(|(id, program, unit)| async move {
+            let installed = format!("{}/{program}", engine::PROGRAM_DIR);
+            let argv = ["sh", "-c", SCRIPT, "sh", unit, &installed, PeerProtocol::MARK];
+            let failed = |why: String| {
+                Error::failed(format!("{}: cannot ask which peer protocol {program} speaks: {why}", name(id)))
+                    .hint("nothing was restarted; `septet health` says more")
+            };
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask_host(fleet, id, Some("root"), &argv)).await;
+            let said = answer.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
+            Spoken::parse(&said).map(|s| (id, s)).ok_or_else(|| failed("the answer is incomplete".into()))
+        });
     join_all(asks).await.into_iter().collect()
 }
 
