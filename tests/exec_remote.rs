@@ -245,7 +245,7 @@ async fn play(sshd: &Sshd, agent: &Path, tasks: &str, stop_at: Option<&Path>) ->
     let indented: String = tasks.lines().map(|l| format!("    {l}\n")).collect();
     let case = Case::playbook(&format!("- hosts: control\n  gather_facts: false\n  tasks:\n{indented}"));
     let case = case.file("files/big", vec![7; 600 * 1024]);
-    let program = Program { path: agent.to_owned(), digest: sha256_of_file(agent).unwrap() };
+    let program = Program { path: agent.to_owned(), digest: sha256_of_file(agent).unwrap(), peer_protocol: None };
     let endpoints = BTreeMap::from([(CONTROL, sshd.endpoint.clone())]);
     let fleet = Arc::new(Fleet::new(endpoints, &sshd.user, sshd.key.clone(), BTreeMap::from([(CONTROL, program)])));
     let interrupted = Arc::new(AtomicBool::new(false));

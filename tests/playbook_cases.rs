@@ -199,7 +199,8 @@ impl Cluster {
             let mut programs = BTreeMap::new();
             for host in &self.inventory.hosts {
                 endpoints.insert(host.id, self.serve(host).await);
-                programs.insert(host.id, Program { path: self.hosts.agent.clone(), digest: self.hosts.digest.clone(), peer_protocol: None });
+                programs
+                    .insert(host.id, Program { path: self.hosts.agent.clone(), digest: self.hosts.digest.clone(), peer_protocol: None });
             }
             let login = Arc::new(PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap());
             let fleet = Arc::new(Fleet::new(endpoints, "septet", login, programs));

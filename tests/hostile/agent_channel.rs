@@ -19,7 +19,7 @@ const AGENT: &str = "0123";
 fn program(dir: &tempfile::TempDir) -> Program {
     let path = dir.path().join("agent");
     std::fs::write(&path, "an agent").unwrap();
-    Program { path, digest: AGENT.into() }
+    Program { path, digest: AGENT.into(), peer_protocol: None }
 }
 
 fn fleet(hosts: &[(HostId, &Host)], program: &Program) -> Arc<Fleet> {
