@@ -103,6 +103,8 @@ struct Leadership {
     epoch_start: i64,
     followers: BTreeMap<i32, Follower>,
     pending: Option<Proposal>,
+    /// the pending proposal was refused as outdated: the next decision ends it
+    outdated: bool,
 }
 
 /// Limits that an input is judged by.
@@ -174,8 +176,8 @@ impl Replication {
                 for id in keep {
                     l.followers.entry(id).or_insert_with(Follower::unknown);
                 }
-                if newer {
-                    l.pending = None;
+                if newer || l.outdated {
+                    (l.pending, l.outdated) = (None, false);
                 }
             }
         } else {
@@ -184,7 +186,7 @@ impl Replication {
                 let caught_up = if assignment.isr.contains(&id) { now } else { i64::MIN };
                 (id, Follower { caught_up, ..Follower::unknown() })
             };
-            self.leadership = Some(Leadership { epoch_start: end, followers: others.map(known).collect(), pending: None });
+            self.leadership = Some(Leadership { epoch_start: end, followers: others.map(known).collect(), pending: None, outdated: false });
         }
         self.assignment = assignment;
         Effects { high_watermark_moved: self.advance(now, Lag { max_ms: 0 }), propose: None }
@@ -270,7 +272,7 @@ impl Replication {
             partition_epoch: a.partition_epoch,
         };
         if let Some(l) = &mut self.leadership {
-            l.pending = Some(proposal.clone());
+            (l.pending, l.outdated) = (Some(proposal.clone()), false);
         }
         proposal
     }
@@ -322,7 +324,10 @@ impl Replication {
             Answer::Rejected => l.pending = None,
             Answer::Retry => return Effects { propose: l.pending.clone(), high_watermark_moved: false },
             // The pending ISR goes on to count for the commit until the controller's decision is here.
-            Answer::Outdated => return Effects::default(),
+            Answer::Outdated => {
+                l.outdated = true;
+                return Effects::default();
+            }
         }
         Effects { high_watermark_moved: self.advance(now, lag), propose: None }
     }
@@ -487,12 +492,18 @@ mod tests {
         assert_eq!((r.high_watermark(), r.pending()), (10, Some(&p)));
         let state = |isr: &[i32], partition_epoch| Answer::State { leader: 1, leader_epoch: 0, isr: isr.to_vec(), partition_epoch };
         assert_eq!(r.answered(&p, state(&[1, 2, 3], 6), 1001, LAG), Effects::default());
-        assert_eq!((r.in_sync(), r.high_watermark(), r.pending()), (3, 10, None));
+        assert_eq!((r.assignment().isr.len(), r.high_watermark(), r.pending()), (3, 10, None));
         // An answer that a newer decision has overtaken, and one to a proposal that is not pending any more.
         assert_eq!(r.answered(&p, state(&[1, 2], 5), 1002, LAG), Effects::default());
-        assert_eq!(r.in_sync(), 3);
+        assert_eq!(r.assignment().isr.len(), 3);
         assert!(r.answered(&p, state(&[1, 2], 7), 1003, LAG).high_watermark_moved);
-        assert_eq!((r.in_sync(), r.high_watermark()), (2, 20));
+        assert_eq!((r.assignment().isr.len(), r.high_watermark()), (2, 20));
+        // One that is outdated goes with the next decision, also if that is the one that is known.
+        let p = fetch(&mut r, 3, 20, 1004).propose.unwrap();
+        assert_eq!(r.answered(&p, Answer::Outdated, 1005, LAG), Effects::default());
+        assert_eq!(fetch(&mut r, 3, 20, 1006).propose, None);
+        r.become_leader(assignment(&[1, 2], 0, 7), 20, 1007);
+        assert!(fetch(&mut r, 3, 20, 1008).propose.is_some());
     }
 
     #[test]

@@ -92,12 +92,11 @@ async fn sending(broker: &Arc<Broker>) {
 
 type Answers = BTreeMap<(String, i32), Answer>;
 
-/// What a code in an answer means for a proposal, as Partition.handleAlterPartitionError of Kafka has it.
+/// What a code in an answer means for a proposal, as Partition.handleAlterPartitionError of Kafka has it. But a topic that the controller
+/// does not know may be one that it has not read yet; if it is deleted, this broker is told to stop its replica.
 fn refused(error: ResponseError) -> Answer {
     match error {
-        ResponseError::UnknownTopicOrPartition
-        | ResponseError::UnknownTopicId
-        | ResponseError::FencedLeaderEpoch
+        ResponseError::FencedLeaderEpoch
         | ResponseError::InvalidUpdateVersion
         | ResponseError::InvalidRequest
         | ResponseError::NewLeaderElected => Answer::Outdated,

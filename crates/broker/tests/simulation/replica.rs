@@ -122,7 +122,7 @@ impl Replica {
             ctx.facts.push(Fact::Committed { broker: self.me, part: self.part, leader_epoch: now.0, to: now.1 });
         }
         let all = ctx.has(Bug::AcknowledgedOnAppend);
-        let (me, part, in_sync) = (self.me, self.part, self.core.in_sync());
+        let (me, part, in_sync) = (self.me, self.part, self.core.assignment().isr.len());
         let (done, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|w: &Waiting| all || w.offset < now.1);
         self.waiting = waiting;
         for w in done {
@@ -139,7 +139,7 @@ impl Replica {
             if ctx.has(Bug::PendingIsrNotCounted) {
                 self.core.answered(&p, septet_broker::core::partition::Answer::Rejected, ctx.now, Self::lag(ctx));
             }
-            if ctx.has(Bug::ShrinkBeforeConfirmed) && p.isr.len() < self.core.in_sync() {
+            if ctx.has(Bug::ShrinkBeforeConfirmed) && p.isr.len() < self.core.assignment().isr.len() {
                 let isr = p.isr.iter().map(|(id, _)| *id).collect();
                 let (leader_epoch, partition_epoch) = (p.leader_epoch, p.partition_epoch + 1);
                 let answer = septet_broker::core::partition::Answer::State { leader: self.me, leader_epoch, isr, partition_epoch };
@@ -163,7 +163,7 @@ impl Replica {
         if !self.core.leads() {
             return ctx.send(me, client, Body::Produced { id, offset: Err(Refused::NotLeader) });
         }
-        if all && self.core.in_sync() < MIN_ISR && !ctx.has(Bug::MinIsrIgnored) {
+        if all && self.core.assignment().isr.len() < MIN_ISR && !ctx.has(Bug::MinIsrIgnored) {
             return ctx.send(me, client, Body::Produced { id, offset: Err(Refused::NotEnoughReplicas) });
         }
         let (offset, epoch) = (self.log.end(), self.core.assignment().leader_epoch);
