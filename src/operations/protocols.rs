@@ -21,11 +21,15 @@ use crate::{
 /// How long a host may take to answer; the agent may have to be brought to it first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Arguments: unit, installed program, mark. Says which mark the running program has, and the installed one.
-const SCRIPT: &str = r#"mark() { head -c 268435456 -- "$1" 2>/dev/null | grep -a -o -m 1 -e "$2[0-9]*" | head -n 1; }
+/// Arguments: unit, installed program, mark. Says which mark the running program has, and the installed one. What a process runs is
+/// read as its own account: in a container root may not look at it. What cannot be read is not said, so it counts as not differing.
+const SCRIPT: &str = r#"find_mark() { grep -a -o -m 1 -e "$1[0-9]*" | head -n 1; }
 pid=$(systemctl show -p MainPID --value -- "$1")
-if [ "${pid:-0}" != 0 ]; then echo "running $(mark "/proc/$pid/exe" "$3")"; fi
-if [ -e "$2" ]; then echo "installed $(mark "$2" "$3")"; fi
+if [ "${pid:-0}" != 0 ] && account=$(stat -c %U "/proc/$pid"); then
+  as_account() { runuser -u "$account" -- head -c "$1" "/proc/$pid/exe" 2>/dev/null; }
+  if [ -n "$(as_account 4 | tail -c +2)" ]; then echo "running $(as_account 268435456 | find_mark "$3")"; fi
+fi
+if [ -r "$2" ]; then echo "installed $(head -c 268435456 -- "$2" | find_mark "$3")"; fi
 echo end"#;
 
 /// What a host has. `None`: nothing runs, or is installed; `Some(None)`: a program from before there was a mark.
