@@ -5,7 +5,7 @@ use crate::{bugs::Bug, world::World};
 /// Bug, seed, invariant.
 const FOUND: &[(Bug, u64, &str)] = &[
     (Bug::TruncationSkipped, 1, "progress"),
-    (Bug::TruncatedToHighWatermark, 6, "committed"),
+    (Bug::TruncatedToHighWatermark, 0, "committed"),
     (Bug::LocalEpochsIgnored, 71, "progress"),
     (Bug::FetchEpochNotCompared, 1, "isr"),
     (Bug::EndOfEpochIsEndOfLog, 1, "log matching"),
@@ -14,20 +14,19 @@ const FOUND: &[(Bug, u64, &str)] = &[
     (Bug::StaleLeaderEpochAccepted, 212, "epochs"),
     (Bug::StaleControllerAccepted, 1, "controllers"),
     (Bug::ObeysBeforeItRegistered, 4, "log matching"),
-    (Bug::OlderMetadataAccepted, 1104, "progress"),
     (Bug::LateFetchAnswerAccepted, 1, "log matching"),
     (Bug::PendingIsrNotCounted, 5, "high watermark"),
-    (Bug::ProposalDroppedOnTimeout, 430, "high watermark"),
+    (Bug::ProposalDroppedOnTimeout, 348, "high watermark"),
     (Bug::ShrinkBeforeConfirmed, 0, "high watermark"),
     (Bug::IsrMemberNotWaitedFor, 0, "high watermark"),
     (Bug::JoinsBeforeCaughtUp, 0, "isr"),
-    (Bug::HighWatermarkRestoredTooHigh, 1130, "high watermark"),
+    (Bug::HighWatermarkRestoredTooHigh, 427, "high watermark"),
     (Bug::FollowerCommitsItsLog, 11, "high watermark"),
     (Bug::AcknowledgedOnAppend, 0, "acknowledged"),
     (Bug::AcknowledgedByLaterLeadership, 1, "acknowledged"),
     (Bug::MinIsrIgnored, 1, "acknowledged"),
     (Bug::UncommittedServed, 1, "consumed"),
-    (Bug::VersionNotCompared, 214, "controllers"),
+    (Bug::VersionNotCompared, 93, "controllers"),
     (Bug::ControllerEpochNotChecked, 111, "controllers"),
     (Bug::ControllerEpochNotRaised, 1, "controllers"),
     (Bug::RefusedWriteTakenForWritten, 1111, "high watermark"),
@@ -43,7 +42,8 @@ const FOUND: &[(Bug, u64, &str)] = &[
 ];
 
 /// No seed up to 2,500 finds these: other rules catch what they let through.
-const CAUGHT_OTHERWISE: &[Bug] = &[Bug::BrokerEpochNotJudged, Bug::NewBrokerTakesItsOldPlace, Bug::RegistersBeforeItLeft];
+const CAUGHT_OTHERWISE: &[Bug] =
+    &[Bug::BrokerEpochNotJudged, Bug::NewBrokerTakesItsOldPlace, Bug::RegistersBeforeItLeft, Bug::OlderMetadataAccepted];
 
 #[test]
 fn planted_bugs_are_found() {
