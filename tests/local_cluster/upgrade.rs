@@ -32,7 +32,7 @@ fn changed_while_it_works() {
     if !enabled("changed_while_it_works") {
         return;
     }
-    let cluster = Cluster::new("u");
+    let cluster = Cluster::new("x");
     cluster.ok(&["up"]);
     let (servers, zookeeper) = (cluster.bootstrap(), cluster.zookeeper());
     for topic in ["configured", "upgraded"] {
