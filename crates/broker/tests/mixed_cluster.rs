@@ -108,6 +108,8 @@ struct Producer {
     id: i64,
     topic: &'static str,
     next: i32,
+    /// time of the first record: now, or retention would take records away, Apache's 30 s after its start
+    since: i64,
 }
 
 impl Producer {
@@ -119,11 +121,12 @@ impl Producer {
             assert!(answer.error_code == 0 || retried.contains(&answer.error_code), "{answer:?}");
             (answer.error_code == 0).then_some(answer.producer_id.0)
         });
-        Self { id, topic, next: 0 }
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+        Self { id, topic, next: 0, since }
     }
 
     fn batch(&self, i: i32) -> Vec<u8> {
-        Batch::new(1_700_000_000_000 + i64::from(i)).values(&[&format!("{} {i}", self.topic)]).producer(self.id, 0, i).build()
+        Batch::new(self.since + i64::from(i)).values(&[&format!("{} {i}", self.topic)]).producer(self.id, 0, i).build()
     }
 
     fn wanted(&self) -> Vec<Vec<u8>> {

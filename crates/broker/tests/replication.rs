@@ -180,3 +180,37 @@ fn a_topic_without_replicas_alive_waits_and_unclean_elections_are_a_choice() {
     eventually("the other has given in", SOON, || state(&cluster, 3, "unclean", 0).filter(|(l, isr)| *l == 2 && *isr == [1, 2]));
     assert_eq!(values(&cluster.client(1).fetch("strict", 0, 0)), wanted(0..2));
 }
+
+/// A producer's last record is known to a leader that has it as a follower only, after a restart.
+#[test]
+fn what_is_sent_again_after_a_failover_is_stored_once() {
+    let mut cluster = Cluster::start(3, QUICK);
+    let replicas = kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment::default()
+        .with_partition_index(0)
+        .with_broker_ids(vec![1.into(), 2.into(), 3.into()]);
+    let made = cluster.client(cluster.controller()).create_topics(vec![new_topic("once", -1, -1).with_assignments(vec![replicas])], false);
+    assert_eq!(made[0].error_code, 0, "{made:?}");
+    let send = |cluster: &Cluster, at: i32, i: i32| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+        let batch = Batch::new(now).values(&[&format!("record {i}")]).producer(77, 0, i).build();
+        eventually("a record is acknowledged", SOON, || {
+            let answer = cluster.client(at).call(9, &all(produce_request("once", 0, &batch, -1)));
+            let p = &answer.responses[0].partition_responses[0];
+            (p.error_code == 0).then_some(p.base_offset)
+        })
+    };
+    let in_sync = |cluster: &Cluster, ask: i32, n: usize| {
+        eventually("replicas in sync", SOON, || state(cluster, ask, "once", 0).filter(|(l, isr)| *l > 0 && isr.len() == n)).0
+    };
+    assert_eq!(in_sync(&cluster, 1, 3), 1);
+    (0..30).for_each(|i| assert_eq!(send(&cluster, 1, i), i64::from(i)));
+    assert!(cluster.node(1).stop().0.success());
+    assert_eq!(in_sync(&cluster, 3, 2), 2);
+    (29..50).for_each(|i| assert_eq!(send(&cluster, 2, i), i64::from(i)));
+    cluster.node(1).start();
+    cluster.node(1).wait(3);
+    in_sync(&cluster, 3, 3);
+    assert!(cluster.node(2).stop().0.success());
+    assert_eq!(in_sync(&cluster, 3, 2), 1);
+    (49..55).for_each(|i| assert_eq!(send(&cluster, 1, i), i64::from(i), "after the failover"));
+}
