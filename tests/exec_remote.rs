@@ -350,7 +350,7 @@ async fn large_files_leave_nothing_in_the_store_that_others_can_read_and_secrets
 
 /// A fleet of one host, the one behind this server.
 fn fleet(sshd: &Sshd, agent: &Path) -> Fleet {
-    let program = Program { path: agent.to_owned(), digest: sha256_of_file(agent).unwrap() };
+    let program = Program { path: agent.to_owned(), digest: sha256_of_file(agent).unwrap(), peer_protocol: None };
     let endpoints = BTreeMap::from([(CONTROL, sshd.endpoint.clone())]);
     Fleet::new(endpoints, &sshd.user, sshd.key.clone(), BTreeMap::from([(CONTROL, program)]))
 }
