@@ -33,7 +33,7 @@ async fn output_without_an_end_is_an_error() {
 async fn a_command_that_never_answers_ends() {
     let connection = connect(&[("hang", Reaction::Hang)]).await;
     let error = connection.exec("hang", &[], Duration::from_secs(1)).await.unwrap_err();
-    assert_eq!(error.to_string(), "`hang` is not done after 1 s");
+    assert_eq!(error.to_string(), "`hang` does not end within 1 s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
