@@ -230,11 +230,6 @@ impl Partition {
         self.wake();
     }
 
-    /// Epochs of the brokers that follow, for what describes a partition: number, log end.
-    pub fn follower_end(&self, id: i32) -> Option<i64> {
-        self.inner().replication.follower(id).map(|f| f.end)
-    }
-
     /// Goes by other settings from now on.
     pub fn set_settings(&self, settings: TopicSettings) {
         let mut inner = self.inner();

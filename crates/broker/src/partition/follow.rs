@@ -1,6 +1,6 @@
 //! What a partition does as a follower.
 
-use super::{Partition, storage_error};
+use super::Partition;
 use crate::{
     core::partition::truncation,
     log::{Gone, LogError},
@@ -117,10 +117,5 @@ impl Partition {
         inner.replication.truncated(offset);
         inner.replication.start_moved(offset);
         Ok(gone)
-    }
-
-    /// Logs a failure of the disk while following.
-    pub fn note_failure(&self, e: &LogError) {
-        let _ = storage_error("replicate", e);
     }
 }

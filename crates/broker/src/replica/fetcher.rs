@@ -113,7 +113,7 @@ impl Fetchers {
 }
 
 impl Shared {
-    /// What is to be asked for now, and when there will be more.
+    /// Partitions to fetch now, and when the next delayed one is due.
     fn due(&self) -> (Due, Option<Instant>) {
         let now = Instant::now();
         let (mut due, mut next) = (BTreeMap::new(), None::<Instant>);
