@@ -13,6 +13,7 @@ use super::{Context, metadata};
 use crate::{
     broker::Broker,
     groups::{OFFSETS_TOPIC, partition_for},
+    warn_quietly,
 };
 
 async fn find(broker: &Broker, context: &Context, key_type: i8, key: &str) -> Result<(i32, String, u16), ResponseError> {
@@ -25,10 +26,12 @@ async fn find(broker: &Broker, context: &Context, key_type: i8, key: &str) -> Re
     }
     let image = broker.image();
     let Some(topic) = image.topic(OFFSETS_TOPIC) else {
-        return Err(match metadata::auto_create(broker, OFFSETS_TOPIC).await {
-            ResponseError::InvalidReplicationFactor => ResponseError::InvalidReplicationFactor,
-            _ => ResponseError::CoordinatorNotAvailable,
-        });
+        // With too few brokers too, as on Kafka: clients ask again, and more brokers may be on their way.
+        let why = metadata::auto_create(broker, OFFSETS_TOPIC).await;
+        if why == ResponseError::InvalidReplicationFactor {
+            warn_quietly!("{OFFSETS_TOPIC} is not made: offsets.topic.replication.factor is larger than the number of brokers");
+        }
+        return Err(ResponseError::CoordinatorNotAvailable);
     };
     let number = partition_for(key, topic.partitions.len() as i32);
     let leader = topic.partitions.get(&number).map_or(-1, |p| p.leader);

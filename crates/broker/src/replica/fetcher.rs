@@ -13,35 +13,44 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
-    messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
-    messages::{ApiKey, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, fetch_response::PartitionData},
-    protocol::{Decodable, Encodable, StrBytes},
+    messages::{ApiKey, FetchResponse, fetch_response::PartitionData},
+    protocol::{Decodable, Encodable},
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::session::{Asked, Limits, Session};
-use crate::{broker::Broker, core::controller::Name, net::peer::Peer, partition::FollowError, storage::Led, warn_quietly};
+use super::{
+    out_of_range::out_of_range,
+    session::{Limits, Session},
+    tracked::Tracked,
+};
+use crate::{
+    broker::Broker,
+    core::controller::Name,
+    net::peer::Peer,
+    partition::{FetchPosition, FollowError},
+    storage::Led,
+    warn_quietly,
+};
 
 /// Fetch with topic ids and the follower's epoch.
 const FETCH_VERSION: i16 = 15;
-const LIST_OFFSETS_VERSION: i16 = 7;
 /// Pause before a leader is tried again that cannot be reached, or has refused.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Pause of one partition whose answer was an error (`replica.fetch.backoff.ms` is 1 s on Kafka).
 const PARTITION_BACK_OFF: Duration = Duration::from_millis(100);
 /// How much longer than the wait that was asked for an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Partitions that are to be asked for.
-type Due = BTreeMap<Name, (Asked, Arc<Led>)>;
+/// How often all positions are looked at: retention moves a log's beginning without an answer of the leader.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// A partition that is followed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Followed {
+    name: Name,
     topic_id: [u8; 16],
     led: Arc<Led>,
     epoch: i32,
-    not_before: Option<Instant>,
 }
 
 /// The task for one leader.
@@ -55,7 +64,7 @@ struct Fetcher {
 struct Shared {
     leader: i32,
     at: Mutex<(String, u16)>,
-    followed: Mutex<BTreeMap<Name, Followed>>,
+    followed: Mutex<BTreeMap<Name, Arc<Followed>>>,
     /// Counts what is followed from now on, or not any more.
     changed: watch::Sender<u64>,
 }
@@ -93,7 +102,8 @@ impl Fetchers {
             Fetcher { shared, task }
         });
         *lock(&fetcher.shared.at) = at;
-        lock(&fetcher.shared.followed).insert(name, Followed { topic_id, led, epoch, not_before: None });
+        let followed = Followed { name: name.clone(), topic_id, led, epoch };
+        lock(&fetcher.shared.followed).insert(name, Arc::new(followed));
         fetcher.shared.note_change();
     }
 
@@ -112,62 +122,58 @@ impl Fetchers {
     }
 }
 
-impl Shared {
-    /// Partitions to fetch now, and when the next delayed one is due.
-    fn due(&self) -> (Due, Option<Instant>) {
-        let now = Instant::now();
-        let (mut due, mut next) = (BTreeMap::new(), None::<Instant>);
-        for (name, f) in lock(&self.followed).iter() {
-            match f.not_before.filter(|at| *at > now) {
-                Some(at) => next = Some(next.map_or(at, |n| n.min(at))),
-                None => {
-                    if let Some(position) = f.led.partition.fetch_position(f.epoch) {
-                        due.insert(name.clone(), (Asked { id: f.topic_id, position }, f.led.clone()));
-                    }
-                }
-            }
-        }
-        (due, next)
-    }
-
-    fn delay(&self, name: &Name, epoch: i32) {
-        if let Some(f) = lock(&self.followed).get_mut(name).filter(|f| f.epoch == epoch) {
-            f.not_before = Some(Instant::now() + PARTITION_BACK_OFF);
-        }
-    }
+/// What the task for one leader has to itself.
+#[derive(Default)]
+struct Task {
+    peer: Option<Peer>,
+    session: Session,
+    tracked: Tracked<Arc<Followed>>,
 }
 
 async fn run(broker: Weak<Broker>, shared: Arc<Shared>) {
-    let mut peer = None;
-    let mut session = Session::default();
+    let mut task = Task::default();
     let mut changes = shared.changed.subscribe();
+    changes.mark_changed();
+    let mut refreshed = Instant::now();
     loop {
-        changes.borrow_and_update();
-        let (due, next) = shared.due();
-        if due.is_empty() {
-            let wait = next.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+        if changes.has_changed().unwrap_or(false) {
+            changes.borrow_and_update();
+            let followed: Vec<_> = lock(&shared.followed).values().map(|f| ((f.topic_id, f.name.1), f.clone())).collect();
+            task.tracked.replace(followed, Arc::ptr_eq);
+        }
+        let now = Instant::now();
+        if task.session.begins() || now.duration_since(refreshed) >= REFRESH {
+            task.tracked.touch_all();
+            refreshed = now;
+        }
+        task.tracked.wake(now);
+        let next = task.tracked.next();
+        if task.tracked.is_idle() {
+            let wait = next.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
             let _ = tokio::time::timeout(wait, changes.changed()).await;
+            // Seen at the beginning of the loop.
+            changes.mark_changed();
             continue;
         }
         let Some(broker) = broker.upgrade() else { return };
         // One that is not due yet does not wait for the end of a long poll.
-        let wait = next.map_or(broker.config.replica_fetch_wait, |at| at.saturating_duration_since(Instant::now()));
-        if let Err(e) = fetch(&broker, &shared, &mut peer, &mut session, due, wait, &mut changes).await {
+        let wait = next.map_or(broker.config.replica_fetch_wait, |at| at.saturating_duration_since(now));
+        if let Err(e) = fetch(&broker, &shared, &mut task, wait, &mut changes).await {
             warn_quietly!("fetching from broker {}: {e}; trying again", shared.leader);
-            peer = None;
-            session.reset();
+            task.peer = None;
+            task.session.reset();
             tokio::time::sleep(BACK_OFF).await;
         }
     }
 }
 
-fn encode<R: Encodable>(request: &R, version: i16) -> io::Result<Bytes> {
+pub(super) fn encode<R: Encodable>(request: &R, version: i16) -> io::Result<Bytes> {
     let mut body = BytesMut::new();
     request.encode(&mut body, version).map_err(|e| io::Error::other(e.to_string()))?;
     Ok(body.freeze())
 }
 
-fn decode<R: Decodable>(mut body: Bytes, version: i16) -> io::Result<R> {
+pub(super) fn decode<R: Decodable>(mut body: Bytes, version: i16) -> io::Result<R> {
     R::decode(&mut body, version).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
 }
 
@@ -183,9 +189,7 @@ async fn connected<'a>(broker: &Broker, shared: &Shared, peer: &'a mut Option<Pe
 async fn fetch(
     broker: &Arc<Broker>,
     shared: &Shared,
-    peer: &mut Option<Peer>,
-    session: &mut Session,
-    due: Due,
+    task: &mut Task,
     wait: Duration,
     changes: &mut watch::Receiver<u64>,
 ) -> io::Result<()> {
@@ -194,9 +198,19 @@ async fn fetch(
         bytes: broker.config.replica_fetch_response_bytes,
         partition_bytes: broker.config.replica_fetch_bytes,
     };
+    let Task { peer, session, tracked } = task;
     let connection = connected(broker, shared, peer).await?;
-    let wanted = due.iter().map(|(name, (asked, _))| (name.clone(), *asked)).collect();
-    let body = encode(&session.request(broker.id(), broker.epoch(), &wanted, limits), FETCH_VERSION)?;
+    let position = |f: Option<&Arc<Followed>>| f.and_then(|f| f.led.partition.fetch_position(f.epoch));
+    let changed = tracked.take_dirty().into_iter().map(|(key, followed)| (key, position(followed)));
+    let request = session.request(broker.id(), broker.epoch(), changed, limits);
+    if session.is_empty() {
+        // Each partition that is followed here is about to be led, or followed elsewhere: news of that are under way.
+        session.reset();
+        let _ = tokio::time::timeout(BACK_OFF, changes.changed()).await;
+        changes.mark_changed();
+        return Ok(());
+    }
+    let body = encode(&request, FETCH_VERSION)?;
     let wait = broker.config.replica_fetch_wait + PATIENCE;
     let asked = connection.request(ApiKey::Fetch as i16, FETCH_VERSION, &body, wait);
     // A partition that is to be followed from now on does not wait for the end of a long poll: the request ends, and the
@@ -204,6 +218,7 @@ async fn fetch(
     let answer = tokio::select! {
         answer = asked => answer?,
         _ = changes.changed() => {
+            changes.mark_changed();
             *peer = None;
             session.reset();
             return Ok(());
@@ -218,25 +233,26 @@ async fn fetch(
         }
         Some(e) => return Err(io::Error::other(format!("{e:?}"))),
     }
-    let mut failed = Vec::new();
+    let mut outside = Vec::new();
     let mut truncated = false;
     // Writing may wait for the disk: connections go on elsewhere.
     tokio::task::block_in_place(|| {
         for topic in &response.responses {
             let id = topic.topic_id.into_bytes();
             for p in &topic.partitions {
-                let of = due.iter().find(|(name, (asked, _))| asked.id == id && name.1 == p.partition_index);
-                let Some((name, (asked, led))) = of else { continue };
-                match take(broker, led, asked, p) {
+                let key = (id, p.partition_index);
+                let (Some(followed), Some(asked)) = (tracked.get(&key).cloned(), session.asked(&key)) else { continue };
+                match take(broker, &followed.led, asked, p) {
                     Ok(cut) => truncated |= cut,
                     Err(Trouble::Ended) => {}
-                    Err(Trouble::OutOfRange) => failed.push((name.clone(), *asked, led.clone())),
+                    Err(Trouble::OutOfRange) => outside.push((key, asked, followed)),
                     Err(Trouble::Later(why)) => {
-                        tracing::debug!("{}-{} of broker {}: {why}", name.0, name.1, shared.leader);
-                        session.again(name);
-                        shared.delay(name, asked.position.leader_epoch);
+                        tracing::debug!("{}-{} of broker {}: {why}", followed.name.0, followed.name.1, shared.leader);
+                        session.again(&key);
+                        tracked.delay(key, Instant::now() + PARTITION_BACK_OFF);
                     }
                 }
+                tracked.touch(key);
             }
         }
         // Before anything is appended again: a start after a power cut believes what is below the recovery point.
@@ -244,11 +260,12 @@ async fn fetch(
             tracing::error!("checkpoint: {e}");
         }
     });
-    for (name, asked, led) in failed {
-        session.again(&name);
-        if let Err(why) = out_of_range(broker, connected(broker, shared, peer).await?, &name, &asked, &led).await {
+    for (key, asked, followed) in outside {
+        session.again(&key);
+        let Followed { name, led, .. } = &*followed;
+        if let Err(why) = out_of_range(broker, connected(broker, shared, peer).await?, name, asked, led).await {
             warn_quietly!("{}-{}: {why}", name.0, name.1);
-            shared.delay(&name, asked.position.leader_epoch);
+            tracked.delay(key, Instant::now() + PARTITION_BACK_OFF);
         }
     }
     Ok(())
@@ -277,8 +294,8 @@ impl From<FollowError> for Trouble {
 }
 
 /// Takes one partition's answer. Says whether the log was cut.
-fn take(broker: &Broker, led: &Led, asked: &Asked, p: &PartitionData) -> Result<bool, Trouble> {
-    let epoch = asked.position.leader_epoch;
+fn take(broker: &Broker, led: &Led, asked: FetchPosition, p: &PartitionData) -> Result<bool, Trouble> {
+    let epoch = asked.leader_epoch;
     match ResponseError::try_from_code(p.error_code) {
         None => {}
         Some(ResponseError::OffsetOutOfRange) => return Err(Trouble::OutOfRange),
@@ -288,52 +305,9 @@ fn take(broker: &Broker, led: &Led, asked: &Asked, p: &PartitionData) -> Result<
         return Ok(led.partition.truncate_by_epoch(epoch, (p.diverging_epoch.epoch, p.diverging_epoch.end_offset))?);
     }
     let records = p.records.as_deref().unwrap_or_default();
-    let gone = led.partition.follow(epoch, asked.position.offset, records, p.high_watermark, p.log_start_offset)?;
+    let gone = led.partition.follow(epoch, asked.offset, records, p.high_watermark, p.log_start_offset)?;
     if let Some(gone) = gone {
         broker.storage.remove_later(gone, led.partition.settings());
     }
     Ok(false)
-}
-
-/// The log ends outside of the leader's: it is cut where the leader's ends, or begins anew where the leader's begins.
-/// As AbstractFetcherThread.fetchOffsetAndTruncate.
-async fn out_of_range(broker: &Broker, peer: &mut Peer, name: &Name, asked: &Asked, led: &Led) -> io::Result<()> {
-    let epoch = asked.position.leader_epoch;
-    let latest = list_offset(broker, peer, name, epoch, -1).await?;
-    let failed = |e: FollowError| io::Error::other(e.to_string());
-    if latest < asked.position.offset {
-        tracing::warn!("{}-{}: the leader's log ends at {latest}, before {}", name.0, name.1, asked.position.offset);
-        return tokio::task::block_in_place(|| {
-            led.partition.truncate_to(epoch, latest).map_err(failed)?;
-            broker.storage.checkpoint().map_err(|e| io::Error::other(e.to_string()))
-        });
-    }
-    let earliest = list_offset(broker, peer, name, epoch, -2).await?;
-    if earliest > asked.position.offset {
-        tracing::info!("{}-{}: begins anew at {earliest}, where the leader's log begins", name.0, name.1);
-        return tokio::task::block_in_place(|| {
-            if let Some(gone) = led.partition.begin_at(epoch, earliest).map_err(failed)? {
-                broker.storage.remove_later(gone, led.partition.settings());
-            }
-            broker.storage.checkpoint().map_err(|e| io::Error::other(e.to_string()))
-        });
-    }
-    Ok(())
-}
-
-async fn list_offset(broker: &Broker, peer: &mut Peer, name: &Name, epoch: i32, timestamp: i64) -> io::Result<i64> {
-    let partition = ListOffsetsPartition::default().with_partition_index(name.1).with_current_leader_epoch(epoch).with_timestamp(timestamp);
-    let topic = ListOffsetsTopic::default()
-        .with_name(kafka_protocol::messages::TopicName(StrBytes::from_string(name.0.clone())))
-        .with_partitions(vec![partition]);
-    let request = ListOffsetsRequest::default().with_replica_id(broker.id().into()).with_topics(vec![topic]);
-    let body = encode(&request, LIST_OFFSETS_VERSION)?;
-    let answer = peer.request(ApiKey::ListOffsets as i16, LIST_OFFSETS_VERSION, &body, PATIENCE).await?;
-    let response: ListOffsetsResponse = decode(answer, LIST_OFFSETS_VERSION)?;
-    let found = response.topics.first().and_then(|t| t.partitions.first());
-    let found = found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer to ListOffsets is empty"))?;
-    match ResponseError::try_from_code(found.error_code) {
-        None => Ok(found.offset),
-        Some(e) => Err(io::Error::other(format!("ListOffsets: {e:?}"))),
-    }
 }

@@ -5,8 +5,10 @@
 mod fetcher;
 mod isr;
 mod manager;
+mod out_of_range;
 mod session;
 pub mod shutdown;
+mod tracked;
 
 pub use fetcher::Fetchers;
 pub use isr::{ask_controller, send_proposals};
