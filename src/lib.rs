@@ -9,11 +9,14 @@
 //! | [`playbook`], [`modules`] | tasks and how they run |
 //! | [`engine`] | what is deployed |
 //! | [`health`], [`operations`], [`journal`] | whether it works, what the commands do, what they did |
+//! | [`events`], [`clock`] | what a run tells, and when |
 //! | [`report`], [`error`], [`visible`] | what the user sees, and that a terminal obeys none of it |
 
 pub mod cli;
+pub mod clock;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod health;
 pub mod identity;
 pub mod inventory;

@@ -67,7 +67,8 @@ impl Place {
     }
 }
 
-const COMMANDS: &[&str] = &["up", "plan", "health", "endpoints", "rename", "down", "run", "exec", "ssh", "logs", "init", "completions"];
+const COMMANDS: &[&str] =
+    &["up", "plan", "health", "endpoints", "rename", "down", "run", "exec", "ssh", "logs", "history", "init", "completions"];
 
 #[test]
 fn help_of_the_program() {
@@ -199,7 +200,15 @@ fn with_json_an_error_is_json_on_standard_output() {
         &["health", "--json", "--wait", "soon"],
     ] {
         let said = place.run(args);
-        let v: Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", said.out));
+        // Commands that change something print their events first, a line each.
+        let live = args.contains(&"up") || args.contains(&"run");
+        let document = if live { said.out.lines().last().unwrap() } else { said.out.as_str() };
+        let v: Value = serde_json::from_str(document).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", said.out));
+        if live {
+            assert_eq!(v["event"], "error");
+            let events: Vec<Value> = said.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            assert!(events.len() > 1 && events.iter().rev().skip(1).all(|e| e["event"].is_string() && e["at"].is_string()), "{events:?}");
+        }
         assert!(!v["error"].as_str().unwrap().is_empty());
         assert_eq!(v["exit_code"], said.code);
         assert_ne!(said.code, 0);
@@ -402,4 +411,39 @@ fn a_dumb_terminal_gets_no_escapes() {
     let (dumb, xterm) = (on_terminal("dumb"), on_terminal("xterm-256color"));
     assert!(dumb.contains("lock") && dumb.contains("Docker is not running") && !dumb.contains('\u{1b}'), "{dumb:?}");
     assert!(xterm.contains('\u{1b}'), "{xterm:?}");
+}
+
+#[test]
+fn history_of_a_machine_on_which_nothing_was_run() {
+    let place = Place::new();
+    let said = place.run(&["history"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "nothing was run on this machine yet\n"), "{}", said.err);
+    assert_eq!(place.run(&["history", "--json"]).out, "[]\n");
+    for args in [&["history", "show", "7"][..], &["history", "log", "7"]] {
+        let said = place.run(args);
+        assert_eq!(said.code, 2);
+        assert!(said.err.contains("there is no execution 7") && said.err.contains("`septet history` lists them"), "{}", said.err);
+    }
+}
+
+#[test]
+fn a_damaged_journal_is_named_and_can_be_moved_aside() {
+    let place = Place::new();
+    place.run(&["history"]);
+    let file = place.dir.path().join("state/septet/journal.db");
+    std::fs::write(
+        &file,
+        "not a database, but long enough to be taken for the head of one, whatever it is that is written here ".repeat(20),
+    )
+    .unwrap();
+    let said = place.run(&["history"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("journal.db: file is not a database") && said.err.contains("move the file aside"), "{}", said.err);
+    std::fs::rename(&file, file.with_extension("aside")).unwrap();
+    assert_eq!(place.run(&["history"]).code, 0);
+    // One of a later version.
+    let db = rusqlite::Connection::open(&file).unwrap();
+    db.pragma_update(None, "user_version", 99).unwrap();
+    let said = place.run(&["history"]);
+    assert!(said.code == 1 && said.err.contains("a newer Septet wrote it"), "{}", said.err);
 }

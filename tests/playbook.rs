@@ -448,14 +448,8 @@ fn handlers_that_an_interruption_kept_back_are_named() {
     let plays = case.parse("p.yml").unwrap();
     let (events, result) = case.run_until(&plays, Some("Changes"));
     assert_eq!(result.unwrap_err().kind, Kind::Interrupted);
-    let notes: Vec<&String> = events
-        .iter()
-        .filter_map(|e| match e {
-            Event::Note { text } => Some(text),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(notes, ["handler `h` was notified on peter-control01 and did not run"]);
+    let pending: Vec<&Event> = events.iter().filter(|e| matches!(e, Event::PendingHandler { .. })).collect();
+    assert_eq!(pending, [&Event::PendingHandler { host: "peter-control01".into(), handler: "h".into() }]);
     assert!(!events.iter().any(|e| matches!(e, Event::Task { msg, .. } if msg == "handled")));
 }
 

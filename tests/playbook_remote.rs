@@ -230,7 +230,7 @@ fn run_until(case: Case, last: Option<&'static str>) -> (Did, septet::error::Res
                     list.push(format!("{task}{}: {status:?} {msg}", item.map(|i| format!(" ({i})")).unwrap_or_default()));
                 }
                 Event::Unreachable { reason, .. } => list.push(reason),
-                Event::Note { text } => list.push(text),
+                Event::Note { text, .. } => list.push(text),
                 _ => {}
             }
         }

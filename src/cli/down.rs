@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Global, print_data, print_json};
+use super::{Global, Parameters, Recorded, print_data, print_json};
 use crate::{
     error::{Error, Kind, Result},
     identity::ClusterId,
@@ -80,6 +80,13 @@ pub struct Arguments {
     uuid: Option<String>,
 }
 
+impl Recorded for Arguments {
+    fn parameters(&self) -> Parameters {
+        let keep = self.keep_data.then(|| ("keep_data", "true".to_owned()));
+        keep.into_iter().chain(self.uuid.clone().map(|u| ("uuid", u))).collect()
+    }
+}
+
 fn show(g: &Global, r: &Receipt) -> Result<()> {
     let rows = r.removed.iter().map(|x| {
         let id = x.resource.id.chars().take(24).collect();
@@ -105,7 +112,7 @@ fn show(g: &Global, r: &Receipt) -> Result<()> {
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     if a.all_expired {
         let agree = |list: &[Expired]| if g.yes { Ok(true) } else { ask_expired(list, interrupted) };
-        let removed = operations::down_expired(&g.inventory()?, interrupted, agree).await?;
+        let removed = operations::down_expired(&g.inventory()?, &g.reporter(false), interrupted, agree).await?;
         if g.json {
             print_json(&removed.iter().map(|r| &r.receipt).collect::<Vec<_>>())?;
         } else if removed.is_empty() {

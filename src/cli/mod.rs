@@ -7,6 +7,7 @@ mod down;
 mod endpoints;
 mod exec;
 mod health;
+mod history;
 mod init;
 mod logs;
 mod plan;
@@ -16,6 +17,7 @@ mod ssh;
 mod up;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -24,15 +26,17 @@ use std::{
     },
 };
 
-use clap::{Args, Parser, Subcommand};
-use serde_json::Value;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Kind, Result},
     inventory::Inventory,
+    journal::Recorder,
     operations::Cluster,
     playbook::{Options, project::Project},
-    report::{Color, Reporter},
+    report::{Color, JsonLines, Reporter, Trace, init_tracing},
     ssh::quote,
     stop,
     template::Vars,
@@ -62,21 +66,36 @@ pub struct Global {
     /// Directory with playbooks/ and templates/ that override the shipped ones [default: .]
     #[arg(long, global = true, value_name = "DIR")]
     pub project: Option<PathBuf>,
-    /// Print JSON on standard output, and nothing else
+    /// Print JSON on standard output, and nothing else; commands that change the cluster print each event as a line as it comes
     #[arg(long, global = true)]
     pub json: bool,
     /// Assume yes
     #[arg(short, long, global = true)]
     pub yes: bool,
-    /// Verbose output
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
+    /// Verbose output; twice: also connections and agents, with times
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
     /// Hosts to work on in parallel, 0 for all
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub forks: usize,
     /// Color output
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
+    /// events are printed as lines of JSON
+    #[arg(skip)]
+    live: bool,
+    /// writes the run into the journal
+    #[arg(skip)]
+    recorder: Arc<Recorder>,
+}
+
+/// Identifying parameters of a command in the journal.
+type Parameters = BTreeMap<&'static str, String>;
+
+/// A command that the journal records.
+trait Recorded {
+    /// What tells its instances apart, beside the cluster. What may be a secret is only there as a digest.
+    fn parameters(&self) -> Parameters;
 }
 
 #[derive(Subcommand)]
@@ -101,6 +120,8 @@ enum Command {
     Ssh(ssh::Arguments),
     /// Show the log of a host's service
     Logs(logs::Arguments),
+    /// Show what was run on this machine: executions, their steps and their output
+    History(history::Arguments),
     /// Write inventories, playbooks and templates out for editing
     Init(init::Arguments),
     /// Print a completion script for a shell
@@ -121,9 +142,26 @@ impl Command {
             Command::Exec(_) => "exec",
             Command::Ssh(_) => "ssh",
             Command::Logs(_) => "logs",
+            Command::History(_) => "history",
             Command::Init(_) => "init",
             Command::Completions(_) => "completions",
         }
+    }
+
+    /// What the journal records of it; `None` for what changes nothing.
+    fn recorded(&self) -> Option<Parameters> {
+        match self {
+            Command::Up(a) => Some(a.parameters()),
+            Command::Rename(a) => Some(a.parameters()),
+            Command::Run(a) => Some(a.parameters()),
+            Command::Down(a) => Some(a.parameters()),
+            _ => None,
+        }
+    }
+
+    /// Whether `--json` prints its events as they come, and its result as the last line.
+    fn is_live(&self) -> bool {
+        matches!(self, Command::Up(_) | Command::Rename(_) | Command::Run(_))
     }
 }
 
@@ -145,6 +183,22 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    fn parameters(&self) -> Parameters {
+        let mut out = Parameters::new();
+        let mut add = |name, values: &[String]| {
+            if !values.is_empty() {
+                out.insert(name, values.join(","));
+            }
+        };
+        add("tags", &self.tags);
+        add("skip_tags", &self.skip_tags);
+        if !self.extra_vars.is_empty() {
+            let digest = Sha256::digest(self.extra_vars.join("\0").as_bytes());
+            out.insert("extra_vars", digest.iter().take(8).map(|b| format!("{b:02x}")).collect());
+        }
+        out
+    }
+
     fn options(&self, global: &Global) -> Result<Options> {
         let extra_vars = extra_vars(&self.extra_vars)?;
         Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, forks: global.forks, ..Options::default() })
@@ -219,16 +273,36 @@ impl Global {
     }
 
     fn reporter(&self, diffs: bool) -> Arc<Reporter> {
-        Arc::new(Reporter::new(self.verbose, diffs, self.color, false))
+        let reporter = Reporter::new(self.verbose > 0, diffs, self.color, false);
+        if self.live {
+            reporter.add(Arc::new(JsonLines));
+        }
+        if self.verbose > 1 {
+            reporter.add(Arc::new(Trace));
+        }
+        Arc::new(reporter)
     }
 
     /// For a command whose lines are its data.
     fn data_reporter(&self, diffs: bool) -> Arc<Reporter> {
-        Arc::new(Reporter::new(self.verbose, diffs, self.color, !self.json))
+        Arc::new(Reporter::new(self.verbose > 0, diffs, self.color, !self.json))
     }
 
     fn cluster(&self, options: Options, reporter: Arc<Reporter>, interrupted: &Arc<AtomicBool>) -> Result<Cluster> {
-        Cluster::open(self.inventory()?, self.project()?, reporter, interrupted.clone(), options)
+        let mut cluster = Cluster::open(self.inventory()?, self.project()?, reporter, interrupted.clone(), options)?;
+        cluster.recorder = self.recorder.clone();
+        Ok(cluster)
+    }
+
+    /// Prints the result of a command whose events may have been printed: then as one event more, `result` or `error`.
+    fn print_result(&self, event: &str, mut result: Value) -> Result<()> {
+        if !self.live {
+            return print_json(&result);
+        }
+        if let Some(object) = result.as_object_mut() {
+            object.insert("event".into(), event.into());
+        }
+        print_data(&format!("{result}\n"))
     }
 }
 
@@ -272,6 +346,14 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let mut cli = cli;
+    cli.global.live = cli.global.json && cli.command.is_live();
+    if let Some(parameters) = cli.command.recorded() {
+        cli.global.recorder = Arc::new(Recorder::of(cli.command.name(), parameters));
+    }
+    if cli.global.verbose > 1 {
+        init_tracing();
+    }
     let global = cli.global.clone();
     let interrupted = Arc::new(AtomicBool::new(false));
     let result = runtime.block_on(async {
@@ -279,6 +361,7 @@ pub fn main() -> ExitCode {
         dispatch(cli, &interrupted).await
     });
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    global.recorder.end(result.as_ref().err());
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -288,7 +371,8 @@ pub fn main() -> ExitCode {
                 eprintln!("error: {e}");
             }
             if global.json && !e.message.is_empty() {
-                let _ = print_json(&serde_json::json!({ "error": e.message, "hint": e.hint, "exit_code": e.kind.exit_code() }));
+                let error = json!({ "error": e.message, "hint": e.hint, "exit_code": e.kind.exit_code() });
+                let _ = global.print_result("error", error);
             }
             ExitCode::from(e.kind.exit_code())
         }
@@ -338,6 +422,7 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
         Command::Exec(a) => exec::run(g, &a, interrupted).await,
         Command::Ssh(a) => ssh::run(g, &a, interrupted).await,
         Command::Logs(a) => until_interrupted(interrupted, logs::run(g, &a, interrupted)).await,
+        Command::History(a) => history::run(g, &a),
         Command::Init(a) => init::run(g, &a),
         Command::Completions(a) => completions::run(&a),
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use super::{Global, up};
+use super::{Global, Parameters, Recorded, up};
 use crate::{
     error::{Error, Result},
     inventory::check_prefix,
@@ -15,6 +15,12 @@ use crate::{
 pub struct Arguments {
     /// The new prefix
     pub prefix: String,
+}
+
+impl Recorded for Arguments {
+    fn parameters(&self) -> Parameters {
+        Parameters::from([("prefix", self.prefix.clone())])
+    }
 }
 
 /// Runs it.

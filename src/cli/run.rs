@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use super::{Global, RunOptions, print_json};
-use crate::{error::Result, operations};
+use super::{Global, Parameters, Recorded, RunOptions};
+use crate::{
+    error::{Error, Result},
+    operations,
+};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -20,6 +23,15 @@ pub struct Arguments {
     options: RunOptions,
 }
 
+impl Recorded for Arguments {
+    fn parameters(&self) -> Parameters {
+        let mut parameters = self.options.parameters();
+        parameters.insert("playbook", self.playbook.clone());
+        parameters.extend(self.limit.clone().map(|l| ("limit", l)));
+        parameters
+    }
+}
+
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let mut options = a.options.options(g)?;
@@ -27,5 +39,8 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     options.limit = a.limit.clone();
     let mut cluster = g.cluster(options, g.reporter(a.options.diff), interrupted)?;
     let recap = operations::run_playbook(&mut cluster, &a.playbook).await?;
-    if g.json { print_json(&recap) } else { Ok(()) }
+    if !g.json {
+        return Ok(());
+    }
+    g.print_result("result", serde_json::to_value(&recap).map_err(|e| Error::failed(e.to_string()))?)
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use serde_json::json;
 
-use super::{Global, RunOptions, print_json};
+use super::{Global, Parameters, Recorded, RunOptions};
 use crate::{
     error::Result,
     operations::{self, Cluster, UpOutcome},
@@ -16,6 +16,12 @@ use crate::{
 pub struct Arguments {
     #[command(flatten)]
     options: RunOptions,
+}
+
+impl Recorded for Arguments {
+    fn parameters(&self) -> Parameters {
+        self.options.parameters()
+    }
 }
 
 /// Runs it.
@@ -32,12 +38,15 @@ pub fn finish(g: &Global, cluster: &Cluster, outcome: &UpOutcome) -> Result<()> 
     if g.json {
         let phases: serde_json::Map<String, serde_json::Value> =
             outcome.phases.list().iter().map(|(n, d)| (n.clone(), d.as_secs_f64().into())).collect();
-        return print_json(&json!({
-            "cluster": cluster.inventory.cluster, "uuid": outcome.observed.uuid, "changed": changed, "steps": outcome.steps,
-            "keys_added": outcome.keys_added,
-            "tasks": outcome.recap, "hosts": outcome.report.hosts, "phases_s": phases, "endpoints": endpoints,
-            "provider": outcome.provider,
-        }));
+        return g.print_result(
+            "result",
+            json!({
+                "cluster": cluster.inventory.cluster, "uuid": outcome.observed.uuid, "changed": changed, "steps": outcome.steps,
+                "keys_added": outcome.keys_added,
+                "tasks": outcome.recap, "hosts": outcome.report.hosts, "phases_s": phases, "endpoints": endpoints,
+                "provider": outcome.provider,
+            }),
+        );
     }
     eprintln!();
     super::print_data(&(hosts_table(&outcome.report.hosts) + "\n"))?;

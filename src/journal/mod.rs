@@ -1,32 +1,21 @@
-//! The journal: what was done, in the order in which it was done; one JSON object a line, in the user's state directory.
+//! The journal: a record of the runs on this machine, in SQLite, modelled as Spring Batch models jobs.
 //!
-//! Invariant: a line is written whole and is on disk before the command reports success; lines are only ever added.
-//! Nothing is decided by what stands here.
+//! | table | a row is |
+//! |---|---|
+//! | `instance` | a command with its identifying parameters on a cluster, until it has succeeded |
+//! | `execution` | one attempt at it: start, end, status, exit code, user, version |
+//! | `step` | counts and errors of a phase, of a host in a phase, of a task in a phase, or of a task that failed on a host |
+//! | `output` | an event, for replays; without tasks that found nothing to do, which are only counted |
+//!
+//! Invariants: nothing is decided by what stands here, except what a person is told, and since when a restart counts as done; a
+//! journal that is damaged, locked or read-only is a warning and never stops a command; its size is bounded.
 
-use std::{io::Write, path::PathBuf};
+mod legacy;
+mod process;
+mod read;
+mod record;
+mod store;
+mod write;
 
-use serde::Serialize;
-use serde_json::json;
-
-use crate::{
-    error::{Error, Result},
-    provider::now_s,
-    state::{self, State},
-};
-
-const FILE: &str = "journal.jsonl";
-
-/// Where it is.
-pub fn path() -> Result<PathBuf> {
-    Ok(state::path()?.join(FILE))
-}
-
-/// Adds an entry: what a command did to a cluster.
-pub fn record(command: &str, cluster: &str, what: &impl Serialize) -> Result<()> {
-    let path = path()?;
-    let fail = |e: std::io::Error| Error::failed(format!("{}: {e}", path.display()));
-    let entry = json!({ "at": now_s(), "command": command, "cluster": cluster, "what": what });
-    let mut file = State::open()?.open_file(FILE, true)?;
-    // One write of a whole line: two processes that add at the same time do not mix theirs.
-    file.write_all(format!("{entry}\n").as_bytes()).and_then(|()| file.sync_data()).map_err(fail)
-}
+pub use read::{Details, Execution, Journal, Step};
+pub use record::Recorder;

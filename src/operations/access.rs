@@ -13,6 +13,7 @@ use super::{Cluster, RollingGate, authorized, unreachable};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
+    events::GateState,
     identity::{ClusterId, HostName},
     inventory::{HostId, Inventory, Role},
     playbook::Gate,
@@ -119,7 +120,7 @@ impl Access {
                 }
                 let gated = restarts && id.role != Role::Control;
                 if gated {
-                    cluster.reporter.say(&format!("   {}: checking that it is safe to stop", host.name));
+                    cluster.reporter.gate(&host.name, GateState::Before);
                     access.gate(cluster).before(id).await.map_err(|e| e.context(format!("{} is not restarted", host.name)))?;
                 }
                 cluster.provider.plant_key(&host, &public).await?;

@@ -1,17 +1,23 @@
 //! `down`: lists what carries the cluster's UUID, removes it in the order of dependence, lists again until nothing
 //! is left, and says so.
 
-use std::{sync::atomic::AtomicBool, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use serde::Serialize;
 
 use super::{Cluster, locked};
 use crate::{
     error::{Error, Result},
+    events::Event,
     identity::{ClusterId, ClusterName},
     inventory::Inventory,
-    journal,
+    journal::Recorder,
     provider::{self, Expired, Provider, Resource, now_s},
+    report::Reporter,
     state, stop,
 };
 
@@ -66,6 +72,7 @@ pub async fn down(
 ) -> Result<Vec<Removed>> {
     let (name, provider) = (&cluster.inventory.cluster, &*cluster.provider);
     locked(name, provider, async {
+        cluster.begin();
         let uuids = match identities(provider, name, only).await? {
             found if found.is_empty() && only.is_none() => unlisted(cluster).await?.into_iter().collect(),
             found => found,
@@ -83,7 +90,8 @@ pub async fn down(
         }
         let mut out = Vec::new();
         for (uuid, listed) in listed {
-            out.extend(remove_all(provider, name, uuid, listed, keep_data, &cluster.interrupted).await?);
+            let removed = remove_all(provider, name, uuid, listed, keep_data, &cluster.interrupted).await?;
+            out.extend(removed.inspect(|r| tell(&cluster.reporter, r)));
         }
         Ok(out)
     })
@@ -129,6 +137,7 @@ async fn unlisted(cluster: &Cluster) -> Result<Option<ClusterId>> {
 /// Removes all expired clusters of the inventory's provider, whatever their names. `agree` is shown them.
 pub async fn down_expired(
     inventory: &Inventory,
+    reporter: &Arc<Reporter>,
     interrupted: &AtomicBool,
     agree: impl FnOnce(&[Expired]) -> Result<bool>,
 ) -> Result<Vec<Removed>> {
@@ -145,10 +154,24 @@ pub async fn down_expired(
         of_it.cluster = one.cluster.clone();
         let provider = provider::open(&of_it)?;
         stop::check(interrupted)?;
-        let removal = async { remove_all(&*provider, &one.cluster, one.uuid, provider.list(one.uuid).await?, false, interrupted).await };
-        receipts.extend(locked(&one.cluster, &*provider, removal).await?);
+        let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
+        let removal = async {
+            recorder.begin(reporter, &one.cluster);
+            remove_all(&*provider, &one.cluster, one.uuid, provider.list(one.uuid).await?, false, interrupted).await
+        };
+        let removed = locked(&one.cluster, &*provider, removal).await;
+        if let Ok(Some(removed)) = &removed {
+            tell(reporter, removed);
+        }
+        recorder.end(removed.as_ref().map_or_else(Some, |r| r.as_ref().and_then(|r| r.error.as_ref())));
+        receipts.extend(removed?);
     }
     Ok(receipts)
+}
+
+/// The receipt goes into the journal, also of a removal that failed.
+fn tell(reporter: &Reporter, removed: &Removed) {
+    reporter.emit(&Event::Receipt { receipt: serde_json::to_value(&removed.receipt).unwrap_or_default() });
 }
 
 async fn remove_all(
@@ -205,7 +228,6 @@ async fn remove_all(
         state::forget_intent(name)?;
     }
     let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left };
-    journal::record("down", name, &receipt)?;
     Ok(Some(Removed { receipt, error }))
 }
 

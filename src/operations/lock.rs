@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::{Error, Result},
     identity::ClusterName,
+    journal::Journal,
     provider::{Holder, Provider, now_s},
     state::{self, State},
 };
@@ -61,6 +62,17 @@ pub fn identity() -> Result<String> {
     Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())
 }
 
+/// The error that another run of this machine has the lock; with what the journal knows of it.
+fn at_work(cluster: &ClusterName, holder: &str) -> Error {
+    let running = Journal::open().and_then(|j| j.running(cluster)).ok().flatten();
+    let place = running.as_ref().map(|e| format!(", begun in {}", e.directory)).unwrap_or_default();
+    let e = Error::failed(format!("another run is at work on cluster `{cluster}`: {holder}{place}"));
+    match running {
+        Some(r) => e.hint(format!("wait until it has ended; `septet history show {}` shows how far it is", r.execution)),
+        None => e.hint("wait until it has ended"),
+    }
+}
+
 impl Lock {
     /// Takes the lock of a cluster.
     fn take(cluster: &ClusterName) -> Result<Self> {
@@ -72,7 +84,7 @@ impl Lock {
             let mut holder = String::new();
             let _ = file.take(MAX_HOLDER).read_to_string(&mut holder);
             let holder: String = holder.chars().filter(|c| !c.is_control()).collect();
-            return Err(Error::failed(format!("another run is at work on cluster `{cluster}`: {holder}")).hint("wait until it has ended"));
+            return Err(at_work(cluster, &holder));
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
         let command = COMMAND.get().copied().unwrap_or("run");
@@ -91,17 +103,7 @@ impl Drop for Lock {
     }
 }
 
-/// Seconds since 1970 as UTC.
+/// Seconds since 1970 for a person.
 pub fn clock(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days (Hinnant's algorithm).
-    let z = days as i64 + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (d, m) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let y = yoe + era * 400 + i64::from(m <= 2);
-    format!("{y:04}-{m:02}-{d:02} {:02}:{:02}:{:02} UTC", rest / 3600, rest % 3600 / 60, rest % 60)
+    crate::clock::local(i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
 }

@@ -32,6 +32,7 @@ use crate::{
     engine::bundle::{Architecture, Bundles},
     error::Result,
     inventory::{Inventory, ProviderSettings},
+    journal::Recorder,
     playbook::{Options, project::Project},
     provider::{self, Provider},
     report::Reporter,
@@ -52,6 +53,8 @@ pub struct Cluster {
     pub archives: Vars,
     /// output for the user
     pub reporter: Arc<Reporter>,
+    /// writes the run into the journal
+    pub recorder: Arc<Recorder>,
     /// set when the user wants to stop after the task in hand
     pub interrupted: Arc<AtomicBool>,
     /// for playbooks
@@ -76,7 +79,13 @@ impl Cluster {
         if matches!(inventory.provider, ProviderSettings::Docker(_)) {
             bundles.of(Architecture::NATIVE)?;
         }
-        Ok(Self { inventory, provider, project, bundles, archives: Vars::new(), reporter, interrupted, options })
+        let recorder = Arc::new(Recorder::off());
+        Ok(Self { inventory, provider, project, bundles, archives: Vars::new(), reporter, recorder, interrupted, options })
+    }
+
+    /// The run begins to change the cluster: called with its lock.
+    fn begin(&self) {
+        self.recorder.begin(&self.reporter, &self.inventory.cluster);
     }
 }
 
@@ -92,12 +101,14 @@ impl Phases {
         let begun = Instant::now();
         reporter.phase(name);
         let result = what.await;
+        reporter.phase_end(name, begun.elapsed(), result.is_ok());
         self.done.push((name.to_owned(), begun.elapsed()));
         result
     }
     /// A phase that is done already.
     pub fn add(&mut self, reporter: &Reporter, name: &str, took: Duration) {
         reporter.phase(name);
+        reporter.phase_end(name, took, true);
         self.done.push((name.to_owned(), took));
     }
     /// All that are done.

@@ -20,6 +20,7 @@ pub async fn rename(cluster: &mut Cluster, prefix: &str) -> Result<UpOutcome> {
 }
 
 async fn rename_now(cluster: &mut Cluster, renamed: Inventory, prefix: &str) -> Result<UpOutcome> {
+    cluster.begin();
     let observed = cluster.provider.observe().await?;
     if observed.uuid.is_none() {
         return Err(not_there(&cluster.inventory));

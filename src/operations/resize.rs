@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use super::{Access, Cluster};
 use crate::{
     error::{Error, Kind, Result},
+    events::GateState,
     inventory::{HostId, Role},
     plan::Step,
     playbook::Gate,
@@ -43,11 +44,11 @@ pub async fn roll(cluster: &Cluster, steps: &[Step], mut access: Access) -> Resu
             }
             let Some(step) = steps.iter().find(|s| id_of(s) == Some(id)) else { continue };
             let name = access.observed.host(id).map(|h| h.name.clone()).unwrap_or_default();
-            cluster.reporter.say(&format!("   {name}: checking that it is safe to stop"));
+            cluster.reporter.gate(&name, GateState::Before);
             access.gate(cluster).before(id).await.map_err(|e| e.context(format!("the roll stopped before {name}")))?;
             one(cluster, step, &access).await?;
             access = again(cluster).await?;
-            cluster.reporter.say(&format!("   {name}: waiting for it to rejoin"));
+            cluster.reporter.gate(&name, GateState::After);
             access.gate(cluster).after(id).await.map_err(|e| e.context(format!("the roll stopped after {name}")))?;
         }
     }

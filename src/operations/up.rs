@@ -312,19 +312,20 @@ pub async fn up(cluster: &mut Cluster) -> Result<UpOutcome> {
 /// Says what of the inventory has no effect, or more than one may think.
 fn warn(cluster: &Cluster) {
     for line in engine::doubtful_keys(&cluster.inventory).into_iter().chain(cluster.provider.warnings()) {
-        cluster.reporter.say(&format!("warning: {line}"));
+        cluster.reporter.warn(&line);
     }
 }
 
 /// Names what another first run left under the cluster's name.
 fn warn_of_twins(cluster: &Cluster, observed: &Observed) {
     for uuid in &observed.twins {
-        let text = format!("warning: another run left networks or volumes under this cluster's name: `down --uuid {uuid}` removes them");
-        cluster.reporter.say(&text);
+        let text = format!("another run left networks or volumes under this cluster's name: `down --uuid {uuid}` removes them");
+        cluster.reporter.warn(&text);
     }
 }
 
 async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
+    cluster.begin();
     warn(cluster);
     let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let mut phases = Phases::default();
@@ -393,7 +394,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
 /// Refuses what would lose data, and warns of what is lost, before a service is touched.
 async fn look_before(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<()> {
     for warning in precheck::check(cluster, observed, fleet).await? {
-        cluster.reporter.say(&format!("warning: {warning}"));
+        cluster.reporter.warn(&warning);
     }
     Ok(())
 }
@@ -519,6 +520,9 @@ pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
     cluster.archives = archives(cluster, !cluster.options.check).await?;
     let cluster = &*cluster;
     let run = async {
+        if !cluster.options.check {
+            cluster.begin();
+        }
         let observed = cluster.provider.observe().await?;
         let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
         if SERVICES.contains(&name) {

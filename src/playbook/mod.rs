@@ -1,6 +1,5 @@
 //! Playbooks: parsed with places, run by one worker per host, reported as events.
 
-pub mod events;
 mod keywords;
 mod lockstep;
 pub mod model;
@@ -9,6 +8,6 @@ pub mod project;
 pub mod runner;
 mod worker;
 
-pub use events::{Event, TaskStatus};
+pub use crate::events::{Event, TaskStatus};
 pub use parse::words;
 pub use runner::{Gate, Options, Order, Recap, Runner};

@@ -15,7 +15,6 @@ use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use super::{
-    Event,
     lockstep::{Lockstep, Member},
     model::{Play, Task},
     project::Project,
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    events::{Event, GateState, Level},
     inventory::{Host, HostId, Inventory, Role, magic_vars, own_vars, select},
     ssh::Fleet,
     stop,
@@ -302,7 +302,7 @@ impl Runner {
             None => Order { then: ids, ..Order::default() },
         };
         if let Some(note) = order.note {
-            self.note(note);
+            self.tell(Event::note(note));
         }
         let first: Vec<Host> = due.iter().filter(|h| order.first.contains(&h.id)).cloned().collect();
         if !first.is_empty() {
@@ -319,7 +319,7 @@ impl Runner {
                 return Err(self.interrupted(recap));
             }
             if let Some(gate) = &self.gate {
-                self.note(format!("{}: checking that it is safe to stop", host.name));
+                self.tell(Event::Gate { host: host.name.clone(), state: GateState::Before, reasons: Vec::new() });
                 gate.before(id).await.map_err(|e| e.context(format!("the roll stopped before {}", host.name)))?;
             }
             self.batch(play, (due, std::slice::from_ref(host)), false, recap).await;
@@ -327,7 +327,7 @@ impl Runner {
                 return Ok(false);
             }
             if let Some(gate) = &self.gate {
-                self.note(format!("{}: waiting for it to rejoin", host.name));
+                self.tell(Event::Gate { host: host.name.clone(), state: GateState::After, reasons: Vec::new() });
                 gate.after(id).await.map_err(|e| e.context(format!("the roll stopped after {}", host.name)))?;
             }
         }
@@ -337,13 +337,13 @@ impl Runner {
     /// That the user stopped the run; handlers that were notified and did not run are named.
     fn interrupted(&self, recap: &Recap) -> Error {
         for (host, handler) in &recap.pending_handlers {
-            self.note(format!("handler `{handler}` was notified on {host} and did not run"));
+            self.tell(Event::PendingHandler { host: host.clone(), handler: handler.clone() });
         }
         stop::error()
     }
 
-    fn note(&self, text: String) {
-        let _ = self.shared.events.send(Event::Note { text });
+    fn tell(&self, event: Event) {
+        let _ = self.shared.events.send(event);
     }
 
     /// Some of a play's hosts side by side. `dry_run`: compare only, without events.
@@ -388,7 +388,7 @@ impl Runner {
             let ended = match ended {
                 Ok(e) => e,
                 Err(e) => {
-                    self.note(format!("a worker ended unexpectedly: {e}"));
+                    self.tell(Event::Note { level: Level::Warning, text: format!("a worker ended unexpectedly: {e}") });
                     continue;
                 }
             };

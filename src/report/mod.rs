@@ -1,324 +1,142 @@
-//! What a person sees: progress while it runs, tables at the end. Data goes to standard output, all else to
-//! standard error; with `--json` standard output is JSON and nothing else.
+//! What a run shows: its events, to a person, as lines of JSON, to the journal and to `tracing`; and tables. Data goes to standard
+//! output, all else to standard error; with `--json` standard output is JSON and nothing else.
 
 mod changes;
+mod human;
+mod json;
 mod tables;
+mod trace;
 
-use std::{
-    collections::BTreeMap,
-    io::IsTerminal,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
-use changes::Changes;
+pub use human::{Color, Human};
+pub use json::{JsonLines, line as event_line};
 pub use tables::{health_table, hosts_table, phases_table, plain_table, recap_table};
+pub use trace::{Trace, init as init_tracing};
 
 use crate::{
+    events::{Event, GateState, Level, Sink},
     plan::{Plan, Step},
-    playbook::{Event, Recap, TaskStatus},
-    provider::{Check, Estimate, Verdict},
-    visible::{visible, visible_line},
+    playbook::Recap,
+    provider::{Check, Estimate},
 };
 
-/// When to use colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Color {
-    /// on a terminal
-    #[default]
-    Auto,
-    /// always
-    Always,
-    /// never
-    Never,
-}
-
-/// Hosts that get a line of their own while they work; more share one.
-const MAX_LINES: usize = 30;
-
-/// A line for a terminal: colours are ours, the rest is [`visible`].
-struct Line(String);
-
-impl From<&str> for Line {
-    fn from(text: &str) -> Self {
-        Self(visible(text).into_owned())
-    }
-}
-
-impl From<String> for Line {
-    fn from(text: String) -> Self {
-        Self::from(text.as_str())
-    }
-}
-
-/// Tells the user.
+/// Gives the events of a run to all that show or keep them. Tables, which are no events, go to the person alone.
 pub struct Reporter {
-    verbose: bool,
-    diffs: bool,
-    colored: bool,
-    /// lines are the command's data (`plan`): they go to standard output
-    data: bool,
-    bars: Option<MultiProgress>,
-    hosts: Mutex<BTreeMap<String, ProgressBar>>,
-    changes: Mutex<Changes>,
+    human: Human,
+    sinks: RwLock<Vec<Arc<dyn Sink>>>,
 }
 
 impl Reporter {
-    /// A reporter for this process's standard error.
+    /// A reporter for this process. `data`: its lines are the command's data and go to standard output.
     pub fn new(verbose: bool, diffs: bool, color: Color, data: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let painted = if data { std::io::stdout().is_terminal() } else { terminal };
-        let colored = match color {
-            Color::Always => true,
-            Color::Never => false,
-            // A dumb terminal shows escape sequences instead of obeying them.
-            Color::Auto => painted && std::env::var_os("NO_COLOR").is_none() && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
-        };
-        Self { verbose, diffs, colored, data, bars: terminal.then(MultiProgress::new), hosts: Mutex::default(), changes: Mutex::default() }
+        Self::of(Human::new(verbose, diffs, color, data))
     }
 
-    fn paint(&self, code: &str, text: &str) -> Line {
-        let Line(text) = Line::from(text);
-        Line(if self.colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text })
+    /// One that shows events in this way.
+    pub fn of(human: Human) -> Self {
+        Self { human, sinks: RwLock::default() }
     }
 
-    fn line(&self, line: impl Into<Line>) {
-        self.print(self.data, line);
+    /// Adds a receiver of the events that follow.
+    pub fn add(&self, sink: Arc<dyn Sink>) {
+        self.sinks.write().unwrap_or_else(PoisonError::into_inner).push(sink);
     }
 
-    fn print(&self, data: bool, line: impl Into<Line>) {
-        let Line(text) = line.into();
-        let print = || {
-            use std::io::Write;
-            // A closed reader does not stop the run.
-            let _ = if data { writeln!(std::io::stdout(), "{text}") } else { writeln!(std::io::stderr(), "{text}") };
-        };
-        match &self.bars {
-            Some(bars) => bars.suspend(print),
-            None => print(),
+    /// Something happened.
+    pub fn emit(&self, event: &Event) {
+        self.human.event(event);
+        for sink in self.sinks.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            sink.event(event);
         }
+    }
+
+    fn note(&self, level: Level, text: &str) {
+        self.emit(&Event::Note { level, text: text.to_owned() });
     }
 
     /// Information that is not the command's data.
     pub fn say(&self, text: &str) {
-        self.print(false, text);
+        self.note(Level::Info, text);
+    }
+
+    /// Something that is not as it may be thought to be.
+    pub fn warn(&self, text: &str) {
+        self.note(Level::Warning, text);
     }
 
     /// Something for `-v` only.
     pub fn detail(&self, text: &str) {
-        self.if_verbose(text);
+        self.note(Level::Detail, text);
     }
 
-    fn if_verbose(&self, line: impl Into<Line>) {
-        if self.verbose {
-            self.line(line);
-        }
+    /// A host's place in a roll.
+    pub fn gate(&self, host: &str, state: GateState) {
+        self.emit(&Event::Gate { host: host.to_owned(), state, reasons: Vec::new() });
     }
 
     /// A phase begins.
     pub fn phase(&self, name: &str) {
-        self.line(self.paint("1", &format!("== {name}")));
+        self.emit(&Event::Phase { name: name.to_owned() });
+    }
+
+    /// A phase ended.
+    pub fn phase_end(&self, name: &str, took: std::time::Duration, ok: bool) {
+        self.emit(&Event::PhaseEnd { name: name.to_owned(), seconds: took.as_secs_f64(), ok });
     }
 
     /// A provider's step is done.
     pub fn step(&self, step: &Step) {
-        self.line(self.paint("32", &format!("   {step}")));
+        self.emit(&Event::Step { summary: step.to_string() });
     }
 
     /// Shows a plan.
     pub fn plan(&self, plan: &Plan) {
-        for step in plan.all() {
-            self.line(self.paint("32", &step.to_string()));
-        }
+        self.human.plan(plan);
     }
 
-    /// Says of which hosts a plan knows nothing more: they exist, and what is on them cannot be seen now.
+    /// Shows of which hosts a plan knows nothing more: they exist, and what is on them cannot be seen now.
     pub fn unseen(&self, hosts: &[String]) {
-        if !hosts.is_empty() {
-            let them = hosts.join(", ");
-            self.line(self.paint("33", &format!("? what is on {them} cannot be seen now: only `septet up` finds what would change there")));
-        }
+        self.human.unseen(hosts);
     }
 
     /// Shows what is made beside hosts.
     pub fn resources(&self, lines: &[String]) {
-        for l in lines {
-            self.line(self.paint("32", &format!("+ {l}")));
-        }
+        self.human.resources(lines);
     }
 
     /// Shows which names go once the rename is finished.
     pub fn old_names(&self, names: &std::collections::BTreeSet<String>) {
-        let list: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.line(self.paint("33", &format!("- names {}: removed from all hosts once nothing uses them", list.join(", "))));
+        self.human.old_names(names);
     }
 
     /// Shows checks: those that are not as they must be, or all of them.
     pub fn checks(&self, checks: &[Check], all: bool) {
-        for c in checks.iter().filter(|c| all || self.verbose || c.verdict != Verdict::Pass) {
-            let (color, word) = match c.verdict {
-                Verdict::Pass => ("32", "pass"),
-                Verdict::Warn => ("33", "warn"),
-                Verdict::Fail => ("31", "fail"),
-            };
-            self.line(self.paint(color, &format!("   {word}  {}: {}", c.name, c.finding)));
-            if let Some(hint) = c.hint.as_ref().filter(|_| c.verdict != Verdict::Pass) {
-                for l in hint.lines() {
-                    self.line(format!("         {l}"));
-                }
-            }
-        }
+        self.human.checks(checks, all);
     }
 
     /// Shows what a cluster costs.
     pub fn estimate(&self, e: &Estimate) {
-        for (what, count, hourly) in &e.parts {
-            self.line(format!("   {count} × {what}: {:.4} USD per hour", hourly * f64::from(*count)));
-        }
-        let unknown = match e.unknown.len() {
-            0 => String::new(),
-            _ => format!("; without {}, of which the table has no price", e.unknown.iter().cloned().collect::<Vec<_>>().join(", ")),
-        };
-        self.line(format!(
-            "   about {:.2} USD per hour, {:.0} USD per month (list prices of {}, without traffic and taxes{unknown})",
-            e.hourly, e.monthly, e.as_of
-        ));
+        self.human.estimate(e);
     }
 
     /// Shows a recap.
     pub fn recap(&self, recap: &Recap) {
-        self.line(recap_table(recap));
+        self.human.recap(recap);
     }
 
     /// How hosts are called, and which of them are new: what changes there is only counted, unless `-v` is given.
     pub fn of_cluster(&self, prefix: &str, new_hosts: Vec<String>) {
-        self.changes().of_cluster(prefix, new_hosts);
+        self.human.of_cluster(prefix, new_hosts);
     }
 
-    fn changes(&self) -> std::sync::MutexGuard<'_, Changes> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One line per change over hosts.
-    fn changed(&self, lines: Vec<changes::Line>) {
-        let word = if self.data { "would change" } else { "changed" };
-        for l in lines {
-            self.line(self.paint("33", &format!("   {}  {word} on {}", l.title, l.hosts)));
-            self.diff(l.diff.as_deref());
-        }
-    }
-
-    fn diff(&self, diff: Option<&str>) {
-        for l in diff.filter(|_| self.diffs).into_iter().flat_map(str::lines) {
-            let text = format!("      {l}");
-            self.line(match l.as_bytes().first() {
-                Some(b'+') => self.paint("32", &text),
-                Some(b'-') => self.paint("31", &text),
-                _ => text.into(),
-            });
-        }
-    }
-
-    fn bar(&self, host: &str) -> Option<ProgressBar> {
-        let bars = self.bars.as_ref()?;
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bar) = hosts.get(host) {
-            return Some(bar.clone());
-        }
-        if hosts.len() >= MAX_LINES {
-            return hosts.values().next_back().cloned();
-        }
-        let bar = bars.add(ProgressBar::new_spinner());
-        if let Ok(style) = ProgressStyle::with_template("  {spinner} {prefix:<20} {wide_msg}") {
-            bar.set_style(style);
-        }
-        bar.set_prefix(visible_line(host).into_owned());
-        bar.enable_steady_tick(Duration::from_millis(120));
-        hosts.insert(host.to_owned(), bar.clone());
-        Some(bar)
-    }
-
-    /// Follows a run until its last event.
+    /// Follows a run of plays until its last event.
     pub async fn listen(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
-            self.event(&event);
+            self.emit(&event);
         }
-        let (rest, folded) = {
-            let mut changes = self.changes();
-            (changes.rest(), changes.folded())
-        };
-        self.changed(rest);
-        if let Some(folded) = folded {
-            self.line(self.paint("32", &format!("+ {folded}")));
-        }
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        for bar in std::mem::take(&mut *hosts).into_values() {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn event(&self, event: &Event) {
-        match event {
-            Event::Play { name, hosts } => {
-                let rest = self.changes().play(*hosts);
-                self.changed(rest);
-                self.if_verbose(self.paint("1", &format!("-- {name} ({hosts} hosts)")));
-            }
-            Event::Host { host, play } => {
-                if let Some(bar) = self.bar(host) {
-                    bar.set_message(visible_line(play).into_owned());
-                }
-            }
-            Event::Note { text } => self.line(format!("   {text}")),
-            Event::Unreachable { host, reason } => self.line(self.paint("31", &format!("   unreachable  {host}: {reason}"))),
-            Event::Task { host, task, place, item, status, msg, diff, module } => {
-                if let Some(bar) = self.bar(host) {
-                    bar.set_message(visible_line(task).into_owned());
-                }
-                let is_quiet = matches!(status, TaskStatus::Ok | TaskStatus::Skipped | TaskStatus::Changed) && module != "debug";
-                if is_quiet && !self.verbose {
-                    let title = item.as_ref().map_or_else(|| task.clone(), |i| format!("{task} ({i})"));
-                    let diff = diff.as_deref().filter(|_| self.diffs);
-                    let lines = self.changes().add(place, &title, host, *status == TaskStatus::Changed, diff);
-                    self.changed(lines);
-                    return;
-                }
-                let item = item.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
-                let shown = match status {
-                    TaskStatus::Failed => Some(("31", "failed")),
-                    TaskStatus::Ignored => Some(("33", "ignored")),
-                    TaskStatus::Changed => Some(("33", "changed")),
-                    TaskStatus::Ok if self.verbose || module == "debug" => Some(("32", "ok")),
-                    TaskStatus::Skipped if self.verbose => Some(("36", "skipped")),
-                    _ => None,
-                };
-                let Some((color, word)) = shown else { return };
-                self.line(self.paint(color, &format!("   {word:<8} {host}: {task}{item}")));
-                if matches!(status, TaskStatus::Failed | TaskStatus::Ignored) {
-                    self.line(format!("            at {place}"));
-                }
-                if !msg.is_empty() && (matches!(status, TaskStatus::Failed | TaskStatus::Ignored) || module == "debug" || self.verbose) {
-                    for l in msg.lines() {
-                        self.line(format!("            {l}"));
-                    }
-                }
-                self.diff(diff.as_deref());
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_own_colours_reach_the_terminal() {
-        let reporter = Reporter::new(true, true, Color::Always, false);
-        assert_eq!(reporter.paint("31", "failed \x1b[2J").0, "\x1b[31mfailed \\x1b[2J\x1b[0m");
-        assert_eq!(Line::from("\x1b]0;x\x07").0, "\\x1b]0;x\\x07");
+        self.human.flush();
     }
 }

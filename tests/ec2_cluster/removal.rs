@@ -45,9 +45,11 @@ fn all_of_it_and_a_receipt() {
         assert!((began..=listed).contains(&r["removed_at"].as_u64().unwrap()), "{r}");
         assert!(!r["name"].as_str().unwrap().is_empty() && !r["kind"].as_str().unwrap().is_empty(), "{r}");
     }
-    let journal = fs::read_to_string(cluster.state().join("septet/journal.jsonl")).unwrap();
-    let line: Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
-    assert_eq!((&line["command"], &line["cluster"], &line["what"]), (&json!("down"), &json!("bill"), &receipt));
+    let last = cluster.ok(&["history", "-n", "1", "--json"]).json()[0].clone();
+    assert_eq!((&last["command"], &last["cluster"], &last["status"]), (&json!("down"), &json!("bill"), &json!("completed")));
+    let log = cluster.ok(&["history", "log", &last["execution"].to_string(), "--json"]).out;
+    let event = log.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()).find(|e| e["event"] == "receipt").unwrap();
+    assert_eq!(event["receipt"], receipt);
 
     // In the order of dependence; what is in use is waited for, not tried at.
     let calls: Vec<_> = cloud.calls().into_iter().filter(|c| c.changes() && c.get("KeyName") != Some(&cluster.lock())).collect();

@@ -91,10 +91,14 @@ impl Ran {
         self
     }
 
-    /// Standard output as JSON, and nothing beside it.
+    /// Standard output as JSON, and nothing beside it; of events as lines, the last one, which is the result.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.show()))
+        let lines: Result<Vec<Value>, _> = self.out.lines().map(serde_json::from_str).collect();
+        match lines {
+            Ok(mut events) if events.len() > 1 => events.pop().unwrap(),
+            _ => serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.show())),
+        }
     }
 }
 

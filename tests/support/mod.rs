@@ -289,7 +289,7 @@ fn line(e: &Event) -> String {
         Event::Play { name, hosts } => format!("play {name} ({hosts})\n"),
         Event::Host { host, play } => format!("  {host} begins {play}\n"),
         Event::Unreachable { host, reason } => format!("  {host} unreachable: {reason}\n"),
-        Event::Note { text } => format!("note {text}\n"),
+        Event::Note { text, .. } => format!("note {text}\n"),
         Event::Task { host, task, item, status, msg, place, .. } => {
             let item = item.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
             let mut out = format!("  {host} {place} {task}{item}: {status:?}\n");
@@ -298,6 +298,7 @@ fn line(e: &Event) -> String {
             }
             out
         }
+        other => format!("{other:?}\n"),
     }
 }
 
