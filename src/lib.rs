@@ -7,6 +7,7 @@
 //! | [`provider`], [`plan`] | hosts that exist, and the steps to those that are wanted |
 //! | [`ssh`] | connections and agents |
 //! | [`playbook`], [`modules`] | tasks and how they run |
+//! | [`rolling`] | hosts one after the other, under a gate |
 //! | [`engine`] | what is deployed |
 //! | [`health`], [`operations`], [`journal`] | whether it works, what the commands do, what they did |
 //! | [`events`], [`clock`] | what a run tells, and when |
@@ -27,6 +28,7 @@ pub mod plan;
 pub mod playbook;
 pub mod provider;
 pub mod report;
+pub mod rolling;
 pub mod ssh;
 pub mod state;
 pub mod stop;

@@ -68,7 +68,7 @@ impl Place {
 }
 
 const COMMANDS: &[&str] =
-    &["up", "plan", "health", "endpoints", "rename", "down", "run", "exec", "ssh", "logs", "history", "init", "completions"];
+    &["up", "plan", "health", "endpoints", "rename", "restart", "down", "run", "exec", "ssh", "logs", "history", "init", "completions"];
 
 #[test]
 fn help_of_the_program() {
@@ -224,6 +224,7 @@ fn without_docker_it_says_so_and_what_to_do() {
         &["plan"],
         &["health"],
         &["endpoints"],
+        &["restart"],
         &["down", "-y"],
         &["rename", "kisu"],
         &["run", "site.yml"],
@@ -446,4 +447,14 @@ fn a_damaged_journal_is_named_and_can_be_moved_aside() {
     db.pragma_update(None, "user_version", 99).unwrap();
     let said = place.run(&["history"]);
     assert!(said.code == 1 && said.err.contains("a newer Septet wrote it"), "{}", said.err);
+}
+
+#[test]
+fn restart_of_what_has_no_service() {
+    let place = Place::new();
+    let said = place.run(&["restart", "control"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("no host of `control` runs a service") && said.err.contains("`coordinators`, `brokers`"), "{}", said.err);
+    // What the hint names goes as far as Docker.
+    assert!(place.run(&["restart", "brokers"]).err.contains("Docker is not running"));
 }

@@ -30,6 +30,8 @@ mod rename;
 mod rename_cut_off;
 #[path = "local_cluster/repairs.rs"]
 mod repairs;
+#[path = "local_cluster/restart.rs"]
+mod restart;
 #[path = "local_cluster/two_users.rs"]
 mod two_users;
 #[path = "local_cluster/upgrade.rs"]

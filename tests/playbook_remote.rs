@@ -231,6 +231,7 @@ fn run_until(case: Case, last: Option<&'static str>) -> (Did, septet::error::Res
                 }
                 Event::Unreachable { reason, .. } => list.push(reason),
                 Event::Note { text, .. } => list.push(text),
+                Event::PendingHandler { host, handler } => list.push(format!("handler `{handler}` was notified on {host} and did not run")),
                 _ => {}
             }
         }

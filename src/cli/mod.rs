@@ -12,6 +12,7 @@ mod init;
 mod logs;
 mod plan;
 mod rename;
+mod restart;
 mod run;
 mod ssh;
 mod up;
@@ -110,6 +111,8 @@ enum Command {
     Endpoints,
     /// Give every host another prefix without stopping the cluster
     Rename(rename::Arguments),
+    /// Restart services, one host after the other while the cluster serves
+    Restart(restart::Arguments),
     /// Remove everything that belongs to the cluster
     Down(down::Arguments),
     /// Run a playbook against the cluster's hosts
@@ -137,6 +140,7 @@ impl Command {
             Command::Health(_) => "health",
             Command::Endpoints => "endpoints",
             Command::Rename(_) => "rename",
+            Command::Restart(_) => "restart",
             Command::Down(_) => "down",
             Command::Run(_) => "run",
             Command::Exec(_) => "exec",
@@ -153,6 +157,7 @@ impl Command {
         match self {
             Command::Up(a) => Some(a.parameters()),
             Command::Rename(a) => Some(a.parameters()),
+            Command::Restart(a) => Some(a.parameters()),
             Command::Run(a) => Some(a.parameters()),
             Command::Down(a) => Some(a.parameters()),
             _ => None,
@@ -161,7 +166,7 @@ impl Command {
 
     /// Whether `--json` prints its events as they come, and its result as the last line.
     fn is_live(&self) -> bool {
-        matches!(self, Command::Up(_) | Command::Rename(_) | Command::Run(_))
+        matches!(self, Command::Up(_) | Command::Rename(_) | Command::Restart(_) | Command::Run(_))
     }
 }
 
@@ -413,6 +418,10 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
         Command::Rename(a) => {
             let command = format!("septet rename {}", a.prefix);
             resumable(rename::run(g, &a, interrupted).await, &command)
+        }
+        Command::Restart(a) => {
+            let command = format!("septet restart {}", a.pattern);
+            resumable(restart::run(g, &a, interrupted).await, &command)
         }
         Command::Down(a) => resumable(down::run(g, &a, interrupted).await, "septet down"),
         Command::Run(a) => {

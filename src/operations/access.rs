@@ -141,6 +141,7 @@ impl Access {
             inventory: cluster.inventory.clone(),
             observed: self.observed.clone(),
             fleet: self.fleet.clone(),
+            reporter: cluster.reporter.clone(),
             interrupted: cluster.interrupted.clone(),
         }
     }

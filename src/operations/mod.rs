@@ -11,6 +11,7 @@ mod precheck;
 mod protocols;
 mod rename;
 mod resize;
+mod restart;
 mod rolling;
 mod secret;
 mod unreachable;
@@ -20,6 +21,7 @@ pub use access::{Access, only_data};
 pub use down::{Receipt, Removed, down, down_expired};
 pub use lock::{clock, locked, set_command};
 pub use rename::rename;
+pub use restart::{Restarted, restart};
 pub use rolling::RollingGate;
 pub use up::{Planned, UpOutcome, endpoints, preview, run_playbook, up};
 

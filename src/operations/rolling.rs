@@ -9,13 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
+
 use super::protocols;
 use crate::{
     error::{Error, Kind, Result},
+    events::{Event, GateState},
     health::{Checker, Problem},
     inventory::{HostId, Inventory, Role},
-    playbook::{Gate, Order, runner::Boxed},
     provider::Observed,
+    report::Reporter,
+    rolling::{Gate, Order},
     ssh::Fleet,
 };
 
@@ -27,6 +31,8 @@ const AFTER_TIMEOUT: Duration = Duration::from_secs(120);
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How long a service that runs may take to answer before it is taken for one that serves nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a gate may stay closed before that is told.
+const QUIET: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// The gate of one cluster.
@@ -37,8 +43,28 @@ pub struct RollingGate {
     pub observed: Observed,
     /// the hosts
     pub fleet: Arc<Fleet>,
+    /// is told what keeps the gate closed
+    pub reporter: Arc<Reporter>,
     /// set when the user wants to stop
     pub interrupted: Arc<AtomicBool>,
+}
+
+/// What keeps a gate closed, told when it changes and not at once: most of it is over by the next look.
+struct Blocked<'a> {
+    reporter: &'a Reporter,
+    host: String,
+    told: Vec<String>,
+    begun: Instant,
+}
+
+impl Blocked<'_> {
+    fn tell(&mut self, problems: &[Problem]) {
+        let reasons: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.host, p.reason)).collect();
+        if self.begun.elapsed() > QUIET && reasons != self.told {
+            self.reporter.emit(&Event::Gate { host: self.host.clone(), state: GateState::Blocked, reasons: reasons.clone() });
+            self.told = reasons;
+        }
+    }
 }
 
 /// What is known of a role's hosts before a roll.
@@ -78,9 +104,14 @@ impl RollingGate {
         Ok(())
     }
 
+    fn blocked(&self, id: HostId) -> Blocked<'_> {
+        let host = self.inventory.hosts.iter().find(|h| h.id == id).map(|h| h.name.clone()).unwrap_or_default();
+        Blocked { reporter: &self.reporter, host, told: Vec::new(), begun: Instant::now() }
+    }
+
     /// Waits until no other host has a problem and it is safe to stop this one.
     async fn wait_before(&self, id: HostId) -> Result<()> {
-        let (begun, checker) = (Instant::now(), self.checker());
+        let (begun, checker, mut blocked) = (Instant::now(), self.checker(), self.blocked(id));
         loop {
             let mut problems = checker.role(id.role).await;
             // What is wrong with the host itself only its restart may mend.
@@ -94,6 +125,7 @@ impl RollingGate {
             if begun.elapsed() > BEFORE_TIMEOUT {
                 return Err(closed(&problems, begun.elapsed()));
             }
+            blocked.tell(&problems);
             self.pause().await?;
         }
     }
@@ -101,7 +133,7 @@ impl RollingGate {
     /// Waits until all are well again. Replicas that catch up are given more time than anything else.
     async fn wait_after(&self, id: HostId) -> Result<()> {
         let begun = Instant::now();
-        let mut patient = begun;
+        let (mut patient, mut blocked) = (begun, self.blocked(id));
         loop {
             let problems = self.checker().role(id.role).await;
             if problems.is_empty() {
@@ -113,6 +145,7 @@ impl RollingGate {
             if patient.elapsed() > AFTER_TIMEOUT || begun.elapsed() > CATCH_UP_TIMEOUT {
                 return Err(closed(&problems, begun.elapsed()));
             }
+            blocked.tell(&problems);
             self.pause().await?;
         }
     }
@@ -181,13 +214,13 @@ fn closed(problems: &[Problem], waited: Duration) -> Error {
 }
 
 impl Gate for RollingGate {
-    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Result<Order>> {
+    fn order(&self, role: Role, hosts: Vec<HostId>) -> BoxFuture<'_, Result<Order>> {
         Box::pin(self.sequence(role, hosts))
     }
-    fn before(&self, id: HostId) -> Boxed<'_, Result<()>> {
+    fn before(&self, id: HostId) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.wait_before(id))
     }
-    fn after(&self, id: HostId) -> Boxed<'_, Result<()>> {
+    fn after(&self, id: HostId) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.wait_after(id))
     }
 }

@@ -159,8 +159,9 @@ async fn play(
 ) -> Result<Recap> {
     let (events, told) = mpsc::unbounded_channel();
     let gate = fleet.clone().map(|fleet| {
-        let (inventory, observed, interrupted) = (cluster.inventory.clone(), observed.clone(), cluster.interrupted.clone());
-        Arc::new(RollingGate { inventory, observed, fleet, interrupted }) as Arc<dyn Gate>
+        let (inventory, observed) = (cluster.inventory.clone(), observed.clone());
+        let (reporter, interrupted) = (cluster.reporter.clone(), cluster.interrupted.clone());
+        Arc::new(RollingGate { inventory, observed, fleet, reporter, interrupted }) as Arc<dyn Gate>
     });
     let all = || cluster.inventory.hosts.iter().map(|h| h.id).filter(|_| options.check);
     let is_new = |id: &HostId| observed.host(*id).is_none_or(|h| h.state == HostState::Unfinished);
@@ -434,7 +435,7 @@ async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: 
     Ok((observed, succeeded(recap)?))
 }
 
-async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<Report> {
+pub(super) async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<Report> {
     let begun = Instant::now();
     let checker = Checker { inventory: &cluster.inventory, observed, fleet: Some(fleet) };
     loop {

@@ -9,5 +9,6 @@ pub mod runner;
 mod worker;
 
 pub use crate::events::{Event, TaskStatus};
+pub use crate::rolling::{Gate, Order};
 pub use parse::words;
-pub use runner::{Gate, Options, Order, Recap, Runner};
+pub use runner::{Options, Recap, Runner};

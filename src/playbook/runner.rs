@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -21,9 +22,10 @@ use super::{
     worker::{self, HostState},
 };
 use crate::{
-    error::{Error, Result},
-    events::{Event, GateState, Level},
+    error::{Error, Kind, Result},
+    events::{Event, Level},
     inventory::{Host, HostId, Inventory, Role, magic_vars, own_vars, select},
+    rolling::{self, Gate},
     ssh::Fleet,
     stop,
     template::{Hosts, Renderer, Vars},
@@ -31,27 +33,6 @@ use crate::{
 
 /// A future that can be kept in a trait object.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// In which order the hosts of a rolling play go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Order {
-    /// hosts that serve nothing now, or cannot serve beside one another before and after: all at once, first
-    pub first: Vec<HostId>,
-    /// then one after the other, with the gate between them
-    pub then: Vec<HostId>,
-    /// what the user should know of this order
-    pub note: Option<String>,
-}
-
-/// Decides when a host may be restarted and when it is back.
-pub trait Gate: Send + Sync {
-    /// In which order hosts of a role are restarted; an error where that cannot be found out.
-    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Result<Order>>;
-    /// Whether a host may stop now; waits for that.
-    fn before(&self, id: HostId) -> Boxed<'_, Result<()>>;
-    /// Waits until a host is back.
-    fn after(&self, id: HostId) -> Boxed<'_, Result<()>>;
-}
 
 /// How a run is to be.
 #[derive(Debug, Clone, Default)]
@@ -296,42 +277,12 @@ impl Runner {
 
     /// Rolls over the hosts of one role; whether all went well.
     async fn roll(&self, play: &Play, role: Role, due: &[Host], recap: &mut Recap) -> Result<bool> {
-        let ids: Vec<HostId> = due.iter().map(|h| h.id).collect();
-        let order = match &self.gate {
-            Some(gate) => gate.order(role, ids).await.map_err(|e| e.context(format!("the roll of the {} did not begin", role.group())))?,
-            None => Order { then: ids, ..Order::default() },
-        };
-        if let Some(note) = order.note {
-            self.tell(Event::note(note));
+        let ids = due.iter().map(|h| h.id).collect();
+        let mut work = RollingPlay { runner: self, play, due, recap };
+        match rolling::roll(&mut work, role, ids, &self.shared.interrupted).await {
+            Err(e) if e.kind == Kind::Interrupted => Err(self.interrupted(recap)),
+            other => other,
         }
-        let first: Vec<Host> = due.iter().filter(|h| order.first.contains(&h.id)).cloned().collect();
-        if !first.is_empty() {
-            self.batch(play, (due, &first), false, recap).await;
-            if recap.failed() {
-                return Ok(false);
-            }
-        }
-        for id in order.then {
-            let Some(host) = due.iter().find(|h| h.id == id) else {
-                continue;
-            };
-            if self.stopped() {
-                return Err(self.interrupted(recap));
-            }
-            if let Some(gate) = &self.gate {
-                self.tell(Event::Gate { host: host.name.clone(), state: GateState::Before, reasons: Vec::new() });
-                gate.before(id).await.map_err(|e| e.context(format!("the roll stopped before {}", host.name)))?;
-            }
-            self.batch(play, (due, std::slice::from_ref(host)), false, recap).await;
-            if recap.failed() {
-                return Ok(false);
-            }
-            if let Some(gate) = &self.gate {
-                self.tell(Event::Gate { host: host.name.clone(), state: GateState::After, reasons: Vec::new() });
-                gate.after(id).await.map_err(|e| e.context(format!("the roll stopped after {}", host.name)))?;
-            }
-        }
-        Ok(true)
     }
 
     /// That the user stopped the run; handlers that were notified and did not run are named.
@@ -400,6 +351,33 @@ impl Runner {
         for host in hosts {
             recap.hosts.entry(host.name.clone()).or_insert(Counts { failed: 1, ..Counts::default() });
         }
+    }
+}
+
+/// A rolling play on the hosts where it would change something.
+struct RollingPlay<'a> {
+    runner: &'a Runner,
+    play: &'a Play,
+    due: &'a [Host],
+    recap: &'a mut Recap,
+}
+
+impl rolling::Work for RollingPlay<'_> {
+    fn gate(&self) -> Option<Arc<dyn Gate>> {
+        self.runner.gate.clone()
+    }
+    fn name(&self, id: HostId) -> String {
+        self.due.iter().find(|h| h.id == id).map(|h| h.name.clone()).unwrap_or_default()
+    }
+    fn tell(&self, event: Event) {
+        self.runner.tell(event);
+    }
+    fn act<'a>(&'a mut self, hosts: &'a [HostId]) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let hosts: Vec<Host> = self.due.iter().filter(|h| hosts.contains(&h.id)).cloned().collect();
+            self.runner.batch(self.play, (self.due, &hosts), false, self.recap).await;
+            Ok(!self.recap.failed())
+        })
     }
 }
 
