@@ -3,8 +3,9 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -23,6 +24,18 @@ fn found(variable: &str, in_cache: &str) -> PathBuf {
 /// The Python that has the clients.
 pub fn python() -> PathBuf {
     found("SEPTET_TEST_PYTHON", "test-venv/bin/python")
+}
+
+/// Directory of a distribution of Apache Kafka, which the tests can do without: `None` after it was said.
+pub fn distribution(variable: &str, in_cache: &str) -> Option<PathBuf> {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("septet").join(in_cache);
+    let path = std::env::var_os(variable).map_or_else(cache, PathBuf::from);
+    let there = path.join("bin").exists();
+    if !there {
+        let _ = writeln!(std::io::stderr(), "skipped: {in_cache} is not in {} ({variable})", path.display());
+    }
+    there.then_some(path)
 }
 
 /// A program of Apache Kafka.
@@ -51,11 +64,16 @@ pub fn run(dir: &Path, program: &Path, arguments: &[&str]) -> String {
 
 /// The same, of one that may fail.
 pub fn try_run(dir: &Path, program: &Path, arguments: &[&str]) -> (String, bool) {
+    run_with_input(dir, program, arguments, Stdio::null())
+}
+
+/// The same, of one that reads.
+pub fn run_with_input(dir: &Path, program: &Path, arguments: &[&str], input: Stdio) -> (String, bool) {
     let name = program.file_name().unwrap().to_string_lossy().into_owned();
     let (to, log) = (dir.join(format!("{name}.out")), dir.join(format!("{name}.err")));
     let _ = fs::remove_file(&log);
     let mut command = Command::new(program);
-    command.args(arguments).stdin(std::process::Stdio::null()).stdout(fs::File::create(&to).unwrap());
+    command.args(arguments).stdin(input).stdout(fs::File::create(&to).unwrap());
     command.env("KAFKA_HEAP_OPTS", "-Xmx256m").env("LOG_DIR", dir);
     let mut process = Process::spawn(command, log);
     let status = process.exit(LIMIT);
