@@ -70,6 +70,9 @@ fn kcat() {
 
 #[test]
 fn apaches_tools() {
+    if !tools::has_apache() {
+        return;
+    }
     let cluster = Cluster::start(3, QUICK);
     fill(&cluster, "orders", 3, 20);
     fill(&cluster, "other", 1, 5);
@@ -263,6 +266,9 @@ fn a_group_and_its_offsets_survive_kill_9() {
 /// A broker of Apache takes over the directory of ours with the groups in it, and ours takes it back.
 #[test]
 fn an_apache_broker_takes_over_the_groups_and_gives_them_back() {
+    if !tools::has_apache() {
+        return;
+    }
     let mut cluster = Cluster::start(1, "group.initial.rebalance.delay.ms=0");
     cluster.create("orders", 1);
     coordinator(&cluster, "g");

@@ -11,12 +11,18 @@ use std::{
 
 use super::processes::{Cluster, Process};
 
+/// The distribution whose protocol is served: a variable that names its directory, its name in the cache.
+const APACHE: (&str, &str) = ("SEPTET_TEST_KAFKA", "kafka_2.13-3.9.1");
 const LIMIT: Duration = Duration::from_secs(150);
 
-fn found(variable: &str, in_cache: &str) -> PathBuf {
+fn place(variable: &str, in_cache: &str) -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
     let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("septet").join(in_cache);
-    let path = std::env::var_os(variable).map_or_else(cache, PathBuf::from);
+    std::env::var_os(variable).map_or_else(cache, PathBuf::from)
+}
+
+fn found(variable: &str, in_cache: &str) -> PathBuf {
+    let path = place(variable, in_cache);
     assert!(path.exists(), "{} is missing: run scripts/setup test, or set {variable}", path.display());
     path
 }
@@ -28,9 +34,7 @@ pub fn python() -> PathBuf {
 
 /// Directory of a distribution of Apache Kafka, which the tests can do without: `None` after it was said.
 pub fn distribution(variable: &str, in_cache: &str) -> Option<PathBuf> {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("septet").join(in_cache);
-    let path = std::env::var_os(variable).map_or_else(cache, PathBuf::from);
+    let path = place(variable, in_cache);
     let there = path.join("bin").exists();
     if !there {
         let _ = writeln!(std::io::stderr(), "skipped: {in_cache} is not in {} ({variable})", path.display());
@@ -38,9 +42,14 @@ pub fn distribution(variable: &str, in_cache: &str) -> Option<PathBuf> {
     there.then_some(path)
 }
 
+/// Whether Apache's distribution is there; that it is not, is said.
+pub fn has_apache() -> bool {
+    distribution(APACHE.0, APACHE.1).is_some()
+}
+
 /// A program of Apache Kafka.
 pub fn kafka(program: &str) -> PathBuf {
-    found("SEPTET_TEST_KAFKA", "kafka_2.13-3.9.1").join("bin").join(program)
+    found(APACHE.0, APACHE.1).join("bin").join(program)
 }
 
 /// kcat.
