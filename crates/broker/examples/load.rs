@@ -4,7 +4,8 @@
 //! SECONDS MAX_MB`: 16 KiB requests, 8 on their way on one connection to the leader of partition 0; prints MB/s and MB. `load latency PORTS
 //! TOPIC RATE SECONDS`: single records, acks=all, at a fixed rate; prints p50 and p99 in milliseconds from the time that a record was due
 //! until a consumer has it. `load failover PORTS TOPIC PIDS`: kills the leader of partition 0; prints the milliseconds until the others name
-//! another one, and until a record with acks=all is acknowledged. PORTS and PIDS are by broker id from 1, with commas.
+//! another one, and until a record with acks=all is acknowledged. `load leader PORTS TOPIC`: prints the leader of partition 0. `load accepts PORTS
+//! TOPIC`: until a record with acks=1 is acknowledged by it. PORTS and PIDS are by broker id from 1, with commas.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../tests/common/batches.rs"]
@@ -90,12 +91,12 @@ fn port_of(ports: &[u16], id: i32) -> u16 {
 }
 
 fn until<T>(pause: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(300);
     loop {
         if let Some(found) = ask() {
             return found;
         }
-        assert!(Instant::now() < end, "nothing within 120 s");
+        assert!(Instant::now() < end, "nothing within 300 s");
         std::thread::sleep(pause);
     }
 }
@@ -241,6 +242,17 @@ fn failover(ports: &[u16], topic: &str, pids: &[&str]) {
     println!("{} {}", elected.as_millis(), begun.elapsed().as_millis());
 }
 
+fn accepts(ports: &[u16], topic: &str) {
+    let batch = Batch::new(1_700_000_000_000).values(&["x"]).build();
+    let bytes = frame(PRODUCE, &produce_request(topic, 1, batch));
+    until(Duration::from_millis(5), || {
+        let at = ports.iter().find_map(|p| leader(*p, topic))?;
+        let mut stream = connect(port_of(ports, at)).ok()?;
+        stream.write_all(&bytes).ok()?;
+        (acknowledged(&mut stream).ok()? == 0).then_some(())
+    });
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -252,9 +264,11 @@ fn main() {
             produce(&ports, topic, acks.parse().unwrap(), seconds.parse().unwrap(), max_mb.parse().unwrap());
         }
         ["latency", _, topic, rate, seconds] => latency(&ports, topic, rate.parse().unwrap(), seconds.parse().unwrap()),
+        ["accepts", _, topic] => accepts(&ports, topic),
+        ["leader", _, topic] => println!("{}", until(Duration::from_millis(20), || leader(ports[0], topic))),
         ["failover", _, topic, pids] => failover(&ports, topic, &pids.split(',').collect::<Vec<_>>()),
         _ => {
-            eprintln!("load wait|topic|produce|latency|failover: see examples/load.rs");
+            eprintln!("load wait|topic|produce|latency|accepts|leader|failover: see examples/load.rs");
             std::process::exit(2);
         }
     }
