@@ -1,5 +1,6 @@
 //! ZooKeeper's own command line, `org.apache.zookeeper.ZooKeeperMain` of 3.8, against this coordinator and against
-//! ZooKeeper: the same lines come out. Needs SEPTET_TEST_KAFKA. kazoo's needs SEPTET_TEST_PYTHON.
+//! ZooKeeper: the same lines come out. So it is with Curator's recipes. Needs SEPTET_TEST_KAFKA, and Curator 5 and a Java compiler of the
+//! system's packages. kazoo's needs SEPTET_TEST_PYTHON.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -100,6 +101,31 @@ fn the_command_line_shows_the_same() {
         assert_eq!(got, want, "line {n}");
     }
     assert_eq!(got.len(), want.len());
+}
+
+/// What `clients/Curator.java` prints.
+fn curator(servers: &str) -> Vec<String> {
+    let jars = ["curator-recipes", "curator-framework", "curator-client"].map(|j| format!("/usr/share/java/{j}.jar"));
+    assert!(jars.iter().all(|j| Path::new(j).exists()), "Curator is missing: run scripts/setup test");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/Curator.java");
+    let mut command = Command::new("java");
+    command.args(["-cp", &format!("{}:{}", jars.join(":"), class_path().unwrap()), "-XX:TieredStopAtLevel=1", "-Dlog4j.rootLogger=OFF"]);
+    let out = command.arg(program).arg(servers).output().unwrap();
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(out.status.success(), "{}{}", shown(&out.stdout), shown(&out.stderr));
+    shown(&out.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn curators_recipes_see_the_same() {
+    let config = "extendedTypesEnabled=true";
+    let often = "znode.container.checkIntervalMs=200";
+    let Some(zookeeper) = ZooKeeper::start(config, &[&format!("-D{often}")]) else { return skip("Curator") };
+    let ours = Ensemble::start(3, &format!("{config}\n{often}"));
+    let servers: Vec<String> = ours.servers.iter().map(|s| format!("127.0.0.1:{}", s.port)).collect();
+    let (got, want) = (curator(&servers.join(",")), curator(&format!("127.0.0.1:{}", zookeeper.port)));
+    assert_eq!(want.last().map(String::as_str), Some("done: true"), "{want:#?}");
+    assert_eq!(got, want);
 }
 
 #[test]
