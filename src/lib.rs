@@ -4,15 +4,16 @@
 //! |---|---|
 //! | [`cli`] | one file per command |
 //! | [`inventory`], [`yaml`], [`template`] | what the user writes |
-//! | [`provider`], [`plan`] | hosts that exist, and the steps to those that are wanted |
+//! | [`provider`], [`observed`], [`plan`] | hosts that exist, and the steps to those that are wanted |
 //! | [`ssh`] | connections and agents |
-//! | [`playbook`], [`modules`] | tasks and how they run |
+//! | [`project`], [`playbook`], [`modules`] | tasks, where they come from and how they run |
 //! | [`rolling`] | hosts one after the other, under a gate |
-//! | [`engine`] | what is deployed |
+//! | [`engine`], [`releases`] | what is deployed |
 //! | [`health`], [`operations`], [`journal`] | whether it works, what the commands do, what they did |
 //! | [`events`], [`clock`] | what a run tells, and when |
 //! | [`report`], [`error`], [`visible`] | what the user sees, and that a terminal obeys none of it |
 
+pub mod address;
 pub mod cli;
 pub mod clock;
 pub mod engine;
@@ -23,10 +24,13 @@ pub mod identity;
 pub mod inventory;
 pub mod journal;
 pub mod modules;
+pub mod observed;
 pub mod operations;
 pub mod plan;
 pub mod playbook;
+pub mod project;
 pub mod provider;
+pub mod releases;
 pub mod report;
 pub mod rolling;
 pub mod ssh;

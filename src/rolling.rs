@@ -54,7 +54,7 @@ pub trait Work: Send {
 pub async fn roll(work: &mut dyn Work, role: Role, due: Vec<HostId>, interrupted: &AtomicBool) -> Result<bool> {
     let total = due.len();
     let order = match work.gate() {
-        Some(gate) => gate.order(role, due).await.map_err(|e| e.context(format!("the roll of the {} did not begin", role.group())))?,
+        Some(gate) => gate.order(role, due).await.map_err(|e| e.context(format!("the roll of the {} did not begin", role.hosts())))?,
         None => Order { then: due, ..Order::default() },
     };
     if let Some(note) = order.note {

@@ -21,6 +21,13 @@ use crate::{
     identity::{ClusterId, ClusterName},
 };
 
+/// The login key in a cluster's directory.
+pub const KEY_FILE: &str = "id_ed25519";
+/// The configuration for OpenSSH's client in a cluster's directory.
+pub const SSH_CONFIG: &str = "ssh_config";
+/// The known host keys in a cluster's directory.
+pub const KNOWN_HOSTS: &str = "known_hosts";
+
 /// Longest file of ours that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -203,7 +210,7 @@ pub fn begun(cluster: &ClusterName) -> Result<Option<ClusterId>> {
 
 /// Whether a cluster's login key is here. Nothing is made.
 pub fn has_key(id: ClusterId) -> Result<bool> {
-    let path = path()?.join("clusters").join(id.to_string()).join("id_ed25519");
+    let path = path()?.join("clusters").join(id.to_string()).join(KEY_FILE);
     Ok(path.symlink_metadata().is_ok_and(|m| m.is_file()))
 }
 

@@ -95,7 +95,11 @@ impl Node {
     pub fn string(&self) -> Result<String> {
         match &self.kind {
             NodeKind::Scalar(Value::String(s)) => Ok(s.clone()),
-            NodeKind::Scalar(v @ (Value::Number(_) | Value::Bool(_))) => Ok(crate::template::text_of(v)),
+            NodeKind::Scalar(Value::Bool(b)) => Ok(if *b { "True" } else { "False" }.to_owned()),
+            NodeKind::Scalar(Value::Number(n)) => Ok(match n.as_f64().filter(|_| n.is_f64()) {
+                Some(f) => float_text(f),
+                None => n.to_string(),
+            }),
             _ => Err(self.error("expected a string")),
         }
     }
@@ -217,6 +221,25 @@ pub fn unknown(at: &Node, key: &str, known: &[&str]) -> Error {
         Some(n) => e.hint(format!("did you mean `{n}`?")),
         None => e.hint(format!("known keys: {}", known.join(", "))),
     }
+}
+
+/// `repr()` of a float: the shortest digits that give it back, with an exponent where Python has one.
+pub fn float_text(f: f64) -> String {
+    if f.is_nan() {
+        return "nan".into();
+    }
+    if f.is_infinite() {
+        return if f > 0.0 { "inf".into() } else { "-inf".into() };
+    }
+    let scientific = format!("{f:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if f != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
+    }
+    let plain = format!("{f}");
+    if plain.contains('.') { plain } else { plain + ".0" }
 }
 
 /// A plain scalar as YAML 1.1 reads it, as Ansible does: `yes` is true, 0755 is octal, 12:30 is 750.

@@ -22,7 +22,7 @@ use russh::keys::{Algorithm, PrivateKey, key::safe_rng, ssh_key::LineEnding};
 use septet::{
     engine::{self, bundle::Program},
     error::Kind,
-    inventory::{HostId, Role},
+    inventory::HostId,
     modules::unarchive::sha256_of_file,
     playbook::{Runner, runner::Shared},
     ssh::{Connection, End, Endpoint, Fleet},
@@ -238,7 +238,7 @@ async fn a_command_has_no_standard_input_and_its_output_is_whole() {
     connection.close().await;
 }
 
-const CONTROL: HostId = HostId { role: Role::Control, index: 1 };
+const CONTROL: HostId = HostId::CONTROL;
 
 /// Runs tasks on the server with the real agent, and presses Ctrl-C once a file is there; whether it ended as interrupted.
 async fn play(sshd: &Sshd, agent: &Path, tasks: &str, stop_at: Option<&Path>) -> bool {

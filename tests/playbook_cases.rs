@@ -21,7 +21,8 @@ use septet::{
     engine::{self, bundle::Program},
     error::Result,
     inventory::{Host, HostId, Inventory},
-    playbook::{Event, Options, Recap, Runner, parse, project::Project, runner::Shared},
+    playbook::{Event, Options, Recap, Runner, parse, runner::Shared},
+    project::Project,
     ssh::{Endpoint, Fleet},
     template::Vars,
 };

@@ -17,7 +17,7 @@ use russh::{
 };
 use septet::{
     engine::{self, bundle::Program},
-    inventory::{HostId, Role},
+    inventory::HostId,
     playbook::{Event, Recap, Runner, runner::Shared},
     ssh::{Endpoint, Fleet},
 };
@@ -33,7 +33,7 @@ const DIGEST: &str = "d";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What `slow` takes.
 const SLOW: Duration = Duration::from_secs(1);
-const CONTROL: HostId = HostId { role: Role::Control, index: 1 };
+const CONTROL: HostId = HostId::CONTROL;
 
 /// What was performed, each with the user who did it.
 type Log = Arc<Mutex<Vec<String>>>;

@@ -6,10 +6,11 @@ mod support;
 
 use std::sync::{Arc, atomic::Ordering};
 
+use futures_util::future::BoxFuture;
 use septet::{
     error::{Error, Kind, Result},
     inventory::{HostId, Role},
-    playbook::{Event, Gate, Order, Recap, TaskStatus, runner::Boxed},
+    playbook::{Event, Gate, Order, Recap, TaskStatus},
 };
 use serde_json::json;
 use support::{Case, Ran, vars};
@@ -325,17 +326,17 @@ impl FakeGate {
 }
 
 fn short(id: HostId) -> String {
-    format!("{}{}", id.role, id.index)
+    format!("{}{}", id.role(), id.index)
 }
 
 impl Gate for FakeGate {
-    fn order(&self, role: Role, hosts: Vec<HostId>) -> Boxed<'_, Result<Order>> {
+    fn order(&self, role: Role, hosts: Vec<HostId>) -> BoxFuture<'_, Result<Order>> {
         self.note(format!("order {role}: {}", hosts.iter().map(|h| short(*h)).collect::<Vec<_>>().join(" ")));
         let (first, mut then) = (hosts[..1].to_vec(), hosts[1..].to_vec());
         then.reverse();
         Box::pin(async move { Ok(Order { first, then, note: None }) })
     }
-    fn before(&self, id: HostId) -> Boxed<'_, Result<()>> {
+    fn before(&self, id: HostId) -> BoxFuture<'_, Result<()>> {
         self.note(format!("before {}", short(id)));
         Box::pin(async move {
             match short(id).as_str() {
@@ -344,7 +345,7 @@ impl Gate for FakeGate {
             }
         })
     }
-    fn after(&self, id: HostId) -> Boxed<'_, Result<()>> {
+    fn after(&self, id: HostId) -> BoxFuture<'_, Result<()>> {
         self.note(format!("after {}", short(id)));
         Box::pin(async { Ok(()) })
     }
@@ -489,13 +490,14 @@ fn loops_as_in_ansible() {
 /// Addresses as the Docker provider gives them.
 fn site(mut case: Case, renaming: bool) -> Case {
     for host in &case.inventory.hosts {
-        let base = match host.id.role {
+        let base = match host.id.role() {
             Role::Control => 10,
             Role::Coordinator => 20,
             Role::Broker => 50,
+            Role::Plain => 140,
         };
         let mut v = vars(json!({"address": format!("10.20.30.{}", base + host.id.index)}));
-        if host.id.role == Role::Broker {
+        if host.id.role() == Role::Broker {
             v.insert("external_listener".into(), format!("localhost:{}", 19019 + host.id.index).into());
         }
         if renaming {
@@ -537,7 +539,7 @@ fn every_shipped_template_is_rendered_by_site() {
     }
     // Each tool has a name of its own.
     written.extend(written.iter().any(|w| w.ends_with("/kafka-topics.sh")).then(|| "/kafka-tool".to_owned()));
-    let shipped = septet::playbook::project::shipped();
+    let shipped = septet::project::shipped();
     let (_, templates) = shipped.iter().find(|(k, _)| *k == "templates").unwrap();
     for file in templates.files() {
         let name = file.path().file_name().unwrap().to_str().unwrap();

@@ -14,9 +14,10 @@ use super::{Global, Parameters, Recorded, print_data, print_json};
 use crate::{
     error::{Error, Kind, Result},
     identity::ClusterId,
+    observed::Resource,
     operations::{self, Receipt, Removed, clock},
     playbook::Options,
-    provider::{Expired, Resource},
+    provider::Expired,
     report::plain_table,
 };
 

@@ -9,9 +9,9 @@ use super::{Global, print_data, print_json};
 use crate::{
     error::{Error, Kind, Result},
     health::{Checker, Report},
+    observed::Observed,
     operations::{self, Access, Cluster},
     playbook::Options,
-    provider::Observed,
     report::health_table,
 };
 

@@ -7,7 +7,7 @@ use include_dir::DirEntry;
 use super::Global;
 use crate::{
     error::{Error, Result},
-    playbook::project::shipped,
+    project::shipped,
 };
 
 /// Arguments.

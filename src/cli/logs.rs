@@ -75,7 +75,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let observed = cluster.provider.observe().await?;
     let access = Access::new(&cluster, observed)?;
     let connection = access.fleet.connection(host.id).await.map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
-    let unit = cluster.inventory.engine.unit(host.id.role).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
+    let unit = cluster.inventory.engine.unit(host.id.role()).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
     let follow = if a.follow { "-f" } else { "" };
     let (mut lines, terminal) = (Lines::default(), std::io::stdout().is_terminal());
     let command = format!("journalctl --no-pager -n {} {unit} {follow}", a.lines);

@@ -91,7 +91,7 @@ pub fn cluster_id(uuid: &str) -> String {
 pub fn needed_memory_mib(a: &ApacheSettings, role: Role) -> i64 {
     let heap = match role {
         // Tools are JVMs too.
-        Role::Control => 256,
+        Role::Control | Role::Plain => 256,
         Role::Coordinator => a.coordinator_heap.map_or(LEAST_COORDINATOR_MIB, i64::from),
         Role::Broker => a.broker_heap.map_or(LEAST_BROKER_MIB, i64::from),
     };

@@ -4,13 +4,13 @@
 pub mod apache;
 pub mod archive;
 pub mod bundle;
-pub mod known;
 
 use serde_json::{Value, json};
 
 use crate::{
     error::{Error, Result},
     inventory::{Engine, Inventory, Metadata, ProviderSettings, Role, numbers},
+    releases as known,
     template::Vars,
 };
 
@@ -116,7 +116,7 @@ pub fn needs_internet(engine: &Engine) -> bool {
 /// Whether an engine's programs fit into a host's memory, in MiB.
 pub fn fits(engine: &Engine, role: Role, memory_mib: i64) -> Result<()> {
     let needed = match (engine, role) {
-        (Engine::Bundled, Role::Control) => 256,
+        (_, Role::Control | Role::Plain) => 256,
         // Ours take some tens of megabytes; the rest is the system's, and page cache.
         (Engine::Bundled, _) => 400,
         (Engine::Apache(a), _) => apache::needed_memory_mib(a, role),

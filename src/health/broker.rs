@@ -16,7 +16,7 @@ use super::{
     probe::{self, TOPIC, is_health_topic, newest},
 };
 use crate::{
-    inventory::{HostId, Metadata, Role},
+    inventory::{Group, HostId, Metadata, Role},
     ssh::Connection,
 };
 
@@ -326,7 +326,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
 
 /// A broker by its number.
 fn broker(number: u16) -> HostId {
-    HostId { role: Role::Broker, index: number }
+    HostId { group: Group::BROKERS, index: number }
 }
 
 /// Brokers by their numbers in Kafka's sense.
@@ -382,7 +382,7 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, a
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{inventory::Inventory, provider::Observed};
+    use crate::{inventory::Inventory, observed::Observed};
 
     fn view(id: i32, brokers: &[i32], lacking: &[Lacking]) -> BrokerView {
         BrokerView {

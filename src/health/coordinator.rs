@@ -115,13 +115,16 @@ fn judge(checker: &Checker<'_>, answers: Vec<(HostId, View)>) -> (Vec<Problem>, 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{inventory::Inventory, provider::Observed};
+    use crate::{
+        inventory::{Group, Inventory},
+        observed::Observed,
+    };
 
     fn reported(answers: &[View]) -> Vec<String> {
         let inventory = Inventory::parse(std::path::Path::new("i.yml"), "cluster: c\nprefix: p\n").unwrap();
         let observed = Observed::default();
         let checker = Checker { inventory: &inventory, observed: &observed, fleet: None };
-        let host = |i: usize| HostId { role: Role::Coordinator, index: i as u16 + 1 };
+        let host = |i: usize| HostId { group: Group::COORDINATORS, index: i as u16 + 1 };
         let (problems, _) = judge(&checker, answers.iter().enumerate().map(|(i, v)| (host(i), v.clone())).collect());
         problems.into_iter().map(|p| format!("{}: {}", p.host, p.reason)).collect()
     }

@@ -191,7 +191,7 @@ pub fn clocks(offsets: &BTreeMap<HostId, (f64, f64)>) -> Vec<(HostId, String)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::inventory::Role;
+    use crate::inventory::Group;
 
     const WELL: &str = "clock 1700000000.5\nActiveState=active\nSubState=running\nUnitFileState=enabled\nNRestarts=0\nResult=success\nMainPID=77\nTasksCurrent=20\nTasksMax=1000\nExecMainStartTimestampMonotonic=100000000\nuptime 1000.5\ndisk 100000000 50000000 1000000 900000 /\ndisk 100000000 50000000 1000000 900000 /data/kafka-logs\nfiles 100 100000\nmaps 300 65530\nend\n";
 
@@ -287,7 +287,7 @@ mod tests {
         assert!(found.iter().any(|p| p.starts_with("u.service uses ") && p.ends_with(" of 10 open files")), "{found:?}");
         assert!(seen.disks.iter().any(|d| d.path == "/" && d.total_bytes > 0), "{seen:?}");
 
-        let id = |index| HostId { role: Role::Broker, index };
+        let id = |index| HostId { group: Group::BROKERS, index };
         let right = on_this_machine(dir.path(), 0, 0).clock.unwrap();
         let off = clocks(&BTreeMap::from([(id(1), right), (id(2), right), (id(3), seen.clock.unwrap())]));
         assert_eq!(off.len(), 1, "{off:?} {seen:?}");
@@ -297,12 +297,12 @@ mod tests {
     #[test]
     fn clocks_are_compared_with_one_another() {
         let offsets = |of: &[(f64, f64)]| -> BTreeMap<HostId, (f64, f64)> {
-            of.iter().enumerate().map(|(i, o)| (HostId { role: Role::Broker, index: i as u16 + 1 }, *o)).collect()
+            of.iter().enumerate().map(|(i, o)| (HostId { group: Group::BROKERS, index: i as u16 + 1 }, *o)).collect()
         };
         // All of them differ from this machine, which does not matter.
         assert_eq!(clocks(&offsets(&[(50.0, 0.01), (50.2, 0.01), (50.9, 0.01)])), []);
         let off = clocks(&offsets(&[(0.0, 0.01), (0.1, 0.01), (-7.0, 0.01), (0.0, 0.01)]));
-        assert_eq!(off, [(HostId { role: Role::Broker, index: 3 }, "its clock is 7.0 s behind the other hosts'".to_owned())]);
+        assert_eq!(off, [(HostId { group: Group::BROKERS, index: 3 }, "its clock is 7.0 s behind the other hosts'".to_owned())]);
         // A slow answer leaves more open.
         assert_eq!(clocks(&offsets(&[(0.0, 0.1), (0.0, 0.1), (3.0, 4.0)])), []);
     }

@@ -25,7 +25,7 @@ use crate::{
     engine,
     error::{Error, Result},
     inventory::{HostId, Inventory, Metadata, Role},
-    provider::{HostState, Observed},
+    observed::{HostState, Observed},
     ssh::{Connection, Fleet, SshError},
     template::Vars,
 };
@@ -59,8 +59,8 @@ impl Problem {
 pub struct HostHealth {
     /// its name
     pub name: String,
-    /// its role
-    pub role: &'static str,
+    /// What it is for: `control`, `coordinator`, `broker`, or its group.
+    pub role: String,
     /// its address
     pub address: String,
     /// `healthy`, or the short form of what is wrong
@@ -167,14 +167,14 @@ impl Checker<'_> {
     }
 
     fn of(&self, role: Role, ids: &[HostId]) -> Vec<HostId> {
-        ids.iter().copied().filter(|i| i.role == role).collect()
+        ids.iter().copied().filter(|i| i.role() == role).collect()
     }
 
     /// Logs in everywhere and looks at units, disks, limits and clocks.
     async fn reach(&self, fleet: &Arc<Fleet>, running: &[HostId], notes: &mut Notes) -> Vec<HostId> {
         let vars = engine::vars(self.inventory, self.observed.uuid.map(|u| u.to_string()).as_deref());
         let one = |id: HostId| {
-            let unit = self.inventory.engine.unit(id.role).unwrap_or_default();
+            let unit = self.inventory.engine.unit(id.role()).unwrap_or_default();
             let dir = self.data_dir(&vars, id);
             async move { host::ask(fleet, id, unit, &dir).await.map(|seen| (host::problems(unit, &seen), seen.clock)) }
         };
@@ -202,8 +202,8 @@ impl Checker<'_> {
 
     /// Where a host has its data; empty where it has none.
     fn data_dir(&self, vars: &Vars, id: HostId) -> String {
-        let key = match id.role {
-            Role::Control => return String::new(),
+        let key = match id.role() {
+            Role::Control | Role::Plain => return String::new(),
             Role::Coordinator => "coordinator_data",
             Role::Broker => "broker_data",
         };
@@ -236,7 +236,7 @@ impl Checker<'_> {
                 };
                 HostHealth {
                     state,
-                    role: h.id.role.name(),
+                    role: h.id.group.label().to_owned(),
                     address: self.address(h.id).unwrap_or_default(),
                     note: notes.notes.get(&h.id).cloned().unwrap_or_default(),
                     name,
@@ -253,7 +253,7 @@ impl Checker<'_> {
 
     /// The fleet and the connection to the control host. Without them nothing is known, not even that no host serves.
     async fn route(&self) -> Result<(&Arc<Fleet>, Arc<Connection>)> {
-        let control_name = self.name(HostId { role: Role::Control, index: 1 });
+        let control_name = self.name(HostId::CONTROL);
         let hint = "nothing can be asked without it: repair the connection to it, then run the same command again";
         let no_route = |e: String| Error::failed(format!("{control_name}: {e}")).hint(hint);
         let fleet = self.fleet.ok_or_else(|| no_route("not connected".into()))?;
@@ -265,7 +265,7 @@ impl Checker<'_> {
     pub async fn active(&self, ids: &[HostId]) -> Result<BTreeSet<HostId>> {
         let (fleet, _) = self.route().await?;
         let running = self.running();
-        let units = ids.iter().filter(|id| running.contains(id)).filter_map(|id| Some((*id, self.inventory.engine.unit(id.role)?)));
+        let units = ids.iter().filter(|id| running.contains(id)).filter_map(|id| Some((*id, self.inventory.engine.unit(id.role())?)));
         let asks = units.map(|(id, unit)| async move {
             let state = tokio::time::timeout(QUESTION_TIMEOUT * 2, unit_state(fleet, id, unit)).await;
             let failed = |why: String| {
@@ -299,7 +299,7 @@ impl Checker<'_> {
 
     /// What stopping a host would do to others that are well.
     pub async fn hurt_by_stopping(&self, id: HostId) -> Vec<Problem> {
-        if id.role != Role::Broker {
+        if id.role() != Role::Broker {
             return Vec::new();
         }
         match self.route().await {
@@ -316,8 +316,8 @@ impl Checker<'_> {
     /// Problems of one role only: what a rolling restart waits for.
     pub async fn role(&self, role: Role) -> Vec<Problem> {
         let mut notes = Notes { problems: Vec::new(), notes: BTreeMap::new() };
-        let running: Vec<HostId> = self.existing(&mut notes).into_iter().filter(|i| i.role == role).collect();
-        let control_name = self.name(HostId { role: Role::Control, index: 1 });
+        let running: Vec<HostId> = self.existing(&mut notes).into_iter().filter(|i| i.role() == role).collect();
+        let control_name = self.name(HostId::CONTROL);
         notes.problems.retain(|p| p.host == control_name || self.inventory.of(role).any(|h| self.name(h.id) == p.host));
         match self.fleet {
             None => notes.add(&control_name, "not connected"),
@@ -325,7 +325,7 @@ impl Checker<'_> {
                 Err(e) => notes.add(&control_name, format!("SSH: {e}")),
                 Ok(control) => {
                     let (problems, _) = match role {
-                        Role::Control => return notes.problems,
+                        Role::Control | Role::Plain => return notes.problems,
                         Role::Coordinator => self.metadata(&control, &running).await,
                         Role::Broker if self.inventory.is_combined() => {
                             let (mut problems, _) = self.metadata(&control, &running).await;

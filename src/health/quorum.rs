@@ -152,14 +152,14 @@ fn judge(checker: &Checker<'_>, answers: Answers) -> (Vec<Problem>, BTreeMap<Hos
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{inventory::Role, provider::Observed};
+    use crate::{inventory::Group, observed::Observed};
 
     fn reported(answers: &[(u16, Result<Option<Quorum>, String>)]) -> (Vec<String>, usize) {
         let text = "cluster: c\nprefix: p\nengine: apache\n";
         let inventory = Inventory::parse(std::path::Path::new("i.yml"), text).unwrap();
         let observed = Observed::default();
         let checker = Checker { inventory: &inventory, observed: &observed, fleet: None };
-        let answers = answers.iter().map(|(i, a)| (HostId { role: Role::Coordinator, index: *i }, a.clone())).collect();
+        let answers = answers.iter().map(|(i, a)| (HostId { group: Group::COORDINATORS, index: *i }, a.clone())).collect();
         let (problems, notes) = judge(&checker, answers);
         (problems.into_iter().map(|p| format!("{}: {}", p.host, p.reason)).collect(), notes.len())
     }

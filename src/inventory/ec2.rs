@@ -1,16 +1,16 @@
 //! The inventory's settings of the provider `ec2`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
-use super::Role;
+use super::Group;
 use crate::{
+    address::parse_cidr,
     error::Result,
-    provider::layout::parse_cidr,
-    yaml::{Node, NodeKind},
+    yaml::{Node, NodeKind, unknown},
 };
 
 /// Which machine image.
@@ -93,8 +93,8 @@ pub struct Ec2Settings {
     pub endpoint_url: Option<String>,
     /// time for one attempt of a call
     pub call_timeout: Duration,
-    /// instance types of each role: the wanted one, then alternatives
-    pub instance_types: BTreeMap<Role, Vec<String>>,
+    /// instance types of each group: the wanted one, then alternatives
+    pub instance_types: BTreeMap<Group, Vec<String>>,
     /// machine image
     pub image: ImageChoice,
     /// VPC
@@ -129,16 +129,15 @@ pub struct Ec2Settings {
 pub const ASK: &str = "https://checkip.amazonaws.com";
 
 impl Ec2Settings {
-    /// Instance types of a role, the wanted one first.
-    pub fn types(&self, role: Role) -> &[String] {
-        self.instance_types.get(&role).map_or(&[], Vec::as_slice)
+    /// Instance types of a group, the wanted one first.
+    pub fn types(&self, group: Group) -> &[String] {
+        self.instance_types.get(&group).map_or(&[], Vec::as_slice)
     }
 }
 
-fn instance_types(n: Option<&Node>) -> Result<BTreeMap<Role, Vec<String>>> {
-    let mut out: BTreeMap<Role, Vec<String>> = [(Role::Control, "t3.micro"), (Role::Coordinator, "t3.small"), (Role::Broker, "t3.small")]
-        .map(|(r, t)| (r, vec![t.to_owned()]))
-        .into();
+fn instance_types(n: Option<&Node>, groups: &BTreeSet<Group>) -> Result<BTreeMap<Group, Vec<String>>> {
+    let usual = |g: &Group| if *g == Group::CONTROL { "t3.micro" } else { "t3.small" };
+    let mut out: BTreeMap<Group, Vec<String>> = groups.iter().map(|g| (*g, vec![usual(g).to_owned()])).collect();
     let Some(n) = n else { return Ok(out) };
     let list = |n: &Node| -> Result<Vec<String>> {
         let all: Vec<String> = n.list().into_iter().map(|n| checked(n, "instance type", is_type)).collect::<Result<_>>()?;
@@ -151,16 +150,15 @@ fn instance_types(n: Option<&Node>) -> Result<BTreeMap<Role, Vec<String>>> {
     };
     if let NodeKind::Map(_) = &n.kind {
         let mut f = n.fields()?;
-        for role in Role::ALL {
-            if let Some(n) = f.take(role.group()) {
-                out.insert(role, list(n)?);
-            }
+        let known: Vec<&str> = groups.iter().map(Group::name).collect();
+        for (name, at, n) in f.rest() {
+            let group = groups.iter().find(|g| g.name() == name).ok_or_else(|| unknown(at, &name, &known))?;
+            out.insert(*group, list(n)?);
         }
-        f.finish()?;
         return Ok(out);
     }
     let all = list(n)?;
-    Ok(Role::ALL.map(|r| (r, all.clone())).into())
+    Ok(groups.iter().map(|g| (*g, all.clone())).collect())
 }
 
 fn is_type(s: &str) -> bool {
@@ -278,7 +276,7 @@ fn url(n: &Node) -> Result<String> {
 }
 
 /// Reads `ec2:`.
-pub fn settings(n: &Node) -> Result<Ec2Settings> {
+pub fn settings(n: &Node, groups: &BTreeSet<Group>) -> Result<Ec2Settings> {
     let mut f = n.fields()?;
     let text = |n: Option<&Node>| n.filter(|n| !n.is_null()).map(Node::as_written).transpose();
     let region = f
@@ -355,7 +353,7 @@ pub fn settings(n: &Node) -> Result<Ec2Settings> {
         profile: text(f.take("profile"))?,
         endpoint_url: f.take("endpoint_url").map(url).transpose()?,
         call_timeout: Duration::from_secs(f.take("call_timeout").map(|n| n.number(1, 300)).transpose()?.unwrap_or(20) as u64),
-        instance_types: instance_types(f.take("instance_type"))?,
+        instance_types: instance_types(f.take("instance_type"), groups)?,
         image,
         vpc,
         subnets,

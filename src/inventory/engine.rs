@@ -2,8 +2,8 @@
 
 use super::Role;
 use crate::{
-    engine::known,
     error::Result,
+    releases as known,
     yaml::{Node, NodeKind},
 };
 
@@ -89,7 +89,7 @@ impl Engine {
     /// The unit that runs on hosts of a role.
     pub fn unit(&self, role: Role) -> Option<&'static str> {
         match (role, self.metadata()) {
-            (Role::Control, _) => None,
+            (Role::Control | Role::Plain, _) => None,
             (Role::Coordinator, Metadata::Zookeeper) => Some("zookeeper-server.service"),
             (Role::Coordinator, Metadata::Kraft) | (Role::Broker, _) => Some("kafka-server.service"),
         }

@@ -5,11 +5,12 @@
 mod ec2;
 pub mod edit;
 mod engine;
+mod group;
+mod groups;
 mod pattern;
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    fmt,
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,85 +18,17 @@ use std::{
 pub use ec2::{Connect, Ec2Settings, ImageChoice, PublicAddresses, Security, VolumeSettings, VpcChoice};
 pub use edit::set_prefix;
 pub use engine::{ApacheSettings, ArchiveSource, Engine, Metadata, numbers};
+pub use group::{Group, HostId, NotAGroup, Role};
 pub use pattern::select;
 use serde_json::Value;
 
 use crate::{
+    address::Subnet,
     error::{Error, Result},
     identity::{ClusterName, is_label},
-    template::{self, Vars},
+    template::{Hostname, Vars},
     yaml::{self, Node},
 };
-
-/// What a host is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// where one logs in; the way to the others
-    Control,
-    /// keeps the cluster's metadata
-    Coordinator,
-    /// keeps the records
-    Broker,
-}
-
-impl Role {
-    /// All, in the order of their start.
-    pub const ALL: [Role; 3] = [Role::Control, Role::Coordinator, Role::Broker];
-
-    /// As in labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Control => "control",
-            Role::Coordinator => "coordinator",
-            Role::Broker => "broker",
-        }
-    }
-    /// The group of its hosts.
-    pub fn group(self) -> &'static str {
-        match self {
-            Role::Control => "control",
-            Role::Coordinator => "coordinators",
-            Role::Broker => "brokers",
-        }
-    }
-    /// From a label.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|r| r.name() == name)
-    }
-    fn default_hostname(self, metadata: Metadata) -> &'static str {
-        match self {
-            Role::Coordinator if metadata == Metadata::Kraft => "{{ prefix }}-controller{{ index | pad(width=2) }}",
-            Role::Control => "{{ prefix }}-control{{ index | pad(width=2) }}",
-            Role::Coordinator => "{{ prefix }}-zk{{ index | pad(width=2) }}",
-            Role::Broker => "{{ prefix }}-kafka{{ index | pad(width=2) }}",
-        }
-    }
-    /// How many there may be, the default in the middle.
-    fn counts(self, metadata: Metadata) -> (i64, u16, i64) {
-        match self {
-            // None: the brokers are controllers too.
-            Role::Coordinator if metadata == Metadata::Kraft => (0, 3, 7),
-            Role::Control => (1, 1, 1),
-            Role::Coordinator => (1, 3, 7),
-            Role::Broker => (1, 3, 100),
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Who a host is, whatever it is called: role and number, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostId {
-    /// its role
-    pub role: Role,
-    /// its number within the role
-    pub index: u16,
-}
 
 /// A host as it is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,12 +69,12 @@ impl ProviderSettings {
             ProviderSettings::Ec2(_) => "ec2",
         }
     }
-    /// Kinds of machines that hosts of a role may be: the wanted one, then what is taken where that is not to be had. Empty
+    /// Kinds of machines that hosts of a group may be: the wanted one, then what is taken where that is not to be had. Empty
     /// where the provider has no kinds.
-    pub fn sizes(&self, role: Role) -> &[String] {
+    pub fn sizes(&self, group: Group) -> &[String] {
         match self {
             ProviderSettings::Docker(_) => &[],
-            ProviderSettings::Ec2(settings) => settings.types(role),
+            ProviderSettings::Ec2(settings) => settings.types(group),
         }
     }
 }
@@ -163,11 +96,12 @@ pub struct Inventory {
     pub provider: ProviderSettings,
     /// how long the cluster is wanted, counted from when it is made; `septet down --all-expired` takes it away then
     pub ttl: Option<Duration>,
-    /// all hosts: control, coordinators, brokers, each by number
+    /// all hosts: control, coordinators, brokers, then the groups of the user's; each by number
     pub hosts: Vec<Host>,
     /// variables for all
     pub vars: Vars,
-    templates: BTreeMap<Role, String>,
+    members: BTreeMap<Group, BTreeSet<HostId>>,
+    templates: BTreeMap<Group, String>,
 }
 
 /// The inventory that is used where there is none.
@@ -245,87 +179,30 @@ impl Inventory {
             None => None,
         };
         let engine = f.take("engine").map_or(Ok(Engine::Bundled), engine::engine)?;
-        let provider = match f.take("provider") {
-            None => ProviderSettings::Docker(DockerSettings::default()),
-            Some(n) => provider(n)?,
-        };
+        let provider_node = f.take("provider");
         let ttl = f.take("ttl").filter(|n| !n.is_null()).map(duration).transpose()?;
         let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), variables)?;
-        let mut this =
-            Self { path: None, cluster, prefix, domain, engine, provider, ttl, hosts: Vec::new(), vars, templates: BTreeMap::new() };
         let groups = f.take("groups");
-        this.groups(groups, prefix_node)?;
+        let provider = match provider_node {
+            None => ProviderSettings::Docker(DockerSettings::default()),
+            Some(n) => provider(n, groups)?,
+        };
+        let mut this = Self {
+            path: None,
+            cluster,
+            prefix,
+            domain,
+            engine,
+            provider,
+            ttl,
+            hosts: Vec::new(),
+            vars,
+            members: BTreeMap::new(),
+            templates: BTreeMap::new(),
+        };
+        this.read_groups(groups, prefix_node)?;
         f.finish()?;
         Ok(this)
-    }
-
-    fn groups(&mut self, groups: Option<&Node>, prefix_node: &Node) -> Result<()> {
-        let mut fields = groups.map(Node::fields).transpose()?;
-        for role in Role::ALL {
-            let metadata = self.engine.metadata();
-            let (min, mut count, max) = role.counts(metadata);
-            let mut template = (role.default_hostname(metadata).to_owned(), prefix_node);
-            let mut group_vars = Vars::new();
-            let mut host_vars: BTreeMap<u16, Vars> = BTreeMap::new();
-            if let Some(node) = fields.as_mut().and_then(|f| f.take(role.group())) {
-                let mut g = node.fields()?;
-                if let Some(n) = g.take("count") {
-                    let coordinators = role == Role::Coordinator;
-                    count = n.number(min, max).map_err(|e| if coordinators { e.hint("take 1, 3, 5 or 7") } else { e })? as u16;
-                    if coordinators && count % 2 == 0 && count > 0 {
-                        return Err(n
-                            .error(format!("{count} coordinators"))
-                            .hint("an even number fails as early as one less: take 1, 3, 5 or 7"));
-                    }
-                }
-                if let Some(n) = g.take("hostname") {
-                    template = (n.as_written()?, n);
-                }
-                if let Some(n) = g.take("vars") {
-                    group_vars = variables(n)?;
-                }
-                if let Some(n) = g.take("hosts") {
-                    for (key, at, vars) in n.fields()?.rest() {
-                        let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
-                        let index = index.ok_or_else(|| at.error(format!("`{key}` is not a host number: 1 to {count}")))?;
-                        host_vars.insert(index, variables(vars)?);
-                    }
-                }
-                g.finish()?;
-            }
-            for index in 1..=count {
-                let mut vars = group_vars.clone();
-                vars.extend(host_vars.remove(&index).unwrap_or_default());
-                let id = HostId { role, index };
-                let name = self.render_name(&template.0, id, &self.prefix).map_err(|e| template.1.error(e.message))?;
-                if let Err(reason) = check_name(&name) {
-                    let hint = if std::ptr::eq(template.1, prefix_node) {
-                        "choose a shorter prefix"
-                    } else {
-                        "choose a shorter or simpler `hostname`, or a shorter prefix"
-                    };
-                    return Err(template.1.error(reason).hint(hint));
-                }
-                if self.hosts.iter().any(|h| h.name == name) {
-                    return Err(template.1.error(format!("two hosts would be called `{name}`")).hint("use {{ index }} in `hostname`"));
-                }
-                self.hosts.push(Host { id, name, vars });
-            }
-            self.templates.insert(role, template.0);
-        }
-        match fields {
-            Some(f) => f.finish(),
-            None => Ok(()),
-        }
-    }
-
-    fn render_name(&self, written: &str, id: HostId, prefix: &str) -> Result<String> {
-        let mut vars = Vars::new();
-        vars.insert("prefix".into(), prefix.into());
-        vars.insert("index".into(), id.index.into());
-        vars.insert("role".into(), id.role.name().into());
-        vars.insert("cluster".into(), self.cluster.to_string().into());
-        template::hostname(&vars, written)
     }
 
     /// The same inventory under another prefix.
@@ -333,9 +210,12 @@ impl Inventory {
         check_prefix(prefix).map_err(Error::invalid)?;
         let mut this = self.clone();
         this.prefix = prefix.to_owned();
+        let names: BTreeMap<Group, Hostname> = self.templates.iter().map(|(g, t)| (*g, Hostname::new(t))).collect();
         for host in &mut this.hosts {
-            let template = self.templates.get(&host.id.role).cloned().unwrap_or_default();
-            host.name = self.render_name(&template, host.id, prefix)?;
+            host.name = match names.get(&host.id.group) {
+                Some(template) => self.render_name(template, host.id, prefix)?,
+                None => host.name.clone(),
+            };
             check_name(&host.name).map_err(Error::invalid)?;
         }
         let mut names = HashSet::new();
@@ -347,7 +227,7 @@ impl Inventory {
 
     /// Hosts of a role.
     pub fn of(&self, role: Role) -> impl Iterator<Item = &Host> {
-        self.hosts.iter().filter(move |h| h.id.role == role)
+        self.hosts.iter().filter(move |h| h.id.role() == role)
     }
 
     /// Whether brokers keep the metadata too, and there are no coordinators.
@@ -364,7 +244,7 @@ impl Inventory {
 
     /// The node id of a host in Kafka's sense. Controllers have numbers of their own, behind those of any broker.
     pub fn node_id(id: HostId) -> i32 {
-        match id.role {
+        match id.role() {
             Role::Coordinator => 100 + i32::from(id.index),
             _ => id.index.into(),
         }
@@ -436,7 +316,7 @@ fn duration(n: &Node) -> Result<Duration> {
     Ok(Duration::from_secs(total))
 }
 
-fn provider(n: &Node) -> Result<ProviderSettings> {
+fn provider(n: &Node, groups: Option<&Node>) -> Result<ProviderSettings> {
     let mut f = n.fields()?;
     let (docker, ec2, fixed) = (f.take("docker"), f.take("ec2"), f.take("static"));
     f.finish()?;
@@ -444,7 +324,7 @@ fn provider(n: &Node) -> Result<ProviderSettings> {
         (_, _, Some(_)) => Err(n.error("provider `static` is not in this version").hint("this version knows `docker: {}` and `ec2: {}`")),
         (Some(_), Some(_), None) => Err(n.error("a cluster has one provider").hint("write `docker: {}` or `ec2: {}`")),
         (Some(d), None, None) => docker_settings(d),
-        (None, Some(e), None) => Ok(ProviderSettings::Ec2(Box::new(ec2::settings(e)?))),
+        (None, Some(e), None) => Ok(ProviderSettings::Ec2(Box::new(ec2::settings(e, &groups::names(groups)?)?))),
         (None, None, None) => Err(n.error("a provider is missing here").hint("write `docker: {}` or `ec2: {}`")),
     }
 }
@@ -459,7 +339,7 @@ fn docker_settings(d: &Node) -> Result<ProviderSettings> {
         ports_from: f.take("ports_from").map(|n| n.number(1024, 65000)).transpose()?.map(|p| p as u16),
     };
     if let (Some(s), Some(at)) = (&settings.subnet, subnet_node)
-        && crate::provider::docker::Subnet::parse(s).is_none()
+        && Subnet::parse(s).is_none()
     {
         return Err(at.error(format!("`{s}` is not a subnet with 24 bits, such as 10.20.30.0/24")));
     }
@@ -473,14 +353,8 @@ pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
     put("inventory_hostname", host.name.clone().into());
     put("inventory_hostname_short", host.name.clone().into());
-    put("group_names", vec![host.id.role.group()].into());
-    let mut groups = serde_json::Map::new();
-    for role in Role::ALL {
-        groups.insert(role.group().into(), inventory.of(role).map(|h| h.name.clone()).collect());
-    }
-    groups.insert("all".into(), inventory.hosts.iter().map(|h| h.name.clone()).collect());
-    groups.insert("ungrouped".into(), Vec::<String>::new().into());
-    put("groups", groups.into());
+    put("group_names", inventory.groups_of(host.id).into());
+    put("groups", inventory.groups_var());
     if let Some(path) = &inventory.path {
         put("inventory_file", path.display().to_string().into());
         put("inventory_dir", path.parent().map(|p| p.display().to_string()).unwrap_or_default().into());
@@ -499,7 +373,7 @@ pub fn own_vars(inventory: &Inventory, host: &Host) -> Vars {
     put("engine", inventory.engine.name().into());
     put("metadata", inventory.engine.metadata().name().into());
     put("node_id", Inventory::node_id(host.id).into());
-    put("role", host.id.role.name().into());
+    put("role", host.id.group.label().into());
     put("index", host.id.index.into());
     v
 }

@@ -1,7 +1,7 @@
 //! Host patterns, as Ansible's: names, groups and globs joined by `:` or `,`; `!` takes away, `&` keeps what is in
 //! both.
 
-use super::{Host, Inventory, Role};
+use super::{Group, Host, Inventory};
 use crate::error::{Error, Result, nearest};
 
 /// Hosts that a pattern selects, in the inventory's order.
@@ -45,24 +45,24 @@ fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
         .hosts
         .iter()
         .map(|h| {
-            let group = h.id.role.group();
-            all || group == name
+            all || inventory.is_in(h.id, name)
                 || (!glob && inventory.find(name).is_some_and(|f| f.id == h.id))
                 || (glob
                     && (matches_glob(name, &h.name)
                         || h.name.strip_prefix(&inventory.prefix).is_some_and(|r| matches_glob(name, r.trim_start_matches('-')))
-                        || matches_glob(name, group)
+                        || inventory.groups_of(h.id).iter().any(|g| matches_glob(name, g))
                         || matches_glob(name, &inventory.fqdn(&h.name))))
         })
         .collect();
     // A group that exists and is empty (no coordinators where brokers are controllers too) selects no host.
-    let is_group = all || Role::ALL.iter().any(|r| r.group() == name);
+    let is_group = all || inventory.members().keys().any(|g| g.name() == name);
     if !hits.contains(&true) && !glob && !is_group {
-        let names = ["all", "control", "coordinators", "brokers"].into_iter().chain(inventory.hosts.iter().map(|h| h.name.as_str()));
+        let groups = || std::iter::once("all").chain(inventory.members().keys().map(Group::name));
+        let names = groups().chain(inventory.hosts.iter().map(|h| h.name.as_str()));
         let e = Error::invalid(format!("no host or group is called `{name}`"));
         return Err(match nearest(name, names) {
             Some(n) => e.hint(format!("did you mean `{n}`?")),
-            None => e.hint("groups: all, control, coordinators, brokers"),
+            None => e.hint(format!("groups: {}", groups().collect::<Vec<_>>().join(", "))),
         });
     }
     Ok(hits)

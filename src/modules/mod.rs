@@ -25,7 +25,8 @@ use septet_agent_protocol::{Action, Outcome};
 
 use crate::{
     error::Result,
-    playbook::project::Project,
+    project::Project,
+    ssh::{Blob, BlobSource},
     template::{Renderer, Vars},
 };
 
@@ -39,26 +40,6 @@ pub struct Context<'a> {
     pub dirs: &'a [std::path::PathBuf],
     /// environment for commands
     pub environment: &'a Vars,
-}
-
-/// A large file that goes through the host's store.
-#[derive(Debug, Clone)]
-pub struct Blob {
-    /// SHA-256, hex
-    pub digest: String,
-    /// where its bytes come from
-    pub source: BlobSource,
-    /// Its bytes are a secret: it goes straight to the host that needs it and is kept nowhere.
-    pub private: bool,
-}
-
-/// Where a blob's bytes come from.
-#[derive(Debug, Clone)]
-pub enum BlobSource {
-    /// memory
-    Bytes(std::sync::Arc<Vec<u8>>),
-    /// a file, read once it is needed
-    File(std::path::PathBuf),
 }
 
 /// What a module made of its arguments.

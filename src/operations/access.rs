@@ -15,11 +15,11 @@ use crate::{
     error::{Error, Result},
     events::GateState,
     identity::{ClusterId, HostName},
-    inventory::{HostId, Inventory, Role},
+    inventory::{HostId, Inventory},
+    observed::{HostState, Observed},
     playbook::Gate,
-    provider::{HostState, Observed},
     ssh::{Fleet, SshError, keys, openssh},
-    state::State,
+    state::{SSH_CONFIG, State},
 };
 
 /// A cluster with its hosts at hand.
@@ -118,7 +118,7 @@ impl Access {
                     return Err(Error::failed(format!("{}: the key that was added is not accepted", host.name))
                         .hint("remove the host and run `septet up` to make it again"));
                 }
-                let gated = restarts && id.role != Role::Control;
+                let gated = restarts && id.role().serves();
                 if gated {
                     cluster.reporter.gate(&host.name, GateState::Before);
                     access.gate(cluster).before(id).await.map_err(|e| e.context(format!("{} is not restarted", host.name)))?;
@@ -148,7 +148,7 @@ impl Access {
 
     /// Path of the OpenSSH configuration for this cluster's hosts.
     pub fn ssh_config(id: ClusterId) -> Result<PathBuf> {
-        Ok(State::cluster(id)?.path_of(openssh::CONFIG))
+        Ok(State::cluster(id)?.path_of(SSH_CONFIG))
     }
 
     /// Writes a configuration for OpenSSH's own client, for `septet ssh` and for the user. Hosts go by the inventory's names, and by

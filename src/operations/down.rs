@@ -11,12 +11,14 @@ use serde::Serialize;
 
 use super::{Cluster, locked};
 use crate::{
+    clock::now_s,
     error::{Error, Result},
     events::Event,
     identity::{ClusterId, ClusterName},
     inventory::Inventory,
     journal::Recorder,
-    provider::{self, Expired, Provider, Resource, now_s},
+    observed::Resource,
+    provider::{self, Expired, Provider},
     report::Reporter,
     state, stop,
 };
@@ -236,12 +238,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::{Mutex, atomic::Ordering};
 
+    use futures_util::future::BoxFuture;
+
     use super::*;
     use crate::{
         error::Kind,
+        observed::{Observed, ObservedHost, ObservedNetwork},
         plan::Step,
-        playbook::runner::Boxed,
-        provider::{Observed, ObservedHost, ObservedNetwork, Site},
+        provider::Site,
         ssh::Endpoint,
     };
 
@@ -258,13 +262,13 @@ mod tests {
     }
 
     impl Provider for Things<'_> {
-        fn observe(&self) -> Boxed<'_, Result<Observed>> {
+        fn observe(&self) -> BoxFuture<'_, Result<Observed>> {
             nobody()
         }
-        fn prepare<'a>(&'a self, _: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
+        fn prepare<'a>(&'a self, _: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
             nobody()
         }
-        fn create_network<'a>(&'a self, _: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>> {
+        fn create_network<'a>(&'a self, _: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
             nobody()
         }
         fn apply<'a>(
@@ -273,19 +277,19 @@ mod tests {
             _: &'a ObservedNetwork,
             _: &'a Site<'a>,
             _: &'a (dyn Fn(String) + Send + Sync),
-        ) -> Boxed<'a, Result<()>> {
+        ) -> BoxFuture<'a, Result<()>> {
             nobody()
         }
-        fn plant_key<'a>(&'a self, _: &'a ObservedHost, _: &'a str) -> Boxed<'a, Result<()>> {
+        fn plant_key<'a>(&'a self, _: &'a ObservedHost, _: &'a str) -> BoxFuture<'a, Result<()>> {
             nobody()
         }
-        fn list(&self, _: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
+        fn list(&self, _: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
             Box::pin(async { Ok(self.left.lock().unwrap().clone()) })
         }
         fn removal_order(&self) -> &'static [&'static str] {
             &["container", "network", "volume"]
         }
-        fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>> {
+        fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>> {
             Box::pin(async move {
                 if resources[0].kind == self.at {
                     self.interrupted.store(true, Ordering::SeqCst);
@@ -295,7 +299,7 @@ mod tests {
                 Ok(())
             })
         }
-        fn expired(&self, _: u64) -> Boxed<'_, Result<Vec<Expired>>> {
+        fn expired(&self, _: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
             nobody()
         }
         fn endpoint(&self, _: &ObservedHost) -> Result<Endpoint> {

@@ -13,10 +13,11 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
+    clock::now_s,
     error::{Error, Result},
     identity::ClusterName,
     journal::Journal,
-    provider::{Holder, Provider, now_s},
+    provider::{Holder, Provider},
     state::{self, State},
 };
 

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     health::ask_host,
     inventory::{HostId, Inventory},
-    provider::{HostState, Observed},
+    observed::{HostState, Observed},
     ssh::Fleet,
 };
 
@@ -103,7 +103,7 @@ fn parse(inventory: &Inventory, observed: &Observed, text: &str) -> Result<Other
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{inventory::Role, provider::ObservedHost};
+    use crate::{inventory::Group, observed::ObservedHost};
 
     fn case() -> (Inventory, Observed) {
         let text = "cluster: c\nprefix: back\ndomain: foo.bar\n";
@@ -131,7 +131,7 @@ mod tests {
         let (inventory, observed) = case();
         let text = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.0.0.4 back-kafka01.foo.bar back-kafka01 oops-kafka01.foo.bar oops-kafka01\n10.0.0.5 first-kafka02\n10.9.9.9 elsewhere\n# 10.0.0.6 comment\n";
         let names = parse(&inventory, &observed, text).unwrap();
-        let of = |index| names[&HostId { role: Role::Broker, index }].iter().map(String::as_str).collect::<Vec<_>>();
+        let of = |index| names[&HostId { group: Group::BROKERS, index }].iter().map(String::as_str).collect::<Vec<_>>();
         assert_eq!(names.len(), 2);
         assert_eq!((of(1), of(2)), (vec!["oops-kafka01", "oops-kafka01.foo.bar"], vec!["first-kafka02"]));
     }

@@ -12,8 +12,8 @@ use crate::{
     engine,
     error::{Error, Result},
     health::ask_host,
-    inventory::{Engine, HostId, Inventory, Metadata, Role, numbers},
-    provider::{HostState, Observed},
+    inventory::{Engine, Group, HostId, Inventory, Metadata, Role, numbers},
+    observed::{HostState, Observed},
     ssh::Fleet,
 };
 
@@ -87,7 +87,7 @@ fn judge_versions(inventory: &Inventory, wanted: &str, seen: &BTreeMap<HostId, S
 /// Refuses to begin an empty cluster over brokers that have data. A first run that was cut off has none.
 fn judge_data(inventory: &Inventory, data: &str, seen: &BTreeMap<HostId, Seen>) -> Result<()> {
     let is_kraft = inventory.engine.metadata() == Metadata::Kraft;
-    if !seen.iter().any(|(id, s)| s.begun && (is_kraft || id.role == Role::Broker)) {
+    if !seen.iter().any(|(id, s)| s.begun && (is_kraft || id.role() == Role::Broker)) {
         return Ok(());
     }
     let keepers: Vec<_> = if is_kraft { inventory.voters() } else { inventory.of(Role::Coordinator).collect() };
@@ -111,12 +111,12 @@ fn judge_data(inventory: &Inventory, data: &str, seen: &BTreeMap<HostId, Seen>) 
 /// Hosts without data in a cluster that has run: what becomes of what they had.
 fn losses(inventory: &Inventory, seen: &BTreeMap<HostId, Seen>) -> Vec<String> {
     let ensemble = inventory.engine.metadata() == Metadata::Zookeeper;
-    let served = |id: &HostId, s: &Seen| s.begun || (ensemble && id.role == Role::Coordinator && s.written);
-    let has_run = |role: Role| seen.iter().any(|(id, s)| id.role == role && served(id, s));
+    let served = |id: &HostId, s: &Seen| s.begun || (ensemble && id.role() == Role::Coordinator && s.written);
+    let has_run = |role: Role| seen.iter().any(|(id, s)| id.role() == role && served(id, s));
     let is_blank = |s: &Seen| !s.unknown && !s.begun && !s.written && !s.formatted;
-    let hosts = inventory.hosts.iter().filter(|h| has_run(h.id.role) && seen.get(&h.id).is_some_and(is_blank));
+    let hosts = inventory.hosts.iter().filter(|h| has_run(h.id.role()) && seen.get(&h.id).is_some_and(is_blank));
     hosts
-        .map(|h| match h.id.role {
+        .map(|h| match h.id.role() {
             Role::Broker => format!(
                 "{} has no data: it copies its replicas from the other brokers; records of partitions whose only replica was there are lost",
                 h.name
@@ -135,9 +135,9 @@ pub async fn check(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -
         let found = own.or_else(|| inventory.vars.get(key)).or_else(|| vars.get(key));
         found.and_then(|v| v.as_str()).unwrap_or_default().to_owned()
     };
-    let hosts = observed.hosts.iter().filter(|h| h.state == HostState::Running && h.id.role != Role::Control);
+    let hosts = observed.hosts.iter().filter(|h| h.state == HostState::Running && h.id.role().serves());
     let asks = hosts.map(|host| async move {
-        let data = text(host.id, if host.id.role == Role::Broker { "broker_data" } else { "coordinator_data" });
+        let data = text(host.id, if host.id.role() == Role::Broker { "broker_data" } else { "coordinator_data" });
         let (home, serial) = (text(host.id, "kafka_home"), host.data_volume.clone().unwrap_or_default().replace('-', ""));
         let argv = ["sh", "-c", SCRIPT, "sh", &home, &data, &serial];
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask_host(fleet, host.id, Some("root"), &argv)).await;
@@ -154,8 +154,8 @@ pub async fn check(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -
     {
         judge_versions(inventory, &settings.version, &seen)?;
     }
-    let keeper = if inventory.is_combined() { Role::Broker } else { Role::Coordinator };
-    let data = text(HostId { role: keeper, index: 1 }, if inventory.is_combined() { "broker_data" } else { "coordinator_data" });
+    let keeper = if inventory.is_combined() { Group::BROKERS } else { Group::COORDINATORS };
+    let data = text(HostId { group: keeper, index: 1 }, if inventory.is_combined() { "broker_data" } else { "coordinator_data" });
     judge_data(inventory, &data, &seen)?;
     Ok(losses(inventory, &seen))
 }
@@ -165,11 +165,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn judged(groups: &str, hosts: &[(Role, u16, &str)]) -> Result<(), String> {
+    fn judged(groups: &str, hosts: &[(Group, u16, &str)]) -> Result<(), String> {
         let text = format!("cluster: c\nprefix: p\nengine: {{apache: {{version: 4.1.1}}}}\ngroups: {{{groups}}}\n");
         let inventory = Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap();
-        let seen = hosts.iter().map(|(role, index, text)| {
-            (HostId { role: *role, index: *index }, Seen::parse(&format!("{}\nend\n", text.replace(' ', "\n").replace(':', " "))).unwrap())
+        let seen = hosts.iter().map(|(group, index, text)| {
+            (
+                HostId { group: *group, index: *index },
+                Seen::parse(&format!("{}\nend\n", text.replace(' ', "\n").replace(':', " "))).unwrap(),
+            )
         });
         let seen = seen.collect();
         judge_versions(&inventory, "4.1.1", &seen).and_then(|()| judge_data(&inventory, "/data/kafka", &seen)).map_err(|e| e.to_string())
@@ -177,14 +180,13 @@ mod tests {
 
     #[test]
     fn a_majority_of_blank_coordinators_is_refused_while_brokers_have_data() {
-        use Role::{Broker, Coordinator};
         for engine in ["bundled", "{apache: {version: 3.9.1, metadata: zookeeper}}"] {
             let inventory = Inventory::parse(std::path::Path::new("i.yml"), &format!("cluster: c\nprefix: p\nengine: {engine}\n")).unwrap();
             let judged = |coordinators: [&str; 3], broker: &str| {
                 let seen = |s: &str| Seen::parse(&format!("{}\nend\n", s.replace(' ', "\n"))).unwrap();
-                let host = |role, index| HostId { role, index };
-                let mut all: BTreeMap<HostId, Seen> = (1..4).map(|i| host(Coordinator, i)).zip(coordinators.map(seen)).collect();
-                all.insert(host(Broker, 1), seen(broker));
+                let host = |group, index| HostId { group, index };
+                let mut all: BTreeMap<HostId, Seen> = (1..4).map(|i| host(Group::COORDINATORS, i)).zip(coordinators.map(seen)).collect();
+                all.insert(host(Group::BROKERS, 1), seen(broker));
                 judge_data(&inventory, "/data/zk", &all).map_err(|e| e.to_string())
             };
             let (kept, broker) = ("written", "written begun");
@@ -197,9 +199,9 @@ mod tests {
             assert!(judged(["", "", ""], broker).is_err());
             let lost = |coordinators: [&str; 3], broker: &str, second: &str| {
                 let seen = |s: &str| Seen::parse(&format!("{}\nend\n", s.replace(' ', "\n"))).unwrap();
-                let host = |role, index| HostId { role, index };
-                let mut all: BTreeMap<HostId, Seen> = (1..4).map(|i| host(Coordinator, i)).zip(coordinators.map(seen)).collect();
-                all.extend([(host(Broker, 1), seen(broker)), (host(Broker, 2), seen(second))]);
+                let host = |group, index| HostId { group, index };
+                let mut all: BTreeMap<HostId, Seen> = (1..4).map(|i| host(Group::COORDINATORS, i)).zip(coordinators.map(seen)).collect();
+                all.extend([(host(Group::BROKERS, 1), seen(broker)), (host(Group::BROKERS, 2), seen(second))]);
                 losses(&inventory, &all)
             };
             let named = lost([kept, kept, ""], broker, "");
@@ -225,21 +227,27 @@ mod tests {
 
     #[test]
     fn an_older_version_is_refused() {
-        use Role::{Broker, Coordinator};
         let same = "link:/opt/kafka_2.13-4.1.1 formatted begun";
         let older = "link:/opt/kafka_2.13-3.9.1 formatted begun";
         let newer = "link:/opt/kafka_2.13-4.2.0 formatted begun";
-        assert_eq!(judged("", &[(Coordinator, 1, same), (Broker, 1, older), (Broker, 2, "")]), Ok(()));
-        let e = judged("", &[(Coordinator, 1, same), (Broker, 2, newer)]).unwrap_err();
+        assert_eq!(judged("", &[(Group::COORDINATORS, 1, same), (Group::BROKERS, 1, older), (Group::BROKERS, 2, "")]), Ok(()));
+        let e = judged("", &[(Group::COORDINATORS, 1, same), (Group::BROKERS, 2, newer)]).unwrap_err();
         assert!(e.contains("p-kafka02 has Apache Kafka 4.2.0, the inventory wants 4.1.1") && e.contains("`version: 4.2.0`"), "{e}");
     }
 
     #[test]
     fn a_majority_of_blank_controllers_is_refused() {
-        use Role::{Broker, Coordinator};
         let (whole, new) = ("formatted begun", "formatted");
         let with = |c: [&'static str; 3], broker| {
-            judged("", &[(Coordinator, 1, c[0]), (Coordinator, 2, c[1]), (Coordinator, 3, c[2]), (Broker, 1, broker)])
+            judged(
+                "",
+                &[
+                    (Group::COORDINATORS, 1, c[0]),
+                    (Group::COORDINATORS, 2, c[1]),
+                    (Group::COORDINATORS, 3, c[2]),
+                    (Group::BROKERS, 1, broker),
+                ],
+            )
         };
         assert_eq!(with([whole, whole, whole], whole), Ok(()));
         assert_eq!(with([whole, whole, ""], whole), Ok(()));
@@ -252,8 +260,8 @@ mod tests {
         assert_eq!(with([whole, new, new], ""), Ok(()));
         // What is not mounted yet, or was not asked, may be whole.
         assert_eq!(with([whole, "unknown", ""], whole), Ok(()));
-        assert_eq!(judged("", &[(Coordinator, 1, ""), (Broker, 1, whole)]), Ok(()));
-        let combined = [(Broker, 1, ""), (Broker, 2, ""), (Broker, 3, whole)];
+        assert_eq!(judged("", &[(Group::COORDINATORS, 1, ""), (Group::BROKERS, 1, whole)]), Ok(()));
+        let combined = [(Group::BROKERS, 1, ""), (Group::BROKERS, 2, ""), (Group::BROKERS, 3, whole)];
         assert!(judged("coordinators: {count: 0}", &combined).unwrap_err().contains("p-kafka01, p-kafka02;"));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     health::ask_host,
     inventory::{Engine, HostId, Inventory, Role},
-    provider::{HostState, Observed},
+    observed::{HostState, Observed},
     ssh::Fleet,
 };
 
@@ -55,7 +55,7 @@ impl Spoken {
 /// Name of the bundled program of a role.
 fn program(role: Role) -> Option<&'static str> {
     match role {
-        Role::Control => None,
+        Role::Control | Role::Plain => None,
         Role::Coordinator => Some("septet-coordinator"),
         Role::Broker => Some("septet-broker"),
     }
@@ -63,8 +63,8 @@ fn program(role: Role) -> Option<&'static str> {
 
 async fn ask(inventory: &Inventory, fleet: &Arc<Fleet>, ids: &[HostId]) -> Result<BTreeMap<HostId, Spoken>> {
     let name = |id: HostId| inventory.hosts.iter().find(|h| h.id == id).map(|h| h.name.clone()).unwrap_or_default();
-    let asks =
-        ids.iter().filter_map(|id| Some((*id, program(id.role)?, inventory.engine.unit(id.role)?))).map(|(id, program, unit)| async move {
+    let asks = ids.iter().filter_map(|id| Some((*id, program(id.role())?, inventory.engine.unit(id.role())?))).map(
+        |(id, program, unit)| async move {
             let installed = format!("{}/{program}", engine::PROGRAM_DIR);
             let argv = ["sh", "-c", SCRIPT, "sh", unit, &installed, PeerProtocol::MARK];
             let failed = |why: String| {
@@ -74,7 +74,8 @@ async fn ask(inventory: &Inventory, fleet: &Arc<Fleet>, ids: &[HostId]) -> Resul
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask_host(fleet, id, Some("root"), &argv)).await;
             let said = answer.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
             Spoken::parse(&said).map(|s| (id, s)).ok_or_else(|| failed("the answer is incomplete".into()))
-        });
+        },
+    );
     join_all(asks).await.into_iter().collect()
 }
 
@@ -93,7 +94,7 @@ pub async fn differing(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet
         return Ok(roles);
     }
     for role in [Role::Coordinator, Role::Broker] {
-        let hosts = || observed.hosts.iter().filter(|h| h.id.role == role && h.state == HostState::Running);
+        let hosts = || observed.hosts.iter().filter(|h| h.id.role() == role && h.state == HostState::Running);
         let ids: Vec<HostId> = hosts().map(|h| h.id).collect();
         let spoken = ask(&cluster.inventory, fleet, &ids).await?;
         for host in hosts() {
@@ -110,7 +111,7 @@ pub async fn differing(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet
 
 /// What the user should know of a restart of all.
 pub fn note(role: Role) -> String {
-    format!("{}: the new version speaks another peer protocol: all restart together", role.group())
+    format!("{}: the new version speaks another peer protocol: all restart together", role.hosts())
 }
 
 #[cfg(test)]

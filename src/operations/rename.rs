@@ -27,7 +27,7 @@ async fn rename_now(cluster: &mut Cluster, renamed: Inventory, prefix: &str) -> 
     }
     for host in &renamed.hosts {
         if let Some(what) = observed.taken.get(&host.name) {
-            return Err(crate::provider::foreign(&host.name, what));
+            return Err(crate::observed::foreign(&host.name, what));
         }
     }
     let path = match &cluster.inventory.path {

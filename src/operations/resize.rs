@@ -25,7 +25,7 @@ fn id_of(step: &Step) -> Option<HostId> {
 pub async fn roll(cluster: &Cluster, steps: &[Step], access: Access) -> Result<Access> {
     let mut work = Resize { cluster, steps, access };
     for role in Role::ALL {
-        let hosts: Vec<HostId> = steps.iter().filter_map(id_of).filter(|id| id.role == role).collect();
+        let hosts: Vec<HostId> = steps.iter().filter_map(id_of).filter(|id| id.role() == role).collect();
         if !hosts.is_empty() {
             rolling::roll(&mut work, role, hosts, &cluster.interrupted).await?;
         }

@@ -18,7 +18,7 @@ use crate::{
     events::{Event, TaskStatus},
     health::{Report, ask_host},
     inventory::{Host, HostId, Role, select},
-    provider::HostState,
+    observed::HostState,
     rolling::{self, Gate, Work},
     ssh::Fleet,
 };
@@ -72,7 +72,7 @@ pub struct Restarted {
 
 /// Restarts the services of the hosts of a pattern; with `all` also those that an unfinished `restart` has restarted already.
 pub async fn restart(cluster: &Cluster, pattern: &str, all: bool) -> Result<Restarted> {
-    let hosts: Vec<Host> = select(&cluster.inventory, pattern)?.into_iter().filter(|h| h.id.role != Role::Control).cloned().collect();
+    let hosts: Vec<Host> = select(&cluster.inventory, pattern)?.into_iter().filter(|h| h.id.role() != Role::Control).cloned().collect();
     if hosts.is_empty() {
         return Err(Error::invalid(format!("no host of `{pattern}` runs a service of the engine"))
             .hint("`coordinators`, `brokers` and their hosts do"));
@@ -102,7 +102,7 @@ async fn restart_now(cluster: &Cluster, hosts: &[Host], all: bool) -> Result<Res
     }
     let roll = async {
         for role in [Role::Coordinator, Role::Broker] {
-            let of_role: Vec<HostId> = due.iter().copied().filter(|id| id.role == role).collect();
+            let of_role: Vec<HostId> = due.iter().copied().filter(|id| id.role() == role).collect();
             if !of_role.is_empty() {
                 rolling::roll(&mut work, role, of_role, &cluster.interrupted).await?;
             }
@@ -149,7 +149,7 @@ impl Restart<'_> {
     }
 
     fn unit(&self, id: HostId) -> &'static str {
-        self.cluster.inventory.engine.unit(id.role).unwrap_or_default()
+        self.cluster.inventory.engine.unit(id.role()).unwrap_or_default()
     }
 
     async fn one(&self, id: HostId) -> Result<String> {

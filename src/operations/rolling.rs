@@ -17,7 +17,7 @@ use crate::{
     events::{Event, GateState},
     health::{Checker, Problem},
     inventory::{HostId, Inventory, Role},
-    provider::Observed,
+    observed::Observed,
     report::Reporter,
     rolling::{Gate, Order},
     ssh::Fleet,
@@ -113,7 +113,7 @@ impl RollingGate {
     async fn wait_before(&self, id: HostId) -> Result<()> {
         let (begun, checker, mut blocked) = (Instant::now(), self.checker(), self.blocked(id));
         loop {
-            let mut problems = checker.role(id.role).await;
+            let mut problems = checker.role(id.role()).await;
             // What is wrong with the host itself only its restart may mend.
             problems.retain(|p| !checker.is_own(p, id));
             if problems.is_empty() {
@@ -135,7 +135,7 @@ impl RollingGate {
         let begun = Instant::now();
         let (mut patient, mut blocked) = (begun, self.blocked(id));
         loop {
-            let problems = self.checker().role(id.role).await;
+            let problems = self.checker().role(id.role()).await;
             if problems.is_empty() {
                 return Ok(());
             }
@@ -159,7 +159,7 @@ impl RollingGate {
             Ok::<_, Error>((views.into_keys().collect(), leaders))
         };
         match role {
-            Role::Control => Ok(Default::default()),
+            Role::Control | Role::Plain => Ok(Default::default()),
             Role::Coordinator => leaders.await,
             Role::Broker => {
                 let views = checker.brokers().await?;
@@ -173,7 +173,7 @@ impl RollingGate {
     }
 
     async fn sequence(&self, role: Role, hosts: Vec<HostId>) -> Result<Order> {
-        if role == Role::Control {
+        if !role.serves() {
             return Ok(Order { first: hosts, ..Order::default() });
         }
         let (begun, mut known) = (Instant::now(), Known::default());
@@ -228,9 +228,10 @@ impl Gate for RollingGate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::Group;
 
     fn broker(index: u16) -> HostId {
-        HostId { role: Role::Broker, index }
+        HostId { group: Group::BROKERS, index }
     }
 
     fn set(indexes: &[u16]) -> BTreeSet<HostId> {

@@ -12,7 +12,7 @@ use crate::{
     engine,
     health::ask_host,
     inventory::{Engine, Inventory, Role},
-    provider::{HostState, Observed},
+    observed::{HostState, Observed},
     ssh::Fleet,
 };
 
@@ -59,7 +59,7 @@ pub async fn of_ensemble(inventory: &Inventory, observed: &Observed, fleet: Opti
         return None;
     }
     let path = engine::ENSEMBLE_SECRET;
-    let there = observed.hosts.iter().filter(|h| h.id.role == Role::Coordinator && h.state != HostState::Unfinished);
+    let there = observed.hosts.iter().filter(|h| h.id.role() == Role::Coordinator && h.state != HostState::Unfinished);
     let answers = join_all(there.map(|host| async move {
         let fleet = fleet.filter(|_| host.state == HostState::Running)?;
         let argv = ["sh", "-c", SCRIPT, "sh", path];

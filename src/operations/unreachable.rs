@@ -2,11 +2,7 @@
 
 use futures_util::future::join_all;
 
-use crate::{
-    error::Error,
-    provider::{ObservedHost, Provider},
-    ssh::SshError,
-};
+use crate::{error::Error, observed::ObservedHost, provider::Provider, ssh::SshError};
 
 /// Lines of a host's own words that are shown.
 const MAX_LINES: usize = 4;

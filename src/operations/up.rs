@@ -23,9 +23,10 @@ use crate::{
     error::{Error, Kind, Result},
     health::{Checker, Report},
     inventory::{Engine, Host, HostId, Metadata, Role},
+    observed::{HostState, Observed, ObservedHost},
     plan::{self, Plan, Step},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
-    provider::{Check, EXTERNAL_PORT, Estimate, HostState, Observed, ObservedHost, ProviderStats, Site, Verdict},
+    provider::{Check, EXTERNAL_PORT, Estimate, ProviderStats, Site, Verdict},
     ssh::{Fleet, keys},
     state,
     template::Vars,
@@ -95,7 +96,7 @@ fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Resu
         }
         let address = is.map(|i| i.address).or(observed.network.as_ref().and_then(|n| n.host(host.id)));
         v.insert("address".into(), address.map_or_else(|| "(not known yet)".into(), |a| a.to_string()).into());
-        if let Some(outside) = is.filter(|_| host.id.role == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
+        if let Some(outside) = is.filter(|_| host.id.role() == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
             v.insert("external_listener".into(), outside.into());
         }
         // While a rename is under way, or was cut off, all names lead to the host.
@@ -480,7 +481,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     let mut options = cluster.options.clone();
     options.check = true;
     // The way to every host is by the control host.
-    let reachable = observed.hosts.iter().any(|h| h.id.role == Role::Control && h.state == HostState::Running);
+    let reachable = observed.hosts.iter().any(|h| h.id.role() == Role::Control && h.state == HostState::Running);
     let unseen: Vec<String> = unseen(&observed, reachable).map(|h| h.name.clone()).collect();
     cluster.reporter.unseen(&unseen);
     let access = match reachable {
@@ -543,7 +544,7 @@ pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
 /// Where clients find the cluster: from the user's machine where the provider lets them in there, else inside of its network.
 pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
     let of = |role: Role, outer: u16, inner: u16| {
-        let hosts = observed.hosts.iter().filter(|h| h.id.role == role);
+        let hosts = observed.hosts.iter().filter(|h| h.id.role() == role);
         let list: Vec<String> =
             hosts.map(|h| cluster.provider.outside(h, outer).unwrap_or_else(|| format!("{}:{inner}", h.address))).collect();
         list.join(",")

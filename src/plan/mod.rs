@@ -1,181 +1,20 @@
 //! The planner: from what is wanted and what exists to the steps between. Pure and synchronous; `up` applies the
 //! value that `plan` prints.
 
-use std::fmt;
+pub mod step;
 
-use serde::Serialize;
+pub use step::{Plan, Step};
 
 use crate::{
     error::{Error, Result},
-    inventory::{HostId, Inventory, Role},
-    provider::{Adjustment, HostState, Observed, Opening, foreign},
+    inventory::{HostId, Inventory},
+    observed::{HostState, Observed, foreign},
 };
-
-/// A change to what the provider has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "step")]
-pub enum Step {
-    /// the cluster's network
-    CreateNetwork,
-    /// a host that is not there
-    Create {
-        /// identity
-        #[serde(skip)]
-        id: HostId,
-        /// its name
-        name: String,
-        /// what it will be, as far as that is known before: kind, address, data that is kept
-        #[serde(skip_serializing_if = "String::is_empty")]
-        about: String,
-    },
-    /// a host that does not work as it is: made again, with the data that it has
-    Replace {
-        /// Identity: group and index.
-        #[serde(skip)]
-        id: HostId,
-        /// its name
-        name: String,
-        /// Why it does not work.
-        why: String,
-    },
-    /// a host that is stopped
-    Start {
-        /// identity
-        #[serde(skip)]
-        id: HostId,
-        /// its name
-        name: String,
-    },
-    /// a host that is frozen
-    Unpause {
-        /// identity
-        #[serde(skip)]
-        id: HostId,
-        /// its name
-        name: String,
-    },
-    /// a host of another kind of machine: stopped, changed, started
-    Resize {
-        /// identity
-        #[serde(skip)]
-        id: HostId,
-        /// its name
-        name: String,
-        /// its kind now
-        from: String,
-        /// its kind to be
-        to: String,
-    },
-    /// a host whose data lies on a volume that is not attached to it: what a run that was cut off left
-    Attach {
-        /// identity
-        #[serde(skip)]
-        id: HostId,
-        /// its name
-        name: String,
-        /// the provider's id of the volume
-        volume: String,
-    },
-    /// something that is mended in place
-    Adjust(Adjustment),
-    /// a host with another name
-    Rename {
-        /// identity
-        #[serde(skip)]
-        id: HostId,
-        /// its name now
-        from: String,
-        /// its name to be
-        to: String,
-    },
-}
-
-impl Step {
-    /// The host that it is about; `None` for what several have in common.
-    pub fn host(&self) -> Option<HostId> {
-        match self {
-            Step::Create { id, .. }
-            | Step::Replace { id, .. }
-            | Step::Start { id, .. }
-            | Step::Unpause { id, .. }
-            | Step::Resize { id, .. }
-            | Step::Attach { id, .. }
-            | Step::Rename { id, .. } => Some(*id),
-            Step::CreateNetwork | Step::Adjust(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Step::CreateNetwork => write!(f, "+ network"),
-            Step::Create { name, about, .. } if about.is_empty() => write!(f, "+ host {name}"),
-            Step::Create { name, about, .. } => write!(f, "+ host {name} ({about})"),
-            Step::Replace { name, why, .. } => write!(f, "± host {name} ({why}: made again, data is kept)"),
-            Step::Start { name, .. } => write!(f, "~ host {name}: start"),
-            Step::Unpause { name, .. } => write!(f, "~ host {name}: unpause"),
-            Step::Resize { name, from, to, .. } => write!(f, "~ host {name}: from {from} to {to}, stopped and started"),
-            Step::Attach { name, volume, .. } => write!(f, "~ host {name}: attach its data, {volume}"),
-            Step::Adjust(Adjustment::Openings { group, name, add, remove }) => {
-                let list = |o: &[Opening]| o.iter().map(Opening::to_string).collect::<Vec<_>>().join(", ");
-                write!(f, "{} group {name}:", if group.is_empty() { "+" } else { "~" })?;
-                if !add.is_empty() {
-                    write!(f, " open {}", list(add))?;
-                }
-                if !remove.is_empty() {
-                    write!(f, "{} close {}", if add.is_empty() { "" } else { ";" }, list(remove))?;
-                }
-                Ok(())
-            }
-            Step::Adjust(Adjustment::Membership { name, join, leave, .. }) => {
-                write!(f, "~ security groups of {name}:")?;
-                if !join.is_empty() {
-                    write!(f, " join {}", join.join(", "))?;
-                }
-                if !leave.is_empty() {
-                    write!(f, "{} leave {}", if join.is_empty() { "" } else { ";" }, leave.join(", "))?;
-                }
-                Ok(())
-            }
-            Step::Adjust(Adjustment::Tags { name, tags, .. }) => {
-                let list: Vec<String> = tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
-                write!(f, "~ tags of {name}: {}", list.join(", "))
-            }
-            Step::Adjust(Adjustment::Surplus { name, reference }) => {
-                write!(f, "- host {name} ({reference}): a second one in its place")
-            }
-            Step::Rename { from, to, .. } => write!(f, "~ host {from}: rename to {to}"),
-        }
-    }
-}
-
-/// What would be done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
-    /// before hosts are configured
-    pub steps: Vec<Step>,
-    /// one host at a time, each under the gate of its role
-    pub rolls: Vec<Step>,
-    /// after they are: names change last, so that an unfinished rename is seen
-    pub renames: Vec<Step>,
-}
-
-impl Plan {
-    /// Whether nothing is to be done with the provider.
-    pub fn is_empty(&self) -> bool {
-        self.all().next().is_none()
-    }
-    /// All steps in order.
-    pub fn all(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter().chain(&self.rolls).chain(&self.renames)
-    }
-}
 
 /// What is known of a host before it is made.
 fn about(inventory: &Inventory, observed: &Observed, id: HostId) -> String {
     let mut parts = Vec::new();
-    if let Some(size) = inventory.provider.sizes(id.role).first() {
+    if let Some(size) = inventory.provider.sizes(id.group).first() {
         parts.push(size.clone());
         if let Some(address) = observed.network.as_ref().and_then(|n| n.host(id)) {
             parts.push(format!("at {address}"));
@@ -184,7 +23,7 @@ fn about(inventory: &Inventory, observed: &Observed, id: HostId) -> String {
     if let Some(kept) = observed.kept.get(&id) {
         let place = if kept.zone.is_empty() { String::new() } else { format!(" in {}", kept.zone) };
         parts.push(format!("with the data of {}{place}", kept.reference));
-    } else if id.role != Role::Control && !(observed.hosts.is_empty() && observed.kept.is_empty()) {
+    } else if id.role().serves() && !(observed.hosts.is_empty() && observed.kept.is_empty()) {
         parts.push("without data: no volume of it exists".into());
     }
     parts.join(" ")
@@ -235,8 +74,11 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
         plan.steps.push(Step::CreateNetwork);
     }
     if let Some(extra) = observed.hosts.iter().find(|o| !inventory.hosts.iter().any(|h| h.id == o.id)) {
-        return Err(Error::failed(format!("{} ({} {}) is no longer in the inventory", extra.name, extra.id.role, extra.id.index))
-            .hint("this version does not shrink a cluster: put the host back into the inventory, or `septet down`"));
+        return Err(Error::failed(format!(
+            "{} (number {} of {}) is no longer in the inventory",
+            extra.name, extra.id.index, extra.id.group
+        ))
+        .hint("this version does not shrink a cluster: put the host back into the inventory, or `septet down`"));
     }
     plan.steps.extend(observed.adjustments.iter().cloned().map(Step::Adjust));
     for host in &inventory.hosts {
@@ -255,7 +97,7 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
             plan.steps.push(Step::Replace { id: host.id, name: name(), why: why.clone() });
             continue;
         }
-        let sizes = inventory.provider.sizes(host.id.role);
+        let sizes = inventory.provider.sizes(host.id.group);
         let resize = match (&is.size, sizes.first()) {
             // One of the alternatives is what there was room for: it stays.
             (Some(from), Some(to)) if !sizes.contains(from) => {
@@ -286,18 +128,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
+        address::Subnet,
+        inventory::Group,
         inventory::ProviderSettings,
-        provider::{KeptVolume, ObservedHost, ObservedNetwork, Place, docker::Subnet},
+        observed::{Adjustment, KeptVolume, ObservedHost, ObservedNetwork, Opening, Place},
     };
 
     fn observed(inventory: &Inventory) -> Observed {
-        let subnet = Subnet([10, 1, 2]);
+        let network = ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet: Subnet::new(10, 1, 2), ports_from: 19000 } };
         let hosts = inventory.hosts.iter().map(|h| ObservedHost {
             id: h.id,
             reference: h.name.clone(),
             name: h.name.clone(),
             state: HostState::Running,
-            address: subnet.host(h.id).unwrap(),
+            address: network.host(h.id).unwrap(),
             public: None,
             host_key: String::new(),
             published: Default::default(),
@@ -308,7 +152,7 @@ mod tests {
         });
         Observed {
             uuid: Some(crate::identity::ClusterId::nil()),
-            network: Some(ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet, ports_from: 19000 } }),
+            network: Some(network.clone()),
             hosts: hosts.collect(),
             ..Observed::default()
         }
@@ -478,7 +322,7 @@ mod tests {
         // Who is missing of the recorded number is made again.
         let mut o = observed(&kraft);
         o.engine = Some("apache-kraft-3".into());
-        o.hosts.retain(|h| h.id != HostId { role: Role::Coordinator, index: 2 });
+        o.hosts.retain(|h| h.id != HostId { group: Group::COORDINATORS, index: 2 });
         assert_eq!(shown(&plan(&kraft, &o).unwrap()), "+ host p-controller02 (without data: no volume of it exists)\n");
     }
 
@@ -490,7 +334,7 @@ mod tests {
         o.taken.insert("peter-kafka03".into(), "a container of image x".into());
         assert!(plan(&inventory, &o).unwrap_err().message.contains("left alone"));
         let mut o = observed(&inventory);
-        o.hosts[6].id = HostId { role: Role::Broker, index: 4 };
+        o.hosts[6].id = HostId { group: Group::BROKERS, index: 4 };
         assert!(plan(&inventory, &o).unwrap_err().message.contains("no longer in the inventory"));
         let mut o = observed(&inventory);
         o.network = None;

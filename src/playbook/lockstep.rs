@@ -100,10 +100,10 @@ impl Drop for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Role;
+    use crate::inventory::Group;
 
     fn id(index: u16) -> HostId {
-        HostId { role: Role::Broker, index }
+        HostId { group: Group::BROKERS, index }
     }
 
     #[tokio::test]

@@ -4,7 +4,6 @@ mod keywords;
 mod lockstep;
 pub mod model;
 pub mod parse;
-pub mod project;
 pub mod runner;
 mod worker;
 

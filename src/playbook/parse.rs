@@ -14,10 +14,10 @@ pub use self::{task::answers_of, words::words};
 use super::{
     keywords,
     model::{Become, Play, Serial, Task, Work, is_user_name},
-    project::Project,
 };
 use crate::{
     error::{Error, Result, nearest},
+    project::Project,
     template::{Reads, Vars},
     yaml::{Fields, Node, NodeKind},
 };

@@ -5,8 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    future::Future,
-    pin::Pin,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -18,21 +16,18 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use super::{
     lockstep::{Lockstep, Member},
     model::{Play, Task},
-    project::Project,
     worker::{self, HostState},
 };
 use crate::{
     error::{Error, Kind, Result},
     events::{Event, Level},
     inventory::{Host, HostId, Inventory, Role, magic_vars, own_vars, select},
+    project::Project,
     rolling::{self, Gate},
     ssh::Fleet,
     stop,
     template::{Hosts, Renderer, Vars},
 };
-
-/// A future that can be kept in a trait object.
-pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// How a run is to be.
 #[derive(Debug, Clone, Default)]
@@ -267,7 +262,7 @@ impl Runner {
         }
         // Each role has its own gate: the brokers' gate does not protect the coordinators.
         for role in Role::ALL {
-            let of_role: Vec<Host> = due.iter().filter(|h| h.id.role == role).cloned().collect();
+            let of_role: Vec<Host> = due.iter().filter(|h| h.id.role() == role).cloned().collect();
             if !of_role.is_empty() && !self.roll(play, role, &of_role, recap).await? {
                 break;
             }

@@ -32,8 +32,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     inventory::Host,
-    modules::{self, Arguments, Blob, Prepared},
-    ssh::{AgentSession, SshError},
+    modules::{self, Arguments, Prepared},
+    ssh::{AgentSession, Blob, SshError},
     stop,
     template::{IN_PLAYBOOK, Renderer, Vars},
     yaml::Node,

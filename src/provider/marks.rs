@@ -5,12 +5,12 @@
 
 use crate::{
     identity::{ClusterId, ClusterName, HostName, HostPublicKey, Shape},
-    inventory::{HostId, Role},
+    inventory::{Group, HostId},
     provider::PORTS_PER_CLUSTER,
 };
 
-/// Greatest number of a host within its role that is read.
-const MAX_INDEX: u16 = 1000;
+/// Greatest number of a host within its group that is read.
+const MAX_INDEX: u16 = 10_000;
 
 /// The names of marks, without what a provider puts before them.
 pub mod name {
@@ -18,9 +18,9 @@ pub mod name {
     pub const CLUSTER: &str = "cluster";
     /// The cluster's name.
     pub const NAME: &str = "name";
-    /// A host's role.
+    /// A host's group; the engine's in the singular.
     pub const ROLE: &str = "role";
-    /// A host's number within its role, from 1.
+    /// A host's number within its group, from 1.
     pub const INDEX: &str = "index";
     /// A host's public key.
     pub const HOST_KEY: &str = "hostkey";
@@ -83,7 +83,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
 
 fn host_id<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Option<HostId> {
     let index = number::<u16>(get(name::INDEX)?).filter(|i| (1..=MAX_INDEX).contains(i))?;
-    Some(HostId { role: Role::parse(get(name::ROLE)?)?, index })
+    Some(HostId { group: Group::from_label(get(name::ROLE)?)?, index })
 }
 
 /// A host's public key; a comment behind it, as older versions wrote, is left out.

@@ -24,7 +24,7 @@ pub fn plain_table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -
 pub fn hosts_table(hosts: &[HostHealth]) -> String {
     plain_table(
         &["host", "role", "address", "state", ""],
-        hosts.iter().map(|h| vec![h.name.clone(), h.role.to_owned(), h.address.clone(), h.state.clone(), h.note.clone()]),
+        hosts.iter().map(|h| vec![h.name.clone(), h.role.clone(), h.address.clone(), h.state.clone(), h.note.clone()]),
     )
 }
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     engine::bundle::Program,
-    modules::{Blob, BlobSource},
+    ssh::{Blob, BlobSource},
 };
 
 /// Time for the agent's first frame.

@@ -15,11 +15,7 @@ use super::{
     landing::Lands,
     relay::{self, Cargo},
 };
-use crate::{
-    engine::bundle::Program,
-    inventory::{HostId, Role},
-    modules::Blob,
-};
+use crate::{engine::bundle::Program, inventory::HostId, ssh::Blob};
 
 /// Where a host's sshd is, and the key that it must show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +61,7 @@ fn not_startable(words: &str) -> SshError {
 }
 
 /// The host through which the others are reached.
-const JUMP: HostId = HostId { role: Role::Control, index: 1 };
+const JUMP: HostId = HostId::CONTROL;
 
 impl Fleet {
     /// A fleet; nothing is connected yet. Each host has the agent for its architecture.

@@ -7,11 +7,8 @@ use russh::keys::{Algorithm, PrivateKey, key::safe_rng, ssh_key::LineEnding};
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
-    state::State,
+    state::{KEY_FILE, State},
 };
-
-/// The cluster's login key within its directory.
-pub const KEY_FILE: &str = "id_ed25519";
 
 /// A host's key pair as it is planted.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@
 //! except the control host an agent channel while it relays a file (`signing.rs`).
 
 mod agent;
+mod blob;
 mod client;
 mod fleet;
 pub mod keys;
@@ -24,6 +25,7 @@ use std::{
 
 use self::client::{Channel, Client};
 pub use agent::{AgentSession, Pending, quote};
+pub use blob::{Blob, BlobSource};
 pub use fleet::{Endpoint, Fleet};
 pub use landing::Lands;
 pub use relay::Cargo;

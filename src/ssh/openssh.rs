@@ -9,14 +9,8 @@ use super::quote;
 use crate::{
     error::{Error, Result},
     identity::{HostName, HostPublicKey},
-    ssh::keys::KEY_FILE,
-    state::State,
+    state::{KEY_FILE, KNOWN_HOSTS, SSH_CONFIG as CONFIG, State},
 };
-
-/// The configuration within a cluster's directory.
-pub const CONFIG: &str = "ssh_config";
-/// The known host keys within a cluster's directory.
-const KNOWN_HOSTS: &str = "known_hosts";
 
 /// A host as OpenSSH is to know it.
 #[derive(Debug, Clone)]

@@ -40,9 +40,19 @@ pub fn holds_template(v: &Value) -> bool {
     }
 }
 
-/// A host's name from its template.
-pub fn hostname(vars: &Vars, template: &str) -> Result<String> {
-    tera::render(vars, "hostname", template)
+/// A template of host names, parsed once for all hosts of a group.
+pub struct Hostname(tera::Many);
+
+impl Hostname {
+    /// From its text; mistakes in it show when it is rendered.
+    pub fn new(template: &str) -> Self {
+        Self(tera::Many::new("hostname", template))
+    }
+
+    /// A host's name.
+    pub fn render(&self, vars: &Vars) -> Result<String> {
+        self.0.render(vars)
+    }
 }
 
 /// A value as Python's `str()` spells it.

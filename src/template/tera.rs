@@ -86,6 +86,34 @@ fn engine() -> Tera {
     tera
 }
 
+/// Renders one template over many sets of values: it is parsed once.
+pub(super) struct Many {
+    name: &'static str,
+    text: String,
+    parsed: Option<Tera>,
+}
+
+impl Many {
+    pub(super) fn new(name: &'static str, text: &str) -> Self {
+        let strict = needed::strict(text);
+        let mut tera = engine();
+        let parsed = is_template(text) && tera.add_raw_template(name, strict.as_deref().unwrap_or(text)).is_ok();
+        Self { name, text: text.to_owned(), parsed: parsed.then_some(tera) }
+    }
+
+    pub(super) fn render(&self, vars: &Vars) -> Result<String> {
+        let mut context = Context::new();
+        for (k, v) in vars {
+            context.insert(k.clone(), v);
+        }
+        match self.parsed.as_ref().map(|t| t.render(self.name, &context)) {
+            Some(Ok(text)) => Ok(text),
+            // What is wrong with it is found the slow way.
+            _ => render(vars, self.name, &self.text),
+        }
+    }
+}
+
 /// Renders a template over values that are taken as they are.
 pub(super) fn render(vars: &Vars, name: &str, text: &str) -> Result<String> {
     if !is_template(text) {

@@ -25,6 +25,27 @@ fn follow(kind: &str, mistakes: &[Mistake<'_>], check: impl Fn(&str) -> Result<(
 }
 
 #[test]
+fn hints_about_groups() {
+    let groups = |g: &str| format!("cluster: c\nprefix: p\ngroups: {{{g}}}\n");
+    let mistakes = [
+        ("all: {vars: {a: 1}}", "variables of all hosts are below `vars:`", ""),
+        ("broker: {count: 3}", "did you mean `brokers`?", "brokers: {count: 3}"),
+        ("brokres: {count: 3}", "did you mean `brokers`?", "brokers: {count: 3}"),
+        ("coordinators: {count: 4}", "an even number fails as early as one less: take 1, 3, 5 or 7", "coordinators: {count: 3}"),
+        ("a: {children: [clientz]}, clients: {count: 1}", "did you mean `clients`?", "a: {children: [clients]}, clients: {count: 1}"),
+        ("a: {hosts: [p-kafka09]}", "did you mean `p-kafka01`?", "a: {hosts: [p-kafka01]}"),
+        ("a: {hosts: [elsewhere]}", "one without names hosts of other groups, as `kafka01`", "a: {hosts: [kafka01]}"),
+        ("a: {count: 1}, b: {children: {a: {count: 2}}}", "keep one of them", "a: {count: 1}, b: {children: {a: }}"),
+        ("web: {count: 101}, web1: {count: 1}", "choose another name for the group", "web: {count: 101}, site: {count: 1}"),
+    ];
+    for (bad, hint, good) in mistakes {
+        follow("groups", &[(&groups(bad), hint, &groups(good))], |text| inventory(text).map(drop));
+    }
+    let vars = "cluster: c\nprefix: p\nvars: {a: 1}\n";
+    inventory(vars).unwrap();
+}
+
+#[test]
 fn hints_about_inventories() {
     let base = "cluster: c\nprefix: p\n";
     let with = |more: &str| format!("{base}{more}\n");

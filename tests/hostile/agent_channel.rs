@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use septet::{
     engine::bundle::Program,
     health::Checker,
-    inventory::{HostId, Inventory, Role},
-    provider::{HostState, Observed, ObservedHost},
+    inventory::{Group, HostId, Inventory},
+    observed::{HostState, Observed, ObservedHost},
     ssh::Fleet,
 };
 
 use crate::ssh_server::{Behaviour, HOST_BOUND, Host, Seen, USER, new_key};
 
-const CONTROL: HostId = HostId { role: Role::Control, index: 1 };
-const BROKER: HostId = HostId { role: Role::Broker, index: 1 };
+const CONTROL: HostId = HostId::CONTROL;
+const BROKER: HostId = HostId { group: Group::BROKERS, index: 1 };
 const AGENT: &str = "0123";
 
 fn program(dir: &tempfile::TempDir) -> Program {

@@ -10,7 +10,7 @@ use std::{
 
 use russh::keys::{PrivateKey, ssh_key::LineEnding};
 use septet::{
-    inventory::{HostId, Role},
+    inventory::{Group, HostId},
     ssh::{Cargo, Endpoint, Fleet, Lands},
 };
 use sha2::{Digest, Sha256};
@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 use crate::ssh_server::new_key;
 
 const SSHD: &str = "/usr/sbin/sshd";
-const CONTROL: HostId = HostId { role: Role::Control, index: 1 };
-const BROKER: HostId = HostId { role: Role::Broker, index: 1 };
+const CONTROL: HostId = HostId::CONTROL;
+const BROKER: HostId = HostId { group: Group::BROKERS, index: 1 };
 
 /// Whether the test can run. Continuous integration has OpenSSH's server.
 fn can_run(test: &str) -> bool {

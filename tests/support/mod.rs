@@ -15,7 +15,8 @@ use septet::{
     },
     error::{Error, Result},
     inventory::{HostId, Inventory},
-    playbook::{Event, Options, Recap, Runner, model::Play, parse, project::Project, runner::Shared},
+    playbook::{Event, Options, Recap, Runner, model::Play, parse, runner::Shared},
+    project::Project,
     provider::EXTERNAL_PORT,
     template::Vars,
 };

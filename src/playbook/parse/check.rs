@@ -105,7 +105,7 @@ impl Reader<'_> {
     }
 
     /// A file that is named as it is must be there.
-    fn source(&mut self, task: &Task, kind: &str, arguments: &Value, node: &Node) -> Option<crate::playbook::project::Found> {
+    fn source(&mut self, task: &Task, kind: &str, arguments: &Value, node: &Node) -> Option<crate::project::Found> {
         // A directory is the module's to refuse.
         let src = arguments.get("src")?.as_str().filter(|s| !is_template(s) && !s.ends_with('/'))?;
         let at = value_of(node, "src").unwrap_or(node);

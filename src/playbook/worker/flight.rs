@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use super::{Stop, Worker, evaluate::holds, next_batch};
 use crate::{
     error::Result,
-    modules::{Blob, Prepared},
+    modules::Prepared,
     playbook::{TaskStatus, model::Task},
-    ssh::{AgentSession, SshError},
+    ssh::{AgentSession, Blob, SshError},
     stop,
     template::{Renderer, is_template},
 };

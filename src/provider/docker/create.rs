@@ -26,7 +26,8 @@ use crate::{
     error::{Error, Result},
     identity::ClusterId,
     inventory::HostId,
-    provider::{ObservedNetwork, Site, authorized, foreign, published_ports},
+    observed::{ObservedNetwork, Place, foreign, free_address},
+    provider::{Site, authorized, published_ports},
     ssh::keys,
 };
 
@@ -52,10 +53,14 @@ impl Docker {
     pub(super) async fn create(&self, id: HostId, name: &str, network: &ObservedNetwork, site: &Site<'_>, keys: &str) -> Result<()> {
         let (image, privilege) = self.ready.get().ok_or_else(|| Error::failed("the node image is not ready"))?;
         let doing = format!("cannot make {name}");
-        let address = network.host(id).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
+        let free = || match &network.place {
+            Place::Docker { subnet, .. } => free_address(*subnet, id, site.inventory, site.observed),
+            Place::Zones(_) => None,
+        };
+        let address = network.host(id).or_else(free).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
         let labels = |extra: &[(&str, String)]| {
             let mut l = self.labels(site.uuid);
-            l.insert(ROLE.to_owned(), id.role.name().to_owned());
+            l.insert(ROLE.to_owned(), id.group.label().to_owned());
             l.insert(INDEX.to_owned(), id.index.to_string());
             l.extend(extra.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
             l
@@ -64,7 +69,7 @@ impl Docker {
         let request = VolumeCreateRequest { name: Some(volume.clone()), labels: Some(labels(&[])), ..Default::default() };
         self.engine.create_volume(request).await.map_err(|e| explain(&doing, e))?;
 
-        let host_key = keys::new_host_key(&format!("{}{} of {}", id.role, id.index, site.uuid))?;
+        let host_key = keys::new_host_key(&format!("{id} of {}", site.uuid))?;
         let mut bindings = HashMap::new();
         let mut exposed = Vec::new();
         for (inner, offset) in published_ports(id, self.metadata) {

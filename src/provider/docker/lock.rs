@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 
 use super::{errors::explain, filter};
 use crate::{
+    clock::now_s,
     error::{Error, Result},
-    provider::{Holder, now_s},
+    provider::Holder,
 };
 
 /// The cluster's name, on locks and signs of life.

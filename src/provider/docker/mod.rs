@@ -15,6 +15,7 @@ mod preflight;
 mod privilege;
 mod subnet;
 
+use futures_util::future::BoxFuture;
 use std::collections::HashMap;
 
 use bollard::{
@@ -26,7 +27,6 @@ use bollard::{
 };
 use create::authorize;
 use errors::{explain, is_status};
-pub use subnet::Subnet;
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
@@ -34,11 +34,11 @@ use super::{
     now_s,
 };
 use crate::{
+    address::Subnet,
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
     inventory::{DockerSettings, HostId, Inventory, Metadata, Role},
     plan::Step,
-    playbook::runner::Boxed,
     ssh::Endpoint,
 };
 
@@ -92,7 +92,7 @@ fn filter(label: &str, value: &str) -> HashMap<String, Vec<String>> {
 
 /// Name of a host's volume: by its identity, since the host's name can change.
 fn volume_name(uuid: ClusterId, id: HostId) -> String {
-    format!("septet-{}-{}{}", uuid.short(), id.role, id.index)
+    format!("septet-{}-{id}", uuid.short())
 }
 
 impl Docker {
@@ -167,14 +167,14 @@ impl Docker {
 }
 
 impl Provider for Docker {
-    fn observe(&self) -> Boxed<'_, Result<Observed>> {
+    fn observe(&self) -> BoxFuture<'_, Result<Observed>> {
         Box::pin(async {
             self.must_be_outside().await?;
             self.observe_now().await
         })
     }
 
-    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
+    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move {
             let (image, privilege) = self
                 .ready
@@ -188,7 +188,7 @@ impl Provider for Docker {
         })
     }
 
-    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>> {
+    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
         Box::pin(self.make_network(site))
     }
 
@@ -198,7 +198,7 @@ impl Provider for Docker {
         network: &'a ObservedNetwork,
         site: &'a Site<'a>,
         _say: &'a (dyn Fn(String) + Send + Sync),
-    ) -> Boxed<'a, Result<()>> {
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let reference = |id: HostId| site.observed.host(id).map(|h| h.reference.clone()).unwrap_or_default();
             match step {
@@ -240,7 +240,7 @@ impl Provider for Docker {
         })
     }
 
-    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> Boxed<'a, Result<()>> {
+    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let doing = format!("cannot add a key on {}", host.name);
             let there = self.download(&host.reference, &format!("/{}", create::AUTHORIZED)).await.map_err(|e| explain(&doing, e))?;
@@ -253,11 +253,11 @@ impl Provider for Docker {
         })
     }
 
-    fn identities(&self) -> Boxed<'_, Result<Vec<Identity>>> {
+    fn identities(&self) -> BoxFuture<'_, Result<Vec<Identity>>> {
         Box::pin(self.identities_now())
     }
 
-    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
+    fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
         Box::pin(async move {
             let uuid = &uuid.to_string();
             let mut out = Vec::new();
@@ -280,7 +280,7 @@ impl Provider for Docker {
         &["container", "network", "volume"]
     }
 
-    fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>> {
+    fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let one = |resource: &'a Resource| async move {
                 let removed = match resource.kind {
@@ -297,7 +297,7 @@ impl Provider for Docker {
         })
     }
 
-    fn expired(&self, now: u64) -> Boxed<'_, Result<Vec<Expired>>> {
+    fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
         Box::pin(async move {
             let labelled = HashMap::from([("label".to_owned(), vec![EXPIRES.to_owned()])]);
             let containers = ListContainersOptionsBuilder::default().all(true).filters(&labelled).build();
@@ -317,7 +317,7 @@ impl Provider for Docker {
         })
     }
 
-    fn hold<'a>(&'a self, holder: &'a Holder) -> Boxed<'a, Result<()>> {
+    fn hold<'a>(&'a self, holder: &'a Holder) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let hold = lock::take(&self.engine, &self.cluster, holder).await?;
             *self.hold.lock().await = Some(hold);
@@ -325,7 +325,7 @@ impl Provider for Docker {
         })
     }
 
-    fn release(&self) -> Boxed<'_, ()> {
+    fn release(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Some(hold) = self.hold.lock().await.take() {
                 hold.release().await;
@@ -334,7 +334,7 @@ impl Provider for Docker {
     }
 
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint> {
-        let (address, port) = match (host.id.role, host.published.get(&22)) {
+        let (address, port) = match (host.id.role(), host.published.get(&22)) {
             (Role::Control, Some(p)) => ("127.0.0.1".to_owned(), *p),
             (Role::Control, None) => {
                 return Err(
@@ -346,7 +346,7 @@ impl Provider for Docker {
         Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone() })
     }
 
-    fn console<'a>(&'a self, host: &'a ObservedHost) -> Boxed<'a, Option<String>> {
+    fn console<'a>(&'a self, host: &'a ObservedHost) -> BoxFuture<'a, Option<String>> {
         // Units that do not run although they should, and the end of their log.
         const SCRIPT: &str = "systemctl is-system-running; systemctl --failed --plain --no-legend --no-pager; \
             systemctl is-active ssh >/dev/null || { echo \"ssh.service is $(systemctl is-active ssh)\"; journalctl -b -u ssh -n 3 -o cat --no-pager; }";
@@ -357,7 +357,7 @@ impl Provider for Docker {
         network::resources(inventory)
     }
 
-    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
+    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
         Box::pin(async move {
             let hosts = steps.iter().filter(|s| matches!(s, Step::Create { .. } | Step::Replace { .. } | Step::Start { .. })).count();
             Ok(preflight::inotify(&self.engine, hosts).await.into_iter().collect())

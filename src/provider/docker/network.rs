@@ -11,8 +11,9 @@ use super::{CLUSTER, Docker, PORTS, Subnet, errors::explain, marks, subnet};
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
-    inventory::{Inventory, Role},
-    provider::{ObservedNetwork, PORTS_PER_CLUSTER, Place, Site, published_ports},
+    inventory::{Group, Inventory},
+    observed::{ObservedNetwork, Place},
+    provider::{PORTS_PER_CLUSTER, Site, published_ports},
 };
 
 /// How often ports are picked anew when clusters that are made at the same moment pick the same.
@@ -107,13 +108,13 @@ impl Docker {
 /// outside of its network.
 pub(super) fn resources(inventory: &Inventory) -> Vec<String> {
     let metadata = inventory.engine.metadata();
-    let mut ports: BTreeMap<(Role, u16), usize> = BTreeMap::new();
+    let mut ports: BTreeMap<(Group, u16), usize> = BTreeMap::new();
     for h in &inventory.hosts {
         for (inner, _) in published_ports(h.id, metadata) {
-            *ports.entry((h.id.role, inner)).or_default() += 1;
+            *ports.entry((h.id.group, inner)).or_default() += 1;
         }
     }
-    let open: Vec<String> = ports.iter().map(|((role, port), n)| format!("port {port} of {n} {}", role.group())).collect();
+    let open: Vec<String> = ports.iter().map(|((group, port), n)| format!("port {port} of {n} {group}")).collect();
     vec![
         format!("open to this machine only (127.0.0.1): {}", open.join(", ")),
         format!("{} volumes for /data, one for each host", inventory.hosts.len()),

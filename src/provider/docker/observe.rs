@@ -19,8 +19,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
+    observed::{HostState, Identity, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource},
     provider::{
-        HostState, Identity, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource, choose,
+        choose,
         marks::{Expiry, Marks, shown_name},
     },
 };
@@ -256,7 +257,7 @@ mod tests {
     use super::*;
 
     fn network() -> ObservedNetwork {
-        ObservedNetwork { reference: "own".into(), place: Place::Docker { subnet: Subnet([10, 1, 2]), ports_from: 19000 } }
+        ObservedNetwork { reference: "own".into(), place: Place::Docker { subnet: Subnet::new(10, 1, 2), ports_from: 19000 } }
     }
 
     fn host(networks: serde_json::Value, network: Option<&ObservedNetwork>) -> ObservedHost {

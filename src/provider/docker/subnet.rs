@@ -1,60 +1,16 @@
 //! Addresses and ports that are not in use.
 
-use std::{fmt, fs, net::Ipv4Addr, net::TcpListener};
-
-use crate::{
-    inventory::{HostId, Role},
-    provider::PORTS_PER_CLUSTER,
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
 };
 
-/// A subnet with 24 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subnet(pub [u8; 3]);
+use ipnet::Ipv4Net;
 
-impl Subnet {
-    /// From `a.b.c.0/24`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let address: Ipv4Addr = text.strip_suffix("/24")?.parse().ok()?;
-        let [a, b, c, d] = address.octets();
-        (d == 0 && a != 127 && a < 224).then_some(Self([a, b, c]))
-    }
-    fn address(self, last: u8) -> Ipv4Addr {
-        let [a, b, c] = self.0;
-        Ipv4Addr::new(a, b, c, last)
-    }
-    /// The bridge's own address.
-    pub fn gateway(self) -> Ipv4Addr {
-        self.address(1)
-    }
-    /// A host's address: the same whenever it is made.
-    pub fn host(self, id: HostId) -> Option<Ipv4Addr> {
-        let first: u16 = match id.role {
-            Role::Control => 10,
-            Role::Coordinator => 20,
-            Role::Broker => 30,
-        };
-        u8::try_from(first + id.index).ok().filter(|l| *l < 255).map(|l| self.address(l))
-    }
-    /// Whether it and a network `address/bits` share an address.
-    fn overlaps(self, address: u32, bits: u32) -> bool {
-        let mine = u32::from(self.address(0));
-        let bits = bits.min(24);
-        if bits == 0 {
-            return false;
-        }
-        let mask = u32::MAX << (32 - bits);
-        mine & mask == address & mask
-    }
-}
+use crate::{address::Subnet, provider::PORTS_PER_CLUSTER};
 
-impl fmt::Display for Subnet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/24", self.address(0))
-    }
-}
-
-/// Networks that this machine has routes to, as (address, bits); the default route is none of them.
-fn routes() -> Vec<(u32, u32)> {
+/// Networks that this machine has routes to; the default route is none of them.
+fn routes() -> Vec<Ipv4Net> {
     let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
     text.lines()
         .skip(1)
@@ -62,7 +18,7 @@ fn routes() -> Vec<(u32, u32)> {
             let mut f = l.split_whitespace().skip(1);
             let destination = u32::from_str_radix(f.next()?, 16).ok()?.swap_bytes();
             let mask = u32::from_str_radix(f.nth(5)?, 16).ok()?.swap_bytes();
-            Some((destination, mask.leading_ones()))
+            Ipv4Net::new(destination.into(), mask.leading_ones() as u8).ok().filter(|n| n.prefix_len() > 0)
         })
         .collect()
 }
@@ -70,20 +26,14 @@ fn routes() -> Vec<(u32, u32)> {
 /// Subnets to try, in an order that differs from cluster to cluster, without those that are in use.
 pub fn candidates(seed: &str, used: &[String]) -> Vec<Subnet> {
     let mut busy = routes();
-    for u in used {
-        if let Some((address, bits)) = u.split_once('/')
-            && let (Ok(a), Ok(b)) = (address.parse::<Ipv4Addr>(), bits.parse::<u32>())
-        {
-            busy.push((u32::from(a), b));
-        }
-    }
+    busy.extend(used.iter().filter_map(|u| u.parse::<Ipv4Net>().ok()));
     let start = seed.bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
     (0..4000)
         .map(|i| {
             let n = (start + i * 7) % 10_000;
-            Subnet([10, (200 + n / 250) as u8, (n % 250) as u8])
+            Subnet::new(10, (200 + n / 250) as u8, (n % 250) as u8)
         })
-        .filter(|s| s.0[1] < 240 && !busy.iter().any(|(a, b)| s.overlaps(*a, *b)))
+        .filter(|s| s.gateway().octets()[1] < 240 && !busy.iter().any(|b| s.overlaps(b)))
         .collect()
 }
 
@@ -111,7 +61,6 @@ pub fn substitutes(offset: u16, needed: &[u16]) -> impl Iterator<Item = u16> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -121,12 +70,8 @@ mod tests {
         let first = all[0];
         assert!(!candidates("x", &[first.to_string()]).contains(&first));
         assert!(candidates("x", &["10.192.0.0/10".into()]).is_empty());
-        assert_eq!(Subnet::parse("10.1.2.0/24").unwrap().to_string(), "10.1.2.0/24");
         let first = |offset| substitutes(offset, &[0, 10, 11, 12, 20, 21, 22]).next();
         assert_eq!((first(0), first(20), first(21), first(109)), (Some(119), Some(99), Some(98), Some(9)));
         assert_eq!(substitutes(0, &[0]).count(), 119);
-        for bad in ["10.1.2.3/24", "10.1.2.0/16", "127.0.0.0/24", "x"] {
-            assert_eq!(Subnet::parse(bad), None, "{bad}");
-        }
     }
 }

@@ -10,9 +10,9 @@ use septet_ec2::filter;
 
 use super::{Ec2, policy::explain, tags};
 use crate::{
+    address::parse_cidr,
     error::{Error, Result},
     inventory::{Connect, VpcChoice},
-    provider::layout::parse_cidr,
 };
 
 /// Time for the answer.

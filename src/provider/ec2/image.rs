@@ -6,7 +6,7 @@ use super::{Ec2, policy::explain};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
-    inventory::{ImageChoice, Role},
+    inventory::ImageChoice,
 };
 
 /// Whose images Debian's are.
@@ -91,7 +91,7 @@ impl Ec2 {
     pub(super) async fn type_infos(&self) -> Result<&Vec<TypeInfo>> {
         self.types
             .get_or_try_init(|| async {
-                let mut names: Vec<String> = Role::ALL.iter().flat_map(|r| self.settings.types(*r).iter().cloned()).collect();
+                let mut names: Vec<String> = self.groups().iter().flat_map(|g| self.settings.types(*g).iter().cloned()).collect();
                 names.sort();
                 names.dedup();
                 let found = self.client().await?.instance_types(&names).await.map_err(|e| {

@@ -19,11 +19,12 @@ use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
     identity::ClusterId,
-    inventory::{HostId, Role, VolumeSettings},
-    provider::{
-        ObservedHost, ObservedNetwork, Place, Site,
+    inventory::{Group, HostId, Role, VolumeSettings},
+    observed::{
+        ObservedHost, ObservedNetwork, Place,
         layout::{Layout, ZoneSubnet},
     },
+    provider::Site,
     ssh::keys,
     state::State,
 };
@@ -52,7 +53,7 @@ struct Intent {
 }
 
 fn intent_file(id: HostId) -> String {
-    format!("launch-{}{}.json", id.role, id.index)
+    format!("launch-{id}.json")
 }
 
 /// The intent of a run that was killed, if there is one.
@@ -94,9 +95,9 @@ fn attempts<'a>(types: &'a [String], layout: &'a Layout, id: HostId, zone: Optio
 }
 
 impl Ec2 {
-    /// The architecture of a role's wanted type.
-    pub(super) async fn architecture(&self, role: Role) -> Result<Architecture> {
-        let wanted = self.settings.types(role).first().cloned().unwrap_or_default();
+    /// The architecture of a group's wanted type.
+    pub(super) async fn architecture(&self, group: Group) -> Result<Architecture> {
+        let wanted = self.settings.types(group).first().cloned().unwrap_or_default();
         self.architecture_of(&wanted).await
     }
 
@@ -124,7 +125,7 @@ impl Ec2 {
         let client = self.client().await?;
         let doing = format!("cannot launch {name}");
         let kept = site.observed.kept.get(&id);
-        let types = self.settings.types(id.role);
+        let types = self.settings.types(id.group);
         let mut tries = attempts(types, layout, id, kept.map(|k| k.zone.as_str()));
         if tries.is_empty() {
             let zone = kept.map(|k| k.zone.clone()).unwrap_or_default();
@@ -150,7 +151,7 @@ impl Ec2 {
             match self.launch(client, &attempt, before, site, say).await {
                 Ok(made) => {
                     locked(&self.made).insert(made.id.clone());
-                    if self.data_volume(id.role).is_some() {
+                    if self.data_volume(id.role()).is_some() {
                         locked(&self.with_data).insert(made.id.clone());
                     }
                     return match kept {
@@ -247,7 +248,7 @@ impl Ec2 {
     }
 
     fn new_intent(&self, a: &Attempt<'_>, site: &Site<'_>) -> Result<Intent> {
-        let host_key = keys::new_host_key(&format!("{}{} of {}", a.id.role, a.id.index, site.uuid))?;
+        let host_key = keys::new_host_key(&format!("{} of {}", a.id, site.uuid))?;
         let intent = Intent {
             token: new_token(),
             subnet: a.subnet.id.clone(),
@@ -261,7 +262,7 @@ impl Ec2 {
     }
 
     async fn request(&self, a: &Attempt<'_>, intent: &Intent, private_ip: Option<String>, site: &Site<'_>) -> Result<Launch> {
-        let role = a.id.role;
+        let role = a.id.role();
         let image = self.image(self.architecture_of(a.instance_type).await?).await?;
         let mut volumes = Vec::new();
         if !image.root_device.is_empty() {
@@ -271,7 +272,7 @@ impl Ec2 {
             volumes.push(volume(DATA_DEVICE, data, false));
         }
         let groups = self.seen().groups.clone();
-        let groups = [Kind::Hosts, Kind::of_role(role)].into_iter().filter_map(|k| rules::find(&groups, k)).map(|g| g.id.clone()).collect();
+        let groups = Kind::of_role(role).iter().rev().filter_map(|k| rules::find(&groups, *k)).map(|g| g.id.clone()).collect();
         let host_key = keys::HostKey { private: intent.host_key_private.clone(), public: intent.host_key_public.clone() };
         let mut tags = self.host_tags(site.uuid, a.name, a.id);
         let volume_tags = tags.clone();
@@ -295,7 +296,7 @@ impl Ec2 {
 
     /// The volume of its own that a role's data lies on.
     pub(super) fn data_volume(&self, role: Role) -> Option<&VolumeSettings> {
-        self.settings.volume.as_ref().filter(|_| role != Role::Control)
+        self.settings.volume.as_ref().filter(|_| role.serves())
     }
 
     /// Gives a host the volume with its data.
@@ -418,7 +419,7 @@ impl Ec2 {
         let prefix = (tags::PREFIX.to_owned(), self.prefix.clone());
         // What is the whole cluster's goes with the control host.
         let groups: Vec<String> = self.seen().groups.iter().map(|g| g.id.clone()).collect();
-        if id.role == Role::Control && !groups.is_empty() {
+        if id.role() == Role::Control && !groups.is_empty() {
             client.set_tags(&groups, &BTreeMap::from([prefix.clone()])).await.map_err(|e| explain(&doing, e))?;
         }
         let tags = BTreeMap::from([(tags::DISPLAY.to_owned(), to.to_owned()), prefix]);
@@ -469,7 +470,7 @@ mod tests {
         let subnets = ["a", "b"].map(|z| ZoneSubnet::parse(&format!("s-{z}"), z, "10.0.0.0/24").unwrap()).to_vec();
         let layout = Layout { subnets, base: 4 };
         let types = ["big".to_owned(), "small".to_owned()];
-        let id = HostId { role: Role::Broker, index: 2 };
+        let id = HostId { group: Group::BROKERS, index: 2 };
         let shown = |zone| attempts(&types, &layout, id, zone).iter().map(|(t, s)| format!("{t}@{}", s.zone)).collect::<Vec<_>>();
         assert_eq!(shown(None), ["big@b", "big@a", "small@b", "small@a"]);
         assert_eq!(shown(Some("a")), ["big@a", "small@a"]);

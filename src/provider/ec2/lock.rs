@@ -17,9 +17,10 @@ use super::{
     tags,
 };
 use crate::{
+    clock::now_s,
     error::{Error, Result},
     identity::ClusterName,
-    provider::{Holder, now_s},
+    provider::Holder,
     ssh::keys,
 };
 
@@ -94,7 +95,7 @@ pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -
         let found = client.key_pairs(&[filter("key-name", &[&name])]).await.map_err(|e| explain(&doing, e))?;
         match found.into_iter().next() {
             Some(key) if !is_lock(&key, cluster) => {
-                return Err(crate::provider::foreign(&name, "a key pair"));
+                return Err(crate::observed::foreign(&name, "a key pair"));
             }
             Some(key) if is_stale(&key, holder, now_s()) => client.delete_key(&key.id).await.map_err(|e| explain(&doing, e))?,
             Some(key) => {

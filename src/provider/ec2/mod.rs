@@ -21,6 +21,7 @@ mod rules;
 mod tags;
 mod user_data;
 
+use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -37,9 +38,8 @@ use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
-    inventory::{Connect, Ec2Settings, Engine, Host, HostId, Inventory, Role, Security},
+    inventory::{self, Connect, Ec2Settings, Engine, Host, HostId, Inventory, Role, Security},
     plan::Step,
-    playbook::runner::Boxed,
     ssh::Endpoint,
 };
 
@@ -174,10 +174,15 @@ impl Ec2 {
             None => false,
             Needed => match role {
                 Role::Control => self.settings.connect == Connect::Public,
-                Role::Coordinator => false,
+                Role::Coordinator | Role::Plain => false,
                 Role::Broker => self.is_external() && self.settings.connect == Connect::Public,
             },
         }
+    }
+
+    /// The groups that have hosts.
+    fn groups(&self) -> BTreeSet<inventory::Group> {
+        self.hosts.iter().map(|h| h.id.group).collect()
     }
 
     fn name_of(&self, id: HostId) -> String {
@@ -186,19 +191,19 @@ impl Ec2 {
 }
 
 impl Provider for Ec2 {
-    fn observe(&self) -> Boxed<'_, Result<Observed>> {
+    fn observe(&self) -> BoxFuture<'_, Result<Observed>> {
         Box::pin(self.observe_now())
     }
 
-    fn settle(&self) -> Boxed<'_, Result<Observed>> {
+    fn settle(&self) -> BoxFuture<'_, Result<Observed>> {
         Box::pin(self.waiting(self.settle_now()))
     }
 
-    fn adjustments<'a>(&'a self, observed: &'a Observed) -> Boxed<'a, Result<Vec<Adjustment>>> {
+    fn adjustments<'a>(&'a self, observed: &'a Observed) -> BoxFuture<'a, Result<Vec<Adjustment>>> {
         Box::pin(self.adjustments_now(observed))
     }
 
-    fn preflight<'a>(&'a self, observed: &'a Observed, steps: &'a [Step]) -> Boxed<'a, Result<Vec<Check>>> {
+    fn preflight<'a>(&'a self, observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
         Box::pin(self.preflight_now(observed, steps))
     }
 
@@ -211,11 +216,11 @@ impl Provider for Ec2 {
         Some(prices::estimate(&region, &self.bill()))
     }
 
-    fn prepare<'a>(&'a self, _say: &'a (dyn Fn(String) + Send + Sync)) -> Boxed<'a, Result<String>> {
+    fn prepare<'a>(&'a self, _say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move {
             let mut list = BTreeSet::new();
-            for role in Role::ALL {
-                let architecture = self.architecture(role).await?;
+            for group in self.groups() {
+                let architecture = self.architecture(group).await?;
                 let image = self.image(architecture).await?;
                 list.insert(format!("{} ({}, {architecture})", image.id, image.name));
             }
@@ -223,7 +228,7 @@ impl Provider for Ec2 {
         })
     }
 
-    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> Boxed<'a, Result<ObservedNetwork>> {
+    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
         Box::pin(self.make_network(site))
     }
 
@@ -233,7 +238,7 @@ impl Provider for Ec2 {
         network: &'a ObservedNetwork,
         site: &'a Site<'a>,
         say: &'a (dyn Fn(String) + Send + Sync),
-    ) -> Boxed<'a, Result<()>> {
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             match step {
                 Step::CreateNetwork => Ok(()),
@@ -250,11 +255,11 @@ impl Provider for Ec2 {
         })
     }
 
-    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> Boxed<'a, Result<()>> {
+    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.waiting(self.plant(host, public_key)))
     }
 
-    fn note_formatted<'a>(&'a self, hosts: &'a [ObservedHost]) -> Boxed<'a, Result<()>> {
+    fn note_formatted<'a>(&'a self, hosts: &'a [ObservedHost]) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.note_formatted_now(hosts))
     }
 
@@ -262,7 +267,7 @@ impl Provider for Ec2 {
         true
     }
 
-    fn list(&self, uuid: ClusterId) -> Boxed<'_, Result<Vec<Resource>>> {
+    fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
         Box::pin(self.list_now(uuid))
     }
 
@@ -270,11 +275,11 @@ impl Provider for Ec2 {
         &remove::ORDER
     }
 
-    fn remove<'a>(&'a self, resources: &'a [Resource]) -> Boxed<'a, Result<()>> {
+    fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.remove_now(resources))
     }
 
-    fn expired(&self, now: u64) -> Boxed<'_, Result<Vec<Expired>>> {
+    fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
         Box::pin(self.expired_now(now))
     }
 
@@ -282,7 +287,7 @@ impl Provider for Ec2 {
         Duration::from_secs(10)
     }
 
-    fn hold<'a>(&'a self, holder: &'a Holder) -> Boxed<'a, Result<()>> {
+    fn hold<'a>(&'a self, holder: &'a Holder) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let client = Arc::new(self.client().await?.clone());
             let hold = lock::take(client, &self.cluster, holder).await?;
@@ -291,7 +296,7 @@ impl Provider for Ec2 {
         })
     }
 
-    fn release(&self) -> Boxed<'_, ()> {
+    fn release(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let hold = locked(&self.holding).take();
             if let Some(hold) = hold {
@@ -301,7 +306,7 @@ impl Provider for Ec2 {
     }
 
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint> {
-        let address = match (host.id.role, self.settings.connect) {
+        let address = match (host.id.role(), self.settings.connect) {
             (Role::Control, Connect::Public) => host.public.ok_or_else(|| {
                 Error::failed(format!("{} has no public address", host.name))
                     .hint("put it into a subnet with a route to the internet, or write `connect: private` and run septet inside the VPC")
@@ -320,7 +325,7 @@ impl Provider for Ec2 {
     }
 
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {
-        if host.id.role != Role::Broker || port != super::EXTERNAL_PORT || !self.is_external() {
+        if host.id.role() != Role::Broker || port != super::EXTERNAL_PORT || !self.is_external() {
             return None;
         }
         let address = match self.settings.connect {

@@ -4,6 +4,7 @@
 //! Invariant: the group `hosts` is made before the first host, in one call with the tags that say where the row of addresses
 //! lies; the group identifies the network.
 
+use futures_util::future::BoxFuture;
 use std::{net::Ipv4Addr, time::Duration};
 
 use septet_ec2::{ApiError, Client, Group, InstanceState, Subnet, Tags, filter, tag_filter};
@@ -17,14 +18,15 @@ use super::{
     tags,
 };
 use crate::{
+    address::parse_cidr,
     error::{Error, Result},
     identity::ClusterId,
-    inventory::{HostId, Role, VpcChoice},
-    playbook::runner::Boxed,
-    provider::{
-        Adjustment, ObservedNetwork, Place, Site,
-        layout::{Layout, ZoneSubnet, parse_cidr},
+    inventory::{HostId, VpcChoice},
+    observed::{
+        Adjustment, ObservedNetwork, Place,
+        layout::{Layout, ZoneSubnet},
     },
+    provider::Site,
 };
 
 /// How often one looks for what was made, half a second apart.
@@ -37,8 +39,8 @@ const OWN_ZONES: usize = 4;
 /// Makes something that has no client token, once: looks first, unless its name is one that EC2 gives only once, and looks again
 /// after an ambiguous answer.
 async fn once<'a, T>(
-    find: impl Fn() -> Boxed<'a, std::result::Result<Option<T>, ApiError>> + Send,
-    make: impl Fn() -> Boxed<'a, std::result::Result<T, ApiError>> + Send,
+    find: impl Fn() -> BoxFuture<'a, std::result::Result<Option<T>, ApiError>> + Send,
+    make: impl Fn() -> BoxFuture<'a, std::result::Result<T, ApiError>> + Send,
     unique: bool,
 ) -> std::result::Result<T, ApiError> {
     if !unique && let Some(found) = find().await? {
@@ -67,7 +69,7 @@ async fn once<'a, T>(
 
 /// Repeats a call that names what was made a moment ago: it may not be known everywhere yet.
 pub(super) async fn when_known<'a, T>(
-    call: impl Fn() -> Boxed<'a, std::result::Result<T, ApiError>> + Send,
+    call: impl Fn() -> BoxFuture<'a, std::result::Result<T, ApiError>> + Send,
 ) -> std::result::Result<T, ApiError> {
     let until = tokio::time::Instant::now() + KNOWN_TIMEOUT;
     loop {
@@ -375,7 +377,7 @@ impl Ec2 {
         let named = !self.settings.subnets.is_empty();
         let ours = matches!(self.settings.vpc, VpcChoice::New { .. });
         let default = matches!(self.settings.vpc, VpcChoice::Default) && !named;
-        if ours || default || !Role::ALL.iter().any(|r| self.wants_public(*r)) {
+        if ours || default || !self.groups().iter().any(|g| self.wants_public(g.role())) {
             return Ok(());
         }
         let tables = self.client().await?.route_tables(&[filter("vpc-id", &[vpc])]).await;
@@ -393,9 +395,9 @@ impl Ec2 {
             .hint("name public ones in `subnets`, or write `connect: private` and run septet where it reaches the VPC, with `public_addresses: none`"))
     }
 
-    /// Zones that have, for each role, the wanted type or one of its alternatives.
+    /// Zones that have, for each group, the wanted type or one of its alternatives.
     pub(super) async fn zones_with_types(&self) -> Result<Vec<String>> {
-        let mut types: Vec<String> = Role::ALL.iter().flat_map(|r| self.settings.types(*r).iter().cloned()).collect();
+        let mut types: Vec<String> = self.groups().iter().flat_map(|g| self.settings.types(*g).iter().cloned()).collect();
         types.sort();
         types.dedup();
         let offered =
@@ -404,7 +406,7 @@ impl Ec2 {
         let mut zones: Vec<String> = offered.iter().map(|o| o.zone.clone()).collect();
         zones.sort();
         zones.dedup();
-        zones.retain(|z| Role::ALL.iter().all(|r| self.settings.types(*r).iter().any(|t| has(z, t))));
+        zones.retain(|z| self.groups().iter().all(|g| self.settings.types(*g).iter().any(|t| has(z, t))));
         Ok(zones)
     }
 }

@@ -15,8 +15,9 @@ use crate::{
     error::{Error, Result},
     identity::ClusterId,
     inventory::HostId,
+    observed::{Adjustment, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place},
     provider::{
-        Adjustment, Expired, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, expired, identity,
+        Expired, expired, identity,
         marks::{Marks, shown_name},
     },
 };
@@ -96,7 +97,7 @@ impl Ec2 {
         // Hosts that lack their data: those that are not there, and those whose volume was not attached any more.
         let lacks = |id: &HostId| match seen.instances.get(id) {
             None => true,
-            Some(i) => self.data_volume(id.role).is_some() && !i.volumes.contains_key(DATA_DEVICE),
+            Some(i) => self.data_volume(id.role()).is_some() && !i.volumes.contains_key(DATA_DEVICE),
         };
         // A volume that came with another instance is known by its own tag only.
         let unsure = observed.hosts.iter().any(|h| h.data_volume.is_some() && h.data_is_new);

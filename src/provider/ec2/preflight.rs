@@ -11,12 +11,14 @@ use super::{
     policy::{CLOCK_HINT, MAX_SKEW_S, explain, skewed},
 };
 use crate::{
+    address::parse_cidr,
     engine::bundle::{Architecture, Bundles},
     error::{Error, Result},
     identity::ClusterId,
-    inventory::{HostId, Role},
+    inventory::{Group, HostId},
+    observed::{Observed, Place},
     plan::Step,
-    provider::{Check, Observed, Place, Verdict, layout::parse_cidr},
+    provider::{Check, Verdict},
     ssh::keys,
     state,
 };
@@ -129,13 +131,13 @@ impl Ec2 {
     }
 
     async fn check_types(&self, wanted: &[HostId]) -> Check {
-        let roles: std::collections::BTreeSet<Role> = wanted.iter().map(|h| h.role).collect();
+        let groups: std::collections::BTreeSet<Group> = wanted.iter().map(|h| h.group).collect();
         let name = "instance types";
         let found = async {
             let bundles = Bundles::find()?;
             let mut lines = Vec::new();
-            for role in roles {
-                for (i, t) in self.settings.types(role).iter().enumerate() {
+            for group in groups {
+                for (i, t) in self.settings.types(group).iter().enumerate() {
                     let info = self.type_infos().await?.iter().find(|x| x.name == *t).cloned();
                     let Some(info) = info else { continue };
                     let architecture = info.architectures.iter().find_map(|a| Architecture::parse(a));
@@ -144,9 +146,9 @@ impl Ec2 {
                     })?;
                     // Nothing is made for hosts that nothing could be put on.
                     bundles.of(architecture).map_err(|e| e.context(format!("{t} is for {architecture}")))?;
-                    crate::engine::fits(&self.engine, role, info.memory_mib).map_err(|e| e.context(t))?;
+                    crate::engine::fits(&self.engine, group.role(), info.memory_mib).map_err(|e| e.context(t))?;
                     if i == 0 {
-                        lines.push(format!("{}: {t} ({} vCPU, {} MiB, {architecture})", role.group(), info.vcpus, info.memory_mib));
+                        lines.push(format!("{group}: {t} ({} vCPU, {} MiB, {architecture})", info.vcpus, info.memory_mib));
                     }
                 }
             }
@@ -191,7 +193,7 @@ impl Ec2 {
         let found = async {
             let mut lines = std::collections::BTreeSet::new();
             for id in new {
-                let architecture = self.architecture(id.role).await?;
+                let architecture = self.architecture(id.group).await?;
                 let image = self.image(architecture).await?;
                 if let Some(size) = self.settings.root_volume.size.filter(|s| *s < image.root_size) {
                     return Err(Error::failed(format!(
@@ -251,7 +253,7 @@ impl Ec2 {
         let Ok(client) = self.client().await else { return check(name, Verdict::Warn, "not checked") };
         let Ok(types) = self.type_infos().await else { return check(name, Verdict::Warn, "not checked: the types are not known") };
         let of = |t: &str| types.iter().find(|x| x.name == t).map_or(0, |x| x.vcpus);
-        let needed: i32 = new.iter().filter_map(|h| self.settings.types(h.role).first()).map(|t| of(t)).sum();
+        let needed: i32 = new.iter().filter_map(|h| self.settings.types(h.group).first()).map(|t| of(t)).sum();
         match client.quota(STANDARD_QUOTA).await {
             Ok(quota) if f64::from(needed) > quota => Check {
                 hint: Some("choose smaller types, or ask for more under Service Quotas, `Running On-Demand Standard instances`".into()),
@@ -270,7 +272,7 @@ impl Ec2 {
         let uuid = observed.uuid.unwrap_or_else(ClusterId::nil);
         if let Some(id) = new.first() {
             let launch = async {
-                let image = self.image(self.architecture(id.role).await?).await?;
+                let image = self.image(self.architecture(id.group).await?).await?;
                 let host_tags = self.host_tags(uuid, "dry run", *id);
                 let root = NewVolume {
                     device: image.root_device.clone(),
@@ -285,10 +287,10 @@ impl Ec2 {
                 Ok::<_, Error>(Launch {
                     token: uuid::Uuid::new_v4().to_string(),
                     image: image.id,
-                    instance_type: self.settings.types(id.role).first().cloned().unwrap_or_default(),
+                    instance_type: self.settings.types(id.group).first().cloned().unwrap_or_default(),
                     subnet: subnet.to_owned(),
                     private_ip: None,
-                    public_ip: self.wants_public(id.role),
+                    public_ip: self.wants_public(id.role()),
                     groups: self.seen().groups.first().map(|g| g.id.clone()).into_iter().collect(),
                     key_name: None,
                     user_data: String::new(),

@@ -65,8 +65,8 @@ impl Ec2 {
             *count.entry((what, item.to_owned(), monthly, amount.to_bits())).or_default() += 1;
         };
         for host in &self.hosts {
-            let role = host.id.role;
-            if let Some(t) = self.settings.types(role).first() {
+            let role = host.id.role();
+            if let Some(t) = self.settings.types(host.id.group).first() {
                 let what = if self.settings.spot { format!("{t} (at the on-demand price; spot is lower)") } else { t.clone() };
                 add(what, t, false, 1.0);
             }

@@ -11,7 +11,7 @@ use super::{Ec2, policy::explain, rules::Kind, tags};
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
-    provider::Resource,
+    observed::Resource,
 };
 
 /// In which order kinds are removed.

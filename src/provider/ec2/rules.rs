@@ -15,7 +15,8 @@ use super::{Ec2, network::when_known, policy::explain, tags};
 use crate::{
     error::{Error, Result},
     inventory::{HostId, Metadata, Role, Security, VpcChoice},
-    provider::{Adjustment, EXTERNAL_PORT, Opening},
+    observed::{Adjustment, Opening},
+    provider::EXTERNAL_PORT,
 };
 
 /// Clients of coordinators that speak ZooKeeper's protocol.
@@ -57,12 +58,13 @@ impl Kind {
         }
     }
 
-    /// The group of a role's own.
-    pub fn of_role(role: Role) -> Self {
+    /// The security groups of a role's hosts.
+    pub fn of_role(role: Role) -> &'static [Self] {
         match role {
-            Role::Control => Kind::Control,
-            Role::Coordinator => Kind::Coordinators,
-            Role::Broker => Kind::Brokers,
+            Role::Control => &[Kind::Control, Kind::Hosts],
+            Role::Coordinator => &[Kind::Coordinators, Kind::Hosts],
+            Role::Broker => &[Kind::Brokers, Kind::Hosts],
+            Role::Plain => &[Kind::Hosts],
         }
     }
 }
@@ -79,6 +81,8 @@ struct Wishes<'a> {
     metadata: Metadata,
     /// KRaft's controllers are on the brokers
     combined: bool,
+    /// there are hosts beside the engine's: clients of the brokers
+    plain: bool,
     ssh_from: &'a [String],
     external_from: &'a [String],
 }
@@ -109,6 +113,9 @@ impl Wishes<'_> {
             (Kind::Coordinators, Metadata::Kraft) => of(CONTROLLERS, &[Kind::Coordinators, Kind::Brokers, Kind::Control]),
             (Kind::Brokers, metadata) => {
                 let mut out = of(KAFKA, &[Kind::Brokers, Kind::Control]);
+                if self.plain {
+                    out.extend(of(KAFKA, &[Kind::Hosts]));
+                }
                 if metadata == Metadata::Kraft && self.combined {
                     out.extend(of(CONTROLLERS, &[Kind::Brokers, Kind::Control]));
                 }
@@ -159,7 +166,7 @@ fn difference(is: &[Opening], wanted: &[Opening]) -> (Vec<Opening>, Vec<Opening>
 impl Ec2 {
     /// The groups that the cluster has.
     pub(super) fn kinds(&self) -> Vec<Kind> {
-        let has = |role| self.hosts.iter().any(|h| h.id.role == role);
+        let has = |role| self.hosts.iter().any(|h| h.id.role() == role);
         Kind::ALL.into_iter().filter(|k| *k != Kind::Coordinators || has(Role::Coordinator)).collect()
     }
 
@@ -175,7 +182,8 @@ impl Ec2 {
         Wishes {
             security: self.settings.security,
             metadata,
-            combined: metadata == Metadata::Kraft && !self.hosts.iter().any(|h| h.id.role == Role::Coordinator),
+            combined: metadata == Metadata::Kraft && !self.hosts.iter().any(|h| h.id.role() == Role::Coordinator),
+            plain: self.hosts.iter().any(|h| h.id.role() == Role::Plain),
             ssh_from,
             external_from: &self.settings.external_from,
         }
@@ -196,7 +204,7 @@ impl Ec2 {
             out.push(format!("security group {}: lets in {open}", kind.name()));
         }
         out.push("key pair: the cluster's login key, kept in this user's state directory".to_owned());
-        let with_data = self.hosts.iter().filter(|h| self.data_volume(h.id.role).is_some()).count();
+        let with_data = self.hosts.iter().filter(|h| self.data_volume(h.id.role()).is_some()).count();
         if let Some(v) = self.settings.volume.as_ref().filter(|_| with_data > 0) {
             let size = v.size.map(|s| format!(", {s} GiB")).unwrap_or_default();
             let encrypted = if v.encrypted { ", encrypted" } else { "" };
@@ -235,7 +243,7 @@ impl Ec2 {
         }
         let mut changes: BTreeMap<[Vec<String>; 2], Vec<(String, String)>> = BTreeMap::new();
         for (id, instance) in &instances {
-            let wanted = [Kind::of_role(id.role), Kind::Hosts];
+            let wanted = Kind::of_role(id.role());
             let is = |kind: Kind| find(&groups, kind).is_some_and(|g| instance.groups.contains(&g.id));
             let join: Vec<String> = wanted.iter().filter(|k| !is(**k)).map(|k| k.name().to_owned()).collect();
             let leave: Vec<String> = Kind::ALL.iter().filter(|k| !wanted.contains(k) && is(**k)).map(|k| k.name().to_owned()).collect();
@@ -295,7 +303,7 @@ impl Ec2 {
         let wanted: BTreeMap<String, BTreeSet<String>> = {
             let seen = self.seen();
             let of = |id: &HostId, i: &Instance| {
-                let own = [Kind::of_role(id.role), Kind::Hosts].into_iter().filter_map(|k| find(&seen.groups, k)).map(|g| g.id.clone());
+                let own = Kind::of_role(id.role()).iter().filter_map(|k| find(&seen.groups, *k)).map(|g| g.id.clone());
                 let others = i.groups.iter().filter(|g| !seen.groups.iter().any(|ours| ours.id == **g)).cloned();
                 (i.id.clone(), own.chain(others).collect())
             };

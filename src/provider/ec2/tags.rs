@@ -6,13 +6,11 @@ use septet_ec2::Tags;
 
 use super::Ec2;
 use crate::{
+    clock::now_s,
     identity::ClusterId,
     inventory::HostId,
-    provider::{
-        layout::{Layout, ZoneSubnet},
-        marks::{Expiry, Marks},
-        now_s,
-    },
+    observed::layout::{Layout, ZoneSubnet},
+    provider::marks::{Expiry, Marks},
 };
 
 pub const CLUSTER: &str = "septet:cluster";
@@ -87,7 +85,7 @@ impl Ec2 {
     /// Tags of a host's things.
     pub(super) fn host_tags(&self, uuid: ClusterId, name: &str, id: HostId) -> Tags {
         let mut tags = self.common_tags(uuid, name);
-        tags.insert(ROLE.into(), id.role.name().into());
+        tags.insert(ROLE.into(), id.group.label().into());
         tags.insert(INDEX.into(), id.index.to_string());
         tags
     }

@@ -6,6 +6,7 @@ use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 use serde_json::{Map, Number, Value as Json};
 
 use super::scope::Omit;
+use crate::yaml::{float_text, is_not_text};
 
 /// Deepest nesting of a value that is written out.
 const MAX_DEPTH: usize = 100;
@@ -38,7 +39,7 @@ fn repr(value: &Value, out: &mut String, depth: usize) {
         return;
     }
     match value.kind() {
-        ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone()).unwrap_or(f64::NAN))),
+        ValueKind::Number if !value.is_integer() => out.push_str(&float_text(f64::try_from(value.clone()).unwrap_or(f64::NAN))),
         ValueKind::Map => {
             out.push('{');
             for (i, key) in value.try_iter().into_iter().flatten().enumerate() {
@@ -62,25 +63,6 @@ fn repr(value: &Value, out: &mut String, depth: usize) {
             let _ = write!(out, "{value:?}");
         }
     }
-}
-
-/// `repr()` of a float: the shortest digits that give it back, with an exponent where Python has one.
-pub(super) fn float(f: f64) -> String {
-    if f.is_nan() {
-        return "nan".into();
-    }
-    if f.is_infinite() {
-        return if f > 0.0 { "inf".into() } else { "-inf".into() };
-    }
-    let scientific = format!("{f:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if f != 0.0 && !(-4..16).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.abs());
-    }
-    let plain = format!("{f}");
-    if plain.contains('.') { plain } else { plain + ".0" }
 }
 
 /// A plain value. In lists and maps what is `omit` is dropped; what is not defined is an error.
@@ -197,7 +179,7 @@ fn write_json(value: &Json, style: JsonStyle, depth: usize, out: &mut String) {
             out.push('}');
         }
         Json::String(s) => write_string(s, style.ascii, out),
-        Json::Number(n) if n.is_f64() => out.push_str(&float(n.as_f64().unwrap_or(f64::NAN))),
+        Json::Number(n) if n.is_f64() => out.push_str(&float_text(n.as_f64().unwrap_or(f64::NAN))),
         other => out.push_str(&other.to_string()),
     }
 }
@@ -336,7 +318,7 @@ fn plain_scalar(value: &Json, indent: usize) -> String {
     match value {
         Json::Null => "null".into(),
         Json::Bool(b) => b.to_string(),
-        Json::Number(n) if n.is_f64() => float(n.as_f64().unwrap_or(f64::NAN)),
+        Json::Number(n) if n.is_f64() => float_text(n.as_f64().unwrap_or(f64::NAN)),
         Json::String(s) => yaml_string(s, indent),
         other => other.to_string(),
     }
@@ -358,7 +340,7 @@ fn yaml_string(s: &str, indent: usize) -> String {
     let begins_badly = s.starts_with(|c: char| first_bad(c))
         && !(s.starts_with(['-', '?', ':']) && s.chars().nth(1).is_some_and(|c| !c.is_whitespace() && s != "---"));
     let quoted = s.is_empty()
-        || crate::yaml::is_not_text(s)
+        || is_not_text(s)
         || begins_badly
         || s.contains(": ")
         || s.ends_with(':')

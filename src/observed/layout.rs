@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 
 use crate::{
+    address::parse_cidr,
     identity::is_label,
     inventory::{HostId, Role},
 };
@@ -53,15 +54,6 @@ impl ZoneSubnet {
     }
 }
 
-/// `10.0.0.0/20`, or an address alone.
-pub fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
-    let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
-    let (address, bits): (Ipv4Addr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-    let host_bits = 32u32.checked_sub(bits.into())?;
-    let mask = if host_bits == 32 { 0 } else { u32::MAX << host_bits };
-    (u32::from(address) & !mask == 0).then_some((address, bits))
-}
-
 /// Where hosts are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -71,13 +63,14 @@ pub struct Layout {
     pub base: u32,
 }
 
-/// A host's place in the row.
-fn slot(id: HostId) -> u32 {
+/// A host's place in the row; none for hosts beside the engine's, which get any address.
+fn slot(id: HostId) -> Option<u32> {
     let index = u32::from(id.index.max(1)) - 1;
-    match id.role {
-        Role::Control => index,
-        Role::Coordinator => COORDINATORS_FROM + index,
-        Role::Broker => BROKERS_FROM + index,
+    match id.role() {
+        Role::Control => Some(index),
+        Role::Coordinator => Some(COORDINATORS_FROM + index),
+        Role::Broker => Some(BROKERS_FROM + index),
+        Role::Plain => None,
     }
 }
 
@@ -95,7 +88,7 @@ impl Layout {
     }
     /// A host's address in one of the subnets.
     pub fn address_in(&self, subnet: &ZoneSubnet, id: HostId) -> Option<Ipv4Addr> {
-        subnet.address(self.base + slot(id))
+        subnet.address(self.base + slot(id)?)
     }
     /// A host's address.
     pub fn host(&self, id: HostId) -> Option<Ipv4Addr> {
@@ -107,7 +100,8 @@ impl Layout {
     pub fn find(subnets: Vec<ZoneSubnet>, hosts: &[HostId], taken: &[Ipv4Addr], seed: &str) -> Option<Self> {
         let taken: std::collections::HashSet<Ipv4Addr> = taken.iter().copied().collect();
         let smallest = subnets.iter().map(ZoneSubnet::size).min()?;
-        let row = hosts.iter().map(|h| slot(*h)).max()? + 1;
+        let hosts: Vec<HostId> = hosts.iter().copied().filter(|h| slot(*h).is_some()).collect();
+        let row = hosts.iter().filter_map(|h| slot(*h)).max()? + 1;
         let places = smallest.checked_sub(RESERVED + 1)?.checked_sub(row)? + 1;
         let start = seed.bytes().fold(0u32, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
         let mut this = Self { subnets, base: 0 };
@@ -152,7 +146,7 @@ mod tests {
         let layout = Layout::find(subnets(20), &seven(), &[], "x").unwrap();
         let zones: Vec<String> = seven().iter().map(|h| layout.subnet(*h).unwrap().zone.clone()).collect();
         assert_eq!(zones, ["z0", "z0", "z1", "z2", "z0", "z1", "z2"]);
-        let third = HostId { role: Role::Broker, index: 3 };
+        let third = HostId { group: crate::inventory::Group::BROKERS, index: 3 };
         let order: Vec<&str> = layout.preference(third).iter().map(|s| s.zone.as_str()).collect();
         assert_eq!(order, ["z2", "z0", "z1"]);
     }
@@ -164,16 +158,6 @@ mod tests {
         assert!(Layout::find(subnets(24), &seven(), &all, "x").is_none());
         assert!(Layout::find(subnets(27), &seven(), &[], "x").is_some());
         assert!(Layout::find(Vec::new(), &seven(), &[], "x").is_none());
-    }
-
-    #[test]
-    fn cidrs() {
-        assert_eq!(parse_cidr("10.1.0.0/16"), Some((Ipv4Addr::new(10, 1, 0, 0), 16)));
-        assert_eq!(parse_cidr("1.2.3.4"), Some((Ipv4Addr::new(1, 2, 3, 4), 32)));
-        for bad in ["10.1.0.1/16", "10.0.0.0/33", "x", "", "1.2.3.4/-1", "::/0"] {
-            assert_eq!(parse_cidr(bad), None, "{bad}");
-        }
-        assert_eq!(parse_cidr("0.0.0.0/0"), Some((Ipv4Addr::new(0, 0, 0, 0), 0)));
     }
 
     proptest! {

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_page_on_apache_kafka_names_the_same_versions() {
-        assert!(include_str!("../../docs/apache.md").contains(&versions().join(", ")));
+        assert!(include_str!("../docs/apache.md").contains(&versions().join(", ")));
     }
 
     #[test]
