@@ -203,6 +203,38 @@ fn offsets_that_jump_far_begin_a_new_segment() {
     }
 }
 
+/// A log that was opened again remembers no batches but the last few, and finds positions by its index.
+#[test]
+fn readers_find_the_same_with_and_without_what_is_remembered() {
+    let dir = tempdir();
+    let mut log = Log::open(dir.path(), limits(20_000, 512)).unwrap();
+    let batch = |i: i64| Batch::new(i).values(&vec!["x"; 1 + (i % 4) as usize]).build();
+    for i in 0..400 {
+        append(&mut log, &batch(i));
+        if i % 97 == 96 {
+            let end = log.end_offset();
+            log.truncate_to(end - 7).unwrap();
+        }
+    }
+    let bytes = |log: &Log, from: i64, max: usize, until: i64| {
+        let slice = log.slice_until(from, max, true, until).unwrap();
+        slice.map(|s| {
+            let mut out = bytes::BytesMut::new();
+            s.read_into(&mut out).unwrap();
+            out.to_vec()
+        })
+    };
+    let end = log.end_offset();
+    let questions = (0..=end).flat_map(|from| [(from, 150, end), (from, 100_000, end), (from, 100_000, (from + 9).min(end))]);
+    let remembered: Vec<_> = questions.clone().map(|(from, max, until)| bytes(&log, from, max, until)).collect();
+    log.flush().unwrap();
+    drop(log);
+    let again = Log::open(dir.path(), limits(20_000, 512)).unwrap();
+    for ((from, max, until), want) in questions.zip(remembered) {
+        assert_eq!(bytes(&again, from, max, until), want, "{from} {max} {until}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
     /// Whatever is appended, in whatever portions, is read back from every offset, also after the log is opened again.

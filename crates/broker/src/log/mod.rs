@@ -13,6 +13,7 @@ mod follow;
 mod index;
 mod owned;
 mod producers;
+mod recent;
 mod retention;
 mod scan;
 mod segment;

@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use super::{
     Files, Found, Limits, LogError, Slice, Slot, at,
     index::{Moment, OffsetIndex, Position, TimeIndex},
+    recent::Recent,
     transactions::TransactionIndex,
 };
 use crate::{
@@ -55,6 +56,7 @@ pub struct Segment {
     last_time_entry: i64,
     since_entry: u32,
     index_interval_bytes: u32,
+    recent: Recent,
 }
 
 /// Milliseconds since 1970.
@@ -114,6 +116,7 @@ impl Segment {
             last_time_entry: -1,
             since_entry: 0,
             index_interval_bytes: limits.index_interval_bytes,
+            recent: Recent::default(),
             path,
         };
         this.restore(trust, length)?;
@@ -177,6 +180,7 @@ impl Segment {
 
     /// Goes on from the last index entry that can be believed; without one, from the beginning with new indexes.
     fn restore(&mut self, trust: Trust, length: u32) -> Result<(), LogError> {
+        self.recent.clear();
         let believed = |e: Position| match trust {
             Trust::All => true,
             Trust::Below(offset) => self.base + i64::from(e.relative) < offset,
@@ -275,6 +279,7 @@ impl Segment {
     /// Takes a batch at a position into account, in memory and in the indexes.
     fn note(&mut self, head: &Head, position: u32) -> Result<(), LogError> {
         self.next_offset = head.last_offset() + 1;
+        self.recent.push(Position { relative: (head.last_offset() - self.base) as u32, position });
         if position == 0 {
             self.first_timestamp = Some(head.max_timestamp);
         }
@@ -314,12 +319,19 @@ impl Segment {
 
     /// Completes the time index with the latest record, when the segment is rolled or the log is closed.
     pub fn close(&mut self) -> Result<(), LogError> {
+        self.recent.clear();
         self.note_time()
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.
     pub fn position_of(&self, offset: i64) -> Result<u32, LogError> {
+        if offset >= self.next_offset {
+            return Ok(self.size);
+        }
         let relative = u32::try_from(offset - self.base).unwrap_or(0);
+        if let Some(position) = self.recent.position_of(relative) {
+            return Ok(position);
+        }
         // The last entry whose batch ends before the offset: from there on it is found by walking.
         let mut position = self.index.last_while(|e| e.relative < relative)?.map_or(0, |(_, e)| e.position);
         while position < self.size {
@@ -333,7 +345,7 @@ impl Segment {
 
     /// Whole batches from the one that holds `offset` on, before the one that holds `until`; see [`super::Log::slice_until`].
     pub fn slice(&self, offset: i64, max_bytes: usize, at_least_one: bool, until: i64) -> Result<Option<Slice>, LogError> {
-        let size = if until < self.next_offset { self.position_of(until)? } else { self.size };
+        let size = self.position_of(until)?;
         let position = self.position_of(offset)?;
         let limit = u64::from(position).saturating_add(max_bytes as u64);
         let mut end = position;
