@@ -16,11 +16,12 @@ build:
 lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 
-bench: ## first converge and no-op over seven hosts, beside a bare parallel ssh; brokers beside Apache Kafka's
+bench: ## first converge and no-op over seven hosts, beside a bare parallel ssh; brokers beside Apache Kafka's, coordinators beside ZooKeeper
 	@scripts/setup test
 	cargo build --release --workspace
 	@scripts/bench
 	@scripts/bench-broker
+	@scripts/bench-coordinator
 
 sweeps: ## tests that cut off or refuse every single call to EC2; they take some twenty minutes
 	@scripts/setup test
