@@ -118,7 +118,8 @@ impl Broker {
         let descriptors = Descriptors::of_process();
         let connections = config.max_connections.min(descriptors.connections);
         tracing::info!("up to {} segment files are kept open, up to {connections} connections are served", descriptors.files);
-        let shared = Shared::new(config.broker_id, config.replica_lag_max_ms);
+        let metrics = metrics::registry();
+        let shared = Shared::measured(config.broker_id, config.replica_lag_max_ms, metrics.clone());
         Ok(Self {
             admission: Admission::new(descriptors.connections, config.max_connections, config.max_connections_per_ip),
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
@@ -136,7 +137,7 @@ impl Broker {
             topic_configs: TopicConfigs::default(),
             controller: watch::Sender::new(None),
             epoch: AtomicI64::new(-1),
-            metrics: metrics::registry(),
+            metrics,
             _lock: file,
         })
     }

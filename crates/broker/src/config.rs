@@ -71,6 +71,8 @@ pub struct Config {
     pub imbalance_percentage: usize,
     /// `broker.rack`
     pub rack: Option<String>,
+    /// `replica.selector.class` is the RackAwareReplicaSelector
+    pub rack_aware_reads: bool,
     /// `inter.broker.listener.name`: where brokers reach each other
     pub inter_broker_listener: String,
     /// `default.replication.factor`
@@ -302,6 +304,7 @@ impl Config {
             imbalance_check: Duration::from_secs(source.number("leader.imbalance.check.interval.seconds", 1, 86_400)?.unwrap_or(300) as u64),
             imbalance_percentage: source.number("leader.imbalance.per.broker.percentage", 0, 100)?.unwrap_or(10) as usize,
             rack: source.text("broker.rack").filter(|r| !r.is_empty()),
+            rack_aware_reads: source.checked("replica.selector.class", is_rack_aware)?.unwrap_or(false),
             inter_broker_listener,
             default_replication_factor: source.number("default.replication.factor", 1, 1000)?.unwrap_or(1) as i16,
             auto_create_topics: source.boolean("auto.create.topics.enable")?.unwrap_or(true),
@@ -412,6 +415,7 @@ pub const OBEYED: &[&str] = &[
     "leader.imbalance.check.interval.seconds",
     "leader.imbalance.per.broker.percentage",
     "broker.rack",
+    "replica.selector.class",
     "log.cleaner.enable",
     "log.cleaner.min.cleanable.ratio",
     "log.cleaner.min.compaction.lag.ms",
@@ -428,6 +432,15 @@ const QUIET: &[&str] = &["listener.security.protocol.map", "inter.broker.listene
 /// Whether `server.properties` may have a key.
 pub fn is_known(key: &str) -> bool {
     [OBEYED, NOT_OBEYED, QUIET].iter().any(|keys| keys.contains(&key))
+}
+
+/// Whether consumers are sent to replicas in their rack, by the name of Kafka's class.
+fn is_rack_aware(class: &str) -> Result<bool, String> {
+    match class.trim() {
+        "" | "org.apache.kafka.common.replica.LeaderSelector" => Ok(false),
+        "org.apache.kafka.common.replica.RackAwareReplicaSelector" => Ok(true),
+        other => Err(format!("{other:?}: only Kafka's LeaderSelector and RackAwareReplicaSelector are supported")),
+    }
 }
 
 struct Source<'a>(&'a Properties);

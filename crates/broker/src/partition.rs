@@ -6,6 +6,7 @@
 
 mod commits;
 mod follow;
+mod read;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,16 +14,19 @@ use std::{
 };
 
 use kafka_protocol::ResponseError;
+use septet_daemon::metrics::Registry;
 use tokio::sync::Notify;
 
 pub use commits::Commit;
 use commits::Commits;
 pub use follow::{FetchPosition, FollowError};
+pub use read::{Fetched, Read, ReadFrom};
 
 use crate::{
     batch,
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
-    log::{Cleaned, Dirt, Found, Gone, Log, LogError, Plan, Producer, Slice, locate, now_ms},
+    log::{Cleaned, Dirt, Gone, Log, LogError, Plan, Producer, now_ms},
+    metrics::{TopicTraffic, Traffic},
     records,
     topic_settings::TopicSettings,
     watch::Watchers,
@@ -47,12 +51,21 @@ pub struct Shared {
     pub proposals: Mutex<Vec<Proposed>>,
     /// Wakes what sends them.
     pub proposed: Notify,
+    /// What clients send and read, by topic.
+    pub traffic: Traffic,
 }
 
 impl Shared {
     /// For a broker.
     pub fn new(me: i32, lag_max_ms: i64) -> Arc<Self> {
-        Arc::new(Self { me, lag: Lag { max_ms: lag_max_ms }, sync: Arc::default(), proposals: Mutex::default(), proposed: Notify::new() })
+        Self::measured(me, lag_max_ms, Arc::default())
+    }
+
+    /// The same, with what is measured of its topics in a registry.
+    pub fn measured(me: i32, lag_max_ms: i64, metrics: Arc<Registry>) -> Arc<Self> {
+        let lag = Lag { max_ms: lag_max_ms };
+        let traffic = Traffic::new(metrics);
+        Arc::new(Self { me, lag, sync: Arc::default(), proposals: Mutex::default(), proposed: Notify::new(), traffic })
     }
 }
 
@@ -65,6 +78,7 @@ pub struct Partition {
     watchers: Arc<Watchers>,
     commits: Commits,
     shared: Arc<Shared>,
+    traffic: Arc<TopicTraffic>,
 }
 
 #[derive(Debug)]
@@ -91,42 +105,6 @@ pub struct Appended {
     pub time: i64,
 }
 
-/// What a fetch found.
-#[derive(Debug)]
-pub struct Fetched {
-    /// whole batches, if there are any
-    pub records: Option<Slice>,
-    /// offset up to which records may be read
-    pub high_watermark: i64,
-    /// offset up to which a consumer with `isolation.level=read_committed` may read
-    pub last_stable_offset: i64,
-    /// first offset
-    pub start_offset: i64,
-    /// there are records that this reader may read, whether or not they had room
-    pub more: bool,
-    /// for a reader of committed records only: producers and first offsets of transactions that were aborted
-    pub aborted: Option<Vec<(i64, i64)>>,
-}
-
-/// What is read.
-#[derive(Debug, Clone, Copy)]
-pub struct Read {
-    /// first offset
-    pub offset: i64,
-    /// bytes, at the most
-    pub max_bytes: usize,
-    /// one batch, also if it has more bytes than that
-    pub at_least_one: bool,
-    /// up to the last stable offset only
-    pub stable_only: bool,
-    /// a follower, which reads up to the end of the log: its number and epoch, -1 if it does not say
-    pub replica: Option<(i32, i64)>,
-    /// the follower's first offset
-    pub log_start: i64,
-    /// the leader epoch that the reader knows, -1 if it does not say
-    pub leader_epoch: i32,
-}
-
 fn storage_error(what: &str, e: &LogError) -> ResponseError {
     tracing::error!("{what}: {e}");
     ResponseError::KafkaStorageError
@@ -138,7 +116,8 @@ impl Partition {
         let mut replication = Replication::new(shared.me, high_watermark, log.end_offset());
         replication.start_moved(log.start_offset());
         let inner = Mutex::new(Inner { log, settings, replication, leads_since: -1 });
-        Self { topic: topic.to_owned(), index, inner, watchers: Arc::default(), commits: Commits::default(), shared }
+        let traffic = shared.traffic.topic(topic);
+        Self { topic: topic.to_owned(), index, inner, watchers: Arc::default(), commits: Commits::default(), shared, traffic }
     }
 
     /// Those that want to know when this changes.
@@ -247,33 +226,6 @@ impl Partition {
         self.inner().replication.assignment().leader_epoch
     }
 
-    /// Compares the leader epoch that a client believes in; -1 asks for nothing.
-    pub fn check_epoch(&self, epoch: i32) -> Result<(), ResponseError> {
-        let mine = self.leading()?.replication.assignment().leader_epoch;
-        match epoch {
-            -1 => Ok(()),
-            e if e < mine => Err(ResponseError::FencedLeaderEpoch),
-            e if e > mine => Err(ResponseError::UnknownLeaderEpoch),
-            _ => Ok(()),
-        }
-    }
-
-    /// The last epoch up to one, and where it ended; -1 and -1 if that is not known.
-    pub fn end_of_epoch(&self, epoch: i32) -> Result<(i32, i64), ResponseError> {
-        let inner = self.leading()?;
-        // The leader's own epoch has begun, also before its first record.
-        let end = inner.log.end_offset();
-        let last = inner.log.epochs().last().map(|e| e.epoch);
-        let current = inner.replication.assignment().leader_epoch;
-        if epoch == current {
-            return Ok((epoch, end));
-        }
-        if (last.unwrap_or(-1) + 1..current).contains(&epoch) {
-            return Ok((last.unwrap_or(epoch), end));
-        }
-        Ok(inner.log.end_of_epoch(epoch).unwrap_or((-1, -1)))
-    }
-
     /// Appends one batch that is to be on enough replicas before it is acknowledged: fails if too few are in sync
     /// (`min.insync.replicas`). See [`Partition::committed`].
     pub fn append(&self, bytes: &[u8]) -> Result<Appended, ResponseError> {
@@ -314,6 +266,7 @@ impl Partition {
         }
         let effects = inner.replication.appended(end_offset, now_ms(), self.shared.lag);
         self.carry_out(inner, effects);
+        self.traffic.produced(bytes.len(), head.count);
         // Followers read up to the end, which has moved in any case.
         self.wake();
         Ok(Appended { base_offset, end_offset, leader_epoch: epoch, start_offset, time })
@@ -360,22 +313,6 @@ impl Partition {
         self.inner().replication.high_watermark()
     }
 
-    /// Offset up to which a client may ask for, as its leader knows it: `OFFSET_NOT_AVAILABLE` while a new leader does not know yet what its
-    /// predecessor had committed.
-    pub fn latest_offset(&self) -> Result<i64, ResponseError> {
-        let inner = self.leading()?;
-        let high_watermark = inner.replication.high_watermark();
-        match inner.replication.epoch_start().is_some_and(|start| high_watermark < start) {
-            true => Err(ResponseError::OffsetNotAvailable),
-            false => Ok(high_watermark),
-        }
-    }
-
-    /// Offset up to which every transaction is decided. There are none yet: the high watermark.
-    pub fn last_stable_offset(&self) -> i64 {
-        self.high_watermark()
-    }
-
     /// Whether the first offset is not that of the first segment.
     pub fn start_is_within(&self) -> bool {
         self.inner().log.start_is_within()
@@ -389,79 +326,6 @@ impl Partition {
     /// Offset up to which the log is on the disk.
     pub fn recovery_point(&self) -> i64 {
         self.inner().log.recovery_point()
-    }
-
-    /// Finds what there is from an offset on. A follower reads up to the end of the log, and tells by its offset what it has.
-    pub fn find(&self, read: &Read) -> Result<Fetched, ResponseError> {
-        let mut inner = self.leading()?;
-        // Compared under the lock: what a follower has of an earlier leader says nothing about what it has of this one.
-        if read.leader_epoch >= 0 && read.leader_epoch != inner.replication.assignment().leader_epoch {
-            return Err(ResponseError::FencedLeaderEpoch);
-        }
-        let (start_offset, end) = (inner.log.start_offset(), inner.log.end_offset());
-        let mut effects = Effects::default();
-        if let Some((id, epoch)) = read.replica {
-            if !inner.replication.assignment().replicas.contains(&id) {
-                // The controller has not told yet that this broker follows, or has told that it does not.
-                return Err(ResponseError::UnknownLeaderEpoch);
-            }
-            if read.offset < start_offset || read.offset > end {
-                return Err(ResponseError::OffsetOutOfRange);
-            }
-            effects = inner.replication.follower_fetched(id, epoch, read.offset, read.log_start, now_ms(), self.shared.lag, true);
-        }
-        let high_watermark = inner.replication.high_watermark();
-        let last_stable_offset = inner.log.first_unstable_offset(high_watermark).map_or(high_watermark, |o| o.min(high_watermark));
-        if read.replica.is_none() && (read.offset < start_offset || read.offset > end) {
-            return Err(ResponseError::OffsetOutOfRange);
-        }
-        let limit = match read.replica {
-            Some(_) => end,
-            None if read.stable_only => last_stable_offset,
-            None => high_watermark,
-        };
-        let found = match read.offset < limit {
-            true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| storage_error("read", &e)),
-            false => Ok(None),
-        };
-        let aborted = read.stable_only.then(|| match &found {
-            Ok(Some(_)) => inner.log.aborted_transactions(read.offset, limit).iter().map(|a| (a.producer_id, a.first_offset)).collect(),
-            _ => Vec::new(),
-        });
-        self.carry_out(inner, effects);
-        Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit, aborted })
-    }
-
-    /// Reads whole batches from an offset on, at least one if there is any.
-    pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, ResponseError> {
-        self.inner().log.read(offset, max_bytes).map_err(|e| storage_error("read", &e))
-    }
-
-    /// First record at or after a time. Others go on meanwhile: a batch may have to be decompressed.
-    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, ResponseError> {
-        let failed = |e: LogError| storage_error("look up a time", &e);
-        let mut from = 0;
-        loop {
-            let (start, batch) = {
-                let inner = self.leading()?;
-                let committed = inner.replication.high_watermark();
-                let batch = inner.log.batch_for_timestamp(timestamp, from).map_err(failed)?;
-                (inner.log.start_offset(), batch.filter(|(head, _)| head.last_offset() < committed))
-            };
-            let Some((head, batch)) = batch else {
-                return Ok(None);
-            };
-            if let Some(found) = locate(&head, &batch, timestamp, from.max(start)).map_err(failed)? {
-                return Ok(Some(found));
-            }
-            from = head.last_offset() + 1;
-        }
-    }
-
-    /// The record with the largest timestamp, the first if there are several.
-    pub fn offset_of_max_timestamp(&self) -> Result<Option<Found>, ResponseError> {
-        let latest = self.leading()?.log.max_timestamp();
-        self.offset_for_timestamp(latest)
     }
 
     /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, whether that is new, and

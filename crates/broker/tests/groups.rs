@@ -21,7 +21,7 @@ use septet_broker::{
         shard::{Shard, Usage},
     },
     log::Log,
-    partition::{Partition, Read, Shared},
+    partition::{Partition, Read, ReadFrom, Shared},
     storage::Led,
     topic_settings::TopicSettings,
 };
@@ -124,7 +124,7 @@ fn led(partition: Partition) -> Arc<Led> {
 }
 
 fn read(offset: i64) -> Read {
-    Read { offset, max_bytes: 1000, at_least_one: true, stable_only: false, replica: None, log_start: 0, leader_epoch: -1 }
+    Read { offset, max_bytes: 1000, at_least_one: true, stable_only: false, replica: None, log_start: 0, leader_epoch: -1, from: ReadFrom::Leader }
 }
 
 #[test]
@@ -399,11 +399,11 @@ fn a_partition_knows_its_offsets_and_epochs() {
     for (epoch, want) in
         [(-1, Ok(())), (2, Err(ResponseError::FencedLeaderEpoch)), (3, Ok(())), (4, Err(ResponseError::UnknownLeaderEpoch))]
     {
-        assert_eq!(p.check_epoch(epoch), want, "{epoch}");
+        assert_eq!(p.check_epoch(epoch, ReadFrom::Leader), want, "{epoch}");
     }
     p.resign();
     let not_leader = ResponseError::NotLeaderOrFollower;
-    assert_eq!((p.append(&batch), p.check_epoch(-1)), (Err(not_leader), Err(not_leader)));
+    assert_eq!((p.append(&batch), p.check_epoch(-1, ReadFrom::Leader)), (Err(not_leader), Err(not_leader)));
     assert_eq!(p.find(&read(0)).map(drop), Err(not_leader));
     lead(&p, 9);
     lead(&p, 4);

@@ -7,3 +7,4 @@ pub mod assignment;
 pub mod controller;
 pub mod elections;
 pub mod partition;
+pub mod read_replica;

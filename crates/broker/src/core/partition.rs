@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use super::read_replica::Candidate;
+
 /// What the controller decided about a partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assignment {
@@ -93,6 +95,8 @@ pub struct Replication {
     assignment: Assignment,
     /// `None` while this broker follows.
     leadership: Option<Leadership>,
+    /// This broker has been told to follow, and not to stop.
+    follows: bool,
     high_watermark: i64,
     end: i64,
 }
@@ -121,6 +125,7 @@ impl Replication {
             me,
             assignment: Assignment { leader: -1, leader_epoch: -1, partition_epoch: -1, ..Assignment::default() },
             leadership: None,
+            follows: false,
             high_watermark: high_watermark.clamp(0, end),
             end,
         }
@@ -134,6 +139,18 @@ impl Replication {
     /// Whether this broker leads.
     pub fn leads(&self) -> bool {
         self.leadership.is_some()
+    }
+
+    /// Whether this broker follows, so that consumers may read here what is committed.
+    pub fn follows(&self) -> bool {
+        self.follows
+    }
+
+    /// In-sync followers that have an offset: where a consumer could read instead of here. As ReplicaManager.findPreferredReadReplica.
+    pub fn read_replicas(&self, offset: i64, now: i64) -> Vec<Candidate> {
+        let followers = self.leadership.iter().flat_map(|l| &l.followers);
+        let able = followers.filter(|(id, f)| self.assignment.isr.contains(id) && f.end >= offset && (0..=offset).contains(&f.start));
+        able.map(|(id, f)| Candidate { id: *id, end: f.end, behind_ms: now.saturating_sub(f.caught_up) }).collect()
     }
 
     /// First offset that is not committed.
@@ -189,6 +206,7 @@ impl Replication {
             self.leadership = Some(Leadership { epoch_start: end, followers: others.map(known).collect(), pending: None, outdated: false });
         }
         self.assignment = assignment;
+        self.follows = false;
         Effects { high_watermark_moved: self.advance(now, Lag { max_ms: 0 }), propose: None }
     }
 
@@ -199,12 +217,14 @@ impl Replication {
             return;
         }
         self.leadership = None;
+        self.follows = true;
         self.assignment = assignment;
     }
 
-    /// Stops leading without another decision of the controller, as for a stop of the broker.
+    /// Stops leading or following without another decision of the controller, as for a stop of the broker.
     pub fn resign(&mut self) {
         self.leadership = None;
+        self.follows = false;
     }
 
     /// The log has grown as the leader's.
@@ -517,6 +537,26 @@ mod tests {
         // One that is not in sync joins only when it has all of earlier leaders.
         assert_eq!(fetch(&mut r, 3, 9, 1003).propose, None);
         assert!(fetch(&mut r, 3, 10, 1004).propose.is_some());
+    }
+
+    #[test]
+    fn consumers_are_sent_to_in_sync_followers_that_have_the_offset() {
+        let mut r = Replication::new(1, 0, 10);
+        let ids = |r: &Replication, offset| r.read_replicas(offset, 50).into_iter().map(|c| (c.id, c.end, c.behind_ms)).collect::<Vec<_>>();
+        r.become_leader(assignment(&[1, 2], 0, 0), 10, 0);
+        assert_eq!(ids(&r, 0), [], "nothing is known of them yet");
+        r.follower_fetched(2, 7, 8, 3, 20, LAG, true);
+        r.follower_fetched(3, 7, 9, 0, 20, LAG, true);
+        assert_eq!(ids(&r, 5), [(2, 8, 50)]);
+        assert_eq!(ids(&r, 2), [], "it begins at 3");
+        assert_eq!(ids(&r, 9), [], "it ends at 8");
+        fetch(&mut r, 2, 10, 30);
+        assert_eq!(ids(&r, 10), [(2, 10, 20)]);
+        assert!(!r.follows());
+        r.become_follower(assignment(&[2, 1], 1, 1));
+        assert!(r.follows() && ids(&r, 10).is_empty());
+        r.resign();
+        assert!(!r.follows());
     }
 
     #[test]

@@ -14,13 +14,17 @@ use super::{
     Context, RequestError,
     fetch_answer::{self, ABORTED_BYTES, Header, PART_BYTES},
     leaders::Leaders,
+    metadata::endpoint,
 };
 use crate::{
     broker::Broker,
     cluster::Image,
     fetch_sessions::{Asked, Found, NO_SESSION, Part, Parts, Position, Source, Topic},
+    log::Slice,
     net::{answer::Answer, budget::Share},
-    partition::Read,
+    core::read_replica,
+    partition::{Read, ReadFrom},
+    storage::Led,
     watch::Watchers,
 };
 
@@ -31,6 +35,8 @@ const MAX_WAIT_MS: u64 = 60_000;
 const REPLICA_REFRESH: Duration = Duration::from_millis(500);
 /// First version with topic ids in the place of names.
 const IDS: i16 = 13;
+/// First version whose clients read from followers, and say where they are (KIP-392).
+const RACKS: i16 = 11;
 /// First version in which a follower says its epoch.
 const REPLICA_STATE: i16 = 15;
 /// First version whose answers name leaders (KIP-951).
@@ -50,6 +56,9 @@ pub struct Wanted {
     stable_only: bool,
     /// a follower: its number and epoch, -1 if it does not say
     replica: Option<(i32, i64)>,
+    from: ReadFrom,
+    /// `client.rack` of a consumer
+    rack: String,
     named: Vec<(Topic, i32, Position)>,
     forgotten: Vec<(Topic, i32)>,
 }
@@ -94,20 +103,34 @@ impl Wanted {
             until: Instant::now() + wait,
             stable_only: request.isolation_level != 0,
             replica: Some(replica).filter(|(id, _)| *id >= 0),
+            from: if version >= RACKS && replica.0 < 0 { ReadFrom::Any } else { ReadFrom::Leader },
+            rack: request.rack_id.to_string(),
             named,
             forgotten,
         }
     }
 }
 
-/// Reads from the partitions that this broker leads.
-struct Leading<'a> {
+/// Reads from the partitions that this broker leads, or follows.
+struct Serving<'a> {
     broker: &'a Broker,
+    context: &'a Context,
     image: Arc<Image>,
     wanted: &'a Wanted,
 }
 
-impl Leading<'_> {
+impl Serving<'_> {
+    /// A follower that the consumer is to read from instead.
+    fn preferred(&self, led: &Led, offset: i64) -> Option<i32> {
+        let Wanted { from, rack, .. } = self.wanted;
+        if *from == ReadFrom::Leader || !self.broker.config.rack_aware_reads || rack.is_empty() || !led.partition.leads() {
+            return None;
+        }
+        let brokers = &self.image.brokers;
+        let rack_of = |id: i32| brokers.get(&id).filter(|b| endpoint(b, self.context).is_some())?.rack.as_deref();
+        read_replica::in_rack(rack, self.broker.id(), &led.partition.read_replicas(offset), rack_of)
+    }
+
     fn find(
         &self,
         topic: &Topic,
@@ -120,16 +143,18 @@ impl Leading<'_> {
         // An id whose name was not known when the session began may be known now.
         let later = topic.name.is_none().then(|| self.broker.topic_ids.name(&self.image, topic.id)).flatten();
         let name = topic.name.as_ref().or(later.as_ref()).ok_or(ResponseError::UnknownTopicId)?;
-        let Some(led) = self.broker.led(name, index) else {
+        let Wanted { stable_only, replica, from, .. } = *self.wanted;
+        let hosted = self.broker.storage.get(name, index);
+        let Some(led) = hosted.filter(|l| if from == ReadFrom::Any { l.partition.serves() } else { l.partition.leads() }) else {
             return Err(match self.image.not_led(name, index) {
                 ResponseError::UnknownTopicOrPartition if !topic.id.is_nil() => ResponseError::UnknownTopicId,
                 e => e,
             });
         };
         watch(led.partition.watchers());
-        led.partition.check_epoch(position.leader_epoch)?;
+        led.partition.check_epoch(position.leader_epoch, from)?;
         if position.last_fetched_epoch >= 0 {
-            let (epoch, end) = led.partition.end_of_epoch(position.last_fetched_epoch)?;
+            let (epoch, end) = led.partition.end_of_epoch(position.last_fetched_epoch, from)?;
             if epoch < 0 || end < 0 || position.offset < led.partition.offsets().0 {
                 return Err(ResponseError::OffsetOutOfRange);
             }
@@ -144,7 +169,16 @@ impl Leading<'_> {
                 });
             }
         }
-        let Wanted { stable_only, replica, .. } = *self.wanted;
+        if let Some(preferred) = self.preferred(&led, position.offset) {
+            return Ok(Part {
+                index,
+                preferred,
+                high_watermark: led.partition.high_watermark(),
+                last_stable_offset: led.partition.last_stable_offset(),
+                start_offset: led.partition.offsets().0,
+                ..Part::default()
+            });
+        }
         let found = led.partition.find(&Read {
             offset: position.offset,
             max_bytes,
@@ -153,6 +187,7 @@ impl Leading<'_> {
             replica,
             log_start: position.log_start,
             leader_epoch: position.leader_epoch,
+            from,
         })?;
         Ok(Part {
             index,
@@ -167,7 +202,7 @@ impl Leading<'_> {
     }
 }
 
-impl Source for Leading<'_> {
+impl Source for Serving<'_> {
     fn read(
         &self,
         topic: &Topic,
@@ -231,11 +266,11 @@ fn begin(broker: &Broker, wanted: &mut Wanted, version: i16) -> Result<(Subject,
 }
 
 /// Reads until there is enough, something is wrong, or the time is up.
-async fn wait(broker: &Broker, wanted: &Wanted, subject: &mut Subject) -> Found {
+async fn wait(broker: &Broker, context: &Context, wanted: &Wanted, subject: &mut Subject) -> Found {
     let changes = subject.with(|parts| parts.changes());
     let max_bytes = wanted.max_bytes.min(broker.config.fetch_max_bytes);
     loop {
-        let source = Leading { broker, image: broker.image(), wanted };
+        let source = Serving { broker, context, image: broker.image(), wanted };
         let found = subject.with(|parts| parts.read(&source, max_bytes));
         let left = wanted.until.saturating_duration_since(Instant::now());
         if found.failed || found.bytes >= wanted.min_bytes || left.is_zero() || subject.with(|parts| parts.is_empty()) {
@@ -260,7 +295,7 @@ pub async fn handle(
         Ok(begun) => begun,
         Err(e) => return Ok(fetch_answer::encode(&header(e.code(), NO_SESSION), Vec::new(), Leaders::default())),
     };
-    let found = wait(broker, &wanted, &mut subject).await;
+    let found = wait(broker, context, &wanted, &mut subject).await;
     let full = matches!(subject, Subject::Own(_));
     let len = subject.with(|parts| parts.answer_len(&found, full));
     let bytes = len * PART_BYTES + Parts::aborted_len(&found) * ABORTED_BYTES;
@@ -271,6 +306,12 @@ pub async fn handle(
         && wanted.asked.wants_session()
     {
         session = broker.fetch_sessions.create(*parts, wanted.asked.by_id, wanted.replica.is_some(), Instant::now());
+    }
+    if wanted.replica.is_none() {
+        for (topic, parts) in &topics {
+            let bytes = parts.iter().filter_map(|p| p.records.as_ref()).map(Slice::len).sum();
+            broker.storage.shared.traffic.consumed(topic.name.as_deref().unwrap_or_default(), bytes);
+        }
     }
     let mut leaders = Leaders::default();
     if version >= LEADERS {

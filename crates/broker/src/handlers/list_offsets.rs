@@ -13,7 +13,7 @@ use kafka_protocol::{
     },
 };
 
-use crate::broker::Broker;
+use crate::{broker::Broker, partition::ReadFrom};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -49,7 +49,7 @@ fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition, view: Vi
     let Some(led) = broker.led(topic, wanted.partition_index) else {
         return Err(broker.image().not_led(topic, wanted.partition_index));
     };
-    led.partition.check_epoch(wanted.current_leader_epoch)?;
+    led.partition.check_epoch(wanted.current_leader_epoch, ReadFrom::Leader)?;
     let epoch = led.partition.leader_epoch();
     let (start, end) = led.partition.offsets();
     match wanted.timestamp {

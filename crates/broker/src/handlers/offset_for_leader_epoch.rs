@@ -11,14 +11,14 @@ use kafka_protocol::{
     },
 };
 
-use crate::broker::Broker;
+use crate::{broker::Broker, partition::ReadFrom};
 
 fn look_up(broker: &Broker, topic: &str, wanted: &OffsetForLeaderPartition) -> Result<(i32, i64), ResponseError> {
     let Some(led) = broker.led(topic, wanted.partition) else {
         return Err(broker.image().not_led(topic, wanted.partition));
     };
-    led.partition.check_epoch(wanted.current_leader_epoch)?;
-    led.partition.end_of_epoch(wanted.leader_epoch)
+    led.partition.check_epoch(wanted.current_leader_epoch, ReadFrom::Leader)?;
+    led.partition.end_of_epoch(wanted.leader_epoch, ReadFrom::Leader)
 }
 
 /// Answers a request.

@@ -73,7 +73,8 @@ impl Partition {
         if many {
             self.shared.sync.notify_one();
         }
-        if moved {
+        // Consumers may wait here too.
+        if moved || gone.is_some() {
             self.wake();
         }
         Ok(gone)

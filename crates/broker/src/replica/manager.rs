@@ -171,6 +171,7 @@ impl Manager {
             if new.partitions.is_empty() {
                 image.topics.remove(&topic.name);
                 broker.topic_configs.forget(&topic.name);
+                broker.storage.shared.traffic.forget(&topic.name);
             } else {
                 image.topics.insert(topic.name.clone(), Arc::new(new));
             }

@@ -6,6 +6,7 @@ pub mod batches;
 pub mod client;
 pub mod ensemble;
 pub mod logs;
+pub mod metrics;
 pub mod network;
 pub mod processes;
 pub mod proxy;

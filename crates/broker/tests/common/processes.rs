@@ -215,6 +215,11 @@ impl Cluster {
 
     /// The same, where each broker may have so many files open.
     pub fn start_limited(brokers: i32, settings: &str, files: Option<u32>) -> Self {
+        Self::start_each(brokers, |_| settings.to_owned(), files)
+    }
+
+    /// The same, with settings by broker.
+    pub fn start_each(brokers: i32, settings: impl Fn(i32) -> String, files: Option<u32>) -> Self {
         let dir = super::tempdir();
         let port = free_port();
         let zookeeper = format!("127.0.0.1:{port}");
@@ -227,7 +232,7 @@ impl Cluster {
         );
         fs::write(&config, text).unwrap();
         let coordinator = Process::start(&coordinator_program(), &[&config], dir.path().join("coordinator.stderr"));
-        let node = |id| Node { files, ..Node::new(dir.path(), &format!("broker-{id}"), id, &zookeeper, settings) };
+        let node = |id| Node { files, ..Node::new(dir.path(), &format!("broker-{id}"), id, &zookeeper, &settings(id)) };
         let nodes = (1..=brokers).map(node).collect();
         let mut this = Self { nodes, zookeeper, coordinator, dir };
         eventually("the coordinator listens", SOON, || {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: values are read when they are asked for; nothing is counted twice.
 
+mod traffic;
+
 use std::sync::{Arc, Weak};
 
 use septet_daemon::metrics::Registry;
@@ -10,6 +12,8 @@ use crate::{
     broker::Broker,
     cluster::{Image, PartitionInfo},
 };
+
+pub use traffic::{TopicTraffic, Traffic};
 
 type Ask = fn(&Broker) -> usize;
 
