@@ -28,6 +28,7 @@ use crate::{
     log::{Cleaned, Dirt, Gone, Log, LogError, Plan, Producer, now_ms},
     metrics::{TopicTraffic, Traffic},
     records,
+    replica::Throttles,
     topic_settings::TopicSettings,
     watch::Watchers,
 };
@@ -53,6 +54,8 @@ pub struct Shared {
     pub proposed: Notify,
     /// What clients send and read, by topic.
     pub traffic: Traffic,
+    /// Throttles of replication.
+    pub throttles: Arc<Throttles>,
 }
 
 impl Shared {
@@ -65,7 +68,8 @@ impl Shared {
     pub fn measured(me: i32, lag_max_ms: i64, metrics: Arc<Registry>) -> Arc<Self> {
         let lag = Lag { max_ms: lag_max_ms };
         let traffic = Traffic::new(metrics);
-        Arc::new(Self { me, lag, sync: Arc::default(), proposals: Mutex::default(), proposed: Notify::new(), traffic })
+        let (sync, proposals, proposed, throttles) = (Arc::default(), Mutex::default(), Notify::new(), Arc::new(Throttles::new(me)));
+        Arc::new(Self { me, lag, sync, proposals, proposed, traffic, throttles })
     }
 }
 
@@ -88,6 +92,8 @@ struct Inner {
     replication: Replication,
     /// First epoch of the leadership that has gone on without a break since.
     leads_since: i32,
+    /// As a follower, it has what its leader had committed at the last fetch.
+    caught_up: bool,
 }
 
 /// What was appended.
@@ -115,7 +121,7 @@ impl Partition {
     pub fn new(topic: &str, index: i32, log: Log, settings: TopicSettings, high_watermark: i64, shared: Arc<Shared>) -> Self {
         let mut replication = Replication::new(shared.me, high_watermark, log.end_offset());
         replication.start_moved(log.start_offset());
-        let inner = Mutex::new(Inner { log, settings, replication, leads_since: -1 });
+        let inner = Mutex::new(Inner { log, settings, replication, leads_since: -1, caught_up: false });
         let traffic = shared.traffic.topic(topic);
         Self { topic: topic.to_owned(), index, inner, watchers: Arc::default(), commits: Commits::default(), shared, traffic }
     }
@@ -169,6 +175,7 @@ impl Partition {
             self.wake();
         } else {
             inner.replication.become_follower(assignment);
+            inner.caught_up = false;
             drop(inner);
             self.commits.lost();
             self.wake();

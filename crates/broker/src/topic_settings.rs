@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     config::Config,
     log::{Compaction, Limits, Retention},
+    replica::REPLICAS,
 };
 
 /// What a partition of the topic goes by.
@@ -157,6 +158,7 @@ impl TopicSettings {
                 "max.compaction.lag.ms" => new.compaction.max_lag_ms = number(value, 1, MAX)?,
                 "delete.retention.ms" => new.compaction.delete_retention_ms = number(value, 0, MAX)?,
                 "message.timestamp.type" => new.log_append_time = is_log_append_time(value)?,
+                // Those of throttles are looked at by [`crate::replica::Throttles`].
                 _ => {}
             }
             Ok(new)
@@ -180,6 +182,8 @@ impl TopicSettings {
             "message.timestamp.type",
             "min.insync.replicas",
             "unclean.leader.election.enable",
+            REPLICAS[0],
+            REPLICAS[1],
         ];
         if !known.contains(&key) {
             return Err(Wrong::Key);

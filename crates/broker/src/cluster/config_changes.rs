@@ -184,6 +184,7 @@ impl Follower {
         if self.pending.brokers {
             let (own, _) = read(client, &Entity::Broker(broker.id())).await?;
             let (all, _) = read(client, &Entity::Brokers).await?;
+            broker.storage.shared.throttles.take_rates(&own, &all);
             broker.dynamic.set(&broker.config, own, all);
             let config = broker.dynamic.get().config.clone();
             broker.admission.limit(config.max_connections, config.max_connections_per_ip);

@@ -5,27 +5,39 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures_util::future::join_all;
 use septet_zookeeper as zk;
 
 use super::{image::parse_config, path, topics::is_internal};
-use crate::{broker::Broker, configs::Settings, topic_settings::TopicSettings};
+use crate::{broker::Broker, configs::Settings, replica::Throttles, topic_settings::TopicSettings};
 
 /// Znodes that are read at once.
 const AT_ONCE: usize = 256;
 
 /// Settings by topic, with the transaction that wrote them: what is read later is not replaced by what was written before.
-#[derive(Debug, Default)]
-pub struct TopicConfigs(Mutex<HashMap<String, (i64, Settings)>>);
+#[derive(Debug)]
+pub struct TopicConfigs {
+    known: Mutex<HashMap<String, (i64, Settings)>>,
+    throttles: Arc<Throttles>,
+}
 
 impl TopicConfigs {
+    /// Nothing is known yet. The throttles hear of their part.
+    pub fn new(throttles: Arc<Throttles>) -> Self {
+        Self { known: Mutex::default(), throttles }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (i64, Settings)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads what is not known of these topics.
     pub async fn load(&self, broker: &Broker, topics: impl Iterator<Item = &str>) {
         let unknown: Vec<&str> = {
-            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self.lock();
             topics.filter(|t| !known.contains_key(*t)).collect()
         };
         self.read(broker, &unknown).await;
@@ -53,15 +65,16 @@ impl TopicConfigs {
 
     /// Takes what a transaction has written, unless something later is known.
     pub fn take(&self, topic: &str, written: i64, config: BTreeMap<String, String>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.lock();
         if known.get(topic).is_none_or(|(before, _)| *before <= written) {
+            self.throttles.take_topic(topic, &config);
             known.insert(topic.to_owned(), (written, config));
         }
     }
 
     /// The topics whose settings are known.
     pub fn topics(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.lock().keys().cloned().collect()
     }
 
     /// The settings that were given to a topic.
@@ -71,12 +84,14 @@ impl TopicConfigs {
 
     /// The same, if they are known.
     pub fn known(&self, topic: &str) -> Option<BTreeMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(topic).map(|(_, config)| config.clone())
+        self.lock().get(topic).map(|(_, config)| config.clone())
     }
 
     /// Forgets a topic that is deleted.
     pub fn forget(&self, topic: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        let mut known = self.lock();
+        self.throttles.forget(topic);
+        known.remove(topic);
     }
 
     /// What a topic's partitions go by.

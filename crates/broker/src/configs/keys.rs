@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::{Refused, Settings};
-use crate::config;
+use crate::{config, replica::RATES};
 
 /// Type of a value, by DescribeConfigs' codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,7 +233,11 @@ pub fn check_broker(settings: &Settings) -> Result<(), Refused> {
         return Err(Refused::Request(format!("Cannot keep {name}: passwords are not encrypted here")));
     }
     // Keys that give topics their values take what topics take.
-    let valid = |name: &str| TOPIC.iter().find(|t| t.broker == Some(name)).map_or(Valid::Any, |t| t.valid);
+    let valid = |name: &str| match TOPIC.iter().find(|t| t.broker == Some(name)) {
+        Some(key) => key.valid,
+        None if RATES.contains(&name) => Valid::AtLeast(0),
+        None => Valid::Any,
+    };
     for (name, value) in settings {
         if let Some(why) = broker_key(name).and_then(|k| wrong(name, k.kind, valid(name), value)) {
             return Err(Refused::Request(why));

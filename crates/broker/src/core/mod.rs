@@ -7,4 +7,5 @@ pub mod assignment;
 pub mod controller;
 pub mod elections;
 pub mod partition;
+pub mod quota;
 pub mod read_replica;

@@ -24,6 +24,7 @@ use crate::{
         topics::{Refusal, check_config_size},
     },
     configs::{self, Layers, Operation, Refused, Settings, alter, broker_key, check_broker, check_topic, topic_key},
+    replica::RATES,
     topic_settings::TopicSettings,
 };
 
@@ -129,7 +130,7 @@ fn warn_without_effect(entity: &Entity, settings: &Settings) {
     for (key, value) in settings {
         let obeyed = match entity {
             Entity::Topic(_) => probe.set(key, value) == Ok(true),
-            _ => crate::config::OBEYED.contains(&key.as_str()),
+            _ => crate::config::OBEYED.contains(&key.as_str()) || RATES.contains(&key.as_str()),
         };
         if !obeyed {
             tracing::warn!("{}: {key} is kept, but has no effect so far", entity.path());

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     broker::Broker,
     cluster::Image,
-    fetch_sessions::{Asked, Found, NO_SESSION, Part, Parts, Position, Source, Topic},
+    fetch_sessions::{Answered, Asked, Found, NO_SESSION, Part, Parts, Position, Source, Topic},
     log::Slice,
     net::{answer::Answer, budget::Share},
     core::read_replica,
@@ -179,10 +179,11 @@ impl Serving<'_> {
                 ..Part::default()
             });
         }
+        let held_back = replica.is_some_and(|(id, _)| led.partition.holds_back(id));
         let found = led.partition.find(&Read {
             offset: position.offset,
-            max_bytes,
-            at_least_one,
+            max_bytes: if held_back { 0 } else { max_bytes },
+            at_least_one: at_least_one && !held_back,
             stable_only,
             replica,
             log_start: position.log_start,
@@ -282,6 +283,21 @@ async fn wait(broker: &Broker, context: &Context, wanted: &Wanted, subject: &mut
     }
 }
 
+/// Counts what is sent: to consumers by topic, to followers of what is throttled.
+fn measure(broker: &Broker, topics: &Answered, to_follower: bool) {
+    let shared = &broker.storage.shared;
+    for (topic, parts) in topics {
+        let name = topic.name.as_deref().unwrap_or_default();
+        let sent = |p: &Part| p.records.as_ref().map_or(0, Slice::len);
+        if to_follower {
+            let throttle = &shared.throttles.leader;
+            parts.iter().filter(|p| sent(p) > 0 && throttle.is_throttled(name, p.index)).for_each(|p| throttle.record(sent(p)));
+        } else {
+            shared.traffic.consumed(name, parts.iter().map(sent).sum());
+        }
+    }
+}
+
 /// Answers a request.
 pub async fn handle(
     broker: &Arc<Broker>,
@@ -307,12 +323,7 @@ pub async fn handle(
     {
         session = broker.fetch_sessions.create(*parts, wanted.asked.by_id, wanted.replica.is_some(), Instant::now());
     }
-    if wanted.replica.is_none() {
-        for (topic, parts) in &topics {
-            let bytes = parts.iter().filter_map(|p| p.records.as_ref()).map(Slice::len).sum();
-            broker.storage.shared.traffic.consumed(topic.name.as_deref().unwrap_or_default(), bytes);
-        }
-    }
+    measure(broker, &topics, wanted.replica.is_some());
     let mut leaders = Leaders::default();
     if version >= LEADERS {
         let image = broker.image();

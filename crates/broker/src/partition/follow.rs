@@ -43,6 +43,12 @@ impl Partition {
         })
     }
 
+    /// Whether this replica is not to be fetched now: it is behind, and its throttle's rate is used up.
+    pub fn is_held_back(&self) -> bool {
+        let throttle = &self.shared.throttles.follower;
+        throttle.is_throttled(&self.topic, self.index) && throttle.is_exceeded() && !self.inner().caught_up
+    }
+
     /// Takes what a leader sent for an offset: batches, its high watermark and its first offset. Returns files to be removed.
     pub fn follow(
         &self,
@@ -59,8 +65,13 @@ impl Partition {
         }
         if !records.is_empty() {
             inner.log.append_as_follower(records)?;
+            // What is in sync counts too, so that all of it is below the rate.
+            if self.shared.throttles.follower.is_throttled(&self.topic, self.index) {
+                self.shared.throttles.follower.record(records.len());
+            }
         }
         let end = inner.log.end_offset();
+        inner.caught_up = end >= high_watermark;
         let moved = inner.replication.followed(end, high_watermark).high_watermark_moved;
         let mut gone = None;
         if start > inner.log.start_offset() {

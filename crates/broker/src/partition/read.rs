@@ -72,6 +72,14 @@ impl Partition {
         self.serving(ReadFrom::Any).is_ok()
     }
 
+    /// Whether a follower is to get no records now: it is not in sync, and its throttle's rate is used up.
+    pub fn holds_back(&self, follower: i32) -> bool {
+        let throttle = &self.shared.throttles.leader;
+        throttle.is_throttled(&self.topic, self.index)
+            && throttle.is_exceeded()
+            && !self.inner().replication.assignment().isr.contains(&follower)
+    }
+
     /// In-sync followers that have an offset, if this broker leads.
     pub fn read_replicas(&self, offset: i64) -> Vec<Candidate> {
         self.inner().replication.read_replicas(offset, now_ms())

@@ -21,6 +21,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     out_of_range::out_of_range,
     session::{Limits, Session},
+    throttle::Throttles,
     tracked::Tracked,
 };
 use crate::{
@@ -38,6 +39,8 @@ const FETCH_VERSION: i16 = 15;
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Pause of one partition whose answer was an error (`replica.fetch.backoff.ms` is 1 s on Kafka).
 const PARTITION_BACK_OFF: Duration = Duration::from_millis(100);
+/// Pause of partitions whose throttle's rate is used up, before it is looked at again.
+const HELD_BACK: Duration = Duration::from_millis(100);
 /// How much longer than the wait that was asked for an answer may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -67,6 +70,7 @@ struct Shared {
     followed: Mutex<BTreeMap<Name, Arc<Followed>>>,
     /// Counts what is followed from now on, or not any more.
     changed: watch::Sender<u64>,
+    throttles: Arc<Throttles>,
 }
 
 impl Shared {
@@ -96,8 +100,9 @@ impl Fetchers {
             }
         }
         let fetcher = by_leader.entry(leader).or_insert_with(|| {
-            let shared =
-                Arc::new(Shared { leader, at: Mutex::new(at.clone()), followed: Mutex::default(), changed: watch::Sender::new(0) });
+            let throttles = broker.storage.shared.throttles.clone();
+            let (followed, changed) = (Mutex::default(), watch::Sender::new(0));
+            let shared = Arc::new(Shared { leader, at: Mutex::new(at.clone()), followed, changed, throttles });
             let task = tokio::spawn(run(Arc::downgrade(broker), shared.clone()));
             Fetcher { shared, task }
         });
@@ -147,6 +152,10 @@ async fn run(broker: Weak<Broker>, shared: Arc<Shared>) {
             refreshed = now;
         }
         task.tracked.wake(now);
+        if shared.throttles.follower.is_exceeded() {
+            // Those that the leader has in the session too, whether or not they have changed.
+            task.tracked.delay_where(now + HELD_BACK, |f| f.led.partition.is_held_back());
+        }
         let next = task.tracked.next();
         if task.tracked.is_idle() {
             let wait = next.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));

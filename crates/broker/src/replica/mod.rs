@@ -8,8 +8,10 @@ mod manager;
 mod out_of_range;
 mod session;
 pub mod shutdown;
+mod throttle;
 mod tracked;
 
 pub use fetcher::Fetchers;
 pub use isr::{ask_controller, send_proposals};
 pub use manager::Manager;
+pub use throttle::{RATES, REPLICAS, Side, Throttles};

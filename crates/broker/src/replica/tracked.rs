@@ -73,6 +73,12 @@ impl<T> Tracked<T> {
         }
     }
 
+    /// Leaves those of which something holds out until a point in time.
+    pub fn delay_where(&mut self, until: Instant, holds: impl Fn(&T) -> bool) {
+        let some: Vec<Key> = self.slots.iter().filter(|(_, s)| s.not_before.is_none() && holds(&s.what)).map(|(key, _)| *key).collect();
+        some.into_iter().for_each(|key| self.delay(key, until));
+    }
+
     /// When the next delay ends.
     pub fn next(&self) -> Option<Instant> {
         self.delayed.first().map(|(at, _)| *at)
@@ -131,6 +137,19 @@ mod tests {
         assert_eq!(taken(&mut t, now), [(1, Some(21)), (2, None)], "another one, and one that is gone");
         t.touch_all();
         assert_eq!(taken(&mut t, now).len(), 2);
+    }
+
+    #[test]
+    fn some_are_delayed_together() {
+        let (now, mut t) = (Instant::now(), Tracked::default());
+        t.replace((0..3).map(|i| (key(i), i as u8)), |a: &u8, b: &u8| a == b);
+        assert_eq!(taken(&mut t, now).len(), 3);
+        let soon = now + Duration::from_secs(1);
+        t.delay_where(soon, |what| *what != 1);
+        assert_eq!((taken(&mut t, now), t.is_idle()), (vec![(0, None), (2, None)], false));
+        t.delay_where(soon + Duration::from_secs(1), |_| true);
+        assert_eq!((taken(&mut t, now), t.is_idle(), t.next()), (vec![(1, None)], true, Some(soon)), "a delay is not made longer");
+        assert_eq!(taken(&mut t, soon), [(0, Some(0)), (2, Some(2))]);
     }
 
     #[test]
