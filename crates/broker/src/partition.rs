@@ -335,7 +335,7 @@ impl Partition {
         self.inner().log.recovery_point()
     }
 
-    /// Deletes the records below an offset; -1 is all that there are. Returns the first that is left, whether that is new, and
+    /// Deletes the records below an offset; -1 is all that are committed. Returns that offset, whether the log begins elsewhere now, and
     /// files to be removed.
     pub fn delete_below(&self, offset: i64) -> Result<(i64, bool, Option<Gone>), ResponseError> {
         let mut inner = self.leading()?;
@@ -350,7 +350,13 @@ impl Partition {
         if now != start {
             self.wake();
         }
-        Ok((now, now != start, gone))
+        Ok((offset, now != start, gone))
+    }
+
+    /// The lowest first offset of the replicas that are alive, if this broker leads; -1 while one of them is not known.
+    pub fn low_watermark(&self, alive: impl Fn(i32) -> bool) -> Result<i64, ResponseError> {
+        let inner = self.leading()?;
+        Ok(inner.replication.low_watermark(inner.log.start_offset(), alive))
     }
 
     /// Lets go of what is too old or too much.

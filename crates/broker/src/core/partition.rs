@@ -153,6 +153,12 @@ impl Replication {
         able.map(|(id, f)| Candidate { id: *id, end: f.end, behind_ms: now.saturating_sub(f.caught_up) }).collect()
     }
 
+    /// The lowest first offset of this leader's log, which begins at `start`, and of its living followers; -1 while one has not fetched.
+    pub fn low_watermark(&self, start: i64, alive: impl Fn(i32) -> bool) -> i64 {
+        let followers = self.leadership.iter().flat_map(|l| &l.followers).filter(|(id, _)| alive(**id));
+        followers.map(|(_, f)| f.start).min().map_or(start, |lowest| lowest.min(start))
+    }
+
     /// First offset that is not committed.
     pub fn high_watermark(&self) -> i64 {
         self.high_watermark

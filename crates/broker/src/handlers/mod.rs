@@ -356,7 +356,18 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: Request) -
         ApiKey::DeleteRecords => {
             let request = decode!(DeleteRecordsRequest);
             // Waits for the disk.
-            encode(&header, key, version, &tokio::task::block_in_place(|| delete_records::handle(broker, &request)))
+            let deleted = tokio::task::block_in_place(|| delete_records::handle(broker, &request));
+            if deleted.is_done() {
+                encode(&header, key, version, &deleted.response())
+            } else {
+                drop((request, frame, frame_share));
+                let broker = broker.clone();
+                let rest = async move {
+                    let response = deleted.replicated(&broker).await.response();
+                    Ok(Some(Answer { share, ..encode(&header, key, version, &response)?.into() }))
+                };
+                return Ok(Outcome::Later { bytes: elements * wire::ELEMENT_BYTES, rest: Box::pin(rest) });
+            }
         }
         ApiKey::DescribeConfigs => {
             let request = decode!(DescribeConfigsRequest);

@@ -139,7 +139,7 @@ impl Partition {
             return Err(ResponseError::FencedLeaderEpoch);
         }
         let (start_offset, end) = (inner.log.start_offset(), inner.log.end_offset());
-        let mut effects = Effects::default();
+        let (mut effects, mut start_moved) = (Effects::default(), false);
         if let Some((id, epoch)) = read.replica {
             if !inner.replication.assignment().replicas.contains(&id) {
                 // The controller has not told yet that this broker follows, or has told that it does not.
@@ -148,7 +148,9 @@ impl Partition {
             if read.offset < start_offset || read.offset > end {
                 return Err(ResponseError::OffsetOutOfRange);
             }
+            let before = inner.replication.follower(id).map(|f| f.start);
             effects = inner.replication.follower_fetched(id, epoch, read.offset, read.log_start, now_ms(), self.shared.lag, true);
+            start_moved = inner.replication.follower(id).map(|f| f.start) != before;
         }
         let high_watermark = inner.replication.high_watermark();
         let last_stable_offset = inner.log.first_unstable_offset(high_watermark).map_or(high_watermark, |o| o.min(high_watermark));
@@ -169,6 +171,10 @@ impl Partition {
             _ => Vec::new(),
         });
         self.carry_out(inner, effects);
+        if start_moved {
+            // DeleteRecords may wait for it.
+            self.wake();
+        }
         Ok(Fetched { records: found?, high_watermark, last_stable_offset, start_offset, more: read.offset < limit, aborted })
     }
 
