@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`config`], [`topic_settings`] | `server.properties`, and what topics set otherwise |
 //! | [`batch`], [`log`], [`partition`] | record batches, segment files, one partition's state |
+//! | [`log_dir`] | whether the log directory can be used |
 //! | [`storage`] | the partitions in the log directory, checkpoints, retention |
 //! | [`core`] | state machines without IO: replication, elections, the controller's decisions |
 //! | [`replica`] | replicas on this broker: fetching, ISR changes, controlled shutdown |
@@ -29,6 +30,7 @@ pub mod fetch_sessions;
 pub mod groups;
 pub mod handlers;
 pub mod log;
+pub mod log_dir;
 pub mod metrics;
 pub mod net;
 pub mod partition;

@@ -57,6 +57,7 @@ async fn run(config: Config) -> Result<(), String> {
     let maintenance = tokio::spawn(broker.clone().maintain());
     let mut session = tokio::spawn(cluster::run(broker.clone()));
     let proposals = tokio::spawn(replica::send_proposals(broker.clone()));
+    tokio::spawn(replica::offline::watch(broker.clone()));
     // The controller comes in by the same door as clients, who wait until this broker knows the cluster.
     for (name, listener) in listeners {
         tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None, connection: 0 }));

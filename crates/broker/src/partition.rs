@@ -25,6 +25,7 @@ pub use read::{Fetched, Read, ReadFrom};
 use crate::{
     batch,
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
+    log_dir::LogDir,
     log::{Cleaned, Dirt, Gone, Log, LogError, Plan, Producer, now_ms},
     metrics::{TopicTraffic, Traffic},
     records,
@@ -56,6 +57,8 @@ pub struct Shared {
     pub traffic: Traffic,
     /// Throttles of replication.
     pub throttles: Arc<Throttles>,
+    /// Whether the log directory can be used.
+    pub log_dir: LogDir,
 }
 
 impl Shared {
@@ -69,7 +72,7 @@ impl Shared {
         let lag = Lag { max_ms: lag_max_ms };
         let traffic = Traffic::new(metrics);
         let (sync, proposals, proposed, throttles) = (Arc::default(), Mutex::default(), Notify::new(), Arc::new(Throttles::new(me)));
-        Arc::new(Self { me, lag, sync, proposals, proposed, traffic, throttles })
+        Arc::new(Self { me, lag, sync, proposals, proposed, traffic, throttles, log_dir: LogDir::default() })
     }
 }
 
@@ -111,11 +114,6 @@ pub struct Appended {
     pub time: i64,
 }
 
-fn storage_error(what: &str, e: &LogError) -> ResponseError {
-    tracing::error!("{what}: {e}");
-    ResponseError::KafkaStorageError
-}
-
 impl Partition {
     /// A partition that is neither led nor followed yet, with the high watermark of the last checkpoint.
     pub fn new(topic: &str, index: i32, log: Log, settings: TopicSettings, high_watermark: i64, shared: Arc<Shared>) -> Self {
@@ -124,6 +122,13 @@ impl Partition {
         let inner = Mutex::new(Inner { log, settings, replication, leads_since: -1, caught_up: false });
         let traffic = shared.traffic.topic(topic);
         Self { topic: topic.to_owned(), index, inner, watchers: Arc::default(), commits: Commits::default(), shared, traffic }
+    }
+
+    /// Notes that something failed, which may be the disk.
+    fn failed(&self, what: &str, e: &LogError) -> ResponseError {
+        tracing::error!("{what}: {e}");
+        self.shared.log_dir.note(e);
+        ResponseError::KafkaStorageError
     }
 
     /// Those that want to know when this changes.
@@ -135,10 +140,9 @@ impl Partition {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The log, if this broker leads.
+    /// The log, if this broker leads and can use it.
     fn leading(&self) -> Result<MutexGuard<'_, Inner>, ResponseError> {
-        let inner = self.inner();
-        if inner.replication.leads() { Ok(inner) } else { Err(ResponseError::NotLeaderOrFollower) }
+        self.serving(ReadFrom::Leader)
     }
 
     /// Does what a state machine's effects ask for. The lock is given back first.
@@ -266,7 +270,7 @@ impl Partition {
         }
         let time = if log_append_time { now_ms() } else { -1 };
         let head = batch::stamp(&mut copy, head, if log_append_time { time } else { checked.max_timestamp }, log_append_time);
-        let base_offset = inner.log.append(&mut copy, &[head], epoch).map_err(|e| storage_error("append", &e))?;
+        let base_offset = inner.log.append(&mut copy, &[head], epoch).map_err(|e| self.failed("append", &e))?;
         let (start_offset, end_offset) = (inner.log.start_offset(), inner.log.end_offset());
         if inner.log.unsynced_bytes() > SYNC_BYTES {
             self.shared.sync.notify_one();
@@ -344,7 +348,7 @@ impl Partition {
         if offset < start || offset > end {
             return Err(ResponseError::OffsetOutOfRange);
         }
-        let gone = inner.log.delete_below(offset).map_err(|e| storage_error("delete records", &e))?;
+        let gone = inner.log.delete_below(offset).map_err(|e| self.failed("delete records", &e))?;
         let now = inner.log.start_offset();
         drop(inner);
         if now != start {

@@ -155,7 +155,12 @@ impl Storage {
             }
             match self.open_one(&key, id, settings) {
                 Ok(led) => drop(hosted.insert(key, Arc::new(led))),
-                Err(e) => tracing::error!("partition {topic}-{number} stays offline: {e}"),
+                Err(e) => {
+                    tracing::error!("partition {topic}-{number} stays offline: {e}");
+                    if let HostError::Log(e) = &e {
+                        self.shared.log_dir.note(e);
+                    }
+                }
             }
         }
         *self.hosted.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(hosted);
@@ -227,7 +232,7 @@ impl Storage {
             match led.partition.expire() {
                 Ok(Some(gone)) => self.remove_later(gone, led.partition.settings()),
                 Ok(None) => {}
-                Err(e) => tracing::error!("retention of {topic}-{number}: {e}"),
+                Err(e) => self.failed(&format!("retention of {topic}-{number}"), &e),
             }
         }
     }
@@ -251,6 +256,7 @@ impl Storage {
             Ok(false) => false,
             Err(_) if self.stop.load(Ordering::Relaxed) => false,
             Err(e) => {
+                self.shared.log_dir.note(&e);
                 tracing::error!("compaction of {}-{}: {e}; left alone until the next start", key.0, key.1);
                 led.partition.leave_uncleaned();
                 true
@@ -284,14 +290,23 @@ impl Storage {
 
     /// Brings everything to the disk, while the partitions go on, and says so in the checkpoints.
     pub fn sync(&self) {
+        if self.shared.log_dir.is_offline() {
+            return;
+        }
         for ((topic, number), led) in self.hosted().iter() {
             if let Err(e) = led.partition.sync() {
-                tracing::error!("sync of {topic}-{number}: {e}");
+                self.failed(&format!("sync of {topic}-{number}"), &e);
             }
         }
         if let Err(e) = self.checkpoint() {
-            tracing::error!("checkpoint: {e}");
+            self.failed("checkpoint", &e);
         }
+    }
+
+    /// Notes that something failed, which may be the disk.
+    fn failed(&self, what: &str, e: &LogError) {
+        tracing::error!("{what}: {e}");
+        self.shared.log_dir.note(e);
     }
 
     /// Writes the checkpoints.

@@ -106,6 +106,11 @@ pub fn parse_controller(bytes: &[u8]) -> Option<i32> {
     number(&json(bytes)["brokerid"])
 }
 
+/// The broker in a notification that a log directory has failed.
+pub fn parse_log_dir_event(bytes: &[u8]) -> Option<i32> {
+    number(&json(bytes)["broker"])
+}
+
 /// Field of the registration of a broker of this program. Kafka ignores it.
 pub const OURS: &str = "septet";
 

@@ -30,6 +30,8 @@ pub mod path {
     pub const CLUSTER_ID: &str = "/cluster/id";
     pub const DELETE_TOPICS: &str = "/admin/delete_topics";
     pub const CONFIG_TOPICS: &str = "/config/topics";
+    pub const LOG_DIR_EVENTS: &str = "/log_dir_event_notification";
+    pub const LOG_DIR_EVENT: &str = "log_dir_event_";
     pub const PRODUCER_IDS: &str = "/latest_producer_id_block";
     /// Made at the start, as Kafka makes them.
     pub const PERSISTENT: &[&str] = &[
@@ -41,7 +43,7 @@ pub mod path {
         "/brokers/seqid",
         "/isr_change_notification",
         PRODUCER_IDS,
-        "/log_dir_event_notification",
+        LOG_DIR_EVENTS,
         CONFIG_TOPICS,
         "/config/clients",
         "/config/users",

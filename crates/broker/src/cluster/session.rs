@@ -4,7 +4,7 @@
 //! tried again within the same session; only a session that has ended is replaced, with a new registration.
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -188,7 +188,14 @@ const MEMORY_VERSION: &str = "version=0";
 
 /// Writes down the session that owns this broker's registration.
 fn remember(memory: &Path, session: i64) -> Result<(), StartError> {
-    fs::write(memory, format!("{MEMORY_VERSION}\nsession={session}\n")).map_err(|source| StartError::Io { path: memory.to_owned(), source })
+    match fs::write(memory, format!("{MEMORY_VERSION}\nsession={session}\n")) {
+        // Not known to the next run, which then waits for the end of the session.
+        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            tracing::warn!("{}: {e}", memory.display());
+            Ok(())
+        }
+        done => done.map_err(|source| StartError::Io { path: memory.to_owned(), source }),
+    }
 }
 
 /// The session that owned this broker's registration in an earlier run. A file without a version holds the number alone.

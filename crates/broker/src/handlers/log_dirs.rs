@@ -45,6 +45,11 @@ pub async fn describe(broker: &Broker, request: &DescribeLogDirsRequest, version
         DescribeLogDirsTopic::default().with_name(TopicName(StrBytes::from_string(name))).with_partitions(partitions)
     });
     let result = DescribeLogDirsResult::default().with_log_dir(StrBytes::from_string(directory(broker))).with_topics(topics.collect());
+    if broker.storage.shared.log_dir.is_offline() {
+        let error = ResponseError::KafkaStorageError.code();
+        let result = DescribeLogDirsResult::default().with_error_code(error).with_log_dir(StrBytes::from_string(directory(broker)));
+        return (DescribeLogDirsResponse::default().with_results(vec![result]), share);
+    }
     let (total, usable) = space(broker);
     let result = if version >= 4 { result.with_total_bytes(total).with_usable_bytes(usable) } else { result };
     (DescribeLogDirsResponse::default().with_results(vec![result]), share)

@@ -47,7 +47,7 @@ fn describe(image: &Image, name: &str, topic: &TopicInfo, version: i16) -> Metad
     let alive = |id: &i32| image.brokers.contains_key(id);
     let partitions = topic.partitions.iter().map(|(number, p)| {
         let error = if p.leader < 0 || !alive(&p.leader) { ResponseError::LeaderNotAvailable.code() } else { 0 };
-        let offline: Vec<i32> = p.replicas.iter().copied().filter(|r| !alive(r)).collect();
+        let offline: Vec<i32> = p.replicas.iter().copied().filter(|r| !alive(r) || p.offline.contains(r)).collect();
         MetadataResponsePartition::default()
             .with_error_code(error)
             .with_partition_index(*number)

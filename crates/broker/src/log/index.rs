@@ -91,6 +91,9 @@ impl OffsetIndex {
     pub fn bytes(&self) -> u64 {
         self.0.count * 8
     }
+    pub fn count(&self) -> u64 {
+        self.0.count
+    }
     pub fn get(&self, i: u64) -> Result<Position, LogError> {
         Ok(Position::parse(&self.0.get(i)?))
     }
@@ -152,7 +155,13 @@ impl TimeIndex {
         self.0.push(bytes)
     }
     pub fn clear(&mut self) -> Result<(), LogError> {
-        self.0.truncate(0)
+        self.truncate(0)
+    }
+    pub fn count(&self) -> u64 {
+        self.0.count
+    }
+    pub fn truncate(&mut self, count: u64) -> Result<(), LogError> {
+        self.0.truncate(count)
     }
     /// Keeps the entries up to an offset.
     pub fn keep(&mut self, relative: u32) -> Result<(), LogError> {

@@ -307,12 +307,18 @@ impl Segment {
 
     pub fn append(&mut self, bytes: &[u8], head: &Head) -> Result<(), LogError> {
         let file = self.log.file().map_err(at(&self.path))?;
-        if let Err(e) = file.write_all_at(bytes, self.size.into()) {
-            // A full disk: what was written of the batch goes, so that the file ends with a whole one.
+        let before = (self.next_offset, self.max_timestamp, self.max_timestamp_offset, self.first_timestamp, self.since_entry);
+        let (entries, times) = (self.index.count(), (self.times.count(), self.last_time_entry));
+        let written = file.write_all_at(bytes, self.size.into()).map_err(at(&self.path));
+        if let Err(e) = written.and_then(|()| self.note(head, self.size)) {
+            // A full disk: what was written of the batch and of its entries goes, so that the files end with a whole one.
+            (self.next_offset, self.max_timestamp, self.max_timestamp_offset, self.first_timestamp, self.since_entry) = before;
             let _ = file.set_len(self.size.into());
-            return Err(at(&self.path)(e));
+            let _ = self.index.truncate(entries);
+            let _ = self.times.truncate(times.0);
+            self.last_time_entry = times.1;
+            return Err(e);
         }
-        self.note(head, self.size)?;
         self.size += bytes.len() as u32;
         Ok(())
     }

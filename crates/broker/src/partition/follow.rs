@@ -34,7 +34,7 @@ impl Partition {
     /// Where to fetch from next, while a leadership is followed.
     pub fn fetch_position(&self, leader_epoch: i32) -> Option<FetchPosition> {
         let inner = self.inner();
-        let follows = !inner.replication.leads() && inner.replication.assignment().leader_epoch == leader_epoch;
+        let follows = inner.replication.follows() && inner.replication.assignment().leader_epoch == leader_epoch;
         follows.then(|| FetchPosition {
             leader_epoch,
             offset: inner.log.end_offset(),
@@ -64,7 +64,7 @@ impl Partition {
             return Ok(None);
         }
         if !records.is_empty() {
-            inner.log.append_as_follower(records)?;
+            inner.log.append_as_follower(records).inspect_err(|e| self.shared.log_dir.note(e))?;
             // What is in sync counts too, so that all of it is below the rate.
             if self.shared.throttles.follower.is_throttled(&self.topic, self.index) {
                 self.shared.throttles.follower.record(records.len());
@@ -93,7 +93,7 @@ impl Partition {
 
     fn following(&self, leader_epoch: i32) -> Result<std::sync::MutexGuard<'_, super::Inner>, FollowError> {
         let inner = self.inner();
-        let follows = !inner.replication.leads() && inner.replication.assignment().leader_epoch == leader_epoch;
+        let follows = inner.replication.follows() && inner.replication.assignment().leader_epoch == leader_epoch;
         if follows { Ok(inner) } else { Err(FollowError::Ended) }
     }
 

@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 
 use kafka_protocol::ResponseError;
 
-use super::{Inner, Partition, storage_error};
+use super::{Inner, Partition};
 use crate::{
     core::{partition::Effects, read_replica::Candidate},
     log::{Found, LogError, Slice, locate, now_ms},
@@ -60,8 +60,11 @@ pub enum ReadFrom {
 }
 
 impl Partition {
-    /// The log, if this broker is one that may serve a reader.
-    fn serving(&self, from: ReadFrom) -> Result<MutexGuard<'_, Inner>, ResponseError> {
+    /// The log, if this broker is one that may serve a reader, and can use it.
+    pub(super) fn serving(&self, from: ReadFrom) -> Result<MutexGuard<'_, Inner>, ResponseError> {
+        if self.shared.log_dir.is_offline() {
+            return Err(ResponseError::KafkaStorageError);
+        }
         let inner = self.inner();
         let serves = inner.replication.leads() || (from == ReadFrom::Any && inner.replication.follows());
         if serves { Ok(inner) } else { Err(ResponseError::NotLeaderOrFollower) }
@@ -163,7 +166,7 @@ impl Partition {
             None => high_watermark,
         };
         let found = match read.offset < limit {
-            true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| storage_error("read", &e)),
+            true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| self.failed("read", &e)),
             false => Ok(None),
         };
         let aborted = read.stable_only.then(|| match &found {
@@ -180,12 +183,12 @@ impl Partition {
 
     /// Reads whole batches from an offset on, at least one if there is any.
     pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, ResponseError> {
-        self.inner().log.read(offset, max_bytes).map_err(|e| storage_error("read", &e))
+        self.inner().log.read(offset, max_bytes).map_err(|e| self.failed("read", &e))
     }
 
     /// First record at or after a time. Others go on meanwhile: a batch may have to be decompressed.
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, ResponseError> {
-        let failed = |e: LogError| storage_error("look up a time", &e);
+        let failed = |e: LogError| self.failed("look up a time", &e);
         let mut from = 0;
         loop {
             let (start, batch) = {

@@ -77,11 +77,13 @@ impl Manager {
             let wanted = topics.iter().flat_map(|t| t.partitions.iter().map(move |p| (t, p.index)));
             let ids: BTreeMap<&str, Option<String>> = topics.iter().map(|t| (t.name.as_str(), id_text(&t.id))).collect();
             let id = |name: &str| ids.get(name).and_then(|i| i.as_deref());
-            broker.storage.host(wanted.map(|(t, index)| (t.name.as_str(), id(&t.name), index, settings(&t.name))));
+            let usable = wanted.filter(|_| !broker.storage.shared.log_dir.is_offline());
+            broker.storage.host(usable.map(|(t, index)| (t.name.as_str(), id(&t.name), index, settings(&t.name))));
             let mut errors = PartitionErrors::new();
             for topic in &topics {
                 for p in &topic.partitions {
-                    let error = match broker.storage.get(&topic.name, p.index) {
+                    let offline = broker.storage.shared.log_dir.is_offline();
+                    let error = match broker.storage.get(&topic.name, p.index).filter(|_| !offline) {
                         None => ResponseError::KafkaStorageError.code(),
                         Some(led) => {
                             let assignment = Assignment {
@@ -131,6 +133,18 @@ impl Manager {
             broker.groups_assigned(index, led, leader == broker.id(), epoch);
         }
         0
+    }
+
+    /// Leads and follows nothing any more: the log directory cannot be used.
+    pub async fn stop_all(&self, broker: &Broker) {
+        let _one = self.heard.lock().await;
+        for ((topic, index), led) in broker.storage.all() {
+            self.fetchers.unfollow(&(topic.clone(), index));
+            led.partition.resign();
+            if topic == OFFSETS_TOPIC {
+                broker.groups_assigned(index, &led, false, led.partition.leader_epoch());
+            }
+        }
     }
 
     /// Knows what the controller tells of brokers and topics.

@@ -6,6 +6,7 @@ mod fetcher;
 mod isr;
 mod manager;
 mod out_of_range;
+pub mod offline;
 mod session;
 pub mod shutdown;
 mod throttle;

@@ -141,6 +141,8 @@ pub struct Node {
     pub process: Option<Process>,
     /// limit of open files from the next start on
     pub files: Option<u32>,
+    /// what runs the program from the next start on: the program and its arguments follow
+    pub wrapper: Vec<String>,
 }
 
 impl Node {
@@ -153,12 +155,17 @@ impl Node {
             dir.join("logs").display()
         );
         fs::write(dir.join("server.properties"), text).unwrap();
-        Self { id, port, dir, process: None, files: None }
+        Self { id, port, dir, process: None, files: None, wrapper: Vec::new() }
     }
 
     pub fn start(&mut self) {
         assert!(self.process.is_none());
         let config = self.dir.join("server.properties");
+        if let Some((program, arguments)) = self.wrapper.split_first() {
+            let arguments: Vec<&Path> = arguments.iter().map(Path::new).chain([Path::new(BROKER), &config]).collect();
+            self.process = Some(Process::start(Path::new(program), &arguments, self.dir.join("stderr")));
+            return;
+        }
         self.process = Some(Process::start_limited(Path::new(BROKER), &[&config], self.dir.join("stderr"), self.files));
     }
 

@@ -7,7 +7,7 @@ use septet_zookeeper as zk;
 use super::{Controller, ControllerError};
 use crate::{
     cluster::{
-        image::{PartitionState, parse_broker, parse_topic, read_all, state_path},
+        image::{PartitionState, parse_broker, parse_log_dir_event, parse_topic, read_all, state_path},
         path, topics,
         topics::check_name,
     },
@@ -97,6 +97,32 @@ impl Controller {
             self.write_and_tell(changes).await?;
         }
         self.decided.clear();
+        Ok(())
+    }
+
+    /// Reads which brokers have lost a log directory: they are asked for their replicas, and answer for each whether it can be used. As
+    /// KafkaController.processLogDirEventNotification.
+    pub(super) async fn read_log_dirs(&mut self) -> Result<(), ControllerError> {
+        if !self.log_dirs.fired() {
+            return Ok(());
+        }
+        let (list, watch) = self.client.list_and_watch_children(path::LOG_DIR_EVENTS).await?;
+        let events: Vec<String> =
+            list.iter().filter(|n| n.starts_with(path::LOG_DIR_EVENT)).map(|n| format!("{}/{n}", path::LOG_DIR_EVENTS)).collect();
+        let nodes = read_all(&self.client, events.clone()).await?;
+        let mut brokers: BTreeSet<i32> = BTreeSet::new();
+        brokers.extend(nodes.values().filter_map(|(data, _)| parse_log_dir_event(data)));
+        for id in brokers {
+            tracing::warn!("broker {id} says that its log directory has failed");
+            self.tell_all(id);
+        }
+        for event in events {
+            match self.client.delete(&event, None).await {
+                Ok(()) | Err(zk::Error::NoNode) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.log_dirs.arm(watch);
         Ok(())
     }
 

@@ -202,6 +202,7 @@ pub struct Controller {
     ids: Watched,
     topics: Watched,
     wishes: Watched,
+    log_dirs: Watched,
     touched: BTreeSet<String>,
     /// brokers that have not been told everything
     untold: BTreeSet<i32>,
@@ -231,6 +232,7 @@ pub async fn run(broker: Arc<Broker>, client: zk::Client, term: Term) -> Control
         ids: Watched::default(),
         topics: Watched::default(),
         wishes: Watched::default(),
+        log_dirs: Watched::default(),
         touched: BTreeSet::new(),
         untold: BTreeSet::new(),
         brokers_changed: false,
@@ -267,6 +269,7 @@ impl Controller {
                 () = self.ids.wait() => {}
                 () = self.topics.wait() => {}
                 () = self.wishes.wait() => {}
+                () = self.log_dirs.wait() => {}
                 n = receive.recv_many(&mut events, TOGETHER) => if n == 0 { return ControllerError::Superseded },
                 _ = rebalance.tick() => if self.broker.config.auto_rebalance {
                     let changes = self.cluster.rebalance(self.broker.config.imbalance_percentage);
@@ -286,7 +289,7 @@ impl Controller {
     }
 
     fn read_again(&mut self) {
-        for w in [&mut self.ids, &mut self.topics, &mut self.wishes] {
+        for w in [&mut self.ids, &mut self.topics, &mut self.wishes, &mut self.log_dirs] {
             w.forget();
         }
     }
@@ -301,6 +304,7 @@ impl Controller {
         }
         self.read_topics().await?;
         self.read_brokers().await?;
+        self.read_log_dirs().await?;
         self.repair().await?;
         self.finish_reassignments().await?;
         self.go_on_deleting().await?;

@@ -45,11 +45,16 @@ impl Controller {
             }
             Event::Gone { id, epoch } => self.gone(id, epoch).await?,
             Event::Assigned { id, codes } => {
-                for (name, code) in codes {
-                    if code == ResponseError::KafkaStorageError.code() {
-                        tracing::warn!("broker {id} cannot use its replica of {}-{}", name.0, name.1);
-                        self.cluster.offline.insert((id, name));
+                let failed = codes.into_iter().filter(|(_, code)| *code == ResponseError::KafkaStorageError.code());
+                let mut new = Vec::new();
+                for (name, _) in failed {
+                    if self.cluster.offline.insert((id, name.clone())) {
+                        new.push(name);
                     }
+                }
+                if let Some(first) = new.first() {
+                    tracing::warn!("broker {id} cannot use its replicas of {} partitions, such as {}-{}", new.len(), first.0, first.1);
+                    self.tell(&new, &BTreeSet::new(), false);
                 }
             }
             Event::Deleted { id, names } => {
