@@ -28,7 +28,7 @@ use crate::{
     fetch_sessions::Sessions,
     groups::Coordinator,
     log::{Files, LogError, ProducerQuota},
-    metrics,
+    metrics::{self, Requests},
     net::{
         admission::Admission,
         budget::{Budget, Budgets},
@@ -99,6 +99,8 @@ pub struct Broker {
     epoch: AtomicI64,
     /// what is measured
     pub metrics: Arc<Registry>,
+    /// requests by API
+    pub requests: Requests,
     /// consumer groups of the partitions of the offsets topic that this broker leads
     pub groups: Arc<Coordinator>,
     _lock: fs::File,
@@ -137,6 +139,7 @@ impl Broker {
             topic_configs: TopicConfigs::new(shared.throttles.clone()),
             controller: watch::Sender::new(None),
             epoch: AtomicI64::new(-1),
+            requests: Requests::new(metrics.clone()),
             metrics,
             _lock: file,
         })

@@ -9,6 +9,7 @@ mod follow;
 mod read;
 
 use std::{
+    cmp::Ordering,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -27,7 +28,7 @@ use crate::{
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
     log_dir::LogDir,
     log::{Cleaned, Dirt, Gone, Log, LogError, Plan, Producer, now_ms},
-    metrics::{TopicTraffic, Traffic},
+    metrics::{ReplicationMetrics, TopicTraffic, Traffic},
     records,
     replica::Throttles,
     topic_settings::TopicSettings,
@@ -55,6 +56,8 @@ pub struct Shared {
     pub proposed: Notify,
     /// What clients send and read, by topic.
     pub traffic: Traffic,
+    /// Changes of the ISR, elections, bytes between brokers.
+    pub replication: ReplicationMetrics,
     /// Throttles of replication.
     pub throttles: Arc<Throttles>,
     /// Whether the log directory can be used.
@@ -70,9 +73,9 @@ impl Shared {
     /// The same, with what is measured of its topics in a registry.
     pub fn measured(me: i32, lag_max_ms: i64, metrics: Arc<Registry>) -> Arc<Self> {
         let lag = Lag { max_ms: lag_max_ms };
-        let traffic = Traffic::new(metrics);
+        let (replication, traffic) = (ReplicationMetrics::new(&metrics), Traffic::new(metrics));
         let (sync, proposals, proposed, throttles) = (Arc::default(), Mutex::default(), Notify::new(), Arc::new(Throttles::new(me)));
-        Arc::new(Self { me, lag, sync, proposals, proposed, traffic, throttles, log_dir: LogDir::default() })
+        Arc::new(Self { me, lag, sync, proposals, proposed, traffic, replication, throttles, log_dir: LogDir::default() })
     }
 }
 
@@ -214,7 +217,13 @@ impl Partition {
     /// The controller has answered a proposal.
     pub fn answered(&self, proposal: &Proposal, answer: Answer) {
         let mut inner = self.inner();
+        let before = inner.replication.assignment().isr.len();
         let effects = inner.replication.answered(proposal, answer, now_ms(), self.shared.lag);
+        match inner.replication.assignment().isr.len().cmp(&before) {
+            Ordering::Less => self.shared.replication.shrinks.inc(),
+            Ordering::Greater => self.shared.replication.expands.inc(),
+            Ordering::Equal => {}
+        }
         self.carry_out(inner, effects);
         // Followers that caught up meanwhile are looked at again.
         self.wake();
@@ -332,6 +341,11 @@ impl Partition {
     /// Bytes of all segments.
     pub fn size(&self) -> u64 {
         self.inner().log.size()
+    }
+
+    /// Number of segments.
+    pub fn segments(&self) -> usize {
+        self.inner().log.segments()
     }
 
     /// Offset up to which the log is on the disk.

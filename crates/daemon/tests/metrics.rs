@@ -52,6 +52,17 @@ fn series_of_a_label_are_removed() {
 }
 
 #[test]
+fn series_that_come_and_go_are_asked_for_together() {
+    let registry = Registry::default();
+    let collect = || (0..5).map(|i| (vec![("topic", format!("t\"{i}")), ("partition", "0".to_owned())], f64::from(i))).collect();
+    registry.collect_gauges("sizes", "Sizes", 2, collect);
+    registry.collect_gauges("sizes", "Others", 2, Vec::new);
+    let want = "# HELP sizes Sizes\n# TYPE sizes gauge\n\
+        sizes{partition=\"0\",topic=\"t\\\"0\"} 0\nsizes{partition=\"0\",topic=\"t\\\"1\"} 1\n";
+    assert_eq!(registry.expose(), want);
+}
+
+#[test]
 fn series_are_bounded_and_a_name_has_one_kind() {
     let registry = Registry::default();
     for i in 0..50_010 {

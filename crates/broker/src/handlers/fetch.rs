@@ -290,6 +290,7 @@ fn measure(broker: &Broker, topics: &Answered, to_follower: bool) {
         let name = topic.name.as_deref().unwrap_or_default();
         let sent = |p: &Part| p.records.as_ref().map_or(0, Slice::len);
         if to_follower {
+            shared.replication.bytes_out.add(parts.iter().map(sent).sum::<usize>() as u64);
             let throttle = &shared.throttles.leader;
             parts.iter().filter(|p| sent(p) > 0 && throttle.is_throttled(name, p.index)).for_each(|p| throttle.record(sent(p)));
         } else {

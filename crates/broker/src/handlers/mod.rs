@@ -55,6 +55,7 @@ use kafka_protocol::{
 use crate::{
     broker::Broker,
     cluster::control::frame_answer,
+    metrics::Timer,
     net::{answer::Answer, budget::Share, pipeline::Outcome},
     wire::{self, Layout},
 };
@@ -224,6 +225,17 @@ fn encode<R: Encodable>(header: &RequestHeader, key: ApiKey, version: i16, respo
     let length = (out.len() - 4) as u32;
     out[..4].copy_from_slice(&length.to_be_bytes());
     Ok(out.freeze())
+}
+
+/// Counts a request, if its API and version are served.
+pub fn measured(broker: &Broker, request: &Request) -> Option<Timer> {
+    let [a, b, c, d] = request.frame.get(..4)?.try_into().ok()?;
+    let (number, version) = (i16::from_be_bytes([a, b]), i16::from_be_bytes([c, d]));
+    let served = |a: &&Api| a.key as i16 == number && (a.served_from..=a.versions.1).contains(&version);
+    if !control::serves(number, version) && !APIS.iter().any(|a| served(&a)) {
+        return None;
+    }
+    broker.requests.begin(number, version, || ApiKey::try_from(number).map_or_else(|()| number.to_string(), |key| format!("{key:?}")))
 }
 
 /// Handles one request: when this ends, its ordered part is done, and the next request of the connection may be begun.

@@ -399,6 +399,11 @@ impl Log {
         kept.map(Segment::max_timestamp).max().unwrap_or(-1)
     }
 
+    /// Number of segments.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Bytes of all segments.
     pub fn size(&self) -> u64 {
         self.segments.iter().map(|s| s.size() as u64).sum()

@@ -2,6 +2,9 @@
 //!
 //! Invariant: values are read when they are asked for; nothing is counted twice.
 
+mod logs;
+mod replication;
+mod requests;
 mod traffic;
 
 use std::sync::{Arc, Weak};
@@ -13,6 +16,8 @@ use crate::{
     cluster::{Image, PartitionInfo},
 };
 
+pub use replication::ReplicationMetrics;
+pub use requests::{Requests, Timer};
 pub use traffic::{TopicTraffic, Traffic};
 
 type Ask = fn(&Broker) -> usize;
@@ -25,6 +30,12 @@ const GAUGES: &[(&str, &str, Ask)] = &[
     ("kafka_server_replicamanager_underreplicatedpartitions", "Partitions that this broker leads and whose ISR is not complete", |b| {
         let image = b.image();
         partitions(&image).filter(|p| p.leader == b.id() && p.isr.len() < p.replicas.len()).count()
+    }),
+    ("kafka_server_replicamanager_offlinereplicacount", "Replicas of this broker that cannot be used", |b| {
+        if b.storage.shared.log_dir.is_offline() { b.storage.all().len() } else { 0 }
+    }),
+    ("kafka_log_logmanager_offlinelogdirectorycount", "Log directories that cannot be used", |b| {
+        usize::from(b.storage.shared.log_dir.is_offline())
     }),
     ("kafka_controller_kafkacontroller_activecontrollercount", "1 on the controller", |b| usize::from(controls(b))),
     ("kafka_controller_kafkacontroller_activebrokercount", "Brokers that are registered; 0 but on the controller", |b| {
@@ -56,6 +67,7 @@ pub fn register(broker: &Arc<Broker>) {
         let broker_of: Weak<Broker> = Arc::downgrade(broker);
         broker.metrics.ask_gauge(name, help, &[], move || broker_of.upgrade().map(|b| ask(&b) as f64));
     }
+    logs::register(broker);
 }
 
 /// Metrics of the process, to which others are added.

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::answer::{Answer, Piece};
-use crate::handlers::RequestError;
+use crate::{handlers::RequestError, metrics::Timer};
 
 /// Memory of answers of one connection that are not written, in bytes. Larger answers have shares of the budget, and
 /// are alone.
@@ -50,6 +50,8 @@ enum Work {
 
 struct InFlight {
     work: Work,
+    /// runs until the answer is written
+    timer: Option<Timer>,
     /// given back when the answer is written
     room: OwnedSemaphorePermit,
 }
@@ -68,7 +70,8 @@ pub struct Answers {
     ended: bool,
 }
 
-type Finished = (Result<Option<Answer>, RequestError>, OwnedSemaphorePermit);
+/// An answer, and what is kept until it is written.
+type Finished = (Result<Option<Answer>, RequestError>, (OwnedSemaphorePermit, Option<Timer>));
 
 /// The two ends for one connection.
 pub fn pipeline() -> (Queue, Answers) {
@@ -83,7 +86,7 @@ fn memory(answer: &Answer) -> usize {
 
 impl Queue {
     /// Puts an outcome behind those before it. Waits while the connection has too much under way.
-    pub async fn put(&self, outcome: Outcome) -> io::Result<()> {
+    pub async fn put(&self, outcome: Outcome, timer: Option<Timer>) -> io::Result<()> {
         let (bytes, work) = match outcome {
             Outcome::Answer(answer) => (memory(&answer), Work::Ready(answer)),
             Outcome::Later { bytes, rest } => (bytes, Work::Rest(rest)),
@@ -92,7 +95,7 @@ impl Queue {
         let bytes = bytes.clamp(MIN_BYTES, MAX_BYTES) as u32;
         let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         let room = self.room.clone().acquire_many_owned(bytes).await.map_err(closed)?;
-        self.sender.send(InFlight { work, room }).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.sender.send(InFlight { work, timer, room }).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Whether every answer has been written.
@@ -115,11 +118,11 @@ impl Answers {
                 more = self.receiver.recv(), if !self.ended => match more {
                     None => self.ended = true,
                     // The usual case: nothing is before it, so it need not be queued.
-                    Some(InFlight { work: Work::Ready(answer), room }) if self.outstanding.is_empty() => return Some((Ok(Some(answer)), room)),
-                    Some(InFlight { work, room }) => self.outstanding.push_back(Box::pin(async move {
+                    Some(InFlight { work: Work::Ready(answer), timer, room }) if self.outstanding.is_empty() => return Some((Ok(Some(answer)), (room, timer))),
+                    Some(InFlight { work, timer, room }) => self.outstanding.push_back(Box::pin(async move {
                         match work {
-                            Work::Ready(answer) => (Ok(Some(answer)), room),
-                            Work::Rest(rest) => (rest.await, room),
+                            Work::Ready(answer) => (Ok(Some(answer)), (room, timer)),
+                            Work::Rest(rest) => (rest.await, (room, timer)),
                         }
                     })),
                 },
@@ -182,7 +185,7 @@ mod tests {
                     if *kind != 1 && *kind != 3 {
                         want.push(n);
                     }
-                    queue.put(outcome).await.unwrap();
+                    queue.put(outcome, None).await.unwrap();
                 }
                 drop(queue);
                 let finish = async {
@@ -211,13 +214,13 @@ mod tests {
     #[tokio::test]
     async fn number_and_bytes_are_bounded() {
         let full = |queue: Queue, outcome: Outcome| async move {
-            let waits = tokio::time::timeout(Duration::from_millis(50), queue.put(outcome)).await.is_err();
+            let waits = tokio::time::timeout(Duration::from_millis(50), queue.put(outcome, None)).await.is_err();
             (queue, waits)
         };
         let (queue, mut answers) = pipeline();
         assert!(queue.is_idle());
         for n in 0..MAX_IN_FLIGHT {
-            queue.put(answer(n as u32).into()).await.unwrap();
+            queue.put(answer(n as u32).into(), None).await.unwrap();
         }
         let (queue, waits) = full(queue, answer(0).into()).await;
         assert!(waits, "one more than {MAX_IN_FLIGHT}");
@@ -226,19 +229,19 @@ mod tests {
         let (queue, waits) = full(queue, answer(0).into()).await;
         assert!(waits && !queue.is_idle());
         drop(room);
-        queue.put(answer(0).into()).await.unwrap();
+        queue.put(answer(0).into(), None).await.unwrap();
         while answers.has_more() {
             drop(answers.next().await.unwrap());
         }
         assert!(queue.is_idle());
         // A large one is alone.
-        queue.put(Outcome::Later { bytes: 1 << 30, rest: Box::pin(async { Ok(None) }) }).await.unwrap();
+        queue.put(Outcome::Later { bytes: 1 << 30, rest: Box::pin(async { Ok(None) }) }, None).await.unwrap();
         let (queue, waits) = full(queue, answer(0).into()).await;
         assert!(waits);
         drop(answers.next().await.unwrap());
         assert!(queue.is_idle());
         drop(answers);
-        assert!(queue.put(answer(0).into()).await.is_err(), "the connection has ended");
+        assert!(queue.put(answer(0).into(), None).await.is_err(), "the connection has ended");
     }
 
     #[tokio::test]
@@ -249,7 +252,7 @@ mod tests {
             let _ = receiver.await;
             Ok(None)
         };
-        queue.put(Outcome::Later { bytes: 0, rest: Box::pin(rest) }).await.unwrap();
+        queue.put(Outcome::Later { bytes: 0, rest: Box::pin(rest) }, None).await.unwrap();
         drop(answers);
         assert!(sender.is_closed());
     }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    handlers::{Context, Request, handle},
+    handlers::{self, Context, Request, handle},
     warn_quietly,
 };
 
@@ -121,8 +121,9 @@ async fn read_requests(broker: &Arc<Broker>, context: &Context, read: OwnedReadH
             return Ok(End::Refused);
         };
         let request = receive(broker, &mut read, length).await?;
+        let timer = handlers::measured(broker, &request);
         match handle(broker, context, request).await {
-            Ok(outcome) => queue.put(outcome).await?,
+            Ok(outcome) => queue.put(outcome, timer).await?,
             Err(e) => {
                 warn_quietly!("{from}: {e}; closed");
                 return Ok(End::Refused);

@@ -65,6 +65,7 @@ impl Partition {
         }
         if !records.is_empty() {
             inner.log.append_as_follower(records).inspect_err(|e| self.shared.log_dir.note(e))?;
+            self.shared.replication.bytes_in.add(records.len() as u64);
             // What is in sync counts too, so that all of it is below the rate.
             if self.shared.throttles.follower.is_throttled(&self.topic, self.index) {
                 self.shared.throttles.follower.record(records.len());

@@ -123,9 +123,14 @@ struct Family {
     series: BTreeMap<String, Source>,
 }
 
+/// Labels and values of series that come and go.
+type Collect = Arc<dyn Fn() -> Vec<(Vec<(&'static str, String)>, f64)> + Send + Sync>;
+
 #[derive(Default)]
 struct Families {
     by_name: BTreeMap<String, Family>,
+    /// gauges whose series are asked for together: help and function, by name
+    collected: BTreeMap<String, (String, Collect)>,
     series: usize,
     refused: u64,
 }
@@ -210,6 +215,24 @@ impl Registry {
         self.enter(name, help, labels, Kind::Gauge, || Source::Ask(Arc::new(ask)));
     }
 
+    /// Gauges of one name that are asked for together when they are read, with their labels; it must not wait. Those beyond `limit` are
+    /// left out. The first for a name counts.
+    pub fn collect_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        limit: usize,
+        collect: impl Fn() -> Vec<(Vec<(&'static str, String)>, f64)> + Send + Sync + 'static,
+    ) {
+        let bounded = move || {
+            let mut all = collect();
+            all.truncate(limit);
+            all
+        };
+        let mut families = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        families.collected.entry(text::name(name)).or_insert_with(|| (help.to_owned(), Arc::new(bounded)));
+    }
+
     /// A counter that is asked when it is read, as [`Registry::ask_gauge`].
     pub fn ask_counter(&self, name: &str, help: &str, labels: Labels<'_>, ask: impl Fn() -> Option<f64> + Send + Sync + 'static) {
         self.enter(name, help, labels, Kind::Counter, || Source::Ask(Arc::new(ask)));
@@ -232,17 +255,26 @@ impl Registry {
     /// All of it in Prometheus's text format.
     pub fn expose(&self) -> String {
         // Sources are shared: what they are asked happens without the lock.
-        let (families, refused) = {
+        let (families, collected, refused) = {
             let families = self.0.read().unwrap_or_else(PoisonError::into_inner);
             let list = families.by_name.iter().map(|(name, family)| {
                 let series: Vec<_> = family.series.iter().map(|(labels, source)| (labels.clone(), source.clone())).collect();
                 (name.clone(), family.kind, family.help.clone(), series)
             });
-            (list.collect::<Vec<_>>(), families.refused)
+            (list.collect::<Vec<_>>(), families.collected.clone(), families.refused)
         };
         let mut out = String::new();
         for (name, kind, help, series) in &families {
             text::family(&mut out, name, *kind, help, series);
+        }
+        for (name, (help, collect)) in &collected {
+            let series = collect().into_iter().map(|(labels, value)| {
+                let labels: Vec<(&str, &str)> = labels.iter().map(|(n, v)| (*n, v.as_str())).collect();
+                let gauge = Gauge::default();
+                gauge.set(value);
+                (text::labels(&labels), Source::Gauge(gauge))
+            });
+            text::family(&mut out, name, Kind::Gauge, help, &series.collect::<Vec<_>>());
         }
         if refused > 0 {
             let source = Source::Ask(Arc::new(move || Some(refused as f64)));

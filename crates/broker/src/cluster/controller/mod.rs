@@ -331,11 +331,30 @@ impl Controller {
         if changes.is_empty() {
             return Ok(());
         }
+        let (elections, unclean) = self.elections(&changes);
+        let begun = Instant::now();
         let names: Vec<Name> = changes.iter().map(|c| c.name.clone()).collect();
         let fresh: BTreeSet<Name> = changes.iter().filter(|c| c.replaces.is_none()).map(|c| c.name.clone()).collect();
         self.write(changes).await?;
+        let metrics = &self.broker.storage.shared.replication;
+        if elections {
+            metrics.elections.observe(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+        metrics.unclean_elections.add(unclean);
         self.tell(&names, &fresh, true);
         Ok(())
+    }
+
+    /// Whether changes elect leaders, and how many from outside of the ISR.
+    fn elections(&self, changes: &[Change]) -> (bool, u64) {
+        let mut unclean = 0;
+        let mut any = false;
+        for change in changes.iter().filter(|c| c.state.leader >= 0) {
+            let Some(before) = self.cluster.partition(&change.name).and_then(|p| p.stored.as_ref()) else { continue };
+            any |= before.state.leader != change.state.leader;
+            unclean += u64::from(!before.state.isr.contains(&change.state.leader));
+        }
+        (any, unclean)
     }
 
     async fn finish_reassignments(&mut self) -> Result<(), ControllerError> {
