@@ -27,6 +27,8 @@ pub mod config;
 pub mod configs;
 pub mod core;
 pub mod fetch_sessions;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod groups;
 pub mod handlers;
 pub mod log;

@@ -25,8 +25,7 @@ pub enum Failure {
 impl Failure {
     /// What an error says of the disk; `None` if it says nothing, as of damaged data.
     fn of(error: &io::Error) -> Option<Self> {
-        const BROKEN: [Errno; 7] =
-            [Errno::IO, Errno::NXIO, Errno::NODEV, Errno::ROFS, Errno::STALE, Errno::REMOTEIO, Errno::UCLEAN];
+        const BROKEN: [Errno; 7] = [Errno::IO, Errno::NXIO, Errno::NODEV, Errno::ROFS, Errno::STALE, Errno::REMOTEIO, Errno::UCLEAN];
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::Full),
             _ => error.raw_os_error().filter(|code| BROKEN.iter().any(|b| b.raw_os_error() == *code)).map(|_| Self::Broken),

@@ -26,8 +26,8 @@ pub use read::{Fetched, Read, ReadFrom};
 use crate::{
     batch,
     core::partition::{Answer, Assignment, Effects, Lag, Proposal, Replication},
-    log_dir::LogDir,
     log::{Cleaned, Dirt, Gone, Log, LogError, Plan, Producer, now_ms},
+    log_dir::LogDir,
     metrics::{ReplicationMetrics, TopicTraffic, Traffic},
     records,
     replica::Throttles,

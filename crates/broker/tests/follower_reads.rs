@@ -83,8 +83,12 @@ fn a_leader_names_the_replica_of_the_rack_and_that_one_serves() {
     produce(&cluster, 0..20);
     let mut leader = cluster.client(1);
     // Followers have said that they have everything by their next fetch.
-    eventually("the leader names the follower", SOON, || (fetch(&mut leader, 11, "r2", 20, Duration::ZERO).preferred_read_replica.0 == 2).then_some(()));
-    for (version, rack, preferred) in [(11, "r2", 2), (12, "r3", 3), (17, "r2", 2), (11, "r1", -1), (11, "", -1), (11, "r9", -1), (10, "r2", -1)] {
+    eventually("the leader names the follower", SOON, || {
+        (fetch(&mut leader, 11, "r2", 20, Duration::ZERO).preferred_read_replica.0 == 2).then_some(())
+    });
+    for (version, rack, preferred) in
+        [(11, "r2", 2), (12, "r3", 3), (17, "r2", 2), (11, "r1", -1), (11, "", -1), (11, "r9", -1), (10, "r2", -1)]
+    {
         let begun = Instant::now();
         let data = fetch(&mut leader, version, if version < 11 { "" } else { rack }, 0, Duration::from_secs(10));
         assert!(begun.elapsed() < Duration::from_secs(5), "it is answered at once");
@@ -171,7 +175,11 @@ fn the_java_client_reads_in_its_rack() {
     };
     let all = (200 * VALUE) as f64;
     read("r3");
-    assert!(sent(ports[2]) > all && sent(ports[0]) == 0.0 && sent(ports[1]) == 0.0, "{:?}", ports.iter().map(|p| sent(*p)).collect::<Vec<_>>());
+    assert!(
+        sent(ports[2]) > all && sent(ports[0]) == 0.0 && sent(ports[1]) == 0.0,
+        "{:?}",
+        ports.iter().map(|p| sent(*p)).collect::<Vec<_>>()
+    );
     read("nowhere");
     assert!(sent(ports[0]) > all);
 }

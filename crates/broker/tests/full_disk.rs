@@ -53,12 +53,15 @@ fn create(cluster: &Cluster, topic: &str, replicas: &[i32]) {
     let assignment = CreatableReplicaAssignment::default().with_partition_index(0).with_broker_ids(ids);
     let made = cluster.client(cluster.controller()).create_topics(vec![new_topic(topic, -1, -1).with_assignments(vec![assignment])], false);
     assert_eq!(made[0].error_code, 0, "{made:?}");
-    eventually("its replicas are in sync", SOON, || state(cluster, replicas[0], topic).filter(|(l, isr)| *l > 0 && isr.len() == replicas.len()));
+    eventually("its replicas are in sync", SOON, || {
+        state(cluster, replicas[0], topic).filter(|(l, isr)| *l > 0 && isr.len() == replicas.len())
+    });
 }
 
 #[test]
 fn leaderships_leave_a_full_disk_and_come_back_with_room() {
-    let mut cluster = Cluster::start(3, "min.insync.replicas=2\nreplica.lag.time.max.ms=3000\nlog.flush.offset.checkpoint.interval.ms=1000");
+    let mut cluster =
+        Cluster::start(3, "min.insync.replicas=2\nreplica.lag.time.max.ms=3000\nlog.flush.offset.checkpoint.interval.ms=1000");
     create(&cluster, "kept", &[1, 2, 3]);
     create(&cluster, "alone", &[1]);
     assert_eq!(offset(&cluster.client(1).call(9, &produce_request("alone", 0, &Batch::new(1).values(&["x"]).build(), -1))), Ok(0));
@@ -81,7 +84,9 @@ fn leaderships_leave_a_full_disk_and_come_back_with_room() {
     command.args(["-B", file.to_str().unwrap(), &servers, "kept", "400"]).stdin(Stdio::null()).stdout(fs::File::create(&out).unwrap());
     let mut producer = Process::spawn(command, cluster.dir.path().join("producer.err"));
     let begun = Instant::now();
-    let (leader, _) = eventually("another broker leads", SOON, || state(&cluster, 2, "kept").filter(|(l, isr)| ![1, -1].contains(l) && !isr.contains(&1)));
+    let (leader, _) = eventually("another broker leads", SOON, || {
+        state(&cluster, 2, "kept").filter(|(l, isr)| ![1, -1].contains(l) && !isr.contains(&1))
+    });
     println!("broker {leader} leads {:?} after the producer began", begun.elapsed());
     assert!(offline(&cluster, 1) && !offline(&cluster, 2));
     let status = producer.exit(Duration::from_secs(120));

@@ -124,7 +124,16 @@ fn led(partition: Partition) -> Arc<Led> {
 }
 
 fn read(offset: i64) -> Read {
-    Read { offset, max_bytes: 1000, at_least_one: true, stable_only: false, replica: None, log_start: 0, leader_epoch: -1, from: ReadFrom::Leader }
+    Read {
+        offset,
+        max_bytes: 1000,
+        at_least_one: true,
+        stable_only: false,
+        replica: None,
+        log_start: 0,
+        leader_epoch: -1,
+        from: ReadFrom::Leader,
+    }
 }
 
 #[test]

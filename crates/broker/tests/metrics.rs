@@ -77,7 +77,8 @@ fn changes_of_the_isr_and_elections_are_measured() {
     let settings = |id: i32| format!("metrics.port={}\nreplica.lag.time.max.ms=1500", ports[id as usize - 1]);
     let mut cluster = Cluster::start_each(3, settings, None);
     let assignment = CreatableReplicaAssignment::default().with_partition_index(0).with_broker_ids(vec![1.into(), 2.into(), 3.into()]);
-    let made = cluster.client(cluster.controller()).create_topics(vec![new_topic("moving", -1, -1).with_assignments(vec![assignment])], false);
+    let made =
+        cluster.client(cluster.controller()).create_topics(vec![new_topic("moving", -1, -1).with_assignments(vec![assignment])], false);
     assert_eq!(made[0].error_code, 0, "{made:?}");
     cluster.leaders("moving");
     let of = |id: i32, name: &str| value(ports[id as usize - 1], name);
@@ -98,5 +99,7 @@ fn changes_of_the_isr_and_elections_are_measured() {
     let elections = "kafka_controller_controllerstats_leaderelectionrateandtimems_count";
     let before: f64 = (1..=3).filter_map(|id| of(id, elections)).sum();
     assert!(cluster.node(1).stop().0.success());
-    eventually("an election is counted", SOON, || ((2..=3).filter_map(|id| of(id, elections)).sum::<f64>() > before.min(0.5)).then_some(()));
+    eventually("an election is counted", SOON, || {
+        ((2..=3).filter_map(|id| of(id, elections)).sum::<f64>() > before.min(0.5)).then_some(())
+    });
 }

@@ -7,13 +7,14 @@ mod common;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use common::samples::{FIRST, decode, samples};
+use common::samples::{FIRST, samples};
 use kafka_protocol::{
     messages::{ApiKey, RequestHeader},
     protocol::{Decodable, Encodable, StrBytes},
 };
 use proptest::prelude::*;
 use septet_broker::{
+    fuzz::decode_request as decode,
     handlers::{APIS, Api},
     wire::{MAX_ELEMENTS, fits, header_fits},
 };

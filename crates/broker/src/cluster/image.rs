@@ -111,6 +111,17 @@ pub fn parse_log_dir_event(bytes: &[u8]) -> Option<i32> {
     number(&json(bytes)["broker"])
 }
 
+/// Parses data as everything that it could be.
+pub fn parse_any(bytes: &[u8]) {
+    let _ = (parse_controller(bytes), parse_broker(bytes), parse_log_dir_event(bytes), parse_config(bytes));
+    if let Some(topic) = parse_topic(bytes) {
+        let _ = parse_topic(&encode_topic(&topic));
+    }
+    if let Some(state) = PartitionState::parse(bytes) {
+        let _ = PartitionState::parse(&state.encode());
+    }
+}
+
 /// Field of the registration of a broker of this program. Kafka ignores it.
 pub const OURS: &str = "septet";
 

@@ -7,7 +7,7 @@ pub mod control;
 pub mod controller;
 pub mod deletion;
 mod election;
-mod image;
+pub(crate) mod image;
 pub mod partitions;
 pub mod producer_ids;
 pub mod quota;

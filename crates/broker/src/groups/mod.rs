@@ -28,6 +28,11 @@ const MAX_OFFSETS_BYTES: usize = 32 * 1024 * 1024;
 /// Memory for the members of all groups of one broker, with their metadata and assignments, in bytes.
 const MAX_GROUPS_BYTES: usize = 64 * 1024 * 1024;
 
+/// Reads a record of the offsets topic, whatever it is. Says whether it is one.
+pub(crate) fn decode_any(key: bytes::Bytes, value: Option<bytes::Bytes>) -> bool {
+    value::Entry::decode(key, value).is_some_and(|entry| entry.encode().is_ok())
+}
+
 /// `String.hashCode` of Java, by which Kafka spreads groups.
 fn java_hash(text: &str) -> i32 {
     text.encode_utf16().fold(0i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)))

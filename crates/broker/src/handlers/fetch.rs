@@ -19,10 +19,10 @@ use super::{
 use crate::{
     broker::Broker,
     cluster::Image,
+    core::read_replica,
     fetch_sessions::{Answered, Asked, Found, NO_SESSION, Part, Parts, Position, Source, Topic},
     log::Slice,
     net::{answer::Answer, budget::Share},
-    core::read_replica,
     partition::{Read, ReadFrom},
     storage::Led,
     watch::Watchers,

@@ -64,6 +64,16 @@ pub fn text(lines: &[String]) -> String {
     out
 }
 
+/// The offsets in a file's text; `None` if it cannot be understood.
+pub fn parse(text: &str) -> Option<Offsets> {
+    let one = |line: &str| {
+        let mut words = line.split_whitespace();
+        let entry = ((words.next()?.to_owned(), words.next()?.parse().ok()?), words.next()?.parse().ok()?);
+        words.next().is_none().then_some(entry)
+    };
+    lines(text)?.into_iter().map(one).collect()
+}
+
 /// Reads a file of offsets. One that is missing is empty; of one that cannot be understood, this is logged, and it is
 /// empty too: what it says can be found out from the logs.
 pub fn read(dir: &Path, name: &str) -> Result<Offsets, LogError> {
@@ -74,12 +84,7 @@ pub fn read(dir: &Path, name: &str) -> Result<Offsets, LogError> {
         Err(e) if e.kind() == io::ErrorKind::InvalidData => String::new(),
         Err(e) => return Err(at(&path)(e)),
     };
-    let parse = |line: &str| {
-        let mut words = line.split_whitespace();
-        let entry = ((words.next()?.to_owned(), words.next()?.parse().ok()?), words.next()?.parse().ok()?);
-        words.next().is_none().then_some(entry)
-    };
-    match lines(&content).and_then(|l| l.into_iter().map(parse).collect()) {
+    match parse(&content) {
         Some(offsets) => Ok(offsets),
         None => {
             tracing::warn!("{}: not a checkpoint file of version {VERSION}; ignored", path.display());

@@ -31,6 +31,16 @@ pub struct Epochs {
     synced: u64,
 }
 
+/// The epochs in a file's text; `None` if it is damaged.
+pub(super) fn parse(text: &str) -> Option<Vec<Epoch>> {
+    let one = |line: &str| {
+        let (epoch, start) = line.trim().split_once(' ')?;
+        Some(Epoch { epoch: epoch.parse().ok()?, start: start.parse().ok()? })
+    };
+    let list: Vec<Epoch> = checkpoints::lines(text)?.into_iter().map(one).collect::<Option<_>>()?;
+    list.is_sorted_by(|a, b| a.epoch < b.epoch && a.start <= b.start).then_some(list)
+}
+
 impl Epochs {
     /// Reads the file of a log. What cannot be understood is left out: the batches have their epochs too.
     pub fn read(dir: &Path) -> Result<Self, LogError> {
@@ -40,13 +50,7 @@ impl Epochs {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => String::new(),
             Err(e) => return Err(at(&path)(e)),
         };
-        let parse = |line: &str| {
-            let (epoch, start) = line.trim().split_once(' ')?;
-            Some(Epoch { epoch: epoch.parse().ok()?, start: start.parse().ok()? })
-        };
-        let list: Option<Vec<Epoch>> = checkpoints::lines(&text).and_then(|l| l.into_iter().map(parse).collect());
-        let list = list.filter(|l| l.is_sorted_by(|a, b| a.epoch < b.epoch && a.start <= b.start)).unwrap_or_default();
-        Ok(Self { path, list, writes: 0, synced: 0 })
+        Ok(Self { path, list: parse(&text).unwrap_or_default(), writes: 0, synced: 0 })
     }
 
     /// The log's directory was renamed.

@@ -10,6 +10,7 @@ mod compaction;
 mod epochs;
 mod files;
 mod follow;
+pub(crate) mod fuzz;
 mod index;
 mod owned;
 mod producers;

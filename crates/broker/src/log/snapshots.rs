@@ -57,7 +57,7 @@ fn encode(producers: &Producers) -> Vec<u8> {
 }
 
 /// The producers in a snapshot; `None` if it is damaged.
-fn decode(bytes: &[u8]) -> Option<Vec<(i64, Producer)>> {
+pub(super) fn decode(bytes: &[u8]) -> Option<Vec<(i64, Producer)>> {
     fn take<const N: usize>(b: &mut &[u8]) -> Option<[u8; N]> {
         let (head, rest) = b.split_first_chunk()?;
         *b = rest;

@@ -44,6 +44,14 @@ impl Aborted {
     }
 }
 
+/// The entries of a file, up to the first that is none, or not in order.
+pub(super) fn parse(bytes: &[u8]) -> Vec<Aborted> {
+    let mut entries: Vec<Aborted> = bytes.as_chunks().0.iter().map_while(Aborted::decode).collect();
+    let sound = 1 + entries.windows(2).take_while(|w| w[0].last_offset < w[1].last_offset).count();
+    entries.truncate(sound);
+    entries
+}
+
 /// The index of one segment. The file is made with the first entry, and there are few.
 #[derive(Debug)]
 pub struct TransactionIndex {
@@ -60,10 +68,7 @@ impl TransactionIndex {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(at(&path)(e)),
         };
-        let entries: Vec<Aborted> = bytes.as_chunks().0.iter().map_while(Aborted::decode).collect();
-        let sound = 1 + entries.windows(2).take_while(|w| w[0].last_offset < w[1].last_offset).count();
-        let mut this = Self { path, entries };
-        this.entries.truncate(sound);
+        let this = Self { path, entries: parse(&bytes) };
         if this.entries.len() * ENTRY != bytes.len() {
             this.write()?;
         }

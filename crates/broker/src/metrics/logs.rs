@@ -28,7 +28,9 @@ pub fn register(broker: &Arc<Broker>) {
             all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
             // Those beyond are not asked.
             all.truncate(MAX_PARTITIONS);
-            all.into_iter().map(|((topic, partition), led)| (vec![("topic", topic), ("partition", partition.to_string())], ask(&led))).collect()
+            all.into_iter()
+                .map(|((topic, partition), led)| (vec![("topic", topic), ("partition", partition.to_string())], ask(&led)))
+                .collect()
         });
     }
 }

@@ -27,8 +27,14 @@ impl ReplicationMetrics {
     pub fn new(registry: &Registry) -> Self {
         let counter = |name: &str, help: &str| registry.counter(&format!("kafka_{name}_total"), help, &[]);
         Self {
-            shrinks: counter("server_replicamanager_isrshrinks", "Changes by which replicas left the ISR of partitions that this broker leads"),
-            expands: counter("server_replicamanager_isrexpands", "Changes by which replicas joined the ISR of partitions that this broker leads"),
+            shrinks: counter(
+                "server_replicamanager_isrshrinks",
+                "Changes by which replicas left the ISR of partitions that this broker leads",
+            ),
+            expands: counter(
+                "server_replicamanager_isrexpands",
+                "Changes by which replicas joined the ISR of partitions that this broker leads",
+            ),
             bytes_in: counter("server_brokertopicmetrics_replicationbytesin", "Bytes of records that were fetched from leaders"),
             bytes_out: counter("server_brokertopicmetrics_replicationbytesout", "Bytes of records that were sent to followers"),
             unclean_elections: counter(

@@ -15,7 +15,7 @@ use kafka_protocol::ResponseError;
 
 use crate::batch::{HEAD_BYTES, Head, LOG_APPEND_TIME};
 
-pub use codecs::compress;
+pub use codecs::{compress, open as decompress};
 pub use read::{Marker, Record, Records, marker, put_varint};
 
 /// Decompressed, a batch has at most this many times the bytes that a batch may have on the wire.

@@ -13,12 +13,13 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
-    messages::{ApiKey, FetchResponse, fetch_response::PartitionData},
-    protocol::{Decodable, Encodable},
+    messages::{ApiKey, fetch_response::PartitionData},
+    protocol::Encodable,
 };
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
+    answers::{self, FETCH_VERSION},
     out_of_range::out_of_range,
     session::{Limits, Session},
     throttle::Throttles,
@@ -33,8 +34,6 @@ use crate::{
     warn_quietly,
 };
 
-/// Fetch with topic ids and the follower's epoch.
-const FETCH_VERSION: i16 = 15;
 /// Pause before a leader is tried again that cannot be reached, or has refused.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// Pause of one partition whose answer was an error (`replica.fetch.backoff.ms` is 1 s on Kafka).
@@ -182,10 +181,6 @@ pub(super) fn encode<R: Encodable>(request: &R, version: i16) -> io::Result<Byte
     Ok(body.freeze())
 }
 
-pub(super) fn decode<R: Decodable>(mut body: Bytes, version: i16) -> io::Result<R> {
-    R::decode(&mut body, version).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
-}
-
 async fn connected<'a>(broker: &Broker, shared: &Shared, peer: &'a mut Option<Peer>) -> io::Result<&'a mut Peer> {
     if peer.is_none() {
         let (host, port) = lock(&shared.at).clone();
@@ -233,7 +228,7 @@ async fn fetch(
             return Ok(());
         }
     };
-    let response: FetchResponse = decode(answer, FETCH_VERSION)?;
+    let response = answers::fetch(answer)?;
     match ResponseError::try_from_code(response.error_code) {
         None => session.answered(response.session_id),
         Some(ResponseError::FetchSessionIdNotFound | ResponseError::InvalidFetchSessionEpoch) => {

@@ -13,13 +13,14 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{
-        AlterPartitionRequest, AlterPartitionResponse, ApiKey,
+        AlterPartitionRequest, ApiKey,
         alter_partition_request::{BrokerState, PartitionData, TopicData},
     },
-    protocol::{Decodable, Encodable},
+    protocol::Encodable,
 };
 use uuid::Uuid;
 
+use super::answers::{self, ALTER_PARTITION_VERSION as VERSION};
 use crate::{
     broker::Broker,
     cluster::{
@@ -32,7 +33,6 @@ use crate::{
     warn_quietly,
 };
 
-const VERSION: i16 = 3;
 /// Pause after a failure.
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// How often leaders look whether their followers lag, at the most.
@@ -135,9 +135,8 @@ async fn propose(broker: &Arc<Broker>, peer: &mut Option<(i32, Peer)>, proposals
     let request = AlterPartitionRequest::default().with_broker_id(broker.id().into()).with_broker_epoch(broker.epoch()).with_topics(topics);
     let mut body = BytesMut::new();
     request.encode(&mut body, VERSION).map_err(|e| io::Error::other(e.to_string()))?;
-    let mut answer = ask_controller(broker, peer, ApiKey::AlterPartition as i16, VERSION, &body).await?;
-    let response =
-        AlterPartitionResponse::decode(&mut answer, VERSION).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+    let answer = ask_controller(broker, peer, ApiKey::AlterPartition as i16, VERSION, &body).await?;
+    let response = answers::alter_partition(answer)?;
     if let Some(e) = ResponseError::try_from_code(response.error_code) {
         return Err(io::Error::other(format!("{e:?}")));
     }

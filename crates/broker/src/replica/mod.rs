@@ -2,6 +2,7 @@
 //!
 //! Invariant: a decision of an older controller, or one that was meant for an earlier registration of this broker, changes nothing.
 
+pub(crate) mod answers;
 mod fetcher;
 mod isr;
 mod manager;

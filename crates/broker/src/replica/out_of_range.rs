@@ -7,11 +7,14 @@ use std::io;
 use kafka_protocol::{
     ResponseError,
     messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
-    messages::{ApiKey, ListOffsetsRequest, ListOffsetsResponse},
+    messages::{ApiKey, ListOffsetsRequest},
     protocol::StrBytes,
 };
 
-use super::fetcher::{PATIENCE, decode, encode};
+use super::{
+    answers::{self, LIST_OFFSETS_VERSION},
+    fetcher::{PATIENCE, encode},
+};
 use crate::{
     broker::Broker,
     core::controller::Name,
@@ -19,8 +22,6 @@ use crate::{
     partition::{FetchPosition, FollowError},
     storage::Led,
 };
-
-const LIST_OFFSETS_VERSION: i16 = 7;
 
 /// The log ends outside of the leader's: it is cut where the leader's ends, or begins anew where the leader's begins.
 /// As AbstractFetcherThread.fetchOffsetAndTruncate.
@@ -56,7 +57,7 @@ async fn list_offset(broker: &Broker, peer: &mut Peer, name: &Name, epoch: i32, 
     let request = ListOffsetsRequest::default().with_replica_id(broker.id().into()).with_topics(vec![topic]);
     let body = encode(&request, LIST_OFFSETS_VERSION)?;
     let answer = peer.request(ApiKey::ListOffsets as i16, LIST_OFFSETS_VERSION, &body, PATIENCE).await?;
-    let response: ListOffsetsResponse = decode(answer, LIST_OFFSETS_VERSION)?;
+    let response = answers::list_offsets(answer)?;
     let found = response.topics.first().and_then(|t| t.partitions.first());
     let found = found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer to ListOffsets is empty"))?;
     match ResponseError::try_from_code(found.error_code) {

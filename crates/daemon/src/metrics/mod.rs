@@ -171,7 +171,7 @@ impl Registry {
         }
         let source = new();
         let mut families = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let Families { by_name, series, refused } = &mut *families;
+        let Families { by_name, series, refused, .. } = &mut *families;
         let family = by_name.entry(name).or_insert_with(|| Family { kind, help: help.to_owned(), series: BTreeMap::new() });
         if let Some(there) = family.series.get(&labels).filter(|_| family.kind == kind) {
             // Made meanwhile.
