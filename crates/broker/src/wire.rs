@@ -5,8 +5,11 @@
 //! is walked first, by the layout of the request in a small notation, and must fit into the frame.
 //!
 //! Notation: `b` 1 byte, `h` 2, `i` 4, `l` 8 bytes, `u` 16 bytes (an id), `s` string or null, `y` bytes or null, `I` array of plain
-//! 4-byte numbers, `S` array of plain strings, `[` … `]` array of structures. A field
-//! may be followed by `@min-max`, the versions that have it.
+//! 4-byte numbers, `S` array of plain strings, `[` … `]` array of structures, `<N` … `>` the structure in the tagged field N, `{N` … `}` the plain
+//! value there. A field may be followed by `@min-max`, the versions that have it.
+//!
+//! The message crate reads a tagged field that it knows without a look at its length: one that is not as long as it says would have all
+//! that follows read from another place than here.
 
 /// Layout of a request.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +23,8 @@ pub struct Layout {
 #[derive(Debug)]
 struct Field {
     kind: u8,
+    /// of a tagged field
+    tag: usize,
     min: i16,
     max: i16,
     inner: Vec<Field>,
@@ -34,12 +39,13 @@ fn parse(words: &mut std::str::SplitWhitespace<'_>) -> Vec<Field> {
             None => (0, i16::MAX),
         };
         match kind.as_bytes() {
-            b"]" => break,
-            b"[" => {
+            b"]" | b">" | b"}" => break,
+            [kind @ (b'[' | b'<' | b'{'), ..] => {
+                let (kind, tag) = (*kind, word[1..].split('@').next().and_then(|n| n.parse().ok()).unwrap_or(0));
                 let inner = parse(words);
-                out.push(Field { kind: b'[', min, max, inner });
+                out.push(Field { kind, tag, min, max, inner });
             }
-            [kind] => out.push(Field { kind: *kind, min, max, inner: Vec::new() }),
+            [kind] => out.push(Field { kind: *kind, tag: 0, min, max, inner: Vec::new() }),
             _ => {}
         }
     }
@@ -96,7 +102,31 @@ impl Walk<'_> {
         self.elements = self.elements.saturating_add(n);
         (n <= self.rest.len() && self.elements <= MAX_ELEMENTS).then_some(())
     }
+    /// A structure with its tagged fields.
     fn fields(&mut self, fields: &[Field]) -> Option<()> {
+        self.plain(fields)?;
+        if !self.compact {
+            return Some(());
+        }
+        let tags = self.varint()?;
+        self.count(tags)?;
+        for _ in 0..tags {
+            let (tag, n) = (self.varint()?, self.varint()?);
+            let behind = self.rest.len().checked_sub(n)?;
+            let known = |f: &&Field| matches!(f.kind, b'<' | b'{') && f.tag == tag && (f.min..=f.max).contains(&self.version);
+            match fields.iter().find(known) {
+                Some(f) if f.kind == b'<' => self.fields(&f.inner)?,
+                Some(f) => self.plain(&f.inner)?,
+                None => self.skip(n)?,
+            }
+            if self.rest.len() != behind {
+                return None;
+            }
+        }
+        Some(())
+    }
+    /// Fields that are always there.
+    fn plain(&mut self, fields: &[Field]) -> Option<()> {
         let version = self.version;
         for f in fields.iter().filter(|f| (f.min..=f.max).contains(&version)) {
             match f.kind {
@@ -126,6 +156,7 @@ impl Walk<'_> {
                     let n = self.length(false)?;
                     self.skip(n)?;
                 }
+                b'<' | b'{' => {}
                 _ => {
                     let n = self.length(false)?;
                     self.count(n)?;
@@ -133,15 +164,6 @@ impl Walk<'_> {
                         self.fields(&f.inner)?;
                     }
                 }
-            }
-        }
-        if self.compact {
-            let tags = self.varint()?;
-            self.count(tags)?;
-            for _ in 0..tags {
-                self.varint()?;
-                let n = self.varint()?;
-                self.skip(n)?;
             }
         }
         Some(())

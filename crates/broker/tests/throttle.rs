@@ -41,15 +41,19 @@ fn moved(cluster: &Cluster, topic: &str, to: &[i32], throttle: Option<usize>) ->
     let mut client = cluster.client(1);
     let done = common::client::eventually("the replicas have moved", LIMIT, || {
         let answer = client.metadata(Some(&[topic]), false);
-        let replicas: Vec<i32> = answer.topics[0].partitions[0].replica_nodes.iter().map(|b| b.0).collect();
-        (replicas == to).then(|| begun.elapsed())
+        let p = &answer.topics[0].partitions[0];
+        let ids = |list: &[kafka_protocol::messages::BrokerId]| list.iter().map(|b| b.0).collect::<Vec<_>>();
+        let (mut isr, mut wanted) = (ids(&p.isr_nodes), to.to_vec());
+        isr.sort_unstable();
+        wanted.sort_unstable();
+        (ids(&p.replica_nodes) == to && isr == wanted).then(|| begun.elapsed())
     });
     (done, reassign(cluster, &[&["--verify"][..], &plan].concat()))
 }
 
 #[test]
 fn a_reassignment_keeps_to_its_throttle_and_in_sync_replicas_do_not() {
-    let cluster = Cluster::start(3, "log.segment.bytes=1000000000\nmin.insync.replicas=2\nreplica.lag.time.max.ms=30000");
+    let cluster = Cluster::start(3, "min.insync.replicas=2\nreplica.lag.time.max.ms=30000");
     let replicas = CreatableReplicaAssignment::default().with_partition_index(0).with_broker_ids(vec![1.into(), 2.into()]);
     let made = cluster.client(cluster.controller()).create_topics(vec![new_topic("moved", -1, -1).with_assignments(vec![replicas])], false);
     assert_eq!(made[0].error_code, 0, "{made:?}");

@@ -214,3 +214,33 @@ fn a_request_has_no_more_elements_than_are_allowed() {
         assert_eq!(fits(&metadata.layout, 0, &body), good, "{count}");
     }
 }
+
+/// The message crate reads a tagged field that it knows without a look at its length.
+#[test]
+fn a_tagged_field_is_as_long_as_it_says() {
+    let fetch = APIS.iter().find(|a| a.key == ApiKey::Fetch).unwrap();
+    // The directory's id of a partition has 16 bytes; behind it comes a list whose length would be read from elsewhere.
+    let body = |version: i16, size: u8, given: usize| {
+        let mut out = vec![0; 4 * 3 + 1 + 4 + 4];
+        out.extend([2]);
+        out.extend([0; 16]);
+        out.extend([2]);
+        out.extend(vec![0; 4 + 4 + 8 + 4 + 8 + 4]);
+        out.extend([1, 0, size]);
+        out.extend(vec![7; given]);
+        // Tags of the topic, no forgotten topics, no rack, and who fetches.
+        out.extend([0, 1, 1]);
+        out.extend(if version >= 15 { vec![1, 1, 13, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 9, 0] } else { vec![0] });
+        out
+    };
+    for (version, size, given, good) in
+        [(17, 16, 16, true), (17, 0, 0, false), (17, 15, 15, false), (17, 17, 17, false), (16, 3, 3, true), (14, 3, 3, true)]
+    {
+        let frame = body(version, size, given);
+        assert_eq!(fits(&fetch.layout, version, &frame), good, "version {version}, {size} bytes");
+        if good {
+            let known = version == 16 || version == 14;
+            assert!(known || decode(ApiKey::Fetch, version, frame.into()) == Ok(0), "version {version}");
+        }
+    }
+}

@@ -61,7 +61,7 @@ fn part(bytes: &[u8], rng: &mut Rng) -> std::ops::Range<usize> {
 /// A number in the place of what was there, in 1 to 8 bytes, or as a varint.
 fn set_number(bytes: &mut Vec<u8>, rng: &mut Rng) {
     let at = rng.below(bytes.len());
-    let n = if rng.below(3) == 0 { rng.next_u64() as i64 } else { *rng.pick(&NUMBERS) + rng.below(3) as i64 % 2 * -1 };
+    let n = if rng.below(3) == 0 { rng.next_u64() as i64 } else { rng.pick(&NUMBERS).wrapping_sub(i64::from(rng.below(3) == 0)) };
     let wide = n.to_be_bytes();
     let new: Vec<u8> = match rng.below(5) {
         0 => wide[7..].to_vec(),

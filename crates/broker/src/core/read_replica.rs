@@ -31,7 +31,7 @@ mod tests {
     fn the_nearest_that_has_most_is_chosen() {
         let rack = |id: i32| match id {
             1 => Some("a"),
-            2 | 3 | 4 => Some("b"),
+            2..=4 => Some("b"),
             _ => None,
         };
         let follower = |id, end, behind_ms| Candidate { id, end, behind_ms };

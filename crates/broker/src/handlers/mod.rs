@@ -115,7 +115,8 @@ pub const APIS: &[Api] = &[
         served_from: 4,
         layout: Layout {
             flexible: 12,
-            fields: "i@4-14 i i i b i@7-99 i@7-99 [ s@4-12 u@13-99 [ i i@9-99 l i@12-99 l@5-99 i ] ] [@7-99 s@7-12 u@13-99 I ] s@11-99",
+            fields: "i@4-14 i i i b i@7-99 i@7-99 [ s@4-12 u@13-99 [ i i@9-99 l i@12-99 l@5-99 i {0@17-99 u } ] ] [@7-99 s@7-12 u@13-99 I ] s@11-99 \
+                     {0@12-99 s } <1@15-99 i l >",
         },
     },
     Api {

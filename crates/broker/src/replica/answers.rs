@@ -18,7 +18,7 @@ pub const LIST_OFFSETS_VERSION: i16 = 7;
 /// Version of AlterPartition.
 pub const ALTER_PARTITION_VERSION: i16 = 3;
 
-const FETCH: Layout = Layout { flexible: 12, fields: "i h i [ u [ i h l l l [ l l ] i y ] ]" };
+const FETCH: Layout = Layout { flexible: 12, fields: "i h i [ u [ i h l l l [ l l ] i y <0 i l > <1 i i > <2 l i > ] ]" };
 const LIST_OFFSETS: Layout = Layout { flexible: 6, fields: "i [ s [ i h l l i ] ]" };
 const ALTER_PARTITION: Layout = Layout { flexible: 0, fields: "i h [ u [ i h i i I b i ] ]" };
 
