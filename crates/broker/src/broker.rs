@@ -33,6 +33,7 @@ use crate::{
         admission::Admission,
         budget::{Budget, Budgets},
         descriptors::Descriptors,
+        listeners::Listeners,
     },
     partition::Shared,
     replica::Manager,
@@ -76,6 +77,8 @@ pub struct Broker {
     pub image: watch::Sender<Arc<Image>>,
     /// the session with the coordinator, once there is one
     pub zookeeper: watch::Sender<Option<zk::Client>>,
+    /// listeners that are open
+    pub listeners: Listeners,
     /// connections of all listeners
     pub admission: Arc<Admission>,
     /// memory for requests and answers
@@ -123,6 +126,7 @@ impl Broker {
         let metrics = metrics::registry();
         let shared = Shared::measured(config.broker_id, config.replica_lag_max_ms, metrics.clone());
         Ok(Self {
+            listeners: Listeners::default(),
             admission: Admission::new(descriptors.connections, config.max_connections, config.max_connections_per_ip),
             budgets: Budgets { requests: Budget::new(config.queued_request_bytes), responses: Budget::new(config.queued_response_bytes) },
             quota: Quota::default(),

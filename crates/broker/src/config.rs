@@ -352,6 +352,9 @@ impl Config {
     }
 }
 
+/// Keys of listeners that a broker may be given at run time, for itself only.
+pub const LISTENERS: [&str; 3] = ["advertised.listeners", "listener.security.protocol.map", "listeners"];
+
 /// Keys that are obeyed.
 pub const OBEYED: &[&str] = &[
     "broker.id",

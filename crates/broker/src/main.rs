@@ -3,7 +3,14 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use septet_broker::{broker::Broker, cluster, config::Config, handlers::Context, metrics, net::server, replica};
+use septet_broker::{
+    broker::Broker,
+    cluster,
+    config::Config,
+    metrics,
+    net::listeners::{self, bind},
+    replica,
+};
 use septet_daemon::{logging, metrics::Limits, program::Program, ready, signals::StopSignals};
 use tokio::net::TcpListener;
 
@@ -39,11 +46,9 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), String> {
     let mut stop = StopSignals::listen().map_err(|e| e.to_string())?;
-    let mut listeners = Vec::new();
+    let mut bound = Vec::new();
     for l in &config.listeners {
-        let host = if l.host.is_empty() { "0.0.0.0" } else { &l.host };
-        let bound = TcpListener::bind((host, l.port)).await.map_err(|e| format!("cannot listen on {}://{host}:{}: {e}", l.name, l.port))?;
-        listeners.push((l.name.clone(), bound));
+        bound.push(bind(l).await.map_err(|e| e.to_string())?);
     }
     let metrics_listener = match config.metrics_port {
         Some(port) => Some(TcpListener::bind(("0.0.0.0", port)).await.map_err(|e| format!("cannot listen on metrics.port {port}: {e}"))?),
@@ -59,9 +64,8 @@ async fn run(config: Config) -> Result<(), String> {
     let proposals = tokio::spawn(replica::send_proposals(broker.clone()));
     tokio::spawn(replica::offline::watch(broker.clone()));
     // The controller comes in by the same door as clients, who wait until this broker knows the cluster.
-    for (name, listener) in listeners {
-        tokio::spawn(server::serve(broker.clone(), listener, Context { listener: name, peer: None, connection: 0 }));
-    }
+    bound.into_iter().for_each(|bound| broker.listeners.serve(&broker, bound));
+    tokio::spawn(listeners::follow(broker.clone()));
     let serving = {
         let broker = broker.clone();
         async move {

@@ -182,12 +182,7 @@ impl Follower {
             return Ok(());
         }
         if self.pending.brokers {
-            let (own, _) = read(client, &Entity::Broker(broker.id())).await?;
-            let (all, _) = read(client, &Entity::Brokers).await?;
-            broker.storage.shared.throttles.take_rates(&own, &all);
-            broker.dynamic.set(&broker.config, own, all);
-            let config = broker.dynamic.get().config.clone();
-            broker.admission.limit(config.max_connections, config.max_connections_per_ip);
+            read_broker(client, broker).await?;
         }
         for name in &self.pending.topics {
             let (settings, stat) = read_with_stat(client, &Entity::Topic(name.clone())).await?;
@@ -206,6 +201,17 @@ impl Follower {
         broker.dynamic.applied();
         Ok(())
     }
+}
+
+/// Reads what is set for this broker and for all, and has it count.
+pub async fn read_broker(client: &zk::Client, broker: &Broker) -> Result<(), zk::Error> {
+    let (own, _) = read(client, &Entity::Broker(broker.id())).await?;
+    let (all, _) = read(client, &Entity::Brokers).await?;
+    broker.storage.shared.throttles.take_rates(&own, &all);
+    broker.dynamic.set(&broker.config, own, all);
+    let config = broker.dynamic.get().config.clone();
+    broker.admission.limit(config.max_connections, config.max_connections_per_ip);
+    Ok(())
 }
 
 /// Waits until this broker obeys what was changed; other brokers do about then.

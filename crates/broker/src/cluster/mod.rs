@@ -18,7 +18,7 @@ pub mod topics;
 mod watched;
 
 pub use image::{BrokerInfo, Image, PartitionInfo, TopicInfo};
-pub use session::{leave, run};
+pub use session::{leave, run, update_registration};
 
 /// Paths, as Kafka's ZkData.scala has them.
 pub mod path {

@@ -13,8 +13,11 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use septet_zookeeper as zk;
 
-use super::{Image, election::Election, image::OURS, path};
-use crate::broker::{Broker, StartError};
+use super::{Image, config_changes, election::Election, image::OURS, path};
+use crate::{
+    broker::{Broker, StartError},
+    config::Listener,
+};
 
 /// How persistent znodes are made.
 pub const PERSISTENT: zk::CreateOptions<'static> = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
@@ -161,6 +164,8 @@ async fn prepare(broker: &Broker, client: &zk::Client) -> Result<String, Session
     }
     let id = cluster_id(broker, client).await?;
     broker.claim_directory(&id)?;
+    // Addresses that are set at run time are registered from the beginning.
+    config_changes::read_broker(client, broker).await?;
     Ok(id)
 }
 
@@ -207,24 +212,52 @@ fn remembered(memory: &Path) -> Option<i64> {
     }
 }
 
+fn addresses(listeners: &[Listener]) -> Vec<String> {
+    listeners.iter().map(|l| format!("{}://{}:{}", l.name, l.host, l.port)).collect()
+}
+
+/// The data of this broker's registration.
+fn registration(broker: &Broker) -> String {
+    let config = broker.dynamic.get().config.clone();
+    let map: serde_json::Map<String, serde_json::Value> = config.advertised.iter().map(|l| (l.name.clone(), "PLAINTEXT".into())).collect();
+    let first = &config.advertised[0];
+    let mut data = serde_json::json!({
+        "features": {}, "listener_security_protocol_map": map, "endpoints": addresses(&config.advertised), "jmx_port": -1,
+        "port": first.port, "host": first.host, "version": 5, "timestamp": now_ms(),
+    });
+    data[OURS] = true.into();
+    if let Some(rack) = &config.rack {
+        data["rack"] = rack.as_str().into();
+    }
+    data.to_string()
+}
+
+/// Writes this broker's registration anew, with the addresses that it advertises now, as KafkaZkClient.updateBrokerInfo. One that begins
+/// later has them anyway.
+pub async fn update_registration(broker: &Broker) {
+    let at = format!("{}/{}", path::BROKER_IDS, broker.id());
+    loop {
+        let Some(client) = broker.zookeeper.borrow().clone() else { return };
+        let done = match client.check_stat(&at).await {
+            Ok(Some(stat)) if stat.ephemeral_owner == client.session_id().0 => {
+                client.set_data(&at, registration(broker).as_bytes(), Some(stat.version)).await.map(drop)
+            }
+            other => other.map(drop),
+        };
+        match done {
+            Ok(()) | Err(zk::Error::NoNode) => return,
+            Err(e) => tracing::warn!("registration: {e}; trying again"),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
 /// Registers this broker. What an earlier run of this very broker left (it remembers its session) is taken away;
 /// another broker's registration is waited for, as long as a dead one's can last.
 pub async fn register(broker: &Broker, client: &zk::Client) -> Result<(), SessionError> {
     let memory = broker.config.log_dir.join(".zookeeper-session");
     let at = format!("{}/{}", path::BROKER_IDS, broker.id());
-    let endpoints: Vec<String> = broker.config.advertised.iter().map(|l| format!("{}://{}:{}", l.name, l.host, l.port)).collect();
-    let map: serde_json::Map<String, serde_json::Value> =
-        broker.config.advertised.iter().map(|l| (l.name.clone(), "PLAINTEXT".into())).collect();
-    let first = &broker.config.advertised[0];
-    let mut data = serde_json::json!({
-        "features": {}, "listener_security_protocol_map": map, "endpoints": endpoints, "jmx_port": -1,
-        "port": first.port, "host": first.host, "version": 5, "timestamp": now_ms(),
-    });
-    data[OURS] = true.into();
-    if let Some(rack) = &broker.config.rack {
-        data["rack"] = rack.as_str().into();
-    }
-    let data = data.to_string();
+    let data = registration(broker);
     let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
     let until = tokio::time::Instant::now() + Duration::from_millis(broker.config.zookeeper_session_ms * 2);
     loop {
@@ -234,7 +267,7 @@ pub async fn register(broker: &Broker, client: &zk::Client) -> Result<(), Sessio
             Ok(created) => {
                 broker.set_epoch(created.stat.czxid);
                 remember(&memory, mine)?;
-                tracing::info!("registered as broker {} with {}", broker.id(), endpoints.join(","));
+                tracing::info!("registered as broker {} with {}", broker.id(), addresses(&broker.dynamic.get().config.advertised).join(","));
                 return Ok(());
             }
             Err(zk::Error::NodeExists) => {}

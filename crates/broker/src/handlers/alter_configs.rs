@@ -19,6 +19,7 @@ use septet_zookeeper as zk;
 use super::describe_configs::{BROKER, TOPIC, broker_entity};
 use crate::{
     broker::Broker,
+    config::{ConfigError, LISTENERS},
     cluster::{
         config_changes::{self, Entity},
         topics::{Refusal, check_config_size},
@@ -61,11 +62,41 @@ pub fn check_for_topic(settings: &Settings) -> Result<(), Refused> {
     check_config_size(&map).map_err(|(_, why)| Refused::Config(why))
 }
 
-fn check(entity: &Entity, settings: &Settings) -> Result<(), Refused> {
+fn check(broker: &Broker, entity: &Entity, settings: &Settings) -> Result<(), Refused> {
     match entity {
         Entity::Topic(_) => check_for_topic(settings),
-        _ => check_broker(settings),
+        Entity::Brokers => {
+            check_broker(settings)?;
+            let own: Vec<&str> = LISTENERS.into_iter().filter(|key| settings.contains_key(*key)).collect();
+            if own.is_empty() {
+                return Ok(());
+            }
+            let why = "Cannot update these configs at default cluster level, broker id must be specified: Set";
+            Err(Refused::Request(format!("{why}({})", own.join(", "))))
+        }
+        Entity::Broker(_) => {
+            check_broker(settings)?;
+            check_listeners(broker, settings)
+        }
     }
+}
+
+/// Whether listeners may be changed so: those of the file and what is set make sense together, and brokers reach this one as before.
+fn check_listeners(broker: &Broker, settings: &Settings) -> Result<(), Refused> {
+    if !LISTENERS.iter().any(|key| settings.contains_key(*key)) {
+        return Ok(());
+    }
+    let refused = |why: String| Err(Refused::Request(why));
+    let config = match broker.config.overlaid(settings) {
+        Ok(config) => config,
+        Err(ConfigError::Value { key, reason, .. }) => return refused(format!("{key}: {reason}")),
+        Err(e) => return refused(e.to_string()),
+    };
+    let name = &broker.config.inter_broker_listener;
+    if config.inter_broker_listener != *name || !config.advertised.iter().any(|l| l.name == *name) {
+        return refused(format!("Advertised listener must be specified for inter-broker listener ListenerName({name})"));
+    }
+    Ok(())
 }
 
 /// The value of a list where it is not set here.
@@ -97,7 +128,7 @@ async fn apply(
     let client = client.ok_or((ResponseError::CoordinatorNotAvailable, "no session with the coordinator".to_owned()))?;
     let checked = |before: &Settings| -> Result<Settings, Failed> {
         let after = work(&entity, before)?;
-        check(&entity, &after)?;
+        check(broker, &entity, &after)?;
         Ok(after)
     };
     let changed = if validate_only {
@@ -130,7 +161,7 @@ fn warn_without_effect(entity: &Entity, settings: &Settings) {
     for (key, value) in settings {
         let obeyed = match entity {
             Entity::Topic(_) => probe.set(key, value) == Ok(true),
-            _ => crate::config::OBEYED.contains(&key.as_str()) || RATES.contains(&key.as_str()),
+            _ => [crate::config::OBEYED, &LISTENERS, &RATES].iter().any(|keys| keys.contains(&key.as_str())),
         };
         if !obeyed {
             tracing::warn!("{}: {key} is kept, but has no effect so far", entity.path());

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod budget;
 pub mod cold;
 pub mod descriptors;
+pub mod listeners;
 pub mod peer;
 pub mod pipeline;
 pub mod quiet;

@@ -19,6 +19,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     time::{Instant, timeout},
 };
 
@@ -49,11 +50,15 @@ const READ_BUFFER: usize = 8 * 1024;
 /// Connections of all listeners so far.
 static ACCEPTED: AtomicU64 = AtomicU64::new(1);
 
-/// Accepts clients on one listener.
-pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context) {
+/// Accepts clients on one listener, until the other end of `closed` is dropped; their connections end then.
+pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context, mut closed: watch::Receiver<()>) {
     let mut pause = BACK_OFF.0;
     loop {
-        let (stream, from) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closed.changed() => return,
+        };
+        let (stream, from) = match accepted {
             Ok(next) => next,
             Err(e) => {
                 // A connection that its client gave up, or no descriptor: the latter lasts for a while.
@@ -73,9 +78,13 @@ pub async fn serve(broker: Arc<Broker>, listener: TcpListener, context: Context)
         };
         let (broker, context) =
             (broker.clone(), Context { peer: Some(from.ip()), connection: ACCEPTED.fetch_add(1, Ordering::Relaxed), ..context.clone() });
+        let mut closed = closed.clone();
         tokio::spawn(async move {
-            if let Err(e) = connection(&broker, &context, stream, from).await {
-                tracing::debug!("{from}: {e}");
+            tokio::select! {
+                done = connection(&broker, &context, stream, from) => if let Err(e) = done {
+                    tracing::debug!("{from}: {e}");
+                },
+                _ = closed.changed() => tracing::debug!("{from}: the listener is closed"),
             }
             drop(place);
         });

@@ -20,6 +20,7 @@ use crate::{
 impl Controller {
     /// Reads registrations. A broker that registered anew is treated as one that died and came back.
     pub(super) async fn read_brokers(&mut self) -> Result<(), ControllerError> {
+        self.read_registrations().await?;
         if !self.ids.fired() {
             return self.tell_of_brokers().await;
         }
@@ -65,7 +66,37 @@ impl Controller {
             self.untold.insert(id);
             self.brokers_changed = true;
         }
+        // Those that are new are watched from now on.
+        self.read_registrations().await?;
         self.tell_of_brokers().await
+    }
+
+    /// Reads registrations whose data was written anew, with other addresses.
+    async fn read_registrations(&mut self) -> Result<(), ControllerError> {
+        let ids: Vec<i32> = self.cluster.brokers.keys().copied().collect();
+        self.registrations.retain(|id, _| ids.contains(id));
+        for id in ids {
+            if self.registrations.get(&id).is_some_and(|w| !w.fired()) {
+                continue;
+            }
+            let (data, stat, watch) = match self.client.get_and_watch_data(&format!("{}/{id}", path::BROKER_IDS)).await {
+                Ok(read) => read,
+                // The list of brokers says so too.
+                Err(zk::Error::NoNode) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            self.registrations.entry(id).or_default().arm(watch);
+            let info = parse_broker(&data);
+            if let Some(known) = self.cluster.brokers.get_mut(&id).filter(|b| b.epoch == stat.czxid && b.info != info) {
+                tracing::info!("broker {id} has other addresses");
+                known.info = info;
+                // What is told over the connection of before is told again over a new one.
+                self.open_channel(id);
+                self.untold.insert(id);
+                self.brokers_changed = true;
+            }
+        }
+        Ok(())
     }
 
     /// Tells of brokers that came or went, and those that came of everything. What fails here is done at the next call.

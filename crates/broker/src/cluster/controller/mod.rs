@@ -200,6 +200,8 @@ pub struct Controller {
     /// topics whose znodes have `partitions`
     with_partitions: BTreeSet<String>,
     ids: Watched,
+    /// data of registrations, by broker
+    registrations: BTreeMap<i32, Watched>,
     topics: Watched,
     wishes: Watched,
     log_dirs: Watched,
@@ -230,6 +232,7 @@ pub async fn run(broker: Arc<Broker>, client: zk::Client, term: Term) -> Control
         unclean: BTreeMap::new(),
         with_partitions: BTreeSet::new(),
         ids: Watched::default(),
+        registrations: BTreeMap::new(),
         topics: Watched::default(),
         wishes: Watched::default(),
         log_dirs: Watched::default(),
@@ -245,6 +248,14 @@ pub async fn run(broker: Arc<Broker>, client: zk::Client, term: Term) -> Control
     let error = this.work(&mut receive).await;
     broker.controller.send_replace(None);
     error
+}
+
+/// Ends when one of several watches fires.
+async fn any(watches: &mut BTreeMap<i32, Watched>) {
+    if watches.is_empty() {
+        return std::future::pending().await;
+    }
+    futures_util::future::select_all(watches.values_mut().map(|w| Box::pin(w.wait()))).await;
 }
 
 impl Controller {
@@ -267,6 +278,7 @@ impl Controller {
             }
             tokio::select! {
                 () = self.ids.wait() => {}
+                () = any(&mut self.registrations) => {}
                 () = self.topics.wait() => {}
                 () = self.wishes.wait() => {}
                 () = self.log_dirs.wait() => {}
@@ -289,6 +301,7 @@ impl Controller {
     }
 
     fn read_again(&mut self) {
+        self.registrations.clear();
         for w in [&mut self.ids, &mut self.topics, &mut self.wishes, &mut self.log_dirs] {
             w.forget();
         }
