@@ -267,7 +267,11 @@ pub async fn register(broker: &Broker, client: &zk::Client) -> Result<(), Sessio
             Ok(created) => {
                 broker.set_epoch(created.stat.czxid);
                 remember(&memory, mine)?;
-                tracing::info!("registered as broker {} with {}", broker.id(), addresses(&broker.dynamic.get().config.advertised).join(","));
+                tracing::info!(
+                    "registered as broker {} with {}",
+                    broker.id(),
+                    addresses(&broker.dynamic.get().config.advertised).join(",")
+                );
                 return Ok(());
             }
             Err(zk::Error::NodeExists) => {}

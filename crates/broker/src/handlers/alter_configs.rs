@@ -19,11 +19,11 @@ use septet_zookeeper as zk;
 use super::describe_configs::{BROKER, TOPIC, broker_entity};
 use crate::{
     broker::Broker,
-    config::{ConfigError, LISTENERS},
     cluster::{
         config_changes::{self, Entity},
         topics::{Refusal, check_config_size},
     },
+    config::{ConfigError, LISTENERS},
     configs::{self, Layers, Operation, Refused, Settings, alter, broker_key, check_broker, check_topic, topic_key},
     replica::RATES,
     topic_settings::TopicSettings,

@@ -88,8 +88,12 @@ pub async fn follow(broker: Arc<Broker>) {
     loop {
         let config = broker.dynamic.get().config.clone();
         // New ones are open before clients hear of them; old ones are closed after the others have heard.
-        let both: Vec<Listener> =
-            config.listeners.iter().chain(listeners.iter().filter(|o| !config.listeners.iter().any(|l| l.name == o.name))).cloned().collect();
+        let both: Vec<Listener> = config
+            .listeners
+            .iter()
+            .chain(listeners.iter().filter(|o| !config.listeners.iter().any(|l| l.name == o.name)))
+            .cloned()
+            .collect();
         if config.listeners != listeners {
             broker.listeners.change(&broker, &both).await;
         }
