@@ -358,6 +358,11 @@ impl Log {
         Ok(None)
     }
 
+    /// Whether the place of an offset is found without reading files.
+    pub fn is_recent(&self, offset: i64) -> bool {
+        self.segments.last().is_some_and(|s| s.is_recent(offset))
+    }
+
     /// The same, but at least one batch, and read.
     pub fn read(&self, offset: i64, max_bytes: usize) -> Result<Vec<u8>, LogError> {
         let mut out = BytesMut::new();

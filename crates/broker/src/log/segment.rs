@@ -313,6 +313,7 @@ impl Segment {
         if let Err(e) = written.and_then(|()| self.note(head, self.size)) {
             // A full disk: what was written of the batch and of its entries goes, so that the files end with a whole one.
             (self.next_offset, self.max_timestamp, self.max_timestamp_offset, self.first_timestamp, self.since_entry) = before;
+            self.recent.clear();
             let _ = file.set_len(self.size.into());
             let _ = self.index.truncate(entries);
             let _ = self.times.truncate(times.0);
@@ -327,6 +328,12 @@ impl Segment {
     pub fn close(&mut self) -> Result<(), LogError> {
         self.recent.clear();
         self.note_time()
+    }
+
+    /// Whether the position of an offset is known without reading files.
+    pub fn is_recent(&self, offset: i64) -> bool {
+        let relative = u32::try_from(offset - self.base);
+        offset >= self.next_offset || relative.is_ok_and(|r| self.recent.position_of(r).is_some())
     }
 
     /// Position of the batch that holds an offset, or of the first one behind it.

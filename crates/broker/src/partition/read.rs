@@ -165,10 +165,14 @@ impl Partition {
             None if read.stable_only => last_stable_offset,
             None => high_watermark,
         };
+        let slice = || inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit);
         let found = match read.offset < limit {
-            true => inner.log.slice_until(read.offset, read.max_bytes, read.at_least_one, limit).map_err(|e| self.failed("read", &e)),
+            true if inner.log.is_recent(read.offset) => slice(),
+            // Indexes and heads are read from files, which may not be cached: connections go on elsewhere.
+            true => tokio::task::block_in_place(slice),
             false => Ok(None),
         };
+        let found = found.map_err(|e| self.failed("read", &e));
         let aborted = read.stable_only.then(|| match &found {
             Ok(Some(_)) => inner.log.aborted_transactions(read.offset, limit).iter().map(|a| (a.producer_id, a.first_offset)).collect(),
             _ => Vec::new(),
