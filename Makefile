@@ -1,10 +1,14 @@
 # The two commands of the README, and what they are made of.
-.PHONY: up test build lint bench sweeps
+.PHONY: up quick test build lint bench sweeps
 
 up: ## set up what is missing, build, bring a cluster up
 	@scripts/setup up
 	cargo build --release --workspace
 	@target/release/septet up
+
+quick: ## the inner loop: lints and unit tests, without EC2, containers and other processes
+	cargo clippy --workspace --exclude septet-ec2 --no-default-features --all-targets --quiet -- -D warnings
+	cargo test --workspace --exclude septet-ec2 --no-default-features --lib --bins --quiet
 
 test: ## everything that must hold, on a fresh machine too
 	@scripts/setup test

@@ -28,9 +28,19 @@ pub fn local(ms: i64) -> String {
     in_zone(ms, TimeZone::system(), "%Y-%m-%d %H:%M:%S %Z")
 }
 
+/// The same of seconds since 1970.
+pub fn local_s(s: u64) -> String {
+    local(i64::try_from(s.saturating_mul(1000)).unwrap_or(i64::MAX))
+}
+
 /// As `20:40:12`, in this machine's time zone.
 pub fn local_time(ms: i64) -> String {
     in_zone(ms, TimeZone::system(), "%H:%M:%S")
+}
+
+/// As `20261128-204012`, in this machine's time zone, for names of files.
+pub fn stamp(ms: i64) -> String {
+    in_zone(ms, TimeZone::system(), "%Y%m%d-%H%M%S")
 }
 
 fn in_zone(ms: i64, zone: TimeZone, format: &str) -> String {

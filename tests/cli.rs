@@ -67,8 +67,26 @@ impl Place {
     }
 }
 
-const COMMANDS: &[&str] =
-    &["up", "plan", "health", "endpoints", "rename", "restart", "down", "run", "exec", "ssh", "logs", "history", "init", "completions"];
+const COMMANDS: &[&str] = &[
+    "up",
+    "plan",
+    "health",
+    "check",
+    "endpoints",
+    "rename",
+    "restart",
+    "extend",
+    "down",
+    "list",
+    "run",
+    "exec",
+    "ssh",
+    "logs",
+    "bundle",
+    "history",
+    "init",
+    "completions",
+];
 
 #[test]
 fn help_of_the_program() {
@@ -231,6 +249,10 @@ fn without_docker_it_says_so_and_what_to_do() {
         &["exec", "all", "--", "true"],
         &["ssh", "kafka01"],
         &["logs", "kafka01"],
+        &["check"],
+        &["list"],
+        &["extend", "2h"],
+        &["bundle"],
     ] {
         let said = place.run(args);
         assert_eq!(said.code, 1, "{args:?}: {}", said.err);

@@ -16,8 +16,12 @@ mod everyday;
 mod faults;
 #[path = "local_cluster/harness.rs"]
 mod harness;
+#[path = "local_cluster/inspect.rs"]
+mod inspect;
 #[path = "local_cluster/interruptions.rs"]
 mod interruptions;
+#[path = "local_cluster/lifetime.rs"]
+mod lifetime;
 #[path = "local_cluster/lost_data.rs"]
 mod lost_data;
 #[path = "local_cluster/neighbours.rs"]

@@ -1,12 +1,14 @@
 //! `septet exec`
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{Global, print_data, print_json};
@@ -84,7 +86,8 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         many => many.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
     };
     let limit = Duration::from_secs(a.timeout);
-    let asks = hosts.iter().map(|h| {
+    let progress = Progress::new(hosts.len());
+    let asks = hosts.iter().enumerate().map(|(at, h)| {
         let (access, line) = (&access, line.as_str());
         async move {
             let connected = tokio::select! {
@@ -95,12 +98,31 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
                 Ok(c) => c.run(line, a.r#become, limit, stop::raised(interrupted)).await,
                 Err(e) => Err(e),
             };
-            Ran::new(&h.name, result, a.timeout)
+            (at, Ran::new(&h.name, result, a.timeout))
         }
     });
-    let results = join_all(asks).await;
+    let at_a_time = if g.forks == 0 { hosts.len().max(1) } else { g.forks };
+    let mut running = stream::iter(asks).buffer_unordered(at_a_time);
+    let (mut waiting, mut results) = (BTreeMap::new(), Vec::new());
+    while let Some((at, ran)) = running.next().await {
+        progress.done(&ran);
+        waiting.insert(at, ran);
+        // In the order of the hosts, as far as all before have ended.
+        while let Some(ran) = waiting.remove(&results.len()) {
+            if !g.json {
+                progress.suspend(|| show(&ran, hosts.len() > 1))?;
+            }
+            results.push(ran);
+        }
+    }
+    drop(running);
+    progress.end();
     access.fleet.close().await;
-    show(g, &results)?;
+    match g.json {
+        true => show_json(&results)?,
+        false if hosts.len() > 1 => eprintln!("{}", summary(&results)),
+        false => {}
+    }
     let failures: Vec<String> = results.iter().filter_map(Ran::failure).collect();
     let error = match results.iter().filter(|r| r.stopped == Some(true)).count() {
         _ if failures.is_empty() && !stop::asked(interrupted) => return Ok(()),
@@ -119,31 +141,88 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     Err(error)
 }
 
-fn show(g: &Global, results: &[Ran]) -> Result<()> {
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    if g.json {
-        let all: Vec<_> = results
-            .iter()
-            .map(|r| {
-                let (stdout, stderr) = (text(&r.out.stdout), text(&r.out.stderr));
-                json!({ "host": r.host, "code": r.out.code, "stdout": stdout, "stderr": stderr, "error": r.error })
-            })
-            .collect();
-        return print_json(&all);
+fn text(b: &[u8]) -> String {
+    String::from_utf8_lossy(b).into_owned()
+}
+
+fn show_json(results: &[Ran]) -> Result<()> {
+    let all: Vec<_> = results
+        .iter()
+        .map(|r| {
+            let (stdout, stderr) = (text(&r.out.stdout), text(&r.out.stderr));
+            json!({ "host": r.host, "code": r.out.code, "stdout": stdout, "stderr": stderr, "error": r.error })
+        })
+        .collect();
+    print_json(&all)
+}
+
+fn show(ran: &Ran, named: bool) -> Result<()> {
+    let Ran { host, out, error, .. } = ran;
+    // One host's output is left as it is, so that it can be used.
+    let prefix = if named { format!("{host} | ") } else { String::new() };
+    for l in text(&out.stdout).lines() {
+        let l = if std::io::stdout().is_terminal() { visible(l) } else { l.into() };
+        print_data(&format!("{prefix}{l}\n"))?;
     }
-    for Ran { host, out, error, .. } in results {
-        // One host's output is left as it is, so that it can be used.
-        let prefix = if results.len() > 1 { format!("{host} | ") } else { String::new() };
-        for l in text(&out.stdout).lines() {
-            let l = if std::io::stdout().is_terminal() { visible(l) } else { l.into() };
-            print_data(&format!("{prefix}{l}\n"))?;
-        }
-        for l in text(&out.stderr).lines() {
-            eprintln!("{prefix}{}", visible(l));
-        }
-        if let Some(error) = error {
-            eprintln!("{host}: {}", visible(error));
-        }
+    for l in text(&out.stderr).lines() {
+        eprintln!("{prefix}{}", visible(l));
+    }
+    if let Some(error) = error {
+        eprintln!("{host}: {}", visible(error));
     }
     Ok(())
+}
+
+/// How the command ended on all hosts: `3 hosts: 2 ok, 1 failed`.
+fn summary(results: &[Ran]) -> String {
+    let failed = results.iter().filter(|r| r.failure().is_some()).count();
+    let failures = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+    format!("{} hosts: {} ok{failures}", results.len(), results.len() - failed)
+}
+
+/// How many hosts have ended, on a terminal and for more than one.
+struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    fn new(hosts: usize) -> Self {
+        if hosts < 2 || !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new(hosts as u64);
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {pos} of {len} hosts, {elapsed} {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self(Some(bar))
+    }
+    fn done(&self, ran: &Ran) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+            bar.set_message(ran.host.clone());
+        }
+    }
+    fn suspend<T>(&self, what: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(what),
+            None => what(),
+        }
+    }
+    fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_counts_hosts() {
+        let ran = |host: &str, code| Ran { host: host.into(), out: Output { code, ..Output::default() }, error: None, stopped: None };
+        assert_eq!(summary(&[ran("a", Some(0)), ran("b", Some(0))]), "2 hosts: 2 ok");
+        assert_eq!(summary(&[ran("a", Some(0)), ran("b", Some(3))]), "2 hosts: 1 ok, 1 failed");
+        assert_eq!(ran("b", Some(3)).failure().as_deref(), Some("b (3)"));
+    }
 }

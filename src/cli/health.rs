@@ -33,7 +33,8 @@ async fn check(cluster: &Cluster, access: &mut Option<Access>) -> Result<(Report
         *access = Some(Access::new(cluster, observed.clone())?);
     }
     let fleet = access.as_ref().map(|a| &a.fleet).filter(|_| !observed.hosts.is_empty());
-    let report = Checker { inventory: &cluster.inventory, observed: &observed, fleet }.check().await;
+    let mut report = Checker { inventory: &cluster.inventory, observed: &observed, fleet }.check().await;
+    operations::warn_of_end(&mut report, &*cluster.provider);
     Ok((report, observed))
 }
 

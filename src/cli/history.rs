@@ -86,7 +86,7 @@ fn command(e: &Execution) -> String {
     format!("{}{}", e.command, given.collect::<String>())
 }
 
-fn table(list: &[Execution], now_ms: i64) -> String {
+pub(super) fn table(list: &[Execution], now_ms: i64) -> String {
     if list.is_empty() {
         return "nothing was run on this machine yet".into();
     }
@@ -101,7 +101,7 @@ fn counts(s: &Step) -> Vec<String> {
     [s.ok, s.changed, s.failed, s.skipped, s.ignored].map(|n| n.to_string()).to_vec()
 }
 
-fn shown(d: &Details, now_ms: i64) -> String {
+pub(super) fn shown(d: &Details, now_ms: i64) -> String {
     let e = &d.execution;
     let line = |name: &str, text: String| if text.is_empty() { text } else { format!("{name:<11} {}\n", visible_line(&text)) };
     let mut out = line("execution", format!("{} of instance {}", e.execution, e.instance));
@@ -148,7 +148,7 @@ fn shown(d: &Details, now_ms: i64) -> String {
 }
 
 /// What the execution showed, again.
-fn replayed(events: Vec<(i64, Event)>, verbose: bool) -> String {
+pub(super) fn replayed(events: Vec<(i64, Event)>, verbose: bool) -> String {
     let human = Human::kept(verbose, true);
     for (_, event) in &events {
         match event {

@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{Global, print_data};
 use crate::{
     error::{Error, Result},
+    inventory::{Host, Inventory, select},
     operations::Access,
     playbook::Options,
     visible::visible,
@@ -19,15 +21,15 @@ use crate::{
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The host; its name, or the name without the prefix
-    host: String,
+    /// Host (its name, or the name without the prefix), group or pattern
+    pattern: String,
     /// Follow
     #[arg(short, long)]
     follow: bool,
-    /// Lines to show from the end of the log
+    /// Lines to show from the end of each host's log
     #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
     lines: u32,
-    /// Show the host's whole log, not only its service's
+    /// Show the hosts' whole logs, not only those of their services
     #[arg(long)]
     all: bool,
 }
@@ -36,6 +38,8 @@ pub struct Arguments {
 const SILENCE: Duration = Duration::from_secs(60);
 /// Longest line that is kept in one piece, in bytes.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// What is kept of one host's log until it is shown with those of others, in bytes.
+const MAX_KEPT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Puts lines together from the pieces in which they come. A longer line than [`MAX_LINE_BYTES`] is cut.
 #[derive(Default)]
@@ -63,51 +67,129 @@ impl Lines {
     }
 }
 
-/// A line of the log as a line of JSON.
-fn json_line(host: &str, line: &str) -> String {
-    format!("{}\n", json!({ "host": host, "line": line }))
+/// How lines are shown.
+#[derive(Clone, Copy)]
+struct Style {
+    json: bool,
+    /// standard output is a terminal
+    terminal: bool,
+    /// lines carry their host's name
+    named: bool,
+}
+
+impl Style {
+    fn line(self, host: &str, line: &str) -> String {
+        match self {
+            Style { json: true, .. } => format!("{}\n", json!({ "host": host, "line": line })),
+            Style { terminal, named, .. } => {
+                let line = if terminal { visible(line) } else { line.into() };
+                if named { format!("{host} | {line}\n") } else { format!("{line}\n") }
+            }
+        }
+    }
+}
+
+/// The lines of several hosts by time. Each begins with it, as `2026-11-28T19:40:12.123456+00:00`; one that does not belongs to the
+/// line before.
+fn merged(logs: Vec<(String, Vec<String>)>) -> Vec<(String, String)> {
+    let is_time = |word: &str| word.len() > 19 && word.as_bytes().first().is_some_and(u8::is_ascii_digit) && word.as_bytes()[10] == b'T';
+    let mut all = Vec::new();
+    for (host, lines) in logs {
+        let mut time = String::new();
+        for line in lines {
+            if let Some(word) = line.split(' ').next().filter(|w| is_time(w)) {
+                time = word.to_owned();
+            }
+            all.push((time.clone(), host.clone(), line));
+        }
+    }
+    // Stable: the lines of one host stay in their order.
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all.into_iter().map(|(_, host, line)| (host, line)).collect()
+}
+
+/// The one host of a name, or the hosts of a pattern.
+fn hosts<'a>(inventory: &'a Inventory, pattern: &str) -> Result<Vec<&'a Host>> {
+    match inventory.find(pattern) {
+        Some(host) => Ok(vec![host]),
+        None => select(inventory, pattern),
+    }
+}
+
+/// Shows or keeps the log of one host; what was kept.
+async fn one(access: &Access, host: &Host, command: &str, follow: bool, style: Style, keep: bool) -> Result<Vec<String>, String> {
+    let connection = access.fleet.connection(host.id).await.map_err(|e| e.to_string())?;
+    let (mut lines, mut kept, mut size) = (Lines::default(), Vec::new(), 0);
+    let mut errors = Vec::new();
+    let each = |data: &[u8], is_error: bool| {
+        if is_error {
+            errors.extend_from_slice(&data[..data.len().min(4096)]);
+            return;
+        }
+        let whole = lines.add(data);
+        if keep {
+            size += data.len();
+            if size <= MAX_KEPT_BYTES {
+                kept.extend(whole);
+            }
+            return;
+        }
+        let text: String = whole.iter().map(|l| style.line(&host.name, l)).collect();
+        // A closed reader ends the program at the next line that cannot be written.
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    };
+    let code = connection.stream(command, (!follow).then_some(SILENCE), each).await.map_err(|e| e.to_string())?;
+    if let Some(last) = lines.rest() {
+        match keep {
+            true => kept.push(last),
+            false => print_data(&style.line(&host.name, &last)).map_err(|e| e.message)?,
+        }
+    }
+    match code {
+        Some(0) => Ok(kept),
+        _ => {
+            let words = String::from_utf8_lossy(&errors);
+            let words = words.trim();
+            Err(if words.is_empty() { "journalctl failed".to_owned() } else { format!("journalctl failed: {words}") })
+        }
+    }
 }
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
-    let host = cluster.inventory.find(&a.host).ok_or_else(|| Error::invalid(format!("there is no host `{}` in the inventory", a.host)))?;
+    let hosts = hosts(&cluster.inventory, &a.pattern)?;
     let observed = cluster.provider.observe().await?;
     let access = Access::new(&cluster, observed)?;
-    let connection = access.fleet.connection(host.id).await.map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
-    let unit = cluster.inventory.engine.unit(host.id.role()).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
-    let follow = if a.follow { "-f" } else { "" };
-    let (mut lines, terminal) = (Lines::default(), std::io::stdout().is_terminal());
-    let command = format!("journalctl --no-pager -n {} {unit} {follow}", a.lines);
-    let code = connection
-        .stream(&command, (!a.follow).then_some(SILENCE), |data, is_error| {
-            let _ = if is_error {
-                std::io::stderr().write_all(visible(&String::from_utf8_lossy(data)).as_bytes())
-            } else if terminal && !g.json {
-                // Only whole lines: a character may come in two pieces.
-                let all: String = lines.add(data).iter().map(|l| format!("{}\n", visible(l))).collect();
-                std::io::stdout().write_all(all.as_bytes()).and_then(|()| std::io::stdout().flush())
-            } else if g.json {
-                let all: String = lines.add(data).iter().map(|l| json_line(&host.name, l)).collect();
-                std::io::stdout().write_all(all.as_bytes()).and_then(|()| std::io::stdout().flush())
-            } else {
-                std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush())
-            };
-        })
-        .await
-        .map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
-    access.fleet.close().await;
-    if let Some(last) = lines.rest() {
-        print_data(&if g.json { json_line(&host.name, &last) } else { visible(&last).into_owned() })?;
+    let many = hosts.len() > 1;
+    let style = Style { json: g.json, terminal: std::io::stdout().is_terminal(), named: many };
+    let keep = many && !a.follow;
+    let shows = hosts.iter().map(|host| {
+        let unit = cluster.inventory.engine.unit(host.id.role()).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
+        let follow = if a.follow { "-f" } else { "" };
+        // Logs of several hosts are put together by their times.
+        let format = if many { "--utc -o short-iso-precise" } else { "" };
+        let (command, access) = (format!("journalctl --no-pager -n {} {format} {unit} {follow}", a.lines), &access);
+        async move { (host.name.clone(), one(access, host, &command, a.follow, style, keep).await) }
+    });
+    let (mut logs, mut failures) = (Vec::new(), Vec::new());
+    for (host, result) in join_all(shows).await {
+        match result {
+            Ok(lines) => logs.push((host, lines)),
+            Err(why) => failures.push(format!("{host}: {why}")),
+        }
     }
-    match code {
-        Some(0) => Ok(()),
-        _ if g.json => {
-            // Standard output has lines of the log, and nothing else.
-            eprintln!("error: {}: journalctl failed", host.name);
+    access.fleet.close().await;
+    print_data(&merged(logs).iter().map(|(host, line)| style.line(host, line)).collect::<String>())?;
+    match failures.as_slice() {
+        [] => Ok(()),
+        failures if g.json => {
+            // Standard output has lines of the logs, and nothing else.
+            eprintln!("error: {}", visible(&failures.join("\n  ")));
             Err(Error::failed(""))
         }
-        _ => Err(Error::failed(format!("{}: journalctl failed", host.name))),
+        failures => Err(Error::failed(failures.join("\n  "))),
     }
 }
 
@@ -126,6 +208,23 @@ mod tests {
         let (mut lines, piece) = (Lines::default(), vec![b'x'; MAX_LINE_BYTES / 2 + 1]);
         assert_eq!(lines.add(&piece), [""; 0]);
         assert_eq!(lines.add(&piece)[0].len(), MAX_LINE_BYTES + 2);
-        assert_eq!(json_line("h", "a \"b\""), "{\"host\":\"h\",\"line\":\"a \\\"b\\\"\"}\n");
+    }
+
+    #[test]
+    fn a_line_carries_its_host_where_there_are_several() {
+        let style = |json, terminal, named| Style { json, terminal, named };
+        assert_eq!(style(true, true, true).line("h", "a \"b\""), "{\"host\":\"h\",\"line\":\"a \\\"b\\\"\"}\n");
+        assert_eq!(style(false, true, true).line("h", "a\u{1b}[2J"), "h | a\\x1b[2J\n");
+        assert_eq!(style(false, false, false).line("h", "a\u{1b}"), "a\u{1b}\n");
+    }
+
+    #[test]
+    fn logs_of_several_hosts_are_put_together_by_time() {
+        let log = |host: &str, lines: &[&str]| (host.to_owned(), lines.iter().map(|l| (*l).to_owned()).collect());
+        let a = log("a", &["2026-11-28T19:40:12.000001+00:00 x one", "  continued", "2026-11-28T19:40:14.000000+00:00 x four"]);
+        let b = log("b", &["-- Boot --", "2026-11-28T19:40:12.000000+00:00 x zero", "2026-11-28T19:40:13.000000+00:00 x three"]);
+        let shown: Vec<String> =
+            merged(vec![a, b]).into_iter().map(|(h, l)| format!("{h}:{}", l.rsplit(' ').next().unwrap_or(""))).collect();
+        assert_eq!(shown, ["b:--", "b:zero", "a:one", "a:continued", "b:three", "a:four"]);
     }
 }

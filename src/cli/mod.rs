@@ -2,13 +2,17 @@
 //!
 //! Exit codes: 0 done · 1 failed · 2 bad usage or invalid file · 3 unhealthy · 4 changes pending · 130 interrupted.
 
+mod bundle;
+mod check;
 mod completions;
 mod down;
 mod endpoints;
 mod exec;
+mod extend;
 mod health;
 mod history;
 mod init;
+mod list;
 mod logs;
 mod plan;
 mod rename;
@@ -108,22 +112,30 @@ enum Command {
     Plan(plan::Arguments),
     /// Check the cluster by producing and consuming through each broker
     Health(health::Arguments),
+    /// Check this machine, the provider and the hosts: quotas, disks, memory, clocks, names, ports, limits
+    Check(check::Arguments),
     /// Print the addresses that clients connect to
     Endpoints,
     /// Give every host another prefix without stopping the cluster
     Rename(rename::Arguments),
     /// Restart services, one host after the other while the cluster serves
     Restart(restart::Arguments),
+    /// Put off the end of the cluster's life
+    Extend(extend::Arguments),
     /// Remove everything that belongs to the cluster
     Down(down::Arguments),
+    /// List the clusters of the inventory's provider: name, prefix, age, end, cost
+    List,
     /// Run a playbook against the cluster's hosts
     Run(run::Arguments),
     /// Run a command on the hosts of a group or pattern
     Exec(exec::Arguments),
     /// Log in to a host
     Ssh(ssh::Arguments),
-    /// Show the log of a host's service
+    /// Show the logs of hosts' services
     Logs(logs::Arguments),
+    /// Collect logs, configurations, health and history in one archive, without secrets
+    Bundle(bundle::Arguments),
     /// Show what was run on this machine: executions, their steps and their output
     History(history::Arguments),
     /// Write inventories, playbooks and templates out for editing
@@ -139,14 +151,18 @@ impl Command {
             Command::Up(_) => "up",
             Command::Plan(_) => "plan",
             Command::Health(_) => "health",
+            Command::Check(_) => "check",
             Command::Endpoints => "endpoints",
             Command::Rename(_) => "rename",
             Command::Restart(_) => "restart",
+            Command::Extend(_) => "extend",
             Command::Down(_) => "down",
+            Command::List => "list",
             Command::Run(_) => "run",
             Command::Exec(_) => "exec",
             Command::Ssh(_) => "ssh",
             Command::Logs(_) => "logs",
+            Command::Bundle(_) => "bundle",
             Command::History(_) => "history",
             Command::Init(_) => "init",
             Command::Completions(_) => "completions",
@@ -161,13 +177,14 @@ impl Command {
             Command::Restart(a) => Some(a.parameters()),
             Command::Run(a) => Some(a.parameters()),
             Command::Down(a) => Some(a.parameters()),
+            Command::Extend(a) => Some(a.parameters()),
             _ => None,
         }
     }
 
     /// Whether `--json` prints its events as they come, and its result as the last line.
     fn is_live(&self) -> bool {
-        matches!(self, Command::Up(_) | Command::Rename(_) | Command::Restart(_) | Command::Run(_))
+        matches!(self, Command::Up(_) | Command::Rename(_) | Command::Restart(_) | Command::Extend(_) | Command::Run(_))
     }
 }
 
@@ -411,10 +428,14 @@ async fn until_interrupted<T>(interrupted: &Arc<AtomicBool>, what: impl Future<O
 async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let g = &cli.global;
     crate::operations::set_command(cli.command.name());
+    if let (Some(_), Ok(inventory)) = (cli.command.recorded(), g.inventory()) {
+        crate::operations::sweep(&inventory, &g.reporter(false), interrupted).await;
+    }
     match cli.command {
         Command::Up(a) => resumable(up::run(g, &a, interrupted).await, "septet up"),
         Command::Plan(a) => until_interrupted(interrupted, plan::run(g, &a, interrupted)).await,
         Command::Health(a) => until_interrupted(interrupted, health::run(g, &a, interrupted)).await,
+        Command::Check(a) => until_interrupted(interrupted, check::run(g, &a, interrupted)).await,
         Command::Endpoints => until_interrupted(interrupted, endpoints::run(g, interrupted)).await,
         Command::Rename(a) => {
             let command = format!("septet rename {}", a.prefix);
@@ -424,6 +445,11 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
             let command = format!("septet restart {}", a.pattern);
             resumable(restart::run(g, &a, interrupted).await, &command)
         }
+        Command::Extend(a) => {
+            let command = format!("septet extend {}", a.ttl);
+            resumable(extend::run(g, &a, interrupted).await, &command)
+        }
+        Command::List => until_interrupted(interrupted, list::run(g)).await,
         Command::Down(a) => resumable(down::run(g, &a, interrupted).await, "septet down"),
         Command::Run(a) => {
             let command = format!("septet run {}", a.playbook);
@@ -432,6 +458,7 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
         Command::Exec(a) => exec::run(g, &a, interrupted).await,
         Command::Ssh(a) => ssh::run(g, &a, interrupted).await,
         Command::Logs(a) => until_interrupted(interrupted, logs::run(g, &a, interrupted)).await,
+        Command::Bundle(a) => until_interrupted(interrupted, bundle::run(g, &a, interrupted)).await,
         Command::History(a) => history::run(g, &a),
         Command::Init(a) => init::run(g, &a),
         Command::Completions(a) => completions::run(&a),

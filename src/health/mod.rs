@@ -20,6 +20,7 @@ use serde::Serialize;
 
 pub use broker::BrokerView;
 pub use coordinator::CoordinatorView;
+pub use host::clocks;
 
 use crate::{
     engine,
@@ -80,6 +81,9 @@ pub struct Report {
     pub hosts: Vec<HostHealth>,
     /// all problems
     pub problems: Vec<Problem>,
+    /// what is no problem yet
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Asks one cluster.
@@ -243,7 +247,7 @@ impl Checker<'_> {
                 }
             })
             .collect();
-        Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.to_string(), hosts, problems }
+        Report { healthy: problems.is_empty(), cluster: self.inventory.cluster.to_string(), hosts, problems, warnings: Vec::new() }
     }
 
     /// Hosts that run according to the provider.

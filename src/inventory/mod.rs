@@ -301,8 +301,12 @@ fn variables(n: &Node) -> Result<Vars> {
 
 /// A time as `90m`, `8h` or `2d`; a minute at the least, a year at the most.
 fn duration(n: &Node) -> Result<Duration> {
-    let text = n.as_written()?;
-    let bad = || n.error(format!("`{text}` is not a time such as 90m, 8h or 2d, from 1m to 365d"));
+    parse_duration(&n.as_written()?).map_err(|e| n.error(e))
+}
+
+/// A time as `90m`, `8h` or `2d`; what is wrong with it otherwise.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is not a time such as 90m, 8h or 2d, from 1m to 365d");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
     let seconds = match &text[split..] {
         "s" => 1,

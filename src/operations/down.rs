@@ -152,23 +152,34 @@ pub async fn down_expired(
     }
     let mut receipts = Vec::new();
     for one in expired {
-        let mut of_it = inventory.clone();
-        of_it.cluster = one.cluster.clone();
-        let provider = provider::open(&of_it)?;
         stop::check(interrupted)?;
         let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
-        let removal = async {
-            recorder.begin(reporter, &one.cluster);
-            remove_all(&*provider, &one.cluster, one.uuid, provider.list(one.uuid).await?, false, interrupted).await
-        };
-        let removed = locked(&one.cluster, &*provider, removal).await;
-        if let Ok(Some(removed)) = &removed {
-            tell(reporter, removed);
-        }
-        recorder.end(removed.as_ref().map_or_else(Some, |r| r.as_ref().and_then(|r| r.error.as_ref())));
-        receipts.extend(removed?);
+        receipts.extend(expired_one(inventory, &one, &recorder, reporter, interrupted).await?);
     }
     Ok(receipts)
+}
+
+/// Removes one expired cluster of the inventory's provider, under its lock.
+pub(super) async fn expired_one(
+    inventory: &Inventory,
+    one: &Expired,
+    recorder: &Recorder,
+    reporter: &Arc<Reporter>,
+    interrupted: &AtomicBool,
+) -> Result<Option<Removed>> {
+    let mut of_it = inventory.clone();
+    of_it.cluster = one.cluster.clone();
+    let provider = provider::open(&of_it)?;
+    let removal = async {
+        recorder.begin(reporter, &one.cluster);
+        remove_all(&*provider, &one.cluster, one.uuid, provider.list(one.uuid).await?, false, interrupted).await
+    };
+    let removed = locked(&one.cluster, &*provider, removal).await;
+    if let Ok(Some(removed)) = &removed {
+        tell(reporter, removed);
+    }
+    recorder.end(removed.as_ref().map_or_else(Some, |r| r.as_ref().and_then(|r| r.error.as_ref())));
+    removed
 }
 
 /// The receipt goes into the journal, also of a removal that failed.
@@ -303,6 +314,15 @@ mod tests {
             nobody()
         }
         fn endpoint(&self, _: &ObservedHost) -> Result<Endpoint> {
+            nobody()
+        }
+        fn clusters(&self) -> BoxFuture<'_, Result<Vec<crate::provider::Found>>> {
+            nobody()
+        }
+        fn expires(&self) -> Option<u64> {
+            nobody()
+        }
+        fn extend(&self, _: ClusterId, _: u64) -> BoxFuture<'_, Result<()>> {
             nobody()
         }
         fn login(&self) -> &'static str {

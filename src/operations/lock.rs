@@ -106,5 +106,5 @@ impl Drop for Lock {
 
 /// Seconds since 1970 for a person.
 pub fn clock(seconds: u64) -> String {
-    crate::clock::local(i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
+    crate::clock::local_s(seconds)
 }

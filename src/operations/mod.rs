@@ -4,11 +4,15 @@
 
 mod access;
 mod authorized;
+mod bundle;
+mod check;
 mod down;
+mod lease;
 mod lock;
 mod names;
 mod precheck;
 mod protocols;
+mod redact;
 mod rename;
 mod resize;
 mod restart;
@@ -18,8 +22,12 @@ mod unreachable;
 mod up;
 
 pub use access::{Access, only_data};
+pub use bundle::{Part, collect};
+pub use check::{Finding, check, worst};
 pub use down::{Receipt, Removed, down, down_expired};
+pub use lease::{Extended, extend, list, sweep, warn_of_end};
 pub use lock::{clock, locked, set_command};
+pub use redact::redacted;
 pub use rename::rename;
 pub use restart::{Restarted, restart};
 pub use rolling::RollingGate;

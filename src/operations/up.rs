@@ -114,6 +114,7 @@ fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Resu
 fn common(cluster: &Cluster, observed: &Observed) -> Vars {
     let mut v = engine::vars(&cluster.inventory, observed.uuid.map(|u| u.to_string()).as_deref());
     v.insert("external_port".into(), json!(EXTERNAL_PORT));
+    v.extend(cluster.provider.expires().map(|at| ("expires".to_owned(), at.into())));
     v.extend(cluster.archives.clone());
     v
 }

@@ -6,6 +6,7 @@ pub mod authorized;
 pub mod docker;
 #[cfg(feature = "ec2")]
 pub mod ec2;
+mod found;
 pub mod marks;
 
 use std::{
@@ -15,11 +16,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+
+pub use found::{Found, Thing, clusters};
 use marks::{Expiry, Marks};
 use serde::Serialize;
 
 use crate::{
-    clock::now_s,
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
     inventory::{HostId, Inventory, Metadata, ProviderSettings},
@@ -176,6 +178,12 @@ pub trait Provider: Send + Sync {
     fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>>;
     /// Expired clusters of this provider, of any name.
     fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>>;
+    /// All clusters of this provider, of any name.
+    fn clusters(&self) -> BoxFuture<'_, Result<Vec<Found>>>;
+    /// When the cluster expires, in seconds since 1970, as far as that was seen or has been decided.
+    fn expires(&self) -> Option<u64>;
+    /// Writes down that the cluster of this identity expires then, and not earlier.
+    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>>;
     /// Takes the right to change the cluster of this name, against other machines too where the provider can.
     fn hold<'a>(&'a self, _holder: &'a Holder) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })

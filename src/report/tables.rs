@@ -39,6 +39,9 @@ pub fn health_table(report: &Report) -> String {
             out += &format!("\n  {}: {}", visible_line(&p.host), visible(&p.reason));
         }
     }
+    for w in &report.warnings {
+        out += &format!("\nwarning: {}", visible(w));
+    }
     out
 }
 

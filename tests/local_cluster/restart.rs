@@ -1,11 +1,11 @@
 //! `restart` under the gate, cut off and continued; what `history` knows of that, and of an `up` that was killed.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, fs, process::Stdio, thread, time::Duration};
 
 use serde_json::Value;
 
 use super::{
-    clients::{CREATE_TOPIC, python},
+    clients::{consume_all, kcat},
     harness::{Cluster, docker, enabled, eventually},
 };
 
@@ -23,9 +23,14 @@ fn history(cluster: &Cluster) -> Vec<Value> {
     list.as_array().unwrap().clone()
 }
 
-fn killed_when(cluster: &Cluster, args: &[&str], ready: impl FnMut() -> bool) {
-    let mut child = cluster.spawn(args);
-    eventually("the run is under way", Duration::from_secs(120), ready);
+/// Starts a command and kills it once that is so.
+fn killed_when(cluster: &Cluster, args: &[&str], mut ready: impl FnMut() -> bool) {
+    let (mut command, said) = (cluster.command(args), cluster.path().join("said"));
+    let mut child = command.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
+    eventually("the run is under way", Duration::from_secs(240), || {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended too early: {}", fs::read_to_string(&said).unwrap());
+        ready()
+    });
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -51,7 +56,7 @@ fn restarted_under_the_gate() {
     cluster.ok(&["history", "log", &list[0]["execution"].to_string()]).shows(&["== configure", "== health"]);
 
     let servers = cluster.bootstrap();
-    assert_eq!(python(CREATE_TOPIC, &[&servers, "t", "3", "3"]), Value::Null);
+    kcat(&servers, &["-P", "-t", "t"], "before\n");
     let before = started(&cluster);
     let json = cluster.ok(&["restart", "brokers", "--json"]).json();
     assert_eq!((json["restarted"].as_array().unwrap().len(), json["event"].as_str()), (3, Some("result")), "{json}");
@@ -62,7 +67,11 @@ fn restarted_under_the_gate() {
 
     // Killed after two hosts: the same command restarts those that are left, and no other.
     let before = started(&cluster);
-    killed_when(&cluster, &["restart"], || before.iter().filter(|(h, s)| started(&cluster)[*h] != **s).count() >= 2);
+    killed_when(&cluster, &["restart"], || {
+        thread::sleep(Duration::from_secs(1));
+        let now = started(&cluster);
+        SERVING.iter().filter(|h| now[**h] != before[**h]).count() >= 2
+    });
     thread::sleep(Duration::from_secs(1));
     let cut_off = started(&cluster);
     let json = cluster.ok(&["restart", "--json"]).json();
@@ -77,6 +86,7 @@ fn restarted_under_the_gate() {
     let statuses: Vec<&str> = list.iter().take(2).map(|e| e["status"].as_str().unwrap()).collect();
     assert_eq!(statuses, ["completed", "killed"]);
     cluster.is_whole();
+    assert_eq!(consume_all(&servers, "t"), ["before"]);
 
     // A second command while one runs says which, since when and where.
     let mut first = cluster.spawn(&["restart", "zk01"]);

@@ -85,6 +85,7 @@ impl Client {
                     .metadata_options(metadata)
                     .set_block_device_mappings(Some(l.volumes.iter().map(mapping).collect()))
                     .set_instance_market_options(spot)
+                    .set_instance_initiated_shutdown_behavior(l.ends.then_some(sdk::ShutdownBehavior::Terminate))
                     .tag_specifications(specification(sdk::ResourceType::Instance, &l.tags))
                     .tag_specifications(specification(sdk::ResourceType::Volume, &l.volume_tags))
                     .tag_specifications(specification(sdk::ResourceType::NetworkInterface, &l.tags))
@@ -125,6 +126,13 @@ impl Client {
     /// Makes an instance, in whatever state, a member of just these security groups.
     pub async fn modify_groups(&self, id: &str, groups: &[String]) -> Result<(), ApiError> {
         let call = self.ec2.modify_instance_attribute().instance_id(id).set_groups(Some(groups.to_vec())).send();
+        self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("ModifyInstanceAttribute", e))
+    }
+
+    /// Lets an instance be terminated when it stops itself. That it is stopped from outside changes nothing.
+    pub async fn terminate_when_it_stops(&self, id: &str) -> Result<(), ApiError> {
+        let value = sdk::AttributeValue::builder().value("terminate").build();
+        let call = self.ec2.modify_instance_attribute().instance_id(id).instance_initiated_shutdown_behavior(value).send();
         self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("ModifyInstanceAttribute", e))
     }
 

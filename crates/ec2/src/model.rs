@@ -239,6 +239,8 @@ pub struct Launch {
     pub user_data: String,
     pub volumes: Vec<NewVolume>,
     pub spot: bool,
+    /// whether it is terminated when it stops itself
+    pub ends: bool,
     /// of the instance
     pub tags: Tags,
     /// of its volumes

@@ -7,7 +7,7 @@ use bollard::{
     errors::Error as EngineError,
     models::{
         ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, Mount, MountType, NetworkingConfig, PortBinding,
-        RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+        VolumeCreateRequest,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
@@ -20,7 +20,9 @@ use futures_util::StreamExt;
 use super::{
     Docker, HOST_KEY, INDEX, ROLE,
     errors::{explain, is_status},
-    image, marks, privilege, subnet, volume_name,
+    image,
+    lease::restart_policy,
+    marks, privilege, subnet, volume_name,
 };
 use crate::{
     error::{Error, Result},
@@ -86,9 +88,8 @@ impl Docker {
                 typ: Some(MountType::VOLUME),
                 ..Default::default()
             }]),
-            // As a machine boots when its power comes back. Not `unless-stopped`: a daemon that was killed stops what still runs when
-            // it comes back, and then takes that for the user's wish.
-            restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::ALWAYS), maximum_retry_count: None }),
+            // As a machine boots when its power comes back, unless the cluster ends by itself.
+            restart_policy: Some(restart_policy(self.ttl.is_some() || self.known_end().is_some())),
             network_mode: Some(network.reference.clone()),
             ..Default::default()
         };

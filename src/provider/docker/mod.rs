@@ -8,6 +8,7 @@ mod create;
 mod daemon;
 mod errors;
 mod image;
+mod lease;
 mod lock;
 mod network;
 mod observe;
@@ -30,11 +31,12 @@ use errors::{explain, is_status};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
-    Check, Expired, Holder, Identity, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign, marks::Marks,
-    now_s,
+    Check, Expired, Found, Holder, Identity, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign,
+    marks::Marks,
 };
 use crate::{
     address::Subnet,
+    clock::now_s,
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
     inventory::{DockerSettings, HostId, Inventory, Metadata, Role},
@@ -67,7 +69,7 @@ pub struct Docker {
     /// how long the cluster is wanted
     ttl: Option<std::time::Duration>,
     /// when the cluster expires, as written on its resources
-    expires: std::sync::OnceLock<String>,
+    expires: std::sync::Mutex<Option<u64>>,
     /// engine, mode and the number of metadata servers
     shape: String,
     metadata: Metadata,
@@ -116,7 +118,7 @@ impl Docker {
             settings,
             cluster: inventory.cluster.clone(),
             ttl: inventory.ttl,
-            expires: std::sync::OnceLock::new(),
+            expires: std::sync::Mutex::default(),
             shape: inventory.shape(),
             metadata: inventory.engine.metadata(),
             java: matches!(&inventory.engine, crate::inventory::Engine::Apache(a) if a.java.is_none()),
@@ -159,10 +161,15 @@ impl Docker {
         ]);
         // Counted from when the cluster is made, also for what is made later.
         if let Some(ttl) = self.ttl {
-            let first = self.expires.get_or_init(|| (now_s() + ttl.as_secs()).to_string());
-            labels.insert(EXPIRES.to_owned(), first.clone());
+            let first = *self.known_end().get_or_insert_with(|| now_s() + ttl.as_secs());
+            labels.insert(EXPIRES.to_owned(), first.to_string());
         }
         labels
+    }
+
+    /// When the cluster expires.
+    fn known_end(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
+        self.expires.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -269,7 +276,12 @@ impl Provider for Docker {
                 out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default(), data: false });
             }
             for v in self.volumes(CLUSTER, uuid).await? {
-                out.push(Resource { kind: "volume", name: v.name.clone(), id: v.name, data: true });
+                out.push(Resource {
+                    kind: "volume",
+                    name: v.name.clone(),
+                    data: marks(&v.labels).is_none_or(|m| m.host.is_some()),
+                    id: v.name,
+                });
             }
             out.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
             Ok(out)
@@ -315,6 +327,18 @@ impl Provider for Docker {
             let labels = labels.chain(volumes.volumes.into_iter().flatten().map(|v| v.labels));
             Ok(super::expired(labels.filter_map(|l| marks(&l)), now))
         })
+    }
+
+    fn clusters(&self) -> BoxFuture<'_, Result<Vec<Found>>> {
+        Box::pin(self.clusters_now())
+    }
+
+    fn expires(&self) -> Option<u64> {
+        *self.known_end()
+    }
+
+    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.extend_now(uuid, expires_s))
     }
 
     fn hold<'a>(&'a self, holder: &'a Holder) -> BoxFuture<'a, Result<()>> {

@@ -201,8 +201,10 @@ impl Docker {
         let mut all = containers.iter().filter_map(Self::of_container).chain(networks.iter().filter_map(Self::of_network));
         let engine = all.find_map(|m| m.engine).or_else(|| volumes.iter().filter_map(|v| marks(&v.labels)).find_map(|m| m.engine));
         let mut observed = Observed { uuid, twins, engine: engine.map(String::from), ..Observed::default() };
-        if let Some(Expiry::At(expires)) = networks.iter().filter_map(Self::of_network).find_map(|m| m.expires) {
-            let _ = self.expires.set(expires.to_string());
+        let ends = containers.iter().filter_map(Self::of_container).chain(networks.iter().filter_map(Self::of_network));
+        let ends = ends.chain(volumes.iter().filter_map(|v| marks(&v.labels)));
+        if let Some(Expiry::At(expires)) = ends.filter_map(|m| m.expires).max() {
+            *self.known_end() = Some(expires);
         }
         observed.network = networks.iter().find_map(Self::observed_network);
         observed.hosts = containers.iter().filter_map(|c| Some(Self::observed_host(c, observed.network.as_ref())?.1)).collect();

@@ -289,6 +289,7 @@ impl Ec2 {
             user_data: user_data::render(&host_key, site.public_key),
             volumes,
             spot: self.settings.spot,
+            ends: self.ttl.is_some(),
             tags,
             volume_tags,
         })

@@ -10,6 +10,7 @@
 mod caller;
 mod image;
 mod launch;
+mod lease;
 mod lock;
 mod network;
 mod observe;
@@ -32,7 +33,7 @@ use septet_ec2::{Client, Group, Image, Instance, TypeInfo};
 use tokio::sync::OnceCell;
 
 use super::{
-    Adjustment, Check, Estimate, Expired, Holder, Observed, ObservedHost, ObservedNetwork, Provider, ProviderStats, Resource, Site,
+    Adjustment, Check, Estimate, Expired, Found, Holder, Observed, ObservedHost, ObservedNetwork, Provider, ProviderStats, Resource, Site,
 };
 use crate::{
     engine::bundle::Architecture,
@@ -281,6 +282,18 @@ impl Provider for Ec2 {
 
     fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
         Box::pin(self.expired_now(now))
+    }
+
+    fn clusters(&self) -> BoxFuture<'_, Result<Vec<Found>>> {
+        Box::pin(self.clusters_now())
+    }
+
+    fn expires(&self) -> Option<u64> {
+        self.known_end()
+    }
+
+    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.extend_now(uuid, expires_s))
     }
 
     fn listed_within(&self) -> Duration {

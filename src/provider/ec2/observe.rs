@@ -27,7 +27,7 @@ pub const DATA_DEVICE: &str = "/dev/sdf";
 /// States of instances that are looked at: those that exist, and those that hold what the next one needs until they have ended.
 const SEEN: [&str; 5] = ["pending", "running", "stopping", "stopped", "shutting-down"];
 /// States of instances that exist.
-const ALIVE: [&str; 4] = ["pending", "running", "stopping", "stopped"];
+pub(super) const ALIVE: [&str; 4] = ["pending", "running", "stopping", "stopped"];
 /// How long instances may take to run.
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
 /// What is behind an instance that ends at once.

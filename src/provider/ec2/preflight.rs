@@ -296,6 +296,7 @@ impl Ec2 {
                     user_data: String::new(),
                     volumes: vec![root],
                     spot: self.settings.spot,
+                    ends: self.ttl.is_some(),
                     volume_tags: host_tags.clone(),
                     tags: host_tags,
                 })

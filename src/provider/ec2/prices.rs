@@ -28,7 +28,7 @@ pub struct Item {
     pub count: u32,
 }
 
-fn price(region: &str, item: &str) -> Option<f64> {
+pub(super) fn price(region: &str, item: &str) -> Option<f64> {
     TABLE.lines().filter(|l| !l.starts_with('#')).find_map(|l| {
         let mut f = l.split('\t');
         (f.next()? == region && f.next()? == item).then(|| f.next()?.parse().ok())?

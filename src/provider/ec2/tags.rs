@@ -10,7 +10,7 @@ use crate::{
     identity::ClusterId,
     inventory::HostId,
     observed::layout::{Layout, ZoneSubnet},
-    provider::marks::{Expiry, Marks},
+    provider::marks::Marks,
 };
 
 pub const CLUSTER: &str = "septet:cluster";
@@ -72,12 +72,9 @@ impl Ec2 {
         tags.insert(ENGINE.into(), self.shape.clone());
         tags.insert(DISPLAY.into(), name.to_owned());
         // Counted from when the cluster is made, also for what is made later.
-        let known = self.seen().groups.iter().find_map(|g| match marks(&g.tags)?.expires? {
-            Expiry::At(s) => Some(s.to_string()),
-            Expiry::Unreadable => None,
-        });
-        if let Some(expires) = self.ttl.map(|ttl| known.unwrap_or_else(|| (now_s() + ttl.as_secs()).to_string())) {
-            tags.insert(EXPIRES.into(), expires);
+        if let Some(ttl) = self.ttl {
+            let expires = self.known_end().unwrap_or_else(|| now_s() + ttl.as_secs());
+            tags.insert(EXPIRES.into(), expires.to_string());
         }
         tags
     }

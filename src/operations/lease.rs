@@ -1,0 +1,111 @@
+//! How long clusters live: which there are, putting an end off, and removing those of this machine that are over.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use super::{Cluster, access::not_there, down, locked, run_playbook};
+use crate::{
+    clock::{self, now_s},
+    error::{Error, Result},
+    health::Report,
+    inventory::{Inventory, ProviderSettings},
+    journal::Recorder,
+    provider::{self, Expired, Found, Provider},
+    report::Reporter,
+};
+
+/// The playbook that sets the hosts' timers.
+const PLAYBOOK: &str = "expiry.yml";
+/// How long before a cluster's end `health` warns, in seconds.
+const WARN_S: u64 = 3600;
+
+/// All clusters of the inventory's provider, whatever their names.
+pub async fn list(inventory: &Inventory) -> Result<Vec<Found>> {
+    provider::open(inventory)?.clusters().await
+}
+
+/// What `extend` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Extended {
+    /// when the cluster would have expired, in seconds since 1970; `None`: never
+    pub before_s: Option<u64>,
+    /// when it expires now
+    pub expires_s: u64,
+}
+
+/// Lets the cluster live for so long from now on: first at the provider, then by the timers of its hosts. A later end is not brought
+/// forward: hosts that are not reached would go on.
+pub async fn extend(cluster: &mut Cluster, ttl: Duration) -> Result<Extended> {
+    let (name, provider) = (cluster.inventory.cluster.clone(), cluster.provider.clone());
+    locked(&name, &*provider, extend_now(cluster, ttl)).await
+}
+
+async fn extend_now(cluster: &mut Cluster, ttl: Duration) -> Result<Extended> {
+    cluster.begin();
+    let observed = cluster.provider.observe().await?;
+    let uuid = observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
+    let (before_s, expires_s) = (cluster.provider.expires(), now_s() + ttl.as_secs());
+    if let Some(before) = before_s.filter(|before| *before > expires_s) {
+        return Err(Error::invalid(format!("the cluster expires at {}, which is later", clock::local_s(before)))
+            .hint("`septet extend` puts the end off only; `septet down` ends the cluster now"));
+    }
+    cluster.provider.extend(uuid, expires_s).await?;
+    run_playbook(cluster, PLAYBOOK).await?;
+    Ok(Extended { before_s, expires_s })
+}
+
+/// Warns in a health report of an end that is near.
+pub fn warn_of_end(report: &mut Report, provider: &dyn Provider) {
+    let Some(expires_s) = provider.expires() else { return };
+    report.warnings.extend(warning(expires_s, now_s()));
+}
+
+fn warning(expires_s: u64, now_s: u64) -> Option<String> {
+    let at = clock::local_s(expires_s);
+    match expires_s.saturating_sub(now_s) {
+        0 => Some(format!("the cluster expired at {at}: `septet extend TTL` keeps it, `septet down` removes it")),
+        left if left <= WARN_S => {
+            let left = clock::span(Duration::from_secs(left));
+            Some(format!("the cluster expires at {at}, in {left}: `septet extend TTL` puts that off"))
+        }
+        _ => None,
+    }
+}
+
+/// Removes what is left of clusters whose containers have stopped at their end on this machine. The command's own cluster is not
+/// touched, whatever its end: the command is about it. What goes wrong is a warning.
+pub async fn sweep(inventory: &Inventory, reporter: &Arc<Reporter>, interrupted: &std::sync::atomic::AtomicBool) {
+    if !matches!(inventory.provider, ProviderSettings::Docker(_)) {
+        return;
+    }
+    // Whether Docker can be used, the command itself says.
+    let Ok(provider) = provider::open(inventory) else { return };
+    let Ok(expired) = provider.expired(now_s()).await else { return };
+    let removal = async {
+        let others: Vec<Expired> = expired.into_iter().filter(|e| e.cluster != inventory.cluster).collect();
+        for one in others {
+            let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
+            reporter.say(&format!("cluster {} expired at {}: removing it", one.cluster, clock::local_s(one.expires)));
+            if let Some(removed) = down::expired_one(inventory, &one, &recorder, reporter, interrupted).await? {
+                reporter.say(&format!("   {} resources of cluster {} were removed", removed.receipt.removed.len(), one.cluster));
+            }
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(e) = removal.await {
+        reporter.warn(&format!("clusters that have expired are still there: {}", e.message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_is_near_is_a_warning() {
+        assert_eq!(warning(10_000, 10_000 - WARN_S - 1), None);
+        assert!(warning(10_000, 10_000 - 1800).is_some_and(|w| w.contains("in 30 min 0 s: `septet extend TTL`")));
+        assert!(warning(10_000, 10_001).is_some_and(|w| w.starts_with("the cluster expired at")));
+    }
+}

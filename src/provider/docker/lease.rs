@@ -1,0 +1,90 @@
+//! The clusters of this daemon, and the end of a cluster's life. Labels cannot change: a later end is written on a volume of its own.
+//!
+//! Invariant: of all ends that stand on a cluster's things the latest counts, so a volume that is missing or left over never ends a
+//! cluster early.
+
+use std::collections::HashMap;
+
+use bollard::{
+    models::{ContainerUpdateBody, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest},
+    query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptions},
+};
+
+use super::{CLUSTER, Docker, EXPIRES, errors::explain, marks};
+use crate::{
+    clock::now_s,
+    error::Result,
+    identity::ClusterId,
+    provider::{Found, Thing, clusters},
+};
+
+/// What an end of its own is written on.
+fn lease_name(uuid: ClusterId, expires_s: u64) -> String {
+    format!("{}{expires_s}", lease_prefix(uuid))
+}
+
+fn lease_prefix(uuid: ClusterId) -> String {
+    format!("septet-{uuid}-until-")
+}
+
+/// Containers of a cluster that ends by itself: once they have stopped on purpose, they stay so.
+pub fn restart_policy(ends: bool) -> RestartPolicy {
+    // Not `unless-stopped`: a daemon that was killed stops what still runs when it comes back, and then takes that for the user's wish.
+    let name = if ends { RestartPolicyNameEnum::ON_FAILURE } else { RestartPolicyNameEnum::ALWAYS };
+    RestartPolicy { name: Some(name), maximum_retry_count: None }
+}
+
+impl Docker {
+    /// All clusters of this daemon.
+    pub(super) async fn clusters_now(&self) -> Result<Vec<Found>> {
+        let labelled = HashMap::from([("label".to_owned(), vec![CLUSTER.to_owned()])]);
+        let containers = ListContainersOptionsBuilder::default().all(true).filters(&labelled).build();
+        let networks = ListNetworksOptionsBuilder::default().filters(&labelled).build();
+        let volumes = ListVolumesOptionsBuilder::default().filters(&labelled).build();
+        let (containers, networks, volumes) = tokio::try_join!(
+            self.engine.list_containers(Some(containers)),
+            self.engine.list_networks(Some(networks)),
+            self.engine.list_volumes(Some(volumes)),
+        )
+        .map_err(|e| explain("cannot list clusters", e))?;
+        let of = |labels: Option<HashMap<String, String>>| {
+            let marks = marks(&labels?)?;
+            Some(Thing { marks, host: None, running: false, made_s: None, hourly: None })
+        };
+        let hosts = containers.into_iter().filter_map(|c| {
+            let thing = of(c.labels)?;
+            let name = c.names.and_then(|n| Some(n.first()?.trim_start_matches('/').to_owned()));
+            let running = c.state.is_some_and(|s| s.as_ref() == "running");
+            Some(Thing {
+                host: name.filter(|_| thing.marks.host.is_some()),
+                running,
+                made_s: c.created.and_then(|s| u64::try_from(s).ok()),
+                ..thing
+            })
+        });
+        let others = networks.into_iter().map(|n| n.labels).chain(volumes.volumes.into_iter().flatten().map(|v| Some(v.labels)));
+        Ok(clusters(hosts.chain(others.filter_map(of)), now_s()))
+    }
+
+    /// Writes down when a cluster ends, and lets its containers stay stopped then.
+    pub(super) async fn extend_now(&self, uuid: ClusterId, expires_s: u64) -> Result<()> {
+        let doing = "cannot write down when the cluster expires";
+        let name = lease_name(uuid, expires_s);
+        let mut labels = self.labels(uuid);
+        labels.insert(EXPIRES.to_owned(), expires_s.to_string());
+        let request = VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..Default::default() };
+        self.engine.create_volume(request).await.map_err(|e| explain(doing, e))?;
+        // The new one is there: what earlier ones say does not count any more.
+        for volume in self.volumes(CLUSTER, &uuid.to_string()).await? {
+            if volume.name.starts_with(&lease_prefix(uuid)) && volume.name != name {
+                let _ = self.engine.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await;
+            }
+        }
+        for container in self.containers(CLUSTER, &uuid.to_string()).await? {
+            let body = ContainerUpdateBody { restart_policy: Some(restart_policy(true)), ..Default::default() };
+            let id = container.id.unwrap_or_default();
+            self.engine.update_container(&id, body).await.map_err(|e| explain(doing, e))?;
+        }
+        Ok(())
+    }
+}
