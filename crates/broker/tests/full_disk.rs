@@ -20,7 +20,7 @@ use common::{
 };
 use kafka_protocol::{
     ResponseError,
-    messages::{DescribeLogDirsRequest, create_topics_request::CreatableReplicaAssignment},
+    messages::{DescribeLogDirsRequest, ElectLeadersRequest, create_topics_request::CreatableReplicaAssignment},
 };
 
 /// Runs a program with a small file system over a directory, part of which is taken by a file `ballast`.
@@ -72,10 +72,12 @@ fn leaderships_leave_a_full_disk_and_come_back_with_room() {
     cluster.node(1).wait(3);
     // The preferred leader leads again.
     eventually("all are in sync", SOON, || state(&cluster, 2, "kept").filter(|(_, isr)| isr.len() == 3));
-    let elect = tools::kafka("kafka-leader-election.sh");
+    let elect = ElectLeadersRequest::default().with_election_type(0).with_topic_partitions(None).with_timeout_ms(10_000);
+    eventually("the first broker leads", SOON, || {
+        cluster.client(cluster.controller()).call(2, &elect);
+        state(&cluster, 2, "kept").filter(|(l, _)| *l == 1)
+    });
     let servers = tools::bootstrap(&cluster);
-    tools::run(cluster.dir.path(), &elect, &["--bootstrap-server", &servers, "--election-type", "PREFERRED", "--all-topic-partitions"]);
-    eventually("the first broker leads", SOON, || state(&cluster, 2, "kept").filter(|(l, _)| *l == 1));
 
     // librdkafka, at its defaults but for idempotence, produces all the while.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/full_disk.py");
