@@ -5,7 +5,7 @@ pub mod layout;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use layout::Layout;
@@ -46,7 +46,7 @@ pub struct ObservedHost {
     /// what it is doing
     pub state: HostState,
     /// its address inside of the cluster's network
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// its address as others see it, where it has one
     pub public: Option<Ipv4Addr>,
     /// its SSH host key as planted
@@ -84,14 +84,17 @@ pub enum Place {
     },
     /// rows of addresses in subnets, one subnet per zone
     Zones(Layout),
+    /// hosts that exist, each with an address of its own
+    Given(BTreeMap<HostId, IpAddr>),
 }
 
 impl ObservedNetwork {
     /// The address that a host has or will have.
-    pub fn host(&self, id: HostId) -> Option<Ipv4Addr> {
+    pub fn host(&self, id: HostId) -> Option<IpAddr> {
         match &self.place {
-            Place::Docker { subnet, .. } => container_address(*subnet, id),
-            Place::Zones(layout) => layout.host(id),
+            Place::Docker { subnet, .. } => container_address(*subnet, id).map(IpAddr::from),
+            Place::Zones(layout) => layout.host(id).map(IpAddr::from),
+            Place::Given(addresses) => addresses.get(&id).copied(),
         }
     }
 }
@@ -112,12 +115,12 @@ const FREE_FROM: u8 = 140;
 
 /// Addresses of the containers beside the engine's: those that exist keep theirs, the others get what is free, in the inventory's
 /// order. `None` where the network is full.
-pub fn free_address(subnet: Subnet, id: HostId, inventory: &Inventory, observed: &Observed) -> Option<Ipv4Addr> {
+pub fn free_address(subnet: Subnet, id: HostId, inventory: &Inventory, observed: &Observed) -> Option<IpAddr> {
     if let Some(host) = observed.host(id).filter(|h| !h.address.is_unspecified()) {
         return Some(host.address);
     }
-    let taken: BTreeSet<Ipv4Addr> = observed.hosts.iter().map(|h| h.address).collect();
-    let free = (FREE_FROM..255).map(|l| subnet.address(l)).filter(|a| !taken.contains(a));
+    let taken: BTreeSet<IpAddr> = observed.hosts.iter().map(|h| h.address).collect();
+    let free = (FREE_FROM..255).map(|l| IpAddr::from(subnet.address(l))).filter(|a| !taken.contains(a));
     let new = inventory.hosts.iter().map(|h| h.id).filter(|id| id.role() == Role::Plain && observed.host(*id).is_none());
     new.zip(free).find(|(i, _)| *i == id).map(|(_, a)| a)
 }

@@ -37,6 +37,28 @@ pub fn visible_line(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// From its text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// As a line for a program that asks for it.
+    pub fn line(&self) -> Vec<u8> {
+        format!("{}\n", self.0).into_bytes()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

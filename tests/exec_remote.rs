@@ -104,7 +104,8 @@ fn sshd_in(apart: &[&str], lines: &str) -> Option<Sshd> {
     let mut words = apart.iter().copied().chain([SSHD, "-D", "-e", "-f"]);
     let mut command = Command::new(words.next().unwrap());
     let child = command.args(words).arg(&config).stderr(Stdio::null()).spawn().unwrap();
-    let endpoint = Endpoint { name: "here".into(), host: "127.0.0.1".into(), port, host_key: host_key.public_key().to_openssh().unwrap() };
+    let endpoint =
+        Endpoint { name: "here".into(), host: "127.0.0.1".into(), port, host_key: host_key.public_key().to_openssh().unwrap(), own: None };
     let server = Sshd { child, dir, endpoint, key: Arc::new(key), user: whoami() };
     let begun = Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {

@@ -500,6 +500,40 @@ fn mistakes_in_groups_of_the_users() {
 }
 
 #[test]
+fn hosts_that_exist_are_read_as_ansible_reads_them() {
+    use septet::inventory::{ProviderSettings, StaticSettings};
+    let of = |text: &str| {
+        let i = Inventory::parse(Path::new("i.yml"), &format!("{GOOD}{text}")).unwrap();
+        let ProviderSettings::Static(s) = i.provider.clone() else { panic!("{:?}", i.provider) };
+        (i, *s)
+    };
+    let shown = |i: &Inventory, s: &StaticSettings| {
+        let one = |h: &inventory::Host| {
+            let at = &s.hosts[&h.id];
+            format!("{}={}@{}:{}", h.name.trim_start_matches("peter-"), at.user.as_deref().unwrap_or("-"), at.target, at.port.unwrap_or(22))
+        };
+        i.hosts.iter().map(one).collect::<Vec<_>>().join(" ")
+    };
+    let short = "provider:\n  static:\n    user: ann\n    hosts:\n      control: bastion\n      coordinators: {zk-a: {port: 2222}}\n      brokers: [10.0.0.1, {host: 'fd00::2', user: bob, address: 10.0.0.2}]\n      clients: [c1]\n";
+    let (i, s) = of(short);
+    assert_eq!(
+        shown(&i, &s),
+        "control01=ann@bastion:22 zk01=ann@zk-a:2222 kafka01=ann@10.0.0.1:22 kafka02=bob@fd00::2:22 clients01=ann@c1:22"
+    );
+    assert_eq!(s.hosts[&i.hosts[3].id].address, "10.0.0.2".parse().ok());
+    let ansible = "provider: {static: {}}\nvars: {ansible_user: ann}\ngroups:\n  control: {hosts: {bastion: {}}}\n  coordinators: {hosts: {zk-a: {ansible_port: 2222}}}\n  brokers:\n    hosts:\n      one: {ansible_host: 10.0.0.1}\n      two: {ansible_host: 'fd00::2', ansible_user: bob}\n  clients: {hosts: {c1: {ansible_host: c1}}}\n  all_kafka: {children: [brokers, coordinators], vars: {ansible_become_password: secret}}\n";
+    let (i, s) = of(ansible);
+    assert_eq!(
+        shown(&i, &s),
+        "control01=ann@bastion:22 zk01=ann@zk-a:2222 kafka01=ann@10.0.0.1:22 kafka02=bob@fd00::2:22 clients01=ann@c1:22"
+    );
+    assert!(s.hosts[&i.hosts[2].id].become_password.is_some() && s.hosts[&i.hosts[0].id].become_password.is_none());
+    assert!(!format!("{s:?}").contains("secret\""), "{s:?}");
+    let select = |p: &str| inventory::select(&i, p).unwrap().len();
+    assert_eq!((select("all_kafka"), select("clients"), select("all")), (3, 1, 5));
+}
+
+#[test]
 fn ten_thousand_hosts_are_read_in_half_a_second() {
     let begun = Instant::now();
     let i = parsed("  clients: {count: 9990}\n");

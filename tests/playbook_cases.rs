@@ -258,7 +258,7 @@ impl Cluster {
                 });
             }
         });
-        Endpoint { name: host.name.clone(), host: "127.0.0.1".into(), port, host_key }
+        Endpoint { name: host.name.clone(), host: "127.0.0.1".into(), port, host_key, own: None }
     }
 }
 

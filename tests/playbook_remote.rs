@@ -186,7 +186,7 @@ fn run_until(case: Case, last: Option<&'static str>) -> (Did, septet::error::Res
                 server::run_stream(config.clone(), stream, server).await.unwrap().await.unwrap();
             }
         });
-        let endpoint = Endpoint { name: "control".into(), host: "127.0.0.1".into(), port, host_key };
+        let endpoint = Endpoint { name: "control".into(), host: "127.0.0.1".into(), port, host_key, own: None };
         let login = Arc::new(PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap());
         let program = Program { path: "/bin/true".into(), digest: DIGEST.into(), peer_protocol: None };
         let fleet = Arc::new(Fleet::new([(CONTROL, endpoint)].into(), "login", login, [(CONTROL, program)].into()));

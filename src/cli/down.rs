@@ -45,12 +45,13 @@ fn typed(interrupted: &AtomicBool) -> Result<String> {
     }
 }
 
-fn ask(cluster: &str, list: &[Resource], interrupted: &AtomicBool) -> Result<bool> {
+fn ask(cluster: &str, list: &[Resource], keep_data: bool, interrupted: &AtomicBool) -> Result<bool> {
     eprintln!("{}\n", table(list));
     if !std::io::stdin().is_terminal() {
         eprintln!("(standard input is not a terminal; the name is read from it all the same)");
     }
-    eprint!("This destroys all of these, with their data. Type the cluster's name ({cluster}) to go on: ");
+    let data = if keep_data { "; data stays" } else { ", with their data" };
+    eprint!("This destroys all of these{data}. Type the cluster's name ({cluster}) to go on: ");
     let answer = typed(interrupted)?;
     if answer.is_empty() {
         return Err(Error::failed("not confirmed: type the cluster's name, or pass --yes; nothing was removed")
@@ -73,6 +74,9 @@ pub struct Arguments {
     /// Keep the volumes with data; `septet up` finds them again
     #[arg(long)]
     keep_data: bool,
+    /// Remove the data too, where it stays otherwise (hosts of provider `static`)
+    #[arg(long, conflicts_with_all = ["keep_data", "all_expired"])]
+    data: bool,
     /// Destroy every cluster of the inventory's provider whose `ttl` has expired, whatever its name
     #[arg(long, conflicts_with = "keep_data")]
     all_expired: bool,
@@ -84,7 +88,8 @@ pub struct Arguments {
 impl Recorded for Arguments {
     fn parameters(&self) -> Parameters {
         let keep = self.keep_data.then(|| ("keep_data", "true".to_owned()));
-        keep.into_iter().chain(self.uuid.clone().map(|u| ("uuid", u))).collect()
+        let data = self.data.then(|| ("data", "true".to_owned()));
+        keep.into_iter().chain(data).chain(self.uuid.clone().map(|u| ("uuid", u))).collect()
     }
 }
 
@@ -124,11 +129,13 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
     let name = cluster.inventory.cluster.clone();
     let only = a.uuid.as_deref().map(|u| u.parse::<ClusterId>().map_err(|e| Error::invalid(format!("--uuid: {e}")))).transpose()?;
-    let agree = |list: &[Resource]| if g.yes { Ok(true) } else { ask(&name, list, interrupted) };
-    let removed = operations::down(&cluster, a.keep_data, only, agree).await?;
+    // On hosts that Septet did not make, data goes only where that is asked for.
+    let keep_data = a.keep_data || (cluster.provider.keeps_data() && !a.data);
+    let agree = |list: &[Resource]| if g.yes { Ok(true) } else { ask(&name, list, keep_data, interrupted) };
+    let removed = operations::down(&cluster, keep_data, only, agree).await?;
     match (removed.as_slice(), g.json) {
         ([], true) => print_json(&serde_json::json!({ "cluster": name, "removed": [], "left": [] }))?,
-        ([], false) if a.keep_data => eprintln!("cluster {name} does not exist, except for data that is kept"),
+        ([], false) if keep_data => eprintln!("cluster {name} does not exist, except for data that is kept"),
         ([], false) => eprintln!("cluster {name} does not exist"),
         ([one], true) => print_json(&one.receipt)?,
         (several, true) => print_json(&several.iter().map(|r| &r.receipt).collect::<Vec<_>>())?,

@@ -37,7 +37,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Kind, Result},
-    inventory::Inventory,
+    inventory::{Inventory, ProviderSettings},
     journal::Recorder,
     operations::Cluster,
     playbook::Options,
@@ -84,6 +84,9 @@ pub struct Global {
     /// Hosts to work on in parallel, 0 for all
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub forks: usize,
+    /// Accept host keys that known_hosts does not have, and add them to it (hosts of provider `static`)
+    #[arg(long, global = true)]
+    pub accept_new: bool,
     /// Color output
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
@@ -312,7 +315,11 @@ impl Global {
     }
 
     fn cluster(&self, options: Options, reporter: Arc<Reporter>, interrupted: &Arc<AtomicBool>) -> Result<Cluster> {
-        let mut cluster = Cluster::open(self.inventory()?, self.project()?, reporter, interrupted.clone(), options)?;
+        let mut inventory = self.inventory()?;
+        if let ProviderSettings::Static(settings) = &mut inventory.provider {
+            settings.accept_new = self.accept_new;
+        }
+        let mut cluster = Cluster::open(inventory, self.project()?, reporter, interrupted.clone(), options)?;
         cluster.recorder = self.recorder.clone();
         Ok(cluster)
     }

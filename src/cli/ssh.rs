@@ -41,7 +41,8 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let missing = || Error::failed(format!("{} does not exist", host.name)).hint("`septet up` makes it");
     let id = access.observed.uuid.ok_or_else(missing)?;
     let there = access.observed.host(host.id).ok_or_else(missing)?;
-    if there.host_key.is_empty() {
+    let own = access.fleet.endpoint(host.id).and_then(|e| e.own.clone());
+    if there.host_key.is_empty() && own.is_none() {
         return Err(Error::failed(format!("{}: its mark `hostkey` holds no host key; refusing to connect", host.name))
             .hint("its labels or tags were changed; remove the host, and `septet up` creates it again with its data"));
     }
@@ -52,7 +53,11 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     };
     // Behind `--` nothing is an option, whatever it looks like.
     let mut ssh = Command::new("ssh");
-    ssh.arg("-F").arg(Access::ssh_config(id)?).arg("--").arg(&host.name);
+    match own {
+        // A host that Septet did not make: as the user would connect to it.
+        Some(own) => ssh.args(own.ask.arguments()),
+        None => ssh.arg("-F").arg(Access::ssh_config(id)?).arg("--").arg(&host.name),
+    };
     if !line.is_empty() {
         ssh.arg(line);
     }

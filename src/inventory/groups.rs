@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::Value;
 
-use super::{Engine, Group, Host, HostId, Inventory, Metadata, check_name, variables};
+use super::{Engine, Group, Host, HostId, Inventory, Metadata, ProviderSettings, check_name, static_hosts::Given, variables};
 use crate::{
     error::{Result, nearest},
     template::{Hostname, Vars},
@@ -171,9 +171,9 @@ fn named(n: &Node) -> Result<Vec<(String, &Node, Option<&Node>)>> {
     }
 }
 
-fn group_name(name: &str, at: &Node) -> Result<Group> {
+pub(super) fn group_name(name: &str, at: &Node) -> Result<Group> {
     if let Some((_, why)) = RESERVED.iter().find(|(r, _)| *r == name) {
-        return Err(at.error(format!("unknown key `{name}`")).hint(format!("{why}")));
+        return Err(at.error(format!("unknown key `{name}`")).hint(*why));
     }
     let group: Group = name.parse().map_err(|e: super::NotAGroup| at.error(format!("`{name}` is not a group: {e}")))?;
     let own = [Group::CONTROL, Group::COORDINATORS, Group::BROKERS];
@@ -191,8 +191,14 @@ pub(super) fn names(root: Option<&Node>) -> Result<BTreeSet<Group>> {
 
 impl Inventory {
     /// Reads `groups:` into hosts, members and templates of names.
-    pub(super) fn read_groups(&mut self, root: Option<&Node>, prefix_node: &Node) -> Result<()> {
+    pub(super) fn read_groups(&mut self, root: Option<&Node>, prefix_node: &Node, mut given: Given) -> Result<()> {
         let mut written = Written::read(root)?;
+        for group in given.keys() {
+            if !written.specs.iter().any(|(g, ..)| g == group) {
+                written.specs.push((*group, prefix_node, Spec::default()));
+            }
+        }
+        let exist = matches!(self.provider, ProviderSettings::Static(_)).then_some(());
         let needs = needs(&self.engine);
         for need in needs.iter().rev() {
             if !written.specs.iter().any(|(g, ..)| *g == need.group) {
@@ -205,11 +211,21 @@ impl Inventory {
         let (mut taken, mut host_vars) = (HashSet::new(), BTreeMap::new());
         for (group, at, spec) in &written.specs {
             let need = needs.iter().find(|n| n.group == *group);
-            self.make_hosts((*group, at), need, spec, prefix_node, (&mut taken, &mut host_vars))?;
+            let own = exist.map(|()| Self::existing(need.is_some(), spec, given.remove(group).unwrap_or_default()));
+            self.make_hosts((*group, at), need, (spec, own), prefix_node, (&mut taken, &mut host_vars))?;
         }
         self.gather(&written, &mut host_vars)?;
         self.set_vars(&written, &depths, host_vars);
         Ok(())
+    }
+
+    /// The hosts of a group that exist: those of the provider's settings, then those that the group names as Ansible's groups do. A
+    /// group that is not the engine's and has neither gathers hosts of others.
+    fn existing(needed: bool, spec: &Spec<'_>, mut given: Vec<(String, Vars)>) -> Vec<(String, Vars)> {
+        let is_own = needed || !given.is_empty() || spec.hosts.iter().any(|(_, _, v)| v.keys().any(|k| k.starts_with("ansible_")));
+        let named = spec.hosts.iter().filter(|(key, ..)| is_own && key.parse::<u16>().is_err());
+        given.extend(named.map(|(key, _, vars)| (key.clone(), vars.clone())));
+        given
     }
 
     /// A group's own hosts.
@@ -217,13 +233,24 @@ impl Inventory {
         &mut self,
         (group, group_at): (Group, &Node),
         need: Option<&Need>,
-        spec: &Spec<'_>,
+        (spec, existing): (&Spec<'_>, Option<Vec<(String, Vars)>>),
         prefix_node: &Node,
         (taken, host_vars): (&mut HashSet<String>, &mut BTreeMap<HostId, Vars>),
     ) -> Result<()> {
         let coordinators = group == Group::COORDINATORS;
         let (least, mut count, most) = need.map_or((0, 0, MAX_HOSTS), |n| (n.least, n.default, n.most));
-        if let Some(n) = spec.count {
+        if let Some(existing) = &existing {
+            let there = existing.len() as i64;
+            if !(least..=most).contains(&there) || (coordinators && there % 2 == 0 && there > 0) {
+                let wanted = if coordinators { "1, 3, 5 or 7".to_owned() } else { format!("{least} to {most}") };
+                let e = group_at.error(format!("{there} hosts for group `{group}`, which takes {wanted}"));
+                return Err(e.hint(format!("name its hosts below `provider: {{static: {{hosts: {{{group}: [ADDRESS]}}}}}}`")));
+            }
+            if let Some(n) = spec.count.filter(|n| n.number(0, MAX_HOSTS).ok() != Some(there)) {
+                return Err(n.error(format!("`{group}` has {there} hosts")).hint("leave `count` out: hosts that exist are counted"));
+            }
+            count = existing.len() as u16;
+        } else if let Some(n) = spec.count {
             count = n.number(least, most).map_err(|e| if coordinators { e.hint("take 1, 3, 5 or 7") } else { e })? as u16;
             if coordinators && count % 2 == 0 && count > 0 {
                 let e = n.error(format!("{count} coordinators"));
@@ -231,7 +258,8 @@ impl Inventory {
             }
         }
         if need.is_some() || spec.count.is_some() {
-            for (key, at, vars) in &spec.hosts {
+            let own = |key: &str| existing.as_ref().is_some_and(|e| e.iter().any(|(t, _)| t == key));
+            for (key, at, vars) in spec.hosts.iter().filter(|(key, ..)| !own(key)) {
                 let index = key.parse::<u16>().ok().filter(|i| (1..=count).contains(i));
                 let index = index.ok_or_else(|| at.error(format!("`{key}` is not a host number: 1 to {count}")))?;
                 host_vars.insert(HostId { group, index }, vars.clone());
@@ -260,6 +288,10 @@ impl Inventory {
                     None => group_at.error(twice).hint("choose another name for the group, or give its hosts a `hostname`"),
                 });
             }
+            if let Some((target, vars)) = existing.as_ref().and_then(|e| e.get(usize::from(index) - 1)) {
+                self.targets.insert(id, target.clone());
+                host_vars.entry(id).or_default().extend(vars.clone());
+            }
             self.hosts.push(Host { id, name, vars: Vars::new() });
         }
         self.templates.insert(group, template);
@@ -273,7 +305,7 @@ impl Inventory {
             members.entry(host.id.group).or_default().insert(host.id);
         }
         for (group, _, spec) in &written.specs {
-            let makes = spec.count.is_some() || group.role() != super::Role::Plain;
+            let makes = spec.count.is_some() || group.role() != super::Role::Plain || self.hosts.iter().any(|h| h.id.group == *group);
             for (name, at, vars) in spec.hosts.iter().filter(|_| !makes) {
                 let host = self.find(name).map(|h| h.id).ok_or_else(|| {
                     let e = at.error(format!("no host is called `{name}`"));

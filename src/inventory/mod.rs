@@ -8,6 +8,7 @@ mod engine;
 mod group;
 mod groups;
 mod pattern;
+mod static_hosts;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -21,6 +22,7 @@ pub use engine::{ApacheSettings, ArchiveSource, Engine, Metadata, numbers};
 pub use group::{Group, HostId, NotAGroup, Role};
 pub use pattern::select;
 use serde_json::Value;
+pub use static_hosts::{StaticHost, StaticSettings};
 
 use crate::{
     address::Subnet,
@@ -59,6 +61,8 @@ pub enum ProviderSettings {
     Docker(DockerSettings),
     /// instances of EC2
     Ec2(Box<Ec2Settings>),
+    /// hosts that exist
+    Static(Box<StaticSettings>),
 }
 
 impl ProviderSettings {
@@ -67,13 +71,14 @@ impl ProviderSettings {
         match self {
             ProviderSettings::Docker(_) => "docker",
             ProviderSettings::Ec2(_) => "ec2",
+            ProviderSettings::Static(_) => "static",
         }
     }
     /// Kinds of machines that hosts of a group may be: the wanted one, then what is taken where that is not to be had. Empty
     /// where the provider has no kinds.
     pub fn sizes(&self, group: Group) -> &[String] {
         match self {
-            ProviderSettings::Docker(_) => &[],
+            ProviderSettings::Docker(_) | ProviderSettings::Static(_) => &[],
             ProviderSettings::Ec2(settings) => settings.types(group),
         }
     }
@@ -102,6 +107,8 @@ pub struct Inventory {
     pub vars: Vars,
     members: BTreeMap<Group, BTreeSet<HostId>>,
     templates: BTreeMap<Group, String>,
+    /// what hosts that exist are called in the inventory
+    targets: BTreeMap<HostId, String>,
 }
 
 /// The inventory that is used where there is none.
@@ -199,10 +206,33 @@ impl Inventory {
             vars,
             members: BTreeMap::new(),
             templates: BTreeMap::new(),
+            targets: BTreeMap::new(),
         };
-        this.read_groups(groups, prefix_node)?;
+        let (defaults, given) = match provider_node.filter(|_| matches!(this.provider, ProviderSettings::Static(_))) {
+            Some(n) => existing(n)?,
+            None => Default::default(),
+        };
+        this.read_groups(groups, prefix_node, given)?;
+        if let Some(n) = provider_node {
+            this.find_routes(&defaults, n)?;
+        }
         f.finish()?;
         Ok(this)
+    }
+
+    /// How hosts that exist are reached; each is one host only once.
+    fn find_routes(&mut self, defaults: &Vars, at: &Node) -> Result<()> {
+        let ProviderSettings::Static(settings) = &mut self.provider else { return Ok(()) };
+        let mut places = HashSet::new();
+        for host in &self.hosts {
+            let target = self.targets.get(&host.id).map(String::as_str).unwrap_or_default();
+            let found = static_hosts::host(target, host, &[defaults, &self.vars]).map_err(|why| at.error(why))?;
+            if !places.insert((found.target.clone(), found.port)) {
+                return Err(at.error(format!("`{}` is given twice", found.target)).hint("a host has one place in one group"));
+            }
+            settings.hosts.insert(host.id, found);
+        }
+        Ok(())
     }
 
     /// The same inventory under another prefix.
@@ -325,12 +355,17 @@ fn provider(n: &Node, groups: Option<&Node>) -> Result<ProviderSettings> {
     let (docker, ec2, fixed) = (f.take("docker"), f.take("ec2"), f.take("static"));
     f.finish()?;
     match (docker, ec2, fixed) {
-        (_, _, Some(_)) => Err(n.error("provider `static` is not in this version").hint("this version knows `docker: {}` and `ec2: {}`")),
-        (Some(_), Some(_), None) => Err(n.error("a cluster has one provider").hint("write `docker: {}` or `ec2: {}`")),
+        (None, None, Some(_)) => Ok(ProviderSettings::Static(Box::default())),
         (Some(d), None, None) => docker_settings(d),
         (None, Some(e), None) => Ok(ProviderSettings::Ec2(Box::new(ec2::settings(e, &groups::names(groups)?)?))),
-        (None, None, None) => Err(n.error("a provider is missing here").hint("write `docker: {}` or `ec2: {}`")),
+        (None, None, None) => Err(n.error("a provider is missing here").hint("write `docker: {}`, `ec2: {}` or `static: {hosts: …}`")),
+        _ => Err(n.error("a cluster has one provider").hint("write `docker: {}`, `ec2: {}` or `static: {hosts: …}`")),
     }
+}
+
+/// Settings of hosts that exist: variables for all of them, and the hosts by group.
+fn existing(n: &Node) -> Result<(Vars, static_hosts::Given)> {
+    static_hosts::settings(n.fields()?.need("static")?)
 }
 
 fn docker_settings(d: &Node) -> Result<ProviderSettings> {
@@ -375,6 +410,7 @@ pub fn own_vars(inventory: &Inventory, host: &Host) -> Vars {
     put("prefix", inventory.prefix.clone().into());
     put("domain", inventory.domain.clone().unwrap_or_default().into());
     put("engine", inventory.engine.name().into());
+    put("provider", inventory.provider.name().into());
     put("metadata", inventory.engine.metadata().name().into());
     put("node_id", Inventory::node_id(host.id).into());
     put("role", host.id.group.label().into());

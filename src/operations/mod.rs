@@ -18,6 +18,7 @@ mod resize;
 mod restart;
 mod rolling;
 mod secret;
+mod steps;
 mod unreachable;
 mod up;
 
@@ -127,3 +128,6 @@ impl Phases {
         &self.done
     }
 }
+
+#[cfg(test)]
+mod steps_tests;

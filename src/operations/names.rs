@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -80,7 +80,7 @@ fn parse(inventory: &Inventory, observed: &Observed, text: &str) -> Result<Other
     let mut out = OtherNames::new();
     for line in text.lines() {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let Some(address) = words.next().and_then(|a| a.parse::<Ipv4Addr>().ok()) else { continue };
+        let Some(address) = words.next().and_then(|a| a.parse::<IpAddr>().ok()) else { continue };
         let Some(id) = observed.hosts.iter().find(|h| h.address == address).map(|h| h.id) else { continue };
         let Some(wanted) = inventory.hosts.iter().find(|h| h.id == id) else { continue };
         let fqdn = inventory.domain.as_ref().map(|d| format!("{}.{d}", wanted.name));
@@ -113,7 +113,7 @@ mod tests {
             reference: String::new(),
             name: h.name.clone(),
             state: HostState::Running,
-            address: Ipv4Addr::new(10, 0, 0, i as u8),
+            address: IpAddr::from([10, 0, 0, i as u8]),
             public: None,
             host_key: String::new(),
             published: Default::default(),

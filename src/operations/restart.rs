@@ -72,7 +72,7 @@ pub struct Restarted {
 
 /// Restarts the services of the hosts of a pattern; with `all` also those that an unfinished `restart` has restarted already.
 pub async fn restart(cluster: &Cluster, pattern: &str, all: bool) -> Result<Restarted> {
-    let hosts: Vec<Host> = select(&cluster.inventory, pattern)?.into_iter().filter(|h| h.id.role() != Role::Control).cloned().collect();
+    let hosts: Vec<Host> = select(&cluster.inventory, pattern)?.into_iter().filter(|h| h.id.role().serves()).cloned().collect();
     if hosts.is_empty() {
         return Err(Error::invalid(format!("no host of `{pattern}` runs a service of the engine"))
             .hint("`coordinators`, `brokers` and their hosts do"));

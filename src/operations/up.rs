@@ -17,16 +17,18 @@ use super::{
     authorized, locked,
     names::{self, OtherNames},
     precheck, protocols, resize, secret,
+    steps::Steps,
 };
 use crate::{
     engine::{self, bundle::Architecture},
     error::{Error, Kind, Result},
     health::{Checker, Report},
+    identity::ClusterId,
     inventory::{Engine, Host, HostId, Metadata, Role},
     observed::{HostState, Observed, ObservedHost},
     plan::{self, Plan, Step},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
-    provider::{Check, EXTERNAL_PORT, Estimate, ProviderStats, Site, Verdict},
+    provider::{Check, EXTERNAL_PORT, Estimate, ProviderStats, Verdict},
     ssh::{Fleet, keys},
     state,
     template::Vars,
@@ -253,8 +255,7 @@ fn passed(checks: &[Check]) -> Result<()> {
     })
 }
 
-/// Does the provider's steps: the network first, then all hosts side by side, and beside them, one after the other, what is mended in
-/// place.
+/// Does the provider's steps before hosts are configured.
 async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()> {
     let uuid = match observed.uuid {
         Some(u) => u,
@@ -263,46 +264,19 @@ async fn apply(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<()
     // The key is on disk before the first host trusts it.
     let (key, _) = keys::cluster_key(uuid)?;
     let public_key = authorized::line(&key, uuid)?;
-    let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: &public_key };
-    let network = cluster.provider.create_network(&site).await?;
-    interrupted(cluster)?;
-    let say = |text: String| cluster.reporter.say(&text);
-    let one = |step: &'_ Step| {
-        let step = step.clone();
-        let (network, site, say) = (&network, &site, &say);
-        async move {
-            let r = cluster.provider.apply(&step, network, site, say).await;
-            if r.is_ok() {
-                cluster.reporter.step(&step);
-            }
-            r
-        }
-    };
-    let steps = plan.steps.iter().filter(|s| **s != Step::CreateNetwork);
-    let (in_place, of_hosts): (Vec<&Step>, Vec<&Step>) = steps.partition(|s| matches!(s, Step::Adjust(_)));
-    // What is mended in place has an order: nothing is closed before what takes its place is open.
-    let in_place = async {
-        for step in in_place {
-            one(step).await?;
-        }
-        Ok(())
-    };
-    let (first, rest) = tokio::join!(in_place, join_all(of_hosts.into_iter().map(one)));
-    let results = std::iter::once(first).chain(rest);
-    let failed: Vec<Error> = results.filter_map(Result::err).collect();
-    match failed.len() {
-        0 => interrupted(cluster),
-        1 => Err(failed[0].clone()),
-        n => {
-            // The same cause on seven hosts is reported once.
-            let mut e = failed[0].clone();
-            if failed.iter().any(|f| f.message != e.message) {
-                e.message = failed.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join("\n  ");
-            }
-            e.message = format!("{n} hosts: {}", e.message);
-            Err(e)
-        }
-    }
+    steps(cluster, observed, uuid, &public_key, &|text| cluster.reporter.say(&text), &|step| cluster.reporter.step(step)).before(plan).await
+}
+
+fn steps<'a>(
+    cluster: &'a Cluster,
+    observed: &'a Observed,
+    uuid: ClusterId,
+    public_key: &'a str,
+    say: &'a (dyn Fn(String) + Send + Sync),
+    done: &'a (dyn Fn(&Step) + Send + Sync),
+) -> Steps<'a> {
+    let (provider, inventory, interrupted) = (&*cluster.provider, &cluster.inventory, &*cluster.interrupted);
+    Steps { provider, inventory, observed, uuid, public_key, interrupted, say, done }
 }
 
 /// Makes the cluster match the inventory.
@@ -425,12 +399,8 @@ async fn rename_hosts(cluster: &Cluster, plan: &Plan, plays: &[Play], observed: 
     let (Some(uuid), Some(network)) = (observed.uuid, observed.network.clone()) else {
         return Err(not_there(&cluster.inventory));
     };
-    let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: "" };
-    let say = |text: String| cluster.reporter.say(&text);
-    for step in &plan.renames {
-        cluster.provider.apply(step, &network, &site, &say).await?;
-        cluster.reporter.step(step);
-    }
+    let (say, done) = (|text: String| cluster.reporter.say(&text), |step: &Step| cluster.reporter.step(step));
+    steps(cluster, observed, uuid, "", &say, &done).renames(plan, &network).await?;
     let observed = cluster.provider.settle().await?;
     let names = OtherNames::new();
     let recap = play(cluster, &observed, &names, Some(access.fleet.clone()), plays, cluster.options.clone()).await?;

@@ -8,6 +8,7 @@ pub mod docker;
 pub mod ec2;
 mod found;
 pub mod marks;
+pub mod static_hosts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -170,6 +171,10 @@ pub trait Provider: Send + Sync {
     fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>>;
     /// In which order kinds are removed.
     fn removal_order(&self) -> &'static [&'static str];
+    /// Whether data stays where its removal is not asked for: on hosts that Septet did not make.
+    fn keeps_data(&self) -> bool {
+        false
+    }
     /// How long the provider may take to list what was made.
     fn listed_within(&self) -> Duration {
         Duration::ZERO
@@ -224,6 +229,7 @@ pub trait Provider: Send + Sync {
 pub fn open(inventory: &Inventory) -> Result<Arc<dyn Provider>> {
     match &inventory.provider {
         ProviderSettings::Docker(settings) => Ok(Arc::new(docker::Docker::connect(inventory, settings.clone())?)),
+        ProviderSettings::Static(settings) => Ok(Arc::new(static_hosts::StaticHosts::new(inventory, settings))),
         #[cfg(feature = "ec2")]
         ProviderSettings::Ec2(settings) => Ok(Arc::new(ec2::Ec2::new(inventory, (**settings).clone()))),
         #[cfg(not(feature = "ec2"))]
@@ -299,3 +305,6 @@ pub fn identity(cluster: &ClusterName, marks: impl Iterator<Item = ClusterId>, h
     }
     Ok(ids.into_iter().next())
 }
+
+#[cfg(test)]
+pub mod memory;

@@ -154,13 +154,11 @@ impl AgentSession {
     /// Starts the agent as a user (`None`: the one that logged in). It may be missing or damaged.
     pub(super) async fn start(connection: &Connection, program: &Program, become_user: Option<&str>) -> Result<Self, Start> {
         let path = agent_path(program);
-        let command = match become_user {
-            Some(user) if user != connection.user => {
-                format!("{} {path}", sudo(&connection.user, user))
-            }
-            _ => path,
-        };
-        let (read, write) = connection.start(&command, false).await.map_err(Start::Failed)?.split();
+        let (sudo, lead) = become_user.map(|user| connection.sudo(user)).unwrap_or_default();
+        let (read, write) = connection.start(&format!("{sudo}{path}"), false).await.map_err(Start::Failed)?.split();
+        if let Some(lead) = lead {
+            write.data_bytes(bytes::Bytes::from(lead)).await.map_err(|e| Start::Failed(SshError::Lost(e.to_string())))?;
+        }
         let mut frames = Frames { channel: read, buffer: BytesMut::new(), stderr: String::new(), code: None };
         let hello: Hello = match timeout(HELLO_TIMEOUT, frames.next()).await {
             Err(_) => {
@@ -360,17 +358,15 @@ pub(super) fn agent_path(program: &Program) -> String {
     format!("{STATE_DIR}/agent/{}", program.digest)
 }
 
-fn sudo(from: &str, to: &str) -> String {
-    if from == to { String::new() } else { format!("sudo -n -u {to} --") }
-}
-
 /// Puts the agent on a host under its digest, checked there before it gets its name.
 pub(super) async fn install(connection: &Connection, program: &Program) -> Result<(), SshError> {
     let digest = &program.digest;
     let script = landing::script(&agent_path(program), digest, Lands::Program);
-    let command = format!("{} sh -c {}", sudo(&connection.user, "root"), quote(&script));
-    let bytes = program.read().map_err(|e| SshError::Agent(e.message))?;
-    let out = connection.exec(command.trim_start(), &bytes, INSTALL_TIMEOUT).await?;
+    let (sudo, lead) = connection.sudo("root");
+    let command = format!("{sudo}sh -c {}", quote(&script));
+    let mut bytes = lead.unwrap_or_default();
+    bytes.extend(program.read().map_err(|e| SshError::Agent(e.message))?);
+    let out = connection.exec(&command, &bytes, INSTALL_TIMEOUT).await?;
     if out.code == Some(0) {
         return Ok(());
     }

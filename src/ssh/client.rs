@@ -11,16 +11,38 @@ use russh::{
     keys::{PublicKey, PublicKeyOrCertificate},
 };
 
-use super::signing::Signer;
+use super::{Own, signing::Signer};
 
 /// Longest reason of a host's that is kept.
 const MAX_REASON_CHARS: usize = 200;
+
+/// Which key a host may show.
+pub(super) enum Expected {
+    /// the one that was planted
+    Planted(PublicKey),
+    /// one that `known_hosts` has, or a new one where that is accepted
+    Known(Box<Own>),
+}
+
+impl Expected {
+    /// Whether a key is accepted.
+    fn accepts(&self, key: &PublicKey) -> bool {
+        match self {
+            Expected::Planted(expected) => key.key_data() == expected.key_data(),
+            Expected::Known(own) if own.is_revoked(key) => false,
+            Expected::Known(own) => match own.known() {
+                known if known.is_empty() => own.accept_new && own.learn(key).is_ok(),
+                known => known.iter().any(|k| k.key_data() == key.key_data()),
+            },
+        }
+    }
+}
 
 /// The handler of a connection's events.
 pub(super) struct Client {
     /// of the control host's connection only
     pub(super) signer: Option<Arc<Signer>>,
-    pub(super) expected: PublicKey,
+    pub(super) expected: Expected,
     pub(super) got: Arc<Mutex<Option<String>>>,
     pub(super) refused: Arc<AtomicBool>,
     pub(super) open_failure: Arc<Mutex<Option<String>>>,
@@ -35,7 +57,7 @@ impl client::Handler for Client {
         let PublicKeyOrCertificate::PublicKey { key, .. } = key else {
             return Ok(false);
         };
-        let same = key.key_data() == self.expected.key_data();
+        let same = self.expected.accepts(key);
         if !same {
             *self.got.lock().unwrap_or_else(PoisonError::into_inner) = key.to_openssh().ok();
             self.refused.store(true, Ordering::SeqCst);

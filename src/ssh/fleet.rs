@@ -10,7 +10,7 @@ use septet_agent_protocol::{Action, STATE_DIR, STORE_DIR};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
-    AgentSession, Connection, SshError,
+    AgentSession, Connection, Own, SshError,
     agent::{Start, agent_path, install},
     landing::Lands,
     relay::{self, Cargo},
@@ -26,8 +26,10 @@ pub struct Endpoint {
     pub host: String,
     /// port
     pub port: u16,
-    /// `ssh-ed25519 AAAA…`
+    /// `ssh-ed25519 AAAA…`; empty where `known_hosts` decides
     pub host_key: String,
+    /// the way to a host that Septet did not make; `None` for one that is reached through the control host with the cluster's key
+    pub own: Option<Arc<Own>>,
 }
 
 #[derive(Default)]
@@ -88,10 +90,23 @@ impl Fleet {
 
     /// Whether a host, and the one through which it is reached, run, as far as the provider knows.
     pub fn is_up(&self, id: HostId) -> Result<(), SshError> {
-        if id != JUMP && self.slots.contains_key(&JUMP) {
+        if self.is_behind(id) && self.slots.contains_key(&JUMP) {
             self.is_up(JUMP).map_err(|e| self.through_jump(&e))?;
         }
         self.down.get(&id).map_or(Ok(()), |state| Err(SshError::Down(state)))
+    }
+
+    /// Whether a host is reached through the control host.
+    fn is_behind(&self, id: HostId) -> bool {
+        id != JUMP && self.endpoints.get(&id).is_none_or(|e| e.own.is_none())
+    }
+
+    async fn open(&self, id: HostId, to: &Endpoint) -> Result<Arc<Connection>, SshError> {
+        if let Some(own) = &to.own {
+            return Ok(Arc::new(Connection::open_own(&to.name, own).await?));
+        }
+        let jump = if self.is_behind(id) { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) } else { None };
+        Ok(Arc::new(Connection::open(to, &self.user, &self.key, jump.as_deref()).await?))
     }
 
     fn slot(&self, id: HostId) -> Result<(&Endpoint, &Mutex<Slot>), SshError> {
@@ -103,7 +118,10 @@ impl Fleet {
 
     /// The connection to a host.
     pub async fn connection(&self, id: HostId) -> Result<Arc<Connection>, SshError> {
-        let jump = if id == JUMP { None } else { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) };
+        // A host behind the control host is reported as that where the control host does not answer.
+        if self.is_behind(id) {
+            Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?;
+        }
         self.is_up(id)?;
         let (endpoint, slot) = self.slot(id)?;
         let mut slot = slot.lock().await;
@@ -112,7 +130,7 @@ impl Fleet {
         }
         slot.agents.clear();
         slot.further.clear();
-        let connection = Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
+        let connection = self.open(id, endpoint).await?;
         slot.connection = Some(connection.clone());
         Ok(connection)
     }
@@ -130,8 +148,7 @@ impl Fleet {
         let mut started = self.begin(id, &connection, program, become_user).await;
         // Also where the session that installed the agent has not ended yet.
         if matches!(started, Err(Start::Failed(SshError::Sessions))) {
-            let jump = if id == JUMP { None } else { Some(Box::pin(self.connection(JUMP)).await.map_err(|e| self.through_jump(&e))?) };
-            let another = Arc::new(Connection::open(endpoint, &self.user, &self.key, jump.as_deref()).await?);
+            let another = self.open(id, endpoint).await?;
             slot.further.push(another.clone());
             started = self.begin(id, &another, program, become_user).await;
         }

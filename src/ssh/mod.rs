@@ -9,7 +9,9 @@ mod client;
 mod fleet;
 pub mod keys;
 mod landing;
+mod open_own;
 pub mod openssh;
+mod own;
 mod relay;
 mod signing;
 mod tether;
@@ -23,11 +25,12 @@ use std::{
     time::Duration,
 };
 
-use self::client::{Channel, Client};
+use self::client::{Channel, Client, Expected};
 pub use agent::{AgentSession, Pending, quote};
 pub use blob::{Blob, BlobSource};
 pub use fleet::{Endpoint, Fleet};
 pub use landing::Lands;
+pub use own::{Ask, Own};
 pub use relay::Cargo;
 use russh::{
     ChannelMsg, Disconnect, Preferred,
@@ -36,6 +39,8 @@ use russh::{
 };
 use signing::Signer;
 use tokio::time::timeout;
+
+use crate::visible::Secret;
 
 /// Time for TCP, key exchange and login together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,6 +70,20 @@ pub enum SshError {
         /// what the host showed
         got: String,
     },
+    /// The host's key is in no `known_hosts`.
+    #[error("{place}: unknown host key {fingerprint}")]
+    UnknownHost {
+        /// Where it is.
+        place: String,
+        /// What it shows, as OpenSSH writes it.
+        fingerprint: String,
+    },
+    /// OpenSSH's configuration cannot be followed.
+    #[error("{0}")]
+    Config(String),
+    /// `sudo` does not let the login user become root.
+    #[error("sudo: {0}")]
+    Sudo(String),
     /// Our key is not accepted.
     #[error("login as `{0}` is refused: the key is not accepted")]
     Login(String),
@@ -113,6 +132,10 @@ pub struct Connection {
     open_failure: Arc<Mutex<Option<String>>>,
     /// login name
     pub user: String,
+    /// for `sudo`, where it asks for a password
+    password: Option<Secret>,
+    /// the connections that this one runs through
+    _through: Vec<Connection>,
 }
 
 /// Why a command ended.
@@ -143,7 +166,7 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
-fn config() -> Arc<Config> {
+fn config(key: Vec<Algorithm>) -> Arc<Config> {
     Arc::new(Config {
         nodelay: true,
         keepalive_interval: Some(Duration::from_secs(10)),
@@ -151,7 +174,7 @@ fn config() -> Arc<Config> {
         inactivity_timeout: Some(Duration::from_secs(120)),
         window_size: 4 * 1024 * 1024,
         preferred: Preferred {
-            key: Cow::Owned(vec![Algorithm::Ed25519]),
+            key: Cow::Owned(key),
             kex: Cow::Owned(vec![
                 russh::kex::CURVE25519,
                 russh::kex::CURVE25519_PRE_RFC_8731,
@@ -202,16 +225,16 @@ impl Connection {
         let signer = jump.is_none().then(|| Arc::new(Signer::new(key.clone(), user)));
         let client = Client {
             signer: signer.clone(),
-            expected,
+            expected: Expected::Planted(expected),
             got: Arc::clone(&got),
             refused: refused.clone(),
             open_failure: Arc::clone(&open_failure),
         };
         let connected = match jump {
-            None => connect(config(), (to.host.as_str(), to.port), client).await,
+            None => connect(config(vec![Algorithm::Ed25519]), (to.host.as_str(), to.port), client).await,
             Some(jump) => {
                 let stream = jump.tcp(&to.host, to.port).await?;
-                connect_stream(config(), stream, client).await
+                connect_stream(config(vec![Algorithm::Ed25519]), stream, client).await
             }
         };
         let explain = |e: russh::Error| {
@@ -240,7 +263,7 @@ impl Connection {
         let mut handle = connected.map_err(&explain)?;
         let login = handle.authenticate_publickey(user, PrivateKeyWithHashAlg::new(key.clone(), None)).await.map_err(&explain)?;
         match login {
-            AuthResult::Success => Ok(Self { handle, signer, open_failure, user: user.to_owned() }),
+            AuthResult::Success => Ok(Self { handle, signer, open_failure, user: user.to_owned(), password: None, _through: Vec::new() }),
             AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() => {
                 Err(SshError::Unreachable(format!("{place}: the connection ended during login")))
             }
@@ -309,7 +332,7 @@ impl Connection {
     pub async fn exec_with_agent(&self, command: &str, to: &PublicKey, limit: Duration) -> Result<Output, SshError> {
         let grant = self.signer.as_ref().and_then(|s| s.grant(to));
         let _grant = grant.ok_or_else(|| SshError::Agent("this host relays nothing".into()))?;
-        match self.tethered(&tether::tethered(command, false), true, limit, std::future::pending()).await? {
+        match self.tethered(&tether::tethered(command, ""), None, true, limit, std::future::pending()).await? {
             (out, End::Itself) => Ok(out),
             _ => Err(SshError::time_up(command, limit)),
         }
@@ -319,6 +342,22 @@ impl Connection {
     /// does not say in a login which host it is for.
     pub fn cannot_relay(&self) -> bool {
         self.signer.as_ref().is_none_or(|s| s.saw_unbound())
+    }
+
+    /// What to put before a command that runs as another user, and what that reads first from its standard input.
+    fn sudo(&self, user: &str) -> (String, Option<Vec<u8>>) {
+        match &self.password {
+            _ if self.user == user => (String::new(), None),
+            None => (format!("sudo -n -u {user} -- "), None),
+            // `-k`: the password is asked for each time, so that it never gets to the command instead.
+            Some(password) => (format!("sudo -k -S -p '' -u {user} -- "), Some(password.line())),
+        }
+    }
+
+    /// Runs a command as root.
+    pub async fn exec_as_root(&self, command: &str, limit: Duration) -> Result<Output, SshError> {
+        let (sudo, lead) = self.sudo("root");
+        self.exec(&format!("{sudo}{command}"), &lead.unwrap_or_default(), limit).await
     }
 
     async fn exec_inner(&self, command: &str, input: &[u8]) -> Result<Output, SshError> {
@@ -338,18 +377,23 @@ impl Connection {
     /// Runs a command, as root if so asked, until it ends, its time is up or `stop` completes. In each case its process group has
     /// ended by then, unless that is not confirmed. It has no standard input.
     pub async fn run(&self, command: &str, root: bool, limit: Duration, stop: impl Future<Output = ()>) -> Result<(Output, End), SshError> {
-        self.tethered(&tether::tethered(command, root && self.user != "root"), false, limit, stop).await
+        let (sudo, lead) = if root { self.sudo("root") } else { Default::default() };
+        self.tethered(&tether::tethered(command, &sudo), lead, false, limit, stop).await
     }
 
     async fn tethered(
         &self,
         line: &str,
+        lead: Option<Vec<u8>>,
         with_agent: bool,
         limit: Duration,
         stop: impl Future<Output = ()>,
     ) -> Result<(Output, End), SshError> {
         let channel = self.start(line, with_agent).await?;
         let (mut read, write) = channel.split();
+        if let Some(lead) = lead {
+            write.data_bytes(bytes::Bytes::from(lead)).await.map_err(|e| SshError::Lost(e.to_string()))?;
+        }
         let mut out = Output::default();
         let end = tokio::select! {
             r = drain(&mut read, &mut out) => {
@@ -375,7 +419,11 @@ impl Connection {
         silence: Option<Duration>,
         mut each: impl FnMut(&[u8], bool) + Send,
     ) -> Result<Option<u32>, SshError> {
-        let mut channel = self.start(&tether::tethered(command, self.user != "root"), false).await?;
+        let (sudo, lead) = self.sudo("root");
+        let mut channel = self.start(&tether::tethered(command, &sudo), false).await?;
+        if let Some(lead) = lead {
+            channel.data_bytes(bytes::Bytes::from(lead)).await.map_err(|e| SshError::Lost(e.to_string()))?;
+        }
         let mut code = None;
         loop {
             let message = match silence {

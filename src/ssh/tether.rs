@@ -26,9 +26,8 @@ k KILL; kill -s KILL $t
 } >/dev/null 2>&1
 exit 143"#;
 
-/// A command line that runs `command` in a shell and ends it with the channel's standard input; as root with `root`.
-pub(super) fn tethered(command: &str, root: bool) -> String {
-    let sudo = if root { "sudo -n -- " } else { "" };
+/// A command line that runs `command` in a shell and ends it with the channel's standard input; behind `sudo`, which is empty or ends with a blank.
+pub(super) fn tethered(command: &str, sudo: &str) -> String {
     format!("{sudo}sh -c {} sh {}", quote(SCRIPT), quote(command))
 }
 
@@ -45,7 +44,7 @@ mod tests {
     };
 
     fn start(command: &str) -> Child {
-        let line = tethered(command, false);
+        let line = tethered(command, "");
         Command::new("sh").args(["-c", &line]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 

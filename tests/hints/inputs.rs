@@ -46,6 +46,30 @@ fn hints_about_groups() {
 }
 
 #[test]
+fn hints_about_static_hosts() {
+    let hosts = |h: &str| format!("cluster: c\nprefix: p\nprovider: {{static: {{hosts: {{{h}}}}}}}\n");
+    let all = "control: a, coordinators: [b], brokers: [c]";
+    let mistakes = [
+        (hosts("control: a, coordinators: [b]"), "name its hosts below `provider: {static: {hosts: {brokers: [ADDRESS]}}}`", hosts(all)),
+        (hosts("control: a, coordinators: [b, c], brokers: [d]"), "name its hosts below", hosts(all)),
+        (
+            hosts("control: a, coordinators: [{user: x}], brokers: [c]"),
+            "write its address or name",
+            hosts("control: a, coordinators: [{host: b, user: x}], brokers: [c]"),
+        ),
+        (hosts("control: a, coordinators: [b], brokers: [b]"), "a host has one place in one group", hosts(all)),
+        (
+            format!("{}groups: {{brokers: {{count: 2}}}}\n", hosts(all)),
+            "leave `count` out: hosts that exist are counted",
+            format!("{}groups: {{brokers: {{vars: {{a: 1}}}}}}\n", hosts(all)),
+        ),
+    ];
+    for (bad, hint, good) in mistakes {
+        follow("static", &[(&bad, hint, &good)], |text| inventory(text).map(drop));
+    }
+}
+
+#[test]
 fn hints_about_inventories() {
     let base = "cluster: c\nprefix: p\n";
     let with = |more: &str| format!("{base}{more}\n");
@@ -73,9 +97,8 @@ fn hints_about_inventories() {
             "choose a shorter or simpler `hostname`",
             brokers("hostname: \"h{{ index }}\""),
         ),
-        (with("provider: {static: {}}"), "this version knows `docker: {}` and `ec2: {}`", with("provider: {docker: {}}")),
-        (with("provider: {docker: {}, ec2: {}}"), "write `docker: {}` or `ec2: {}`", with("provider: {ec2: {}}")),
-        (with("provider: {}"), "write `docker: {}` or `ec2: {}`", with("provider: {docker: {}}")),
+        (with("provider: {docker: {}, ec2: {}}"), "write `docker: {}`, `ec2: {}` or `static: {hosts: …}`", with("provider: {ec2: {}}")),
+        (with("provider: {}"), "write `docker: {}`, `ec2: {}` or `static: {hosts: …}`", with("provider: {docker: {}}")),
         (with("engine: confluent"), "this version deploys `bundled` and `apache`", with("engine: apache")),
         (with("engine: {bundled: {}, apache: {}}"), "this version deploys `bundled` and `apache`", with("engine: {bundled: {}}")),
         (apache("sha512: abc, version: 4.1.1"), "`sha512sum FILE` prints it", apache(&format!("sha512: \"{sha}\", version: 4.1.1"))),

@@ -69,8 +69,13 @@ impl Sshd {
         }
         let process =
             Command::new(SSHD).args(["-D", "-f"]).arg(file("config")).arg("-E").arg(file("log")).stdin(Stdio::null()).spawn().unwrap();
-        let endpoint =
-            Endpoint { name: name.into(), host: "127.0.0.1".into(), port, host_key: host_key.public_key().to_openssh().unwrap() };
+        let endpoint = Endpoint {
+            name: name.into(),
+            host: "127.0.0.1".into(),
+            port,
+            host_key: host_key.public_key().to_openssh().unwrap(),
+            own: None,
+        };
         for _ in 0..100 {
             if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
                 break;

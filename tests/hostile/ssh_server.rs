@@ -82,6 +82,7 @@ impl Host {
             host: "127.0.0.1".into(),
             port: listener.local_addr().unwrap().port(),
             host_key: key.public_key().to_openssh().unwrap(),
+            own: None,
         };
         let seen = Arc::new(Mutex::new(Seen::default()));
         let config = Arc::new(server::Config { keys: vec![key], ..Default::default() });

@@ -57,7 +57,7 @@ impl Docker {
         let doing = format!("cannot make {name}");
         let free = || match &network.place {
             Place::Docker { subnet, .. } => free_address(*subnet, id, site.inventory, site.observed),
-            Place::Zones(_) => None,
+            Place::Zones(_) | Place::Given(_) => None,
         };
         let address = network.host(id).or_else(free).ok_or_else(|| Error::failed(format!("{doing}: the subnet has no address for it")))?;
         let labels = |extra: &[(&str, String)]| {

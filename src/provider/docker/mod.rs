@@ -148,7 +148,7 @@ impl Docker {
     fn ports_from(network: &ObservedNetwork) -> u16 {
         match &network.place {
             Place::Docker { ports_from, .. } => *ports_from,
-            Place::Zones(_) => 0,
+            Place::Zones(_) | Place::Given(_) => 0,
         }
     }
 
@@ -367,7 +367,7 @@ impl Provider for Docker {
             }
             _ => (host.address.to_string(), 22),
         };
-        Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone() })
+        Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone(), own: None })
     }
 
     fn console<'a>(&'a self, host: &'a ObservedHost) -> BoxFuture<'a, Option<String>> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use bollard::{
@@ -55,10 +55,10 @@ impl Docker {
             _ => HostState::Stopped,
         };
         let own = Self::own_endpoint(c, network);
-        let fixed = own.and_then(|e| e.ipam_config.as_ref()?.ipv4_address.as_ref()?.parse().ok());
-        let given = || own.and_then(|e| e.ip_address.as_ref()?.parse().ok());
+        let fixed = own.and_then(|e| e.ipam_config.as_ref()?.ipv4_address.as_ref()?.parse::<Ipv4Addr>().ok()).map(IpAddr::from);
+        let given = || own.and_then(|e| e.ip_address.as_ref()?.parse::<Ipv4Addr>().ok()).map(IpAddr::from);
         let planned = || network.and_then(|n| n.host(id));
-        let address = fixed.or_else(given).or_else(planned).unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let address = fixed.or_else(given).or_else(planned).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let mut published = BTreeMap::new();
         for (inner, outer) in c.host_config.as_ref()?.port_bindings.iter().flatten() {
             let inner = inner.trim_end_matches("/tcp").parse::<u16>().ok();
@@ -280,11 +280,11 @@ mod tests {
         for network in [Some(&network()), None] {
             // The order of a hash map differs from one to the next.
             for _ in 0..20 {
-                assert_eq!(host(json!(all), network).address, Ipv4Addr::new(10, 1, 2, 31));
+                assert_eq!(host(json!(all), network).address, IpAddr::from([10, 1, 2, 31]));
             }
         }
         // Disconnected from its own network it is still a host, with the address that it has there.
-        assert_eq!(host(json!(others), Some(&network())).address, Ipv4Addr::new(10, 1, 2, 31));
+        assert_eq!(host(json!(others), Some(&network())).address, IpAddr::from([10, 1, 2, 31]));
         assert_eq!(host(json!({}), None).address, Ipv4Addr::UNSPECIFIED);
     }
 }

@@ -320,13 +320,17 @@ impl Provider for Ec2 {
 
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint> {
         let address = match (host.id.role(), self.settings.connect) {
-            (Role::Control, Connect::Public) => host.public.ok_or_else(|| {
-                Error::failed(format!("{} has no public address", host.name))
-                    .hint("put it into a subnet with a route to the internet, or write `connect: private` and run septet inside the VPC")
-            })?,
+            (Role::Control, Connect::Public) => host
+                .public
+                .ok_or_else(|| {
+                    Error::failed(format!("{} has no public address", host.name)).hint(
+                        "put it into a subnet with a route to the internet, or write `connect: private` and run septet inside the VPC",
+                    )
+                })?
+                .into(),
             _ => host.address,
         };
-        Ok(Endpoint { name: host.name.clone(), host: address.to_string(), port: 22, host_key: host.host_key.clone() })
+        Ok(Endpoint { name: host.name.clone(), host: address.to_string(), port: 22, host_key: host.host_key.clone(), own: None })
     }
 
     fn login(&self) -> &'static str {
@@ -342,7 +346,7 @@ impl Provider for Ec2 {
             return None;
         }
         let address = match self.settings.connect {
-            Connect::Public => host.public?,
+            Connect::Public => host.public?.into(),
             Connect::Private => host.address,
         };
         Some(format!("{address}:{port}"))

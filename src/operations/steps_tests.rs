@@ -1,0 +1,182 @@
+//! Kills between any two calls of the provider's, renames, resizes, growth and races of `up`: they converge, and touch nothing of
+//! another cluster's. In memory, in milliseconds.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
+
+use proptest::prelude::*;
+
+use super::steps::Steps;
+use crate::{
+    error::Result,
+    identity::ClusterId,
+    inventory::{Group, HostId, Inventory},
+    observed::Observed,
+    plan::{self, Step},
+    provider::{
+        Holder, Provider,
+        memory::{Machine, Memory, World},
+    },
+};
+
+const PREFIXES: [&str; 3] = ["one", "two", "taken"];
+const SIZES: [&str; 2] = ["t3.small", "m5.large"];
+
+fn inventory(prefix: &str, brokers: u16, clients: u16, size: &str) -> Inventory {
+    let text = format!(
+        "cluster: c\nprefix: {prefix}\nprovider: {{ec2: {{instance_type: {size}}}}}\ngroups: {{brokers: {{count: {brokers}}}, clients: {{count: {clients}}}}}\n"
+    );
+    Inventory::parse(Path::new("i.yml"), &text).unwrap()
+}
+
+/// What a machine with a state directory remembers: the identity that it meant to give a cluster.
+#[derive(Default)]
+struct Machines([Mutex<Option<ClusterId>>; 2]);
+
+impl Machines {
+    fn intended(&self, machine: usize) -> ClusterId {
+        *self.0[machine].lock().unwrap().get_or_insert_with(ClusterId::random)
+    }
+}
+
+/// As `up` goes, without what is done on the hosts themselves.
+async fn up(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> ClusterId) -> Result<()> {
+    let holder = Holder { id: String::new(), text: String::new() };
+    provider.hold(&holder).await?;
+    let result = up_locked(provider, wanted, uuid).await;
+    provider.release().await;
+    result
+}
+
+async fn up_locked(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> ClusterId) -> Result<()> {
+    let observed = provider.observe().await?;
+    let plan = plan::plan(wanted, &observed)?;
+    let (interrupted, say, done) = (AtomicBool::new(false), |_: String| (), |_: &Step| ());
+    let uuid = observed.uuid.unwrap_or_else(uuid);
+    let steps =
+        |observed| Steps { provider, inventory: wanted, observed, uuid, public_key: "", interrupted: &interrupted, say: &say, done: &done };
+    if !plan.steps.is_empty() {
+        steps(&observed).before(&plan).await?;
+    }
+    let observed: Observed = provider.settle().await?;
+    let network = observed.network.clone().unwrap();
+    let site = crate::provider::Site { uuid, inventory: wanted, observed: &observed, public_key: "" };
+    for step in &plan.rolls {
+        provider.apply(step, &network, &site, &say).await?;
+    }
+    steps(&observed).renames(&plan, &network).await
+}
+
+#[derive(Debug, Clone)]
+struct Run {
+    machine: usize,
+    prefix: usize,
+    brokers: u16,
+    clients: u16,
+    size: usize,
+    killed_at: Option<u32>,
+    /// side by side with the one before
+    races: bool,
+}
+
+fn runs() -> impl Strategy<Value = Vec<Run>> {
+    let run = (0..2usize, 0..3usize, 3..6u16, 0..3u16, 0..2usize, proptest::option::weighted(0.8, 0..60u32), any::<bool>());
+    let run = run.prop_map(|(machine, prefix, brokers, clients, size, killed_at, races)| Run {
+        machine,
+        prefix,
+        brokers,
+        clients,
+        size,
+        killed_at,
+        races,
+    });
+    proptest::collection::vec(run, 0..8)
+}
+
+/// Somebody's machines, one with a name that the third prefix would need.
+fn somebody(world: &Arc<Mutex<World>>) -> (ClusterId, Vec<Machine>) {
+    let uuid = ClusterId::random();
+    let machine = |name: &str, index| Machine {
+        uuid,
+        cluster: "other".parse().unwrap(),
+        id: HostId { group: Group::BROKERS, index },
+        name: name.into(),
+        size: None,
+        running: true,
+    };
+    let machines = vec![machine("taken-kafka02", 1), machine("their-kafka01", 2)];
+    let mut w = world.lock().unwrap();
+    w.machines.extend(machines.clone());
+    w.networks.insert(uuid, "other".parse().unwrap());
+    (uuid, machines)
+}
+
+fn converges(all: &[Run], last: &Run) {
+    let world: Arc<Mutex<World>> = Arc::default();
+    let (theirs, before) = somebody(&world);
+    let machines = Machines::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let one = |number: usize, r: &Run| {
+            let wanted = inventory(PREFIXES[r.prefix], r.brokers, r.clients, SIZES[r.size]);
+            let provider = Memory::new(&world, &wanted, &format!("run {number}"), r.killed_at);
+            let (machine, machines) = (r.machine, &machines);
+            // What fails is what was killed, was refused, or met another run.
+            async move { drop(up(&provider, &wanted, || machines.intended(machine)).await) }
+        };
+        let mut i = 0;
+        while i < all.len() {
+            match all.get(i + 1).filter(|next| next.races) {
+                Some(next) => {
+                    tokio::join!(one(i, &all[i]), one(i + 1, next));
+                    i += 2;
+                }
+                None => {
+                    one(i, &all[i]).await;
+                    i += 1;
+                }
+            }
+        }
+        let most = |of: fn(&Run) -> u16| all.iter().map(of).chain([of(last)]).max().unwrap();
+        let wanted = inventory(PREFIXES[last.prefix % 2], most(|r| r.brokers), most(|r| r.clients), SIZES[last.size]);
+        let provider = Memory::new(&world, &wanted, "the last", None);
+        up(&provider, &wanted, || machines.intended(last.machine)).await.unwrap();
+        // A host that a killed resize left stopped is started by the next run at the latest.
+        up(&provider, &wanted, || machines.intended(last.machine)).await.unwrap();
+        let observed = provider.observe().await.unwrap();
+        assert!(plan::plan(&wanted, &observed).unwrap().is_empty(), "{:?}", plan::plan(&wanted, &observed));
+        let names = |hosts: Vec<&str>| hosts.into_iter().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(
+            names(observed.hosts.iter().map(|h| h.name.as_str()).collect()),
+            names(wanted.hosts.iter().map(|h| h.name.as_str()).collect())
+        );
+        let w = world.lock().unwrap();
+        assert!(!w.touched.contains(&theirs), "another cluster's things were touched");
+        assert_eq!(w.machines.iter().filter(|m| m.uuid == theirs).cloned().collect::<Vec<_>>(), before);
+        // One cluster of the name, whatever was killed: no host of another identity was left.
+        assert!(w.machines.iter().all(|m| m.uuid == theirs || Some(m.uuid) == observed.uuid), "{:?}", w.machines);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn runs_that_are_killed_and_race_converge(all in runs(), last in runs().prop_filter("one", |r| !r.is_empty())) {
+        converges(&all, &last[0]);
+    }
+}
+
+#[test]
+fn killed_at_every_point_the_next_run_goes_on() {
+    let run = |prefix, brokers, size, killed_at| Run { machine: 0, prefix, brokers, clients: 1, size, killed_at, races: false };
+    for at in 0..80 {
+        // The first run, a growth, a rename and a resize, each killed at this point.
+        converges(&[run(0, 3, 0, Some(at))], &run(0, 3, 0, None));
+        converges(&[run(0, 3, 0, None), run(1, 5, 1, Some(at))], &run(1, 5, 1, None));
+        // Another machine goes on.
+        converges(&[run(0, 3, 0, Some(at))], &Run { machine: 1, ..run(1, 3, 0, None) });
+    }
+}
