@@ -146,7 +146,8 @@ impl Ended {
     }
 }
 
-/// Writes down that an execution has ended. One that completed finishes its instance; a removal finishes all of its cluster.
+/// Writes down that an execution has ended. One that completed finishes its instance; one that has made or removed the whole cluster
+/// finishes all instances of it, since nothing of theirs is left to do.
 pub fn end(t: &Transaction<'_>, execution: i64, ended: &Ended, now_ms: i64, left_out: u64) -> rusqlite::Result<()> {
     t.execute(
         "UPDATE execution SET ended_ms = ?2, status = ?3, exit_code = ?4, error = ?5, hint = ?6, left_out = left_out + ?7 WHERE id = ?1",
@@ -164,7 +165,7 @@ pub fn end(t: &Transaction<'_>, execution: i64, ended: &Ended, now_ms: i64, left
         t.execute("UPDATE instance SET finished = 1 WHERE id = (SELECT instance FROM execution WHERE id = ?1)", [execution])?;
         t.execute(
             "UPDATE instance SET finished = 1 WHERE cluster IN (SELECT i.cluster FROM instance i JOIN execution e ON e.instance = i.id
-             WHERE e.id = ?1 AND i.command = 'down')",
+             WHERE e.id = ?1 AND (i.command IN ('down', 'rename') OR i.command = 'up' AND i.parameters = '{}'))",
             [execution],
         )?;
     }

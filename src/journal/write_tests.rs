@@ -58,6 +58,20 @@ fn one_that_runs_is_not_continued_and_a_removal_leaves_nothing_to_continue() {
     assert_eq!(begin(&mut db, &spec("up", "{}", 4), |_| false).unwrap().continues, None);
 }
 
+#[test]
+fn what_the_whole_cluster_went_through_leaves_nothing_to_continue() {
+    for (command, parameters, left) in [("up", "{}", false), ("rename", "{\"prefix\":\"p\"}", false), ("up", "{\"tags\":\"x\"}", true)] {
+        let mut db = empty();
+        let cut_off = begin(&mut db, &spec("restart", "{}", 1), |_| true).unwrap();
+        finish(&mut db, cut_off.execution, Some(&Error::failed("no")));
+        let whole = begin(&mut db, &spec(command, parameters, 2), |_| true).unwrap();
+        finish(&mut db, whole.execution, None);
+        let next = begin(&mut db, &spec("restart", "{}", 3), |_| true).unwrap();
+        assert_eq!(next.continues.is_some(), left, "{command} {parameters}");
+        assert_eq!(next.instance_began_ms, if left { 1000 } else { 3000 });
+    }
+}
+
 fn task(host: &str, task: &str, status: TaskStatus) -> Event {
     Event::Task {
         host: host.into(),

@@ -81,7 +81,6 @@ pub async fn restart(cluster: &Cluster, pattern: &str, all: bool) -> Result<Rest
 }
 
 async fn restart_now(cluster: &Cluster, hosts: &[Host], all: bool) -> Result<Restarted> {
-    cluster.begin();
     let (reporter, mut phases) = (&cluster.reporter, Phases::default());
     let observed = phases.time(reporter, "observe", cluster.provider.observe()).await?;
     if observed.uuid.is_none() {
@@ -90,6 +89,8 @@ async fn restart_now(cluster: &Cluster, hosts: &[Host], all: bool) -> Result<Res
     if let Some(h) = hosts.iter().find(|h| observed.host(h.id).is_none_or(|o| o.state != HostState::Running)) {
         return Err(Error::failed(format!("{} does not run: nothing was restarted", h.name)).hint("`septet up` starts it"));
     }
+    // Only now: an execution that could not begin must not count as the one that asked for the restart.
+    cluster.begin();
     let access = phases.time(reporter, "connect", Access::new(cluster, observed)?.connect(cluster, true)).await?;
     let mut work = Restart { cluster, access: &access, restarted: Vec::new() };
     let (due, already) = match (all, cluster.recorder.instance_began_ms()) {
