@@ -18,6 +18,7 @@ use crate::{
     inventory::{HostId, Inventory},
     observed::{HostState, Observed},
     playbook::Gate,
+    provider,
     ssh::{Fleet, SshError, keys, openssh},
     state::{SSH_CONFIG, State},
 };
@@ -60,7 +61,7 @@ impl Access {
     /// Waits until all running hosts can be logged in to. Names those that refuse our key.
     async fn login(&self, cluster: &Cluster, planted: &BTreeSet<HostId>) -> Result<Vec<HostId>> {
         let begun = Instant::now();
-        let limit = cluster.provider.boot_timeout();
+        let (limit, restarts) = (cluster.provider.boot_timeout(), planting_restarts(cluster));
         let running: Vec<HostId> = self.observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect();
         loop {
             let results = join_all(running.iter().map(|id| async move { (*id, self.fleet.connection(*id).await.map(drop)) })).await;
@@ -78,7 +79,7 @@ impl Access {
             // A host that boots may refuse a key that it does not have yet; one that refuses for longer does not have it. Once
             // one was found that does not have it, the others need not be given time.
             let sure = !planted.is_empty() && refused.first().is_some_and(|id| !planted.contains(id));
-            let patience = if cluster.provider.planting_restarts() && !sure { Duration::from_secs(20) } else { Duration::ZERO };
+            let patience = if restarts && !sure { Duration::from_secs(20) } else { Duration::ZERO };
             let others = failed.iter().all(|(_, e)| matches!(e, SshError::Login(_) | SshError::Jump { .. }));
             if !refused.is_empty() && others && begun.elapsed() >= patience {
                 return Ok(refused);
@@ -111,7 +112,7 @@ impl Access {
             }
             let uuid = access.observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
             let public = authorized::line(&keys::cluster_key(uuid)?.0, uuid)?;
-            let restarts = cluster.provider.planting_restarts();
+            let restarts = planting_restarts(cluster);
             for id in if restarts { vec![id] } else { refused } {
                 let Some(host) = access.observed.host(id).cloned() else { continue };
                 if !planted.insert(id) {
@@ -123,7 +124,7 @@ impl Access {
                     cluster.reporter.gate(&host.name, GateState::Before);
                     access.gate(cluster).before(id).await.map_err(|e| e.context(format!("{} is not restarted", host.name)))?;
                 }
-                cluster.provider.plant_key(&host, &public).await?;
+                provider::machines(&*cluster.provider)?.plant_key(&host, &public).await?;
                 if restarts {
                     let observed = cluster.provider.settle().await?;
                     access = Access::new(cluster, observed)?;
@@ -168,6 +169,11 @@ impl Access {
         }
         openssh::write(&State::cluster(id)?, cluster.provider.login(), &hosts)
     }
+}
+
+/// Whether a login key is planted by restarting hosts.
+fn planting_restarts(cluster: &Cluster) -> bool {
+    cluster.provider.machines().is_some_and(|m| m.planting_restarts())
 }
 
 /// What a host is that does not run.

@@ -143,7 +143,11 @@ pub async fn down_expired(
     interrupted: &AtomicBool,
     agree: impl FnOnce(&[Expired]) -> Result<bool>,
 ) -> Result<Vec<Removed>> {
-    let expired = provider::open(inventory)?.expired(now_s()).await?;
+    let provider = provider::open(inventory)?;
+    let expired = match provider.lease() {
+        Some(lease) => lease.expired(now_s()).await?,
+        None => Vec::new(),
+    };
     if expired.is_empty() {
         return Ok(Vec::new());
     }
@@ -254,9 +258,7 @@ mod tests {
     use super::*;
     use crate::{
         error::Kind,
-        observed::{Observed, ObservedHost, ObservedNetwork},
-        plan::Step,
-        provider::Site,
+        observed::{Observed, ObservedHost},
         ssh::Endpoint,
     };
 
@@ -276,24 +278,6 @@ mod tests {
         fn observe(&self) -> BoxFuture<'_, Result<Observed>> {
             nobody()
         }
-        fn prepare<'a>(&'a self, _: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
-            nobody()
-        }
-        fn create_network<'a>(&'a self, _: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
-            nobody()
-        }
-        fn apply<'a>(
-            &'a self,
-            _: &'a Step,
-            _: &'a ObservedNetwork,
-            _: &'a Site<'a>,
-            _: &'a (dyn Fn(String) + Send + Sync),
-        ) -> BoxFuture<'a, Result<()>> {
-            nobody()
-        }
-        fn plant_key<'a>(&'a self, _: &'a ObservedHost, _: &'a str) -> BoxFuture<'a, Result<()>> {
-            nobody()
-        }
         fn list(&self, _: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
             Box::pin(async { Ok(self.left.lock().unwrap().clone()) })
         }
@@ -310,19 +294,10 @@ mod tests {
                 Ok(())
             })
         }
-        fn expired(&self, _: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
-            nobody()
-        }
         fn endpoint(&self, _: &ObservedHost) -> Result<Endpoint> {
             nobody()
         }
         fn clusters(&self) -> BoxFuture<'_, Result<Vec<crate::provider::Found>>> {
-            nobody()
-        }
-        fn expires(&self) -> Option<u64> {
-            nobody()
-        }
-        fn extend(&self, _: ClusterId, _: u64) -> BoxFuture<'_, Result<()>> {
             nobody()
         }
         fn login(&self) -> &'static str {

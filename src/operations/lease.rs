@@ -43,21 +43,23 @@ pub async fn extend(cluster: &mut Cluster, ttl: Duration) -> Result<Extended> {
 
 async fn extend_now(cluster: &mut Cluster, ttl: Duration) -> Result<Extended> {
     cluster.begin();
+    let provider = cluster.provider.clone();
+    let lease = provider.lease().ok_or_else(|| Error::failed("hosts that Septet did not make have no `ttl`"))?;
     let observed = cluster.provider.observe().await?;
     let uuid = observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
-    let (before_s, expires_s) = (cluster.provider.expires(), now_s() + ttl.as_secs());
+    let (before_s, expires_s) = (lease.expires(), now_s() + ttl.as_secs());
     if let Some(before) = before_s.filter(|before| *before > expires_s) {
         return Err(Error::invalid(format!("the cluster expires at {}, which is later", clock::local_s(before)))
             .hint("`septet extend` puts the end off only; `septet down` ends the cluster now"));
     }
-    cluster.provider.extend(uuid, expires_s).await?;
+    lease.extend(uuid, expires_s).await?;
     run_playbook(cluster, PLAYBOOK).await?;
     Ok(Extended { before_s, expires_s })
 }
 
 /// Warns in a health report of an end that is near.
 pub fn warn_of_end(report: &mut Report, provider: &dyn Provider) {
-    let Some(expires_s) = provider.expires() else { return };
+    let Some(expires_s) = provider.lease().and_then(|l| l.expires()) else { return };
     report.warnings.extend(warning(expires_s, now_s()));
 }
 
@@ -81,7 +83,8 @@ pub async fn sweep(inventory: &Inventory, reporter: &Arc<Reporter>, interrupted:
     }
     // Whether Docker can be used, the command itself says.
     let Ok(provider) = provider::open(inventory) else { return };
-    let Ok(expired) = provider.expired(now_s()).await else { return };
+    let Some(lease) = provider.lease() else { return };
+    let Ok(expired) = lease.expired(now_s()).await else { return };
     let removal = async {
         let others: Vec<Expired> = expired.into_iter().filter(|e| e.cluster != inventory.cluster).collect();
         for one in others {

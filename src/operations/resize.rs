@@ -10,7 +10,7 @@ use crate::{
     events::Event,
     inventory::{HostId, Role},
     plan::Step,
-    provider::Site,
+    provider::{self, Site},
     rolling::{self, Gate, Work},
 };
 
@@ -47,7 +47,7 @@ impl Resize<'_> {
         };
         let site = Site { uuid, inventory: &cluster.inventory, observed, public_key: "" };
         let say = |text: String| cluster.reporter.say(&text);
-        cluster.provider.apply(step, network, &site, &say).await?;
+        provider::machines(&*cluster.provider)?.apply(step, network, &site, &say).await?;
         cluster.reporter.step(step);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{
     inventory::Inventory,
     observed::{Observed, ObservedNetwork},
     plan::{Plan, Step},
-    provider::{Provider, Site},
+    provider::{self, Provider, Site},
 };
 
 /// What the steps are done with.
@@ -48,7 +48,7 @@ impl Steps<'_> {
     }
 
     async fn one(&self, step: &Step, network: &ObservedNetwork) -> Result<()> {
-        self.provider.apply(step, network, &self.site(), self.say).await?;
+        provider::machines(self.provider)?.apply(step, network, &self.site(), self.say).await?;
         (self.done)(step);
         Ok(())
     }
@@ -56,7 +56,10 @@ impl Steps<'_> {
     /// The network first, then all hosts side by side, and beside them, one after the other, what is mended in place.
     pub async fn before(&self, plan: &Plan) -> Result<()> {
         let site = self.site();
-        let network = self.provider.create_network(&site).await?;
+        let network = match self.provider.network() {
+            Some(networks) => networks.create_network(&site).await?,
+            None => self.observed.network.clone().ok_or_else(|| Error::failed("the hosts' addresses are not known"))?,
+        };
         self.stop()?;
         let steps = plan.steps.iter().filter(|s| **s != Step::CreateNetwork);
         let (in_place, of_hosts): (Vec<&Step>, Vec<&Step>) = steps.partition(|s| matches!(s, Step::Adjust(_)));

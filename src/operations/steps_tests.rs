@@ -17,7 +17,7 @@ use crate::{
     observed::Observed,
     plan::{self, Step},
     provider::{
-        Holder, Provider,
+        Holder, Machines, Provider,
         memory::{Machine, Memory, World},
     },
 };
@@ -34,9 +34,9 @@ fn inventory(prefix: &str, brokers: u16, clients: u16, size: &str) -> Inventory 
 
 /// What a machine with a state directory remembers: the identity that it meant to give a cluster.
 #[derive(Default)]
-struct Machines([Mutex<Option<ClusterId>>; 2]);
+struct Remembered([Mutex<Option<ClusterId>>; 2]);
 
-impl Machines {
+impl Remembered {
     fn intended(&self, machine: usize) -> ClusterId {
         *self.0[machine].lock().unwrap().get_or_insert_with(ClusterId::random)
     }
@@ -117,7 +117,7 @@ fn somebody(world: &Arc<Mutex<World>>) -> (ClusterId, Vec<Machine>) {
 fn converges(all: &[Run], last: &Run) {
     let world: Arc<Mutex<World>> = Arc::default();
     let (theirs, before) = somebody(&world);
-    let machines = Machines::default();
+    let machines = Remembered::default();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let one = |number: usize, r: &Run| {

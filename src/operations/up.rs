@@ -28,7 +28,7 @@ use crate::{
     observed::{HostState, Observed, ObservedHost},
     plan::{self, Plan, Step},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
-    provider::{Check, EXTERNAL_PORT, Estimate, ProviderStats, Verdict},
+    provider::{self, Check, EXTERNAL_PORT, Estimate, ProviderStats, Verdict},
     ssh::{Fleet, keys},
     state,
     template::Vars,
@@ -116,7 +116,7 @@ fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Resu
 fn common(cluster: &Cluster, observed: &Observed) -> Vars {
     let mut v = engine::vars(&cluster.inventory, observed.uuid.map(|u| u.to_string()).as_deref());
     v.insert("external_port".into(), json!(EXTERNAL_PORT));
-    v.extend(cluster.provider.expires().map(|at| ("expires".to_owned(), at.into())));
+    v.extend(cluster.provider.lease().and_then(|l| l.expires()).map(|at| ("expires".to_owned(), at.into())));
     v.extend(cluster.archives.clone());
     v
 }
@@ -226,7 +226,9 @@ fn interrupted(cluster: &Cluster) -> Result<()> {
 /// What exists, with what of it is to be mended in place.
 async fn observe(cluster: &Cluster) -> Result<Observed> {
     let mut observed = cluster.provider.observe().await?;
-    observed.adjustments = cluster.provider.adjustments(&observed).await?;
+    if let Some(machines) = cluster.provider.machines() {
+        observed.adjustments = machines.adjustments(&observed).await?;
+    }
     Ok(observed)
 }
 
@@ -240,7 +242,7 @@ async fn preflight(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Resul
         return Ok(Vec::new());
     }
     let steps: Vec<Step> = plan.all().cloned().collect();
-    cluster.provider.preflight(observed, &steps).await
+    provider::machines(&*cluster.provider)?.preflight(observed, &steps).await
 }
 
 /// Refuses to begin what would go wrong.
@@ -324,7 +326,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     let cluster = &*cluster;
     if makes_hosts(&plan) {
         let say = |text: String| reporter.say(&text);
-        let how = phases.time(reporter, "image", cluster.provider.prepare(&say)).await?;
+        let how = phases.time(reporter, "image", provider::machines(&*cluster.provider)?.prepare(&say)).await?;
         reporter.detail(&format!("   hosts are made with: {how}"));
         interrupted(cluster)?;
     }
@@ -384,7 +386,7 @@ async fn note_formatted(cluster: &Cluster, access: &Access) -> Result<()> {
         ask.await.is_ok_and(|out| out.code == Some(0)).then(|| h.clone())
     }));
     let mounted: Vec<ObservedHost> = mounted.await.into_iter().flatten().collect();
-    cluster.provider.note_formatted(&mounted).await
+    provider::machines(&*cluster.provider)?.note_formatted(&mounted).await
 }
 
 /// All names of hosts beside the wanted ones: the provider's, and those that hosts keep from runs that were cut off.
@@ -445,7 +447,7 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     if observed.uuid.is_none() {
         cluster.reporter.resources(&cluster.provider.resources(&cluster.inventory));
     }
-    let estimate = cluster.provider.estimate();
+    let estimate = cluster.provider.pricing().and_then(|p| p.estimate());
     if let Some(e) = &estimate {
         cluster.reporter.estimate(e);
     }

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 
-use super::{Expired, Found, Holder, Identity, Provider, Site, choose};
+use super::{Found, Holder, Identity, Machines, Network, Provider, Site, choose};
 use crate::{
     address::Subnet,
     error::{Error, Result},
@@ -161,50 +161,6 @@ impl Provider for Memory {
         })
     }
 
-    fn prepare<'a>(&'a self, _: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
-        Box::pin(async { Ok(String::new()) })
-    }
-
-    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
-        Box::pin(async move {
-            self.point().await?;
-            self.world().networks.insert(site.uuid, self.inventory.cluster.clone());
-            self.point().await?;
-            Ok(ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet: Subnet::new(10, 1, 2), ports_from: 19_000 } })
-        })
-    }
-
-    fn apply<'a>(
-        &'a self,
-        step: &'a Step,
-        _: &'a ObservedNetwork,
-        site: &'a Site<'a>,
-        _: &'a (dyn Fn(String) + Send + Sync),
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.point().await?;
-            match step {
-                Step::Create { id, name, .. } | Step::Replace { id, name, .. } => self.create(*id, name, site.uuid)?,
-                Step::Start { id, .. } | Step::Unpause { id, .. } => self.change(*id, site.uuid, |m| m.running = true)?,
-                Step::Resize { id, to, .. } => {
-                    // Stopped, changed, started: it can end between any two.
-                    self.change(*id, site.uuid, |m| m.running = false)?;
-                    self.point().await?;
-                    self.change(*id, site.uuid, |m| m.size = Some(to.clone()))?;
-                    self.point().await?;
-                    self.change(*id, site.uuid, |m| m.running = true)?;
-                }
-                Step::Rename { id, to, .. } => self.rename(*id, site.uuid, to)?,
-                Step::CreateNetwork | Step::Attach { .. } | Step::Adjust(_) => {}
-            }
-            self.point().await
-        })
-    }
-
-    fn plant_key<'a>(&'a self, _: &'a ObservedHost, _: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-
     fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
         Box::pin(async move {
             self.point().await?;
@@ -241,18 +197,6 @@ impl Provider for Memory {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn expires(&self) -> Option<u64> {
-        None
-    }
-
-    fn extend(&self, _: ClusterId, _: u64) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn expired(&self, _: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
     fn hold<'a>(&'a self, _: &'a Holder) -> BoxFuture<'a, Result<()>> {
         Box::pin(async {
             self.point().await?;
@@ -283,5 +227,61 @@ impl Provider for Memory {
 
     fn outside(&self, _: &ObservedHost, _: u16) -> Option<String> {
         None
+    }
+
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(self)
+    }
+
+    fn network(&self) -> Option<&dyn Network> {
+        Some(self)
+    }
+}
+
+impl Machines for Memory {
+    fn prepare<'a>(&'a self, _: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async { Ok(String::new()) })
+    }
+
+    fn apply<'a>(
+        &'a self,
+        step: &'a Step,
+        _: &'a ObservedNetwork,
+        site: &'a Site<'a>,
+        _: &'a (dyn Fn(String) + Send + Sync),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.point().await?;
+            match step {
+                Step::Create { id, name, .. } | Step::Replace { id, name, .. } => self.create(*id, name, site.uuid)?,
+                Step::Start { id, .. } | Step::Unpause { id, .. } => self.change(*id, site.uuid, |m| m.running = true)?,
+                Step::Resize { id, to, .. } => {
+                    // Stopped, changed, started: it can end between any two.
+                    self.change(*id, site.uuid, |m| m.running = false)?;
+                    self.point().await?;
+                    self.change(*id, site.uuid, |m| m.size = Some(to.clone()))?;
+                    self.point().await?;
+                    self.change(*id, site.uuid, |m| m.running = true)?;
+                }
+                Step::Rename { id, to, .. } => self.rename(*id, site.uuid, to)?,
+                Step::CreateNetwork | Step::Attach { .. } | Step::Adjust(_) => {}
+            }
+            self.point().await
+        })
+    }
+
+    fn plant_key<'a>(&'a self, _: &'a ObservedHost, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Network for Memory {
+    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
+        Box::pin(async move {
+            self.point().await?;
+            self.world().networks.insert(site.uuid, self.inventory.cluster.clone());
+            self.point().await?;
+            Ok(ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet: Subnet::new(10, 1, 2), ports_from: 19_000 } })
+        })
     }
 }

@@ -113,7 +113,8 @@ pub struct ProviderStats {
     pub waited_s: f64,
 }
 
-/// A provider.
+/// A provider: what exists, where it is, the right to change it, and that it can be removed. What only some can do stands in
+/// capabilities.
 pub trait Provider: Send + Sync {
     /// What exists of the cluster of this name.
     fn observe(&self) -> BoxFuture<'_, Result<Observed>>;
@@ -121,44 +122,9 @@ pub trait Provider: Send + Sync {
     fn settle(&self) -> BoxFuture<'_, Result<Observed>> {
         self.observe()
     }
-    /// What of the inventory's settings is otherwise in what exists, and can be mended in place.
-    fn adjustments<'a>(&'a self, _observed: &'a Observed) -> BoxFuture<'a, Result<Vec<Adjustment>>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-    /// Looks whether the steps of a plan can be done, without doing anything.
-    fn preflight<'a>(&'a self, _observed: &'a Observed, _steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
     /// Resources of a new cluster beside its hosts, and their openings: lines for a plan.
     fn resources(&self, _inventory: &Inventory) -> Vec<String> {
         Vec::new()
-    }
-    /// The cluster's cost once it matches the inventory.
-    fn estimate(&self) -> Option<Estimate> {
-        None
-    }
-    /// Makes sure that hosts can be made: images and the like. Says what it does through `say`, and
-    /// answers with what was chosen.
-    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>>;
-    /// Makes the network. Called before any host is made.
-    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>>;
-    /// Does one step for one host. Says what is worth knowing through `say`.
-    fn apply<'a>(
-        &'a self,
-        step: &'a Step,
-        network: &'a ObservedNetwork,
-        site: &'a Site<'a>,
-        say: &'a (dyn Fn(String) + Send + Sync),
-    ) -> BoxFuture<'a, Result<()>>;
-    /// Puts a login key on one host without logging in. The host may be restarted for that.
-    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> BoxFuture<'a, Result<()>>;
-    /// Writes down that the data volumes of these hosts have file systems, so that they are never formatted again.
-    fn note_formatted<'a>(&'a self, _hosts: &'a [ObservedHost]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-    /// Whether [`Provider::plant_key`] restarts hosts: then they go one at a time.
-    fn planting_restarts(&self) -> bool {
-        false
     }
     /// All identities under the cluster's name.
     fn identities(&self) -> BoxFuture<'_, Result<Vec<Identity>>> {
@@ -181,14 +147,8 @@ pub trait Provider: Send + Sync {
     }
     /// Removes resources of one kind, and waits until they are gone; some may be gone already.
     fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>>;
-    /// Expired clusters of this provider, of any name.
-    fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>>;
     /// All clusters of this provider, of any name.
     fn clusters(&self) -> BoxFuture<'_, Result<Vec<Found>>>;
-    /// When the cluster expires, in seconds since 1970, as far as that was seen or has been decided.
-    fn expires(&self) -> Option<u64>;
-    /// Writes down that the cluster of this identity expires then, and not earlier.
-    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>>;
     /// Takes the right to change the cluster of this name, against other machines too where the provider can.
     fn hold<'a>(&'a self, _holder: &'a Holder) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })
@@ -223,6 +183,82 @@ pub trait Provider: Send + Sync {
     fn stats(&self) -> Option<ProviderStats> {
         None
     }
+    /// Changes hosts, in steps.
+    fn machines(&self) -> Option<&dyn Machines> {
+        None
+    }
+    /// Makes networks.
+    fn network(&self) -> Option<&dyn Network> {
+        None
+    }
+    /// Knows prices.
+    fn pricing(&self) -> Option<&dyn Pricing> {
+        None
+    }
+    /// Gives clusters an end.
+    fn lease(&self) -> Option<&dyn Lease> {
+        None
+    }
+}
+
+/// Hosts that are made, changed and renamed.
+pub trait Machines: Send + Sync {
+    /// What of the inventory's settings is otherwise in what exists, and can be mended in place.
+    fn adjustments<'a>(&'a self, _observed: &'a Observed) -> BoxFuture<'a, Result<Vec<Adjustment>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    /// Looks whether the steps of a plan can be done, without doing anything.
+    fn preflight<'a>(&'a self, _observed: &'a Observed, _steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    /// Makes sure that hosts can be made: images and the like. Says what it does through `say`, and
+    /// answers with what was chosen.
+    fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>>;
+    /// Does one step for one host. Says what is worth knowing through `say`.
+    fn apply<'a>(
+        &'a self,
+        step: &'a Step,
+        network: &'a ObservedNetwork,
+        site: &'a Site<'a>,
+        say: &'a (dyn Fn(String) + Send + Sync),
+    ) -> BoxFuture<'a, Result<()>>;
+    /// Puts a login key on one host without logging in. The host may be restarted for that.
+    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Writes down that the data volumes of these hosts have file systems, so that they are never formatted again.
+    fn note_formatted<'a>(&'a self, _hosts: &'a [ObservedHost]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Whether [`Machines::plant_key`] restarts hosts: then they go one at a time.
+    fn planting_restarts(&self) -> bool {
+        false
+    }
+}
+
+/// Networks that hosts are made in.
+pub trait Network: Send + Sync {
+    /// Makes the network. Called before any host is made.
+    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>>;
+}
+
+/// What a cluster costs.
+pub trait Pricing: Send + Sync {
+    /// The cluster's cost once it matches the inventory.
+    fn estimate(&self) -> Option<Estimate>;
+}
+
+/// Clusters that expire.
+pub trait Lease: Send + Sync {
+    /// Expired clusters of this provider, of any name.
+    fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>>;
+    /// When the cluster expires, in seconds since 1970, as far as that was seen or has been decided.
+    fn expires(&self) -> Option<u64>;
+    /// Writes down that the cluster of this identity expires then, and not earlier.
+    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>>;
+}
+
+/// The capability to change hosts, which an operation needs.
+pub fn machines(provider: &dyn Provider) -> Result<&dyn Machines> {
+    provider.machines().ok_or_else(|| Error::failed("this provider changes no hosts"))
 }
 
 /// The provider of an inventory.

@@ -96,7 +96,8 @@ async fn provider(cluster: &Cluster, observed: &Observed) -> Vec<Finding> {
         Ok(plan) => plan.all().cloned().collect(),
         Err(e) => return failed(e),
     };
-    match cluster.provider.preflight(observed, &steps).await {
+    let Some(machines) = cluster.provider.machines() else { return Vec::new() };
+    match machines.preflight(observed, &steps).await {
         Err(e) => failed(e),
         Ok(checks) if checks.is_empty() => {
             vec![Finding::pass("provider", "limits", format!("nothing stands in the way of {} steps", steps.len()))]

@@ -31,8 +31,8 @@ use errors::{explain, is_status};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
-    Check, Expired, Found, Holder, Identity, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource, Site, foreign,
-    marks::Marks,
+    Check, Expired, Found, Holder, Identity, Lease, Machines, Network, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource,
+    Site, foreign, marks::Marks,
 };
 use crate::{
     address::Subnet,
@@ -181,6 +181,125 @@ impl Provider for Docker {
         })
     }
 
+    fn identities(&self) -> BoxFuture<'_, Result<Vec<Identity>>> {
+        Box::pin(self.identities_now())
+    }
+
+    fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
+        Box::pin(async move {
+            let uuid = &uuid.to_string();
+            let mut out = Vec::new();
+            for c in self.containers(CLUSTER, uuid).await? {
+                let name = c.name.unwrap_or_default().trim_start_matches('/').to_owned();
+                out.push(Resource { kind: "container", name, id: c.id.unwrap_or_default(), data: false });
+            }
+            for n in self.networks(CLUSTER, uuid).await? {
+                out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default(), data: false });
+            }
+            for v in self.volumes(CLUSTER, uuid).await? {
+                out.push(Resource {
+                    kind: "volume",
+                    name: v.name.clone(),
+                    data: marks(&v.labels).is_none_or(|m| m.host.is_some()),
+                    id: v.name,
+                });
+            }
+            out.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+            Ok(out)
+        })
+    }
+
+    fn removal_order(&self) -> &'static [&'static str] {
+        &["container", "network", "volume"]
+    }
+
+    fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let one = |resource: &'a Resource| async move {
+                let removed = match resource.kind {
+                    "container" => return self.remove_container(&resource.id).await,
+                    "network" => self.engine.remove_network(&resource.id).await,
+                    _ => self.engine.remove_volume(&resource.id, None::<RemoveVolumeOptions>).await,
+                };
+                match removed {
+                    Err(e) if !is_status(&e, 404) => Err(self.in_use(resource, e).await),
+                    _ => Ok(()),
+                }
+            };
+            futures_util::future::join_all(resources.iter().map(one)).await.into_iter().collect()
+        })
+    }
+
+    fn clusters(&self) -> BoxFuture<'_, Result<Vec<Found>>> {
+        Box::pin(self.clusters_now())
+    }
+
+    fn hold<'a>(&'a self, holder: &'a Holder) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let hold = lock::take(&self.engine, &self.cluster, holder).await?;
+            *self.hold.lock().await = Some(hold);
+            Ok(())
+        })
+    }
+
+    fn release(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Some(hold) = self.hold.lock().await.take() {
+                hold.release().await;
+            }
+        })
+    }
+
+    fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint> {
+        let (address, port) = match (host.id.role(), host.published.get(&22)) {
+            (Role::Control, Some(p)) => ("127.0.0.1".to_owned(), *p),
+            (Role::Control, None) => {
+                return Err(
+                    Error::failed(format!("{} publishes no port for SSH", host.name)).hint("remove the container, and run `septet up`")
+                );
+            }
+            _ => (host.address.to_string(), 22),
+        };
+        Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone(), own: None })
+    }
+
+    fn console<'a>(&'a self, host: &'a ObservedHost) -> BoxFuture<'a, Option<String>> {
+        // Units that do not run although they should, and the end of their log.
+        const SCRIPT: &str = "systemctl is-system-running; systemctl --failed --plain --no-legend --no-pager; \
+            systemctl is-active ssh >/dev/null || { echo \"ssh.service is $(systemctl is-active ssh)\"; journalctl -b -u ssh -n 3 -o cat --no-pager; }";
+        Box::pin(async move { privilege::exec(&self.engine, &host.reference, SCRIPT).await.map_or_else(Some, Some) })
+    }
+
+    fn resources(&self, inventory: &Inventory) -> Vec<String> {
+        network::resources(inventory)
+    }
+
+    fn login(&self) -> &'static str {
+        LOGIN
+    }
+
+    fn chosen(&self) -> Option<String> {
+        self.daemon.as_ref().filter(|d| !d.is_usual()).map(|d| format!("Docker at {}: {}", d.host, d.why))
+    }
+
+    fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {
+        host.published.get(&port).map(|p| format!("127.0.0.1:{p}"))
+    }
+
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(self)
+    }
+
+    fn network(&self) -> Option<&dyn Network> {
+        Some(self)
+    }
+
+    fn lease(&self) -> Option<&dyn Lease> {
+        Some(self)
+    }
+}
+
+impl Machines for Docker {
     fn prepare<'a>(&'a self, say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
         Box::pin(async move {
             let (image, privilege) = self
@@ -193,10 +312,6 @@ impl Provider for Docker {
                 .await?;
             Ok(format!("image {image}, {}", privilege.describe()))
         })
-    }
-
-    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
-        Box::pin(self.make_network(site))
     }
 
     fn apply<'a>(
@@ -260,55 +375,21 @@ impl Provider for Docker {
         })
     }
 
-    fn identities(&self) -> BoxFuture<'_, Result<Vec<Identity>>> {
-        Box::pin(self.identities_now())
-    }
-
-    fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
+    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
         Box::pin(async move {
-            let uuid = &uuid.to_string();
-            let mut out = Vec::new();
-            for c in self.containers(CLUSTER, uuid).await? {
-                let name = c.name.unwrap_or_default().trim_start_matches('/').to_owned();
-                out.push(Resource { kind: "container", name, id: c.id.unwrap_or_default(), data: false });
-            }
-            for n in self.networks(CLUSTER, uuid).await? {
-                out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default(), data: false });
-            }
-            for v in self.volumes(CLUSTER, uuid).await? {
-                out.push(Resource {
-                    kind: "volume",
-                    name: v.name.clone(),
-                    data: marks(&v.labels).is_none_or(|m| m.host.is_some()),
-                    id: v.name,
-                });
-            }
-            out.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
-            Ok(out)
+            let hosts = steps.iter().filter(|s| matches!(s, Step::Create { .. } | Step::Replace { .. } | Step::Start { .. })).count();
+            Ok(preflight::inotify(&self.engine, hosts).await.into_iter().collect())
         })
     }
+}
 
-    fn removal_order(&self) -> &'static [&'static str] {
-        &["container", "network", "volume"]
+impl Network for Docker {
+    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
+        Box::pin(self.make_network(site))
     }
+}
 
-    fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let one = |resource: &'a Resource| async move {
-                let removed = match resource.kind {
-                    "container" => return self.remove_container(&resource.id).await,
-                    "network" => self.engine.remove_network(&resource.id).await,
-                    _ => self.engine.remove_volume(&resource.id, None::<RemoveVolumeOptions>).await,
-                };
-                match removed {
-                    Err(e) if !is_status(&e, 404) => Err(self.in_use(resource, e).await),
-                    _ => Ok(()),
-                }
-            };
-            futures_util::future::join_all(resources.iter().map(one)).await.into_iter().collect()
-        })
-    }
-
+impl Lease for Docker {
     fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
         Box::pin(async move {
             let labelled = HashMap::from([("label".to_owned(), vec![EXPIRES.to_owned()])]);
@@ -329,74 +410,11 @@ impl Provider for Docker {
         })
     }
 
-    fn clusters(&self) -> BoxFuture<'_, Result<Vec<Found>>> {
-        Box::pin(self.clusters_now())
-    }
-
     fn expires(&self) -> Option<u64> {
         *self.known_end()
     }
 
     fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.extend_now(uuid, expires_s))
-    }
-
-    fn hold<'a>(&'a self, holder: &'a Holder) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let hold = lock::take(&self.engine, &self.cluster, holder).await?;
-            *self.hold.lock().await = Some(hold);
-            Ok(())
-        })
-    }
-
-    fn release(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            if let Some(hold) = self.hold.lock().await.take() {
-                hold.release().await;
-            }
-        })
-    }
-
-    fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint> {
-        let (address, port) = match (host.id.role(), host.published.get(&22)) {
-            (Role::Control, Some(p)) => ("127.0.0.1".to_owned(), *p),
-            (Role::Control, None) => {
-                return Err(
-                    Error::failed(format!("{} publishes no port for SSH", host.name)).hint("remove the container, and run `septet up`")
-                );
-            }
-            _ => (host.address.to_string(), 22),
-        };
-        Ok(Endpoint { name: host.name.clone(), host: address, port, host_key: host.host_key.clone(), own: None })
-    }
-
-    fn console<'a>(&'a self, host: &'a ObservedHost) -> BoxFuture<'a, Option<String>> {
-        // Units that do not run although they should, and the end of their log.
-        const SCRIPT: &str = "systemctl is-system-running; systemctl --failed --plain --no-legend --no-pager; \
-            systemctl is-active ssh >/dev/null || { echo \"ssh.service is $(systemctl is-active ssh)\"; journalctl -b -u ssh -n 3 -o cat --no-pager; }";
-        Box::pin(async move { privilege::exec(&self.engine, &host.reference, SCRIPT).await.map_or_else(Some, Some) })
-    }
-
-    fn resources(&self, inventory: &Inventory) -> Vec<String> {
-        network::resources(inventory)
-    }
-
-    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
-        Box::pin(async move {
-            let hosts = steps.iter().filter(|s| matches!(s, Step::Create { .. } | Step::Replace { .. } | Step::Start { .. })).count();
-            Ok(preflight::inotify(&self.engine, hosts).await.into_iter().collect())
-        })
-    }
-
-    fn login(&self) -> &'static str {
-        LOGIN
-    }
-
-    fn chosen(&self) -> Option<String> {
-        self.daemon.as_ref().filter(|d| !d.is_usual()).map(|d| format!("Docker at {}: {}", d.host, d.why))
-    }
-
-    fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {
-        host.published.get(&port).map(|p| format!("127.0.0.1:{p}"))
     }
 }

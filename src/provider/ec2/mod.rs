@@ -33,7 +33,8 @@ use septet_ec2::{Client, Group, Image, Instance, TypeInfo};
 use tokio::sync::OnceCell;
 
 use super::{
-    Adjustment, Check, Estimate, Expired, Found, Holder, Observed, ObservedHost, ObservedNetwork, Provider, ProviderStats, Resource, Site,
+    Adjustment, Check, Estimate, Expired, Found, Holder, Lease, Machines, Network, Observed, ObservedHost, ObservedNetwork, Pricing,
+    Provider, ProviderStats, Resource, Site,
 };
 use crate::{
     engine::bundle::Architecture,
@@ -200,72 +201,8 @@ impl Provider for Ec2 {
         Box::pin(self.waiting(self.settle_now()))
     }
 
-    fn adjustments<'a>(&'a self, observed: &'a Observed) -> BoxFuture<'a, Result<Vec<Adjustment>>> {
-        Box::pin(self.adjustments_now(observed))
-    }
-
-    fn preflight<'a>(&'a self, observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
-        Box::pin(self.preflight_now(observed, steps))
-    }
-
     fn resources(&self, _inventory: &Inventory) -> Vec<String> {
         self.planned_resources()
-    }
-
-    fn estimate(&self) -> Option<Estimate> {
-        let region = self.client.get().map(|c| c.region().to_owned()).or_else(|| self.settings.region.clone())?;
-        Some(prices::estimate(&region, &self.bill()))
-    }
-
-    fn prepare<'a>(&'a self, _say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
-        Box::pin(async move {
-            let mut list = BTreeSet::new();
-            for group in self.groups() {
-                let architecture = self.architecture(group).await?;
-                let image = self.image(architecture).await?;
-                list.insert(format!("{} ({}, {architecture})", image.id, image.name));
-            }
-            Ok(list.into_iter().collect::<Vec<_>>().join(", "))
-        })
-    }
-
-    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
-        Box::pin(self.make_network(site))
-    }
-
-    fn apply<'a>(
-        &'a self,
-        step: &'a Step,
-        network: &'a ObservedNetwork,
-        site: &'a Site<'a>,
-        say: &'a (dyn Fn(String) + Send + Sync),
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            match step {
-                Step::CreateNetwork => Ok(()),
-                Step::Create { id, name, .. } | Step::Replace { id, name, .. } => self.create(*id, name, network, site, say).await,
-                Step::Start { id, name } | Step::Unpause { id, name } => self.start(*id, name).await,
-                Step::Resize { id, name, to, .. } => self.waiting(self.resize(*id, name, to)).await,
-                Step::Attach { id, name, volume } => {
-                    let instance = self.reference(*id, name)?;
-                    self.attach(self.client().await?, &instance, volume, name).await
-                }
-                Step::Adjust(adjustment) => self.adjust(adjustment).await,
-                Step::Rename { id, to, .. } => self.rename(*id, to).await,
-            }
-        })
-    }
-
-    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.waiting(self.plant(host, public_key)))
-    }
-
-    fn note_formatted<'a>(&'a self, hosts: &'a [ObservedHost]) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.note_formatted_now(hosts))
-    }
-
-    fn planting_restarts(&self) -> bool {
-        true
     }
 
     fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
@@ -280,20 +217,8 @@ impl Provider for Ec2 {
         Box::pin(self.remove_now(resources))
     }
 
-    fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
-        Box::pin(self.expired_now(now))
-    }
-
     fn clusters(&self) -> BoxFuture<'_, Result<Vec<Found>>> {
         Box::pin(self.clusters_now())
-    }
-
-    fn expires(&self) -> Option<u64> {
-        self.known_end()
-    }
-
-    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.extend_now(uuid, expires_s))
     }
 
     fn listed_within(&self) -> Duration {
@@ -364,5 +289,105 @@ impl Provider for Ec2 {
         // Waits between calls have calls in them: the longer of the two sums is the better bound.
         let waited = stats.waited.max(locked(&self.waits).total);
         Some(ProviderStats { requests: stats.requests, waited_s: waited.as_secs_f64() })
+    }
+
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(self)
+    }
+
+    fn network(&self) -> Option<&dyn Network> {
+        Some(self)
+    }
+
+    fn pricing(&self) -> Option<&dyn Pricing> {
+        Some(self)
+    }
+
+    fn lease(&self) -> Option<&dyn Lease> {
+        Some(self)
+    }
+}
+
+impl Machines for Ec2 {
+    fn adjustments<'a>(&'a self, observed: &'a Observed) -> BoxFuture<'a, Result<Vec<Adjustment>>> {
+        Box::pin(self.adjustments_now(observed))
+    }
+
+    fn preflight<'a>(&'a self, observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
+        Box::pin(self.preflight_now(observed, steps))
+    }
+
+    fn prepare<'a>(&'a self, _say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let mut list = BTreeSet::new();
+            for group in self.groups() {
+                let architecture = self.architecture(group).await?;
+                let image = self.image(architecture).await?;
+                list.insert(format!("{} ({}, {architecture})", image.id, image.name));
+            }
+            Ok(list.into_iter().collect::<Vec<_>>().join(", "))
+        })
+    }
+
+    fn apply<'a>(
+        &'a self,
+        step: &'a Step,
+        network: &'a ObservedNetwork,
+        site: &'a Site<'a>,
+        say: &'a (dyn Fn(String) + Send + Sync),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match step {
+                Step::CreateNetwork => Ok(()),
+                Step::Create { id, name, .. } | Step::Replace { id, name, .. } => self.create(*id, name, network, site, say).await,
+                Step::Start { id, name } | Step::Unpause { id, name } => self.start(*id, name).await,
+                Step::Resize { id, name, to, .. } => self.waiting(self.resize(*id, name, to)).await,
+                Step::Attach { id, name, volume } => {
+                    let instance = self.reference(*id, name)?;
+                    self.attach(self.client().await?, &instance, volume, name).await
+                }
+                Step::Adjust(adjustment) => self.adjust(adjustment).await,
+                Step::Rename { id, to, .. } => self.rename(*id, to).await,
+            }
+        })
+    }
+
+    fn plant_key<'a>(&'a self, host: &'a ObservedHost, public_key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.waiting(self.plant(host, public_key)))
+    }
+
+    fn note_formatted<'a>(&'a self, hosts: &'a [ObservedHost]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.note_formatted_now(hosts))
+    }
+
+    fn planting_restarts(&self) -> bool {
+        true
+    }
+}
+
+impl Network for Ec2 {
+    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
+        Box::pin(self.make_network(site))
+    }
+}
+
+impl Pricing for Ec2 {
+    fn estimate(&self) -> Option<Estimate> {
+        let region = self.client.get().map(|c| c.region().to_owned()).or_else(|| self.settings.region.clone())?;
+        Some(prices::estimate(&region, &self.bill()))
+    }
+}
+
+impl Lease for Ec2 {
+    fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
+        Box::pin(self.expired_now(now))
+    }
+
+    fn expires(&self) -> Option<u64> {
+        self.known_end()
+    }
+
+    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.extend_now(uuid, expires_s))
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Expired, Found, Identity, Provider, Site, Thing, Verdict, choose, clusters, marks::Marks};
+use super::{Check, Found, Identity, Machines, Provider, Site, Thing, Verdict, choose, clusters, marks::Marks};
 use crate::{
     clock::now_s,
     engine::bundle::Architecture,
@@ -397,61 +397,11 @@ impl Provider for StaticHosts {
         Box::pin(self.observe_now())
     }
 
-    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
-        Box::pin(async move {
-            let new = steps.iter().filter_map(|s| match s {
-                Step::Create { id, .. } => Some(*id),
-                _ => None,
-            });
-            let found = join_all(new.map(|id| self.preflight_one(id))).await;
-            let failed: Vec<String> = found.iter().filter(|(ok, _)| !ok).map(|(_, t)| t.clone()).collect();
-            let (verdict, finding) = match failed.is_empty() {
-                true => (Verdict::Pass, found.into_iter().map(|(_, t)| t).collect::<Vec<_>>().join(", ")),
-                false => (Verdict::Fail, failed.join("; ")),
-            };
-            let hint = (verdict == Verdict::Fail)
-                .then(|| "nothing was changed on any host: repair what is named, or take the host out of the inventory".to_owned());
-            Ok(vec![Check { name: "hosts", verdict, finding, hint }])
-        })
-    }
-
     fn resources(&self, _inventory: &Inventory) -> Vec<String> {
         vec![
             format!("{OWNER} on every host: it names the cluster that the host belongs to"),
             "the hosts' names, in /etc/hostname and a block of /etc/hosts; `septet down` puts the earlier ones back".to_owned(),
         ]
-    }
-
-    fn prepare<'a>(&'a self, _say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
-        Box::pin(async { Ok("hosts that exist".to_owned()) })
-    }
-
-    fn create_network<'a>(&'a self, site: &'a Site<'a>) -> BoxFuture<'a, Result<ObservedNetwork>> {
-        Box::pin(async move { site.observed.network.clone().ok_or_else(|| Error::failed("the hosts were not observed")) })
-    }
-
-    fn apply<'a>(
-        &'a self,
-        step: &'a Step,
-        _network: &'a ObservedNetwork,
-        site: &'a Site<'a>,
-        _say: &'a (dyn Fn(String) + Send + Sync),
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            match step {
-                Step::Create { id, name, .. } => self.claim(*id, name, site.uuid).await,
-                Step::Rename { id, to, .. } => self.rename(*id, to).await,
-                // Nothing else of a host is Septet's to change.
-                _ => Ok(()),
-            }
-        })
-    }
-
-    fn plant_key<'a>(&'a self, host: &'a ObservedHost, _public_key: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            Err(Error::failed(format!("{}: no key of the user's is accepted", host.name))
-                .hint("add your key to the host's authorized_keys: Septet changes no keys on hosts that it did not make"))
-        })
     }
 
     fn list(&self, uuid: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
@@ -497,20 +447,8 @@ impl Provider for StaticHosts {
         })
     }
 
-    fn expires(&self) -> Option<u64> {
-        None
-    }
-
-    fn extend(&self, _uuid: ClusterId, _expires_s: u64) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Err(Error::failed("hosts that Septet did not make have no `ttl`")) })
-    }
-
     fn warnings(&self) -> Vec<String> {
         self.has_ttl.then(|| "`ttl` has no effect on hosts that Septet did not make".to_owned()).into_iter().collect()
-    }
-
-    fn expired(&self, _now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
-        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint> {
@@ -535,6 +473,58 @@ impl Provider for StaticHosts {
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {
         let v4 = host.address.is_ipv4() && !host.address.is_unspecified();
         (host.id.role() == Role::Broker && port == super::EXTERNAL_PORT && v4).then(|| format!("{}:{port}", host.address))
+    }
+
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(self)
+    }
+}
+
+impl Machines for StaticHosts {
+    fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
+        Box::pin(async move {
+            let new = steps.iter().filter_map(|s| match s {
+                Step::Create { id, .. } => Some(*id),
+                _ => None,
+            });
+            let found = join_all(new.map(|id| self.preflight_one(id))).await;
+            let failed: Vec<String> = found.iter().filter(|(ok, _)| !ok).map(|(_, t)| t.clone()).collect();
+            let (verdict, finding) = match failed.is_empty() {
+                true => (Verdict::Pass, found.into_iter().map(|(_, t)| t).collect::<Vec<_>>().join(", ")),
+                false => (Verdict::Fail, failed.join("; ")),
+            };
+            let hint = (verdict == Verdict::Fail)
+                .then(|| "nothing was changed on any host: repair what is named, or take the host out of the inventory".to_owned());
+            Ok(vec![Check { name: "hosts", verdict, finding, hint }])
+        })
+    }
+
+    fn prepare<'a>(&'a self, _say: &'a (dyn Fn(String) + Send + Sync)) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async { Ok("hosts that exist".to_owned()) })
+    }
+
+    fn apply<'a>(
+        &'a self,
+        step: &'a Step,
+        _network: &'a ObservedNetwork,
+        site: &'a Site<'a>,
+        _say: &'a (dyn Fn(String) + Send + Sync),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match step {
+                Step::Create { id, name, .. } => self.claim(*id, name, site.uuid).await,
+                Step::Rename { id, to, .. } => self.rename(*id, to).await,
+                // Nothing else of a host is Septet's to change.
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn plant_key<'a>(&'a self, host: &'a ObservedHost, _public_key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            Err(Error::failed(format!("{}: no key of the user's is accepted", host.name))
+                .hint("add your key to the host's authorized_keys: Septet changes no keys on hosts that it did not make"))
+        })
     }
 }
 
