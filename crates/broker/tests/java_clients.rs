@@ -91,7 +91,9 @@ fn everything_with(variable: &str, distribution: &str) {
     for codec in ["gzip", "snappy", "lz4", "zstd"] {
         let input = Stdio::from(fs::File::open(&lines).unwrap());
         java.run_with(
-            &format!("console-producer --topic keyed-{codec} --compression-codec {codec} --property parse.key=true --property key.separator=:"),
+            &format!(
+                "console-producer --topic keyed-{codec} --compression-codec {codec} --property parse.key=true --property key.separator=:"
+            ),
             input,
         );
     }
