@@ -39,7 +39,7 @@ def produce(k):
     def delivered(part, seq):
         def done(e, m):
             left[0] -= 1
-            say("F", k, part, seq, e) if e else say("A", k, part, seq, m.offset())
+            say("F", k, part, seq, e) if e else say("A", k, part, seq, -1 if m.offset() is None else m.offset())
         return done
     while not stopping():
         part = rng.randrange(partitions)
