@@ -11,7 +11,8 @@
 //! | [`acl`], [`tree`], [`state`] | the pure core: permissions, znodes, sessions, commands |
 //! | [`format2`] | what earlier versions stored |
 //! | [`watches`] | who is told of a change on this server |
-//! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, the Raft node |
+//! | [`raft`] | consensus, pure too |
+//! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, what drives consensus |
 //! | [`server`] | clients |
 //! | [`exchange`] | from and to ZooKeeper's own files |
 //! | [`admin`] | four-letter words, HTTP commands |
@@ -25,6 +26,7 @@ pub mod format2;
 pub mod node;
 pub mod peer;
 pub mod protocol;
+pub mod raft;
 pub mod server;
 pub mod state;
 pub mod storage;

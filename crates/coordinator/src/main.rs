@@ -73,7 +73,7 @@ fn exchange(command: &Command) -> Result<String, ExchangeError> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logging::init("info,openraft=error");
+    logging::init("info");
     if let Some(command) = &arguments.command {
         return PROGRAM.ended(exchange(command).map(|done| println!("{done}")));
     }

@@ -14,21 +14,18 @@ use std::{
 };
 
 use common::{DEADLINE, Ensemble, LONG_MS, PROGRAM, Server, client::Client, eventually, is_ended};
-use openraft::{
-    CommittedLeaderId, Entry, EntryPayload, LogId, SnapshotMeta, Vote,
-    raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest},
-};
 use septet_coordinator::{
     acl,
     format2::OldWrite as Change,
     peer::{
-        Ask, PEER_VERSION, check,
+        Ask, PEER_VERSION, SnapshotPart, check,
         handshake::{self, Identity, Keys},
         secret::Secret,
     },
     protocol::{Caller, Create, Kind, MAX_PATH_BYTES, Op, Write as New},
+    raft::{Body, Data, Entry, EntryId, HardState, Membership, Message, Payload},
     state::{self, Command as Wanted, Origin},
-    storage::{Batch, LogStore, Machine, TypeConfig},
+    storage::{Image, LogStore, LogWrite, encode_commands},
 };
 use tokio::{net::TcpStream as Stream, sync::watch, time::timeout};
 
@@ -75,30 +72,38 @@ impl Forger {
     }
 }
 
-fn id(term: u64, node: u64, index: u64) -> LogId<u64> {
-    LogId::new(CommittedLeaderId::new(term, node), index)
+fn id(term: u64, leader: u64, index: u64) -> EntryId {
+    EntryId { term, leader, index }
 }
 
 fn command(server: u64, write: Change) -> Wanted {
     Wanted { origin: Origin { server, boot: 1 }, seq: 1, time_ms: 1, ask: state::Ask::OldWrite { session: 1, write } }
 }
 
-fn entry(id: LogId<u64>) -> Entry<TypeConfig> {
-    Entry { log_id: id, payload: EntryPayload::Normal(Batch(vec![])) }
+fn entry(id: EntryId) -> Entry {
+    Entry { id, payload: Payload::Commands(encode_commands(&[]).unwrap()) }
 }
 
-fn append(vote: Vote<u64>, before: Option<LogId<u64>>, ids: &[LogId<u64>]) -> Ask {
-    Ask::Append(AppendEntriesRequest { vote, prev_log_id: before, entries: ids.iter().map(|i| entry(*i)).collect(), leader_commit: None })
+fn propose(commands: Vec<Wanted>) -> Ask {
+    Ask::Propose { term: 1, commands }
+}
+
+fn raft(term: u64, body: Body) -> Ask {
+    Ask::Raft(Message { term, body })
+}
+
+fn append(term: u64, prev: EntryId, ids: &[EntryId]) -> Ask {
+    raft(term, Body::Append { prev, commit: 0, round: 0, entries: ids.iter().map(|i| entry(*i)).collect() })
 }
 
 /// Messages of server 2 that no server sends.
 fn impossible(term: u64) -> Vec<(&'static str, Ask)> {
-    let vote = |vote, last_log_id| Ask::Vote(VoteRequest { vote, last_log_id });
-    let leads = Vote::new_committed(term, 2);
+    let vote = |term, last| raft(term, Body::Vote { last, transfer: true });
     let far = u64::MAX - 5;
-    let snapshot = |vote, last_log_id, data: &[u8]| {
-        let meta = SnapshotMeta { last_log_id, snapshot_id: "x".into(), ..SnapshotMeta::default() };
-        Ask::Snapshot(InstallSnapshotRequest { vote, meta, offset: 0, data: data.to_vec(), done: true })
+    let snapshot = |term, last, data: &[u8]| Ask::Snapshot(SnapshotPart { term, last, offset: 0, data: data.to_vec(), done: true });
+    let one = |payload| {
+        let entries = vec![Entry { id: id(1, 2, 2), payload }];
+        raft(term, Body::Append { prev: id(1, 1, 1), commit: 0, round: 0, entries })
     };
     let path = |path: &str| Change::Delete { path: path.into(), version: -1 };
     let new = |long: &str| {
@@ -109,38 +114,39 @@ fn impossible(term: u64) -> Vec<(&'static str, Ask)> {
     };
     let collect = Wanted { ask: state::Ask::Collect { path: "/x".into(), never_used_ms: 0, term }, ..command(2, path("/")) };
     vec![
-        ("a vote for the greatest term", vote(Vote::new(u64::MAX, 2), Some(id(u64::MAX, 2, u64::MAX)))),
-        ("a vote for a great term", vote(Vote::new(term + (1 << 21), 2), Some(id(term, 2, 1_000_000)))),
-        ("a vote for this server, won", vote(Vote::new_committed(term + 1, 1), Some(id(term, 2, 1_000_000)))),
-        ("a vote for this server", vote(Vote::new(term + 1, 1), Some(id(term, 2, 1_000_000)))),
-        ("a vote that was won", vote(Vote::new_committed(term + 1, 2), Some(id(term, 2, 1_000_000)))),
-        ("a vote with a log of a later term", vote(Vote::new(term + 1, 2), Some(id(term + 2, 2, 1)))),
-        ("a vote with a log of the greatest index", vote(Vote::new(term + 1, 2), Some(id(term, 2, u64::MAX)))),
-        ("a leader of the greatest term", append(Vote::new_committed(u64::MAX, 2), None, &[])),
-        ("a leader that is not one", append(Vote::new(term + 1, 2), None, &[])),
-        ("a leader that is another", append(Vote::new_committed(term + 1, 3), None, &[])),
-        ("a leader that is this server", append(Vote::new_committed(term + 1, 1), None, &[])),
-        ("entries that do not begin at the beginning", append(leads, None, &[id(1, 2, 7)])),
-        ("entries with a gap", append(leads, Some(id(1, 1, 1)), &[id(1, 2, 2), id(1, 2, 4)])),
-        ("entries that go back", append(leads, Some(id(1, 1, 1)), &[id(1, 2, 2), id(0, 1, 3)])),
-        ("an entry of a later term", append(leads, Some(id(1, 1, 1)), &[id(term + 1, 2, 2)])),
-        ("an entry of the greatest index", append(leads, Some(id(1, 2, u64::MAX - 1)), &[id(1, 2, u64::MAX)])),
-        ("an entry in place of a committed one", append(leads, None, &[id(term, 2, 0)])),
-        ("a place behind one that was never committed", append(leads, Some(id(0, 3, 1)), &[id(0, 3, 2)])),
-        ("a snapshot of garbage", snapshot(leads, Some(id(1, 1, 900_000)), b"garbage")),
-        ("a snapshot of nothing", snapshot(leads, Some(id(1, 1, 900_000)), b"")),
-        ("a snapshot of the greatest index", snapshot(leads, Some(id(1, 1, far)), b"garbage")),
-        ("commands of another server", Ask::Propose(vec![command(3, path("/x"))])),
-        ("a change as the last version wrote it", Ask::Propose(vec![command(2, path("/x"))])),
-        ("a path that is too long", Ask::Propose(vec![new(&format!("/{}", "x".repeat(MAX_PATH_BYTES)))])),
-        ("a container of another server's", Ask::Propose(vec![collect])),
-        ("a multi in a multi", Ask::Propose(vec![command(2, Change::Multi(vec![Change::Multi(vec![path("/x")])]))])),
+        ("a vote for the greatest term", vote(u64::MAX, id(u64::MAX, 2, u64::MAX))),
+        ("a vote for a great term", vote(term + (1 << 21), id(term, 2, 1_000_000))),
+        ("a question before a vote for a great term", raft(u64::MAX, Body::PreVote { last: id(term, 2, 1) })),
+        ("a vote with a log of a later term", vote(term + 1, id(term + 2, 2, 1))),
+        ("a vote with a log of the greatest index", vote(term + 1, id(term, 2, u64::MAX))),
+        ("a leader of the greatest term", append(u64::MAX, EntryId::default(), &[])),
+        ("a leader that speaks for another", append(term + 1, id(term, 1, 1), &[id(term + 1, 3, 2)])),
+        ("an answer of the greatest term", raft(u64::MAX, Body::VoteAnswer { granted: true })),
+        ("an acknowledgement of the greatest index", raft(term, Body::AppendAck { matched: u64::MAX, round: 0, voting: true })),
+        ("a refusal of the greatest index", raft(term, Body::AppendRefused { at: u64::MAX, hint: id(1, 1, far), round: 0, voting: true })),
+        ("entries that do not begin at the beginning", append(term, EntryId::default(), &[id(1, 2, 7)])),
+        ("entries with a gap", append(term, id(1, 1, 1), &[id(1, 2, 2), id(1, 2, 4)])),
+        ("entries that go back", append(term, id(1, 1, 1), &[id(1, 2, 2), id(0, 1, 3)])),
+        ("an entry of a later term", append(term, id(1, 1, 1), &[id(term + 1, 2, 2)])),
+        ("an entry of the greatest index", append(term, id(1, 2, u64::MAX - 1), &[id(1, 2, u64::MAX)])),
+        ("an entry in place of a committed one", append(term, EntryId::default(), &[id(0, 9, 1)])),
+        ("a place behind one that was never committed", append(term, id(0, 3, 1), &[id(0, 3, 2)])),
+        ("commands that are none", one(Payload::Commands(Data([255; 40].as_slice().into())))),
+        ("a membership of nobody", one(Payload::Membership(Membership::default()))),
+        ("a snapshot of garbage", snapshot(term, id(1, 1, 900_000), b"garbage")),
+        ("a snapshot of nothing", snapshot(term, id(1, 1, 900_000), b"")),
+        ("a snapshot of the greatest index", snapshot(term, id(1, 1, far), b"garbage")),
+        ("commands of another server", propose(vec![command(3, path("/x"))])),
+        ("a change as the last version wrote it", propose(vec![command(2, path("/x"))])),
+        ("a path that is too long", propose(vec![new(&format!("/{}", "x".repeat(MAX_PATH_BYTES)))])),
+        ("a container of another server's", propose(vec![collect])),
+        ("a multi in a multi", propose(vec![command(2, Change::Multi(vec![Change::Multi(vec![path("/x")])]))])),
     ]
 }
 
 /// A multi in a multi, so many times, as it is encoded.
 fn nested(depth: usize) -> Vec<u8> {
-    let ask = |write| postcard::to_stdvec(&Ask::Propose(vec![command(2, write)])).unwrap();
+    let ask = |write| postcard::to_stdvec(&propose(vec![command(2, write)])).unwrap();
     let (flat, empty) = (ask(Change::Multi(vec![Change::Multi(vec![])])), ask(Change::Multi(vec![])));
     let same = flat.iter().zip(&empty).take_while(|(a, b)| a == b).count();
     // Each level is the variant and a count of one.
@@ -165,10 +171,9 @@ fn bytes_of_any_kind_decode_or_do_not() {
         let log = LogStore::open(dir.path(), watch::channel(u64::MAX).1).unwrap();
         // What passes is for Raft; nothing may panic before.
         match postcard::from_bytes::<Ask>(&bytes) {
-            Ok(Ask::Append(rpc)) => drop(check::append(2, &rpc, &Vote::new(1, 2), &log)),
-            Ok(Ask::Vote(rpc)) => drop(check::vote(2, &rpc, 1)),
-            Ok(Ask::Snapshot(rpc)) => drop((check::snapshot(2, &rpc, 1), Machine::check_snapshot(&rpc.data, &rpc.meta))),
-            Ok(Ask::Propose(all)) => drop(check::proposal(2, &all)),
+            Ok(Ask::Raft(message)) => drop(check::message(2, &message, 1, &log)),
+            Ok(Ask::Snapshot(part)) => drop((check::snapshot(&part, 1), Image::received(&part.data, part.last))),
+            Ok(Ask::Propose { commands, .. }) => drop(check::proposal(2, &commands)),
             _ => {}
         }
     });
@@ -502,10 +507,10 @@ fn a_directory_with_a_forged_term_says_what_to_do_and_can_be_repaired() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for server in &mut ensemble.servers {
         // As the first version stored it.
-        use openraft::storage::RaftLogStorage;
         let dir = server.dir.join("data/version-2");
-        let mut log = LogStore::open(&dir, watch::channel(u64::MAX).1).unwrap();
-        runtime.block_on(log.save_vote(&Vote::new(u64::MAX, 2))).unwrap();
+        let log = LogStore::open(&dir, watch::channel(u64::MAX).1).unwrap();
+        let hard = Some(HardState { term: u64::MAX, voted_for: Some(2) });
+        runtime.block_on(log.write_all(LogWrite { hard, ..LogWrite::default() })).unwrap();
         drop(log);
         server.start();
         let vote = dir.join("vote");

@@ -4,24 +4,19 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use openraft::{
-    StorageError,
-    testing::{StoreBuilder, Suite},
-};
 use septet_coordinator::{
     acl,
     config::Config,
     node::{Node, StartError},
     protocol::{Caller, Code, Create, Kind, Op, Write, WriteAnswer},
-    state::{Answer, Applied, Ask, Command, State},
-    storage::{Hooks, LogStore, Machine, StorageFault, TypeConfig},
+    state::{Answer, Ask, State},
+    storage::StorageFault,
 };
 use tempfile::{TempDir, tempdir};
-use tokio::sync::watch;
 
 const SESSION: i64 = 77;
 
@@ -210,26 +205,4 @@ async fn a_session_ends_in_its_time_and_not_before() {
     .await;
     assert!(has(2));
     node.stop().await;
-}
-
-struct Storage;
-
-impl Hooks for Storage {
-    fn applied(&self, _: &State, _: &Command, _: Applied) {}
-    fn replaced(&self, _: &State) {}
-}
-
-impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Storage {
-    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<u64>> {
-        let dir = memory();
-        let log = LogStore::open(dir.path(), watch::channel(u64::MAX).1).unwrap();
-        let machine = Machine::open(dir.path(), Arc::new(Mutex::new(State::default())), Arc::new(Self), watch::channel(0).0).unwrap();
-        Ok((dir, log, machine))
-    }
-}
-
-/// What openraft asks of any storage. It sleeps most of its time, so it is here, beside others that take long.
-#[test]
-fn openrafts_own_suite() {
-    Suite::test_all(Storage).unwrap();
 }

@@ -282,6 +282,23 @@ fn writes_go_on_soon_after_the_leader_is_cut_off_or_killed() {
 }
 
 #[test]
+fn a_leader_that_is_stopped_hands_over_and_clients_go_on() {
+    let mut ensemble = Ensemble::start(3, "");
+    Client::new(ensemble.port(0), LONG_MS).create("/n", b"", 0).unwrap().unwrap();
+    let leader = ensemble.leader();
+    let ports = others(leader).map(|i| ensemble.port(i));
+    let gap = longest_gap(ports, || assert!(ensemble.servers[leader].terminate().success()));
+    println!("stopped: {gap:?}");
+    assert!(gap < Duration::from_secs(1), "stopped: {gap:?}");
+    assert!(ensemble.servers[leader].stderr().contains("leadership went to server."), "{}", ensemble.servers[leader].stderr());
+    // Their clients saw nothing of it.
+    for i in others(leader) {
+        let log = ensemble.servers[i].stderr();
+        assert!(!log.contains("not serving") && !log.contains("not known to be committed"), "{log}");
+    }
+}
+
+#[test]
 fn the_log_is_synced_before_the_server_votes_or_answers() {
     let mut ensemble = Ensemble::start(1, "");
     let server = &mut ensemble.servers[0];
@@ -416,12 +433,12 @@ fn a_directory_of_the_first_format_is_read_and_one_of_a_later_is_refused() {
     let (data, stat) = client.get("/n3", false).unwrap().unwrap();
     assert_eq!((data.as_slice(), stat.version, stat.mzxid), (&b"changed"[..], 1, 0x1_0000_0022));
     server.kill();
-    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "3\n");
-    for later in ["4\n", "x"] {
+    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "4\n");
+    for later in ["5\n", "x"] {
         fs::write(dir.join("format"), later).unwrap();
         server.start();
         eventually("it ends", || (!server.is_running()).then_some(()));
-        let want = format!("{}: format {:?}, this version knows formats up to 3", dir.join("format").display(), later.trim());
+        let want = format!("{}: format {:?}, this version knows formats up to 4", dir.join("format").display(), later.trim());
         assert!(server.stderr().contains(&want), "{}", server.stderr());
         server.kill();
     }

@@ -5,17 +5,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
-use openraft::{
-    CommittedLeaderId, Entry, EntryPayload, LogId, RaftLogReader, RaftSnapshotBuilder, Vote,
-    storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
-};
 use proptest::prelude::*;
 use septet_coordinator::{
+    raft::{Entry, EntryId, HardState, Membership, Payload},
     state::{Applied, Ask, Command, Origin, State},
-    storage::{Batch, Hooks, LogStore, Machine, StorageFault, TypeConfig},
+    storage::{Hooks, LogStore, LogWrite, Machine, StorageFault, encode_commands},
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -27,8 +23,8 @@ fn tempdir() -> std::io::Result<TempDir> {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
-fn id(index: u64) -> LogId<u64> {
-    LogId::new(CommittedLeaderId::new(TERM, 1), index)
+fn id(index: u64) -> EntryId {
+    EntryId { term: TERM, leader: 1, index }
 }
 
 fn command(bytes: usize, seed: u64) -> Command {
@@ -41,8 +37,8 @@ fn command(bytes: usize, seed: u64) -> Command {
     }
 }
 
-fn entry(index: u64, bytes: usize) -> Entry<TypeConfig> {
-    Entry { log_id: id(index), payload: EntryPayload::Normal(Batch(vec![command(bytes, index)])) }
+fn entry(index: u64, bytes: usize) -> Entry {
+    Entry { id: id(index), payload: Payload::Commands(encode_commands(&[command(bytes, index)]).unwrap()) }
 }
 
 /// A log for which everything is in snapshots, so that anything may be purged.
@@ -50,12 +46,21 @@ fn open(dir: &Path) -> Result<LogStore, StorageFault> {
     LogStore::open(dir, watch::channel(u64::MAX).1)
 }
 
-async fn append(log: &mut LogStore, entries: impl IntoIterator<Item = Entry<TypeConfig>>) {
-    log.blocking_append(entries.into_iter().collect::<Vec<_>>()).await.unwrap();
+async fn append(log: &LogStore, entries: impl IntoIterator<Item = Entry>) {
+    log.write_all(LogWrite { entries: entries.into_iter().collect(), ..LogWrite::default() }).await.unwrap();
 }
 
-async fn all(log: &mut LogStore) -> Vec<Entry<TypeConfig>> {
-    log.try_get_log_entries(..).await.unwrap()
+async fn truncate(log: &LogStore, from: u64) {
+    log.write_all(LogWrite { truncate: Some(from), ..LogWrite::default() }).await.unwrap();
+}
+
+async fn vote(log: &LogStore, term: u64, voted_for: u64) {
+    let hard = Some(HardState { term, voted_for: Some(voted_for) });
+    log.write_all(LogWrite { hard, ..LogWrite::default() }).await.unwrap();
+}
+
+fn all(log: &LogStore) -> Vec<Entry> {
+    log.read(1..=u64::MAX, usize::MAX).unwrap()
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
@@ -72,14 +77,14 @@ fn with_log(name: &str, bytes: &[u8]) -> TempDir {
     dir
 }
 
-/// Bytes of a log with these entries from index 0 on, and where each record begins.
+/// Bytes of a log with these entries from index 1 on, and where each record begins.
 async fn written(sizes: &[usize]) -> (String, Vec<u8>, Vec<usize>) {
     let dir = tempdir().unwrap();
-    let mut log = open(dir.path()).unwrap();
+    let log = open(dir.path()).unwrap();
     let mut starts = Vec::new();
     for (i, size) in sizes.iter().enumerate() {
         starts.push(segments(dir.path()).last().map_or(0, |p| fs::metadata(p).unwrap().len() as usize));
-        append(&mut log, [entry(i as u64, *size)]).await;
+        append(&log, [entry(i as u64 + 1, *size)]).await;
     }
     let file = segments(dir.path()).pop().unwrap();
     (file.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(file).unwrap(), starts)
@@ -88,23 +93,22 @@ async fn written(sizes: &[usize]) -> (String, Vec<u8>, Vec<usize>) {
 #[tokio::test]
 async fn the_log_survives_a_restart() {
     let dir = tempdir().unwrap();
-    let want: Vec<_> = (0..20).map(|i| entry(i, 100 * i as usize)).collect();
+    let want: Vec<_> = (1..21).map(|i| entry(i, 100 * i as usize)).collect();
     {
-        let mut log = open(dir.path()).unwrap();
-        assert_eq!(log.get_log_state().await.unwrap().last_log_id, None);
-        append(&mut log, want[..10].to_vec()).await;
-        append(&mut log, want[10..].to_vec()).await;
-        log.save_vote(&Vote::new(TERM, 1)).await.unwrap();
-        log.save_vote(&Vote::new_committed(TERM + 1, 3)).await.unwrap();
+        let log = open(dir.path()).unwrap();
+        assert_eq!(log.last(), EntryId::default());
+        append(&log, want[..10].to_vec()).await;
+        append(&log, want[10..].to_vec()).await;
+        vote(&log, TERM, 1).await;
+        vote(&log, TERM + 1, 3).await;
     }
     for _ in 0..3 {
-        let mut log = open(dir.path()).unwrap();
-        assert_eq!(all(&mut log).await, want);
-        assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(TERM + 1, 3)));
-        let state = log.get_log_state().await.unwrap();
-        assert_eq!((state.last_purged_log_id, state.last_log_id), (None, Some(id(19))));
-        assert_eq!(log.try_get_log_entries(3..=4).await.unwrap(), want[3..5]);
-        assert!(log.try_get_log_entries(30..40).await.unwrap().is_empty());
+        let log = open(dir.path()).unwrap();
+        assert_eq!(all(&log), want);
+        assert_eq!(log.hard_state(), HardState { term: TERM + 1, voted_for: Some(3) });
+        assert_eq!((log.purged(), log.last()), (EntryId::default(), id(20)));
+        assert_eq!(log.read(4..=5, usize::MAX).unwrap(), want[3..5]);
+        assert!(log.read(30..=40, usize::MAX).unwrap().is_empty());
     }
 }
 
@@ -114,13 +118,13 @@ async fn a_torn_tail_is_cut_off_wherever_it_tore() {
     let last = *starts.last().unwrap();
     for cut in last..bytes.len() {
         let dir = with_log(&name, &bytes[..cut]);
-        let mut log = open(dir.path()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
-        assert_eq!(all(&mut log).await.len(), 4, "cut at {cut}");
+        let log = open(dir.path()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+        assert_eq!(all(&log).len(), 4, "cut at {cut}");
         assert_eq!(fs::metadata(dir.path().join(&name)).unwrap().len() as usize, last);
         if cut % 40 == 0 {
-            append(&mut log, [entry(4, 10)]).await;
-            let mut log = open(dir.path()).unwrap();
-            assert_eq!(all(&mut log).await.last(), Some(&entry(4, 10)), "cut at {cut}");
+            append(&log, [entry(5, 10)]).await;
+            let log = open(dir.path()).unwrap();
+            assert_eq!(all(&log).last(), Some(&entry(5, 10)), "cut at {cut}");
         }
     }
     // A power failure may leave the file longer than what was written, with sectors of zeros.
@@ -129,10 +133,10 @@ async fn a_torn_tail_is_cut_off_wherever_it_tore() {
         let mut zeros = bytes.clone();
         zeros[from..to].fill(0);
         let dir = with_log(&name, &zeros);
-        assert_eq!(all(&mut open(dir.path()).unwrap()).await.len(), 4, "zeros from {from} to {to}");
+        assert_eq!(all(&open(dir.path()).unwrap()).len(), 4, "zeros from {from} to {to}");
     }
     let dir = with_log(&name, &[&bytes[..], &[0; 3000]].concat());
-    assert_eq!(all(&mut open(dir.path()).unwrap()).await.len(), 5);
+    assert_eq!(all(&open(dir.path()).unwrap()).len(), 5);
 }
 
 #[tokio::test]
@@ -164,8 +168,8 @@ async fn a_flipped_bit_is_refused_with_file_and_offset() {
 #[tokio::test]
 async fn a_torn_record_is_only_believed_in_the_last_file() {
     let dir = tempdir().unwrap();
-    append(&mut open(dir.path()).unwrap(), (0..3).map(|i| entry(i, 10))).await;
-    append(&mut open(dir.path()).unwrap(), (3..5).map(|i| entry(i, 10))).await;
+    append(&open(dir.path()).unwrap(), (1..4).map(|i| entry(i, 10))).await;
+    append(&open(dir.path()).unwrap(), (4..6).map(|i| entry(i, 10))).await;
     let files = segments(dir.path());
     assert_eq!(files.len(), 2);
     let bytes = fs::read(&files[0]).unwrap();
@@ -174,12 +178,12 @@ async fn a_torn_record_is_only_believed_in_the_last_file() {
     // A file that is lost, first or in between, leaves a gap.
     for lost in [0, 1] {
         let dir = tempdir().unwrap();
-        for i in 0..3 {
-            append(&mut open(dir.path()).unwrap(), [entry(i, 10)]).await;
+        for i in 1..4 {
+            append(&open(dir.path()).unwrap(), [entry(i, 10)]).await;
         }
         fs::remove_file(&segments(dir.path())[lost]).unwrap();
         let text = open(dir.path()).err().unwrap().to_string();
-        assert!(text.ends_with(&format!("entries {lost} to {lost} are missing")), "{text}");
+        assert!(text.ends_with(&format!("entries {} to {} are missing", lost + 1, lost + 1)), "{text}");
     }
 }
 
@@ -187,73 +191,115 @@ async fn a_torn_record_is_only_believed_in_the_last_file() {
 async fn truncate_and_purge_last() {
     let dir = tempdir().unwrap();
     let mut log = open(dir.path()).unwrap();
-    append(&mut log, (0..10).map(|i| entry(i, 10))).await;
-    log.truncate(id(6)).await.unwrap();
-    append(&mut log, [entry(6, 99)]).await;
+    append(&log, (1..10).map(|i| entry(i, 10))).await;
+    truncate(&log, 6).await;
+    append(&log, [entry(6, 99)]).await;
     log.purge(id(3)).await.unwrap();
     let want = vec![entry(4, 10), entry(5, 10), entry(6, 99)];
     for _ in 0..2 {
-        assert_eq!(all(&mut log).await, want);
-        let state = log.get_log_state().await.unwrap();
-        assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(3)), Some(id(6))));
+        assert_eq!(all(&log), want);
+        assert_eq!((log.purged(), log.last()), (id(3), id(6)));
         log = open(dir.path()).unwrap();
     }
     // All of it, and then beyond, as when a snapshot arrives.
-    log.purge(id(50)).await.unwrap();
-    append(&mut log, [entry(51, 10)]).await;
-    let mut log = open(dir.path()).unwrap();
-    assert_eq!(all(&mut log).await, [entry(51, 10)]);
-    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(id(50)));
+    log.reset(id(50)).await.unwrap();
+    append(&log, [entry(51, 10)]).await;
+    let log = open(dir.path()).unwrap();
+    assert_eq!(all(&log), [entry(51, 10)]);
+    assert_eq!(log.purged(), id(50));
 }
 
 #[tokio::test]
 async fn files_go_when_all_in_them_is_purged() {
     let dir = tempdir().unwrap();
     for i in 0..5 {
-        append(&mut open(dir.path()).unwrap(), [entry(2 * i, 10), entry(2 * i + 1, 10)]).await;
+        append(&open(dir.path()).unwrap(), [entry(2 * i + 1, 10), entry(2 * i + 2, 10)]).await;
     }
-    let mut log = open(dir.path()).unwrap();
-    for (upto, left) in [(0, 5), (1, 4), (6, 2), (9, 1)] {
+    let log = open(dir.path()).unwrap();
+    for (upto, left) in [(1, 5), (2, 4), (7, 2), (10, 1)] {
         log.purge(id(upto)).await.unwrap();
         assert_eq!(segments(dir.path()).len(), left, "purged up to {upto}");
     }
-    let mut log = open(dir.path()).unwrap();
-    assert!(all(&mut log).await.is_empty());
-    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(9)));
+    let log = open(dir.path()).unwrap();
+    assert!(all(&log).is_empty());
+    assert_eq!(log.last(), id(10));
 }
 
 #[tokio::test]
 async fn nothing_is_purged_before_a_snapshot_covers_it() {
     let dir = tempdir().unwrap();
     let (covered, covers) = watch::channel(3);
-    let mut log = LogStore::open(dir.path(), covers).unwrap();
-    append(&mut log, (0..5).map(|i| entry(i, 10))).await;
-    let mut purging = log.clone();
-    let mut purge = Box::pin(purging.purge(id(3)));
-    let early = tokio::time::timeout(Duration::from_millis(100), &mut purge).await;
-    assert!(early.is_err());
-    assert_eq!(all(&mut log).await.len(), 5);
+    let log = LogStore::open(dir.path(), covers).unwrap();
+    append(&log, (1..5).map(|i| entry(i, 10))).await;
+    assert!(log.purge(id(3)).await.is_err());
+    assert_eq!(all(&log).len(), 4);
     covered.send_replace(4);
-    purge.await.unwrap();
-    assert_eq!(all(&mut log).await, [entry(4, 10)]);
+    log.purge(id(3)).await.unwrap();
+    assert_eq!(all(&log), [entry(4, 10)]);
+}
+
+#[tokio::test]
+async fn a_log_that_a_snapshot_replaced_is_gone_wherever_the_process_ended() {
+    let other = |index| Entry { id: EntryId { term: TERM - 1, leader: 3, index }, ..entry(index, 10) };
+    for purged in [5, 20] {
+        let dir = tempdir().unwrap();
+        append(&open(dir.path()).unwrap(), (1..10).map(other)).await;
+        let elsewhere = tempdir().unwrap();
+        let log = open(elsewhere.path()).unwrap();
+        log.reset(id(purged)).await.unwrap();
+        // The record of it was written, the files of the log were not removed.
+        fs::copy(elsewhere.path().join("purged"), dir.path().join("purged")).unwrap();
+        let log = open(dir.path()).unwrap();
+        assert_eq!((log.last(), all(&log)), (id(purged), vec![]));
+        append(&log, [entry(purged + 1, 10)]).await;
+        assert_eq!(all(&open(dir.path()).unwrap()), [entry(purged + 1, 10)]);
+    }
+}
+
+#[tokio::test]
+async fn the_first_membership_is_kept() {
+    let dir = tempdir().unwrap();
+    let membership = Membership { voters: [1, 2, 3].into(), ..Membership::default() };
+    let log = open(dir.path()).unwrap();
+    log.form(membership.clone()).await.unwrap();
+    append(&log, (1..3).map(|i| entry(i, 10))).await;
+    let log = open(dir.path()).unwrap();
+    assert_eq!(log.formation(), Some(membership));
+    assert_eq!(all(&log).len(), 2);
+}
+
+#[tokio::test]
+async fn writes_that_wait_together_are_reported_in_their_order() {
+    let dir = tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for i in 1..200 {
+        let done = done.clone();
+        let truncate = (i % 50 == 0).then_some(i);
+        log.write(LogWrite { truncate, entries: vec![entry(i, 30)], hard: None }, move |r| done.send(r.map(|()| i)).unwrap());
+    }
+    for i in 1..200 {
+        assert_eq!(order.recv().await.unwrap().unwrap(), i);
+    }
+    assert_eq!(all(&open(dir.path()).unwrap()).len(), 199);
 }
 
 #[tokio::test]
 async fn what_goes_to_a_follower_at_once_fits_a_message() {
     let dir = tempdir().unwrap();
-    let mut log = open(dir.path()).unwrap();
+    let log = open(dir.path()).unwrap();
     let mega = 1 << 20;
-    append(&mut log, (0..12).map(|i| entry(i, if i == 8 { 6 * mega } else { mega - 200 }))).await;
+    append(&log, (1..13).map(|i| entry(i, if i == 8 { 6 * mega } else { mega - 200 }))).await;
     let mut sent = Vec::new();
-    let mut next = 0;
-    while next < 12 {
-        let some = log.limited_get_log_entries(next, 12).await.unwrap();
+    let mut next = 1;
+    while next < 13 {
+        let some = log.read(next..=12, 4 * mega).unwrap();
         let size: usize = some.iter().map(|e| postcard::to_stdvec(e).unwrap().len()).sum();
         assert!(!some.is_empty() && (size <= 4 * mega || some.len() == 1), "{} entries of {size} bytes", some.len());
-        next = some.last().unwrap().log_id.index + 1;
+        next = some.last().unwrap().id.index + 1;
         sent.extend(some);
     }
-    assert_eq!(sent, all(&mut log).await);
+    assert_eq!(sent, all(&log));
 }
 
 #[tokio::test]
@@ -262,27 +308,27 @@ async fn what_is_not_in_memory_comes_from_the_files() {
     let mut log = open(dir.path()).unwrap();
     // More than is held in memory, over several files, in which a later record replaces an earlier one.
     let size = |i: u64| if i.is_multiple_of(7) { 3 << 20 } else { 1 << 20 };
-    append(&mut log, (0..30).map(|i| entry(i, size(i)))).await;
-    log.truncate(id(20)).await.unwrap();
-    append(&mut log, (20..60).map(|i| entry(i, size(i) + 1))).await;
-    let want: Vec<_> = (0..60).map(|i| entry(i, size(i) + usize::from(i >= 20))).collect();
+    append(&log, (1..30).map(|i| entry(i, size(i)))).await;
+    truncate(&log, 20).await;
+    append(&log, (20..60).map(|i| entry(i, size(i) + 1))).await;
+    let want: Vec<_> = (1..60).map(|i| entry(i, size(i) + usize::from(i >= 20))).collect();
     assert!(segments(dir.path()).len() > 2);
     for round in 0..2 {
-        assert_eq!(all(&mut log).await, want, "round {round}");
-        assert_eq!(log.try_get_log_entries(3..5).await.unwrap(), want[3..5]);
-        assert_eq!(log.limited_get_log_entries(1, 60).await.unwrap(), want[1..4]);
+        assert_eq!(all(&log), want, "round {round}");
+        assert_eq!(log.read(3..=4, usize::MAX).unwrap(), want[2..4]);
+        assert_eq!(log.read(1..=60, 4 << 20).unwrap(), want[0..3]);
         log = open(dir.path()).unwrap();
     }
     assert_eq!(log.index_before_last(5 << 20), Some(55));
     log.purge(id(9)).await.unwrap();
-    assert_eq!(all(&mut log).await, want[10..]);
+    assert_eq!(all(&log), want[9..]);
     // Damage that comes later is an error, not another entry.
     let file = segments(dir.path()).into_iter().next().unwrap();
     let mut bytes = fs::read(&file).unwrap();
     let at = bytes.len() - 1000;
     bytes[at] ^= 1;
     fs::write(&file, bytes).unwrap();
-    assert!(log.try_get_log_entries(..).await.is_err());
+    assert!(log.read(1..=u64::MAX, usize::MAX).is_err());
 }
 
 struct NoHooks;
@@ -299,10 +345,10 @@ fn machine(dir: &Path) -> Result<Machine, StorageFault> {
 #[tokio::test]
 async fn a_damaged_snapshot_or_vote_is_refused() {
     let dir = tempdir().unwrap();
-    open(dir.path()).unwrap().save_vote(&Vote::new(TERM, 1)).await.unwrap();
-    let mut m = machine(dir.path()).unwrap();
-    m.apply((0..5).map(|i| entry(i, 50))).await.unwrap();
-    m.build_snapshot().await.unwrap();
+    vote(&open(dir.path()).unwrap(), TERM, 1).await;
+    let m = machine(dir.path()).unwrap();
+    m.apply((1..6).map(|i| entry(i, 50)).collect()).unwrap();
+    m.snapshot().await.unwrap();
     let state = m.state.lock().unwrap().clone();
     assert_eq!(*machine(dir.path()).unwrap().state.lock().unwrap(), state);
     for name in ["snapshot", "vote"] {
@@ -352,32 +398,32 @@ proptest! {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let dir = tempdir().unwrap();
             let mut log = open(dir.path()).unwrap();
-            let (mut model, mut purged): (Vec<Entry<TypeConfig>>, u64) = (Vec::new(), 0);
+            let (mut model, mut purged): (Vec<Entry>, u64) = (Vec::new(), 0);
             for s in steps {
                 match s {
                     Step::Append(n, bytes) => {
-                        let from = purged + model.len() as u64;
+                        let from = purged + model.len() as u64 + 1;
                         let new: Vec<_> = (from..from + n as u64).map(|i| entry(i, bytes)).collect();
-                        append(&mut log, new.clone()).await;
+                        append(&log, new.clone()).await;
                         model.extend(new);
                     }
                     Step::Truncate(at) if !model.is_empty() => {
                         let keep = at.index(model.len());
-                        log.truncate(id(purged + keep as u64)).await.unwrap();
+                        truncate(&log, purged + keep as u64 + 1).await;
                         model.truncate(keep);
                     }
                     Step::Purge(at) if !model.is_empty() => {
                         let drop = at.index(model.len()) + 1;
-                        log.purge(id(purged + drop as u64 - 1)).await.unwrap();
+                        log.purge(id(purged + drop as u64)).await.unwrap();
                         model.drain(..drop);
                         purged += drop as u64;
                     }
                     Step::Reopen => log = open(dir.path()).unwrap(),
                     _ => {}
                 }
-                assert_eq!(all(&mut log).await, model);
+                assert_eq!(all(&log), model);
             }
-            assert_eq!(all(&mut open(dir.path()).unwrap()).await, model);
+            assert_eq!(all(&open(dir.path()).unwrap()), model);
         });
     }
 }

@@ -84,7 +84,7 @@ impl Process {
                 shell
             }
         };
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("SEPTET_LOG", "info,openraft=error");
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).env("SEPTET_LOG", "info");
         Self::spawn(command, log)
     }
 

@@ -1,6 +1,9 @@
 //! The lines `server.N`, and what `/zookeeper/config` shows of them.
 
+use std::collections::BTreeMap;
+
 use super::Config;
+use crate::raft::Membership;
 
 /// A server of the ensemble.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,15 @@ pub struct Member {
 }
 
 impl Config {
+    /// The servers as a new ensemble has them; this one if it stands alone.
+    pub fn membership(&self) -> Membership {
+        let mut addresses: BTreeMap<u64, String> = self.members.iter().map(|(id, m)| (*id, format!("{}:{}", m.host, m.port))).collect();
+        if addresses.is_empty() {
+            addresses.insert(self.id, String::new());
+        }
+        Membership { voters: addresses.keys().copied().collect(), addresses, ..Membership::default() }
+    }
+
     /// The servers as ZooKeeper's `/zookeeper/config` shows them; nothing on a server that stands alone.
     pub fn members_text(&self) -> String {
         if self.members.is_empty() {

@@ -27,10 +27,10 @@ impl Node {
                     break;
                 }
                 let order = self.order.lock().await;
-                let term = self.raft.metrics().borrow().current_term;
+                let term = self.view().status.term;
                 let ask = |path: &String| Ask::Collect { path: path.clone(), never_used_ms: settings.max_never_used_ms, term };
                 let commands = part.iter().map(|path| self.own_command(ask(path))).collect();
-                if let Err(e) = self.append(order, commands).await {
+                if let Err(e) = self.append(order, term, commands).await {
                     tracing::warn!("the end of containers is not known to be committed: {e}");
                     break;
                 }

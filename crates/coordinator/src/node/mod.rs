@@ -14,19 +14,22 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+mod apply;
+mod consensus;
 mod containers;
-mod election;
-mod network;
+mod driver;
 mod proposals;
 mod serve;
 mod sessions;
+mod snapshots;
 mod standing;
 
-use openraft::{Config as RaftConfig, LogIdOptionExt, Raft, ServerState, SnapshotPolicy, StorageHelper};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-pub use election::Candidacy;
-use network::Network;
+use apply::Applier;
+pub use consensus::View;
+use consensus::{Consensus, Input};
+use driver::Driver;
 use proposals::MAX_BATCH;
 use standing::Mark;
 pub use standing::{Standing, Status};
@@ -36,17 +39,18 @@ use crate::{
     config::{Config, Member},
     peer::{self, Peer, bind::Binding, handshake::Identity},
     protocol::{EventType, event, perm},
+    raft::{Raft, Role, Stored},
     server::Connections,
     state::{Answer, Applied, Ask, Command, Origin, State},
-    storage::{Hooks, LogStore, Machine, StorageFault, TypeConfig, format},
+    storage::{Hooks, LogStore, Machine, StorageFault, at, format},
     throttle::Throttle,
     tree::Event,
     watches::Watches,
 };
 
-/// Log that is on disk before a snapshot replaces it, in bytes, and what is kept of it for followers that are behind.
-const MAX_LOG_BYTES: usize = 128 * 1024 * 1024;
-const KEPT_LOG_BYTES: usize = 32 * 1024 * 1024;
+/// Time for another server to take over from one that stops.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -68,9 +72,6 @@ pub enum StartError {
         /// the servers in them
         stored: String,
     },
-    /// Raft.
-    #[error("consensus does not start: {0}")]
-    Raft(String),
     /// A socket.
     #[error("cannot listen on {0}: {1}")]
     Listen(String, io::Error),
@@ -141,12 +142,12 @@ pub struct Node {
     pub state: Arc<Mutex<State>>,
     /// this server's side of it
     pub local: Arc<Mutex<Local>>,
-    /// Raft
-    pub raft: Raft<TypeConfig>,
+    consensus: Consensus,
     origin: Origin,
-    peers: BTreeMap<u64, Peer>,
+    peers: Arc<BTreeMap<u64, Peer>>,
     log: LogStore,
-    incoming: tokio::sync::Mutex<Option<serve::Incoming>>,
+    machine: Machine,
+    incoming: tokio::sync::Mutex<Option<snapshots::Incoming>>,
     refusals: Throttle,
     /// held from hearing of sessions until their commands are appended
     order: tokio::sync::Mutex<()>,
@@ -158,8 +159,6 @@ pub struct Node {
     heard: Mutex<sessions::Heard>,
     standing: watch::Sender<Standing>,
     mark: Mark,
-    seen: Mutex<election::Seen>,
-    hint: Notify,
     serving: watch::Sender<bool>,
     stopping: AtomicBool,
 }
@@ -183,41 +182,32 @@ impl Node {
         let (mark, marked) = Mark::set(&dir)?;
         // One that stands alone has nobody to ask.
         let (standing, _) = watch::channel(if marked { Standing::Undecided } else { Standing::Full });
-        let mut machine = Machine::open(&dir, state.clone(), hooks, covered)?;
-        let mut log = LogStore::open(&dir, covers)?;
-        check_members(&config, &mut log, &mut machine).await?;
-        log.begin_as_follower(config.id);
+        let machine = Machine::open(&dir, state.clone(), hooks, covered)?;
+        let log = LogStore::open(&dir, covers)?;
+        let stored = stored(&dir, &log, &machine).await?;
+        check_members(&config, &stored)?;
         let others = config.members.keys().copied().filter(|id| *id != config.id).collect();
         let identity = Identity { me: config.id, others, secret: config.peer_secret.clone() };
         let max_frame = peer::max_frame_bytes(config.max_request_bytes);
         let call = |(id, m): (&u64, &Member)| (*id, Peer::new(identity.clone(), *id, m.clone(), max_frame));
-        let peers: BTreeMap<u64, Peer> = config.members.iter().filter(|(id, _)| **id != config.id).map(call).collect();
-        let raft_config = RaftConfig {
-            cluster_name: "septet".into(),
-            heartbeat_interval: 200,
-            // Time for an answer to a request for a vote, and the lease; the timer itself is this server's own.
-            election_timeout_min: 650,
-            election_timeout_max: election::LEASE.as_millis() as u64,
-            enable_elect: false,
-            install_snapshot_timeout: 60_000,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snap_count.min(20_000)),
-            max_in_snapshot_log_to_keep: 2000,
-            ..RaftConfig::default()
-        };
-        let raft_config = raft_config.validate().map_err(|e| StartError::Raft(e.to_string()))?;
-        let raft = Raft::new(config.id, Arc::new(raft_config), Network(peers.clone()), log.clone(), machine)
-            .await
-            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let peers: Arc<BTreeMap<u64, Peer>> = Arc::new(config.members.iter().filter(|(id, _)| **id != config.id).map(call).collect());
+        let raft = Raft::new(driver::settings(config.id), stored, !marked, rand::random());
+        let (inputs, heard) = mpsc::unbounded_channel();
+        let (work, works) = mpsc::unbounded_channel();
+        let driver = Driver::new(raft, (log.clone(), machine.clone()), dir.clone(), peers.clone(), work, inputs.clone());
+        let consensus = Consensus { inputs: inputs.clone(), view: driver.view.subscribe() };
+        let applier = Applier::new(machine.clone(), log.clone(), inputs, config.snap_count.min(20_000));
         let (proposals, queue) = mpsc::channel(4 * MAX_BATCH);
         let (serving, _) = watch::channel(false);
         let node = Arc::new(Self {
             config,
             state,
             local,
-            raft,
+            consensus,
             origin,
             peers,
             log,
+            machine,
             incoming: tokio::sync::Mutex::default(),
             refusals: Throttle::default(),
             order: tokio::sync::Mutex::default(),
@@ -227,8 +217,6 @@ impl Node {
             heard: Mutex::default(),
             standing,
             mark,
-            seen: Mutex::default(),
-            hint: Notify::new(),
             serving,
             stopping: AtomicBool::new(false),
         });
@@ -238,19 +226,14 @@ impl Node {
                 .await
                 .map_err(|(address, e)| StartError::Listen(address, e))?;
         }
+        tokio::spawn(driver.run(heard));
+        tokio::spawn(applier.run(works));
         tokio::spawn(node.clone().propose(queue));
         tokio::spawn(node.clone().watch_leadership());
         tokio::spawn(node.clone().keep_sessions());
-        tokio::spawn(node.clone().bound_log());
         tokio::spawn(node.clone().collect_containers());
-        tokio::spawn(node.clone().stand_for_election());
         tokio::spawn(node.clone().settle());
         Ok(node)
-    }
-
-    /// Where log and snapshots are.
-    fn directory(&self) -> PathBuf {
-        self.config.data_dir.join("version-2")
     }
 
     /// Whether this server has a leader with a majority, and serves clients.
@@ -263,44 +246,43 @@ impl Node {
         let _ = self.serving.subscribe().wait_for(|s| *s).await;
     }
 
+    /// Where consensus is.
+    pub fn view(&self) -> View {
+        self.consensus.view.borrow().clone()
+    }
+
     /// Whether this server leads.
     pub fn is_leader(&self) -> bool {
-        self.raft.metrics().borrow().state == ServerState::Leader
+        self.consensus.view.borrow().leads()
     }
 
     /// The server that leads, as far as this one knows.
     pub fn leader_id(&self) -> Option<u64> {
-        self.raft.metrics().borrow().current_leader
+        self.consensus.view.borrow().status.leader
     }
 
     /// Followers and servers that are caught up to within one heartbeat, as the leader knows them.
     pub fn followers(&self) -> (usize, usize) {
-        let metrics = self.raft.metrics().borrow().clone();
-        let last = metrics.last_applied.index();
-        let synced = metrics
-            .replication
-            .map_or(0, |r| r.iter().filter(|(id, at)| **id != self.config.id && at.index().unwrap_or(0) + 50 >= last.unwrap_or(0)).count());
+        let view = self.view();
+        let synced = view.status.followers.iter().filter(|(_, matched)| matched + 50 >= view.applied.index).count();
         (self.peers.len(), synced)
     }
 
     async fn watch_leadership(self: Arc<Self>) {
-        let mut metrics = self.raft.metrics();
+        let mut view = self.consensus.view.clone();
         let grace = Duration::from_millis(3000);
         loop {
             let (serving, fatal) = {
-                let m = metrics.borrow_and_update();
-                let serving = match m.state {
-                    // A leader without a majority does not step down by itself.
-                    ServerState::Leader => {
-                        m.last_applied.is_some_and(|l| l.leader_id == m.vote.leader_id)
-                            && (self.peers.is_empty() || m.millis_since_quorum_ack.is_some_and(|t| t < grace.as_millis() as u64))
-                    }
-                    // Cut off from the leader, its clients' sessions end there: they must look for another server in time.
-                    ServerState::Follower => m.current_leader.is_some() && m.last_applied.is_some() && self.leader_silent_for() < grace,
-                    _ => false,
+                let v = view.borrow_and_update();
+                // Cut off from a majority, its clients' sessions end there: they must look for another server in time.
+                // While another leader is elected they stay.
+                let heard = v.applied.index > 0 && v.silence() < grace;
+                let serving = match v.status.role {
+                    Role::Leader if !self.is_serving() => v.status.leads_own_term && v.applied.term == v.status.term,
+                    _ => heard,
                 };
                 // One that has no vote yet is not well: whoever rolls an ensemble must not stop the next.
-                (serving && self.standing() == Standing::Full, m.running_state.clone().err())
+                (serving && self.standing() == Standing::Full, v.failed.clone())
             };
             if let Some(e) = fatal {
                 if !self.stopping.load(Ordering::SeqCst) {
@@ -319,39 +301,13 @@ impl Node {
                     locked(&self.local).connections.close_all();
                 }
             }
-            if let Ok(Err(_)) = tokio::time::timeout(Duration::from_millis(500), metrics.changed()).await {
+            if let Ok(Err(_)) = tokio::time::timeout(Duration::from_millis(500), view.changed()).await {
                 // Unless the whole runtime ends, and this task with it.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 if !self.stopping.load(Ordering::SeqCst) {
                     tracing::error!("this server stops: consensus has ended");
                     std::process::exit(1);
                 }
-                return;
-            }
-        }
-    }
-
-    /// Replaces log by snapshots when it has grown to a size in bytes: Raft itself counts entries only.
-    async fn bound_log(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            if self.log.bytes() <= MAX_LOG_BYTES {
-                continue;
-            }
-            let (applied, covered) = {
-                let m = self.raft.metrics();
-                let m = m.borrow();
-                (m.last_applied.index(), m.snapshot.index())
-            };
-            let Some(upto) = self.log.index_before_last(KEPT_LOG_BYTES) else { continue };
-            let done = if covered >= Some(upto) {
-                self.raft.trigger().purge_log(upto).await
-            } else if applied > covered {
-                self.raft.trigger().snapshot().await
-            } else {
-                continue;
-            };
-            if done.is_err() {
                 return;
             }
         }
@@ -369,11 +325,21 @@ impl Node {
         state.sessions.get(&session).is_some_and(|s| s.owner == self.origin)
     }
 
-    /// Stops Raft; the log is closed.
+    /// Hands leadership over, if this server has it, closes the connections of clients and ends consensus here.
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        if self.is_leader() && !self.peers.is_empty() {
+            let (reply, wait) = oneshot::channel();
+            self.consensus.tell(Input::Transfer(reply));
+            if let Ok(Some(to)) = wait.await {
+                let handed = self.consensus.wait(HAND_OVER, |v| v.status.leader.is_some_and(|l| l != self.config.id)).await;
+                tracing::info!("leadership {} to server.{to}", if handed { "went" } else { "did not go" });
+            }
+        }
         locked(&self.local).connections.close_all();
-        let _ = self.raft.shutdown().await;
+        let (reply, wait) = oneshot::channel();
+        self.consensus.tell(Input::Stop(reply));
+        let _ = wait.await;
     }
 
     /// Locks the state, then this server's side of it: always in this order.
@@ -384,24 +350,37 @@ impl Node {
     }
 }
 
-/// Refuses a set of servers that is not the one that the log was written by. Names and ports may change, numbers not.
-async fn check_members(config: &Config, log: &mut LogStore, machine: &mut Machine) -> Result<(), StartError> {
-    let stored = StorageHelper::new(log, machine).get_membership().await.map_err(|e| StartError::Raft(e.to_string()))?;
-    let mut wanted: BTreeSet<u64> = config.members.keys().copied().collect();
-    if wanted.is_empty() {
-        wanted.insert(config.id);
+/// What the core begins with.
+async fn stored(dir: &std::path::Path, log: &LogStore, machine: &Machine) -> Result<Stored, StorageFault> {
+    let (applied, membership) = machine.applied();
+    if !log.agrees(applied) {
+        // A snapshot was received, and the process ended before the log began anew behind it.
+        log.reset(applied).await.map_err(at(dir))?;
     }
-    let effective = stored.effective();
-    for known in [stored.committed(), effective] {
-        let ids: BTreeSet<u64> = known.voter_ids().collect();
-        if !ids.is_empty() && ids != wanted {
-            let named = |id: &u64| match (config.members.get(id), known.membership().get_node(id)) {
+    let membership = membership.or_else(|| log.formation());
+    if let Some(m) = &membership {
+        machine.form(m.clone());
+    } else if log.last().index > 0 {
+        let reason = "there are entries, and nothing says which servers the ensemble has".to_owned();
+        return Err(StorageFault::Damaged { path: dir.to_owned(), offset: 0, reason });
+    }
+    Ok(Stored { hard: log.hard_state(), log: log.view(membership), applied: applied.index })
+}
+
+/// Refuses a set of servers that is not the one that the log was written by. Names and ports may change, numbers not.
+fn check_members(config: &Config, stored: &Stored) -> Result<(), StartError> {
+    let wanted = config.membership().voters;
+    let log = &stored.log;
+    for known in [log.membership_at(stored.applied), log.membership()].into_iter().flatten() {
+        let ids = &known.voters;
+        if *ids != wanted {
+            let named = |id: &u64| match (config.members.get(id), known.addresses.get(id)) {
                 (Some(m), _) => format!("server.{id} ({}:{})", m.host, m.port),
-                (_, Some(n)) if !n.addr.is_empty() => format!("server.{id} ({})", n.addr),
+                (_, Some(address)) if !address.is_empty() => format!("server.{id} ({address})"),
                 _ => format!("server.{id}"),
             };
             let list = |all: &BTreeSet<u64>| all.iter().map(named).collect::<Vec<_>>().join(", ");
-            let (wanted, stored) = (list(&wanted), list(&ids));
+            let (wanted, stored) = (list(&wanted), list(ids));
             return Err(StartError::Members { path: config.path.clone(), wanted, dir: config.data_dir.clone(), stored });
         }
     }

@@ -1,18 +1,18 @@
 //! Commands on their way into the log, and reads that wait for what is in it.
 
 use std::{
+    io,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use openraft::LogIdOptionExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{MutexGuard, mpsc, oneshot};
 
-use super::{Node, locked, now_ms};
+use super::{Node, consensus::Proposed, locked, now_ms};
 use crate::{
     peer,
     state::{Answer, Ask, Command},
-    storage::Batch,
+    storage::encode_commands,
     throttle::Throttle,
 };
 
@@ -22,6 +22,8 @@ pub(super) const MAX_BATCH: usize = 1000;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// A proposal that is not committed by then is given up; its clients are disconnected.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time in which there must be a leader, and in which it shows what became of the proposals to the one before.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Node {
     /// Queues a command; its answer comes when it is applied here. An error means that the outcome is unknown.
@@ -67,33 +69,75 @@ impl Node {
     }
 
     /// Does what only this leader of this term can do, and gives up when there is another leader or term.
-    async fn unless_replaced<T>(&self, leader: Option<u64>, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-        let mut metrics = self.raft.metrics();
-        let term = metrics.borrow().current_term;
+    async fn unless_replaced<T>(&self, leader: u64, term: u64, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        let mut view = self.consensus.view.clone();
         tokio::select! {
             done = work => done,
-            _ = metrics.wait_for(|m| m.current_term != term || m.current_leader != leader) => Err("the leader was replaced".into()),
+            _ = view.wait_for(|v| v.status.term != term || v.status.leader.is_some_and(|l| l != leader)) => {
+                Err("the leader was replaced".into())
+            }
         }
     }
 
-    async fn propose_batch(&self, commands: Vec<Command>) -> Result<(), String> {
-        let leader = self.raft.metrics().borrow().current_leader;
-        self.unless_replaced(leader, self.propose_to(leader, commands)).await
+    /// The leader and its term, once there is one.
+    async fn leader(&self, deadline: Instant) -> Result<(u64, u64), String> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.consensus.wait(left, |v| v.status.leader.is_some()).await;
+        let status = &self.consensus.view.borrow().status;
+        status.leader.map(|leader| (leader, status.term)).ok_or_else(|| "there is no leader".into())
     }
 
-    async fn propose_to(&self, leader: Option<u64>, commands: Vec<Command>) -> Result<(), String> {
-        match leader {
-            Some(id) if id == self.config.id => self.commit(commands).await,
-            Some(id) => match self.peers.get(&id) {
-                Some(peer) => peer.call::<()>(&peer::Ask::Propose(commands), PROPOSAL_TIMEOUT).await.map_err(|e| e.to_string()),
-                None => Err(format!("leader {id} is not in zoo.cfg")),
-            },
-            None => Err("there is no leader".into()),
+    /// Proposes until the commands are applied. What became of a proposal to a leader that was replaced is known once
+    /// an entry of a later term is applied here: a command that was not applied by then never will be, since no
+    /// server takes it in another term than the one that it was proposed for. So it is proposed again.
+    async fn propose_batch(&self, mut commands: Vec<Command>) -> Result<(), String> {
+        let mut deadline = Instant::now() + LEADER_TIMEOUT;
+        loop {
+            let (leader, term) = self.leader(deadline).await?;
+            let began = Instant::now();
+            let error = match self.unless_replaced(leader, term, self.propose_to(leader, term, &commands)).await {
+                Ok(Proposed::Committed) => return Ok(()),
+                Ok(Proposed::NotTaken) => {
+                    if began > deadline {
+                        return Err("no leader takes them".into());
+                    }
+                    let other = |v: &super::View| v.status.term != term || v.status.leader != Some(leader);
+                    self.consensus.wait(Duration::from_millis(50), other).await;
+                    continue;
+                }
+                Err(e) => e,
+            };
+            // The time with a leader does not count.
+            deadline = deadline.max(Instant::now() + LEADER_TIMEOUT / 2);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !self.consensus.wait(left, |v| v.applied.term > term).await {
+                return Err(error);
+            }
+            let local = locked(&self.local);
+            commands.retain(|c| local.pending.contains_key(&c.seq));
+            if commands.is_empty() {
+                return Ok(());
+            }
         }
     }
 
-    /// On the leader: stamps the time and replicates.
-    pub(super) async fn commit(&self, commands: Vec<Command>) -> Result<(), String> {
+    async fn propose_to(&self, leader: u64, term: u64, commands: &[Command]) -> Result<Proposed, String> {
+        if leader == self.config.id {
+            let taken = self.commit(term, commands.to_vec()).await?;
+            return Ok(if taken { Proposed::Committed } else { Proposed::NotTaken });
+        }
+        let Some(peer) = self.peers.get(&leader) else { return Err(format!("leader {leader} is not in zoo.cfg")) };
+        match peer.call::<bool>(&peer::Ask::Propose { term, commands: commands.to_vec() }, PROPOSAL_TIMEOUT).await {
+            Ok(true) => Ok(Proposed::Committed),
+            Ok(false) => Ok(Proposed::NotTaken),
+            // The question did not leave.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(Proposed::NotTaken),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// On the leader of this term: stamps the time and replicates; false if this server does not lead it.
+    pub(super) async fn commit(&self, term: u64, commands: Vec<Command>) -> Result<bool, String> {
         let order = self.order.lock().await;
         // A client that comes to another server just in time must not be ended before that server's next report.
         self.hear(commands.iter().filter_map(|c| match c.ask {
@@ -103,19 +147,19 @@ impl Node {
             | Ask::OldWrite { session: id, .. } => Some(id),
             Ask::CloseSession { .. } | Ask::Expire { .. } | Ask::Collect { .. } => None,
         }));
-        self.append(order, commands).await
+        Ok(self.append(order, term, commands).await? == Proposed::Committed)
     }
 
-    /// Appends to the log, never to another leader's, and waits until that is committed. The order of appends is that
-    /// in which the lock is taken.
-    pub(super) async fn append(&self, order: tokio::sync::MutexGuard<'_, ()>, mut commands: Vec<Command>) -> Result<(), String> {
+    /// Appends to the log of this term, never to another leader's, and waits until that is committed. The order of
+    /// appends is that in which the lock is taken.
+    pub(super) async fn append(&self, order: MutexGuard<'_, ()>, term: u64, mut commands: Vec<Command>) -> Result<Proposed, String> {
         let now = now_ms();
         commands.iter_mut().for_each(|c| c.time_ms = now);
-        let done = self.raft.client_write_ff(Batch(commands)).await.map_err(|e| e.to_string())?;
+        let data = encode_commands(&commands).map_err(|e| e.to_string())?;
+        let done = self.consensus.propose(term, data);
         drop(order);
         match tokio::time::timeout(PROPOSAL_TIMEOUT, done).await {
-            Ok(Ok(Ok(_))) => Ok(()),
-            Ok(Ok(Err(e))) => Err(e.to_string()),
+            Ok(Ok(done)) => done,
             Ok(Err(_)) => Err("consensus has ended".into()),
             Err(_) => Err("no majority in time".into()),
         }
@@ -128,28 +172,24 @@ impl Node {
 
     /// Waits until this server has applied all that was committed when this was called.
     pub async fn catch_up(&self) -> Result<(), String> {
-        let leader = self.raft.metrics().borrow().current_leader;
-        self.unless_replaced(leader, self.catch_up_with(leader)).await
-    }
-
-    async fn catch_up_with(&self, leader: Option<u64>) -> Result<(), String> {
-        let index = match leader {
-            Some(id) if id == self.config.id => self.read_index().await?,
-            Some(id) => match self.peers.get(&id) {
-                Some(p) => p.call::<Option<u64>>(&peer::Ask::ReadIndex, Duration::from_secs(5)).await.map_err(|e| e.to_string())?,
-                None => return Err(format!("leader {id} is not in zoo.cfg")),
-            },
-            None => return Err("there is no leader".into()),
-        };
-        if let Some(index) = index {
-            self.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(index), "sync").await.map_err(|e| e.to_string())?;
+        let deadline = Instant::now() + LEADER_TIMEOUT;
+        loop {
+            let (leader, term) = self.leader(deadline).await?;
+            match self.unless_replaced(leader, term, self.read_index_of(leader)).await {
+                Ok(index) if self.consensus.wait(Duration::from_secs(5), |v| v.applied.index >= index).await => return Ok(()),
+                Ok(_) => return Err("not applied in time".into()),
+                Err(e) if Instant::now() > deadline => return Err(e),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
         }
-        Ok(())
     }
 
-    pub(super) async fn read_index(&self) -> Result<Option<u64>, String> {
-        let read = tokio::time::timeout(Duration::from_secs(5), self.raft.ensure_linearizable()).await;
-        Ok(read.map_err(|_| "no majority in time")?.map_err(|e| e.to_string())?.index())
+    async fn read_index_of(&self, leader: u64) -> Result<u64, String> {
+        if leader == self.config.id {
+            return self.consensus.read_index().await;
+        }
+        let Some(peer) = self.peers.get(&leader) else { return Err(format!("leader {leader} is not in zoo.cfg")) };
+        peer.call::<u64>(&peer::Ask::ReadIndex, Duration::from_secs(5)).await.map_err(|e| e.to_string())
     }
 }
 

@@ -71,7 +71,7 @@ impl Node {
             }
             before = Instant::now();
             let sessions: Vec<i64> = std::mem::take(&mut *locked(&self.touched)).into_keys().collect();
-            let leader = self.raft.metrics().borrow().current_leader;
+            let leader = self.leader_id();
             match leader {
                 Some(id) if id == self.config.id => {
                     self.hear(sessions);
@@ -97,7 +97,7 @@ impl Node {
     async fn expire(&self) {
         let order = self.order.lock().await;
         let (ids, term) = {
-            let term = self.raft.metrics().borrow().current_term;
+            let term = self.view().status.term;
             let state = locked(&self.state);
             let mut heard = locked(&self.heard);
             let now = Instant::now();
@@ -118,7 +118,7 @@ impl Node {
         let more = ids.len() - named.len();
         tracing::info!("sessions timed out: {}{}", named.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() });
         let command = self.own_command(Ask::Expire { ids, term });
-        if let Err(e) = self.append(order, vec![command]).await {
+        if let Err(e) = self.append(order, term, vec![command]).await {
             tracing::warn!("the end of sessions is not known to be committed: {e}");
         }
     }

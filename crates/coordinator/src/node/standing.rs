@@ -8,20 +8,15 @@
 //! Invariant: the file `joining` is there from before the first message of Raft until the server has caught up.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use openraft::{
-    BasicNode,
-    error::{InitializeError, RaftError},
-};
 use serde::{Deserialize, Serialize};
 
-use super::Node;
+use super::{Node, consensus::Input};
 use crate::{
     peer::Ask,
     storage::{StorageFault, at, sync_parent},
@@ -90,7 +85,7 @@ impl Node {
 
     /// What other servers are told.
     pub(super) fn status(&self) -> Status {
-        let has_entries = self.raft.metrics().borrow().last_log_index.is_some_and(|i| i > 0);
+        let has_entries = self.view().status.last.index > 0;
         Status { formed: has_entries || self.standing() == Standing::Joining }
     }
 
@@ -170,29 +165,21 @@ impl Node {
             tracing::error!("{}: {e}", self.mark.0.display());
             tokio::time::sleep(PAUSE).await;
         }
+        self.consensus.tell(Input::Voting);
         self.standing.send_replace(Standing::Full);
     }
 
-    /// The first formation. All name the same members, which Raft allows; the lowest number goes first so that
-    /// their elections do not collide, the others follow only if it does not come.
+    /// The first formation. All servers take the same one, so it does not matter which of them is elected.
     async fn form_ensemble(&self) {
-        let addresses = self.config.members.iter().map(|(id, m)| (*id, BasicNode::new(format!("{}:{}", m.host, m.port))));
-        let mut members: BTreeMap<u64, BasicNode> = addresses.collect();
-        if members.is_empty() {
-            members.insert(self.config.id, BasicNode::default());
+        if !self.view().status.blank {
+            return;
         }
-        let rank = members.keys().position(|id| *id == self.config.id).unwrap_or(0) as u32;
-        tokio::time::sleep(Duration::from_secs(4) * rank).await;
-        loop {
-            match self.raft.is_initialized().await {
-                Ok(true) | Err(_) => return,
-                Ok(false) => {}
-            }
-            match self.raft.initialize(members.clone()).await {
-                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => return,
-                Err(e) => tracing::warn!("the ensemble is not formed yet: {e}"),
-            }
+        let membership = self.config.membership();
+        while let Err(e) = self.log.form(membership.clone()).await {
+            tracing::warn!("the ensemble is not formed yet: {e}");
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+        self.machine.form(membership.clone());
+        self.consensus.tell(Input::Form(membership));
     }
 }

@@ -29,7 +29,16 @@ const QUEUE: usize = 1024;
 
 struct Call {
     frame: Vec<u8>,
-    reply: oneshot::Sender<io::Result<Vec<u8>>>,
+    /// none for a message to which there is no answer
+    reply: Option<oneshot::Sender<io::Result<Vec<u8>>>>,
+}
+
+impl Call {
+    fn fail(self, kind: io::ErrorKind, text: &str) {
+        if let Some(reply) = self.reply {
+            let _ = reply.send(Err(io::Error::new(kind, text)));
+        }
+    }
 }
 
 /// Calls one peer; clones share the connection.
@@ -47,14 +56,23 @@ impl Peer {
         Self { calls, max_frame }
     }
 
-    /// Asks and waits for the answer.
+    /// Sends a message to which there is no answer. It may be lost.
+    pub fn send(&self, ask: &Ask) {
+        if let Ok(frame) = postcard::to_stdvec(ask)
+            && frame.len() <= self.max_frame
+        {
+            let _ = self.calls.try_send(Call { frame, reply: None });
+        }
+    }
+
+    /// Asks and waits for the answer. Of kind `ConnectionRefused` if the question did not leave.
     pub async fn call<T: DeserializeOwned>(&self, ask: &Ask, ttl: Duration) -> io::Result<T> {
         let frame = postcard::to_stdvec(ask).map_err(io::Error::other)?;
         if frame.len() > self.max_frame {
             return Err(io::Error::other(format!("a message of {} bytes is too long for a peer, {} at most", frame.len(), self.max_frame)));
         }
         let (reply, wait) = oneshot::channel();
-        self.calls.try_send(Call { frame, reply }).map_err(|_| io::Error::other("too many calls wait for this peer"))?;
+        self.calls.try_send(Call { frame, reply: Some(reply) }).map_err(|_| io::Error::other("too many calls wait for this peer"))?;
         let bytes = timeout(ttl, wait)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
@@ -66,6 +84,9 @@ impl Peer {
 /// A connection on which a call waits and nothing came for so long is given up: after a cut, TCP would try again
 /// later and later, and be silent for long after the network is well.
 const SILENT: Duration = Duration::from_secs(4);
+
+/// The same for messages without an answer: the system ends a connection on which nothing is acknowledged for so long.
+const UNACKNOWLEDGED: Duration = Duration::from_millis(2000);
 
 #[derive(Default)]
 struct Calls {
@@ -104,11 +125,12 @@ impl Caller {
                     }
                 }
                 Err(e) => {
-                    let (kind, text) = (e.kind(), format!("server.{}={}:{}: {e}", self.id, self.member.host, self.member.port));
-                    let _ = first.reply.send(Err(io::Error::new(kind, text)));
+                    let text = format!("server.{}={}:{}: {e}", self.id, self.member.host, self.member.port);
+                    let kind = io::ErrorKind::ConnectionRefused;
+                    first.fail(kind, &text);
                     // What queued up meanwhile fails too: Raft asks again, and a name may resolve elsewhere by then.
                     while let Ok(call) = queue.try_recv() {
-                        let _ = call.reply.send(Err(io::Error::from(kind)));
+                        call.fail(kind, &text);
                     }
                 }
             }
@@ -120,6 +142,7 @@ impl Caller {
         let connecting = TcpStream::connect((self.member.host.as_str(), self.member.port));
         let mut stream = timeout(CONNECT_TIMEOUT, connecting).await.map_err(late)??;
         stream.set_nodelay(true)?;
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED.as_millis() as u32)?;
         match timeout(HANDSHAKE_TIMEOUT, handshake::call(&mut stream, &self.identity, self.id)).await.map_err(late)? {
             Ok(keys) => {
                 self.refusal.clear();
@@ -161,9 +184,11 @@ impl Caller {
                 if calls.unanswered_since.is_some_and(|t| t.elapsed() > SILENT) {
                     break true;
                 }
-                calls.unanswered_since.get_or_insert_with(Instant::now);
-                calls.waiting.retain(|_, r| !r.is_closed());
-                calls.waiting.insert(number, call.reply);
+                if let Some(reply) = call.reply {
+                    calls.unanswered_since.get_or_insert_with(Instant::now);
+                    calls.waiting.retain(|_, r| !r.is_closed());
+                    calls.waiting.insert(number, reply);
+                }
             }
             let sent = timeout(Duration::from_secs(10), send.write(&mut write, number, &call.frame, self.max_frame)).await;
             if !matches!(sent, Ok(Ok(()))) {

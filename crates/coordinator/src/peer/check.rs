@@ -3,15 +3,12 @@
 //! Invariant: no message that passes can make Raft panic or store a term or an index that no election and no log
 //! could have reached. A server with the ensemble's secret is trusted to obey Raft beyond that.
 
-use openraft::{
-    EntryPayload, LogId, Vote,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, VoteRequest, VoteResponse},
-};
-
+use super::SnapshotPart;
 use crate::{
     protocol::{MAX_PATH_BYTES, Op},
+    raft::{Body, EntryId, Message, Payload},
     state::{Ask, Command},
-    storage::{LogStore, MAX_TERM, TypeConfig, plausible},
+    storage::{LogStore, MAX_INDEX, MAX_TERM, decode_commands, plausible},
 };
 
 /// How far a term may be beyond the one that is stored here. A server that is cut off tries an election about each
@@ -31,69 +28,62 @@ fn term(term: u64, stored: u64) -> Checked {
     Ok(())
 }
 
-fn own(from: u64, vote: &Vote<u64>) -> Checked {
-    if vote.leader_id.node_id != from {
-        return Err(format!("server.{from} speaks for server.{}", vote.leader_id.node_id));
-    }
-    Ok(())
-}
-
-fn leader(from: u64, vote: &Vote<u64>, stored: u64) -> Checked {
-    own(from, vote)?;
-    term(vote.leader_id.term, stored)?;
-    if vote.committed { Ok(()) } else { Err("the leader was not elected".into()) }
-}
-
-/// A log id that a server with this vote can have.
-fn log_id(id: &LogId<u64>, vote: &Vote<u64>) -> Checked {
+/// An entry's id that a server in this term can have.
+fn entry_id(id: &EntryId, of: u64) -> Checked {
     plausible(id)?;
-    if id.leader_id.term > vote.leader_id.term {
-        return Err(format!("entry {} is of term {}, behind term {}", id.index, id.leader_id.term, vote.leader_id.term));
+    if id.term > of {
+        return Err(format!("entry {} is of term {}, behind term {of}", id.index, id.term));
     }
     Ok(())
 }
 
-/// A request for a vote.
-pub fn vote(from: u64, rpc: &VoteRequest<u64>, stored: u64) -> Checked {
-    own(from, &rpc.vote)?;
-    term(rpc.vote.leader_id.term, stored)?;
-    if rpc.vote.committed {
-        return Err("a candidate that was elected already".into());
-    }
-    rpc.last_log_id.as_ref().map_or(Ok(()), |id| log_id(id, &rpc.vote))
+fn index(index: u64) -> Checked {
+    if index > MAX_INDEX { Err(format!("index {index} is beyond what an ensemble reaches")) } else { Ok(()) }
 }
 
-/// Entries and heartbeats, for a server with this vote.
-pub fn append(from: u64, rpc: &AppendEntriesRequest<TypeConfig>, mine: &Vote<u64>, log: &LogStore) -> Checked {
-    leader(from, &rpc.vote, mine.leader_id.term)?;
-    for id in rpc.prev_log_id.iter().chain(&rpc.leader_commit) {
-        log_id(id, &rpc.vote)?;
-    }
-    let mut before = rpc.prev_log_id;
-    for entry in &rpc.entries {
-        let id = entry.log_id;
-        log_id(&id, &rpc.vote)?;
-        if id.index != before.map_or(0, |b| b.index + 1) || before.is_some_and(|b| b.leader_id > id.leader_id) {
-            return Err(format!("entry {id} does not follow {before:?}"));
+/// A message of Raft of another server, for one in this term and with this log.
+pub fn message(from: u64, message: &Message, stored: u64, log: &LogStore) -> Checked {
+    let of = message.term;
+    term(of, stored)?;
+    match &message.body {
+        Body::PreVote { last } | Body::Vote { last, .. } => entry_id(last, of),
+        Body::PreVoteAnswer { .. } | Body::VoteAnswer { .. } | Body::TimeoutNow | Body::Blank => Ok(()),
+        Body::AppendAck { matched, .. } => index(*matched),
+        Body::AppendRefused { at, hint, .. } => index(*at).and_then(|()| plausible(hint)),
+        Body::Append { prev, commit, entries, .. } => {
+            index(*commit)?;
+            let mut before = *prev;
+            entry_id(prev, of)?;
+            for entry in entries {
+                let id = entry.id;
+                entry_id(&id, of)?;
+                if id.index != before.index + 1 || before.origin() > id.origin() {
+                    return Err(format!("entry {id} does not follow {before}"));
+                }
+                if id.term == of && id.leader != from {
+                    return Err(format!("server.{from} speaks for server.{}", id.leader));
+                }
+                match &entry.payload {
+                    Payload::Commands(data) => commands(&decode_commands(data)?)?,
+                    Payload::Membership(m) if m.voters.is_empty() => return Err("a membership without a vote".into()),
+                    _ => {}
+                }
+                before = id;
+            }
+            match log.contradicted(std::iter::once(prev).chain(entries.iter().map(|e| &e.id))) {
+                // A leader that others have replaced has such entries: it learns of its successor from the answer.
+                Some(_) if of < stored => Ok(()),
+                Some(id) => Err(format!("entry {id} is not the one that was committed there")),
+                None => Ok(()),
+            }
         }
-        if let EntryPayload::Normal(batch) = &entry.payload {
-            commands(&batch.0)?;
-        }
-        before = Some(id);
-    }
-    let all = rpc.prev_log_id.iter().chain(rpc.entries.iter().map(|e| &e.log_id));
-    match log.contradicted(all) {
-        // A leader that others have replaced has such entries: it learns of its successor from the answer.
-        Some(_) if rpc.vote < *mine => Ok(()),
-        Some(id) => Err(format!("entry {id} is not the one that was committed there")),
-        None => Ok(()),
     }
 }
 
 /// A part of a snapshot.
-pub fn snapshot(from: u64, rpc: &InstallSnapshotRequest<TypeConfig>, stored: u64) -> Checked {
-    leader(from, &rpc.vote, stored)?;
-    rpc.meta.last_log_id.as_ref().map_or(Ok(()), |id| log_id(id, &rpc.vote))
+pub fn snapshot(part: &SnapshotPart, stored: u64) -> Checked {
+    term(part.term, stored)?;
+    entry_id(&part.last, part.term)
 }
 
 /// Commands that clients of another server asked for.
@@ -132,28 +122,4 @@ fn commands(all: &[Command]) -> Checked {
 /// A report of sessions.
 pub fn sessions(all: &[i64]) -> Checked {
     if all.len() > MAX_SESSIONS { Err(format!("{} sessions at once", all.len())) } else { Ok(()) }
-}
-
-/// An answer to a request for a vote that was sent with this vote.
-pub fn vote_answer(answer: &VoteResponse<u64>, sent: &Vote<u64>) -> Checked {
-    term(answer.vote.leader_id.term, sent.leader_id.term)?;
-    answer.last_log_id.as_ref().map_or(Ok(()), plausible)
-}
-
-/// An answer to entries that were sent with this vote.
-pub fn append_answer(answer: &AppendEntriesResponse<u64>, sent: &Vote<u64>) -> Checked {
-    match answer {
-        AppendEntriesResponse::Success | AppendEntriesResponse::Conflict => Ok(()),
-        // Not an answer that any version gives.
-        AppendEntriesResponse::PartialSuccess(_) => Err("a part of the entries was taken".into()),
-        AppendEntriesResponse::HigherVote(higher) => higher_vote(higher, sent),
-    }
-}
-
-/// A vote that another server has, which is higher than the one it was sent.
-pub fn higher_vote(higher: &Vote<u64>, sent: &Vote<u64>) -> Checked {
-    if higher.leader_id.node_id == sent.leader_id.node_id && higher.committed && higher > sent {
-        return Err("a leadership of this server's that it does not know of".into());
-    }
-    term(higher.leader_id.term, sent.leader_id.term)
 }

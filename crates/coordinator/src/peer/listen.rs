@@ -117,18 +117,24 @@ impl<S: Serve> Listener<S> {
         if let Err(e) = converse(from, stream, keys, self.max_frame, self.service.clone()).await {
             self.log.warn(|| format!("connection of server.{from} from {address}: {e}"));
         }
-        let none_is_left = self.open().servers.get_mut(&from).is_none_or(|mine| {
+        // A caller has one connection. Earlier ones may be dead without a sign of it.
+        let was_newest = self.open().servers.get_mut(&from).is_some_and(|mine| {
+            let newest = mine.back().is_some_and(|(i, _)| *i == id);
             mine.retain(|(i, _)| *i != id);
-            mine.is_empty()
+            newest
         });
-        if none_is_left {
+        if was_newest {
             self.service.lost(from);
         }
     }
 }
 
-/// Serves one connection of another server. Each ask is answered on its own, so that a snapshot does not hold
-/// up a heartbeat; together they hold no more than the bytes of two largest frames.
+/// An answer that refuses.
+fn refusal(reason: &str) -> Vec<u8> {
+    postcard::to_stdvec(&Err::<(), &str>(reason)).unwrap_or_default()
+}
+
+/// Serves one connection of another server. Messages of Raft are taken in their order, each ask is answered on its own; together they hold no more than the bytes of two largest frames.
 async fn converse<S: Serve>(from: u64, stream: TcpStream, keys: Keys, max_frame: usize, service: Arc<S>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Keys { mut send, mut receive } = keys;
@@ -153,6 +159,16 @@ async fn converse<S: Serve>(from: u64, stream: TcpStream, keys: Keys, max_frame:
             };
             let held = budget.clone().acquire_many_owned(kib(bytes.len())).await.map_err(io::Error::other)?;
             let ask: Ask = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+            let ask = match ask {
+                Ask::Raft(message) => {
+                    if let Err(e) = service.deliver(from, message, held) {
+                        // A sender that does not read its refusals gets none.
+                        let _ = replies.try_send((number, refusal(&e)));
+                    }
+                    continue;
+                }
+                other => other,
+            };
             let (service, replies) = (service.clone(), replies.clone());
             tokio::spawn(async move {
                 let _held = held;

@@ -3,12 +3,15 @@
 //! Invariant: what was reported as flushed survives kill -9 and loss of power; a torn tail, which was never
 //! reported, is cut off; damage anywhere else is refused with file and offset.
 
+mod earlier;
 pub mod format;
 mod log;
 mod machine;
+mod records;
 
-pub use log::LogStore;
-pub use machine::{Hooks, Machine, read_state, write_first_state};
+pub use log::{LogStore, LogWrite};
+pub use machine::{Hooks, Image, Machine, read_state, write_first_state};
+pub use records::{decode_commands, encode_commands};
 
 use std::{
     fs::{self, File},
@@ -16,33 +19,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use openraft::LogId;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-use crate::state::Command;
-
-openraft::declare_raft_types!(
-    /// Types of the Raft node: an entry is a batch of commands, so that one fsync serves many clients.
-    pub TypeConfig:
-        D = Batch,
-        R = (),
-        NodeId = u64,
-        Node = openraft::BasicNode,
-        Entry = openraft::Entry<TypeConfig>,
-        SnapshotData = io::Cursor<Vec<u8>>,
-        Responder = openraft::impls::OneshotResponder<TypeConfig>,
-        AsyncRuntime = openraft::TokioRuntime,
-);
-
-/// Commands that are proposed together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct Batch(pub Vec<Command>);
-
-impl std::fmt::Display for Batch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} commands", self.0.len())
-    }
-}
+use crate::raft::EntryId;
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +86,9 @@ pub const MAX_TERM: u64 = i32::MAX as u64 - 1;
 pub const MAX_INDEX: u64 = 1 << 56;
 
 /// Whether elections and appends can have reached this id at all.
-pub fn plausible(id: &LogId<u64>) -> Result<(), String> {
-    if id.leader_id.term > MAX_TERM || id.index > MAX_INDEX {
-        return Err(format!("term {} and index {} are beyond what an ensemble reaches", id.leader_id.term, id.index));
+pub fn plausible(id: &EntryId) -> Result<(), String> {
+    if id.term > MAX_TERM || id.index > MAX_INDEX {
+        return Err(format!("term {} and index {} are beyond what an ensemble reaches", id.term, id.index));
     }
     Ok(())
 }
@@ -122,14 +101,17 @@ const SECTOR_BYTES: usize = 512;
 
 /// `length:u32 crc32c(length):u32 crc32c(bytes):u32 bytes`
 pub(crate) fn record<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
-    let body = postcard::to_stdvec(value).map_err(io::Error::other)?;
-    let mut out = Vec::with_capacity(HEAD_BYTES + body.len());
-    let length = (body.len() as u32).to_be_bytes();
-    out.extend_from_slice(&length);
-    out.extend_from_slice(&crc32c::crc32c(&length).to_be_bytes());
-    out.extend_from_slice(&crc32c::crc32c(&body).to_be_bytes());
-    out.extend_from_slice(&body);
-    Ok(out)
+    Ok(framed(postcard::to_extend(value, vec![0; HEAD_BYTES]).map_err(io::Error::other)?))
+}
+
+/// Fills in the head of a record whose body begins at [`HEAD_BYTES`].
+pub(crate) fn framed(mut out: Vec<u8>) -> Vec<u8> {
+    let length = ((out.len() - HEAD_BYTES) as u32).to_be_bytes();
+    let body = crc32c::crc32c(&out[HEAD_BYTES..]);
+    out[..4].copy_from_slice(&length);
+    out[4..8].copy_from_slice(&crc32c::crc32c(&length).to_be_bytes());
+    out[8..HEAD_BYTES].copy_from_slice(&body.to_be_bytes());
+    out
 }
 
 /// Why there is no whole record at a place.
@@ -139,12 +121,6 @@ pub(crate) enum BadRecord {
     /// A checksum or the encoding is wrong. A write that a loss of power interrupted may look like this when it is
     /// the file's last, and then sectors of it were never written and read as zeros.
     Wrong { unwritten: bool, reason: String },
-}
-
-pub(crate) fn read_record<T: DeserializeOwned>(bytes: &[u8], offset: usize) -> Result<(T, usize), BadRecord> {
-    let (body, end) = read_body(bytes, offset)?;
-    let value = postcard::from_bytes(body).map_err(|e| BadRecord::Wrong { unwritten: false, reason: e.to_string() })?;
-    Ok((value, end))
 }
 
 /// The bytes of a record, and where it ends.
@@ -206,11 +182,6 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 /// Reads a file written by [`replace_file`] from one [`record`].
-pub(crate) fn read_one<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StorageFault> {
-    read_one_with(path, |body| postcard::from_bytes(body).map_err(|e| e.to_string()))
-}
-
-/// As [`read_one`], with a decoder of its own.
 pub(crate) fn read_one_with<T>(path: &Path, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, StorageFault> {
     let bytes = match fs::read(path) {
         Ok(b) => b,

@@ -5,22 +5,20 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use openraft::{Entry, LogId, Vote};
-
-use crate::storage::TypeConfig;
+use crate::raft::{Entry, EntryId, HardState, Membership, Payload};
 
 /// Newest entries that are held in memory, in bytes of their records.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// An entry that is not purged.
 pub(super) struct Slot {
-    pub(super) id: LogId<u64>,
+    pub(super) id: EntryId,
     /// length of its record
     pub(super) bytes: usize,
     /// first index of its file, and offset in it, once it is written
     pub(super) place: Option<(u64, u64)>,
     /// unless it must be read from there
-    pub(super) entry: Option<Entry<TypeConfig>>,
+    pub(super) entry: Option<Entry>,
 }
 
 #[derive(Default)]
@@ -31,14 +29,23 @@ pub(super) struct Held {
     pub(super) cached: usize,
     /// no slot before this index has an entry
     pub(super) first_cached: u64,
-    pub(super) purged: Option<LogId<u64>>,
-    pub(super) vote: Option<Vote<u64>>,
-    pub(super) committed: Option<LogId<u64>>,
+    /// the last entry that was purged; index 0 if none was
+    pub(super) purged: EntryId,
+    pub(super) hard: HardState,
+    /// the first membership, unless only a snapshot has it
+    pub(super) formation: Option<Membership>,
+    /// memberships behind `purged`
+    pub(super) memberships: BTreeMap<u64, Membership>,
+    /// index up to which the log is committed
+    pub(super) committed: u64,
 }
 
 impl Held {
-    pub(super) fn insert(&mut self, entry: Entry<TypeConfig>, bytes: usize, place: Option<(u64, u64)>) {
-        let id = entry.log_id;
+    pub(super) fn insert(&mut self, entry: Entry, bytes: usize, place: Option<(u64, u64)>) {
+        let id = entry.id;
+        if let Payload::Membership(m) = &entry.payload {
+            self.memberships.insert(id.index, m.clone());
+        }
         self.bytes += bytes;
         self.cached += bytes;
         self.first_cached = self.first_cached.min(id.index);
@@ -55,11 +62,13 @@ impl Held {
     /// Removes those from this index on.
     pub(super) fn cut(&mut self, from: u64) {
         let gone = self.slots.split_off(&from);
+        self.memberships.split_off(&from);
         self.forget(gone);
     }
 
     /// Removes those before this index.
     pub(super) fn drop_before(&mut self, index: u64) {
+        self.memberships = self.memberships.split_off(&index);
         let kept = self.slots.split_off(&index);
         let gone = std::mem::replace(&mut self.slots, kept);
         self.forget(gone);

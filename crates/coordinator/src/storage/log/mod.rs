@@ -1,4 +1,5 @@
-//! The Raft log: segment files `log.<first index>`, each a row of records, and a small file for the vote.
+//! The Raft log: segment files `log.<first index>`, each a row of records, and a small file for the vote. An entry with index 0 is no
+//! entry: it holds the membership by which the ensemble was formed.
 //!
 //! One thread writes and syncs, in the order of the calls. The newest entries are held in memory too, in a budget of
 //! bytes; the others are read from their files when a follower that is far behind needs them.
@@ -7,37 +8,43 @@ mod held;
 mod writer;
 
 use std::{
-    fmt::Debug,
     fs::{self, File, OpenOptions},
     io,
-    ops::{Bound, RangeBounds},
+    ops::RangeInclusive,
     os::unix::fs::FileExt,
     path::Path,
     sync::{Arc, Mutex, mpsc},
 };
 
-use openraft::{
-    Entry, LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
-    storage::{LogFlushed, LogState, RaftLogStorage},
-};
 use tokio::sync::{oneshot, watch};
 
 use held::{Held, lock};
 use writer::{Done, Job, Writer, segment};
 
-use super::{BadRecord, MAX_TERM, StorageFault, TypeConfig, at, plausible, read_one, read_record, record, replace_file};
+use super::{
+    BadRecord, MAX_TERM, StorageFault, at, plausible, read_one_with,
+    records::{self, read_entry},
+    replace_file,
+};
+use crate::raft::{Entry, EntryId, HardState, LogView, Membership, Payload};
 
-/// Entries that go to a follower at once end before this many bytes, or after the first.
-const MAX_SENT_BYTES: usize = 4 * 1024 * 1024;
-
-type Fault = StorageError<u64>;
+/// Changes that are made, and durable, together and in this order.
+#[derive(Debug, Default)]
+pub struct LogWrite {
+    /// remove the entries from this index on
+    pub truncate: Option<u64>,
+    /// append these
+    pub entries: Vec<Entry>,
+    /// keep term and vote
+    pub hard: Option<HardState>,
+}
 
 /// Handle to the log; clones share it.
 #[derive(Clone)]
 pub struct LogStore {
     dir: Arc<Path>,
     held: Arc<Mutex<Held>>,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<(Job, Done)>,
     /// newest log index that a durable snapshot covers: nothing beyond it is purged
     covered: watch::Receiver<u64>,
 }
@@ -46,19 +53,19 @@ impl LogStore {
     /// Opens or makes the log in a directory. `covered` follows the durable snapshots.
     pub fn open(dir: &Path, covered: watch::Receiver<u64>) -> Result<Self, StorageFault> {
         fs::create_dir_all(dir).map_err(at(dir))?;
-        let vote_file = dir.join("vote");
-        let mut held = Held { vote: read_one(&vote_file)?, purged: read_one(&dir.join("purged"))?, ..Held::default() };
-        if let Some(term) = held.vote.map(|v| v.leader_id.term).filter(|t| *t > MAX_TERM) {
-            return Err(StorageFault::Forged { path: vote_file, dir: dir.to_owned(), term });
+        let (vote_file, purged_file) = (dir.join("vote"), dir.join("purged"));
+        let hard = read_one_with(&vote_file, records::decode_hard_state)?.unwrap_or_default();
+        let purged = read_one_with(&purged_file, records::decode_entry_id)?;
+        let mut held = Held { hard, purged: purged.unwrap_or_default(), ..Held::default() };
+        if hard.term > MAX_TERM {
+            return Err(StorageFault::Forged { path: vote_file, dir: dir.to_owned(), term: hard.term });
         }
-        if let Some(id) = &held.purged {
-            plausible(id).map_err(StorageFault::implausible(&dir.join("purged"), 0))?;
-        }
-        if let Some(p) = held.purged
-            && *covered.borrow() <= p.index
-        {
-            let reason = format!("entries up to {} were purged, and it does not cover them", p.index);
-            return Err(StorageFault::Damaged { path: dir.join("snapshot"), offset: 0, reason });
+        if let Some(p) = purged {
+            plausible(&p).map_err(StorageFault::implausible(&purged_file, 0))?;
+            if *covered.borrow() <= p.index {
+                let reason = format!("entries up to {} were purged, and it does not cover them", p.index);
+                return Err(StorageFault::Damaged { path: dir.join("snapshot"), offset: 0, reason });
+            }
         }
         let mut segments = Vec::new();
         for entry in fs::read_dir(dir).map_err(at(dir))? {
@@ -85,7 +92,17 @@ impl LogStore {
             }
         }
         File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))?;
-        let from = held.purged.map_or(0, |p| p.index + 1);
+        held.formation = held.memberships.remove(&0);
+        if held.purged.index > 0 && held.slots.get(&held.purged.index).is_some_and(|slot| slot.id != held.purged) {
+            // A snapshot took the place of this log, and the process ended before the files were gone.
+            // Newest first, so that what is left is a log that begins where it did.
+            while let Some((_, path)) = segments.pop() {
+                fs::remove_file(&path).map_err(at(&path))?;
+            }
+            File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))?;
+            held.cut(0);
+        }
+        let from = held.purged.index + 1;
         held.drop_before(from);
         // Entries must follow one another without a gap, or something was lost.
         for (want, index) in (from..).zip(held.slots.keys()) {
@@ -108,23 +125,54 @@ impl LogStore {
     /// stopped: what this one voted for since is forgotten. Says which term it was, if it was one.
     pub fn reset_term(dir: &Path) -> Result<Option<u64>, StorageFault> {
         let path = dir.join("vote");
-        let vote: Option<Vote<u64>> = read_one(&path)?;
-        let Some(vote) = vote.filter(|v| v.leader_id.term > MAX_TERM) else { return Ok(None) };
+        let hard = read_one_with(&path, records::decode_hard_state)?;
+        let Some(hard) = hard.filter(|v| v.term > MAX_TERM) else { return Ok(None) };
         let aside = dir.join("vote.forged");
         fs::rename(&path, &aside).map_err(at(&path))?;
         let opened = Self::open(dir, watch::channel(u64::MAX).1);
         let last = opened.map(|log| log.last());
-        let write = |last: Option<LogId<u64>>| {
-            let id = last.map_or_else(Default::default, |l| l.leader_id);
-            record(&Vote::new(id.term, id.node_id)).and_then(|bytes| replace_file(&path, &bytes)).map_err(at(&path))
+        let write = |last: EntryId| {
+            let hard = HardState { term: last.term, voted_for: (last.term > 0).then_some(last.leader) };
+            records::hard_state(&hard).and_then(|bytes| replace_file(&path, &bytes)).map_err(at(&path))
         };
-        last.and_then(write).map(|()| Some(vote.leader_id.term)).inspect_err(|_| drop(fs::rename(&aside, &path)))
+        last.and_then(write).map(|()| Some(hard.term)).inspect_err(|_| drop(fs::rename(&aside, &path)))
     }
 
-    /// The last entry.
-    pub fn last(&self) -> Option<LogId<u64>> {
+    /// The last entry; index 0 if there was none yet.
+    pub fn last(&self) -> EntryId {
         let held = lock(&self.held);
-        held.slots.values().next_back().map(|s| s.id).or(held.purged)
+        held.slots.values().next_back().map_or(held.purged, |s| s.id)
+    }
+
+    /// The last entry that was purged; index 0 if none was.
+    pub fn purged(&self) -> EntryId {
+        lock(&self.held).purged
+    }
+
+    /// Term and vote.
+    pub fn hard_state(&self) -> HardState {
+        lock(&self.held).hard
+    }
+
+    /// The membership by which the ensemble was formed, unless only a snapshot knows it.
+    pub fn formation(&self) -> Option<Membership> {
+        lock(&self.held).formation.clone()
+    }
+
+    /// The log as the core knows it, behind this membership.
+    pub fn view(&self, membership: Option<Membership>) -> LogView {
+        let held = lock(&self.held);
+        let mut view = LogView::new(held.purged, membership);
+        for slot in held.slots.values() {
+            view.load(slot.id, slot.bytes, held.memberships.get(&slot.id.index).cloned());
+        }
+        view
+    }
+
+    /// Whether the log holds this entry, or did until it was purged.
+    pub fn agrees(&self, id: EntryId) -> bool {
+        let held = lock(&self.held);
+        held.purged.index >= id.index || held.slots.get(&id.index).is_some_and(|slot| slot.id == id)
     }
 
     /// Bytes of the entries that are not purged.
@@ -146,22 +194,29 @@ impl LogStore {
             .map(|slot| slot.id.index)
     }
 
-    fn read(&self, chosen: impl FnOnce(&Held) -> Vec<u64>) -> io::Result<Vec<Entry<TypeConfig>>> {
+    /// Entries in a row; fewer if some are not there, and fewer too, but at least one, if they have more than so many
+    /// bytes.
+    pub fn read(&self, range: RangeInclusive<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
         enum Found {
-            Here(Entry<TypeConfig>),
-            There(LogId<u64>, u64, u64, usize),
+            Here(Entry),
+            There(EntryId, u64, u64, usize),
         }
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (start, mut total) = (*range.start(), 0);
         let found: Vec<Found> = {
             let held = lock(&self.held);
-            let of = |index: u64| {
-                let slot = held.slots.get(&index)?;
+            let of = |(index, slot): (&u64, &held::Slot)| {
+                total += slot.bytes;
                 match (&slot.entry, slot.place) {
+                    _ if *index > start && total > max_bytes => None,
                     (Some(entry), _) => Some(Found::Here(entry.clone())),
                     (None, Some((file, offset))) => Some(Found::There(slot.id, file, offset, slot.bytes)),
                     (None, None) => None,
                 }
             };
-            chosen(&held).into_iter().map_while(of).collect()
+            held.slots.range(range).map_while(of).collect()
         };
         let mut open: Option<(u64, File)> = None;
         let mut entries = Vec::with_capacity(found.len());
@@ -174,7 +229,7 @@ impl LogStore {
                 Found::There(id, first, offset, bytes) => (id, first, offset, bytes),
             };
             match self.read_at(&mut open, first, offset, bytes) {
-                Ok(entry) if entry.log_id == id => entries.push(entry),
+                Ok(entry) if entry.id == id => entries.push(entry),
                 other => {
                     // It may have been cut off or purged meanwhile.
                     if lock(&self.held).slots.get(&id.index).is_none_or(|s| s.id != id) {
@@ -187,7 +242,7 @@ impl LogStore {
         Ok(entries)
     }
 
-    fn read_at(&self, open: &mut Option<(u64, File)>, first: u64, offset: u64, bytes: usize) -> io::Result<Entry<TypeConfig>> {
+    fn read_at(&self, open: &mut Option<(u64, File)>, first: u64, offset: u64, bytes: usize) -> io::Result<Entry> {
         if open.as_ref().is_none_or(|(f, _)| *f != first) {
             *open = Some((first, File::open(segment(&self.dir, first))?));
         }
@@ -195,34 +250,120 @@ impl LogStore {
         let mut record = vec![0; bytes];
         file.read_exact_at(&mut record, offset)?;
         let damaged = |_| io::Error::new(io::ErrorKind::InvalidData, format!("log file {first} is damaged at byte {offset}"));
-        read_record(&record, 0).map(|(entry, _)| entry).map_err(damaged)
+        read_entry(&record, 0).map(|(entry, _)| entry).map_err(damaged)
     }
 
-    /// A leader that starts again is one no more: others may have been elected, or it may have ended for want of room.
-    /// Before Raft reads the vote; on disk it stays, as it was given.
-    pub fn begin_as_follower(&self, me: u64) {
-        if let Some(vote) = lock(&self.held).vote.as_mut().filter(|v| v.leader_id.node_id == me) {
-            vote.committed = false;
+    /// Entries in a row whose last one is this, if all of them are in memory.
+    pub fn in_memory(&self, from: u64, last: EntryId) -> Option<Vec<Entry>> {
+        let held = lock(&self.held);
+        if held.slots.get(&last.index).is_none_or(|slot| slot.id != last) || from < held.first_cached {
+            return None;
         }
+        held.slots.range(from..=last.index).map(|(_, slot)| slot.entry.clone()).collect()
+    }
+
+    /// Whether the log has this entry still.
+    pub fn has(&self, id: EntryId) -> bool {
+        lock(&self.held).slots.get(&id.index).is_some_and(|slot| slot.id == id)
+    }
+
+    /// The log is known to be committed up to here.
+    pub fn set_committed(&self, index: u64) {
+        let mut held = lock(&self.held);
+        held.committed = held.committed.max(index);
     }
 
     /// The first of these ids that is not the one of the entry that was committed in its place.
-    pub fn contradicted<'a>(&self, ids: impl Iterator<Item = &'a LogId<u64>>) -> Option<LogId<u64>> {
+    pub fn contradicted<'a>(&self, ids: impl Iterator<Item = &'a EntryId>) -> Option<EntryId> {
         let held = lock(&self.held);
-        let committed = held.committed.max(held.purged).map(|c| c.index);
-        let known = |id: &LogId<u64>| match held.slots.get(&id.index) {
+        let committed = held.committed.max(held.purged.index);
+        let known = |id: &EntryId| match held.slots.get(&id.index) {
             Some(slot) => slot.id == *id,
             // Purged: its leader cannot be a later one than that of the entries behind it.
-            None => held.purged.is_none_or(|p| id.index > p.index || id.leader_id <= p.leader_id),
+            None => id.index > held.purged.index || id.origin() <= held.purged.origin(),
         };
-        ids.filter(|id| committed.is_some_and(|c| id.index <= c)).find(|id| !known(id)).copied()
+        ids.filter(|id| id.index <= committed).find(|id| !known(id)).copied()
     }
 
-    async fn job(&self, make: impl FnOnce(Done) -> Job) -> io::Result<()> {
+    fn job(&self, job: Job, done: Done) {
+        if let Err(mpsc::SendError((_, done))) = self.jobs.send((job, done)) {
+            done(Err(io::Error::other("the log's writer has ended")));
+        }
+    }
+
+    /// Changes the log: what is read from now on is changed, `done` is told when that is durable.
+    pub fn write(&self, write: LogWrite, done: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let LogWrite { truncate, entries, hard } = write;
+        let mut job = Job { truncate, ..Job::default() };
+        let encoded = (|| {
+            job.vote = hard.as_ref().map(records::hard_state).transpose()?;
+            entries.iter().map(|entry| Ok((entry.id, records::entry(entry)?))).collect::<io::Result<Vec<_>>>()
+        })();
+        match encoded {
+            Ok(records) => job.append = records,
+            Err(e) => return done(Err(e)),
+        }
+        {
+            let mut held = lock(&self.held);
+            if let Some(from) = truncate {
+                held.cut(from);
+            }
+            for (entry, (_, bytes)) in entries.into_iter().zip(&job.append) {
+                held.insert(entry, bytes.len(), None);
+            }
+            if let Some(hard) = hard {
+                held.hard = hard;
+            }
+        }
+        self.job(job, Box::new(done));
+    }
+
+    /// As [`Self::write`], and waits until it is durable.
+    pub async fn write_all(&self, write: LogWrite) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
-        let gone = || io::Error::other("the log's writer has ended");
-        self.jobs.send(make(done)).map_err(|_| gone())?;
-        wait.await.map_err(|_| gone())?
+        self.write(write, move |result| drop(done.send(result)));
+        wait.await.map_err(|_| io::Error::other("the log's writer has ended"))?
+    }
+
+    /// Keeps the first membership of a new ensemble.
+    pub async fn form(&self, membership: Membership) -> io::Result<()> {
+        let entry = Entry { id: EntryId::default(), payload: Payload::Membership(membership.clone()) };
+        lock(&self.held).formation = Some(membership);
+        let job = Job { append: vec![(entry.id, records::entry(&entry)?)], ..Job::default() };
+        self.finish(job).await
+    }
+
+    async fn finish(&self, job: Job) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.job(job, Box::new(move |result| drop(done.send(result))));
+        wait.await.map_err(|_| io::Error::other("the log's writer has ended"))?
+    }
+
+    /// Forgets the entries up to one, which a durable snapshot covers; an error if none does.
+    pub async fn purge(&self, upto: EntryId) -> io::Result<()> {
+        if *self.covered.borrow() <= upto.index {
+            return Err(io::Error::other(format!("no durable snapshot covers entry {}", upto.index)));
+        }
+        {
+            let mut held = lock(&self.held);
+            // A snapshot that was installed meanwhile covers more.
+            if held.purged.index >= upto.index {
+                return Ok(());
+            }
+            held.purged = upto;
+            held.drop_before(upto.index + 1);
+        }
+        self.finish(Job { purge: Some(upto), ..Job::default() }).await
+    }
+
+    /// Begins anew behind a durable snapshot up to this entry.
+    pub async fn reset(&self, upto: EntryId) -> io::Result<()> {
+        {
+            let mut held = lock(&self.held);
+            held.cut(0);
+            held.purged = upto;
+        }
+        self.finish(Job { purge: Some(upto), reset: true, ..Job::default() }).await
     }
 }
 
@@ -230,11 +371,11 @@ fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), Stor
     let bytes = fs::read(path).map_err(at(path))?;
     let mut offset = 0;
     while offset < bytes.len() {
-        match read_record::<Entry<TypeConfig>>(&bytes, offset) {
+        match read_entry(&bytes, offset) {
             Ok((entry, end)) => {
-                plausible(&entry.log_id).map_err(StorageFault::implausible(path, offset))?;
+                plausible(&entry.id).map_err(StorageFault::implausible(path, offset))?;
                 // A later record with the same index replaces what a truncation cut off.
-                held.cut(entry.log_id.index);
+                held.cut(entry.id.index);
                 held.insert(entry, end - offset, Some((first, offset as u64)));
                 held.evict();
                 offset = end;
@@ -255,113 +396,4 @@ fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), Stor
         }
     }
     Ok(())
-}
-
-impl RaftLogReader<TypeConfig> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
-        &mut self,
-        range: RB,
-    ) -> Result<Vec<Entry<TypeConfig>>, Fault> {
-        let start = match range.start_bound() {
-            Bound::Included(i) => *i,
-            Bound::Excluded(i) => i + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(i) => i + 1,
-            Bound::Excluded(i) => *i,
-            Bound::Unbounded => u64::MAX,
-        };
-        if start >= end {
-            return Ok(Vec::new());
-        }
-        self.read(|held| held.slots.range(start..end).map(|(index, _)| *index).collect()).map_err(|e| StorageIOError::read_logs(&e).into())
-    }
-
-    /// For followers: as many as fit a message. Without a limit, entries with large data would make a frame that no
-    /// peer takes, and the follower would never catch up.
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<TypeConfig>>, Fault> {
-        self.read(|held| {
-            let mut total = 0;
-            let fits = held.slots.range(start..end.max(start)).take_while(|(index, slot)| {
-                total += slot.bytes;
-                **index == start || total <= MAX_SENT_BYTES
-            });
-            fits.map(|(index, _)| *index).collect()
-        })
-        .map_err(|e| StorageIOError::read_logs(&e).into())
-    }
-}
-
-impl RaftLogStorage<TypeConfig> for LogStore {
-    type LogReader = Self;
-
-    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Fault> {
-        let held = lock(&self.held);
-        let purged = held.purged;
-        drop(held);
-        Ok(LogState { last_purged_log_id: purged, last_log_id: self.last() })
-    }
-
-    async fn get_log_reader(&mut self) -> Self {
-        self.clone()
-    }
-
-    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), Fault> {
-        let bytes = record(vote).map_err(|e| StorageIOError::write_vote(&e))?;
-        self.job(|done| Job::Vote(bytes, done)).await.map_err(|e| StorageIOError::write_vote(&e))?;
-        lock(&self.held).vote = Some(*vote);
-        Ok(())
-    }
-
-    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, Fault> {
-        Ok(lock(&self.held).vote)
-    }
-
-    async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), Fault> {
-        lock(&self.held).committed = committed;
-        Ok(())
-    }
-
-    async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, Fault> {
-        Ok(lock(&self.held).committed)
-    }
-
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), Fault>
-    where
-        I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
-        I::IntoIter: OptionalSend,
-    {
-        let mut records = Vec::new();
-        {
-            let mut held = lock(&self.held);
-            for entry in entries {
-                let (id, bytes) = (entry.log_id, record(&entry).map_err(|e| StorageIOError::write_logs(&e))?);
-                held.cut(id.index);
-                held.insert(entry, bytes.len(), None);
-                records.push((id, bytes));
-            }
-        }
-        self.jobs
-            .send(Job::Append(records, callback))
-            .map_err(|_| StorageIOError::write_logs(&io::Error::other("the log's writer has ended")).into())
-    }
-
-    async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
-        lock(&self.held).cut(log_id.index);
-        self.job(|done| Job::Truncate(log_id.index, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
-    }
-
-    async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), Fault> {
-        // openraft purges a follower's log as soon as a snapshot is on its way in; what is purged must be in a
-        // snapshot that is on disk, or a crash in between would lose it.
-        let mut covered = self.covered.clone();
-        covered.wait_for(|c| *c > log_id.index).await.map_err(|e| StorageIOError::write_logs(&e))?;
-        {
-            let mut held = lock(&self.held);
-            held.purged = Some(log_id);
-            held.drop_before(log_id.index + 1);
-        }
-        self.job(|done| Job::Purge(log_id, done)).await.map_err(|e| StorageIOError::write_logs(&e).into())
-    }
 }

@@ -1,4 +1,4 @@
-//! The thread that writes the log, in the order of the calls.
+//! The thread that writes the log, in the order of the calls. Writes that wait together are synced together.
 
 use std::{
     collections::BTreeMap,
@@ -8,21 +8,35 @@ use std::{
     sync::{Arc, Mutex, mpsc},
 };
 
-use openraft::{Entry, LogId, storage::LogFlushed};
-use tokio::sync::oneshot;
-
 use super::held::{Held, lock};
-use crate::storage::{TypeConfig, read_record, record, replace_file, sync_parent};
+use crate::{
+    raft::EntryId,
+    storage::{
+        records::{self, read_entry},
+        replace_file, sync_parent,
+    },
+};
 
 /// A segment is closed when it is longer than this, in bytes.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
-pub(super) type Done = oneshot::Sender<io::Result<()>>;
+/// Jobs that are done before their one sync.
+const MAX_GROUP: usize = 1000;
 
-pub(super) enum Job {
-    Append(Vec<(LogId<u64>, Vec<u8>)>, LogFlushed<TypeConfig>),
-    Vote(Vec<u8>, Done),
-    Truncate(u64, Done),
-    Purge(LogId<u64>, Done),
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// Changes of the files; each part may be missing.
+#[derive(Default)]
+pub(super) struct Job {
+    /// remove the entries from this index on
+    pub(super) truncate: Option<u64>,
+    /// append records
+    pub(super) append: Vec<(EntryId, Vec<u8>)>,
+    /// replace the record of term and vote
+    pub(super) vote: Option<Vec<u8>>,
+    /// everything up to this entry is in a durable snapshot
+    pub(super) purge: Option<EntryId>,
+    /// the log begins anew behind what is purged
+    pub(super) reset: bool,
 }
 
 pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {
@@ -38,45 +52,77 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        while let Ok(job) = queue.recv() {
-            match job {
-                Job::Append(records, flushed) => flushed.log_io_completed(self.append(&records)),
-                Job::Vote(bytes, done) => drop(done.send(replace_file(&self.dir.join("vote"), &bytes))),
-                Job::Truncate(from, done) => drop(done.send(self.truncate(from))),
-                Job::Purge(upto, done) => drop(done.send(self.purge(upto))),
+    pub(super) fn run(mut self, queue: &mpsc::Receiver<(Job, Done)>) {
+        while let Ok(first) = queue.recv() {
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            let mut written = Ok(());
+            while let Some((job, done)) = next.take() {
+                written = written.and_then(|()| self.write(job));
+                group.push(done);
+                if group.len() < MAX_GROUP && written.is_ok() {
+                    next = queue.try_recv().ok();
+                }
+            }
+            let synced = written.and_then(|()| self.sync());
+            for done in group {
+                done(synced.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
             }
         }
     }
 
-    fn append(&mut self, records: &[(LogId<u64>, Vec<u8>)]) -> io::Result<()> {
+    fn write(&mut self, job: Job) -> io::Result<()> {
+        if let Some(id) = job.purge {
+            // The entries that follow may lie behind those that go.
+            self.sync()?;
+            replace_file(&self.dir.join("purged"), &records::entry_id(&id)?)?;
+            if job.reset {
+                self.truncate(0)?;
+            } else {
+                self.remove_before(id.index + 1)?;
+            }
+        }
+        if let Some(from) = job.truncate {
+            self.truncate(from)?;
+        }
+        self.append(&job.append)?;
+        if let Some(vote) = job.vote {
+            // What the vote rests on is not to be later on the disk than the vote.
+            self.sync()?;
+            replace_file(&self.dir.join("vote"), &vote)?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        match &self.file {
+            Some((file, _)) => file.sync_data(),
+            None => Ok(()),
+        }
+    }
+
+    fn append(&mut self, records: &[(EntryId, Vec<u8>)]) -> io::Result<()> {
         for (id, bytes) in records {
-            let index = &id.index;
             if self.file.as_ref().is_none_or(|(_, n)| *n > SEGMENT_BYTES) {
-                if let Some((f, _)) = &self.file {
-                    f.sync_data()?;
-                }
-                let path = segment(&self.dir, *index);
+                self.sync()?;
+                let path = segment(&self.dir, id.index);
                 let file = OpenOptions::new().create(true).append(true).open(&path)?;
                 let length = file.metadata()?.len();
                 sync_parent(&path)?;
-                self.segments.insert(*index, path);
+                self.segments.insert(id.index, path);
                 self.file = Some((file, length));
             }
             if let Some((file, length)) = &mut self.file {
                 file.write_all(bytes)?;
                 let held = &mut *lock(&self.held);
-                if let Some(slot) = held.slots.get_mut(index).filter(|s| s.id == *id) {
+                if let Some(slot) = held.slots.get_mut(&id.index).filter(|s| s.id == *id) {
                     slot.place = self.segments.keys().next_back().map(|first| (*first, *length));
                 }
                 *length += bytes.len() as u64;
             }
         }
         lock(&self.held).evict();
-        match &self.file {
-            Some((file, _)) => file.sync_data(),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Removes records with an index of at least `from`.
@@ -91,8 +137,8 @@ impl Writer {
         if let Some((_, path)) = self.segments.last_key_value() {
             let bytes = fs::read(path)?;
             let mut offset = 0;
-            while let Ok((entry, end)) = read_record::<Entry<TypeConfig>>(&bytes, offset) {
-                if entry.log_id.index >= from {
+            while let Ok((entry, end)) = read_entry(&bytes, offset) {
+                if entry.id.index >= from {
                     break;
                 }
                 offset = end;
@@ -105,12 +151,11 @@ impl Writer {
         File::open(&self.dir)?.sync_all()
     }
 
-    fn purge(&mut self, upto: LogId<u64>) -> io::Result<()> {
-        replace_file(&self.dir.join("purged"), &record(&upto)?)?;
-        // A segment goes when the next one begins at or before the first entry that is kept.
+    /// Removes segments: one goes when the next begins at or before the first entry that is kept.
+    fn remove_before(&mut self, kept: u64) -> io::Result<()> {
         let firsts: Vec<u64> = self.segments.keys().copied().collect();
         for pair in firsts.windows(2) {
-            if pair[1] <= upto.index + 1
+            if pair[1] <= kept
                 && let Some(path) = self.segments.remove(&pair[0])
             {
                 fs::remove_file(path)?;
