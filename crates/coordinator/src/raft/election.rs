@@ -13,7 +13,15 @@ impl Raft {
 
     /// Whether this server can lead at all.
     fn promotable(&self) -> bool {
-        self.voting && self.installing.is_none() && self.hard.term < self.settings.max_term && self.voters().any(|id| id == self.me)
+        self.voting && self.installing.is_none() && self.hard.term < self.settings.max_term && self.may_be_needed()
+    }
+
+    /// Whether this server has a vote, or had one before a change that may not be committed: it may be the only one that
+    /// has the change and can be elected.
+    fn may_be_needed(&self) -> bool {
+        let changed = self.log.membership_index();
+        let before = if changed > self.commit { self.log.membership_at(changed - 1) } else { None };
+        self.log.membership().into_iter().chain(before).any(|m| m.voters.contains(&self.me))
     }
 
     pub(super) fn set_deadline(&mut self) {

@@ -299,5 +299,19 @@ impl Raft {
         }
         self.apply();
         self.begin_round();
+        self.leave_if_removed();
+    }
+
+    /// A leader whose own removal is committed has done its part.
+    fn leave_if_removed(&mut self) {
+        if self.voters().any(|id| id == self.me) || self.log.membership_index() > self.commit {
+            return;
+        }
+        let heir = self.voters().max_by_key(|id| self.progress.get(id).map_or(0, |p| p.matched));
+        if let Some(heir) = heir {
+            self.send(heir, super::Body::TimeoutNow);
+        }
+        self.step_down();
+        self.set_deadline();
     }
 }
