@@ -96,6 +96,14 @@ public class Curator {
         }
     }
 
+    /** What others have written is seen by this client from now on, whichever server it is on. */
+    private static CuratorFramework synced(CuratorFramework client) throws Exception {
+        CountDownLatch done = new CountDownLatch(1);
+        client.getZookeeperClient().getZooKeeper().sync("/", (code, path, context) -> done.countDown(), null);
+        done.await();
+        return client;
+    }
+
     private static byte[] bytes(String text) {
         return text.getBytes(StandardCharsets.UTF_8);
     }
@@ -120,7 +128,7 @@ public class Curator {
         show("protected", made.matches("/nodes/_c_[0-9a-f-]{36}-job-[0-9]{10}"));
         one.create().withTtl(60_000).withMode(CreateMode.PERSISTENT_WITH_TTL).forPath("/nodes/ttl");
         show("or set", one.create().orSetData().forPath("/nodes/ttl", bytes("y")));
-        show("set", text(two.getData().forPath("/nodes/ttl")));
+        show("set", text(synced(two).getData().forPath("/nodes/ttl")));
         show("wrong version", failure(() -> two.setData().withVersion(9).forPath("/nodes/ttl", bytes("z"))));
         show("not empty", failure(() -> two.delete().forPath("/nodes")));
         show("exists", failure(() -> two.create().forPath("/nodes")));
@@ -129,7 +137,7 @@ public class Curator {
         one.getChildren().inBackground((c, e) -> answer.complete(e.getType() + " " + e.getResultCode() + " " + e.getChildren().size())).forPath("/nodes");
         show("in the background", answer.get());
         one.delete().guaranteed().deletingChildrenIfNeeded().forPath("/nodes");
-        show("gone", two.checkExists().forPath("/nodes"));
+        show("gone", synced(two).checkExists().forPath("/nodes"));
         // Of a container, once its last child is gone.
         one.create().creatingParentContainersIfNeeded().forPath("/emptied/child");
         one.delete().forPath("/emptied/child");
@@ -157,11 +165,11 @@ public class Curator {
         CuratorFramework ann = client("ann:secret");
         ann.create().withACL(ZooDefs.Ids.CREATOR_ALL_ACL).forPath("/mine", bytes("private"));
         show("owner", text(ann.getData().forPath("/mine")));
-        show("others", failure(() -> one.getData().forPath("/mine")));
+        show("others", failure(() -> synced(one).getData().forPath("/mine")));
         List<ACL> open = new ArrayList<>(ann.getACL().forPath("/mine"));
         open.add(new ACL(ZooDefs.Perms.READ, new Id("world", "anyone")));
         ann.setACL().withACL(open).forPath("/mine");
-        show("opened", text(one.getData().forPath("/mine")));
+        show("opened", text(synced(one).getData().forPath("/mine")));
         show("but not for writing", failure(() -> one.setData().forPath("/mine", bytes("x"))));
     }
 
@@ -191,7 +199,7 @@ public class Curator {
             f.get();
         }
         pool.shutdown();
-        show("counted under a lock", text(two.getData().forPath("/counter")));
+        show("counted under a lock", text(synced(two).getData().forPath("/counter")));
 
         InterProcessReadWriteLock a = new InterProcessReadWriteLock(one, "/rw");
         InterProcessReadWriteLock b = new InterProcessReadWriteLock(two, "/rw");
@@ -306,13 +314,13 @@ public class Curator {
             f.get();
         }
         pool.shutdown();
-        show("atomic", new DistributedAtomicLong(one, "/atomic", new RetryNTimes(10, 10)).get().postValue());
+        show("atomic", new DistributedAtomicLong(synced(one), "/atomic", new RetryNTimes(10, 10)).get().postValue());
     }
 
     private static void watching(CuratorFramework one, CuratorFramework two) throws Exception {
         one.create().forPath("/tree", bytes("0"));
         BlockingQueue<String> events = new LinkedBlockingQueue<>();
-        CuratorCache cache = CuratorCache.build(two, "/tree");
+        CuratorCache cache = CuratorCache.build(synced(two), "/tree");
         cache.listenable().addListener((type, before, after) -> {
             String path = after != null ? after.getPath() : before.getPath();
             events.add(type + " " + path + " " + text(after == null ? null : after.getData()));
@@ -428,7 +436,7 @@ public class Curator {
         show("states", seen);
         node.close();
         client.close();
-        show("closed", one.checkExists().forPath("/alive"));
+        show("closed", synced(one).checkExists().forPath("/alive"));
     }
 
     public static void main(String[] arguments) throws Exception {
