@@ -418,7 +418,12 @@ public class Curator {
     private static void sessions(CuratorFramework one) throws Exception {
         CuratorFramework client = client();
         BlockingQueue<ConnectionState> states = new LinkedBlockingQueue<>();
-        client.getConnectionStateListenable().addListener((c, state) -> states.add(state));
+        client.getConnectionStateListenable().addListener((c, state) -> {
+            // Told late, of what was so before this listened.
+            if (state != ConnectionState.CONNECTED) {
+                states.add(state);
+            }
+        });
         PersistentNode node = new PersistentNode(client, CreateMode.EPHEMERAL, false, "/alive", bytes("here"));
         node.start();
         node.waitForInitialCreate(30, TimeUnit.SECONDS);
