@@ -337,7 +337,7 @@ mod tests {
     use super::*;
 
     fn wishes(metadata: Metadata, combined: bool) -> Wishes<'static> {
-        Wishes { security: Security::Least, metadata, combined, ssh_from: &[], external_from: &[] }
+        Wishes { security: Security::Least, metadata, combined, plain: false, ssh_from: &[], external_from: &[] }
     }
 
     fn shown(w: &Wishes, kind: Kind) -> String {
