@@ -59,6 +59,11 @@ pub enum ReadFrom {
     Any,
 }
 
+fn last_stable(inner: &mut Inner) -> i64 {
+    let high_watermark = inner.replication.high_watermark();
+    inner.log.first_unstable_offset(high_watermark).map_or(high_watermark, |o| o.min(high_watermark))
+}
+
 impl Partition {
     /// The log, if this broker is one that may serve a reader, and can use it.
     pub(super) fn serving(&self, from: ReadFrom) -> Result<MutexGuard<'_, Inner>, ResponseError> {
@@ -129,9 +134,9 @@ impl Partition {
         }
     }
 
-    /// Offset up to which every transaction is decided. There are none yet: the high watermark.
+    /// Offset up to which every transaction is decided: at most the high watermark.
     pub fn last_stable_offset(&self) -> i64 {
-        self.high_watermark()
+        last_stable(&mut self.inner())
     }
 
     /// Finds what there is from an offset on. A follower reads up to the end of the log, and tells by its offset what it has.
@@ -156,7 +161,7 @@ impl Partition {
             start_moved = inner.replication.follower(id).map(|f| f.start) != before;
         }
         let high_watermark = inner.replication.high_watermark();
-        let last_stable_offset = inner.log.first_unstable_offset(high_watermark).map_or(high_watermark, |o| o.min(high_watermark));
+        let last_stable_offset = last_stable(&mut inner);
         if read.replica.is_none() && (read.offset < start_offset || read.offset > end) {
             return Err(ResponseError::OffsetOutOfRange);
         }
