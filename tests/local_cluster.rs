@@ -20,8 +20,6 @@ mod harness;
 mod inspect;
 #[path = "local_cluster/interruptions.rs"]
 mod interruptions;
-#[path = "local_cluster/lifetime.rs"]
-mod lifetime;
 #[path = "local_cluster/lost_data.rs"]
 mod lost_data;
 #[path = "local_cluster/neighbours.rs"]

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -73,6 +73,7 @@ pub struct Broker {
     pub config: Config,
     /// its configuration, with what is set at run time
     pub dynamic: DynamicConfig,
+    cluster_id: OnceLock<String>,
     /// what it knows of the cluster
     pub image: watch::Sender<Arc<Image>>,
     /// the session with the coordinator, once there is one
@@ -137,6 +138,7 @@ impl Broker {
             topic_ids: TopicIds::default(),
             dynamic: DynamicConfig::new(config.clone()),
             config,
+            cluster_id: OnceLock::new(),
             image: watch::Sender::new(Arc::default()),
             zookeeper: watch::Sender::new(None),
             replicas: Manager::default(),
@@ -164,6 +166,12 @@ impl Broker {
         self.image.borrow().clone()
     }
 
+    /// The id of the cluster, which no run changes; empty until the first session with a coordinator. It is known before this broker
+    /// is registered, so before others can ask for it.
+    pub fn cluster_id(&self) -> &str {
+        self.cluster_id.get().map_or("", String::as_str)
+    }
+
     /// Cluster id that the directory was made for, checked against this broker's number.
     pub fn stored_cluster_id(&self) -> Result<Option<String>, StartError> {
         let path = self.config.log_dir.join("meta.properties");
@@ -184,8 +192,14 @@ impl Broker {
         Ok(get("cluster.id"))
     }
 
-    /// Writes `meta.properties`, or refuses a directory of another cluster.
+    /// Belongs to this cluster from now on: writes `meta.properties`, or refuses a directory of another cluster.
     pub fn claim_directory(&self, cluster_id: &str) -> Result<(), StartError> {
+        self.write_meta_properties(cluster_id)?;
+        self.cluster_id.get_or_init(|| cluster_id.to_owned());
+        Ok(())
+    }
+
+    fn write_meta_properties(&self, cluster_id: &str) -> Result<(), StartError> {
         let path = self.config.log_dir.join("meta.properties");
         match self.stored_cluster_id()? {
             Some(old) if old == cluster_id => return Ok(()),

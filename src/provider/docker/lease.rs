@@ -20,11 +20,16 @@ use crate::{
 
 /// What an end of its own is written on.
 fn lease_name(uuid: ClusterId, expires_s: u64) -> String {
-    format!("{}{expires_s}", lease_prefix(uuid))
+    format!("{}{expires_s}", lease_prefix(&uuid.to_string()))
 }
 
-fn lease_prefix(uuid: ClusterId) -> String {
+fn lease_prefix(uuid: &str) -> String {
     format!("septet-{uuid}-until-")
+}
+
+/// Whether a volume of this name holds no data, but an end that was put off.
+pub fn holds_only_an_end(volume: &str, uuid: &str) -> bool {
+    volume.starts_with(&lease_prefix(uuid))
 }
 
 /// Containers of a cluster that ends by itself: once they have stopped on purpose, they stay so.
@@ -76,7 +81,7 @@ impl Docker {
         self.engine.create_volume(request).await.map_err(|e| explain(doing, e))?;
         // The new one is there: what earlier ones say does not count any more.
         for volume in self.volumes(CLUSTER, &uuid.to_string()).await? {
-            if volume.name.starts_with(&lease_prefix(uuid)) && volume.name != name {
+            if holds_only_an_end(&volume.name, &uuid.to_string()) && volume.name != name {
                 let _ = self.engine.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await;
             }
         }

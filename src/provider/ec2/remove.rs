@@ -48,8 +48,8 @@ impl Ec2 {
             instances.iter().flat_map(|i| i.volumes.iter().filter(|(d, _)| *d != super::observe::DATA_DEVICE).map(|(_, v)| v)).collect();
         // One that is being deleted counts as deleted, although EC2 may list it for minutes.
         for v in volumes.map_err(fail)?.into_iter().filter(|v| v.state != "deleting" && v.state != "deleted") {
-            // A system's volume goes with its instance; one that is left of an instance holds data.
-            let data = !roots.contains(&&v.id) && tags::marks(&v.tags).is_some_and(|m| m.host.is_some());
+            // A system's volume goes with its instance; what is left of an instance, or known to nobody, holds data.
+            let data = !roots.contains(&&v.id);
             add("volume", display(&v.tags), v.id, data);
         }
         for i in &instances {

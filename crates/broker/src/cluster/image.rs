@@ -64,8 +64,6 @@ pub struct TopicInfo {
 /// Everything that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
-    /// `/cluster/id`
-    pub cluster_id: String,
     /// the controller, if there is one
     pub controller: Option<i32>,
     /// brokers that are alive

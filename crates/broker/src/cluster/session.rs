@@ -13,7 +13,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use septet_zookeeper as zk;
 
-use super::{Image, config_changes, election::Election, image::OURS, path};
+use super::{config_changes, election::Election, image::OURS, path};
 use crate::{
     broker::{Broker, StartError},
     config::Listener,
@@ -34,6 +34,9 @@ pub enum SessionError {
     /// The number is taken.
     #[error("broker.id {0} is registered by another broker")]
     Taken(i32),
+    /// What is written at `/cluster/id` names no cluster.
+    #[error("coordinator: {path} is no JSON object with an id: {0:?}", path = path::CLUSTER_ID)]
+    ClusterId(String),
     /// The session's time is over.
     #[error("the session with the coordinator has ended")]
     Ended,
@@ -109,23 +112,13 @@ async fn session(broker: &Arc<Broker>) -> Result<Never, SessionError> {
         client = client.chroot(root).map_err(|_| zk::Error::BadArguments("not a path for a root"))?;
     }
     let mut state = client.state_watcher();
-    let cluster_id = loop {
-        match prepare(broker, &client).await {
-            Ok(id) => break id,
-            Err(e) => try_again(&state, e).await?,
-        }
-    };
+    while let Err(e) = prepare(broker, &client).await {
+        try_again(&state, e).await?;
+    }
     while let Err(e) = register(broker, &client).await {
         try_again(&state, e).await?;
     }
     broker.zookeeper.send_replace(Some(client.clone()));
-    broker.image.send_if_modified(|image| {
-        let new = image.cluster_id != cluster_id;
-        if new {
-            *image = Arc::new(Image { cluster_id: cluster_id.clone(), ..(**image).clone() });
-        }
-        new
-    });
     let mut follower = Election::new(broker.clone(), client);
     loop {
         while let Err(e) = follower.follow().await {
@@ -158,7 +151,7 @@ async fn try_again(state: &zk::StateWatcher, error: SessionError) -> Result<(), 
 }
 
 /// Makes what Kafka makes at its start, and finds or gives the cluster's id.
-async fn prepare(broker: &Broker, client: &zk::Client) -> Result<String, SessionError> {
+async fn prepare(broker: &Broker, client: &zk::Client) -> Result<(), SessionError> {
     for p in path::PERSISTENT {
         client.mkdir(p, &PERSISTENT).await?;
     }
@@ -166,7 +159,7 @@ async fn prepare(broker: &Broker, client: &zk::Client) -> Result<String, Session
     broker.claim_directory(&id)?;
     // Addresses that are set at run time are registered from the beginning.
     config_changes::read_broker(client, broker).await?;
-    Ok(id)
+    Ok(())
 }
 
 /// Reads the cluster's id, or gives it one; a directory's id wins over a new one, so that a coordinator that lost
@@ -176,7 +169,10 @@ async fn cluster_id(broker: &Broker, client: &zk::Client) -> Result<String, Sess
         match client.get_data(path::CLUSTER_ID).await {
             Ok((data, _)) => {
                 let value: serde_json::Value = serde_json::from_slice(&data).unwrap_or_default();
-                return Ok(value["id"].as_str().unwrap_or_default().to_owned());
+                return match value["id"].as_str() {
+                    Some(id) if is_cluster_id(id) => Ok(id.to_owned()),
+                    _ => Err(SessionError::ClusterId(String::from_utf8_lossy(&data).chars().take(100).collect())),
+                };
             }
             Err(zk::Error::NoNode) => {}
             Err(e) => return Err(e.into()),
@@ -186,6 +182,11 @@ async fn cluster_id(broker: &Broker, client: &zk::Client) -> Result<String, Sess
         let data = serde_json::json!({ "version": "1", "id": id }).to_string();
         ignore_exists(client.create(path::CLUSTER_ID, data.as_bytes(), &PERSISTENT).await)?;
     }
+}
+
+/// What can be the id of a cluster: it becomes a line of `meta.properties`.
+fn is_cluster_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.chars().all(|c| c.is_ascii_graphic())
 }
 
 /// First line of the file that a session is remembered in: the version of its format.

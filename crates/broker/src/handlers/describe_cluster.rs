@@ -36,7 +36,7 @@ pub fn handle(broker: &Broker, context: &Context, request: &DescribeClusterReque
     });
     let operations = if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { NOT_ASKED };
     answer
-        .with_cluster_id(StrBytes::from_string(image.cluster_id.clone()))
+        .with_cluster_id(StrBytes::from_string(broker.cluster_id().to_owned()))
         .with_controller_id(BrokerId(image.controller.unwrap_or(-1)))
         .with_brokers(brokers.collect())
         .with_cluster_authorized_operations(operations)

@@ -182,7 +182,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: &MetadataR
     });
     let response = MetadataResponse::default()
         .with_brokers(brokers.collect())
-        .with_cluster_id(Some(StrBytes::from_string(image.cluster_id.clone())))
+        .with_cluster_id(Some(StrBytes::from_string(broker.cluster_id().to_owned())))
         .with_controller_id(BrokerId(image.controller.unwrap_or(-1)))
         .with_topics(topics);
     // From version 11 on DescribeCluster has them.
