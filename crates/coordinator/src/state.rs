@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     format2::OldWrite,
     protocol::{Caller, Code, Write, WriteAnswer},
-    tree::{Event, Stamp, Tree},
+    tree::{self, Event, Stamp, Tree},
 };
 
 /// Which run of which server a command comes from.
@@ -121,7 +121,7 @@ pub struct Session {
 }
 
 /// Everything that is replicated.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct State {
     /// znodes
     pub tree: Tree,
@@ -129,6 +129,14 @@ pub struct State {
     pub sessions: BTreeMap<i64, Session>,
     /// newest transaction id: term in the upper half, a count in the lower
     pub zxid: i64,
+}
+
+/// A state at one moment, as it goes into a snapshot: what [`State`] is read from.
+#[derive(Debug, Serialize)]
+pub struct Frozen {
+    tree: tree::Frozen,
+    sessions: BTreeMap<i64, Session>,
+    zxid: i64,
 }
 
 /// What followed from one command.
@@ -145,6 +153,11 @@ pub struct Applied {
 }
 
 impl State {
+    /// The state as it is now, whatever is applied later. It takes a time that does not depend on the number of nodes.
+    pub fn freeze(&self) -> Frozen {
+        Frozen { tree: self.tree.freeze(), sessions: self.sessions.clone(), zxid: self.zxid }
+    }
+
     /// A leader of this term has begun.
     pub fn begin_term(&mut self, term: u64) {
         if (self.zxid >> 32) < term as i64 {

@@ -195,7 +195,7 @@ proptest! {
         for (i, (term, command)) in log.iter().enumerate() {
             if i == stop {
                 // A snapshot in between makes no difference.
-                other = postcard::from_bytes(&postcard::to_stdvec(&other).unwrap()).unwrap();
+                other = postcard::from_bytes(&postcard::to_stdvec(&other.freeze()).unwrap()).unwrap();
             }
             let before = one.zxid;
             let (a, b) = (one.apply(*term, command), other.apply(*term, command));
@@ -205,6 +205,17 @@ proptest! {
             prop_assert_eq!((&a.events, &a.closed, a.moved), (&b.events, &b.closed, b.moved));
             prop_assert_eq!(&one, &other);
         }
+    }
+
+    #[test]
+    fn what_is_frozen_stays_as_it_was(log in log(), at in 0usize..30) {
+        let mut state = State::default();
+        let (before, after) = log.split_at(at.min(log.len()));
+        before.iter().for_each(|(term, command)| drop(state.apply(*term, command)));
+        let (frozen, was) = (state.freeze(), postcard::to_stdvec(&state.freeze()).unwrap());
+        after.iter().for_each(|(term, command)| drop(state.apply(*term, command)));
+        let then: State = postcard::from_bytes(&postcard::to_stdvec(&frozen).unwrap()).unwrap();
+        prop_assert_eq!(then, postcard::from_bytes(&was).unwrap());
     }
 
     #[test]
@@ -219,7 +230,7 @@ proptest! {
                 let owner = node.stat().ephemeral_owner;
                 prop_assert!(owner == 0 || state.sessions.contains_key(&owner));
                 found += usize::from(owner != 0);
-                paths.extend(node.children.iter().map(|c| format!("{path}/{c}")));
+                paths.extend(state.tree.children(if path.is_empty() { "/" } else { &path }).map(|c| format!("{path}/{c}")));
             }
             prop_assert_eq!(found, state.tree.ephemeral_count());
         }

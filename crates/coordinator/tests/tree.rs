@@ -92,7 +92,7 @@ impl Rig {
         let mut next = 0;
         while let Some(path) = found.get(next).cloned() {
             let prefix = if path == "/" { String::new() } else { path.clone() };
-            found.extend(self.tree.get(&path).unwrap().children.iter().map(|c| format!("{prefix}/{c}")));
+            found.extend(self.tree.children(&path).map(|c| format!("{prefix}/{c}")));
             next += 1;
         }
         found
@@ -108,14 +108,14 @@ impl Rig {
             assert!(valid_path(path), "{path}");
             bytes += (path.len() + node.data.as_ref().map_or(0, Vec::len)) as u64;
             assert_eq!(stat.data_length as usize, node.data.as_ref().map_or(0, Vec::len));
-            assert_eq!(stat.num_children as usize, node.children.len());
+            assert_eq!(stat.num_children as usize, node.child_count as usize);
             let creates = self.creates.get(path).copied().unwrap_or(0);
             assert_eq!(stat.cversion, 2 * creates - stat.num_children, "{path}");
             assert_eq!(stat.pzxid, self.pzxid.get(path).copied().unwrap_or(0), "{path}");
             assert!(stat.czxid <= stat.mzxid && stat.czxid <= stat.pzxid && stat.mzxid <= self.zxid);
             if node.kind() == Kind::Ephemeral {
                 ephemerals += 1;
-                assert!(node.children.is_empty(), "{path} is ephemeral and has children");
+                assert!(node.child_count == 0, "{path} is ephemeral and has children");
             }
         }
         assert_eq!(self.tree.ephemeral_count(), ephemerals);

@@ -85,7 +85,7 @@ impl Data {
     pub fn of(state: &State) -> Self {
         let node = |n: &crate::tree::Znode| Node { data: n.data.clone(), acl: n.acl.to_vec(), stat: n.stored_stat() };
         Self {
-            nodes: state.tree.iter().map(|(path, n)| (path.clone(), node(n))).collect(),
+            nodes: state.tree.iter().map(|(path, n)| ((**path).to_owned(), node(n))).collect(),
             sessions: state.sessions.iter().map(|(id, s)| (*id, s.timeout_ms)).collect(),
             zxid: state.zxid,
         }

@@ -26,12 +26,20 @@ pub(super) enum Work {
     Snapshot(oneshot::Sender<()>),
 }
 
+/// Between half of it and all: the servers of an ensemble, which apply the same entries, make their snapshots at different times, as
+/// ZooKeeper's do (SyncRequestProcessor).
+fn some_of(every: u64) -> u64 {
+    every - rand::random_range(0..=every / 2)
+}
+
 pub(super) struct Applier {
     pub(super) machine: Machine,
     pub(super) log: LogStore,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
-    /// entries between two snapshots
+    /// entries between two snapshots, at the most
     pub(super) every: u64,
+    /// entries until the next one
+    after: u64,
     snapshotting: Arc<AtomicBool>,
     /// index of the last snapshot that was begun
     covered: u64,
@@ -40,7 +48,7 @@ pub(super) struct Applier {
 impl Applier {
     pub(super) fn new(machine: Machine, log: LogStore, inputs: mpsc::UnboundedSender<Input>, every: u64) -> Self {
         let covered = machine.applied().0.index;
-        Self { machine, log, inputs, every, snapshotting: Arc::default(), covered }
+        Self { machine, log, inputs, every, after: some_of(every), snapshotting: Arc::default(), covered }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Work>) {
@@ -92,12 +100,13 @@ impl Applier {
 
     fn snapshot_if_due(&mut self) {
         let applied = self.machine.applied().0.index;
-        let many = applied.saturating_sub(self.covered) >= self.every;
+        let many = applied.saturating_sub(self.covered) >= self.after;
         let large = self.log.bytes() > MAX_LOG_BYTES && applied > self.covered;
         if !(many || large) || self.snapshotting.swap(true, Ordering::SeqCst) {
             return;
         }
         self.covered = applied;
+        self.after = some_of(self.every);
         let (machine, inputs, busy) = (self.machine.clone(), self.inputs.clone(), self.snapshotting.clone());
         tokio::spawn(async move {
             let done = match machine.snapshot().await {

@@ -40,12 +40,12 @@ use crate::{
     peer::{self, Peer, bind::Binding, handshake::Identity},
     protocol::{EventType, event, perm},
     raft::{Raft, Role, Stored},
-    server::Connections,
+    server::{Connections, turns},
     state::{Answer, Applied, Ask, Command, Origin, State},
     storage::{Hooks, LogStore, Machine, StorageFault, at, format},
     throttle::Throttle,
     tree::Event,
-    watches::Watches,
+    watches::{ConnectionId, Watches},
 };
 
 /// Time for another server to take over from one that stops.
@@ -89,7 +89,25 @@ pub struct Local {
     /// for watches that find no room
     pub(crate) full: Throttle,
     /// who waits for a command, by its number
-    pending: HashMap<u64, oneshot::Sender<(i64, Answer)>>,
+    pending: HashMap<u64, Waiter>,
+}
+
+/// Who waits for a command.
+#[derive(Debug)]
+enum Waiter {
+    /// one that asks for nothing else
+    Caller(oneshot::Sender<(i64, Answer)>),
+    /// a connection, which is answered in its turn
+    Connection(ConnectionId),
+}
+
+impl Local {
+    /// Nobody knows what becomes of a command: whoever waits for it is told so. A client looks again over another connection.
+    fn give_up(&mut self, seq: u64) {
+        if let Some(Waiter::Connection(id)) = self.pending.remove(&seq) {
+            self.connections.close(id);
+        }
+    }
 }
 
 /// Told of what is applied; see [`Hooks`].
@@ -122,7 +140,10 @@ impl Hooks for Listener {
         if command.origin == self.origin
             && let Some(waiter) = local.pending.remove(&command.seq)
         {
-            let _ = waiter.send((state.zxid, applied.answer));
+            match waiter {
+                Waiter::Caller(caller) => drop(caller.send((state.zxid, applied.answer))),
+                Waiter::Connection(id) => turns::applied(state, local, id, command.seq, applied.answer),
+            }
         }
     }
 

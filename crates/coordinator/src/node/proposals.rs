@@ -8,12 +8,14 @@ use std::{
 
 use tokio::sync::{MutexGuard, mpsc, oneshot};
 
-use super::{Node, consensus::Proposed, locked, now_ms};
+use super::{Node, Waiter, consensus::Proposed, locked, now_ms};
 use crate::{
     peer,
+    server::turns::{self, Turn},
     state::{Answer, Ask, Command},
     storage::encode_commands,
     throttle::Throttle,
+    watches::ConnectionId,
 };
 
 /// Commands proposed together, at the most.
@@ -30,11 +32,23 @@ impl Node {
     pub async fn command(&self, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
         let (answer, wait) = oneshot::channel();
         let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-        locked(&self.local).pending.insert(seq, answer);
+        locked(&self.local).pending.insert(seq, Waiter::Caller(answer));
         if self.proposals.send((seq, ask)).await.is_err() {
-            locked(&self.local).pending.remove(&seq);
+            locked(&self.local).give_up(seq);
         }
         wait
+    }
+
+    /// Queues a client's command; its turn, which is made with the command's number, is answered when it is applied here.
+    pub(crate) async fn command_in_turn(&self, ask: Ask, id: ConnectionId, turn: impl FnOnce(u64) -> Turn) {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        self.with(|state, local| {
+            local.pending.insert(seq, Waiter::Connection(id));
+            turns::enqueue(state, local, id, turn(seq));
+        });
+        if self.proposals.send((seq, ask)).await.is_err() {
+            locked(&self.local).give_up(seq);
+        }
     }
 
     pub(super) async fn propose(self: Arc<Self>, mut queue: mpsc::Receiver<(u64, Ask)>) {
@@ -62,7 +76,7 @@ impl Node {
                 uncertain.warn(|| format!("{} commands are not known to be committed: {e}", seqs.len()));
                 let local = &mut *locked(&self.local);
                 for seq in seqs {
-                    local.pending.remove(&seq);
+                    local.give_up(seq);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Clients: sessions over TCP, one reader, one responder and one writer per connection.
+//! Clients: sessions over TCP, one task that reads and one that writes per connection.
 //!
 //! Invariant: answers leave in the order of the requests; a watch event is queued before any answer that shows
 //! the change behind it. A client that does not read is dropped when its queue is over a limit.
@@ -25,6 +25,7 @@ pub mod limits;
 mod reads;
 mod session;
 pub mod stats;
+pub(crate) mod turns;
 
 use crate::{acl::Id, admin::four_letter, node::Node, protocol::Connect, throttle::Throttle, watches::ConnectionId};
 use limits::{Limits, Queued};
@@ -57,6 +58,8 @@ pub struct Connection {
     rights: Arc<[Id]>,
     /// the client asked for the end of its session: the connection ends after the answer
     closing: bool,
+    /// what it asked for, and was not answered yet
+    turns: turns::Turns,
     out: Outbox,
 }
 
@@ -88,12 +91,9 @@ impl Outbox {
         }
     }
 
-    /// Waits until the client has taken most of what waits for it.
-    async fn ready(&self) -> io::Result<()> {
-        while self.queued.get().0 > BUSY_BYTES {
-            timeout(STALLED, self.drained.notified()).await.map_err(|_| invalid("the client does not read"))?;
-        }
-        Ok(())
+    /// Whether the client has not taken most of what waits for it.
+    fn is_busy(&self) -> bool {
+        self.queued.get().0 > BUSY_BYTES
     }
 }
 
@@ -112,7 +112,16 @@ impl Connections {
     fn add(&mut self, address: SocketAddr, out: Outbox) -> ConnectionId {
         self.next += 1;
         let none: Arc<[Id]> = Arc::default();
-        let connection = Connection { address, session: 0, stats: Arc::default(), ids: none.clone(), rights: none, closing: false, out };
+        let connection = Connection {
+            address,
+            session: 0,
+            stats: Arc::default(),
+            ids: none.clone(),
+            rights: none,
+            closing: false,
+            turns: turns::Turns::default(),
+            out,
+        };
         self.by_id.insert(self.next, connection);
         self.set_ids(self.next, vec![Id::new("ip", address.ip().to_canonical().to_string())]);
         self.next
@@ -178,6 +187,10 @@ impl Connections {
     /// Ends the connections of a session, but for one that waits for the answer to its close: that one ends itself.
     pub fn close_session(&mut self, session: i64) {
         self.by_id.values().filter(|c| c.session == session && !c.closing).for_each(|c| c.out.close.notify_one());
+    }
+    /// Ends one.
+    pub fn close(&mut self, id: ConnectionId) {
+        self.by_id.get(&id).inspect(|c| c.out.close.notify_one());
     }
     /// Ends all of them.
     pub fn close_all(&mut self) {

@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         let node = self.allowed(path, perm::READ)?;
         self.watch(watch, path, true)?;
         let mut w = Writer::default();
-        encode_strings(&mut w, node.children.iter());
+        encode_strings(&mut w, self.state.tree.children(if path.is_empty() { "/" } else { path }));
         if with_stat {
             self.shown(path, node).1.encode(&mut w);
         }
@@ -115,7 +115,8 @@ impl<'a> Reader<'a> {
             Read::Ephemerals { prefix } => {
                 let all = self.state.tree.ephemerals().get(&self.session);
                 let every = prefix.trim().is_empty() || prefix.trim() == "/";
-                let found: Vec<&String> = all.into_iter().flatten().filter(|p| every || p.starts_with(prefix.as_str())).collect();
+                let found: Vec<&std::sync::Arc<str>> =
+                    all.into_iter().flatten().filter(|p| every || p.starts_with(prefix.as_str())).collect();
                 encode_strings(&mut w, found.into_iter());
             }
             Read::Multi(all) => {

@@ -8,69 +8,25 @@ use std::{
 
 use tokio::{
     io::AsyncReadExt,
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, Semaphore},
     time::timeout,
 };
 
 use super::{
-    ConnectionStats, Counters, Outbox, invalid,
-    limits::{Held, Limits},
-    reads::answer_read,
+    Counters, Outbox, STALLED, invalid,
+    limits::Limits,
+    turns::{self, Due, Turn, UnderWay},
 };
 use crate::{
     acl::authenticate,
     node::Node,
-    protocol::{Caller, Code, Connect, Offered, Read, Request, connected, decode, reply},
+    protocol::{Caller, Connect, Offered, Request, connected, decode},
     state::{Answer, Ask},
     watches::ConnectionId,
 };
 
 /// Requests of one client that may be under way.
 const MAX_OUTSTANDING: usize = 1000;
-
-/// The number of each answer to a ping.
-const PING_XID: i32 = -2;
-
-/// A request whose answer is due in its turn.
-struct Turn {
-    xid: i32,
-    op: i32,
-    since: Instant,
-    what: Due,
-    _under_way: UnderWay,
-    _held: Held,
-}
-
-/// Counts a request as outstanding until it is answered, or its connection ends.
-struct UnderWay(Arc<Counters>, Arc<ConnectionStats>);
-
-impl UnderWay {
-    fn begin(counters: &Arc<Counters>, stats: &Arc<ConnectionStats>) -> Self {
-        counters.outstanding.fetch_add(1, Ordering::Relaxed);
-        stats.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self(counters.clone(), stats.clone())
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
-        self.1.outstanding.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-enum Due {
-    Write(oneshot::Receiver<(i64, Answer)>),
-    Read(Read),
-    Sync(String),
-    Ping,
-    Close(oneshot::Receiver<(i64, Answer)>),
-    Refused(Code),
-    /// the answer to credentials, which has no zxid
-    Auth(Result<(), Code>),
-    Sasl,
-    Unknown,
-}
 
 /// Serves a session from the connect request on to its end, or the connection's.
 pub(super) async fn session(
@@ -132,19 +88,19 @@ pub(super) async fn session(
     }
     node.touch(session);
 
-    let (turns, queue) = mpsc::channel(MAX_OUTSTANDING);
-    let (answered, mut done) = watch::channel(0);
     let stats = node.with(|_, l| l.connections.stats(id));
     stats.timeout_ms.store(timeout_ms, Ordering::Relaxed);
-    let responder = respond(node.clone(), (id, out.clone()), queue, answered, (counters.clone(), stats.clone()));
-    tokio::pin!(responder);
+    let (progress, end) =
+        node.with(|_, l| l.connections.by_id.get(&id).map(|c| (c.turns.progress.clone(), c.turns.end.clone()))).ok_or_else(lost)?;
     let own = Limits::own();
+    let places = Arc::new(Semaphore::new(MAX_OUTSTANDING));
     let max = node.config.max_request_bytes;
     let offered = Offered { extended_types: node.config.extended_types, reconfig: node.config.reconfig_enabled };
     let idle = Duration::from_millis(timeout_ms.max(0) as u64);
     let reader = async {
-        let (mut asked, mut last_read) = (0u64, 0);
+        let mut syncs = 0u64;
         loop {
+            let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
             let length = timeout(idle, read.read_i32()).await.map_err(|_| lost())??;
             if length < 8 || length as usize > max {
                 return Err(invalid(format!("request of {length} bytes (jute.maxbuffer is {max})")));
@@ -154,23 +110,27 @@ pub(super) async fn session(
             node.touch(session);
             counters.received.fetch_add(1, Ordering::Relaxed);
             stats.received.fetch_add(1, Ordering::Relaxed);
-            asked += 1;
-            let closing = request == Request::Close;
-            if closing {
-                node.with(|_, l| l.connections.by_id.get_mut(&id).map(|c| c.closing = true));
-            }
-            match request {
-                // A session's requests take effect in their order: neither a read nor the zxid of an answer shows a
-                // write that was asked for later.
-                Request::Write(_) | Request::Close => drop(done.wait_for(|n| *n >= last_read).await.map_err(|_| lost())?),
-                _ => last_read = asked,
+            let under_way = UnderWay::begin(counters, &stats);
+            let turn = |what| Turn { xid: header.xid, op: header.op, since: Instant::now(), what, under_way, _takes: (held, place) };
+            if matches!(request, Request::Write(_) | Request::Close) {
+                while !node.with(|_, l| turns::may_write(l, id)) {
+                    progress.notified().await;
+                }
             }
             let what = match request {
                 Request::Write(mut write) => {
                     let (ids, rights) = node.with(|_, l| (l.connections.ids(id), l.connections.rights(id)));
                     write.prepare(&ids);
                     let caller = Caller { ids: rights, enforce_quota: node.config.enforce_quota };
-                    Due::Write(node.command(Ask::Write { session, caller, write }).await)
+                    let ask = Ask::Write { session, caller, write };
+                    node.command_in_turn(ask, id, |seq| turn(Due::Write(seq, None))).await;
+                    continue;
+                }
+                Request::Close => {
+                    node.with(|_, l| l.connections.by_id.get_mut(&id).map(|c| c.closing = true));
+                    node.command_in_turn(Ask::CloseSession { id: session }, id, |seq| turn(Due::Close(seq, None))).await;
+                    // The answer ends the connection.
+                    return std::future::pending().await;
                 }
                 // At once, as in ZooKeeper: what the client sends behind it is sent with this identity.
                 Request::Auth { scheme, credentials } => Due::Auth(node.with(|_, l| {
@@ -179,99 +139,50 @@ pub(super) async fn session(
                 })),
                 Request::Sasl => Due::Sasl,
                 Request::Unknown => Due::Unknown,
-                Request::Close => Due::Close(node.command(Ask::CloseSession { id: session }).await),
                 Request::Read(r) => Due::Read(r),
-                Request::Sync(path) => Due::Sync(path),
+                Request::Sync(path) => {
+                    syncs += 1;
+                    Due::Sync(syncs, path, false)
+                }
                 Request::Ping => Due::Ping,
                 Request::Refused(code) => Due::Refused(code),
             };
-            let _under_way = UnderWay::begin(counters, &stats);
-            let turn = Turn { xid: header.xid, op: header.op, since: Instant::now(), what, _under_way, _held: held };
-            if turns.send(turn).await.is_err() || closing {
-                // The responder ends after the answer to the close.
-                std::future::pending::<()>().await;
+            let is_sync = matches!(what, Due::Sync(..));
+            node.with(|s, l| turns::enqueue(s, l, id, turn(what)));
+            if is_sync {
+                tokio::spawn(sync(node.clone(), id, syncs));
             }
         }
     };
     tokio::select! {
         r = reader => r,
-        r = &mut responder => r,
+        r = pace(node, id, out, &progress) => r,
+        () = end.notified() => Ok(()),
     }
 }
 
-async fn respond(
-    node: Arc<Node>,
-    (id, out): (ConnectionId, Outbox),
-    mut queue: mpsc::Receiver<Turn>,
-    answered: watch::Sender<u64>,
-    (counters, stats): (Arc<Counters>, Arc<ConnectionStats>),
-) -> io::Result<()> {
-    let lost = || io::Error::from(io::ErrorKind::ConnectionAborted);
-    while let Some(turn) = queue.recv().await {
-        out.ready().await?;
-        let xid = turn.xid;
-        let mut closing = false;
-        let mut shown = 0;
-        match turn.what {
-            Due::Write(wait) => {
-                // Nobody knows whether it happened: as ZooKeeper does, the connection ends and the client looks again.
-                let (zxid, answer) = wait.await.map_err(|_| lost())?;
-                let frame = match answer {
-                    Answer::Write(Ok(answer)) => reply(xid, zxid, 0, |w| answer.encode(w)),
-                    Answer::Write(Err(code)) => reply(xid, zxid, code as i32, |_| {}),
-                    _ => return Err(lost()),
-                };
-                shown = zxid;
-                node.with(|_, l| l.connections.send(id, frame));
-            }
-            Due::Close(wait) => {
-                let (zxid, _) = wait.await.map_err(|_| lost())?;
-                node.with(|_, l| l.connections.send(id, reply(xid, zxid, 0, |_| {})));
-                closing = true;
-            }
-            Due::Read(read) => {
-                shown = node.with(|s, l| answer_read(s, l, id, xid, &read).map(|()| s.zxid)).map_err(invalid)?;
-            }
-            Due::Sync(path) => {
-                node.catch_up().await.map_err(|_| lost())?;
-                node.with(|s, l| {
-                    l.connections.send(
-                        id,
-                        reply(xid, s.zxid, 0, |w| {
-                            w.string(&path);
-                        }),
-                    )
-                });
-            }
-            // Whatever number the client gave it.
-            Due::Ping => node.with(|s, l| l.connections.send(id, reply(PING_XID, s.zxid, 0, |_| {}))),
-            Due::Refused(code) => node.with(|s, l| l.connections.send(id, reply(xid, s.zxid, code as i32, |_| {}))),
-            Due::Auth(result) => {
-                let code = result.err().map_or(0, |code| code as i32);
-                node.with(|_, l| l.connections.send(id, reply(xid, 0, code, |_| {})));
-                counters.auth_failed.fetch_add(u64::from(code != 0), Ordering::Relaxed);
-                closing = code != 0;
-            }
-            Due::Sasl => node.with(|_, l| {
-                l.connections.send(
-                    id,
-                    reply(xid, 0, 0, |w| {
-                        w.nullable(None);
-                    }),
-                )
-            }),
-            Due::Unknown => {
-                node.with(|_, l| l.connections.send(id, reply(xid, -1, Code::Unimplemented as i32, |_| {})));
-                closing = true;
-            }
+/// Answers a sync once this server has what was committed.
+async fn sync(node: Arc<Node>, id: ConnectionId, number: u64) {
+    let done = node.catch_up().await;
+    node.with(|s, l| match done {
+        Ok(()) => turns::synced(s, l, id, number),
+        Err(_) => l.connections.close(id),
+    });
+}
+
+/// Goes on with what was held back when the client has taken what there was; fails if it takes nothing.
+async fn pace(node: &Arc<Node>, id: ConnectionId, out: &Outbox, progress: &Notify) -> io::Result<()> {
+    let mut stalled = false;
+    loop {
+        let drained = timeout(STALLED / 2, out.drained.notified()).await.is_ok();
+        let held_back = node.with(|s, l| {
+            turns::advance(s, l, id);
+            out.is_busy() && l.connections.by_id.get(&id).is_some_and(|c| c.turns.is_held_back())
+        });
+        progress.notify_one();
+        if !drained && held_back && stalled {
+            return Err(invalid("the client does not read"));
         }
-        answered.send_modify(|n| *n += 1);
-        let us = turn.since.elapsed().as_micros() as u64;
-        counters.answered(us);
-        stats.answered(turn.op, xid, shown, us);
-        if closing {
-            return Ok(());
-        }
+        stalled = !drained && held_back;
     }
-    Ok(())
 }

@@ -12,9 +12,11 @@ use tokio::sync::watch;
 use super::{
     StorageFault, at, decode_commands,
     earlier::StoredMembership,
-    plausible, read_body, read_one_with, record,
+    plausible, read_body, read_one_with,
     records::{entry_id, hard_state},
-    replace_file, sync_parent,
+    replace_file,
+    stream::replace_record,
+    sync_parent,
 };
 use crate::{
     config::Config,
@@ -33,12 +35,12 @@ pub trait Hooks: Send + Sync + 'static {
 
 /// A snapshot as it lies on disk and travels.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Image {
+pub struct Image<S = State> {
     /// [`IMAGE_VERSION`]
     version: u8,
     last: EntryId,
     membership: Membership,
-    state: State,
+    state: S,
 }
 
 /// The first byte of a snapshot. Those of formats 1 and 2 began with 0 or 1, those of format 3 with 3.
@@ -193,21 +195,21 @@ impl Machine {
     pub async fn snapshot(&self) -> io::Result<EntryId> {
         let image = {
             let inner = locked(&self.inner);
-            let state = locked(&self.state).clone();
+            let state = locked(&self.state).freeze();
             Image { version: IMAGE_VERSION, last: inner.last, membership: inner.membership.clone().unwrap_or_default(), state }
         };
         let last = image.last;
         if last.index > 0 {
-            self.store(last, move || record(&image)).await?;
+            self.store(last, move |path| replace_record(path, &image)).await?;
         }
         Ok(last)
     }
 
-    async fn store(&self, last: EntryId, bytes: impl FnOnce() -> io::Result<Vec<u8>> + Send + 'static) -> io::Result<()> {
+    async fn store(&self, last: EntryId, write: impl FnOnce(&Path) -> io::Result<()> + Send + 'static) -> io::Result<()> {
         let mut on_disk = self.on_disk.lock().await;
         if on_disk.is_none_or(|there| there.index < last.index) {
             let path = self.path.clone();
-            tokio::task::spawn_blocking(move || replace_file(&path, &bytes()?)).await.map_err(io::Error::other)??;
+            tokio::task::spawn_blocking(move || write(&path)).await.map_err(io::Error::other)??;
             *on_disk = Some(last);
             self.covered.send_replace(last.index + 1);
         }
@@ -216,7 +218,7 @@ impl Machine {
 
     /// Puts a snapshot that was received on disk, as it came.
     pub async fn keep(&self, last: EntryId, bytes: Vec<u8>) -> io::Result<()> {
-        self.store(last, move || Ok(bytes)).await
+        self.store(last, move |path| replace_file(path, &bytes)).await
     }
 
     /// Replaces the state by a snapshot that is on disk.
@@ -277,7 +279,7 @@ pub fn write_first_state(dir: &Path, state: State, config: &Config) -> Result<()
     let membership = config.membership();
     let first = membership.voters.first().copied().unwrap_or(config.id);
     let last = EntryId { term: 1, leader: first, index: 1 };
-    let image = Image { version: IMAGE_VERSION, last, membership, state };
+    let image = Image { version: IMAGE_VERSION, last, membership, state: state.freeze() };
     super::format::check(dir)?;
     let put = |name: &str, bytes: io::Result<Vec<u8>>| {
         let path = dir.join(name);
@@ -286,7 +288,8 @@ pub fn write_first_state(dir: &Path, state: State, config: &Config) -> Result<()
     put("purged", entry_id(&last))?;
     put("vote", hard_state(&HardState { term: 1, voted_for: Some(first) }))?;
     // Last: without it, what is before is refused.
-    put("snapshot", record(&image))?;
+    let path = dir.join("snapshot");
+    replace_record(&path, &image).map_err(at(&path))?;
     match std::fs::remove_file(dir.join("joining")) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(dir)(e)),
         _ => sync_parent(&dir.join("joining")).map_err(at(dir)),

@@ -8,6 +8,7 @@ pub mod format;
 mod log;
 mod machine;
 mod records;
+mod stream;
 
 pub use log::{LogStore, LogWrite};
 pub use machine::{Hooks, Image, Machine, read_state, write_first_state};
@@ -18,8 +19,6 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
 };
-
-use serde::Serialize;
 
 use crate::raft::EntryId;
 
@@ -100,17 +99,25 @@ const HEAD_BYTES: usize = 12;
 const SECTOR_BYTES: usize = 512;
 
 /// `length:u32 crc32c(length):u32 crc32c(bytes):u32 bytes`
-pub(crate) fn record<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+#[cfg(test)]
+fn record<T: serde::Serialize>(value: &T) -> io::Result<Vec<u8>> {
     Ok(framed(postcard::to_extend(value, vec![0; HEAD_BYTES]).map_err(io::Error::other)?))
 }
 
 /// Fills in the head of a record whose body begins at [`HEAD_BYTES`].
 pub(crate) fn framed(mut out: Vec<u8>) -> Vec<u8> {
-    let length = ((out.len() - HEAD_BYTES) as u32).to_be_bytes();
-    let body = crc32c::crc32c(&out[HEAD_BYTES..]);
+    let head = head((out.len() - HEAD_BYTES) as u32, crc32c::crc32c(&out[HEAD_BYTES..]));
+    out[..HEAD_BYTES].copy_from_slice(&head);
+    out
+}
+
+/// The head of a record of so many bytes with this checksum.
+fn head(length: u32, sum: u32) -> [u8; HEAD_BYTES] {
+    let length = length.to_be_bytes();
+    let mut out = [0; HEAD_BYTES];
     out[..4].copy_from_slice(&length);
     out[4..8].copy_from_slice(&crc32c::crc32c(&length).to_be_bytes());
-    out[8..HEAD_BYTES].copy_from_slice(&body.to_be_bytes());
+    out[8..].copy_from_slice(&sum.to_be_bytes());
     out
 }
 

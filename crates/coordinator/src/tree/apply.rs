@@ -1,6 +1,6 @@
 //! Changes of the tree, checked in the order in which PrepRequestProcessor of ZooKeeper 3.8 checks them.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{Event, SPECIAL, Stamp, Tree, Znode, owner, split};
 use crate::{
@@ -19,7 +19,7 @@ pub(super) enum Old {
     /// ACL and stat
     Acl(List, Stat),
     /// a parent's stat, and whether it listed this child
-    Child(Stat, String, bool),
+    Child(Stat, Arc<str>, bool),
     /// whether the path had a quota
     Quota(bool),
 }
@@ -87,10 +87,10 @@ impl Tree {
             match old {
                 Old::Node(mut node) => {
                     node.acl = self.acls.retain(&node.acl);
-                    self.put(path, node);
+                    self.put(path.into(), node);
                 }
                 Old::Absent => {
-                    if let Some(node) = self.take(&path) {
+                    if let Some((_, node)) = self.take(&path) {
                         self.acls.release(&node.acl);
                     }
                 }
@@ -107,14 +107,10 @@ impl Tree {
                         (node.acl, node.stat) = (self.acls.retain(&list), stat);
                     }
                 }
-                Old::Child(stat, name, listed) => {
+                Old::Child(stat, child, listed) => {
+                    self.list(&path, &child, listed);
                     if let Some(node) = self.nodes.get_mut(&path) {
                         node.stat = stat;
-                        if listed {
-                            node.children.insert(name);
-                        } else {
-                            node.children.remove(&name);
-                        }
                     }
                 }
                 Old::Quota(true) => drop(self.quotas.insert(path)),
@@ -139,14 +135,14 @@ impl Tree {
                 if !path.contains('/') || path.contains('\0') || SPECIAL.contains(&path.as_str()) {
                     return Err(Code::BadArguments);
                 }
-                let (parent, name) = split(path);
+                let parent = split(path).0;
                 self.allowed(parent, perm::DELETE, change.who)?;
                 let node = self.nodes.get(path).ok_or(Code::NoNode)?;
                 version_ok(*version, node.stat.version)?;
-                if !node.children.is_empty() {
+                if node.child_count > 0 {
                     return Err(Code::NotEmpty);
                 }
-                self.remove(path, name, parent, change)?;
+                self.remove(path, parent, change)?;
                 Ok(WriteAnswer::Done)
             }
             Op::SetData { path, data, version } => {
@@ -204,7 +200,7 @@ impl Tree {
         if path.len() > MAX_PATH_BYTES + 11 {
             return Err(Code::BadArguments);
         }
-        if self.nodes.contains_key(&path) {
+        if self.nodes.contains(&path) {
             return Err(Code::NodeExists);
         }
         if above.kind() == Kind::Ephemeral {
@@ -215,10 +211,10 @@ impl Tree {
             self.quota_allows(&path, bytes as i64, 1)?;
         }
         let stamp = change.stamp;
-        let name = split(&path).1.to_owned();
+        let shared: Arc<str> = path.as_str().into();
+        self.list(&parent, &shared, true);
         let above = self.edit(&parent)?;
-        change.undo.push((parent.clone(), Old::Child(above.stat, name.clone(), false)));
-        above.children.insert(name);
+        change.undo.push((parent.clone(), Old::Child(above.stat, shared.clone(), false)));
         above.stat.cversion = above.stat.cversion.wrapping_add(1);
         above.stat.pzxid = stamp.zxid;
         let parent_acl = above.acl.clone();
@@ -232,23 +228,24 @@ impl Tree {
             ..Stat::default()
         };
         let acl = self.acls.retain(&create.acl);
-        let node = Znode { data: create.data.clone(), acl: acl.clone(), stat, children: BTreeSet::new() };
+        let node = Znode { data: create.data.clone(), acl: acl.clone(), stat, child_count: 0 };
         let shown = create.with_stat.then(|| node.stat());
         change.undo.push((path.clone(), Old::Absent));
-        self.put(path.clone(), node);
+        self.put(shared, node);
         self.quota_created(&path, bytes, &mut change.undo);
         change.tell(EventType::Created, &path, &acl);
         change.tell(EventType::ChildrenChanged, &parent, &parent_acl);
         Ok(WriteAnswer::Created(path, shown))
     }
 
-    fn remove(&mut self, path: &str, name: &str, parent: &str, change: &mut Change<'_>) -> Result<(), Code> {
+    fn remove(&mut self, path: &str, parent: &str, change: &mut Change<'_>) -> Result<(), Code> {
+        self.edit(parent)?;
+        let Some((shared, node)) = self.take(path) else { return Err(Code::NoNode) };
+        self.list(parent, &shared, false);
         let above = self.edit(parent)?;
-        change.undo.push((parent.to_owned(), Old::Child(above.stat, name.to_owned(), true)));
-        above.children.remove(name);
+        change.undo.push((parent.to_owned(), Old::Child(above.stat, shared, true)));
         above.stat.pzxid = change.stamp.zxid;
         let parent_acl = above.acl.clone();
-        let Some(node) = self.take(path) else { return Err(Code::NoNode) };
         self.acls.release(&node.acl);
         let (acl, bytes) = (node.acl.clone(), node.data_bytes());
         change.undo.push((path.to_owned(), Old::Node(node)));
@@ -259,10 +256,10 @@ impl Tree {
     }
 
     fn drop_one(&mut self, path: &str, zxid: i64, events: &mut Vec<Event>) {
-        let (parent, name) = split(path);
+        let parent = split(path).0;
         let stamp = Stamp { session: 0, zxid, time_ms: 0 };
         // The parent is there as long as its child is, so this cannot fail.
-        let _ = self.remove(path, name, parent, &mut Change { who: &Caller::default(), stamp, events, undo: Undo::new() });
+        let _ = self.remove(path, parent, &mut Change { who: &Caller::default(), stamp, events, undo: Undo::new() });
     }
 
     /// Removes what a session owns.

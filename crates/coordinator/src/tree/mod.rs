@@ -5,12 +5,17 @@
 
 mod apply;
 mod node;
+mod nodes;
 pub mod owner;
 mod quota;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
-pub use node::{Plain, Znode};
+pub use node::{Frozen, Plain, Znode};
+use nodes::Nodes;
 
 use crate::{
     acl::{self, Acl, List, Table},
@@ -31,11 +36,13 @@ pub struct Event {
 /// The tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    nodes: HashMap<String, Znode>,
+    nodes: Nodes,
+    /// the paths of children by that of their parent, where there are any
+    children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     acls: Table,
-    ephemerals: BTreeMap<i64, BTreeSet<String>>,
+    ephemerals: BTreeMap<i64, BTreeSet<Arc<str>>>,
     /// containers and nodes with a TTL
-    passing: BTreeSet<String>,
+    passing: BTreeSet<Arc<str>>,
     /// paths that have a limits node below `/zookeeper/quota`
     quotas: BTreeSet<String>,
     data_bytes: u64,
@@ -83,7 +90,8 @@ impl Default for Tree {
 impl Tree {
     fn empty() -> Self {
         Self {
-            nodes: HashMap::new(),
+            nodes: Nodes::default(),
+            children: HashMap::new(),
             acls: Table::default(),
             ephemerals: BTreeMap::new(),
             passing: BTreeSet::new(),
@@ -98,8 +106,16 @@ impl Tree {
         self.nodes.get(path)
     }
     /// All nodes by path, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &Znode)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Znode)> {
         self.nodes.iter()
+    }
+    /// The names of a node's children, in their order.
+    pub fn children<'a>(&'a self, path: &str) -> impl ExactSizeIterator<Item = &'a str> + use<'a> {
+        self.children_paths(path).map(|p| split(p).1)
+    }
+    fn children_paths<'a>(&'a self, path: &str) -> impl ExactSizeIterator<Item = &'a Arc<str>> + use<'a> {
+        static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
+        self.children.get(path).unwrap_or(&NONE).iter()
     }
     /// Number of nodes.
     pub fn len(&self) -> usize {
@@ -107,18 +123,18 @@ impl Tree {
     }
     /// Never true: the root is always there.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.nodes.len() == 0
     }
     /// Number of nodes below one.
     pub fn count_below(&self, path: &str) -> usize {
         if path == "/" {
             return self.nodes.len() - 1;
         }
-        let (mut found, mut left) = (0, vec![path.to_owned()]);
+        let (mut found, mut left) = (0, vec![path]);
         while let Some(at) = left.pop() {
-            let Some(node) = self.nodes.get(&at) else { continue };
-            found += node.children.len();
-            left.extend(node.children.iter().map(|c| format!("{at}/{c}")));
+            let Some(children) = self.children.get(at) else { continue };
+            found += children.len();
+            left.extend(children.iter().map(|child| &**child));
         }
         found
     }
@@ -127,7 +143,7 @@ impl Tree {
         self.ephemerals.values().map(BTreeSet::len).sum()
     }
     /// The ephemeral nodes of all sessions.
-    pub fn ephemerals(&self) -> &BTreeMap<i64, BTreeSet<String>> {
+    pub fn ephemerals(&self) -> &BTreeMap<i64, BTreeSet<Arc<str>>> {
         &self.ephemerals
     }
     /// Number of different ACLs.
@@ -142,13 +158,13 @@ impl Tree {
     /// Containers and nodes with a TTL that are due at this time, in milliseconds since 1970. A container that never had
     /// a child is due after `never_used_ms`, or never if that is 0. Source: ContainerManager.
     pub fn due(&self, now_ms: i64, never_used_ms: i64) -> Vec<String> {
-        self.passing.iter().filter(|path| self.is_due(path, now_ms, never_used_ms)).cloned().collect()
+        self.passing.iter().filter(|path| self.is_due(path, now_ms, never_used_ms)).map(|path| (**path).to_owned()).collect()
     }
 
     pub(super) fn is_due(&self, path: &str, now_ms: i64, never_used_ms: i64) -> bool {
         self.nodes.get(path).is_some_and(|node| {
             let elapsed = now_ms.saturating_sub(node.stat.mtime);
-            node.children.is_empty()
+            node.child_count == 0
                 && match node.kind() {
                     Kind::Container => node.stat.cversion > 0 || (never_used_ms != 0 && elapsed > never_used_ms),
                     Kind::Ttl(ttl) => ttl != 0 && elapsed > ttl,
@@ -157,7 +173,27 @@ impl Tree {
         })
     }
 
-    fn put(&mut self, path: String, node: Znode) {
+    /// Lists a node below its parent, or no longer.
+    fn list(&mut self, parent: &str, child: &Arc<str>, listed: bool) {
+        let Some(above) = self.nodes.get_mut(parent) else { return };
+        let done = match (self.children.get_mut(parent), listed) {
+            (Some(all), true) => all.insert(child.clone()),
+            (None, true) => self.children.entry(parent.into()).or_default().insert(child.clone()),
+            (Some(all), false) => {
+                let removed = all.remove(child);
+                if all.is_empty() {
+                    self.children.remove(parent);
+                }
+                removed
+            }
+            (None, false) => false,
+        };
+        if done {
+            above.child_count = if listed { above.child_count + 1 } else { above.child_count - 1 };
+        }
+    }
+
+    fn put(&mut self, path: Arc<str>, node: Znode) {
         self.data_bytes += node.data_bytes();
         self.path_bytes += path.len() as u64;
         match node.kind() {
@@ -176,18 +212,18 @@ impl Tree {
         }
     }
 
-    fn take(&mut self, path: &str) -> Option<Znode> {
-        let node = self.nodes.remove(path)?;
+    fn take(&mut self, path: &str) -> Option<(Arc<str>, Znode)> {
+        let (path, node) = self.nodes.remove(path)?;
         self.data_bytes -= node.data_bytes();
         self.path_bytes -= path.len() as u64;
-        self.passing.remove(path);
+        self.passing.remove(&path);
         let owner = node.stat.ephemeral_owner;
         if let Some(set) = self.ephemerals.get_mut(&owner) {
-            set.remove(path);
+            set.remove(&path);
             if set.is_empty() {
                 self.ephemerals.remove(&owner);
             }
         }
-        Some(node)
+        Some((path, node))
     }
 }

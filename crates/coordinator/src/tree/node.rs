@@ -1,10 +1,13 @@
 //! One node, and how the tree lies in snapshots.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    ser::{SerializeSeq, SerializeStruct},
+};
 
-use super::{Tree, owner, quota, split};
+use super::{Tree, nodes::Nodes, owner, quota, split};
 use crate::{
     acl::{Acl, List},
     protocol::{Kind, Stat},
@@ -19,15 +22,15 @@ pub struct Znode {
     pub acl: List,
     /// `cversion` counts creates only here; see [`Znode::stat`]
     pub(super) stat: Stat,
-    /// names of its children
-    pub children: BTreeSet<String>,
+    /// how many children it has
+    pub child_count: u32,
 }
 
 impl Znode {
     /// The stat as clients see it. ZooKeeper stores the number of creates and shows the number of changes, and shows an
     /// owner for ephemeral nodes only (DataNode.copyStat).
     pub fn stat(&self) -> Stat {
-        let n = self.children.len() as i32;
+        let n = self.child_count as i32;
         Stat {
             data_length: self.data_bytes() as i32,
             num_children: n,
@@ -70,23 +73,41 @@ struct In {
     stat: Stat,
 }
 
-impl Serialize for Tree {
+/// The nodes of a tree at one moment, whatever becomes of the tree. It lies in snapshots as the tree does.
+#[derive(Debug)]
+pub struct Frozen {
+    nodes: Nodes,
+    /// all lists in use
+    acls: Vec<List>,
+}
+
+impl Tree {
+    /// The nodes as they are now, in a time that does not depend on how many there are.
+    pub fn freeze(&self) -> Frozen {
+        Frozen { nodes: self.nodes.clone(), acls: self.acls.lists() }
+    }
+}
+
+impl Serialize for Frozen {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        struct Nodes<'a>(&'a Tree, &'a [&'a List]);
-        impl Serialize for Nodes<'_> {
+        struct All<'a>(&'a Nodes, &'a [&'a List]);
+        impl Serialize for All<'_> {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_seq(self.0.nodes.iter().map(|(path, node)| {
+                let mut to = to.serialize_seq(Some(self.0.len()))?;
+                for (path, node) in self.0.iter() {
                     let acl = self.1.binary_search(&&node.acl).unwrap_or_default() as u32;
                     let data = node.data.as_deref().map(serde_bytes::Bytes::new);
-                    (path, Out { data, acl, stat: node.stat })
-                }))
+                    to.serialize_element(&(&**path, Out { data, acl, stat: node.stat }))?;
+                }
+                to.end()
             }
         }
-        let lists = self.acls.lists();
+        let mut lists: Vec<&List> = self.acls.iter().collect();
+        lists.sort();
         let acls: Vec<&[Acl]> = lists.iter().map(|list| &list[..]).collect();
         let mut to = to.serialize_struct("Tree", 2)?;
         to.serialize_field("acls", &acls)?;
-        to.serialize_field("nodes", &Nodes(self, &lists))?;
+        to.serialize_field("nodes", &All(&self.nodes, &lists))?;
         to.end()
     }
 }
@@ -117,17 +138,19 @@ impl Tree {
         let mut tree = Self::empty();
         for (path, data, acl, stat) in all {
             let acl = tree.acls.retain(acl);
-            tree.put(path, Znode { data, acl, stat, children: BTreeSet::new() });
+            tree.put(path.into(), Znode { data, acl, stat, child_count: 0 });
         }
-        let paths: Vec<String> = tree.nodes.keys().filter(|p| *p != "/").cloned().collect();
+        let paths: Vec<Arc<str>> = tree.nodes.iter().map(|(path, _)| path.clone()).filter(|path| **path != *"/").collect();
         for path in paths {
-            let (parent, name) = split(&path);
-            let above = tree.nodes.get_mut(parent).ok_or_else(|| format!("{path} has no parent"))?;
-            above.children.insert(name.to_owned());
+            let parent = split(&path).0;
+            if !tree.nodes.contains(parent) {
+                return Err(format!("{path} has no parent"));
+            }
+            tree.list(parent, &path, true);
             if let Some(limited) = quota::limited(&path) {
                 tree.quotas.insert(limited.to_owned());
             }
         }
-        if tree.nodes.contains_key("/") { Ok(tree) } else { Err("there is no root".into()) }
+        if tree.nodes.contains("/") { Ok(tree) } else { Err("there is no root".into()) }
     }
 }

@@ -102,7 +102,7 @@ impl Tree {
             let Some(node) = self.nodes.get(if at.is_empty() { "/" } else { &at }) else { continue };
             count += 1;
             bytes += node.data_bytes();
-            left.extend(node.children.iter().map(|c| format!("{at}/{c}")));
+            left.extend(self.children_paths(if at.is_empty() { "/" } else { &at }).map(|path| (**path).to_owned()));
         }
         format!("count={count},bytes={bytes}").into_bytes()
     }

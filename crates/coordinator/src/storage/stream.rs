@@ -1,0 +1,93 @@
+//! A record that is written as it is encoded: a snapshot takes no memory beside the state that it is made of.
+//!
+//! Invariant: what is written goes to disk piece by piece, so that the log, which lies beside it and is synced all the time, never waits
+//! for more than a piece.
+
+use std::{
+    fs::{self, File},
+    io::{self, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use serde::Serialize;
+
+use super::{HEAD_BYTES, head, sync_parent};
+
+/// Bytes that are handed to the system at once.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes after which they are synced.
+const PIECE_BYTES: usize = 1024 * 1024;
+
+/// A file that counts, sums and syncs what is written to it.
+struct Pieces {
+    file: File,
+    buffer: Vec<u8>,
+    length: u64,
+    sum: u32,
+    unsynced: usize,
+}
+
+impl Pieces {
+    fn pass_on(&mut self) -> io::Result<()> {
+        self.sum = crc32c::crc32c_append(self.sum, &self.buffer);
+        self.length += self.buffer.len() as u64;
+        self.unsynced += self.buffer.len();
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        if self.unsynced >= PIECE_BYTES {
+            self.unsynced = 0;
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(BUFFER_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() == BUFFER_BYTES {
+            self.pass_on()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a file of one record, as [`super::record`] makes it, so that it is either the old or the new one.
+pub(super) fn replace_record<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&[0; HEAD_BYTES])?;
+    let out = Pieces { file, buffer: Vec::with_capacity(BUFFER_BYTES), length: 0, sum: 0, unsynced: 0 };
+    let mut out = postcard::to_io(value, out).map_err(io::Error::other)?;
+    out.pass_on()?;
+    let length = u32::try_from(out.length)
+        .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, format!("{}: more than 4 GiB", path.display())))?;
+    out.file.seek(SeekFrom::Start(0))?;
+    out.file.write_all(&head(length, out.sum))?;
+    out.file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{super::record, *};
+
+    #[test]
+    fn it_is_the_record_that_is_made_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r");
+        for length in [0, 1, BUFFER_BYTES - 1, BUFFER_BYTES, 3 * PIECE_BYTES + 7] {
+            let value: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+            replace_record(&path, &(7u32, &value, "end")).unwrap();
+            assert!(fs::read(&path).unwrap() == record(&(7u32, &value, "end")).unwrap(), "{length}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
