@@ -7,7 +7,7 @@ use std::{
 
 mod members;
 
-pub use members::Member;
+pub use members::{MAX_LINE_BYTES, Member, parse as parse_line, parse_stored, text as members_text};
 use septet_daemon::properties::Properties;
 
 use crate::peer::secret::Secret;
@@ -52,6 +52,8 @@ pub struct Config {
     pub id: u64,
     /// all servers by number; empty when it stands alone
     pub members: BTreeMap<u64, Member>,
+    /// `peerType` if it is set: whether it is `observer`. The server's line counts, as in ZooKeeper
+    pub peer_type_observer: Option<bool>,
     /// where everything is kept
     pub data_dir: PathBuf,
     /// port for clients
@@ -109,7 +111,6 @@ const NOT_OBEYED: &[&str] = &[
     "autopurge.snapRetainCount",
     "autopurge.purgeInterval",
     "standaloneEnabled",
-    "peerType",
     "preAllocSize",
     "forceSync",
     "leaderServes",
@@ -182,6 +183,9 @@ impl Config {
             if !config.members.contains_key(&config.id) {
                 return Err(bad(format!("{} is not one of the servers in {}", config.id, path.display())));
             }
+            if config.peer_type_observer.is_some_and(|observer| observer != config.is_observer()) {
+                warnings.push(format!("{}: peerType is not the role in the line of server.{}, which counts", path.display(), config.id));
+            }
         }
         if config.members.len() > 1 && config.peer_secret_file.is_none() {
             warnings.push(format!(
@@ -208,6 +212,7 @@ impl Config {
         let mut c = Self {
             id: 1,
             members: BTreeMap::new(),
+            peer_type_observer: None,
             data_dir: PathBuf::new(),
             client_port: 0,
             client_address: "0.0.0.0".into(),
@@ -287,6 +292,11 @@ impl Config {
                         warnings.push(format!("{}:{}: four-letter word {w:?} is not supported", path.display(), entry.line));
                     }
                 }
+                "peerType" => match value.to_ascii_lowercase().as_str() {
+                    "observer" => c.peer_type_observer = Some(true),
+                    "participant" => c.peer_type_observer = Some(false),
+                    _ => return Err(bad("must be observer or participant".into())),
+                },
                 _ if key.starts_with("server.") => {
                     let id: u64 = key[7..]
                         .parse()
@@ -312,6 +322,9 @@ impl Config {
         }
         if c.client_port == 0 {
             return Err(missing("clientPort is not set"));
+        }
+        if !c.members.is_empty() && c.members.values().all(|m| m.observer) {
+            return Err(missing("all servers are observers: an ensemble needs participants"));
         }
         let tick = i32::try_from(c.tick_ms).unwrap_or(i32::MAX);
         if c.min_session_timeout_ms < 0 {

@@ -10,6 +10,7 @@
 //! | [`jute`], [`protocol`] | the wire: records, requests, answers, error codes |
 //! | [`acl`], [`tree`], [`state`] | the pure core: permissions, znodes, sessions, commands |
 //! | [`format2`] | what earlier versions stored |
+//! | [`reconfigure`] | from the membership to the one that `zoo.cfg` asks for |
 //! | [`watches`] | who is told of a change on this server |
 //! | [`raft`] | consensus, pure too |
 //! | [`storage`], [`peer`], [`node`] | log and snapshots on disk, servers among themselves, what drives consensus |
@@ -27,6 +28,7 @@ pub mod node;
 pub mod peer;
 pub mod protocol;
 pub mod raft;
+pub mod reconfigure;
 pub mod server;
 pub mod state;
 pub mod storage;

@@ -132,7 +132,8 @@ fn what_is_refused_names_file_line_and_key() {
         ("server.1=h:0:3888", "server.1: must be host:port:electionPort"),
         ("server.1=h:2888:70000", "server.1: must be host:port:electionPort"),
         ("server.1=[::1:2888:3888", "server.1: must be host:port:electionPort"),
-        ("server.1=h:2888:3888:observer", "server.1: observers are not supported"),
+        ("server.1=h:2888:3888:spectator", "server.1: \"spectator\" is not a role (participant or observer)"),
+        ("peerType=spectator", "peerType: must be observer or participant"),
         ("server.1=h:2888:3888:boss", "server.1: \"boss\" is not a role"),
     ];
     for (line, want) in table {
@@ -167,7 +168,6 @@ fn what_has_no_effect_is_warned_of() {
         "autopurge.snapRetainCount=3",
         "autopurge.purgeInterval=1",
         "standaloneEnabled=false",
-        "peerType=participant",
         "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
         "secureClientPort=2281",
         "authProvider.1=org.apache.zookeeper.server.auth.SASLAuthenticationProvider",

@@ -181,48 +181,6 @@ fn a_new_ensemble_waits_for_each_of_its_servers() {
     ensemble.leader();
 }
 
-#[test]
-fn one_server_with_data_does_not_become_three_by_editing() {
-    let mut ensemble = Ensemble::build(3, |_| String::new());
-    let file = ensemble.servers[0].dir.join("zoo.cfg");
-    let three = fs::read_to_string(&file).unwrap();
-    let one: String = three.lines().filter(|l| !l.starts_with("server.")).map(|l| format!("{l}\n")).collect();
-    fs::write(&file, &one).unwrap();
-    ensemble.servers[0].start();
-    Client::new(ensemble.port(0), LONG_MS).create("/x", b"kept", 0).unwrap().unwrap();
-    ensemble.servers[0].kill();
-    fs::write(&file, &three).unwrap();
-    ensemble.servers.iter_mut().for_each(Server::start);
-    eventually("it ends", || (!ensemble.servers[0].is_running()).then_some(()));
-    let stderr = ensemble.servers[0].stderr();
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    let peer = |i: usize| format!("server.{} (127.0.0.1:{})", i + 1, ensemble.servers[i].peer_port);
-    let want = format!("the ensemble has {}, {}, {}, but the data in ", peer(0), peer(1), peer(2));
-    assert!(stderr.contains(&want) && stderr.contains(&format!("belong to one of {}\n", peer(0))), "{stderr}");
-    for i in [1, 2] {
-        assert_eq!(mode(&ensemble.servers[i]), None, "an empty tree is served");
-        assert!(ensemble.servers[i].is_running());
-        ensemble.servers[i].kill();
-    }
-    ensemble.servers[0].kill();
-    fs::write(&file, &one).unwrap();
-    ensemble.servers[0].start();
-    assert_eq!(Client::new(ensemble.port(0), LONG_MS).get("/x", false).unwrap().unwrap().0, b"kept");
-}
-
-#[test]
-fn nor_three_become_two() {
-    let mut ensemble = Ensemble::start(3, "");
-    let server = &mut ensemble.servers[0];
-    server.kill();
-    let file = server.dir.join("zoo.cfg");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.lines().filter(|l| !l.starts_with("server.3")).map(|l| format!("{l}\n")).collect::<String>()).unwrap();
-    server.start();
-    eventually("it ends", || (!server.is_running()).then_some(()));
-    assert!(server.stderr().contains("but the data in ") && server.stderr().contains("server.3 ("), "{}", server.stderr());
-}
-
 /// Longest time between two acknowledged writes of a client that goes on with whichever of these servers it reaches.
 fn longest_gap(ports: [u16; 2], act: impl FnOnce()) -> Duration {
     let stop = AtomicBool::new(false);

@@ -119,11 +119,11 @@ fn fill(out: &mut Map<String, Value>, node: &Node, counters: &Counters, name: &s
             let leader = node.leader_id();
             set("is_leader", json!(node.is_leader()));
             set("leader_id", json!(leader.map_or(-1, |id| id as i64)));
-            set("leader_ip", json!(leader.and_then(|id| c.members.get(&id)).map_or("", |m| m.host.as_str())));
+            set("leader_ip", json!(leader.and_then(|id| node.members().remove(&id)).map_or_else(String::new, |m| m.host)));
         }
         "monitor" => facts::monitor(node, counters).into_iter().for_each(|(key, value)| set(key, value)),
         "observers" => {
-            set("synced_observers", json!(0));
+            set("synced_observers", json!(node.followers().2));
             set("observers", json!([]));
         }
         "server_stats" | "stats" => {
@@ -143,7 +143,7 @@ fn fill(out: &mut Map<String, Value>, node: &Node, counters: &Counters, name: &s
                 });
                 (id.to_string(), server)
             };
-            set("current_config", Value::Object(c.members.iter().map(member).collect()));
+            set("current_config", Value::Object(node.members().iter().filter(|(_, m)| !m.observer).map(member).collect()));
         }
         "watch_summary" => {
             let (connections, paths, total) = facts::watch_summary(node);
@@ -161,7 +161,7 @@ fn fill(out: &mut Map<String, Value>, node: &Node, counters: &Counters, name: &s
         }
         "zabstate" => {
             let member = c.members.get(&c.id).filter(|_| node.is_serving());
-            set("voting", json!(member.is_some()));
+            set("voting", json!(member.is_some_and(|m| !m.observer)));
             set("zabstate", json!(if member.is_some() { "broadcast" } else { "" }));
             if let Some(m) = member {
                 let zxid = node.with(|s, _| s.zxid);

@@ -21,12 +21,21 @@ pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
-/// `standalone`, `leader` or `follower`.
+/// `standalone`, `leader`, `follower` or `observer`.
 pub fn mode(node: &Node) -> &'static str {
     match (node.config.members.is_empty(), node.is_leader()) {
         (true, _) => "standalone",
         (_, true) => "leader",
+        _ if node.is_observer() => "observer",
         _ => "follower",
+    }
+}
+
+fn peer_state(mode: &str) -> &'static str {
+    match mode {
+        "leader" => "leading - broadcast",
+        "observer" => "observing - broadcast",
+        _ => "following - broadcast",
     }
 }
 
@@ -51,7 +60,7 @@ pub fn monitor(node: &Node, counters: &Counters) -> Vec<(&'static str, Value)> {
     let mode = mode(node);
     let mut all = vec![("version", json!(VERSION)), ("server_state", json!(mode))];
     if mode != "standalone" {
-        all.push(("peer_state", json!(if mode == "leader" { "leading - broadcast" } else { "following - broadcast" })));
+        all.push(("peer_state", json!(peer_state(mode))));
     }
     all.extend([
         ("min_latency", json!(min)),
@@ -82,15 +91,15 @@ pub fn monitor(node: &Node, counters: &Counters) -> Vec<(&'static str, Value)> {
         ]);
     });
     if mode != "standalone" {
-        all.push(("quorum_size", json!(node.config.members.len())));
+        all.push(("quorum_size", json!(node.members().values().filter(|m| !m.observer).count())));
     }
     if mode == "leader" {
-        let (learners, synced) = node.followers();
+        let (learners, synced, observers) = node.followers();
         all.extend([
             ("learners", json!(learners)),
             ("synced_followers", json!(synced)),
             ("synced_non_voting_followers", json!(0)),
-            ("synced_observers", json!(0)),
+            ("synced_observers", json!(observers)),
             ("pending_syncs", json!(0)),
         ]);
     }

@@ -11,6 +11,7 @@ use super::{
     text::{Bounded, java_date},
 };
 use crate::{
+    config::members_text,
     node::Node,
     server::{Connection, Counters},
 };
@@ -217,8 +218,14 @@ fn conf(out: &mut Bounded, node: &Node) -> fmt::Result {
         if c.members.is_empty() { 0 } else { c.id },
     )?;
     if let Some(me) = c.members.get(&c.id) {
-        write!(out, "electionAlg=3\nelectionPort={}\nquorumPort={}\npeerType=0\nmembership: \n", me.election_port, me.port)?;
-        writeln!(out, "{}", c.members_text())?;
+        write!(
+            out,
+            "electionAlg=3\nelectionPort={}\nquorumPort={}\npeerType={}\nmembership: \n",
+            me.election_port,
+            me.port,
+            u8::from(me.observer)
+        )?;
+        writeln!(out, "{}", members_text(&node.members()))?;
     }
     Ok(())
 }

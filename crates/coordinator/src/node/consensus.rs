@@ -1,11 +1,11 @@
 //! What the rest of the node sees of consensus: a handle to the driver, and a view of where it is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::{
-    raft::{Data, EntryId, Membership, Message, Role, SnapshotVerdict, Status},
+    raft::{Change, ChangeError, Data, EntryId, Membership, Message, Role, SnapshotVerdict, Status},
     storage::Image,
 };
 
@@ -40,8 +40,10 @@ pub(super) enum Input {
     Form(Membership),
     /// this server has a vote
     Voting,
-    /// leadership goes to another server; answered with that, once it was asked
-    Transfer(oneshot::Sender<Option<u64>>),
+    /// change the membership in this term; answered with the index of the entry
+    Change { term: u64, change: Change, reply: oneshot::Sender<Result<u64, ChangeError>> },
+    /// leadership goes to this server, or to the one with most of the log; answered with that, once it was asked
+    Transfer(Option<u64>, oneshot::Sender<Option<u64>>),
     /// nothing more is done; answered when that is so
     Stop(oneshot::Sender<()>),
     /// something failed without which this server cannot go on
@@ -62,6 +64,8 @@ pub(super) enum Proposed {
 pub struct View {
     /// the core's view
     pub status: Status,
+    /// the newest membership in the log, committed or not; none on a blank server
+    pub membership: Option<Arc<Membership>>,
     /// the last entry that is applied here
     pub applied: EntryId,
     /// why consensus has ended
@@ -98,6 +102,13 @@ impl Consensus {
         let (reply, wait) = oneshot::channel();
         self.tell(Input::Propose { term, data, reply });
         wait
+    }
+
+    /// Changes the membership, if this server leads this term; the index of the entry.
+    pub(super) async fn change(&self, term: u64, change: Change) -> Result<u64, ChangeError> {
+        let (reply, wait) = oneshot::channel();
+        self.tell(Input::Change { term, change, reply });
+        wait.await.unwrap_or(Err(ChangeError::Pending))
     }
 
     /// On the leader: the index that must be applied to read everything that is committed.

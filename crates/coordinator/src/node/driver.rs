@@ -20,8 +20,8 @@ use super::{
     snapshots,
 };
 use crate::{
-    peer::{Ask, Peer},
-    raft::{Body, Command, EntryId, Message, Raft, Role, Settings, SnapshotVerdict},
+    peer::{Ask, Book},
+    raft::{Body, Command, EntryId, Membership, Message, ProposeError, Raft, Role, Settings, SnapshotVerdict},
     storage::{Image, LogStore, LogWrite, MAX_TERM, Machine, probe},
 };
 
@@ -56,7 +56,7 @@ pub(super) struct Driver {
     pub(super) log: LogStore,
     pub(super) machine: Machine,
     pub(super) dir: PathBuf,
-    pub(super) peers: Arc<BTreeMap<u64, Peer>>,
+    pub(super) peers: Arc<Book>,
     pub(super) work: mpsc::UnboundedSender<Work>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) view: watch::Sender<View>,
@@ -65,6 +65,7 @@ pub(super) struct Driver {
     readers: HashMap<u64, oneshot::Sender<Option<u64>>>,
     next_read: u64,
     applied: EntryId,
+    membership: Option<Arc<Membership>>,
     incoming: Option<(Box<Image>, Vec<u8>)>,
     failed: Option<String>,
     stopped: Option<oneshot::Sender<()>>,
@@ -75,12 +76,13 @@ impl Driver {
         raft: Raft,
         (log, machine): (LogStore, Machine),
         dir: PathBuf,
-        peers: Arc<BTreeMap<u64, Peer>>,
+        peers: Arc<Book>,
         work: mpsc::UnboundedSender<Work>,
         inputs: mpsc::UnboundedSender<Input>,
     ) -> Self {
         let applied = machine.applied().0;
-        let (view, _) = watch::channel(View { status: raft.status(), applied, failed: None });
+        let membership = raft.membership().cloned().map(Arc::new);
+        let (view, _) = watch::channel(View { status: raft.status(), membership: membership.clone(), applied, failed: None });
         Self {
             raft,
             log,
@@ -94,6 +96,7 @@ impl Driver {
             readers: HashMap::new(),
             next_read: 0,
             applied,
+            membership,
             incoming: None,
             failed: None,
             stopped: None,
@@ -146,7 +149,10 @@ impl Driver {
         if let Some(leader) = status.leader.filter(|l| before != Some(*l)) {
             tracing::info!("server.{leader} leads term {}", status.term);
         }
-        let next = View { status, applied: self.applied, failed: self.failed.clone() };
+        if self.membership.as_deref() != self.raft.membership() {
+            self.membership = self.raft.membership().cloned().map(Arc::new);
+        }
+        let next = View { status, membership: self.membership.clone(), applied: self.applied, failed: self.failed.clone() };
         self.view.send_if_modified(|view| std::mem::replace(view, next) != *view);
     }
 
@@ -193,7 +199,12 @@ impl Driver {
             Input::Installed(membership) => self.raft.installed(membership),
             Input::Form(membership) => self.raft.form(membership),
             Input::Voting => self.raft.set_voting(true),
-            Input::Transfer(reply) => drop(reply.send(self.raft.transfer(None).ok())),
+            Input::Change { term, change, reply } => {
+                let mine = self.raft.status().term == term;
+                let done = if mine { self.raft.change(&change) } else { Err(ProposeError::NotLeader.into()) };
+                let _ = reply.send(done.map(|id| id.index));
+            }
+            Input::Transfer(to, reply) => drop(reply.send(self.raft.transfer(to).ok())),
             Input::Stop(reply) => self.stopped = Some(reply),
             Input::Failed(e) => self.failed = Some(e),
         }
@@ -232,7 +243,7 @@ impl Driver {
                     }
                 }
                 Command::SendSnapshot { to, term } => {
-                    let Some(peer) = self.peers.get(&to).cloned() else { continue };
+                    let Some(peer) = self.peers.get(to) else { continue };
                     let (machine, work, inputs) = (self.machine.clone(), self.work.clone(), self.inputs.clone());
                     let from = self.raft.log().base().index;
                     tokio::spawn(async move {
@@ -266,7 +277,7 @@ impl Driver {
     }
 
     fn send(&self, to: u64, message: Message) {
-        if let Some(peer) = self.peers.get(&to) {
+        if let Some(peer) = self.peers.get(to) {
             peer.send(&Ask::Raft(message));
         }
     }
@@ -278,7 +289,7 @@ impl Driver {
         last: EntryId,
         message: impl FnOnce(Vec<crate::raft::Entry>) -> Message + Send + 'static,
     ) {
-        let Some(peer) = self.peers.get(&to).cloned() else { return };
+        let Some(peer) = self.peers.get(to) else { return };
         let (log, inputs) = (self.log.clone(), self.inputs.clone());
         tokio::task::spawn_blocking(move || match log.read(from..=last.index, usize::MAX) {
             // Others may have taken their place, or a snapshot.

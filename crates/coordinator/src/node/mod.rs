@@ -11,13 +11,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 mod apply;
 mod consensus;
 mod containers;
 mod driver;
+mod members;
 mod proposals;
 mod serve;
 mod sessions;
@@ -36,10 +37,15 @@ pub use standing::{Standing, Status};
 
 use crate::{
     acl::permits,
-    config::{Config, Member},
-    peer::{self, Peer, bind::Binding, handshake::Identity},
+    config::Config,
+    peer::{
+        self, Book,
+        bind::Binding,
+        handshake::{Identity, Known},
+    },
     protocol::{EventType, event, perm},
     raft::{Raft, Role, Stored},
+    reconfigure::{self, Target, keeps_majority},
     server::{Connections, turns},
     state::{Answer, Applied, Ask, Command, Origin, State},
     storage::{Hooks, LogStore, Machine, StorageFault, at, format},
@@ -59,8 +65,8 @@ pub enum StartError {
     Storage(#[from] StorageFault),
     /// The ensemble that the data belong to is another one.
     #[error(
-        "{path}: the ensemble has {wanted}, but the data in {dir} belong to one of {stored}\n\
-         hint: an ensemble keeps the servers that it was formed with; restore the lines, or start with an empty directory on each server"
+        "{path}: asks for {wanted}, but the data in {dir} belong to an ensemble of {stored}: fewer than a majority of its voters would stay\n\
+         hint: {hint}"
     )]
     Members {
         /// the configuration
@@ -71,6 +77,8 @@ pub enum StartError {
         dir: PathBuf,
         /// the servers in them
         stored: String,
+        /// what to do
+        hint: String,
     },
     /// A socket.
     #[error("cannot listen on {0}: {1}")]
@@ -165,7 +173,9 @@ pub struct Node {
     pub local: Arc<Mutex<Local>>,
     consensus: Consensus,
     origin: Origin,
-    peers: Arc<BTreeMap<u64, Peer>>,
+    peers: Arc<Book>,
+    /// what the `zoo.cfg` of other servers ask for, and when they said so
+    targets: Mutex<BTreeMap<u64, (Instant, Target)>>,
     log: LogStore,
     machine: Machine,
     incoming: tokio::sync::Mutex<Option<snapshots::Incoming>>,
@@ -207,11 +217,10 @@ impl Node {
         let log = LogStore::open(&dir, covers)?;
         let stored = stored(&dir, &log, &machine).await?;
         check_members(&config, &stored)?;
-        let others = config.members.keys().copied().filter(|id| *id != config.id).collect();
-        let identity = Identity { me: config.id, others, secret: config.peer_secret.clone() };
+        let identity = Identity { me: config.id, others: Known::default(), secret: config.peer_secret.clone() };
         let max_frame = peer::max_frame_bytes(config.max_request_bytes);
-        let call = |(id, m): (&u64, &Member)| (*id, Peer::new(identity.clone(), *id, m.clone(), max_frame));
-        let peers: Arc<BTreeMap<u64, Peer>> = Arc::new(config.members.iter().filter(|(id, _)| **id != config.id).map(call).collect());
+        let peers = Arc::new(Book::new(identity.clone(), max_frame));
+        peers.set(&members::known(&config, stored.log.membership(), None));
         let raft = Raft::new(driver::settings(config.id), stored, !marked, rand::random());
         let (inputs, heard) = mpsc::unbounded_channel();
         let (work, works) = mpsc::unbounded_channel();
@@ -227,6 +236,7 @@ impl Node {
             consensus,
             origin,
             peers,
+            targets: Mutex::default(),
             log,
             machine,
             incoming: tokio::sync::Mutex::default(),
@@ -254,6 +264,7 @@ impl Node {
         tokio::spawn(node.clone().keep_sessions());
         tokio::spawn(node.clone().collect_containers());
         tokio::spawn(node.clone().settle());
+        tokio::spawn(node.clone().keep_members());
         Ok(node)
     }
 
@@ -282,13 +293,6 @@ impl Node {
         self.consensus.view.borrow().status.leader
     }
 
-    /// Followers and servers that are caught up to within one heartbeat, as the leader knows them.
-    pub fn followers(&self) -> (usize, usize) {
-        let view = self.view();
-        let synced = view.status.followers.iter().filter(|(_, matched)| matched + 50 >= view.applied.index).count();
-        (self.peers.len(), synced)
-    }
-
     async fn watch_leadership(self: Arc<Self>) {
         let mut view = self.consensus.view.clone();
         let grace = Duration::from_millis(3000);
@@ -303,7 +307,9 @@ impl Node {
                     _ => heard,
                 };
                 // One that has no vote yet is not well: whoever rolls an ensemble must not stop the next.
-                (serving && self.standing() == Standing::Full, v.failed.clone())
+                // Neither is one that is not yet, or no longer, what its line in zoo.cfg says.
+                let member = v.membership.as_ref().is_some_and(|m| m.voters.contains(&self.config.id) || self.observes(m));
+                (serving && member && self.standing() == Standing::Full, v.failed.clone())
             };
             if let Some(e) = fatal {
                 if !self.stopping.load(Ordering::SeqCst) {
@@ -351,7 +357,7 @@ impl Node {
         self.stopping.store(true, Ordering::SeqCst);
         if self.is_leader() && !self.peers.is_empty() {
             let (reply, wait) = oneshot::channel();
-            self.consensus.tell(Input::Transfer(reply));
+            self.consensus.tell(Input::Transfer(None, reply));
             if let Ok(Some(to)) = wait.await {
                 let handed = self.consensus.wait(HAND_OVER, |v| v.status.leader.is_some_and(|l| l != self.config.id)).await;
                 tracing::info!("leadership {} to server.{to}", if handed { "went" } else { "did not go" });
@@ -388,21 +394,32 @@ async fn stored(dir: &std::path::Path, log: &LogStore, machine: &Machine) -> Res
     Ok(Stored { hard: log.hard_state(), log: log.view(membership), applied: applied.index })
 }
 
-/// Refuses a set of servers that is not the one that the log was written by. Names and ports may change, numbers not.
+/// Refuses servers of which too few were there when the log was written: the change to them could not be a safe one.
 fn check_members(config: &Config, stored: &Stored) -> Result<(), StartError> {
-    let wanted = config.membership().voters;
+    let members = config.membership();
+    let target = Target(config.members.clone());
     let log = &stored.log;
     for known in [log.membership_at(stored.applied), log.membership()].into_iter().flatten() {
-        let ids = &known.voters;
-        if *ids != wanted {
-            let named = |id: &u64| match (config.members.get(id), known.addresses.get(id)) {
+        let kept = if config.members.is_empty() { known.voters == members.voters } else { keeps_majority(known, &target) };
+        if !kept {
+            let named = |id: &u64| match (config.members.get(id), reconfigure::address(known, *id)) {
                 (Some(m), _) => format!("server.{id} ({}:{})", m.host, m.port),
-                (_, Some(address)) if !address.is_empty() => format!("server.{id} ({address})"),
+                (_, Some(address)) => format!("server.{id} ({address})"),
                 _ => format!("server.{id}"),
             };
             let list = |all: &BTreeSet<u64>| all.iter().map(named).collect::<Vec<_>>().join(", ");
-            let (wanted, stored) = (list(&wanted), list(ids));
-            return Err(StartError::Members { path: config.path.clone(), wanted, dir: config.data_dir.clone(), stored });
+            let (wanted, stored) = (list(&members.voters), list(&known.voters));
+            let hint = if members.voters.len() == 1 && members.voters.is_subset(&known.voters) {
+                "to go on with one server, export the data and import them into an empty directory of a server that stands alone".to_owned()
+            } else {
+                format!(
+                    "keep {} of those servers in zoo.cfg and change the ensemble in several steps; if the others made this change \
+                     while this server was down, move {} away and it gets everything from them",
+                    known.quorum(),
+                    config.data_dir.join("version-2").display()
+                )
+            };
+            return Err(StartError::Members { path: config.path.clone(), wanted, dir: config.data_dir.clone(), stored, hint });
         }
     }
     Ok(())

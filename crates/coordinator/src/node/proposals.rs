@@ -140,7 +140,7 @@ impl Node {
             let taken = self.commit(term, commands.to_vec()).await?;
             return Ok(if taken { Proposed::Committed } else { Proposed::NotTaken });
         }
-        let Some(peer) = self.peers.get(&leader) else { return Err(format!("leader {leader} is not in zoo.cfg")) };
+        let Some(peer) = self.peers.get(leader) else { return Err(format!("server.{leader} leads and is not known here")) };
         match peer.call::<bool>(&peer::Ask::Propose { term, commands: commands.to_vec() }, PROPOSAL_TIMEOUT).await {
             Ok(true) => Ok(Proposed::Committed),
             Ok(false) => Ok(Proposed::NotTaken),
@@ -202,7 +202,7 @@ impl Node {
         if leader == self.config.id {
             return self.consensus.read_index().await;
         }
-        let Some(peer) = self.peers.get(&leader) else { return Err(format!("leader {leader} is not in zoo.cfg")) };
+        let Some(peer) = self.peers.get(leader) else { return Err(format!("server.{leader} leads and is not known here")) };
         peer.call::<u64>(&peer::Ask::ReadIndex, Duration::from_secs(5)).await.map_err(|e| e.to_string())
     }
 }

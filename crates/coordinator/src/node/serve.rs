@@ -35,7 +35,7 @@ impl Serve for Node {
             Ask::Snapshot(part) => check::snapshot(part, term),
             Ask::Propose { commands, .. } => check::proposal(from, commands),
             Ask::Touch(sessions) => check::sessions(sessions),
-            Ask::Raft(_) | Ask::ReadIndex | Ask::Status => Ok(()),
+            Ask::Raft(_) | Ask::ReadIndex | Ask::Status | Ask::Target(_) => Ok(()),
         };
         if let Err(e) = checked {
             self.refusals.warn(|| format!("refused a message of server.{from}: {e}"));
@@ -47,6 +47,7 @@ impl Serve for Node {
             Ask::Status => encoded(Ok(self.status())),
             Ask::Snapshot(part) => encoded(self.receive_snapshot(from, part).await),
             Ask::Propose { term, commands } => encoded(self.commit(term, commands).await),
+            Ask::Target(lines) => encoded(self.take_target(from, &lines)),
             Ask::ReadIndex => encoded(self.consensus.read_index().await),
             Ask::Touch(sessions) => {
                 // Only a leader ever forgets them.

@@ -80,7 +80,7 @@ impl Node {
                     }
                 }
                 Some(id) => {
-                    if let Some(peer) = self.peers.get(&id).filter(|_| !sessions.is_empty()) {
+                    if let Some(peer) = self.peers.get(id).filter(|_| !sessions.is_empty()) {
                         let ask = peer::Ask::Touch(sessions.clone());
                         if peer.call::<()>(&ask, Duration::from_secs(2)).await.is_err() {
                             sessions.into_iter().for_each(|s| self.touch(s));

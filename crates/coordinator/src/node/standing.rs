@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Node, consensus::Input};
 use crate::{
-    peer::Ask,
+    peer::{Ask, Peer},
     storage::{StorageFault, at, sync_parent},
 };
 
@@ -111,19 +111,15 @@ impl Node {
     async fn learn_whether_formed(&self) -> bool {
         let mut logged = Vec::new();
         loop {
-            let asked: Vec<_> = self
-                .peers
-                .iter()
-                .map(|(id, peer)| {
-                    let (id, peer) = (*id, peer.clone());
-                    (id, tokio::spawn(async move { peer.call::<Status>(&Ask::Status, STATUS_TIMEOUT).await }))
-                })
-                .collect();
+            let ask = |(id, peer): (u64, Peer)| (id, tokio::spawn(async move { peer.call::<Status>(&Ask::Status, STATUS_TIMEOUT).await }));
+            let asked: Vec<_> = self.peers.all().into_iter().map(ask).collect();
             let mut silent = Vec::new();
             for (id, answer) in asked {
                 match answer.await {
                     Ok(Ok(status)) if status.formed => return true,
                     Ok(Ok(_)) => {}
+                    // What observers have, voters have.
+                    _ if self.config.members.get(&id).is_some_and(|m| m.observer) => {}
                     _ => silent.push(format!("server.{id}")),
                 }
             }
@@ -151,8 +147,10 @@ impl Node {
         while let Err(e) = self.catch_up().await {
             if Instant::now() > next_line {
                 tracing::warn!(
-                    "this server was blank and cannot catch up ({e}), so it has no vote (hint: start the servers that have data; if they \
-                     are no majority, stop all and copy version-2 from the one with the newest data to a blank one)"
+                    "this server was blank and cannot catch up ({e}), so it has no vote (hint: start the servers that have data; if this one \
+                     is new, restart them one at a time with its line server.{} in their zoo.cfg; if they are no majority, stop all and \
+                     copy version-2 from the one with the newest data to a blank one)",
+                    self.config.id
                 );
                 next_line += 6 * LINE_PAUSE;
             }

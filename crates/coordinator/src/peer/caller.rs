@@ -24,6 +24,8 @@ use crate::config::Member;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(2000);
+/// A server that refused this one is not called again for so long.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// Calls that may wait for one peer; more fail at once.
 const QUEUE: usize = 1024;
 
@@ -52,7 +54,7 @@ impl Peer {
     /// Starts the task that connects to a peer when it is needed.
     pub fn new(identity: Identity, id: u64, member: Member, max_frame: usize) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(Caller { identity, id, member, max_frame, refusal: String::new() }.run(queue));
+        tokio::spawn(Caller { identity, id, member, max_frame, refusal: String::new(), refused: None }.run(queue));
         Self { calls, max_frame }
     }
 
@@ -113,6 +115,8 @@ struct Caller {
     max_frame: usize,
     /// why the last handshake failed, which is logged once
     refusal: String,
+    /// when that was
+    refused: Option<Instant>,
 }
 
 impl Caller {
@@ -138,6 +142,9 @@ impl Caller {
     }
 
     async fn connect(&mut self) -> io::Result<(TcpStream, Keys)> {
+        if self.refused.is_some_and(|at| at.elapsed() < REFUSED_PAUSE) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, self.refusal.as_str()));
+        }
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         let connecting = TcpStream::connect((self.member.host.as_str(), self.member.port));
         let mut stream = timeout(CONNECT_TIMEOUT, connecting).await.map_err(late)??;
@@ -146,13 +153,17 @@ impl Caller {
         match timeout(HANDSHAKE_TIMEOUT, handshake::call(&mut stream, &self.identity, self.id)).await.map_err(late)? {
             Ok(keys) => {
                 self.refusal.clear();
+                self.refused = None;
                 Ok((stream, keys))
             }
             Err(e) => {
                 let text = e.to_string();
-                if e.kind() == io::ErrorKind::PermissionDenied && text != self.refusal {
-                    tracing::warn!("server.{}={}:{}: {text}", self.id, self.member.host, self.member.port);
-                    self.refusal = text;
+                if e.kind() == io::ErrorKind::PermissionDenied {
+                    self.refused = Some(Instant::now());
+                    if text != self.refusal {
+                        tracing::warn!("server.{}={}:{}: {text}", self.id, self.member.host, self.member.port);
+                        self.refusal = text;
+                    }
                 }
                 Err(e)
             }

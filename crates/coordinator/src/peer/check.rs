@@ -5,8 +5,9 @@
 
 use super::SnapshotPart;
 use crate::{
+    config::MAX_LINE_BYTES,
     protocol::{MAX_PATH_BYTES, Op},
-    raft::{Body, EntryId, Message, Payload},
+    raft::{Body, EntryId, Membership, Message, Payload},
     state::{Ask, Command},
     storage::{LogStore, MAX_INDEX, MAX_TERM, decode_commands, plausible},
 };
@@ -65,7 +66,7 @@ pub fn message(from: u64, message: &Message, stored: u64, log: &LogStore) -> Che
                 }
                 match &entry.payload {
                     Payload::Commands(data) => commands(&decode_commands(data)?)?,
-                    Payload::Membership(m) if m.voters.is_empty() => return Err("a membership without a vote".into()),
+                    Payload::Membership(m) => membership(m)?,
                     _ => {}
                 }
                 before = id;
@@ -77,6 +78,19 @@ pub fn message(from: u64, message: &Message, stored: u64, log: &LogStore) -> Che
                 None => Ok(()),
             }
         }
+    }
+}
+
+/// A membership that an ensemble can have.
+fn membership(m: &Membership) -> Checked {
+    if m.voters.is_empty() || !m.voters.is_disjoint(&m.learners) {
+        return Err("a membership without a vote, or with a server in two roles".into());
+    }
+    let ids = m.voters.iter().chain(&m.learners).chain(m.addresses.keys());
+    match ids.into_iter().find(|id| !(1..=255).contains(*id)) {
+        Some(id) => Err(format!("a membership with server.{id}")),
+        None if m.addresses.values().any(|a| a.len() > MAX_LINE_BYTES) => Err("a membership with an address that is too long".into()),
+        None => Ok(()),
     }
 }
 

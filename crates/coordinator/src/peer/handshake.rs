@@ -12,7 +12,11 @@
 //! Invariant: both proofs and the keys of the frames cover both messages whole, so that neither role, numbers,
 //! version nor nonces can be exchanged; before the caller's proof nothing but these few bytes is read.
 
-use std::io;
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -30,6 +34,28 @@ const OK: u8 = 0;
 const OTHER_VERSION: u8 = 1;
 const NOT_FOR_ME: u8 = 2;
 const OTHER_SECURITY: u8 = 3;
+const NOT_KNOWN: u8 = 4;
+
+/// Numbers of the servers that may connect; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<RwLock<BTreeSet<u64>>>);
+
+impl Known {
+    /// From now on these may.
+    pub fn set(&self, ids: BTreeSet<u64>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = ids;
+    }
+
+    fn contains(&self, id: u64) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+}
+
+impl FromIterator<u64> for Known {
+    fn from_iter<I: IntoIterator<Item = u64>>(ids: I) -> Self {
+        Self(Arc::new(RwLock::new(ids.into_iter().collect())))
+    }
+}
 
 /// What one server knows of itself before a handshake.
 #[derive(Debug, Clone)]
@@ -37,7 +63,7 @@ pub struct Identity {
     /// this server's number
     pub me: u64,
     /// numbers of the other servers
-    pub others: Vec<u64>,
+    pub others: Known,
     /// the ensemble's secret
     pub secret: Option<Secret>,
 }
@@ -102,7 +128,14 @@ pub async fn call(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), identity: 
         OTHER_VERSION => {
             return Err(refused(format!("speaks version {} between servers, this one version {PEER_VERSION}", word(&reply, 8))));
         }
-        NOT_FOR_ME => return Err(refused(format!("is not server.{to}, or does not have server.{} in its zoo.cfg", identity.me))),
+        NOT_FOR_ME => return Err(refused(format!("is not server.{to}"))),
+        NOT_KNOWN => {
+            return Err(refused(format!(
+                "does not know server.{me}: it is neither in its zoo.cfg nor in its ensemble (hint: if server.{me} was removed, stop it; \
+                 if it is to join, add its line to the zoo.cfg of the other servers and restart them one at a time)",
+                me = identity.me
+            )));
+        }
         _ => return Err(refused(one_has_no_secret(secret.is_some()))),
     }
     if word(&reply, 8) != PEER_VERSION || (reply[13] != 0) != secret.is_some() {
@@ -134,8 +167,10 @@ pub async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), identity
     let (version, from, to, secured) = (word(&hello, 8), long(&hello, 12), long(&hello, 20), hello[28] != 0);
     let (status, error) = if version != PEER_VERSION {
         (OTHER_VERSION, format!("speaks version {version} between servers, this one version {PEER_VERSION}"))
-    } else if to != identity.me || !identity.others.contains(&from) {
-        (NOT_FOR_ME, format!("server.{from} calls server.{to}, this is server.{} of {:?}", identity.me, identity.others))
+    } else if to != identity.me {
+        (NOT_FOR_ME, format!("server.{from} calls server.{to}, this is server.{}", identity.me))
+    } else if !identity.others.contains(from) {
+        (NOT_KNOWN, format!("server.{from} is neither in zoo.cfg nor in the ensemble"))
     } else if secured != secret.is_some() {
         (OTHER_SECURITY, one_has_no_secret(secret.is_some()))
     } else {

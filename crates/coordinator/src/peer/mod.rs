@@ -3,18 +3,22 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`book`] | the other servers that are known |
 //! | [`bind`] | where the port of the servers listens |
 //! | [`secret`], [`handshake`], [`frame`] | who is at the other end, and that nobody in between adds or changes anything |
 //! | [`caller`], [`listen`] | the two sides of a connection |
 //! | [`check`] | what a message may say at all |
 
 pub mod bind;
+mod book;
 mod caller;
 pub mod check;
 pub mod frame;
 pub mod handshake;
 mod listen;
 pub mod secret;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
@@ -24,17 +28,19 @@ use crate::{
     state::Command,
 };
 
+pub use book::Book;
 pub use caller::Peer;
 pub use listen::{Listener, max_sockets};
 
 /// Version of the protocol between servers, which changes with [`crate::storage::format::FORMAT`] too: entries and
 /// snapshots travel as they lie on disk. Both sides say it before anything else, so it is the version of each message
-/// of a connection. Version 1 had no proof, no tags and no limits; versions up to 3 were those of another consensus.
-pub const PEER_VERSION: u32 = 4;
+/// of a connection. Version 1 had no proof, no tags and no limits; versions up to 3 were those of another consensus,
+/// version 4 did not know targets.
+pub const PEER_VERSION: u32 = 5;
 
 /// [`PEER_VERSION`] as `--version` prints it. It is also looked for in the program itself: servers that do not understand one another
 /// cannot be restarted one by one.
-pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nseptet-peer-protocol=4");
+pub const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nseptet-peer-protocol=5");
 
 /// What servers ask of one another. Answers are `Result<_, String>`: no type in them nests, so that what a peer
 /// answers cannot exhaust the stack of its decoder.
@@ -57,6 +63,8 @@ pub enum Ask {
     Touch(Vec<i64>),
     /// Whether the ensemble has data: `Status`
     Status,
+    /// The servers that the caller's `zoo.cfg` asks for, as lines by number, for the leader: `()`
+    Target(BTreeMap<u64, String>),
 }
 
 /// A part of a snapshot as it lies on disk.

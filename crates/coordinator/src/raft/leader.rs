@@ -48,10 +48,12 @@ impl Raft {
             return Err(ChangeError::Pending);
         }
         match change {
-            Change::Remove(id) if *id == self.me => return Err(ChangeError::Leads(*id)),
+            Change::Remove(id) | Change::Demote(id) if *id == self.me => return Err(ChangeError::Leads(*id)),
             Change::Promote(id) => {
                 let missing = |p: &Progress| self.log.bytes(p.matched, self.log.last_index());
-                let near = |p: &Progress| p.voting && p.flow == Flow::Stream && missing(p) <= self.settings.max_message_bytes as u64;
+                let recent = self.settings.heartbeat_ticks * 4;
+                let up = |p: &Progress| p.voting && self.now - p.heard <= recent;
+                let near = |p: &Progress| up(p) && p.flow == Flow::Stream && missing(p) <= self.settings.max_message_bytes as u64;
                 if self.progress.get(id).is_some_and(|p| !near(p)) {
                     return Err(ChangeError::Behind(*id));
                 }
@@ -60,7 +62,9 @@ impl Raft {
         }
         let Some(now) = self.log.membership() else { return Err(ChangeError::Pending) };
         let next = now.with(change)?;
-        if let Change::Remove(id) = change {
+        if let Change::Remove(id) | Change::Demote(id) = change
+            && now.voters.contains(id)
+        {
             let recent = self.settings.election_ticks;
             let up = |v: &&u64| **v == self.me || self.progress.get(*v).is_some_and(|p| p.voting && self.now - p.heard <= recent);
             if next.voters.iter().filter(up).count() < next.quorum() {

@@ -14,7 +14,7 @@ pub struct Membership {
     pub voters: BTreeSet<u64>,
     /// those that get the log and do not vote
     pub learners: BTreeSet<u64>,
-    /// `host:port` of each, as it was when it came; for people
+    /// where each is: the value of its line in `zoo.cfg`, or `host:port` as earlier versions wrote it
     pub addresses: BTreeMap<u64, String>,
 }
 
@@ -30,7 +30,7 @@ impl Membership {
     }
 
     /// With a change.
-    pub(super) fn with(&self, change: &Change) -> Result<Self, ChangeError> {
+    pub fn with(&self, change: &Change) -> Result<Self, ChangeError> {
         let mut next = self.clone();
         match change {
             Change::AddLearner(id, _) if self.contains(*id) => return Err(ChangeError::IsMember(*id)),
@@ -44,15 +44,23 @@ impl Membership {
                 }
                 next.voters.insert(*id);
             }
+            Change::Demote(id) => {
+                if !next.voters.remove(id) {
+                    return Err(ChangeError::NoVoter(*id));
+                }
+                next.learners.insert(*id);
+            }
             Change::Remove(id) => {
                 if !next.learners.remove(id) && !next.voters.remove(id) {
                     return Err(ChangeError::NotMember(*id));
                 }
-                if next.voters.is_empty() {
-                    return Err(ChangeError::LastVoter);
-                }
                 next.addresses.remove(id);
             }
+            Change::SetAddress(id, _) if !self.contains(*id) => return Err(ChangeError::NotMember(*id)),
+            Change::SetAddress(id, address) => drop(next.addresses.insert(*id, address.clone())),
+        }
+        if next.voters.is_empty() {
+            return Err(ChangeError::LastVoter);
         }
         Ok(next)
     }
@@ -65,8 +73,12 @@ pub enum Change {
     AddLearner(u64, String),
     /// a learner gets a vote
     Promote(u64),
+    /// a voter keeps getting the log and loses its vote
+    Demote(u64),
     /// a server leaves
     Remove(u64),
+    /// a server is elsewhere
+    SetAddress(u64, String),
 }
 
 /// Why a change is refused.
@@ -78,6 +90,9 @@ pub enum ChangeError {
     /// it is none
     #[error("server.{0} is not a learner")]
     NoLearner(u64),
+    /// it has no vote
+    #[error("server.{0} has no vote")]
+    NoVoter(u64),
     /// it does not belong to the ensemble
     #[error("server.{0} does not belong to the ensemble")]
     NotMember(u64),

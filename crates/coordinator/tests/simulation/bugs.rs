@@ -72,4 +72,8 @@ bugs! {
     AppliedTwice,
     /// A snapshot of a leader of an earlier term is taken.
     StaleSnapshotAccepted,
+    /// A leader changes the ensemble to what its own `zoo.cfg` asks for, whatever the others have.
+    LeaderDecidesAlone,
+    /// A server that starts again knows only the membership of its snapshot.
+    MembershipForgotten,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use septet_coordinator::raft::{Entry, EntryId, Membership, Message};
+use septet_coordinator::raft::{Change, Entry, EntryId, Membership, Message};
 
 use crate::server::Server;
 
@@ -26,7 +26,7 @@ pub enum Fact<'a> {
     /// a client read the state up to an index; when it asked, this index had been acknowledged or read
     Read { server: u64, floor: u64, index: u64 },
     /// a leader appended a membership
-    Changed { server: u64, from: &'a Membership, to: &'a Membership, at: EntryId },
+    Changed { server: u64, from: &'a Membership, to: &'a Membership, at: EntryId, change: &'a Change, now: u64 },
     /// everything was well for long enough
     Settled,
 }

@@ -18,7 +18,7 @@ pub enum Mend {
 }
 
 impl World {
-    fn count(&mut self, kind: &'static str) {
+    pub fn count(&mut self, kind: &'static str) {
         *self.faults.entry(kind).or_insert(0) += 1;
         let now = self.now;
         self.trace.line(now, || format!("fault: {kind}"));
@@ -124,6 +124,7 @@ impl World {
             }
             11 => self.hint(id),
             12 => self.hand_over(),
+            13 | 14 if self.edits => self.edit(),
             13 | 14 => self.change(),
             _ => self.wipe(),
         }
@@ -190,17 +191,7 @@ impl World {
         } else {
             Change::AddLearner(id, String::new())
         };
-        let Some(raft) = self.servers.get_mut(&leader).and_then(|s| s.raft.as_mut()) else { return };
-        let changed = raft.change(&change);
-        let now = self.now;
-        self.trace.line(now, || format!("{leader}: {change:?}: {changed:?}"));
-        if let Ok(at) = changed {
-            self.count("membership");
-            self.changes += 1;
-            let to = self.servers[&leader].raft.as_ref().and_then(|r| r.membership().cloned()).unwrap_or_default();
-            self.tell(&crate::facts::Fact::Changed { server: leader, from: &from, to: &to, at });
-        }
-        self.drain(leader);
+        self.try_change(leader, &from, &change);
     }
 
     /// A server loses its disk, at a time when all others have theirs and what was committed.
@@ -254,6 +245,9 @@ impl World {
                         s.tick_every = TICK_MS;
                     }
                     self.after(0, Event::Start { server: id });
+                    if self.edits {
+                        self.after(10, Event::Edited { server: id });
+                    }
                 }
             }
         }

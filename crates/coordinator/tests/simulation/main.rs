@@ -1,7 +1,7 @@
 //! A deterministic simulation of an ensemble around the Raft core.
 //!
 //! A seed gives everything. `SEPTET_SEED=n cargo test -p septet-coordinator --test simulation one_seed -- --nocapture` prints the whole
-//! trace of one, with a planted bug if `SEPTET_BUG` names one; `SEPTET_SEEDS=n` runs more seeds.
+//! trace of one, with a planted bug if `SEPTET_BUG` names one, with an operator if `SEPTET_EDITS` is set; `SEPTET_SEEDS=n` runs more seeds.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bugs;
@@ -12,6 +12,7 @@ mod facts;
 mod faults;
 mod invariants;
 mod network;
+mod operator;
 mod planted;
 mod rng;
 mod server;
@@ -21,15 +22,24 @@ mod world;
 use std::{collections::BTreeMap, time::Instant};
 
 use bugs::Bug;
-use world::World;
+use world::{Outcome, World};
 
 #[test]
 fn seeds_keep_all_invariants() {
+    keep_all_invariants(SEEDS, World::run);
+}
+
+#[test]
+fn seeds_with_an_operator_keep_all_invariants() {
+    keep_all_invariants(SEEDS, World::run_with_edits);
+}
+
+fn keep_all_invariants(seeds: u64, run: fn(u64, Option<Bug>, bool) -> Outcome) {
     let mut failed = None;
     let (begin, mut steps, mut faults, mut sums) = (Instant::now(), 0, BTreeMap::new(), [0u64; 7]);
-    let seeds: u64 = std::env::var("SEPTET_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SEEDS);
+    let seeds: u64 = std::env::var("SEPTET_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(seeds);
     for seed in 0..seeds {
-        let outcome = World::run(seed, None, false);
+        let outcome = run(seed, None, false);
         if let Some(violation) = outcome.violation {
             eprintln!("seed {seed}: {violation}");
             failed.get_or_insert(seed);
@@ -63,7 +73,8 @@ fn one_seed() {
         return;
     };
     let bug = std::env::var("SEPTET_BUG").ok().map(|name| *Bug::ALL.iter().find(|b| format!("{b:?}") == name).unwrap());
-    let outcome = World::run(seed, bug, true);
+    let run = if std::env::var_os("SEPTET_EDITS").is_some() { World::run_with_edits } else { World::run };
+    let outcome = run(seed, bug, true);
     assert_eq!(outcome.violation, None);
 }
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use septet_coordinator::raft::{Data, Entry, EntryId, LogView, Membership, Payload, Raft, Role, Settings, Stored};
+use septet_coordinator::{
+    raft::{Data, Entry, EntryId, LogView, Membership, Payload, Raft, Role, Settings, Stored},
+    reconfigure::Target,
+};
 
 use crate::{
     bugs::Bug,
@@ -66,6 +69,10 @@ pub struct Server {
     /// index at which it was told that it had caught up
     pub catch_up: Option<u64>,
     pub snapshotting: bool,
+    /// what its `zoo.cfg` asked for, from when on
+    pub asks: Vec<(u64, Target)>,
+    /// what others told it, and when
+    pub told: BTreeMap<u64, (u64, Target)>,
 }
 
 /// A hash of one more entry.
@@ -102,6 +109,8 @@ impl Server {
             led: 0,
             catch_up: None,
             snapshotting: false,
+            asks: Vec::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -121,7 +130,8 @@ impl Server {
         self.membership = membership.clone().unwrap_or_default();
         let mut log = LogView::new(self.base, membership);
         for entry in &self.log {
-            let membership = if let Payload::Membership(m) = &entry.payload { Some(m.clone()) } else { None };
+            let kept = bug != Some(Bug::MembershipForgotten);
+            let membership = if let Payload::Membership(m) = &entry.payload { Some(m.clone()).filter(|_| kept) } else { None };
             log.load(entry.id, entry.bytes(), membership);
         }
         let applied = match bug {
@@ -141,6 +151,7 @@ impl Server {
         self.led = 0;
         self.catch_up = None;
         self.snapshotting = false;
+        self.told.clear();
     }
 
     pub fn leads(&self) -> bool {

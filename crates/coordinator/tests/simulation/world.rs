@@ -5,7 +5,10 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
 };
 
-use septet_coordinator::raft::{EntryId, Membership, Message};
+use septet_coordinator::{
+    raft::{EntryId, Membership, Message},
+    reconfigure::Target,
+};
 
 use crate::{
     bugs::Bug,
@@ -14,6 +17,7 @@ use crate::{
     faults,
     invariants::{self, Invariant},
     network::Network,
+    operator::target,
     rng::Rng,
     server::{Server, TICK_MS},
     trace::Trace,
@@ -41,6 +45,9 @@ pub enum Event {
     Start { server: u64 },
     Crash { server: u64, lasts: u64 },
     Joiner { server: u64, life: u64 },
+    Look { server: u64, life: u64 },
+    Told { from: u64, to: u64, target: Target },
+    Edited { server: u64 },
     Fault,
     Mend(faults::Mend),
     Write,
@@ -78,6 +85,10 @@ pub struct World {
     pub next_value: u64,
     pub next_token: u64,
     pub changes: u64,
+    /// the membership changes by edits of `zoo.cfg`, not at random
+    pub edits: bool,
+    /// what the operator wants
+    pub wanted: Target,
     invariants: Vec<Box<dyn Invariant>>,
     pub violation: Option<String>,
 }
@@ -85,7 +96,22 @@ pub struct World {
 impl World {
     /// Runs a seed.
     pub fn run(seed: u64, bug: Option<Bug>, print: bool) -> Outcome {
+        Self::new(seed, bug, print).play()
+    }
+
+    /// Runs a seed in which an operator changes the ensemble.
+    pub fn run_with_edits(seed: u64, bug: Option<Bug>, print: bool) -> Outcome {
         let mut world = Self::new(seed, bug, print);
+        world.edits = true;
+        let wanted = world.wanted.clone();
+        for s in world.servers.values_mut().filter(|s| wanted.0.contains_key(&s.id)) {
+            s.asks.push((0, wanted.clone()));
+        }
+        world.play()
+    }
+
+    fn play(self) -> Outcome {
+        let mut world = self;
         let mut steps = 0;
         world.at(TROUBLE_MS, Event::Mend(faults::Mend::Everything));
         steps += world.until(TROUBLE_MS + ELECTED_MS);
@@ -128,6 +154,8 @@ impl World {
             next_value: 0,
             next_token: 0,
             changes: 0,
+            edits: false,
+            wanted: target(&formation.voters, &formation.learners),
             invariants: invariants::all(),
             violation: None,
         };
@@ -239,6 +267,9 @@ impl World {
                 }
             }
             Event::Joiner { server, life } => self.join(server, life),
+            Event::Look { server, life } => self.look(server, life),
+            Event::Told { from, to, target } => self.told(from, to, target),
+            Event::Edited { server } => self.edited(server),
             Event::Fault => self.fault(),
             Event::Mend(mend) => self.mend(mend),
             Event::Write => self.client_writes(),
@@ -256,6 +287,9 @@ impl World {
         self.after(delay, Event::Tick { server: id, life });
         if joining {
             self.after(200, Event::Joiner { server: id, life });
+        }
+        if self.edits {
+            self.after(100, Event::Look { server: id, life });
         }
     }
 

@@ -13,7 +13,7 @@ impl Invariant for Configuration {
 
     fn check(&mut self, fact: &Fact<'_>, view: &View<'_>) -> Result<(), String> {
         match fact {
-            Fact::Changed { server, from, to, at } => {
+            Fact::Changed { server, from, to, at, .. } => {
                 let voters = from.voters.symmetric_difference(&to.voters).count();
                 if voters > 1 {
                     return Err(format!("{server} changes {voters} voters at once"));

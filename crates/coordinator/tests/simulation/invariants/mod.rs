@@ -1,5 +1,6 @@
 //! What must always be true.
 
+mod agreement;
 mod completeness;
 mod configuration;
 mod durability;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(durability::Durability),
         Box::<votes::Votes>::default(),
         Box::new(configuration::Configuration),
+        Box::new(agreement::Agreement),
         Box::new(reads::Reads),
         Box::new(progress::Progress),
     ]
