@@ -80,8 +80,15 @@ impl Client {
         Ok(this)
     }
 
+    /// A client of a server that may still look for its leader.
     fn new(port: u16) -> Self {
-        Self::open(port, Duration::from_secs(60)).unwrap()
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            match Self::open(port, Duration::from_secs(60)) {
+                Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     fn frame(&mut self) -> io::Result<Vec<u8>> {
