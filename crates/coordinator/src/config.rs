@@ -78,6 +78,8 @@ pub struct Config {
     pub skip_acl: bool,
     /// hard limits of quotas are obeyed (`enforceQuota`)
     pub enforce_quota: bool,
+    /// without a majority, clients that may be read-only are served (`readonlymode.enabled`)
+    pub read_only_mode: bool,
     /// `user:digest` of the one who may do everything (`DigestAuthenticationProvider.superDigest`)
     pub super_digest: Option<String>,
     /// when containers are removed
@@ -146,7 +148,6 @@ const NOT_OBEYED: &[&str] = &[
     "oraclePath",
     "portUnification",
     "quorum.cnxn.threads.size",
-    "readonlymode.enabled",
     "secureClientPortAddress",
     "sessionRequireClientSASLAuth",
     "sslQuorum",
@@ -225,6 +226,7 @@ impl Config {
             reconfig_enabled: false,
             skip_acl: false,
             enforce_quota: false,
+            read_only_mode: false,
             super_digest: None,
             containers: Containers { check_interval_ms: 60_000, max_per_minute: 10_000, max_never_used_ms: 0 },
             admin: None,
@@ -258,6 +260,7 @@ impl Config {
                 "reconfigEnabled" => c.reconfig_enabled = yes()?,
                 "skipACL" => c.skip_acl = yes()?,
                 "enforceQuota" => c.enforce_quota = yes()?,
+                "readonlymode.enabled" => c.read_only_mode = yes()?,
                 "DigestAuthenticationProvider.superDigest" => c.super_digest = Some(value.into()).filter(|v: &String| !v.is_empty()),
                 "znode.container.checkIntervalMs" => c.containers.check_interval_ms = number(1, 86_400_000)? as u64,
                 "znode.container.maxPerMinute" => c.containers.max_per_minute = number(1, 1_000_000)? as u64,

@@ -46,13 +46,13 @@ fn invalid(op: i32, code: Code) -> Request {
 fn connect_with_and_without_the_read_only_field() {
     // As zkCli of 3.8 sends it: protocol, last zxid, timeout, session, password, read-only.
     let bytes = hex("00000000 0000000000000005 00007530 0000000000000000 00000010 00000000000000000000000000000000 00");
-    let want = Connect { last_zxid: 5, timeout_ms: 30_000, session: 0, password: vec![0; 16], knows_read_only: true };
+    let want = Connect { last_zxid: 5, timeout_ms: 30_000, session: 0, password: vec![0; 16], read_only: Some(false) };
     assert_eq!(Connect::decode(&bytes).unwrap(), want);
     let old = Connect::decode(&bytes[..bytes.len() - 1]).unwrap();
-    assert_eq!(old, Connect { knows_read_only: false, ..want.clone() });
+    assert_eq!(old, Connect { read_only: None, ..want.clone() });
     // Some clients send no password for a new session.
     let bare = hex("00000000 0000000000000005 00007530 0000000000000000 ffffffff");
-    assert_eq!(Connect::decode(&bare).unwrap(), Connect { knows_read_only: false, password: vec![], ..want });
+    assert_eq!(Connect::decode(&bare).unwrap(), Connect { read_only: None, password: vec![], ..want });
     for n in 0..bare.len() {
         assert!(Connect::decode(&bare[..n]).is_err());
     }
@@ -61,8 +61,8 @@ fn connect_with_and_without_the_read_only_field() {
 #[test]
 fn connected_as_zookeeper_answers() {
     let head = "00000000 00007530 0100000000000002 00000010 01010101010101010101010101010101";
-    assert_eq!(connected(30_000, 0x0100_0000_0000_0002, &[1; 16], false), hex(&format!("00000024 {head}")));
-    assert_eq!(connected(30_000, 0x0100_0000_0000_0002, &[1; 16], true), hex(&format!("00000025 {head} 00")));
+    assert_eq!(connected(30_000, 0x0100_0000_0000_0002, &[1; 16], None), hex(&format!("00000024 {head}")));
+    assert_eq!(connected(30_000, 0x0100_0000_0000_0002, &[1; 16], Some(false)), hex(&format!("00000025 {head} 00")));
 }
 
 #[test]

@@ -52,7 +52,9 @@ pub fn answer(node: &Node, counters: &Counters, asked: &str, arguments: &[(Strin
     let mut out = Map::new();
     let error = match found {
         None => Some(format!("Unknown command: {asked}")),
-        Some((_, _, true)) if !node.is_serving() => Some("This ZooKeeper instance is not currently serving requests".into()),
+        Some((_, _, true)) if !node.is_serving() && !node.is_read_only() => {
+            Some("This ZooKeeper instance is not currently serving requests".into())
+        }
         Some((name, _, _)) => fill(&mut out, node, counters, name, arguments),
     };
     out.insert("command".into(), json!(found.map_or(asked, |(name, _, _)| name)));
@@ -108,7 +110,7 @@ fn fill(out: &mut Map<String, Value>, node: &Node, counters: &Counters, name: &s
         }
         "hash" => set("digests", json!([])),
         "initial_configuration" => set("initial_configuration", json!(initial(node))),
-        "is_read_only" => set("read_only", json!(false)),
+        "is_read_only" => set("read_only", json!(node.is_read_only())),
         "last_snapshot" => {
             let made = facts::snapshot_time(node);
             set("zxid", json!(if made.is_some() { "0" } else { "ffffffffffffffff" }));
@@ -190,7 +192,7 @@ fn statistics(set: &mut impl FnMut(&str, Value), node: &Node, counters: &Counter
     let (zxid, connections) = node.with(|s, l| (s.zxid, l.connections.len()));
     let sizes = json!({"last_buffer_size": -1, "min_buffer_size": -1, "max_buffer_size": -1});
     set("version", json!(VERSION));
-    set("read_only", json!(false));
+    set("read_only", json!(node.is_read_only()));
     set("client_response", sizes.clone());
     set("node_count", json!(facts::node_count(node)));
     set(

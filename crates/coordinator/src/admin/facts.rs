@@ -21,9 +21,10 @@ pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
-/// `standalone`, `leader`, `follower` or `observer`.
+/// `standalone`, `leader`, `follower`, `observer` or `read-only`.
 pub fn mode(node: &Node) -> &'static str {
     match (node.config.members.is_empty(), node.is_leader()) {
+        _ if node.is_read_only() => "read-only",
         (true, _) => "standalone",
         (_, true) => "leader",
         _ if node.is_observer() => "observer",
@@ -59,7 +60,7 @@ pub fn monitor(node: &Node, counters: &Counters) -> Vec<(&'static str, Value)> {
     let (min, mean, max) = counters.latency.ms();
     let mode = mode(node);
     let mut all = vec![("version", json!(VERSION)), ("server_state", json!(mode))];
-    if mode != "standalone" {
+    if !matches!(mode, "standalone" | "read-only") {
         all.push(("peer_state", json!(peer_state(mode))));
     }
     all.extend([

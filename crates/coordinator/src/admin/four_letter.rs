@@ -43,6 +43,7 @@ pub fn answer(node: &Node, counters: &Counters, word: [u8; 4], argument: i64) ->
 fn write(out: &mut Bounded, node: &Node, counters: &Counters, name: &str, argument: i64) -> fmt::Result {
     match name {
         "ruok" => return out.write_str("imok"),
+        "isro" if node.is_read_only() => return out.write_str("ro"),
         "isro" => return out.write_str(if node.is_serving() { "rw" } else { "null" }),
         "gtmk" => return write!(out, "{TRACE_MASK}"),
         // Nothing is traced here.
@@ -55,7 +56,7 @@ fn write(out: &mut Bounded, node: &Node, counters: &Counters, name: &str, argume
         "conf" => return conf(out, node),
         _ => {}
     }
-    if !node.is_serving() {
+    if !node.is_serving() && !node.is_read_only() {
         return out.write_str("This ZooKeeper instance is not currently serving requests\n");
     }
     match name {

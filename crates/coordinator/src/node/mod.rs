@@ -42,6 +42,7 @@ use crate::{
         self, Book,
         bind::Binding,
         handshake::{Identity, Known},
+        secret::Secret,
     },
     protocol::{EventType, event, perm},
     raft::{Raft, Role, Stored},
@@ -191,6 +192,10 @@ pub struct Node {
     standing: watch::Sender<Standing>,
     mark: Mark,
     serving: watch::Sender<bool>,
+    /// read-only clients are served, since there is no majority
+    read_only: AtomicBool,
+    /// key to the passwords of sessions that this run gives to read-only clients
+    read_only_key: Secret,
     stopping: AtomicBool,
 }
 
@@ -249,6 +254,8 @@ impl Node {
             standing,
             mark,
             serving,
+            read_only: AtomicBool::new(false),
+            read_only_key: Secret::random(),
             stopping: AtomicBool::new(false),
         });
         if let Some(me) = node.config.members.get(&node.config.id) {
@@ -271,6 +278,16 @@ impl Node {
     /// Whether this server has a leader with a majority, and serves clients.
     pub fn is_serving(&self) -> bool {
         *self.serving.borrow()
+    }
+
+    /// Whether this server is cut off from a majority and serves clients that may be read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::SeqCst)
+    }
+
+    /// The password of a session that this run of the server gives to a read-only client; nothing is kept of it.
+    pub fn read_only_password(&self, session: i64) -> Vec<u8> {
+        self.read_only_key.tag(&[&session.to_be_bytes()])[..16].to_vec()
     }
 
     /// Waits until this server serves.
@@ -296,8 +313,9 @@ impl Node {
     async fn watch_leadership(self: Arc<Self>) {
         let mut view = self.consensus.view.clone();
         let grace = Duration::from_millis(3000);
+        let mut cut_off = Instant::now();
         loop {
-            let (serving, fatal) = {
+            let (serving, readable, fatal) = {
                 let v = view.borrow_and_update();
                 // Cut off from a majority, its clients' sessions end there: they must look for another server in time.
                 // While another leader is elected they stay.
@@ -309,7 +327,8 @@ impl Node {
                 // One that has no vote yet is not well: whoever rolls an ensemble must not stop the next.
                 // Neither is one that is not yet, or no longer, what its line in zoo.cfg says.
                 let member = v.membership.as_ref().is_some_and(|m| m.voters.contains(&self.config.id) || self.observes(m));
-                (serving && member && self.standing() == Standing::Full, v.failed.clone())
+                let well = member && self.standing() == Standing::Full;
+                (serving && well, well && v.applied.index > 0, v.failed.clone())
             };
             if let Some(e) = fatal {
                 if !self.stopping.load(Ordering::SeqCst) {
@@ -322,6 +341,10 @@ impl Node {
             if serving && !self.is_serving() {
                 self.forget_silence();
             }
+            if serving {
+                cut_off = Instant::now();
+            }
+            self.set_read_only(!serving && readable && cut_off.elapsed() >= self.read_only_after());
             if self.serving.send_if_modified(|s| std::mem::replace(s, serving) != serving) {
                 tracing::info!("{}", if serving { "serving clients" } else { "not serving clients: no leader with a majority" });
                 if !serving {
@@ -336,6 +359,22 @@ impl Node {
                     std::process::exit(1);
                 }
                 return;
+            }
+        }
+    }
+
+    /// Time without a majority after which read-only clients are served, as in ZooKeeper.
+    fn read_only_after(&self) -> Duration {
+        Duration::from_millis(self.config.tick_ms.max(2000))
+    }
+
+    fn set_read_only(&self, read_only: bool) {
+        let read_only = read_only && self.config.read_only_mode;
+        if self.read_only.swap(read_only, Ordering::SeqCst) != read_only {
+            tracing::info!("{} read-only clients", if read_only { "serving" } else { "no longer serving" });
+            if !read_only {
+                // They look for a server that writes, which may be this one.
+                locked(&self.local).connections.close_all();
             }
         }
     }

@@ -70,6 +70,11 @@ impl Secret {
         Ok(Self(bytes.into()))
     }
 
+    /// A secret that nobody else has.
+    pub fn random() -> Self {
+        Self(rand::random::<[u8; 32]>().to_vec().into())
+    }
+
     /// A secret for one purpose, which says nothing about this one.
     pub fn derive(&self, purpose: &[u8], context: &[u8]) -> Self {
         Self(self.tag(&[purpose, context]).to_vec().into())

@@ -59,6 +59,7 @@ pub enum Code {
     NoWatcher = -121,
     ReconfigDisabled = -123,
     QuotaExceeded = -125,
+    NotReadOnly = -119,
 }
 
 /// Permission bits of an ACL entry.

@@ -13,8 +13,8 @@ pub struct Connect {
     pub session: i64,
     /// its password
     pub password: Vec<u8>,
-    /// whether the client knows the `readOnly` field
-    pub knows_read_only: bool,
+    /// whether the client takes a server that only reads; none from a client that does not know the field
+    pub read_only: Option<bool>,
 }
 
 impl Connect {
@@ -23,18 +23,20 @@ impl Connect {
         let mut r = Reader(bytes);
         let _protocol = r.int()?;
         let mut this =
-            Self { last_zxid: r.long()?, timeout_ms: r.int()?, session: r.long()?, password: r.buffer()?.to_vec(), knows_read_only: false };
-        this.knows_read_only = !r.is_empty();
+            Self { last_zxid: r.long()?, timeout_ms: r.int()?, session: r.long()?, password: r.buffer()?.to_vec(), read_only: None };
+        if !r.is_empty() {
+            this.read_only = Some(r.bool()?);
+        }
         Ok(this)
     }
 }
 
-/// Answer to [`Connect`]; a session id of 0 says that the session is gone.
-pub fn connected(timeout_ms: i32, session: i64, password: &[u8], read_only_field: bool) -> Vec<u8> {
+/// Answer to [`Connect`]; a session id of 0 says that the session is gone. `read_only` only for clients that know the field.
+pub fn connected(timeout_ms: i32, session: i64, password: &[u8], read_only: Option<bool>) -> Vec<u8> {
     let mut w = Writer::framed();
     w.int(0).int(timeout_ms).long(session).buffer(password);
-    if read_only_field {
-        w.bool(false);
+    if let Some(read_only) = read_only {
+        w.bool(read_only);
     }
     w.frame()
 }

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 pub mod limits;
+mod read_only;
 mod reads;
 mod session;
 pub mod stats;
@@ -262,7 +263,9 @@ async fn client(node: Arc<Node>, stream: TcpStream, address: SocketAddr, counter
     let mut first = vec![0; head as usize];
     timeout(HELLO_TIMEOUT, read.read_exact(&mut first)).await??;
     let connect = Connect::decode(&first).map_err(|e| invalid(e.to_string()))?;
-    if !node.is_serving() {
+    let serving = node.is_serving();
+    let read_only = node.is_read_only() && connect.read_only == Some(true);
+    if !serving && !read_only {
         return Err(invalid("not serving"));
     }
 
@@ -272,8 +275,14 @@ async fn client(node: Arc<Node>, stream: TcpStream, address: SocketAddr, counter
     let id = node.with(|_, l| l.connections.add(address, out.clone()));
     let writer = tokio::spawn(write_frames(write, queue, out.queued.clone(), out.drained.clone()));
     let close = out.close.clone();
+    let served = async {
+        match serving {
+            true => session(&node, (id, &out), &connect, &mut read, &counters, &limits).await,
+            false => read_only::session(&node, (id, &out), &connect, &mut read, &counters, &limits).await,
+        }
+    };
     let result = tokio::select! {
-        r = session(&node, (id, &out), &connect, &mut read, &counters, &limits) => r,
+        r = served => r,
         () = close.notified() => Ok(()),
     };
     node.with(|_, l| {

@@ -68,7 +68,7 @@ pub(super) async fn session(
     }
     let (_, answer) = node.command(ask).await.await.map_err(|_| lost())?;
     let Answer::Session(timeout_ms) = answer else {
-        node.with(|_, l| l.connections.send(id, connected(0, 0, &[0; 16], connect.knows_read_only)));
+        node.with(|_, l| l.connections.send(id, connected(0, 0, &[0; 16], connect.read_only.map(|_| false))));
         return Ok(());
     };
     let mine = node.with(|s, l| {
@@ -80,7 +80,7 @@ pub(super) async fn session(
         if let Some(c) = l.connections.by_id.get_mut(&id) {
             c.session = session;
         }
-        l.connections.send(id, connected(timeout_ms, session, &password, connect.knows_read_only));
+        l.connections.send(id, connected(timeout_ms, session, &password, connect.read_only.map(|_| false)));
         true
     });
     if !mine {

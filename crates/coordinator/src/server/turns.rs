@@ -29,7 +29,7 @@ const LIGHT_BYTES: usize = 256 * 1024;
 const SMALL_BYTES: usize = 128;
 
 /// The number of each answer to a ping.
-const PING_XID: i32 = -2;
+pub(super) const PING_XID: i32 = -2;
 
 /// A request whose answer is due in its turn.
 pub struct Turn {
