@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use septet_coordinator::config::{Admin, Config, ConfigError, Containers, FOUR_LETTER_WORDS, Member};
+use septet_coordinator::config::{Admin, Config, ConfigError, Containers, FOUR_LETTER_WORDS, Member, parse_stored};
 
 const BASE: &str = "dataDir=/data/zk\nclientPort=2181\n";
 
@@ -85,6 +85,12 @@ fn operations_and_limits() {
     assert_eq!((metrics("metricsProvider.httpPort=9"), metrics(provider)), (None, Some(("0.0.0.0".into(), 7000))));
     assert_eq!(metrics(&format!("{provider}\nmetricsProvider.httpPort=9\nmetricsProvider.httpHost=::1")), Some(("::1".into(), 9)));
     assert_eq!(with("").members_text(), "");
+    // As earlier versions wrote it into the log.
+    let stored = |text: &str| parse_stored(text).map(|m| (m.host, m.port));
+    assert_eq!(stored("fd00::2:2888"), Some(("fd00::2".into(), 2888)));
+    assert_eq!(stored("host:2888"), Some(("host".into(), 2888)));
+    assert_eq!(stored("host:2888:3888:observer"), Some(("host".into(), 2888)));
+    assert_eq!((stored(""), stored(":1"), stored("host")), (None, None, None));
     let c = with("server.2=[fd00::2]:2888:3888;2181\nserver.1=a:1:2:participant;10.0.0.1:2182");
     assert_eq!(
         c.members_text(),

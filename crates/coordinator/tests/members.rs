@@ -253,6 +253,13 @@ fn a_server_is_replaced_and_one_with_an_old_file_goes_along() {
     ensemble.servers[2].kill();
     ensemble.servers[2].start();
     roll(&mut ensemble, &[0, 1]);
+    // What it has may be anybody's: it joins with an empty directory, as a new server does.
+    eventually("its data are in the way", || {
+        new.iter().any(|i| ensemble.servers[*i].stderr().contains("server.3 is to join the ensemble and has data of its own")).then_some(())
+    });
+    ensemble.servers[2].kill();
+    fs::remove_dir_all(ensemble.servers[2].dir.join("data/version-2")).unwrap();
+    ensemble.servers[2].start();
     eventually("it is back", || (ensemble.servers[3].measured("quorum_size")? == "4").then_some(()));
     ensemble.servers[0].kill();
     let mut client = Client::new(ensemble.port(3), LONG_MS);
@@ -263,6 +270,58 @@ fn a_server_is_replaced_and_one_with_an_old_file_goes_along() {
         })
     });
     created.unwrap();
+}
+
+#[test]
+fn servers_that_stood_alone_do_not_mix_their_data() {
+    let mut ensemble = build(3, 1);
+    let one = fs::read_to_string(ensemble.servers[0].dir.join("zoo.cfg")).unwrap();
+    // The second stood alone, as number 1 as all that do: its log looks like the first's.
+    let of_second = |l: &str| match l.split_once('=') {
+        Some(("dataDir", _)) => format!("dataDir={}\n", ensemble.servers[1].dir.join("data").display()),
+        Some(("clientPort", _)) => format!("clientPort={}\n", ensemble.port(1)),
+        _ => format!("{l}\n"),
+    };
+    fs::write(ensemble.servers[1].dir.join("zoo.cfg"), one.lines().map(of_second).collect::<String>()).unwrap();
+    for (i, path) in [(0, "/first"), (1, "/second")] {
+        ensemble.servers[i].start();
+        let mut client = Client::new(ensemble.port(i), LONG_MS);
+        client.create(path, b"", 0).unwrap().unwrap();
+        assert!(client.close().unwrap());
+        ensemble.servers[i].terminate();
+    }
+    let all = [0, 1, 2];
+    all.iter().for_each(|i| set_members(&ensemble, *i, &all, &[]));
+    ensemble.servers.iter_mut().for_each(Server::start);
+    eventually("two of three are an ensemble", || (ensemble.servers[2].measured("quorum_size")? == "2").then_some(()));
+    eventually("the other's data are in the way", || {
+        let logs = [0, 2].map(|i| ensemble.servers[i].stderr());
+        logs.iter()
+            .any(|l| l.contains("server.2 is to join the ensemble and has data of its own (hint: stop it, move version-2"))
+            .then_some(())
+    });
+    assert_eq!(mode(&ensemble.servers[1]), None);
+    ensemble.servers[1].kill();
+    let data = ensemble.servers[1].dir.join("data");
+    fs::rename(data.join("version-2"), data.join("moved")).unwrap();
+    ensemble.servers[1].start();
+    settled(&ensemble, &all, 3);
+    assert_eq!(Client::new(ensemble.port(1), LONG_MS).children("/", false).unwrap().unwrap(), ["first", "zookeeper"]);
+}
+
+#[test]
+fn a_server_moves_to_another_port() {
+    let mut ensemble = build(3, 3);
+    ensemble.servers.iter_mut().for_each(Server::start);
+    ensemble.leader();
+    ensemble.servers[2].peer_port = common::free_port();
+    (0..3).for_each(|i| set_members(&ensemble, i, &[0, 1, 2], &[]));
+    // Those that look for it first.
+    (0..3).for_each(|i| roll(&mut ensemble, &[i]));
+    let moved = format!("the ensemble changes: server.3 is at 127.0.0.1:{}:1:participant", ensemble.servers[2].peer_port);
+    eventually("it is known", || ensemble.servers.iter().any(|s| s.stderr().contains(&moved)).then_some(()));
+    settled(&ensemble, &[0, 1, 2], 3);
+    Client::new(ensemble.port(2), LONG_MS).create("/x", b"", 0).unwrap().unwrap();
 }
 
 #[test]

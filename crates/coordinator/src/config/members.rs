@@ -70,7 +70,11 @@ pub fn text(members: &BTreeMap<u64, Member>) -> String {
 
 /// A server as a membership in the log has it: the value of its line, or `host:port` as earlier versions wrote it.
 pub fn parse_stored(text: &str) -> Option<Member> {
-    parse(text).ok().or_else(|| parse(&format!("{text}:{}", text.rsplit(':').next()?)).ok())
+    parse(text).ok().or_else(|| {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|p| *p > 0)?;
+        Some(Member { host: host.into(), port, election_port: port, observer: false, client: None }).filter(|m| !m.host.is_empty())
+    })
 }
 
 /// `host:port:electionPort[:participant|:observer][;[address:]clientPort]`

@@ -1,8 +1,8 @@
 //! The ensemble's servers as they change: the leader makes the steps to what the `zoo.cfg` of a majority asks for, the
 //! others tell it what theirs asks for.
 //!
-//! Invariant: one step at a time, each committed before the next; a server gets a vote only when it has caught up, and
-//! is added only when it answers.
+//! Invariant: one step at a time, each committed before the next; a server is added only when it answers and began with
+//! an empty directory, and gets a vote only when it has caught up.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -178,8 +178,8 @@ impl Node {
         let me = self.config.id;
         if !membership.contains(me) && self.standing() == super::Standing::Full {
             said.warn(format!(
-                "server.{me} does not belong to the ensemble of {} (hint: if it was removed, stop it; if it is to join, add its line to the \
-                 zoo.cfg of the other servers and restart them one at a time)",
+                "server.{me} does not belong to the ensemble of {} (hint: if it was removed, stop it; if it is to join, move version-2 in its \
+                 dataDir away, add its line to the zoo.cfg of the other servers and restart them one at a time)",
                 reconfigure::shown(membership)
             ));
         } else if !own.is_reached(membership) {
@@ -208,11 +208,9 @@ impl Node {
         }
         for change in all {
             if let Change::AddLearner(id, _) = &change
-                && !self.answers(*id).await
+                && let Err(why) = self.may_join(*id).await
             {
-                said.warn(format!(
-                    "server.{id} is to join the ensemble and does not answer (hint: start it, with the same lines server.N)"
-                ));
+                said.warn(format!("server.{id} is to join the ensemble and {why}"));
                 continue;
             }
             match self.consensus.change(term, change.clone()).await {
@@ -247,9 +245,19 @@ impl Node {
         false
     }
 
-    /// Whether a server answers, which it does only if it knows this one.
-    async fn answers(&self, id: u64) -> bool {
-        let Some(peer) = self.peers.get(id) else { return false };
-        peer.call::<Status>(&Ask::Status, ANSWER).await.is_ok()
+    /// Whether a server may be added: it answers, which it does only if it knows this one, and it began with an empty
+    /// directory. What another ensemble wrote there could look like a part of this one's log.
+    async fn may_join(&self, id: u64) -> Result<(), String> {
+        let silent = || "does not answer (hint: start it, with the same lines server.N)".to_owned();
+        let peer = self.peers.get(id).ok_or_else(silent)?;
+        match peer.call::<Status>(&Ask::Status, ANSWER).await {
+            Ok(status) if status.blank => Ok(()),
+            Ok(_) => {
+                Err("has data of its own (hint: stop it, move version-2 in its dataDir away and start it: it gets everything from the \
+                          ensemble)"
+                    .into())
+            }
+            Err(_) => Err(silent()),
+        }
     }
 }

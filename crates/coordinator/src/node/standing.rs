@@ -45,6 +45,8 @@ pub enum Standing {
 pub struct Status {
     /// whether there are entries behind the first, or it knows of a server that has some
     pub formed: bool,
+    /// its directory was blank, and it has not caught up since
+    pub blank: bool,
 }
 
 /// The mark of a server that was blank at its start.
@@ -86,7 +88,7 @@ impl Node {
     /// What other servers are told.
     pub(super) fn status(&self) -> Status {
         let has_entries = self.view().status.last.index > 0;
-        Status { formed: has_entries || self.standing() == Standing::Joining }
+        Status { formed: has_entries || self.standing() == Standing::Joining, blank: self.standing() != Standing::Full }
     }
 
     /// Finds this server's standing, and forms the ensemble if it is new.

@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -31,6 +31,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HANDSHAKES: usize = 64;
 /// Connections of one other server. It needs one, and old ones may not have ended yet.
 const MAX_PER_SERVER: usize = 4;
+/// The same refusal is logged once in so long.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// Answers that may wait for one connection.
 const QUEUE: usize = 1024;
 
@@ -53,16 +55,28 @@ pub struct Listener<S> {
     service: Arc<S>,
     open: Mutex<Open>,
     log: Throttle,
+    /// what was refused last, and when that was logged
+    refused: Mutex<Option<(String, Instant)>>,
 }
 
 impl<S: Serve> Listener<S> {
     /// For this server.
     pub fn new(identity: Identity, max_frame: usize, service: Arc<S>) -> Arc<Self> {
-        Arc::new(Self { identity, max_frame, service, open: Mutex::default(), log: Throttle::default() })
+        Arc::new(Self { identity, max_frame, service, open: Mutex::default(), log: Throttle::default(), refused: Mutex::default() })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this was refused a moment ago: a server that may not connect tries again and again.
+    fn is_refused_again(&self, reason: &str) -> bool {
+        let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = last.as_ref().is_some_and(|(text, at)| text == reason && at.elapsed() < REFUSED_PAUSE);
+        if !again {
+            *last = Some((reason.to_owned(), Instant::now()));
+        }
+        again
     }
 
     /// Accepts until the task is aborted.
@@ -101,6 +115,7 @@ impl<S: Serve> Listener<S> {
         };
         let (from, keys) = match result {
             Ok(Ok(known)) => known,
+            Ok(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied && self.is_refused_again(&e.to_string()) => return,
             Ok(Err(e)) => return self.log.warn(|| format!("connection from {address}: {e}")),
             Err(_) => return self.log.warn(|| format!("connection from {address}: no handshake in time")),
         };

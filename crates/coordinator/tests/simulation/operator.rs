@@ -44,7 +44,8 @@ impl World {
         let newest = self.servers.values().filter_map(|s| s.raft.as_ref()).max_by_key(|r| (r.status().commit, r.status().term));
         let Some(now) = newest.and_then(|r| r.membership()).cloned() else { return };
         let lost = self.servers.values().any(|s| s.disk.durable.joining && now.voters.contains(&s.id));
-        if voters.len() < 2 || lost || !self.wanted.is_reached(&now) || !keeps_majority(&now, &next) {
+        // With two voters no disk may be lost, and the leader may not know yet that one was.
+        if voters.len() < 3 || lost || !self.wanted.is_reached(&now) || !keeps_majority(&now, &next) {
             return;
         }
         self.count("edit");
