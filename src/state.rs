@@ -5,7 +5,7 @@
 //! followed.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -31,10 +31,20 @@ pub const KNOWN_HOSTS: &str = "known_hosts";
 /// Longest file of ours that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+#[cfg(not(test))]
+fn home() -> Option<PathBuf> {
+    dirs::state_dir()
+}
+
+/// Unit tests keep their hands off the user's: theirs is beside the test program.
+#[cfg(test)]
+fn home() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.join("state-of-unit-tests"))
+}
+
 /// Where it is: `$XDG_STATE_HOME/septet`, or `~/.local/state/septet`.
 pub fn path() -> Result<PathBuf> {
-    let dir =
-        dirs::state_dir().ok_or_else(|| Error::failed("there is no home directory to keep keys in").hint("set HOME or XDG_STATE_HOME"))?;
+    let dir = home().ok_or_else(|| Error::failed("there is no home directory to keep keys in").hint("set HOME or XDG_STATE_HOME"))?;
     Ok(dir.join("septet"))
 }
 
@@ -164,6 +174,23 @@ impl State {
             _ => Ok(()),
         }
     }
+}
+
+/// The state directory's own number, made at random once.
+pub fn number() -> Result<uuid::Uuid> {
+    let (state, name) = (State::open()?, "number");
+    let mut file = state.open_file(name, false)?;
+    // Of runs that begin side by side one makes it.
+    file.lock().map_err(state.fail(name))?;
+    let mut text = String::new();
+    (&mut file).take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(state.fail(name))?;
+    if let Ok(number) = text.trim().parse() {
+        return Ok(number);
+    }
+    let number = uuid::Uuid::new_v4();
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{number}")).and_then(|()| file.sync_all());
+    written.map_err(state.fail(name))?;
+    Ok(number)
 }
 
 /// Name of a cluster's file in `locks/` or `intents/`.

@@ -74,8 +74,8 @@ pub struct Arguments {
     /// Keep the volumes with data; `septet up` finds them again
     #[arg(long)]
     keep_data: bool,
-    /// Remove the data too, where it stays otherwise (hosts of provider `static`)
-    #[arg(long, conflicts_with_all = ["keep_data", "all_expired"])]
+    /// Remove the data too, where it stays otherwise: hosts of provider `static`; with --all-expired, what --keep-data left
+    #[arg(long, conflicts_with = "keep_data")]
     data: bool,
     /// Destroy every cluster of the inventory's provider whose `ttl` has expired, whatever its name
     #[arg(long, conflicts_with = "keep_data")]
@@ -118,7 +118,7 @@ fn show(g: &Global, r: &Receipt) -> Result<()> {
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     if a.all_expired {
         let agree = |list: &[Expired]| if g.yes { Ok(true) } else { ask_expired(list, interrupted) };
-        let removed = operations::down_expired(&g.inventory()?, &g.reporter(false), interrupted, agree).await?;
+        let removed = operations::down_expired(&g.inventory()?, a.data, &g.reporter(false), interrupted, agree).await?;
         if g.json {
             print_json(&removed.iter().map(|r| &r.receipt).collect::<Vec<_>>())?;
         } else if removed.is_empty() {

@@ -136,18 +136,56 @@ async fn unlisted(cluster: &Cluster) -> Result<Option<ClusterId>> {
     }
 }
 
-/// Removes all expired clusters of the inventory's provider, whatever their names. `agree` is shown them.
+/// Opens the provider for the cluster of a name.
+pub(super) type Open<'a> = &'a (dyn Fn(&ClusterName) -> Result<Arc<dyn Provider>> + Sync);
+
+/// The inventory's provider, for clusters of other names.
+pub(super) fn open_as(inventory: &Inventory) -> impl Fn(&ClusterName) -> Result<Arc<dyn Provider>> + Sync {
+    |name| {
+        let mut other = inventory.clone();
+        other.cluster = name.clone();
+        provider::open(&other)
+    }
+}
+
+/// Expired clusters of the provider. One of which only data is left is not among them unless `data`: that was kept on purpose.
+pub(super) async fn expired_now(provider: &dyn Provider, data: bool) -> Result<Vec<Expired>> {
+    let Some(lease) = provider.lease() else { return Ok(Vec::new()) };
+    let mut out = Vec::new();
+    for one in lease.expired(now_s()).await? {
+        if is_due(&provider.list(one.uuid).await?, data) {
+            out.push(one);
+        }
+    }
+    Ok(out)
+}
+
+/// Whether what is left of an expired cluster is to be removed.
+fn is_due(listed: &[Resource], data: bool) -> bool {
+    listed.iter().any(|r| data || !r.data)
+}
+
+/// Removes all expired clusters of the inventory's provider, whatever their names; those of which only data is left if `data`.
+/// `agree` is shown them.
 pub async fn down_expired(
     inventory: &Inventory,
+    data: bool,
     reporter: &Arc<Reporter>,
     interrupted: &AtomicBool,
     agree: impl FnOnce(&[Expired]) -> Result<bool>,
 ) -> Result<Vec<Removed>> {
-    let provider = provider::open(inventory)?;
-    let expired = match provider.lease() {
-        Some(lease) => lease.expired(now_s()).await?,
-        None => Vec::new(),
-    };
+    remove_expired(&*provider::open(inventory)?, &open_as(inventory), data, reporter, interrupted, agree).await
+}
+
+pub(super) async fn remove_expired(
+    provider: &dyn Provider,
+    open: Open<'_>,
+    data: bool,
+    reporter: &Arc<Reporter>,
+    interrupted: &AtomicBool,
+    agree: impl FnOnce(&[Expired]) -> Result<bool>,
+) -> Result<Vec<Removed>> {
+    let expired = expired_now(provider, data).await?;
     if expired.is_empty() {
         return Ok(Vec::new());
     }
@@ -158,27 +196,34 @@ pub async fn down_expired(
     for one in expired {
         stop::check(interrupted)?;
         let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
-        receipts.extend(expired_one(inventory, &one, &recorder, reporter, interrupted).await?);
+        receipts.extend(expired_one(&*open(&one.cluster)?, &one, data, &recorder, reporter, interrupted).await?);
     }
     Ok(receipts)
 }
 
-/// Removes one expired cluster of the inventory's provider, under its lock.
+/// Removes one expired cluster under its lock, with its data. `None`: it was extended or removed since it was listed.
 pub(super) async fn expired_one(
-    inventory: &Inventory,
+    provider: &dyn Provider,
     one: &Expired,
+    data: bool,
     recorder: &Recorder,
     reporter: &Arc<Reporter>,
     interrupted: &AtomicBool,
 ) -> Result<Option<Removed>> {
-    let mut of_it = inventory.clone();
-    of_it.cluster = one.cluster.clone();
-    let provider = provider::open(&of_it)?;
     let removal = async {
+        // Only with the lock does the end stand: `extend` takes it too.
+        let expired = match provider.lease() {
+            Some(lease) => lease.expired(now_s()).await?,
+            None => Vec::new(),
+        };
+        let listed = provider.list(one.uuid).await?;
+        if !expired.iter().any(|e| e.uuid == one.uuid) || !is_due(&listed, data) {
+            return Ok(None);
+        }
         recorder.begin(reporter, &one.cluster);
-        remove_all(&*provider, &one.cluster, one.uuid, provider.list(one.uuid).await?, false, interrupted).await
+        remove_all(provider, &one.cluster, one.uuid, listed, false, interrupted).await
     };
-    let removed = locked(&one.cluster, &*provider, removal).await;
+    let removed = locked(&one.cluster, provider, removal).await;
     if let Ok(Some(removed)) = &removed {
         tell(reporter, removed);
     }

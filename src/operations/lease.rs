@@ -9,9 +9,10 @@ use crate::{
     clock::{self, now_s},
     error::{Error, Result},
     health::Report,
+    identity::ClusterName,
     inventory::{Inventory, ProviderSettings},
     journal::Recorder,
-    provider::{self, Expired, Found, Provider},
+    provider::{self, Found, Provider},
     report::Reporter,
 };
 
@@ -75,22 +76,32 @@ fn warning(expires_s: u64, now_s: u64) -> Option<String> {
     }
 }
 
-/// Removes what is left of clusters whose containers have stopped at their end on this machine. The command's own cluster is not
-/// touched, whatever its end: the command is about it. What goes wrong is a warning.
+/// Removes what is left of clusters whose containers have stopped at their end on this machine, except where that is only data:
+/// `down --keep-data` left it for the next `up`. The command's own cluster is not touched, whatever its end: the command is about it.
+/// What goes wrong is a warning.
 pub async fn sweep(inventory: &Inventory, reporter: &Arc<Reporter>, interrupted: &std::sync::atomic::AtomicBool) {
     if !matches!(inventory.provider, ProviderSettings::Docker(_)) {
         return;
     }
     // Whether Docker can be used, the command itself says.
     let Ok(provider) = provider::open(inventory) else { return };
-    let Some(lease) = provider.lease() else { return };
-    let Ok(expired) = lease.expired(now_s()).await else { return };
+    sweep_others(&*provider, &down::open_as(inventory), &inventory.cluster, reporter, interrupted).await;
+}
+
+pub(super) async fn sweep_others(
+    provider: &dyn Provider,
+    open: down::Open<'_>,
+    own: &ClusterName,
+    reporter: &Arc<Reporter>,
+    interrupted: &std::sync::atomic::AtomicBool,
+) {
+    let Ok(expired) = down::expired_now(provider, false).await else { return };
     let removal = async {
-        let others: Vec<Expired> = expired.into_iter().filter(|e| e.cluster != inventory.cluster).collect();
-        for one in others {
+        for one in expired.into_iter().filter(|e| e.cluster != *own) {
             let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
             reporter.say(&format!("cluster {} expired at {}: removing it", one.cluster, clock::local_s(one.expires)));
-            if let Some(removed) = down::expired_one(inventory, &one, &recorder, reporter, interrupted).await? {
+            let provider = open(&one.cluster)?;
+            if let Some(removed) = down::expired_one(&*provider, &one, false, &recorder, reporter, interrupted).await? {
                 reporter.say(&format!("   {} resources of cluster {} were removed", removed.receipt.removed.len(), one.cluster));
             }
         }

@@ -130,4 +130,6 @@ impl Phases {
 }
 
 #[cfg(test)]
+mod removal_tests;
+#[cfg(test)]
 mod steps_tests;

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 
-use super::{Found, Holder, Identity, Machines, Network, Provider, Site, choose};
+use super::{Expired, Found, Holder, Identity, Lease, Machines, Network, Provider, Site, choose};
 use crate::{
     address::Subnet,
     error::{Error, Result},
@@ -47,6 +47,10 @@ pub struct World {
     pub machines: Vec<Machine>,
     /// One for each identity, with the cluster's name.
     pub networks: BTreeMap<ClusterId, ClusterName>,
+    /// Data that hosts leave behind.
+    pub volumes: BTreeSet<(ClusterId, String)>,
+    /// When clusters expire, in seconds since 1970, with their names.
+    pub ends: BTreeMap<ClusterId, (ClusterName, u64)>,
     /// Whose things were changed or removed.
     pub touched: BTreeSet<ClusterId>,
     /// Runs that have the lock of a cluster's name, and whether they still run.
@@ -169,12 +173,14 @@ impl Provider for Memory {
             let resource = |kind, name: &str| Resource { kind, name: name.to_owned(), id: format!("{uuid}/{name}"), data: false };
             let mut out: Vec<Resource> = machines.map(|m| resource("machine", &m.name)).collect();
             out.extend(world.networks.get(&uuid).map(|_| resource("network", "n")));
+            let volumes = world.volumes.iter().filter(|(of, _)| *of == uuid);
+            out.extend(volumes.map(|(_, name)| Resource { data: true, ..resource("volume", name) }));
             Ok(out)
         })
     }
 
     fn removal_order(&self) -> &'static [&'static str] {
-        &["machine", "network"]
+        &["machine", "network", "volume"]
     }
 
     fn remove<'a>(&'a self, resources: &'a [Resource]) -> BoxFuture<'a, Result<()>> {
@@ -185,6 +191,7 @@ impl Provider for Memory {
                 let uuid = r.id.split('/').next().and_then(|u| u.parse::<ClusterId>().ok()).ok_or_else(|| Error::failed("no id"))?;
                 match r.kind {
                     "machine" => world.machines.retain(|m| !(m.uuid == uuid && m.name == r.name)),
+                    "volume" => drop(world.volumes.remove(&(uuid, r.name.clone()))),
                     _ => drop(world.networks.remove(&uuid)),
                 }
                 world.touched.insert(uuid);
@@ -236,6 +243,10 @@ impl Provider for Memory {
     fn network(&self) -> Option<&dyn Network> {
         Some(self)
     }
+
+    fn lease(&self) -> Option<&dyn Lease> {
+        Some(self)
+    }
 }
 
 impl Machines for Memory {
@@ -282,6 +293,29 @@ impl Network for Memory {
             self.world().networks.insert(site.uuid, self.inventory.cluster.clone());
             self.point().await?;
             Ok(ObservedNetwork { reference: "n".into(), place: Place::Docker { subnet: Subnet::new(10, 1, 2), ports_from: 19_000 } })
+        })
+    }
+}
+
+impl Lease for Memory {
+    fn expired(&self, now: u64) -> BoxFuture<'_, Result<Vec<Expired>>> {
+        Box::pin(async move {
+            self.point().await?;
+            let world = self.world();
+            let due = world.ends.iter().filter(|(_, (_, at))| *at <= now);
+            Ok(due.map(|(uuid, (cluster, expires))| Expired { cluster: cluster.clone(), uuid: *uuid, expires: *expires }).collect())
+        })
+    }
+
+    fn expires(&self) -> Option<u64> {
+        self.world().ends.values().find(|(name, _)| *name == self.inventory.cluster).map(|(_, at)| *at)
+    }
+
+    fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.point().await?;
+            self.world().ends.insert(uuid, (self.inventory.cluster.clone(), expires_s));
+            Ok(())
         })
     }
 }

@@ -57,7 +57,7 @@ fn labels_are_no_paths() {
     let locked = Volume::new(&of("locked"), &[other, ("septet.name", "../../../other"), ("septet.expires", "1")]);
     let nobody = Volume::new(&of("nobody"), &[("septet.name", &name), ("septet.role", "broker"), ("septet.index", "2")]);
 
-    cluster.ok(&["down", "--all-expired", "--yes"]);
+    cluster.ok(&["down", "--all-expired", "--data", "--yes"]);
     cluster.ok(&["down", "--yes"]).says(&[&name]);
     is_untouched(&dir);
     // A plan takes none of them for a host's data.
@@ -68,7 +68,10 @@ fn labels_are_no_paths() {
     }
     // One that is sound and expired is removed, so the look was a real one.
     let sound = Volume::new(&of("sound"), &[uuid, ("septet.name", "e2e-old"), ("septet.expires", "1")]);
-    let ran = cluster.ok(&["down", "--all-expired", "--yes"]);
+    // Nothing but data is left of it, which is not taken for rubbish.
+    cluster.ok(&["down", "--all-expired", "--yes"]);
+    assert!(sound.is_there());
+    let ran = cluster.ok(&["down", "--all-expired", "--data", "--yes"]);
     assert!(!sound.is_there(), "{}", ran.show());
     assert!(locked.is_there(), "it has no name that could be shown or locked");
 }

@@ -78,7 +78,7 @@ fn an_identity_is_no_path_to_remove() {
     let cluster = Cluster::new(&cloud, "safe");
     let (dir, path) = victim(&cluster);
     let expired = volume(&cloud, &[("septet:cluster", path), ("septet:name", "old"), ("septet:expires", "1")]);
-    cluster.ok(&["down", "--all-expired", "--yes"]);
+    cluster.ok(&["down", "--all-expired", "--data", "--yes"]);
     is_untouched(&dir);
     assert!(find(&cloud, "volumes", &expired).is_some());
 
@@ -92,7 +92,7 @@ fn an_identity_is_no_path_to_remove() {
     assert!(find(&cloud, "volumes", &named).is_some() && find(&cloud, "volumes", &expired).is_some());
     // A filter's wildcard is no identity either.
     let any = volume(&cloud, &[("septet:cluster", "*"), ("septet:name", "safe"), ("septet:expires", "1")]);
-    cluster.ok(&["down", "--all-expired", "--yes"]);
+    cluster.ok(&["down", "--all-expired", "--data", "--yes"]);
     cluster.down();
     assert!([any, named, expired].iter().all(|id| find(&cloud, "volumes", id).is_some()));
 }
@@ -121,12 +121,12 @@ fn a_name_is_no_path_to_a_lock() {
     fs::write(&lock, "somebody's").unwrap();
     let path = "../../../other";
     let id = volume(&cloud, &[("septet:cluster", STRANGER), ("septet:name", path), ("septet:expires", "1")]);
-    cluster.ok(&["down", "--all-expired", "--yes"]);
+    cluster.ok(&["down", "--all-expired", "--data", "--yes"]);
     assert_eq!(fs::read_to_string(&lock).unwrap(), "somebody's");
     assert!(find(&cloud, "volumes", &id).is_some());
     // The same thing with a sound name is one that expired.
     tag(&cloud, &id, &[("septet:name", "old")]);
-    cluster.ok(&["down", "--all-expired", "--yes"]);
+    cluster.ok(&["down", "--all-expired", "--data", "--yes"]);
     assert!(find(&cloud, "volumes", &id).is_none());
 }
 
@@ -139,7 +139,7 @@ fn a_link_in_the_state_directory_is_not_followed() {
     fs::create_dir_all(&clusters).unwrap();
     std::os::unix::fs::symlink(&dir, clusters.join(STRANGER)).unwrap();
     volume(&cloud, &[("septet:cluster", STRANGER), ("septet:name", "old"), ("septet:expires", "1")]);
-    cluster.ok(&["down", "--all-expired", "--yes"]);
+    cluster.ok(&["down", "--all-expired", "--data", "--yes"]);
     is_untouched(&dir);
     assert!(clusters.join(STRANGER).symlink_metadata().is_err(), "the link itself is gone");
 

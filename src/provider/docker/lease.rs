@@ -15,6 +15,7 @@ use crate::{
     clock::now_s,
     error::Result,
     identity::ClusterId,
+    observed::Resource,
     provider::{Found, Thing, clusters},
 };
 
@@ -30,6 +31,13 @@ fn lease_prefix(uuid: &str) -> String {
 /// Whether a volume of this name holds no data, but an end that was put off.
 pub fn holds_only_an_end(volume: &str, uuid: &str) -> bool {
     volume.starts_with(&lease_prefix(uuid))
+}
+
+/// A cluster's volumes. What nobody knows is data; the end of a cluster that has data is kept with it, since without it the data
+/// would count as expired.
+pub fn volume_resources(volumes: Vec<String>, uuid: &str) -> Vec<Resource> {
+    let has_data = volumes.iter().any(|v| !holds_only_an_end(v, uuid));
+    volumes.into_iter().map(|v| Resource { kind: "volume", name: v.clone(), id: v, data: has_data }).collect()
 }
 
 /// Containers of a cluster that ends by itself: once they have stopped on purpose, they stay so.
@@ -91,5 +99,24 @@ impl Docker {
             self.engine.update_container(&id, body).await.map_err(|e| explain(doing, e))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_end_is_kept_with_the_data_and_goes_without_it() {
+        let uuid = ClusterId::random();
+        let (until, text) = (lease_name(uuid, 2000), uuid.to_string());
+        let kept = |volumes: &[&str]| {
+            let all = volume_resources(volumes.iter().map(|v| (*v).to_owned()).collect(), &text);
+            all.into_iter().filter(|r| r.data).map(|r| r.name).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&["septet-x-broker1", &until]), ["septet-x-broker1", until.as_str()]);
+        assert_eq!(kept(&[&until]), Vec::<String>::new());
+        // Another cluster's end is not known here.
+        assert_eq!(kept(&[&lease_name(ClusterId::random(), 2000)]).len(), 1);
     }
 }

@@ -196,15 +196,8 @@ impl Provider for Docker {
             for n in self.networks(CLUSTER, uuid).await? {
                 out.push(Resource { kind: "network", name: n.name.unwrap_or_default(), id: n.id.unwrap_or_default(), data: false });
             }
-            for v in self.volumes(CLUSTER, uuid).await? {
-                out.push(Resource {
-                    kind: "volume",
-                    name: v.name.clone(),
-                    // What nobody knows is data.
-                    data: !lease::holds_only_an_end(&v.name, uuid),
-                    id: v.name,
-                });
-            }
+            let volumes = self.volumes(CLUSTER, uuid).await?.into_iter().map(|v| v.name).collect();
+            out.extend(lease::volume_resources(volumes, uuid));
             out.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
             Ok(out)
         })
