@@ -1,6 +1,9 @@
 //! The ensemble: one leader, the others followers, one epoch, all up to date.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -62,6 +65,11 @@ async fn ask_all(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) ->
 /// Asks all servers; those that do not answer, or have no leader, are left out.
 pub async fn views(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeMap<HostId, CoordinatorView> {
     ask_all(checker, control, ids).await.into_iter().filter_map(|(id, v)| Some((id, v.ok()??))).collect()
+}
+
+/// Servers that answer that they have no leader.
+pub async fn leaderless(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> BTreeSet<HostId> {
+    ask_all(checker, control, ids).await.into_iter().filter(|(_, v)| matches!(v, Ok(None))).map(|(id, _)| id).collect()
 }
 
 /// Checks the ensemble over the hosts that can be reached.

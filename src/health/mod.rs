@@ -295,6 +295,17 @@ impl Checker<'_> {
         })
     }
 
+    /// Servers of a role that answer that they serve nothing: coordinators without a leader.
+    pub async fn idle(&self, role: Role) -> Result<BTreeSet<HostId>> {
+        match (role, self.inventory.engine.metadata()) {
+            (Role::Coordinator, Metadata::Zookeeper) => {
+                let (_, control) = self.route().await?;
+                Ok(coordinator::leaderless(self, &control, &self.keepers(&self.running())).await)
+            }
+            _ => Ok(BTreeSet::new()),
+        }
+    }
+
     /// The brokers' views of the cluster, without judging; those that do not answer are left out.
     pub async fn brokers(&self) -> Result<BTreeMap<HostId, BrokerView>> {
         let (_, control) = self.route().await?;

@@ -29,7 +29,7 @@ const BEFORE_TIMEOUT: Duration = Duration::from_secs(60);
 const AFTER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long its replicas may take until they have all that they missed.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1800);
-/// How long a service that runs may take to answer before it is taken for one that serves nothing.
+/// How long a service that runs may take to answer before its restart counts as one of a host that may serve.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a gate may stay closed before that is told.
 const QUIET: Duration = Duration::from_secs(3);
@@ -72,16 +72,20 @@ impl Blocked<'_> {
 struct Known {
     /// hosts that answer
     serving: BTreeSet<HostId>,
+    /// hosts whose unit is active and that cannot be asked: they may serve clients
+    silent: BTreeSet<HostId>,
     /// the one that goes last: the leader of the ensemble, the controller of the brokers
     last: BTreeSet<HostId>,
     /// hosts with a problem of their own
     ill: BTreeSet<HostId>,
 }
 
-/// Hosts that serve nothing go first; of the others those that a restart may fix, and last the leader.
+/// Hosts that serve nothing go first; of the others those that a restart may fix, and last the leader. One that runs and cannot be
+/// asked may serve whatever cannot be seen from here: it goes under the gate, which stays closed while another one is like that.
 fn order(hosts: Vec<HostId>, known: &Known) -> Order {
-    let (mut then, first): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(|id| known.serving.contains(id));
-    then.sort_by_key(|id| (!known.ill.contains(id), known.last.contains(id)));
+    let may_serve = |id: &HostId| known.serving.contains(id) || known.silent.contains(id);
+    let (mut then, first): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(may_serve);
+    then.sort_by_key(|id| (!known.silent.contains(id), !known.ill.contains(id), known.last.contains(id)));
     Order { first, then, note: None }
 }
 
@@ -185,17 +189,26 @@ impl RollingGate {
         if protocols::differ(&self.inventory, &self.fleet, role, &due).await? {
             return Ok(Order { first: hosts, then: Vec::new(), note: Some(protocols::note(role)) });
         }
+        let checker = self.checker();
         // A service that runs and does not answer at once may be busy, or just have started.
         loop {
             let (serving, last) = self.serving(role).await?;
             known.serving.extend(serving.intersection(&active));
             known.last = last;
-            if known.serving == active || begun.elapsed() > ANSWER_TIMEOUT {
+            if known.serving == active {
+                break;
+            }
+            if begun.elapsed() > ANSWER_TIMEOUT {
+                let idle = checker.idle(role).await?;
+                known.silent = active.iter().copied().filter(|id| !known.serving.contains(id) && !idle.contains(id)).collect();
                 break;
             }
             self.pause().await?;
         }
-        let checker = self.checker();
+        if self.inventory.of(role).count() == 1 {
+            // No other is there that a gate could protect.
+            known.silent.clear();
+        }
         let problems = checker.role(role).await;
         known.ill = hosts.iter().copied().filter(|id| problems.iter().any(|p| checker.is_own(p, *id))).collect();
         Ok(order(hosts, &known))
@@ -208,7 +221,8 @@ fn closed(problems: &[Problem], waited: Duration) -> Error {
     let hint = if only_behind(problems) {
         "the hosts that follow are untouched; replicas are still catching up: wait until `septet health` reports none, then run the same command again"
     } else {
-        "the hosts that follow are untouched; fix what is named, then run the same command again"
+        "the hosts that follow are untouched; fix what is named, then run the same command again; a service that runs and cannot be asked \
+         may be serving clients: if it is not, stop its unit with `septet exec`, and it is restarted first"
     };
     Error::failed(format!("the gate does not open within {} s:\n  {}", waited.as_secs(), lines.join("\n  "))).hint(hint)
 }
@@ -247,10 +261,22 @@ mod tests {
             (numbers(o.first), numbers(o.then))
         };
         assert_eq!(ordered(&Known::default()), (vec![1, 2, 3, 4], vec![]));
-        let mut known = Known { serving: set(&[1, 2, 4]), last: set(&[1]), ill: set(&[]) };
+        let mut known = Known { serving: set(&[1, 2, 4]), last: set(&[1]), ..Known::default() };
         assert_eq!(ordered(&known), (vec![3], vec![2, 4, 1]));
         known.ill = set(&[3, 4]);
         assert_eq!(ordered(&known), (vec![3], vec![4, 2, 1]));
+    }
+
+    #[test]
+    fn one_that_runs_and_cannot_be_asked_goes_under_the_gate() {
+        let hosts = || (1..=4).map(broker).collect::<Vec<_>>();
+        let numbers = |ids: Vec<HostId>| ids.into_iter().map(|i| i.index).collect::<Vec<_>>();
+        // From the control host no client port can be reached: none of them is stopped together with another.
+        let o = order(hosts(), &Known { silent: set(&[1, 2, 3, 4]), ill: set(&[1, 2, 3, 4]), ..Known::default() });
+        assert_eq!((numbers(o.first), numbers(o.then)), (vec![], vec![1, 2, 3, 4]));
+        // Host 2 does not run.
+        let o = order(hosts(), &Known { serving: set(&[1, 4]), silent: set(&[3]), last: set(&[1]), ill: set(&[3]) });
+        assert_eq!((numbers(o.first), numbers(o.then)), (vec![2], vec![3, 4, 1]));
     }
 
     #[test]
@@ -262,5 +288,6 @@ mod tests {
         let text = |problems: &[Problem]| closed(problems, Duration::from_secs(1800)).to_string();
         assert!(text(&[problem(true)]).contains("wait until `septet health`"));
         assert!(text(&[problem(false)]).contains("fix what is named"));
+        assert!(text(&[problem(false), problem(true)]).contains("stop its unit with `septet exec`"));
     }
 }
