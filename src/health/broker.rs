@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use kafka_protocol::{
-    messages::{ApiKey, DescribeConfigsRequest, MetadataRequest, describe_configs_request::DescribeConfigsResource},
+    ResponseError,
+    messages::{
+        ApiKey, DescribeConfigsRequest, MetadataRequest, describe_configs_request::DescribeConfigsResource,
+        describe_configs_response::DescribeConfigsResult,
+    },
     protocol::StrBytes,
 };
 use tokio::time::timeout;
@@ -24,6 +28,8 @@ use crate::{
 const TOPICS_PER_QUESTION: usize = 500;
 /// Kind of a topic among resources that have a configuration.
 const TOPIC_RESOURCE: i8 = 2;
+/// The setting that a gate asks for.
+const MIN_IN_SYNC: &str = "min.insync.replicas";
 /// Partitions that a gate names, at the most.
 const MAX_NAMED: usize = 5;
 
@@ -146,7 +152,7 @@ async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result
     for r in behind {
         let is = r.in_sync.len();
         let under = match least.get(&r.topic) {
-            Some(min) if is < *min => format!(", under its min.insync.replicas of {min}"),
+            Some(Ok(min)) if is < *min => format!(", under its min.insync.replicas of {min}"),
             _ => String::new(),
         };
         let (of, what) = (r.behind(), format!("has {is} of {} replicas in sync{under}", r.replicas.len()));
@@ -156,11 +162,31 @@ async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result
     Ok((client, view))
 }
 
-/// `min.insync.replicas` of topics, as far as the broker reports them.
-async fn least_in_sync(client: &mut Client<Stream>, topics: &BTreeSet<String>) -> Result<BTreeMap<String, usize>, String> {
+/// A topic's `min.insync.replicas`, or why the broker does not tell it.
+type Least = Result<usize, String>;
+
+/// What a broker says of a topic's configuration.
+fn least_of(result: &DescribeConfigsResult) -> Least {
+    if result.error_code != 0 {
+        let text = result.error_message.as_ref().map(|m| format!(" ({m})")).unwrap_or_default();
+        return Err(match ResponseError::try_from_code(result.error_code) {
+            Some(e) => format!("{e:?}{text}"),
+            None => format!("error {}{text}", result.error_code),
+        });
+    }
+    let value = result.configs.iter().find(|c| c.name.as_str() == MIN_IN_SYNC).and_then(|c| c.value.as_ref());
+    let value = value.ok_or("the broker does not report it")?;
+    value.parse().map_err(|_| "the broker's value is not a number".to_owned())
+}
+
+/// `min.insync.replicas` of topics, as the broker reports them.
+async fn least_in_sync(client: &mut Client<Stream>, topics: &BTreeSet<String>) -> Result<BTreeMap<String, Least>, String> {
     let mut out = BTreeMap::new();
-    if !client.offers(ApiKey::DescribeConfigs) {
+    if topics.is_empty() {
         return Ok(out);
+    }
+    if !client.offers(ApiKey::DescribeConfigs) {
+        return Ok(topics.iter().map(|t| (t.clone(), Err("the broker does not offer DescribeConfigs".to_owned()))).collect());
     }
     let topics: Vec<&String> = topics.iter().collect();
     for some in topics.chunks(TOPICS_PER_QUESTION) {
@@ -168,19 +194,31 @@ async fn least_in_sync(client: &mut Client<Stream>, topics: &BTreeSet<String>) -
             DescribeConfigsResource::default()
                 .with_resource_type(TOPIC_RESOURCE)
                 .with_resource_name(StrBytes::from_string((*t).clone()))
-                .with_configuration_keys(Some(vec![StrBytes::from_static_str("min.insync.replicas")]))
+                .with_configuration_keys(Some(vec![StrBytes::from_static_str(MIN_IN_SYNC)]))
         });
         let request = DescribeConfigsRequest::default().with_resources(resources.collect());
         let ask = client.ask(ApiKey::DescribeConfigs, newest::DESCRIBE_CONFIGS, &request);
         let (answer, _) = timeout(QUESTION_TIMEOUT, ask).await.map_err(|_| "no answer to DescribeConfigs in time".to_owned())??;
         for result in answer.results {
-            let value = result.configs.iter().find_map(|c| c.value.as_ref()?.parse::<usize>().ok());
-            if let Some(value) = value {
-                out.insert(result.resource_name.to_string(), value);
-            }
+            out.insert(result.resource_name.to_string(), least_of(&result));
         }
     }
     Ok(out)
+}
+
+/// Why a partition, which has a replica in sync on the broker of this name, would be hurt by its stop. Without a known minimum nothing
+/// is known of that.
+fn hurt(r: &Replicated, min: Option<&Least>, stopped: &str) -> Option<String> {
+    let Replicated { topic, number, .. } = r;
+    let left = r.in_sync.len() - 1;
+    match min {
+        Some(Ok(min)) if left >= *min => None,
+        Some(Ok(min)) => Some(format!(
+            "topic {topic} partition {number} would have {left} replicas in sync without {stopped}, under its min.insync.replicas of {min}"
+        )),
+        Some(Err(why)) => Some(format!("topic {topic}: its min.insync.replicas cannot be read: {why}")),
+        None => Some(format!("topic {topic}: its min.insync.replicas cannot be read: it is missing in the broker's answer")),
+    }
 }
 
 /// Partitions that could not take records with acks=all any more while a broker is away. A partition with one replica is
@@ -196,20 +234,8 @@ pub async fn hurt_by_stopping(checker: &Checker<'_>, control: &Connection, ids: 
             Ok(least) => least,
             Err(e) => return vec![Problem::new(checker.name(*other), format!("broker: {e}"))],
         };
-        return touched
-            .into_iter()
-            .filter_map(|r| {
-                let (left, min) = (r.in_sync.len() - 1, least.get(&r.topic).copied().unwrap_or(1));
-                let reason = format!(
-                    "topic {} partition {} would have {left} replicas in sync without {}, under its min.insync.replicas of {min}",
-                    r.topic,
-                    r.number,
-                    checker.name(stopped)
-                );
-                (left < min).then(|| Problem::new("brokers", reason))
-            })
-            .take(MAX_NAMED)
-            .collect();
+        let reasons = touched.into_iter().filter_map(|r| hurt(r, least.get(&r.topic), &checker.name(stopped)));
+        return reasons.map(|reason| Problem::new("brokers", reason)).take(MAX_NAMED).collect();
     }
     // Where no other broker runs, stopping it affects none.
     match ids.iter().any(|i| *i != stopped) {
@@ -381,6 +407,8 @@ fn disagreements(checker: &Checker<'_>, asked: &BTreeMap<HostId, &BrokerView>, a
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
+
     use super::*;
     use crate::{inventory::Inventory, observed::Observed};
 
@@ -441,6 +469,24 @@ mod tests {
             ["__septet_health", "__septet_health-4", "__septet_health-x", "orders"].map(is_health_topic),
             [true, true, false, false]
         );
+    }
+
+    #[test]
+    fn a_stop_hurts_where_the_minimum_is_not_known() {
+        let r = Replicated { topic: "t".into(), number: 0, replicas: vec![1, 2, 3], in_sync: vec![1, 2, 3] };
+        assert_eq!(hurt(&r, Some(&Ok(2)), "kafka01"), None);
+        assert!(hurt(&r, Some(&Ok(3)), "kafka01").unwrap().contains("would have 2 replicas in sync without kafka01"));
+        assert!(hurt(&r, None, "kafka01").unwrap().contains("cannot be read"));
+        let result = |code: i16, name: &str, value: &str| {
+            let config = DescribeConfigsResourceResult::default().with_name(name.to_owned().into());
+            let config = config.with_value(Some(value.to_owned().into()));
+            DescribeConfigsResult::default().with_error_code(code).with_configs(vec![config])
+        };
+        assert_eq!(least_of(&result(0, MIN_IN_SYNC, "2")), Ok(2));
+        for unreadable in [result(29, MIN_IN_SYNC, "1"), result(0, "retention.ms", "1"), result(0, MIN_IN_SYNC, "")] {
+            assert!(hurt(&r, Some(&least_of(&unreadable)), "kafka01").is_some(), "{unreadable:?}");
+        }
+        assert!(least_of(&result(29, MIN_IN_SYNC, "1")).unwrap_err().contains("TopicAuthorizationFailed"));
     }
 
     #[test]
