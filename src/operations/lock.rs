@@ -58,9 +58,22 @@ struct Lock {
 /// Who we are to others: which machine and state directory, whatever the process. While we have the lock file there, a run of
 /// the same name elsewhere is one of ours that has ended.
 pub fn identity() -> Result<String> {
-    let machine = fs::read_to_string("/etc/machine-id").or_else(|_| fs::read_to_string("/proc/sys/kernel/hostname")).unwrap_or_default();
-    let text = format!("{} {}", machine.trim(), state::path()?.display());
-    Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    Ok(identity_of(
+        state::number()?,
+        &[&read("/etc/machine-id"), &read("/proc/sys/kernel/hostname"), &state::path()?.display().to_string()],
+    ))
+}
+
+/// The state directory's own number tells machines apart whose systems do not: images leave `/etc/machine-id` empty, and hosts in
+/// containers share names. Name and id of the machine are for a directory that several mount, or that was copied.
+fn identity_of(number: uuid::Uuid, machine: &[&str]) -> String {
+    let mut digest = Sha256::new_with_prefix(number.as_bytes());
+    for part in machine {
+        digest.update(part.trim());
+        digest.update([0]);
+    }
+    digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// The error that another run of this machine has the lock; with what the journal knows of it.
@@ -107,4 +120,31 @@ impl Drop for Lock {
 /// Seconds since 1970 for a person.
 pub fn clock(seconds: u64) -> String {
     crate::clock::local_s(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn machines_without_an_id_of_their_own_are_told_apart() {
+        let (one, two) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+        // Containers of one image: no machine id, one home, one name.
+        let alike = ["", "ci\n", "/root/.local/state/septet"];
+        assert_eq!(identity_of(one, &alike), identity_of(one, &alike));
+        assert_ne!(identity_of(one, &alike), identity_of(two, &alike));
+        // One state directory on two machines.
+        assert_ne!(identity_of(one, &alike), identity_of(one, &["", "build", alike[2]]));
+        assert_ne!(identity_of(one, &["a", "b", "c"]), identity_of(one, &["ab", "", "c"]));
+    }
+
+    #[test]
+    fn a_state_directory_keeps_its_number() {
+        let numbers: std::collections::BTreeSet<_> = std::thread::scope(|s| {
+            (0..8).map(|_| s.spawn(|| state::number().unwrap())).collect::<Vec<_>>().into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(numbers.len(), 1);
+        assert_eq!(identity().unwrap(), identity().unwrap());
+    }
 }

@@ -94,13 +94,13 @@ fn is_alive(process: &str, ours: &str, started: impl Fn(u32) -> Option<u64>) -> 
 
 /// Whether a lock's holder has ended. `seen` is its last sign of life, in seconds since 1970.
 fn is_stale(labels: &HashMap<String, String>, seen: u64, holder: &Holder, ours: &str, now: u64) -> bool {
-    if labels.get(HOLDER) == Some(&holder.id) {
-        // This state directory's lock file is held by this process.
-        return true;
-    }
-    match is_alive(labels.get(PROCESS).map_or("", String::as_str), ours, started) {
-        Some(alive) => !alive,
-        None => now.saturating_sub(seen) > SILENCE_S,
+    let process = labels.get(PROCESS).map_or("", String::as_str);
+    // This state directory's lock file is held by this process.
+    let is_us = labels.get(HOLDER) == Some(&holder.id);
+    match is_alive(process, ours, started) {
+        // What is seen to run is alive, whatever it is called.
+        Some(alive) => !alive || (is_us && process == ours),
+        None => is_us || now.saturating_sub(seen) > SILENCE_S,
     }
 }
 
@@ -203,8 +203,12 @@ mod tests {
         let ours = process();
         let labels =
             |holder: &str, process: &str| HashMap::from([(HOLDER.to_owned(), holder.to_owned()), (PROCESS.to_owned(), process.to_owned())]);
-        // The same state directory, whatever the process.
+        // The same state directory, whatever the process, unless it is seen to run.
         assert!(is_stale(&labels("us", &ours), 1000, &us, &ours, 1000));
+        assert!(is_stale(&labels("us", "boot pid:[1] 1 1"), 1000, &us, &ours, 1000));
+        let parent = std::os::unix::process::parent_id();
+        let other = started(parent).and_then(|start| Some(format!("{} {parent} {start}", ours.rsplitn(3, ' ').nth(2)?)));
+        assert!(!is_stale(&labels("us", &other.unwrap_or_default()), 1000, &us, &ours, 1_000_000), "a process that runs");
         // Of this machine: alive however long it is silent, ended at once.
         assert!(!is_stale(&labels("them", &ours), 0, &us, &ours, 1_000_000));
         let (rest, start) = ours.rsplit_once(' ').unwrap_or_default();
