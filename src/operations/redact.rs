@@ -12,10 +12,22 @@ pub const REDACTED: &str = "(redacted)";
 /// A key whose value is secret, then the sign that ends it, then the value up to the end of the line or of its quotes.
 static KEYED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r#"(?i)(["']?[\w.\-]*(?:passw|secret|token|credential|jaas|private_?key|access_?key|api_?key|sasl[\w.\-]*config)[\w.\-]*["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;}][^\r\n]*)"#,
+        r#"(?i)(["']?[\w.\-]*(?:passw|passphrase|\bpass\b|[_.\-]pass\b|secret|token|credential|authorization|cookie|jaas|private_?key|access_?key|api_?key|sasl[\w.\-]*config)[\w.\-]*["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;}][^\r\n]*)"#,
     )
     .ok()
 });
+/// An option of a command line whose value is secret and is an argument of its own, as `ps` shows it.
+static OPTION: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r#"(?im)((?:^|[\s"'])--?([\w.\-]*(?:passw|passphrase|pass\b|secret|token|credential|private-?key|access-?key|api-?key)[\w.\-]*)["']?[ \t]+)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']\S*)"#,
+    )
+    .ok()
+});
+/// Options of well-known programs that are followed by a password: `sshpass -p`, `curl -u user:`.
+static SHORT: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"(\bsshpass\s+-p\s*|\s(?:-u|--user|--proxy-user)[ \t=]+[^\s:]+:)\S+").ok());
+/// A token behind the word that names its kind, wherever it stands.
+static BEARER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(?i)\b(bearer\s+)[A-Za-z0-9+/=._~\-]{6,}").ok());
 /// `scheme://user:password@`.
 static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(\w+://[^\s/:@]+:)[^\s/@]+@").ok());
 /// Keys that are secret and are given as the value of a mark of AWS.
@@ -26,7 +38,19 @@ pub fn redacted(text: &str) -> String {
     let (Some(keyed), Some(address), Some(aws)) = (KEYED.as_ref(), ADDRESS.as_ref(), AWS_KEY.as_ref()) else {
         return REDACTED.to_owned();
     };
+    let (Some(option), Some(short), Some(bearer)) = (OPTION.as_ref(), SHORT.as_ref(), BEARER.as_ref()) else {
+        return REDACTED.to_owned();
+    };
     let text = without_private_keys(text);
+    let text = option.replace_all(&text, |c: &regex::Captures<'_>| {
+        let (name, value) = (c[2].to_ascii_lowercase(), &c[3]);
+        // Where a secret lies is none; and another option is no value.
+        let is_place = value.starts_with('/') && ["file", "path", "dir", "store", "location"].iter().any(|w| name.contains(w));
+        let shown = if is_place || value.starts_with("--") { value } else { REDACTED };
+        format!("{}{shown}", &c[1])
+    });
+    let text = short.replace_all(&text, |c: &regex::Captures<'_>| format!("{}{REDACTED}", &c[1]));
+    let text = bearer.replace_all(&text, |c: &regex::Captures<'_>| format!("{}{REDACTED}", &c[1]));
     let text = keyed.replace_all(&text, |c: &regex::Captures<'_>| {
         // A path to a secret is none, and says where to look.
         let value = c.get(2).map_or("", |v| v.as_str());
@@ -73,6 +97,17 @@ mod tests {
             ("proxy http://ann:hunter2@proxy:3128/\n", "proxy http://ann:(redacted)@proxy:3128/\n"),
             ("used AKIAABCDEFGHIJKLMNOP once", "used (redacted) once"),
             ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\nrest\n", "(redacted)\nrest\n"),
+            ("12 java -x --password hunter2 --port 1\n", "12 java -x --password (redacted) --port 1\n"),
+            ("x -db-passphrase 'a b' y\n", "x -db-passphrase (redacted) y\n"),
+            ("x --password-file /etc/p --token --port 1\n", "x --password-file /etc/p --token --port 1\n"),
+            ("sshpass -p hunter2 ssh h\n", "sshpass -p (redacted) ssh h\n"),
+            ("curl -u ann:hunter2 http://h/\n", "curl -u ann:(redacted) http://h/\n"),
+            ("> Authorization: Bearer abc.def-1\nnext\n", "> Authorization: (redacted)\nnext\n"),
+            ("curl -H 'authorization: Basic YTpi' h\nnext\n", "curl -H 'authorization: (redacted)\nnext\n"),
+            ("sent bearer abc.def-1 to h\n", "sent bearer (redacted) to h\n"),
+            ("Cookie: session=1\n", "Cookie: (redacted)\n"),
+            ("compass: north, bypass=1\n", "compass: north, bypass=1\n"),
+            ("authorizer.class.name=x.Y\n", "authorizer.class.name=x.Y\n"),
             ("broker.id=1\nlog.dirs=/data/kafka-logs\n", "broker.id=1\nlog.dirs=/data/kafka-logs\n"),
         ];
         for (text, wanted) in cases {
@@ -81,6 +116,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_value_of_a_secret_option_is_left(
+            option in "--?[a-z]{0,8}-?(password|passwd|passphrase|secret|token|credentials|access-key|api-key)",
+            space in "[ \t]{1,3}",
+            value in "[A-Za-z0-9+=!#$%&*@./][A-Za-z0-9+=!#$%&*@.-]{5,40}",
+            before in "[a-z ]{0,20}",
+        ) {
+            let text = redacted(&format!("{before} {option}{space}{value} last\n"));
+            prop_assert!(!text.contains(&value), "{text}");
+        }
+
         #[test]
         fn no_value_of_a_secret_key_is_left(
             key in "[a-z]{0,8}[._-]?(password|passwd|secret|token|credentials|access_key)",
