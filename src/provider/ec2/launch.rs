@@ -289,7 +289,8 @@ impl Ec2 {
             user_data: user_data::render(&host_key, site.public_key),
             volumes,
             spot: self.settings.spot,
-            ends: self.ttl.is_some(),
+            // Of one whose inventory lost its `ttl`, too: its end stands, and an instance that only stopped would cost on.
+            ends: self.ttl.is_some() || self.known_end().is_some(),
             tags,
             volume_tags,
         })
