@@ -54,7 +54,17 @@ impl LogDir {
 
     /// Notes an error: one of the disk takes the directory offline.
     pub fn note(&self, error: &LogError) {
-        let Some(failure) = Failure::of(&error.source) else { return };
+        self.note_as(error, Failure::of(&error.source));
+    }
+
+    /// Notes an error of a sync. The system may take what it could not write for written from then on, so a later sync proves nothing:
+    /// a disk that was full then is as good as broken.
+    pub fn note_unsynced(&self, error: &LogError) {
+        self.note_as(error, Failure::of(&error.source).map(|_| Failure::Broken));
+    }
+
+    fn note_as(&self, error: &LogError, failure: Option<Failure>) {
+        let Some(failure) = failure else { return };
         let worse = |known: &mut Option<Failure>| {
             let new = *known != Some(failure) && *known != Some(Failure::Broken);
             if new {
@@ -115,5 +125,9 @@ mod tests {
         dir.note(&error(io::Error::from_raw_os_error(5)));
         dir.recovered();
         assert!(dir.is_offline(), "what is broken stays offline");
+        let dir = LogDir::default();
+        dir.note_unsynced(&error(io::Error::from_raw_os_error(28)));
+        dir.recovered();
+        assert!(dir.is_offline(), "what was not synced for lack of room may never be");
     }
 }

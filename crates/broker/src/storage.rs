@@ -170,18 +170,17 @@ impl Storage {
         let (topic, number) = key;
         let dir = self.dir.join(format!("{topic}-{number}"));
         check_id(&dir, id)?;
-        let recovery = Recovery {
-            clean: self.clean,
-            point: Some(self.points.get(key).copied().unwrap_or(0)),
-            start: self.starts.get(key).copied().unwrap_or(0),
-        };
+        // The checkpoints that were read at the start say nothing of a topic that was deleted since, and made again.
+        let is_new = !dir.is_dir();
+        let of = |remembered: &checkpoints::Offsets| if is_new { 0 } else { remembered.get(key).copied().unwrap_or(0) };
+        let recovery = Recovery { clean: self.clean, point: Some(of(&self.points)), start: of(&self.starts) };
         let mut log = Log::open_in(&dir, settings.log_limits(), &self.files, recovery)?;
         log.set_producer_quota(self.producers.clone());
-        log.set_cleaned_to(self.cleaned.get(key).copied().unwrap_or(0));
+        log.set_cleaned_to(of(&self.cleaned));
         if let Some(id) = id {
             write_id(&dir, id)?;
         }
-        let high_watermark = self.high_watermarks.get(key).copied().unwrap_or(0);
+        let high_watermark = of(&self.high_watermarks);
         let partition = Partition::new(topic, *number, log, settings, high_watermark, self.shared.clone());
         Ok(Led { partition })
     }
@@ -295,7 +294,8 @@ impl Storage {
         }
         for ((topic, number), led) in self.hosted().iter() {
             if let Err(e) = led.partition.sync() {
-                self.failed(&format!("sync of {topic}-{number}"), &e);
+                tracing::error!("sync of {topic}-{number}: {e}");
+                self.shared.log_dir.note_unsynced(&e);
             }
         }
         if let Err(e) = self.checkpoint() {

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
+#[path = "mixed/transactions.rs"]
+mod transactions;
 
 use std::{
     fs,

@@ -124,7 +124,7 @@ impl Election {
             if stat.ephemeral_owner == self.client.session_id().0 {
                 if self.term.is_none() {
                     // An election whose answer was lost, or a term that ended by an error.
-                    let term = Term::adopt(&self.client).await?;
+                    let Some(term) = Term::adopt(&self.client).await? else { continue };
                     self.begin(term);
                 }
             } else {

@@ -1,11 +1,12 @@
 //! Settings of topics, as they lie under `/config/topics`.
 //!
-//! Invariant: what is known of a topic was read from the coordinator; a topic whose settings cannot be read now has the broker's, and
-//! they are read again when it is next asked for.
+//! Invariant: what is known of a topic was read from the coordinator. A partition is not opened before its topic's settings are known:
+//! with the broker's defaults, records would go that the topic keeps.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -16,6 +17,23 @@ use crate::{broker::Broker, configs::Settings, replica::Throttles, topic_setting
 
 /// Znodes that are read at once.
 const AT_ONCE: usize = 256;
+
+/// Pause before they are tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(300);
+
+/// Why settings are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// There is no session with the coordinator.
+    #[error("settings of topics: there is no session with the coordinator")]
+    NoSession,
+    /// The coordinator.
+    #[error("settings of topic {0}: {1}")]
+    Topic(String, zk::Error),
+    /// It took too long.
+    #[error("settings of topics cannot be read in time")]
+    Late,
+}
 
 /// Settings by topic, with the transaction that wrote them: what is read later is not replaced by what was written before.
 #[derive(Debug)]
@@ -34,18 +52,32 @@ impl TopicConfigs {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what is not known of these topics.
-    pub async fn load(&self, broker: &Broker, topics: impl Iterator<Item = &str>) {
-        let unknown: Vec<&str> = {
-            let known = self.lock();
-            topics.filter(|t| !known.contains_key(*t)).collect()
+    /// Reads what is not known of these topics, and tries for so long.
+    pub async fn load(&self, broker: &Broker, topics: impl Iterator<Item = &str>, limit: Duration) -> Result<(), Unread> {
+        let topics: Vec<&str> = topics.collect();
+        let all = async {
+            loop {
+                let unknown: Vec<&str> = {
+                    let known = self.lock();
+                    topics.iter().copied().filter(|t| !known.contains_key(*t)).collect()
+                };
+                match self.read(broker, &unknown).await {
+                    Ok(()) => return,
+                    Err(e) => tracing::warn!("{e}; trying again"),
+                }
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
         };
-        self.read(broker, &unknown).await;
+        tokio::time::timeout(limit, all).await.map_err(|_| Unread::Late)
     }
 
-    /// Reads the settings of these topics again.
-    pub async fn read(&self, broker: &Broker, topics: &[&str]) {
-        let Some(client) = broker.zookeeper.borrow().clone() else { return };
+    /// Reads the settings of these topics again. The first that cannot be read is the error; the others are read nevertheless.
+    pub async fn read(&self, broker: &Broker, topics: &[&str]) -> Result<(), Unread> {
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let client = broker.zookeeper.borrow().clone().ok_or(Unread::NoSession)?;
+        let mut first = Ok(());
         for some in topics.chunks(AT_ONCE) {
             let paths: Vec<String> = some.iter().map(|t| format!("{}/{t}", path::CONFIG_TOPICS)).collect();
             let read = join_all(paths.iter().map(|p| client.get_data(p))).await;
@@ -54,13 +86,14 @@ impl TopicConfigs {
                     Ok((data, stat)) => (stat.mzxid, parse_config(&data)),
                     Err(zk::Error::NoNode) => (-1, BTreeMap::new()),
                     Err(e) => {
-                        tracing::warn!("settings of topic {topic}: {e}; those of the broker count");
+                        first = first.and(Err(Unread::Topic((*topic).to_owned(), e)));
                         continue;
                     }
                 };
                 self.take(topic, written, config);
             }
         }
+        first
     }
 
     /// Takes what a transaction has written, unless something later is known.

@@ -159,7 +159,9 @@ impl Coordinator {
 
     /// Expiry of offsets, and removal of those of deleted topics. Never ends.
     pub async fn maintain(self: Arc<Self>, mut image: watch::Receiver<Arc<Image>>) {
-        let topics = |image: &Image| -> HashSet<String> { image.topics.keys().cloned().collect() };
+        // With their ids: of a topic that was deleted and made again, only the newest state may be seen here.
+        let topics =
+            |image: &Image| -> HashMap<String, Option<String>> { image.topics.iter().map(|(n, t)| (n.clone(), t.id.clone())).collect() };
         let mut known = topics(&image.borrow_and_update());
         let mut check = tokio::time::interval(self.settings.retention_check);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -172,7 +174,8 @@ impl Coordinator {
                         return;
                     }
                     let now = topics(&image.borrow_and_update());
-                    let gone: HashSet<String> = known.difference(&now).cloned().collect();
+                    let is_gone = |(name, id): &(&String, &Option<String>)| now.get(*name).is_none_or(|there| id.is_some() && there != *id);
+                    let gone: HashSet<String> = known.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
                     known = now;
                     if gone.is_empty() {
                         continue;

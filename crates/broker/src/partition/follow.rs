@@ -76,7 +76,7 @@ impl Partition {
         let moved = inner.replication.followed(end, high_watermark).high_watermark_moved;
         let mut gone = None;
         if start > inner.log.start_offset() {
-            gone = inner.log.delete_below(start)?;
+            gone = inner.log.delete_below(start).inspect_err(|e| self.shared.log_dir.note(e))?;
             let start = inner.log.start_offset();
             inner.replication.start_moved(start);
         }
@@ -117,7 +117,7 @@ impl Partition {
     }
 
     fn truncate(&self, inner: &mut super::Inner, offset: i64) -> Result<bool, FollowError> {
-        let cut = inner.log.truncate_to(offset)?;
+        let cut = inner.log.truncate_to(offset).inspect_err(|e| self.shared.log_dir.note(e))?;
         let end = inner.log.end_offset();
         inner.replication.truncated(end);
         Ok(cut)
@@ -126,7 +126,7 @@ impl Partition {
     /// Begins anew at an offset: the leader has deleted what this log ends with. Returns files to be removed.
     pub fn begin_at(&self, leader_epoch: i32, offset: i64) -> Result<Option<Gone>, FollowError> {
         let mut inner = self.following(leader_epoch)?;
-        let gone = inner.log.truncate_fully_and_start_at(offset)?;
+        let gone = inner.log.truncate_fully_and_start_at(offset).inspect_err(|e| self.shared.log_dir.note(e))?;
         inner.replication.truncated(offset);
         inner.replication.start_moved(offset);
         Ok(gone)

@@ -1,6 +1,6 @@
 //! Carries out what the controller decides: LeaderAndIsr, UpdateMetadata, StopReplica.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use kafka_protocol::ResponseError;
@@ -18,6 +18,9 @@ use crate::{
     core::partition::Assignment,
     groups::OFFSETS_TOPIC,
 };
+
+/// How long a controller's decision waits for the settings of its topics: less than the time that controllers wait for an answer.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The newest controller that was heard of, and its newest connection.
 #[derive(Debug, Default)]
@@ -67,10 +70,15 @@ impl Manager {
         request: &LeaderAndIsr,
         connection: u64,
     ) -> Result<PartitionErrors, ResponseError> {
+        let topics: Vec<_> = request.topics.iter().filter(|t| check_name(&t.name).is_ok()).collect();
+        // Before the turn is taken: what else the controller wants does not wait for the coordinator.
+        let known = broker.topic_configs.load(broker, topics.iter().map(|t| t.name.as_str()), SETTINGS_TIMEOUT).await;
         let mut heard = self.heard.lock().await;
         Self::check(broker, &mut heard, &request.origin, connection)?;
-        let topics: Vec<_> = request.topics.iter().filter(|t| check_name(&t.name).is_ok()).collect();
-        broker.topic_configs.load(broker, topics.iter().map(|t| t.name.as_str())).await;
+        if let Err(e) = known {
+            tracing::error!("what the controller decided is not carried out: {e}");
+            return Err(ResponseError::NetworkException);
+        }
         // Opening many logs takes a while: connections go on elsewhere.
         let errors = tokio::task::block_in_place(|| {
             let settings = |name: &str| broker.topic_configs.settings(broker, name);

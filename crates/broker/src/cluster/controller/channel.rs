@@ -59,6 +59,12 @@ struct Pending {
 }
 
 impl Pending {
+    /// Puts back stops that were not carried out, unless there is something newer: another stop, or that the replica is to be had.
+    fn put_back_stops(&mut self, mut stops: BTreeMap<Name, StopPartition>) {
+        stops.retain(|name, _| !self.assignments.contains_key(name));
+        put_back(&mut self.stops, stops);
+    }
+
     fn is_empty(&self) -> bool {
         let nothing = self.assignments.is_empty() && self.metadata.is_empty() && self.stops.is_empty() && !self.brokers_changed;
         self.untold || nothing
@@ -159,11 +165,13 @@ impl Controller {
         }
     }
 
-    /// Tells everybody of partitions; their replicas what they are to do, too, where `assign`.
+    /// Tells everybody of partitions; their replicas what they are to do, too, where `assign`. What is being deleted is not told of any
+    /// more: that would take back its deletion.
     pub(super) fn tell(&self, names: &[Name], fresh: &BTreeSet<Name>, assign: bool) {
+        let names: Vec<&Name> = names.iter().filter(|name| !self.deleting.contains_key(&name.0)).collect();
         for (id, channel) in &self.channels {
             let mut pending = channel.shared.lock();
-            for name in names {
+            for name in names.iter().copied() {
                 self.metadata(&mut pending, name);
                 if assign && self.cluster.partition(name).is_some_and(|p| p.replicas.contains(id)) {
                     self.assignment(&mut pending, name, fresh.contains(name));
@@ -375,13 +383,21 @@ impl Teller {
             return Err(e);
         }
         let stops = take_some(&mut self.shared.lock().stops);
-        if !stops.is_empty()
-            && let Err(e) = self.stop(peer, &stops).await
-        {
-            put_back(&mut self.shared.lock().stops, stops);
-            return Err(e);
+        if stops.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        match self.stop(peer, &stops).await {
+            Ok(failed) if failed.is_empty() => Ok(()),
+            // What could not be deleted is tried again; what was is not: its name may be another topic's by then.
+            Ok(failed) => {
+                self.shared.lock().put_back_stops(failed);
+                Err(io::Error::other("replicas could not be deleted"))
+            }
+            Err(e) => {
+                self.shared.lock().put_back_stops(stops);
+                Err(e)
+            }
+        }
     }
 
     async fn assign(&self, peer: &mut Option<Peer>, entries: &Of<PartitionState>, full: bool) -> io::Result<()> {
@@ -404,9 +420,7 @@ impl Teller {
             }
         };
         let codes: Vec<(Name, i16)> = errors.into_iter().map(|(topic, index, code)| ((topic, index), code)).collect();
-        if codes.iter().any(|(_, code)| *code != 0) {
-            self.report(Event::Assigned { id: self.id, codes }).await;
-        }
+        self.report(Event::Assigned { id: self.id, epoch: self.registration.epoch, codes }).await;
         Ok(())
     }
 
@@ -422,7 +436,8 @@ impl Teller {
         }
     }
 
-    async fn stop(&self, peer: &mut Option<Peer>, entries: &BTreeMap<Name, StopPartition>) -> io::Result<()> {
+    /// Stops replicas; those that could not be deleted.
+    async fn stop(&self, peer: &mut Option<Peer>, entries: &BTreeMap<Name, StopPartition>) -> io::Result<BTreeMap<Name, StopPartition>> {
         let mut topics: Vec<(String, Vec<StopPartition>)> = Vec::new();
         for ((topic, _), p) in entries {
             match topics.last_mut() {
@@ -448,18 +463,12 @@ impl Teller {
         if !names.is_empty() {
             self.report(Event::Deleted { id: self.id, names }).await;
         }
-        // What could not be deleted is tried again.
-        let failed: BTreeMap<Name, StopPartition> = errors
+        let failed = errors
             .iter()
             .filter(|(.., code)| *code == kafka_protocol::ResponseError::KafkaStorageError.code())
             .filter_map(|(topic, index, _)| entries.get_key_value(&(topic.clone(), *index)))
-            .map(|(name, p)| (name.clone(), p.clone()))
-            .collect();
-        if !failed.is_empty() {
-            put_back(&mut self.shared.lock().stops, failed);
-            return Err(io::Error::other("replicas could not be deleted"));
-        }
-        Ok(())
+            .map(|(name, p)| (name.clone(), p.clone()));
+        Ok(failed.collect())
     }
 }
 

@@ -97,6 +97,8 @@ pub enum Event {
     Assigned {
         /// Which.
         id: i32,
+        /// Its registration.
+        epoch: i64,
         /// Partitions with their codes.
         codes: Vec<(Name, i16)>,
     },
@@ -155,7 +157,7 @@ impl Term {
         let ephemeral = zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
         ignore_exists(client.create(path::CONTROLLER_EPOCH, b"0", &PERSISTENT).await)?;
         let (old, stat) = client.get_data(path::CONTROLLER_EPOCH).await?;
-        let epoch = String::from_utf8_lossy(&old).trim().parse::<i32>().unwrap_or(0).saturating_add(1);
+        let epoch = epoch_of(&old)?.saturating_add(1);
         let mut multi = client.new_multi_writer();
         multi.add_create(path::CONTROLLER, data.as_bytes(), &ephemeral)?;
         multi.add_set_data(path::CONTROLLER_EPOCH, epoch.to_string().as_bytes(), Some(stat.version))?;
@@ -166,12 +168,22 @@ impl Term {
         }
     }
 
-    /// The term of a session that owns `/controller`: both znodes were written by one request.
-    pub async fn adopt(client: &zk::Client) -> Result<Self, zk::Error> {
+    /// The term of a session that owns `/controller`: both znodes were written by one request. `None` if it owns it no longer when the
+    /// epoch has been read, which may be another controller's by then.
+    pub async fn adopt(client: &zk::Client) -> Result<Option<Self>, zk::Error> {
         let (data, stat) = client.get_data(path::CONTROLLER_EPOCH).await?;
-        let epoch = String::from_utf8_lossy(&data).trim().parse().unwrap_or(0);
-        Ok(Self { epoch, version: stat.version })
+        let owner = client.check_stat(path::CONTROLLER).await?.map(|s| s.ephemeral_owner);
+        if owner != Some(client.session_id().0) {
+            return Ok(None);
+        }
+        Ok(Some(Self { epoch: epoch_of(&data)?, version: stat.version }))
     }
+}
+
+/// An epoch that nobody can read is not taken for the first: brokers that have heard of later ones would refuse what is decided.
+fn epoch_of(data: &[u8]) -> Result<i32, zk::Error> {
+    let text = String::from_utf8_lossy(data);
+    text.trim().parse().map_err(|_| zk::Error::BadArguments("what /controller_epoch holds is no number"))
 }
 
 /// Why a controller ends.
@@ -310,6 +322,9 @@ impl Controller {
     /// Reads what has changed, handles events, writes states and tells of them.
     async fn round(&mut self, events: Vec<Event>) -> Result<(), ControllerError> {
         let replies = self.handle(events).await;
+        if let Err(ControllerError::Superseded) = replies {
+            return replies;
+        }
         if self.wishes.fired() {
             let (list, watch) = self.client.list_and_watch_children(path::DELETE_TOPICS).await?;
             self.wishes.list = list;
@@ -330,8 +345,13 @@ impl Controller {
     async fn repair(&mut self) -> Result<(), ControllerError> {
         for topic in self.cluster.leaderless() {
             if !self.unclean.contains_key(&topic) {
-                self.broker.topic_configs.read(&self.broker, &[&topic]).await;
-                let allowed = self.broker.topic_configs.settings(&self.broker, &topic).unclean_elections;
+                let allowed = match self.broker.topic_configs.read(&self.broker, &[&topic]).await {
+                    Ok(()) => self.broker.topic_configs.settings(&self.broker, &topic).unclean_elections,
+                    Err(e) => {
+                        tracing::warn!("{e}; it gets no unclean leader");
+                        false
+                    }
+                };
                 self.unclean.insert(topic, allowed);
             }
         }
@@ -375,7 +395,7 @@ impl Controller {
         if ended.is_empty() {
             return Ok(());
         }
-        let names: Vec<Name> = ended.iter().map(|c| c.name.clone()).collect();
+        let mut names: Vec<Name> = ended.iter().map(|c| c.name.clone()).collect();
         self.write(ended).await?;
         let mut removed: Vec<(Name, Vec<i32>)> = Vec::new();
         for name in &names {
@@ -386,9 +406,12 @@ impl Controller {
                 p.removing.clear();
             }
         }
-        let topics: BTreeSet<&str> = names.iter().map(|(t, _)| t.as_str()).collect();
+        let topics: BTreeSet<String> = names.iter().map(|(t, _)| t.clone()).collect();
         for topic in topics {
-            self.write_topic(topic).await?;
+            if !self.write_topic(&topic).await? {
+                names.retain(|(t, _)| *t != topic);
+                removed.retain(|((t, _), _)| *t != topic);
+            }
         }
         self.tell(&names, &BTreeSet::new(), true);
         for (name, brokers) in removed {

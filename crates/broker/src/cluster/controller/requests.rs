@@ -44,19 +44,7 @@ impl Controller {
                 let _ = reply.send(self.shutdown(id, epoch).await?);
             }
             Event::Gone { id, epoch } => self.gone(id, epoch).await?,
-            Event::Assigned { id, codes } => {
-                let failed = codes.into_iter().filter(|(_, code)| *code == ResponseError::KafkaStorageError.code());
-                let mut new = Vec::new();
-                for (name, _) in failed {
-                    if self.cluster.offline.insert((id, name.clone())) {
-                        new.push(name);
-                    }
-                }
-                if let Some(first) = new.first() {
-                    tracing::warn!("broker {id} cannot use its replicas of {} partitions, such as {}-{}", new.len(), first.0, first.1);
-                    self.tell(&new, &BTreeSet::new(), false);
-                }
-            }
+            Event::Assigned { id, epoch, codes } => self.assigned(id, epoch, codes),
             Event::Deleted { id, names } => {
                 for name in names {
                     if let Some(gone) = self.deleting.get_mut(&name.0) {
@@ -105,6 +93,34 @@ impl Controller {
             (name, result)
         };
         Ok(judged.into_iter().map(answer).collect())
+    }
+
+    /// A broker has answered what it can use of its replicas, and what not.
+    fn assigned(&mut self, id: i32, epoch: i64, codes: Vec<(Name, i16)>) {
+        if self.cluster.brokers.get(&id).is_none_or(|b| b.epoch != epoch) {
+            return;
+        }
+        let (mut failed, mut usable) = (Vec::new(), Vec::new());
+        for (name, code) in codes {
+            let entry = (id, name);
+            if code == ResponseError::KafkaStorageError.code() {
+                if self.cluster.offline.insert(entry.clone()) {
+                    failed.push(entry.1);
+                }
+            } else if code == 0 && self.cluster.offline.remove(&entry) {
+                usable.push(entry.1);
+            }
+        }
+        if let Some(first) = failed.first() {
+            tracing::warn!("broker {id} cannot use its replicas of {} partitions, such as {}-{}", failed.len(), first.0, first.1);
+        }
+        if let Some(first) = usable.first() {
+            tracing::info!("broker {id} can use its replicas of {} partitions again, such as {}-{}", usable.len(), first.0, first.1);
+        }
+        failed.append(&mut usable);
+        if !failed.is_empty() {
+            self.tell(&failed, &BTreeSet::new(), false);
+        }
     }
 
     async fn shutdown(&mut self, id: i32, epoch: i64) -> Result<Result<Vec<Name>, ResponseError>, ControllerError> {
@@ -211,7 +227,12 @@ impl Controller {
             changes.extend(self.replace(&name, new));
         }
         for topic in &topics {
-            self.write_topic(topic).await?;
+            if !self.write_topic(topic).await? {
+                // The topic was changed meanwhile, and is read again: whoever asks anew is judged by that.
+                changes.retain(|c| c.name.0 != *topic);
+                let of_it = results.iter_mut().filter(|(name, result)| name.0 == *topic && result.is_ok());
+                of_it.for_each(|(_, result)| *result = Err(ResponseError::RequestTimedOut));
+            }
         }
         self.write_and_tell(changes).await?;
         Ok(results)

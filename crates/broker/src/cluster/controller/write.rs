@@ -88,9 +88,9 @@ impl Controller {
         Ok(())
     }
 
-    /// Writes a topic's assignment.
-    pub(super) async fn write_topic(&mut self, name: &str) -> Result<(), ControllerError> {
-        let Some(topic) = self.cluster.topics.get(name) else { return Ok(()) };
+    /// Writes a topic's assignment. Says whether it was: not if the topic was changed meanwhile, and then it is read again.
+    pub(super) async fn write_topic(&mut self, name: &str) -> Result<bool, ControllerError> {
+        let Some(topic) = self.cluster.topics.get(name) else { return Ok(false) };
         let data = encode_topic(topic);
         let mut multi = self.client.new_multi_writer();
         multi.add_check_version(path::CONTROLLER_EPOCH, self.term.version)?;
@@ -100,14 +100,14 @@ impl Controller {
                 if let Some(t) = self.cluster.topics.get_mut(name) {
                     t.version += 1;
                 }
-                Ok(())
+                Ok(true)
             }
             Err(zk::MultiWriteError::OperationFailed { index: 0, .. }) => Err(ControllerError::Superseded),
             Err(e) => {
                 self.touched.insert(name.to_owned());
                 match e {
                     // Changed meanwhile: it is read again, and what is to be done is decided on that.
-                    zk::MultiWriteError::OperationFailed { .. } => Ok(()),
+                    zk::MultiWriteError::OperationFailed { .. } => Ok(false),
                     e => Err(ControllerError::Coordinator(e.into())),
                 }
             }
