@@ -84,7 +84,8 @@ fn apaches_tools() {
     assert_eq!(out.lines().filter(|l| l.contains('-') && l.len() < 6).count(), 65, "{out}");
     let tool = tools::kafka("kafka-consumer-groups.sh");
     // Its own limit is five seconds, in which Java hardly starts on a machine that is busy.
-    let groups = |arguments: &[&str]| tools::run(dir, &tool, &[&["--bootstrap-server", &servers, "--timeout", "60000"], arguments].concat());
+    let groups =
+        |arguments: &[&str]| tools::run(dir, &tool, &[&["--bootstrap-server", &servers, "--timeout", "60000"], arguments].concat());
     assert!(groups(&["--list", "--state"]).lines().any(|l| l.split_whitespace().collect::<Vec<_>>() == ["reader", "Empty"]));
     // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG
     let rows = |out: &str| -> Vec<Vec<String>> {
