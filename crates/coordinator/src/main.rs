@@ -133,7 +133,7 @@ async fn run(config: Config) -> Result<(), String> {
     let address = format!("{}:{}", config.client_address, config.client_port);
     let listener = TcpListener::bind(&address).await.map_err(|e| format!("cannot listen on {address}: {e}"))?;
     let node = Node::start(config).await.map_err(|e| e.to_string())?;
-    tracing::info!("server {} of {} listens on {address}", node.config.id, node.config.members.len().max(1));
+    tracing::info!("server.{} listens for clients on {address}", node.config.id);
     // Ready when it answers, not when there is a majority: the others are started after this one.
     ready::ready();
     let counters = Arc::new(Counters::default());

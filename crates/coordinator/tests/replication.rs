@@ -371,16 +371,45 @@ fn log_in_memory_and_on_disk_is_bounded_in_bytes() {
     }
 }
 
+/// A directory as an earlier version left it, kept in `fixtures`.
+fn from_fixture(server: &Server, name: &str) -> std::path::PathBuf {
+    let dir = server.dir.join("data/version-2");
+    fs::create_dir_all(&dir).unwrap();
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_directory_of_format_3_is_read_and_its_server_becomes_three() {
+    let mut ensemble = Ensemble::build(3, |_| String::new());
+    // It stood alone, with a snapshot and a log behind it: ACLs, a multi, an ephemeral node, what was deleted.
+    let dir = from_fixture(&ensemble.servers[0], "format-3");
+    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "3\n");
+    ensemble.servers.iter_mut().for_each(Server::start);
+    for i in 0..3 {
+        let mut client = Client::new(ensemble.port(i), LONG_MS);
+        client.sync().unwrap().unwrap();
+        let mut want: Vec<_> = (0..20).filter(|i| *i != 4).map(|i| format!("n{i}")).collect();
+        want.extend(["acl", "e", "m1", "s-0000000022", "zookeeper"].map(str::to_owned));
+        want.sort();
+        assert_eq!(client.children("/", false).unwrap().unwrap(), want);
+        let (data, stat) = client.get("/n3", false).unwrap().unwrap();
+        assert_eq!((data.as_slice(), stat.version), (&b"changed"[..], 1));
+        assert_eq!(client.get("/n5", false).unwrap().unwrap().0, b"multi");
+        assert_eq!(client.get("/acl", false).unwrap(), Err(-102));
+        assert_ne!(client.exists("/e", false).unwrap().unwrap().ephemeral_owner, 0);
+    }
+    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "4\n");
+}
+
 #[test]
 fn a_directory_of_the_first_format_is_read_and_one_of_a_later_is_refused() {
     let mut ensemble = Ensemble::build(1, |_| String::new());
     let server = &mut ensemble.servers[0];
-    let dir = server.dir.join("data/version-2");
-    fs::create_dir_all(&dir).unwrap();
-    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), dir.join(file.file_name())).unwrap();
-    }
+    let dir = from_fixture(server, "format-1");
     server.start();
     let mut client = Client::new(server.port, LONG_MS);
     let names = client.children("/", false).unwrap().unwrap();
