@@ -273,6 +273,35 @@ fn a_server_is_replaced_and_one_with_an_old_file_goes_along() {
 }
 
 #[test]
+fn a_leader_with_an_old_file_does_what_the_others_ask_for() {
+    let mut ensemble = build(4, 3);
+    ensemble.servers[..3].iter_mut().for_each(Server::start);
+    let leader = eventually("a leader", || (0..3).find(|i| mode(&ensemble.servers[*i]).as_deref() == Some("leader")));
+    let all = [0, 1, 2, 3];
+    let others: Vec<usize> = all.into_iter().filter(|i| *i != leader).collect();
+    others.iter().for_each(|i| set_members(&ensemble, *i, &all, &[]));
+    ensemble.servers[3].start();
+    roll(&mut ensemble, &others[..2]);
+    settled(&ensemble, &all, 4);
+    let file = fs::read_to_string(ensemble.servers[leader].dir.join("zoo.cfg")).unwrap();
+    assert_eq!((file.matches("server.").count(), shown(&ensemble, leader)), (3, 4));
+    // It knows the new one well enough to go on with it when one of the others is gone, and is needed by nobody.
+    for gone in [others[0], leader] {
+        ensemble.servers[gone].kill();
+        let mut client = Client::new(ensemble.port(3), LONG_MS);
+        let created = eventually("three of four go on", || {
+            client.create("/n", b"", 2).ok().or_else(|| {
+                client = Client::new(ensemble.port(3), LONG_MS);
+                None
+            })
+        });
+        created.unwrap();
+        ensemble.servers[gone].start();
+        settled(&ensemble, &all, 4);
+    }
+}
+
+#[test]
 fn servers_that_stood_alone_do_not_mix_their_data() {
     let mut ensemble = build(3, 1);
     let one = fs::read_to_string(ensemble.servers[0].dir.join("zoo.cfg")).unwrap();
