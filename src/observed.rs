@@ -10,7 +10,7 @@ use std::{
 
 use layout::Layout;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     address::Subnet,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What a host is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostState {
     /// it runs, or it is about to
@@ -135,7 +135,7 @@ pub struct KeptVolume {
 }
 
 /// Who may reach a port: addresses, or the members of a group of the provider's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Opening {
     /// `tcp`, or what the provider calls another one
     pub protocol: String,
@@ -162,7 +162,7 @@ impl fmt::Display for Opening {
 }
 
 /// A difference between the inventory and what exists that is mended in place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "adjust")]
 pub enum Adjustment {
     /// ports that are to be open, and those that are not
@@ -235,6 +235,17 @@ pub struct Observed {
     pub rebuild: BTreeMap<HostId, String>,
     /// What is to be mended in place; asked of the provider after the rest.
     pub adjustments: Vec<Adjustment>,
+}
+
+impl fmt::Display for HostState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HostState::Running => "running",
+            HostState::Stopped => "stopped",
+            HostState::Paused => "paused",
+            HostState::Unfinished => "not started yet",
+        })
+    }
 }
 
 impl Observed {

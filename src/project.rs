@@ -6,6 +6,7 @@ use std::{
 };
 
 use include_dir::{Dir, include_dir};
+use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Result},
@@ -61,6 +62,36 @@ impl Found {
 /// Largest file that is copied or rendered, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// Most bytes and files of a directory that a digest is made of.
+const MAX_DIGEST_BYTES: u64 = 256 * 1024 * 1024;
+const MAX_DIGEST_FILES: usize = 10_000;
+
+/// All files below a directory, sorted; links are followed for files only, so that none leads in a circle.
+fn own_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let (mut out, mut dirs) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(Error::failed(format!("{}: {e}", dir.display()))),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                dirs.push(path);
+            } else if path.is_file() {
+                out.push(path);
+            }
+            if out.len() + dirs.len() > MAX_DIGEST_FILES {
+                return Err(Error::failed(format!("{}: more than {MAX_DIGEST_FILES} files", dir.display())));
+            }
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
 impl Project {
     /// Where the user may have a file, before what ships and after it. Templates and files of ours have plain names, such
     /// as `hosts`: a stray file of that name must not take their place.
@@ -85,6 +116,36 @@ impl Project {
         }
         let file = dir.get_file(inner)?;
         Some(Found { path: Path::new(kind).join(inner), disk: None, bytes: Cow::Borrowed(file.contents()) })
+    }
+
+    /// A digest over the playbooks and templates that ship, and the project's own.
+    pub fn digest(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        let mut add = |name: &str, bytes: &[u8]| {
+            for part in [name.as_bytes(), bytes] {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part);
+            }
+        };
+        for (kind, dir) in [("playbooks", &PLAYBOOKS), ("templates", &TEMPLATES)] {
+            for file in dir.files() {
+                add(&file.path().to_string_lossy(), file.contents());
+            }
+            let mut left = MAX_DIGEST_BYTES;
+            for path in own_files(&self.root.join(kind))? {
+                let size = std::fs::metadata(&path).map_or(0, |m| m.len());
+                left = left.checked_sub(size).ok_or_else(|| {
+                    Error::failed(format!(
+                        "{}: its files are over the limit of {} MiB",
+                        self.root.join(kind).display(),
+                        MAX_DIGEST_BYTES >> 20
+                    ))
+                })?;
+                let bytes = std::fs::read(&path).map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
+                add(&path.strip_prefix(&self.root).unwrap_or(&path).to_string_lossy(), &bytes);
+            }
+        }
+        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// Whether there is such a file.

@@ -480,3 +480,29 @@ fn restart_of_what_has_no_service() {
     // What the hint names goes as far as Docker.
     assert!(place.run(&["restart", "brokers"]).err.contains("Docker is not running"));
 }
+
+/// A plan as `plan --out` writes it, of nothing but its head.
+fn plan_of(cluster: &str, format: u32) -> String {
+    let digest = "a".repeat(64);
+    format!(
+        r#"{{"septet_plan": {format}, "made": "2026-11-29T01:00:00Z", "cluster": "{cluster}", "stages": [], "basis": {{"septet": "0.1.0",
+        "inventory": "{digest}", "playbooks": "{digest}", "options": "{digest}", "programs": {{}}, "hosts": []}}}}"#
+    )
+}
+
+#[test]
+fn a_plan_file_is_for_one_cluster() {
+    let place = Place::new();
+    place.file("inventories/local.yml", "cluster: local\nprefix: peter\n");
+    place.file("other.json", &plan_of("other", 1)).file("newer.json", &plan_of("local", 2)).file("text.json", "cluster: local\n");
+    place.file("own.json", &plan_of("local", 1));
+    let said = |name: &str| {
+        let said = place.run(&["up", "--plan", name]);
+        format!("{}: {}", said.code, said.err)
+    };
+    insta::assert_snapshot!(["other.json", "newer.json", "text.json", "gone.json", "inventories"].map(said).concat());
+    // The inventory that it was made from: nothing but Docker is missing.
+    assert!(said("own.json").contains("Docker is not running"), "{}", said("own.json"));
+    place.file("o.yml", "cluster: other\nprefix: peter\n");
+    assert!(place.run(&["up", "-i", "o.yml", "--plan", "other.json"]).err.contains("Docker is not running"));
+}

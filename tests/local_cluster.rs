@@ -26,6 +26,8 @@ mod lost_data;
 mod neighbours;
 #[path = "local_cluster/not_running.rs"]
 mod not_running;
+#[path = "local_cluster/plan_file.rs"]
+mod plan_file;
 #[path = "local_cluster/rename.rs"]
 mod rename;
 #[path = "local_cluster/rename_cut_off.rs"]

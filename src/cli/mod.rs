@@ -23,7 +23,7 @@ mod up;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -282,11 +282,7 @@ impl Global {
 
     /// A command line of ours with the options of this run that select the cluster.
     fn command(&self, rest: &str) -> String {
-        let option = |name: &str, path: &Option<PathBuf>| {
-            let shown = path.as_ref().map(|p| p.display().to_string());
-            let plain = |s: &str| s.chars().all(|c| c.is_alphanumeric() || "/._-+:@,".contains(c));
-            shown.map(|s| format!("{name} {} ", if plain(&s) { s } else { quote(&s) })).unwrap_or_default()
-        };
+        let option = |name: &str, path: &Option<PathBuf>| path.as_ref().map(|p| format!("{name} {} ", shown(p))).unwrap_or_default();
         format!("septet {}{}{rest}", option("-i", &self.inventory), option("--project", &self.project))
     }
 
@@ -334,6 +330,12 @@ impl Global {
         }
         print_data(&format!("{result}\n"))
     }
+}
+
+/// A path as a word of a command line.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().all(|c| c.is_alphanumeric() || "/._-+:@,".contains(c)) { text } else { quote(&text) }
 }
 
 /// Prints JSON for a program.
@@ -439,6 +441,7 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
         crate::operations::sweep(&inventory, &g.reporter(false), interrupted).await;
     }
     match cli.command {
+        // Also with a plan, which does not apply any more by then.
         Command::Up(a) => resumable(up::run(g, &a, interrupted).await, "septet up"),
         Command::Plan(a) => until_interrupted(interrupted, plan::run(g, &a, interrupted)).await,
         Command::Health(a) => until_interrupted(interrupted, health::run(g, &a, interrupted)).await,

@@ -1,10 +1,13 @@
 //! `septet plan`
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use serde_json::json;
 
-use super::{Global, RunOptions, print_json};
+use super::{Global, RunOptions, print_json, shown};
 use crate::{
     error::{Error, Kind, Result},
     operations,
@@ -16,6 +19,9 @@ pub struct Arguments {
     /// Exit with code 4 if anything would change
     #[arg(long)]
     exit_code: bool,
+    /// Write the plan to a file, for `up --plan`
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     options: RunOptions,
 }
@@ -25,18 +31,24 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let reporter = g.data_reporter(true);
     let mut cluster = g.cluster(a.options.options(g)?, reporter, interrupted)?;
     let planned = operations::preview(&mut cluster).await?;
-    let (steps, tasks) = (planned.plan.all().count(), planned.recap.changed());
+    let (steps, tasks) = (planned.of_provider(), planned.recap.changed());
+    if let Some(path) = &a.out {
+        planned.file.write(path)?;
+    }
     if g.json {
         print_json(&json!({
-            "pending": planned.pending(), "steps": planned.plan, "tasks": planned.recap,
+            "pending": planned.pending(), "stages": planned.file.plan(), "tasks": planned.recap,
             "unseen": planned.unseen, "left": planned.left, "checks": planned.checks, "cost": planned.estimate,
             "old_names": planned.old_names,
         }))?;
     } else if planned.pending() {
         let left = planned.left.len();
+        let command = match &a.out {
+            Some(path) => g.command(&format!("up --plan {}", shown(path))),
+            None => g.command("up"),
+        };
         eprintln!(
-            "\n{steps} changes to hosts, {tasks} tasks would change something, {left} hosts are left as they are; `{}` does it",
-            g.command("up")
+            "\n{steps} changes to hosts, {tasks} tasks would change something, {left} hosts are left as they are; `{command}` does it"
         );
     } else {
         eprintln!("nothing would change: {} matches {}", cluster.inventory.cluster, cluster.inventory.shown_path());

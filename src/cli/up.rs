@@ -1,6 +1,9 @@
 //! `septet up`
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use serde_json::json;
 
@@ -8,26 +11,36 @@ use super::{Global, Parameters, Recorded, RunOptions};
 use crate::{
     error::Result,
     operations::{self, Cluster, UpOutcome},
+    plan::PlanFile,
     report::{hosts_table, phases_table},
 };
 
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// Apply exactly this plan of `plan --out`, or change nothing where something has changed since
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
     #[command(flatten)]
     options: RunOptions,
 }
 
 impl Recorded for Arguments {
     fn parameters(&self) -> Parameters {
-        self.options.parameters()
+        let mut parameters = self.options.parameters();
+        parameters.extend(self.plan.as_ref().map(|p| ("plan", p.display().to_string())));
+        parameters
     }
 }
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
+    let plan = a.plan.as_deref().map(PlanFile::read).transpose()?;
+    if let Some(plan) = &plan {
+        plan.is_for(&g.inventory()?.cluster)?;
+    }
     let mut cluster = g.cluster(a.options.options(g)?, g.reporter(a.options.diff), interrupted)?;
-    let outcome = operations::up(&mut cluster).await?;
+    let outcome = operations::up(&mut cluster, plan.as_ref()).await?;
     finish(g, &cluster, &outcome)
 }
 

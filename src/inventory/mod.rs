@@ -22,6 +22,7 @@ pub use engine::{ApacheSettings, ArchiveSource, Engine, Metadata, numbers};
 pub use group::{Group, HostId, NotAGroup, Role};
 pub use pattern::select;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 pub use static_hosts::{StaticHost, StaticSettings};
 
 use crate::{
@@ -89,6 +90,8 @@ impl ProviderSettings {
 pub struct Inventory {
     /// file it was read from; `None` for the built-in one
     pub path: Option<PathBuf>,
+    /// SHA-256 of its text, hex
+    pub digest: String,
     /// the cluster's name
     pub cluster: ClusterName,
     /// what every host name starts with
@@ -196,6 +199,7 @@ impl Inventory {
         };
         let mut this = Self {
             path: None,
+            digest: Sha256::digest(&root.source.text).iter().map(|b| format!("{b:02x}")).collect(),
             cluster,
             prefix,
             domain,

@@ -9,16 +9,19 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{Cluster, RollingGate, authorized, unreachable};
+use super::{
+    Cluster, RollingGate, authorized,
+    plant::{self, Plant},
+    unreachable,
+};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
-    events::GateState,
     identity::{ClusterId, HostName},
-    inventory::{HostId, Inventory},
+    inventory::{HostId, Inventory, Role},
     observed::{HostState, Observed},
-    playbook::Gate,
-    provider,
+    plan::{Order, Plan, Reason, StageKind, Step},
+    rolling,
     ssh::{Fleet, SshError, keys, openssh},
     state::{SSH_CONFIG, State},
 };
@@ -59,9 +62,9 @@ impl Access {
     }
 
     /// Waits until all running hosts can be logged in to. Names those that refuse our key.
-    async fn login(&self, cluster: &Cluster, planted: &BTreeSet<HostId>) -> Result<Vec<HostId>> {
+    pub(super) async fn login(&self, cluster: &Cluster, planted: &BTreeSet<HostId>) -> Result<Vec<HostId>> {
         let begun = Instant::now();
-        let (limit, restarts) = (cluster.provider.boot_timeout(), planting_restarts(cluster));
+        let (limit, restarts) = (cluster.provider.boot_timeout(), plant::restarts(cluster));
         let running: Vec<HostId> = self.observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect();
         loop {
             let results = join_all(running.iter().map(|id| async move { (*id, self.fleet.connection(*id).await.map(drop)) })).await;
@@ -92,14 +95,27 @@ impl Access {
         }
     }
 
+    /// For a plan: the hosts that exist, logged in to, and the keys that `up` would add. Behind a control host that refuses the key no
+    /// host can be asked, so all of them are counted.
+    pub async fn look(self, cluster: &Cluster) -> Result<(Access, Plan)> {
+        let refused = self.login(cluster, &BTreeSet::new()).await?;
+        let mut plan = Plan::default();
+        let hidden = refused.iter().any(|id| id.role() == Role::Control);
+        let order = if plant::restarts(cluster) { Order::Rolling } else { Order::Parallel };
+        for host in self.observed.hosts.iter().filter(|h| h.state == HostState::Running && (hidden || refused.contains(&h.id))) {
+            plan.add_in(StageKind::Keys, order, Step::PlantKey { id: host.id, name: host.name.clone() }, Reason::KeyRefused);
+        }
+        Ok((self, plan))
+    }
+
     /// The hosts that exist, logged in to. A key that is refused is the sign of a new or lost state directory: it is added to the
-    /// host's keys, once, where that is allowed. Where that restarts hosts, they go one at a time, each under the gate of its role.
+    /// host's keys, once, where that is allowed.
     pub async fn connect(self, cluster: &Cluster, may_plant: bool) -> Result<Access> {
         let mut access = self;
         let mut planted = BTreeSet::new();
         loop {
             let refused = access.login(cluster, &planted).await?;
-            let Some(id) = refused.first().copied() else {
+            let Some(first) = refused.first().copied() else {
                 access.planted = planted;
                 return Ok(access);
             };
@@ -111,28 +127,12 @@ impl Access {
                 cluster.reporter.say("the hosts do not accept the key of this state directory: adding it; keys of other users stay");
             }
             let uuid = access.observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
-            let public = authorized::line(&keys::cluster_key(uuid)?.0, uuid)?;
-            let restarts = planting_restarts(cluster);
-            for id in if restarts { vec![id] } else { refused } {
-                let Some(host) = access.observed.host(id).cloned() else { continue };
-                if !planted.insert(id) {
-                    return Err(Error::failed(format!("{}: the key that was added is not accepted", host.name))
-                        .hint("remove the host and run `septet up` to make it again"));
-                }
-                let gated = restarts && id.role().serves();
-                if gated {
-                    cluster.reporter.gate(&host.name, GateState::Before);
-                    access.gate(cluster).before(id).await.map_err(|e| e.context(format!("{} is not restarted", host.name)))?;
-                }
-                provider::machines(&*cluster.provider)?.plant_key(&host, &public).await?;
-                if restarts {
-                    let observed = cluster.provider.settle().await?;
-                    access = Access::new(cluster, observed)?;
-                }
-                if gated {
-                    access.gate(cluster).after(id).await.map_err(|e| e.context(format!("after {}", host.name)))?;
-                }
-            }
+            let public_key = authorized::line(&keys::cluster_key(uuid)?.0, uuid)?;
+            let one_role = plant::restarts(cluster);
+            let due = refused.into_iter().filter(|id| !one_role || id.role() == first.role()).collect();
+            let mut work = Plant { cluster, access, public_key: &public_key, planted: &mut planted };
+            rolling::roll(&mut work, first.role(), due, &cluster.interrupted).await?;
+            access = work.access;
         }
     }
 
@@ -169,11 +169,6 @@ impl Access {
         }
         openssh::write(&State::cluster(id)?, cluster.provider.login(), &hosts)
     }
-}
-
-/// Whether a login key is planted by restarting hosts.
-fn planting_restarts(cluster: &Cluster) -> bool {
-    cluster.provider.machines().is_some_and(|m| m.planting_restarts())
 }
 
 /// What a host is that does not run.

@@ -6,11 +6,14 @@ mod access;
 mod authorized;
 mod bundle;
 mod check;
+mod configure;
 mod down;
 mod lease;
 mod lock;
 mod names;
+mod plant;
 mod precheck;
+mod preview;
 mod protocols;
 mod redact;
 mod rename;
@@ -25,14 +28,16 @@ mod up;
 pub use access::{Access, only_data};
 pub use bundle::{Part, collect};
 pub use check::{Finding, check, worst};
+pub use configure::run_playbook;
 pub use down::{Receipt, Removed, down, down_expired};
 pub use lease::{Extended, extend, list, sweep, warn_of_end};
 pub use lock::{clock, locked, set_command};
+pub use preview::{Planned, preview};
 pub use redact::redacted;
 pub use rename::rename;
 pub use restart::{Restarted, restart};
 pub use rolling::RollingGate;
-pub use up::{Planned, UpOutcome, endpoints, preview, run_playbook, up};
+pub use up::{UpOutcome, endpoints, up};
 
 use std::{
     sync::{Arc, atomic::AtomicBool},

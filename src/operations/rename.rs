@@ -38,7 +38,7 @@ async fn rename_now(cluster: &mut Cluster, renamed: Inventory, prefix: &str) -> 
     cluster.reporter.say(&format!("{}: prefix: {prefix}", path.display()));
     cluster.inventory = renamed;
     cluster.inventory.path = Some(path);
-    up(cluster).await
+    up(cluster, None).await
 }
 
 /// The built-in inventory as a file, so that the new prefix is written down somewhere.

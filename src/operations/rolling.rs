@@ -155,7 +155,7 @@ impl RollingGate {
     }
 
     /// Hosts that answer now, and the one that goes last.
-    async fn serving(&self, role: Role) -> Result<(BTreeSet<HostId>, BTreeSet<HostId>)> {
+    pub(super) async fn serving(&self, role: Role) -> Result<(BTreeSet<HostId>, BTreeSet<HostId>)> {
         let checker = self.checker();
         let leaders = async {
             let views = checker.coordinators().await?;

@@ -11,7 +11,7 @@ use crate::{
     identity::ClusterId,
     inventory::Inventory,
     observed::{Observed, ObservedNetwork},
-    plan::{Plan, Step},
+    plan::{Plan, StageKind, Step},
     provider::{self, Provider, Site},
 };
 
@@ -61,8 +61,8 @@ impl Steps<'_> {
             None => self.observed.network.clone().ok_or_else(|| Error::failed("the hosts' addresses are not known"))?,
         };
         self.stop()?;
-        let steps = plan.steps.iter().filter(|s| **s != Step::CreateNetwork);
-        let (in_place, of_hosts): (Vec<&Step>, Vec<&Step>) = steps.partition(|s| matches!(s, Step::Adjust(_)));
+        let (in_place, of_hosts): (Vec<&Step>, Vec<&Step>) =
+            (plan.of(&StageKind::Settings).collect(), plan.of(&StageKind::Hosts).collect());
         // What is mended in place has an order: nothing is closed before what takes its place is open.
         let in_place = async {
             for step in in_place {
@@ -89,7 +89,7 @@ impl Steps<'_> {
 
     /// New names, once every host serves under its own.
     pub async fn renames(&self, plan: &Plan, network: &ObservedNetwork) -> Result<()> {
-        for step in &plan.renames {
+        for step in plan.of(&StageKind::Rename) {
             self.one(step, network).await?;
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::{
     identity::ClusterId,
     inventory::{Group, HostId, Inventory},
     observed::Observed,
-    plan::{self, Step},
+    plan::{self, Basis, Digest, PlanFile, StageKind, Step},
     provider::{
         Holder, Machines, Provider,
         memory::{Machine, Memory, World},
@@ -58,13 +58,13 @@ async fn up_locked(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> Clu
     let uuid = observed.uuid.unwrap_or_else(uuid);
     let steps =
         |observed| Steps { provider, inventory: wanted, observed, uuid, public_key: "", interrupted: &interrupted, say: &say, done: &done };
-    if !plan.steps.is_empty() {
+    if plan.making().next().is_some() {
         steps(&observed).before(&plan).await?;
     }
     let observed: Observed = provider.settle().await?;
     let network = observed.network.clone().unwrap();
     let site = crate::provider::Site { uuid, inventory: wanted, observed: &observed, public_key: "" };
-    for step in &plan.rolls {
+    for step in plan.of(&StageKind::Resize) {
         provider.apply(step, &network, &site, &say).await?;
     }
     steps(&observed).renames(&plan, &network).await
@@ -178,5 +178,119 @@ fn killed_at_every_point_the_next_run_goes_on() {
         converges(&[run(0, 3, 0, None), run(1, 5, 1, Some(at))], &run(1, 5, 1, None));
         // Another machine goes on.
         converges(&[run(0, 3, 0, Some(at))], &Run { machine: 1, ..run(1, 3, 0, None) });
+    }
+}
+
+/// As `plan --out` goes, and through a file.
+async fn plan_file(provider: &Memory, wanted: &Inventory) -> Result<PlanFile> {
+    let observed = provider.observe().await?;
+    let (network, shape, hosts) = Basis::seen(&observed);
+    let basis = Basis {
+        septet: "1".into(),
+        inventory: wanted.digest.clone().try_into().unwrap(),
+        playbooks: Digest::of(""),
+        options: Digest::of(""),
+        programs: Default::default(),
+        network,
+        shape,
+        hosts,
+    };
+    let file = PlanFile::new(&wanted.cluster, observed.uuid, basis, plan::plan(wanted, &observed)?, "then".into());
+    let dir = tempfile::tempdir().unwrap();
+    file.write(&dir.path().join("plan")).unwrap();
+    assert_eq!(PlanFile::read(&dir.path().join("plan")).unwrap(), file);
+    Ok(file)
+}
+
+/// As `up --plan` goes.
+async fn up_as_planned(provider: &Memory, wanted: &Inventory, file: &PlanFile, uuid: impl Fn() -> ClusterId) -> Result<()> {
+    let holder = Holder { id: String::new(), text: String::new() };
+    provider.hold(&holder).await?;
+    let run = async {
+        file.is_still(&plan_file(provider, wanted).await?)?;
+        up_locked(provider, wanted, uuid).await
+    };
+    let result = run.await;
+    provider.release().await;
+    result
+}
+
+/// A plan is made after some runs; then perhaps another run, then it is applied, perhaps killed.
+fn a_plan_is_applied_as_it_is_or_not_at_all(all: &[Run], wanted: &Run, between: Option<&Run>, killed_at: Option<u32>) {
+    let world: Arc<Mutex<World>> = Arc::default();
+    somebody(&world);
+    let machines = Remembered::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let intended = || machines.intended(0);
+        let inventory_of = |r: &Run| inventory(PREFIXES[r.prefix], r.brokers, r.clients, SIZES[r.size]);
+        for (number, r) in all.iter().enumerate() {
+            let i = inventory_of(r);
+            drop(up(&Memory::new(&world, &i, &format!("run {number}"), r.killed_at), &i, intended).await);
+        }
+        let i = inventory_of(wanted);
+        // What cannot be planned has no plan.
+        let Ok(file) = plan_file(&Memory::new(&world, &i, "plan", None), &i).await else { return };
+        let planned: std::collections::BTreeSet<HostId> = file.plan().all().filter_map(Step::host).collect();
+        let there = || world.lock().unwrap().machines.clone();
+        let at_plan = there();
+        if let Some(r) = between {
+            let i = inventory_of(r);
+            drop(up(&Memory::new(&world, &i, "between", r.killed_at), &i, intended).await);
+        }
+        let before = there();
+        let result = up_as_planned(&Memory::new(&world, &i, "applied", killed_at), &i, &file, intended).await;
+        let after = there();
+        let changed = |before: &[Machine], after: &[Machine]| -> std::collections::BTreeSet<HostId> {
+            let of = |all: &[Machine], m: &Machine| all.iter().find(|o| o.uuid == m.uuid && o.id == m.id).cloned();
+            after.iter().filter(|m| of(before, m).as_ref() != Some(*m)).map(|m| m.id).collect()
+        };
+        match (&result, killed_at) {
+            (Ok(()), _) => {
+                assert_eq!(before, at_plan, "it was applied to something else than it was made for");
+                assert_eq!(changed(&before, &after), planned, "each change is a step, and each step a change");
+            }
+            (Err(e), None) => {
+                assert!(between.is_some(), "{e}");
+                assert_eq!(after, before);
+            }
+            (Err(_), Some(_)) => {
+                assert!(changed(&before, &after).is_subset(&planned));
+                // The same plan again: it goes on only if nothing was done, and else names what was.
+                let again = up_as_planned(&Memory::new(&world, &i, "again", None), &i, &file, intended).await;
+                if before == at_plan && after != before {
+                    assert!(again.unwrap_err().message.contains("does not apply any more"));
+                    assert_eq!(there(), after);
+                }
+            }
+        }
+        if between.is_none() {
+            // Whatever happened: a new plan ends it.
+            let file = plan_file(&Memory::new(&world, &i, "new", None), &i).await.unwrap();
+            up_as_planned(&Memory::new(&world, &i, "last", None), &i, &file, intended).await.unwrap();
+            assert!(plan_file(&Memory::new(&world, &i, "look", None), &i).await.unwrap().plan().is_empty());
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn plans_are_applied_as_they_are_or_not_at_all(
+        all in runs(),
+        wanted in runs().prop_filter("one", |r| !r.is_empty()),
+        between in runs(),
+        killed_at in proptest::option::of(0..60u32),
+    ) {
+        a_plan_is_applied_as_it_is_or_not_at_all(&all, &wanted[0], between.first(), killed_at);
+    }
+}
+
+#[test]
+fn a_plan_that_was_killed_at_any_point_is_not_applied_twice() {
+    let run = |prefix, brokers, size| Run { machine: 0, prefix, brokers, clients: 1, size, killed_at: None, races: false };
+    for at in 0..80 {
+        a_plan_is_applied_as_it_is_or_not_at_all(&[], &run(0, 3, 0), None, Some(at));
+        a_plan_is_applied_as_it_is_or_not_at_all(&[run(0, 3, 0)], &run(1, 5, 1), None, Some(at));
     }
 }

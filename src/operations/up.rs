@@ -1,44 +1,41 @@
-//! `up`: observe, plan, apply, configure, rename, check. Also `plan`, which stops before the first change, and
-//! `run`, which runs any playbook against what exists.
+//! `up`: observe, plan, apply, configure, rename, check; or exactly what a plan file says, if that is what it would do now.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use super::{
-    Access, Cluster, Phases, RollingGate,
+    Access, Cluster, Phases,
     access::not_there,
-    authorized, locked,
+    authorized,
+    configure::{archives, play, succeeded},
+    locked,
     names::{self, OtherNames},
-    precheck, protocols, resize, secret,
+    precheck,
+    preview::{ChangeLog, hold_to},
+    resize,
     steps::Steps,
 };
 use crate::{
-    engine::{self, bundle::Architecture},
+    engine,
     error::{Error, Kind, Result},
     health::{Checker, Report},
     identity::ClusterId,
-    inventory::{Engine, Host, HostId, Metadata, Role},
-    observed::{HostState, Observed, ObservedHost},
-    plan::{self, Plan, Step},
-    playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
-    provider::{self, Check, EXTERNAL_PORT, Estimate, ProviderStats, Verdict},
+    inventory::{Engine, Metadata, Role},
+    observed::{Observed, ObservedHost},
+    plan::{self, Plan, PlanFile, StageKind, Step},
+    playbook::{Recap, model::Play, parse},
+    provider::{self, Check, EXTERNAL_PORT, ProviderStats, Verdict},
     ssh::{Fleet, keys},
     state,
-    template::Vars,
 };
 
 /// How long the cluster may take until it is healthy.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Shipped playbooks that start services.
-const SERVICES: [&str; 4] = ["site.yml", "apache.yml", "coordinators.yml", "brokers.yml"];
 
 /// What `up` did.
 pub struct UpOutcome {
@@ -58,164 +55,6 @@ pub struct UpOutcome {
     pub provider: Option<ProviderStats>,
 }
 
-/// What `up` would do.
-pub struct Planned {
-    /// whether the provider could do it
-    pub checks: Vec<Check>,
-    /// what the cluster would cost
-    pub estimate: Option<Estimate>,
-    /// the provider's changes
-    pub plan: Plan,
-    /// hosts that exist and could not be looked at
-    pub unseen: Vec<String>,
-    /// the hosts' changes
-    pub recap: Recap,
-    /// hosts that were looked at and stay as they are
-    pub left: Vec<String>,
-    /// names of hosts from before a rename, or from one that was cut off; removed once nothing uses them
-    pub old_names: BTreeSet<String>,
-}
-
-impl Planned {
-    /// Whether anything would change.
-    pub fn pending(&self) -> bool {
-        !self.plan.is_empty() || self.recap.changed() > 0 || !self.old_names.is_empty()
-    }
-}
-
-/// Variables of each host that come from what exists.
-fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Result<BTreeMap<HostId, Vars>> {
-    let mut out = BTreeMap::new();
-    for host in &cluster.inventory.hosts {
-        let is = observed.host(host.id);
-        let bundle = cluster.bundles.of(is.and_then(|i| i.architecture).unwrap_or(Architecture::NATIVE))?;
-        let mut v = engine::programs(bundle);
-        if let Some(volume) = is.and_then(|i| i.data_volume.clone()) {
-            v.insert("data_volume".into(), volume.into());
-            if is.is_some_and(|i| i.data_is_new) {
-                v.insert("data_volume_new".into(), true.into());
-            }
-        }
-        let address = is.map(|i| i.address).or(observed.network.as_ref().and_then(|n| n.host(host.id)));
-        v.insert("address".into(), address.map_or_else(|| "(not known yet)".into(), |a| a.to_string()).into());
-        if let Some(outside) = is.filter(|_| host.id.role() == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
-            v.insert("external_listener".into(), outside.into());
-        }
-        // While a rename is under way, or was cut off, all names lead to the host.
-        if let Some(old) = is.map(|i| i.name.clone()).filter(|n| *n != host.name) {
-            v.insert("previous_name".into(), old.into());
-        }
-        if let Some(names) = names.get(&host.id) {
-            v.insert("other_names".into(), json!(names));
-        }
-        out.insert(host.id, v);
-    }
-    Ok(out)
-}
-
-fn common(cluster: &Cluster, observed: &Observed) -> Vars {
-    let mut v = engine::vars(&cluster.inventory, observed.uuid.map(|u| u.to_string()).as_deref());
-    v.insert("external_port".into(), json!(EXTERNAL_PORT));
-    v.extend(cluster.provider.lease().and_then(|l| l.expires()).map(|at| ("expires".to_owned(), at.into())));
-    v.extend(cluster.archives.clone());
-    v
-}
-
-/// Finds the archives that are deployed beside the bundle, or gets them; each was checked. Without `download`, Kafka's is left out where it
-/// is not here; a Java's is needed to render units, so it is always fetched.
-async fn archives(cluster: &Cluster, download: bool) -> Result<Vars> {
-    let Engine::Apache(settings) = &cluster.inventory.engine else { return Ok(Vars::new()) };
-    let (settings, reporter) = (settings.clone(), cluster.reporter.clone());
-    let found = tokio::task::spawn_blocking(move || {
-        let say = |text: String| reporter.say(&text);
-        let kafka = engine::archive::kafka(&settings, download, &say)?;
-        let java = settings.java.as_ref().map(|j| engine::archive::java(j, &settings.version, &say)).transpose()?;
-        Ok::<_, Error>((kafka, java))
-    });
-    let (kafka, java) = found.await.map_err(|e| Error::failed(e.to_string()))??;
-    let mut v = Vars::new();
-    // What is not here yet has no digest: `plan` needs none.
-    let unknown = "0".repeat(64);
-    let (path, sha256) = kafka.map_or((String::new(), unknown), |a| (a.path.display().to_string(), a.sha256));
-    v.insert("kafka_archive".into(), path.into());
-    v.insert("kafka_archive_sha256".into(), sha256.into());
-    if let Some(java) = java {
-        v.insert("java_home".into(), format!("/opt/{}", java.top).into());
-        v.insert("java_archive".into(), java.path.display().to_string().into());
-        v.insert("java_archive_sha256".into(), java.sha256.into());
-    }
-    Ok(v)
-}
-
-/// Hosts that exist and cannot be looked at: they do not run, or nothing leads to them.
-fn unseen(observed: &Observed, reachable: bool) -> impl Iterator<Item = &ObservedHost> {
-    observed.hosts.iter().filter(move |h| h.state != HostState::Unfinished && (h.state != HostState::Running || !reachable))
-}
-
-/// Runs plays with the reporter listening.
-async fn play(
-    cluster: &Cluster,
-    observed: &Observed,
-    names: &OtherNames,
-    fleet: Option<Arc<Fleet>>,
-    plays: &[Play],
-    options: Options,
-) -> Result<Recap> {
-    let (events, told) = mpsc::unbounded_channel();
-    let gate = fleet.clone().map(|fleet| {
-        let (inventory, observed) = (cluster.inventory.clone(), observed.clone());
-        let (reporter, interrupted) = (cluster.reporter.clone(), cluster.interrupted.clone());
-        Arc::new(RollingGate { inventory, observed, fleet, reporter, interrupted }) as Arc<dyn Gate>
-    });
-    let all = || cluster.inventory.hosts.iter().map(|h| h.id).filter(|_| options.check);
-    let is_new = |id: &HostId| observed.host(*id).is_none_or(|h| h.state == HostState::Unfinished);
-    let absent: HashSet<HostId> = all().filter(is_new).collect();
-    let unseen = match options.check {
-        true => unseen(observed, fleet.is_some()).map(|h| h.id).collect(),
-        false => HashSet::new(),
-    };
-    let named = |ids: &HashSet<HostId>| cluster.inventory.hosts.iter().filter(|h| ids.contains(&h.id)).map(|h| h.name.clone()).collect();
-    cluster.reporter.of_cluster(&cluster.inventory.prefix, named(&absent));
-    let shared = Shared {
-        inventory: cluster.inventory.clone(),
-        project: cluster.project.clone(),
-        fleet,
-        absent,
-        unseen,
-        options,
-        host_vars: BTreeMap::new(),
-        hosts: Arc::default(),
-        for_tera: Arc::default(),
-        events,
-        interrupted: cluster.interrupted.clone(),
-    };
-    let mut common = common(cluster, observed);
-    common.extend(secret::of_ensemble(&cluster.inventory, observed, shared.fleet.as_ref()).await);
-    let runner = Runner::new(shared, &common, &host_vars(cluster, observed, names)?, gate);
-    let listening = tokio::spawn(cluster.reporter.clone().listen(told));
-    let result = runner.run(plays).await;
-    drop(runner);
-    let _ = listening.await;
-    result
-}
-
-/// A run's counts, or which hosts it failed on.
-fn succeeded(recap: Recap) -> Result<Recap> {
-    if !recap.failed() {
-        return Ok(recap);
-    }
-    let hosts: Vec<&str> = recap.hosts.iter().filter(|(_, c)| c.failed + c.unreachable > 0).map(|(h, _)| h.as_str()).collect();
-    let mut e = Error::failed(format!("failed on {}", hosts.join(", ")));
-    if !recap.pending_handlers.is_empty() {
-        let names: Vec<String> = recap.pending_handlers.iter().map(|(h, n)| format!("{n} on {h}")).collect();
-        e = e.hint(format!(
-            "handlers that were notified did not run: {}; run them by hand, or make the task change again",
-            names.join(", ")
-        ));
-    }
-    Err(e)
-}
-
 fn interrupted(cluster: &Cluster) -> Result<()> {
     if cluster.interrupted.load(Ordering::SeqCst) {
         return Err(Error::failed("interrupted").kind(Kind::Interrupted));
@@ -224,7 +63,7 @@ fn interrupted(cluster: &Cluster) -> Result<()> {
 }
 
 /// What exists, with what of it is to be mended in place.
-async fn observe(cluster: &Cluster) -> Result<Observed> {
+pub(super) async fn observe(cluster: &Cluster) -> Result<Observed> {
     let mut observed = cluster.provider.observe().await?;
     if let Some(machines) = cluster.provider.machines() {
         observed.adjustments = machines.adjustments(&observed).await?;
@@ -233,12 +72,12 @@ async fn observe(cluster: &Cluster) -> Result<Observed> {
 }
 
 fn makes_hosts(plan: &Plan) -> bool {
-    plan.steps.iter().any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. }))
+    plan.making().any(|s| matches!(s, Step::Create { .. } | Step::Replace { .. }))
 }
 
 /// Whether the provider can do what is planned; nothing is asked where little is.
-async fn preflight(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<Vec<Check>> {
-    if !makes_hosts(plan) && plan.rolls.is_empty() {
+pub(super) async fn preflight(cluster: &Cluster, plan: &Plan, observed: &Observed) -> Result<Vec<Check>> {
+    if !makes_hosts(plan) && plan.of(&StageKind::Resize).next().is_none() {
         return Ok(Vec::new());
     }
     let steps: Vec<Step> = plan.all().cloned().collect();
@@ -281,29 +120,35 @@ fn steps<'a>(
     Steps { provider, inventory, observed, uuid, public_key, interrupted, say, done }
 }
 
-/// Makes the cluster match the inventory.
-pub async fn up(cluster: &mut Cluster) -> Result<UpOutcome> {
+/// Makes the cluster match the inventory; with a plan, only if that is what would be done now, and nothing otherwise.
+pub async fn up(cluster: &mut Cluster, file: Option<&PlanFile>) -> Result<UpOutcome> {
     let (name, provider) = (cluster.inventory.cluster.clone(), cluster.provider.clone());
     cluster.reporter.phase("lock");
-    locked(&name, &*provider, up_now(cluster)).await
+    let run = async {
+        if let Some(file) = file {
+            hold_to(cluster, file).await?;
+        }
+        up_now(cluster, file.map(PlanFile::plan)).await
+    };
+    locked(&name, &*provider, run).await
 }
 
 /// Says what of the inventory has no effect, or more than one may think.
-fn warn(cluster: &Cluster) {
+pub(super) fn warn(cluster: &Cluster) {
     for line in engine::doubtful_keys(&cluster.inventory).into_iter().chain(cluster.provider.warnings()) {
         cluster.reporter.warn(&line);
     }
 }
 
 /// Names what another first run left under the cluster's name.
-fn warn_of_twins(cluster: &Cluster, observed: &Observed) {
+pub(super) fn warn_of_twins(cluster: &Cluster, observed: &Observed) {
     for uuid in &observed.twins {
         let text = format!("another run left networks or volumes under this cluster's name: `down --uuid {uuid}` removes them");
         cluster.reporter.warn(&text);
     }
 }
 
-async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
+async fn up_now(cluster: &mut Cluster, expected: Option<&Plan>) -> Result<UpOutcome> {
     cluster.begin();
     warn(cluster);
     let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
@@ -312,6 +157,10 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     let mut observed = phases.time(reporter, "observe", observe(cluster)).await?;
     warn_of_twins(cluster, &observed);
     let plan = plan::plan(&cluster.inventory, &observed)?;
+    if expected.is_some_and(|e| e.of_provider() != plan) {
+        return Err(Error::failed("what exists changed after it was compared with the plan: nothing was touched")
+            .hint("`septet plan --out FILE` makes a new plan"));
+    }
     interrupted(cluster)?;
     let begun = Instant::now();
     let checks = preflight(cluster, &plan, &observed).await?;
@@ -330,7 +179,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
         reporter.detail(&format!("   hosts are made with: {how}"));
         interrupted(cluster)?;
     }
-    if !plan.steps.is_empty() {
+    if plan.making().next().is_some() {
         let hosts = async {
             apply(cluster, &plan, &observed).await?;
             cluster.provider.settle().await
@@ -341,15 +190,20 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
     let mut access = phases.time(reporter, "connect", access.connect(cluster, true)).await?;
     let keys_added = access.planted.len();
     interrupted(cluster)?;
-    if !plan.rolls.is_empty() {
-        access = phases.time(reporter, "resize", resize::roll(cluster, &plan.rolls, access)).await?;
+    let resizes: Vec<Step> = plan.of(&StageKind::Resize).cloned().collect();
+    if !resizes.is_empty() {
+        access = phases.time(reporter, "resize", resize::roll(cluster, &resizes, access)).await?;
     }
     let mut observed = access.observed.clone();
     look_before(cluster, &observed, &access.fleet).await?;
     let names = other_names(cluster, &observed, &access.fleet).await?;
+    let log = expected.map(|_| ChangeLog::listen(reporter));
     let configure =
         async { succeeded(play(cluster, &observed, &names, Some(access.fleet.clone()), &plays, cluster.options.clone()).await?) };
     let mut recap = phases.time(reporter, "configure", configure).await?;
+    if let (Some(log), Some(expected)) = (log, expected) {
+        log.warn_beyond(cluster, expected);
+    }
     note_formatted(cluster, &access).await?;
     let partial = !(cluster.options.tags.is_empty() && cluster.options.skip_tags.is_empty());
     let mut steps: Vec<Step> = plan.all().cloned().collect();
@@ -371,7 +225,7 @@ async fn up_now(cluster: &mut Cluster) -> Result<UpOutcome> {
 }
 
 /// Refuses what would lose data, and warns of what is lost, before a service is touched.
-async fn look_before(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<()> {
+pub(super) async fn look_before(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<()> {
     for warning in precheck::check(cluster, observed, fleet).await? {
         cluster.reporter.warn(&warning);
     }
@@ -390,7 +244,7 @@ async fn note_formatted(cluster: &Cluster, access: &Access) -> Result<()> {
 }
 
 /// All names of hosts beside the wanted ones: the provider's, and those that hosts keep from runs that were cut off.
-async fn other_names(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<OtherNames> {
+pub(super) async fn other_names(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -> Result<OtherNames> {
     let mut names = names::observed(&cluster.inventory, observed);
     names::merge(&mut names, names::kept(&cluster.inventory, observed, fleet).await?);
     Ok(names)
@@ -432,88 +286,6 @@ pub(super) async fn wait_healthy(cluster: &Cluster, observed: &Observed, fleet: 
     }
 }
 
-/// What `up` would do, without doing it.
-pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
-    warn(cluster);
-    let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
-    let observed = observe(cluster).await?;
-    warn_of_twins(cluster, &observed);
-    let plan = plan::plan(&cluster.inventory, &observed)?;
-    cluster.archives = archives(cluster, false).await?;
-    let cluster = &*cluster;
-    let checks = preflight(cluster, &plan, &observed).await?;
-    cluster.reporter.checks(&checks, true);
-    cluster.reporter.plan(&plan);
-    if observed.uuid.is_none() {
-        cluster.reporter.resources(&cluster.provider.resources(&cluster.inventory));
-    }
-    let estimate = cluster.provider.pricing().and_then(|p| p.estimate());
-    if let Some(e) = &estimate {
-        cluster.reporter.estimate(e);
-    }
-    let mut options = cluster.options.clone();
-    options.check = true;
-    // The way to every host is by the control host.
-    let reachable = observed.hosts.iter().any(|h| h.id.role() == Role::Control && h.state == HostState::Running);
-    let unseen: Vec<String> = unseen(&observed, reachable).map(|h| h.name.clone()).collect();
-    cluster.reporter.unseen(&unseen);
-    let access = match reachable {
-        true => Some(Access::new(cluster, observed.clone())?.connect(cluster, false).await?),
-        false => None,
-    };
-    let fleet = access.map(|a| a.fleet);
-    if let Some(fleet) = &fleet {
-        look_before(cluster, &observed, fleet).await?;
-        for role in protocols::differing(cluster, &observed, fleet).await? {
-            cluster.reporter.say(&format!("   {}", protocols::note(role)));
-        }
-    }
-    let names = match &fleet {
-        Some(fleet) => other_names(cluster, &observed, fleet).await?,
-        None => names::observed(&cluster.inventory, &observed),
-    };
-    let old_names: BTreeSet<String> = names.values().flatten().cloned().collect();
-    if !old_names.is_empty() {
-        cluster.reporter.old_names(&old_names);
-    }
-    let recap = play(cluster, &observed, &names, fleet.clone(), &plays, options).await?;
-    if let Some(fleet) = fleet {
-        fleet.close().await;
-    }
-    let recap = succeeded(recap)?;
-    let stays = |h: &&Host| {
-        let changes = recap.hosts.get(&h.name).is_some_and(|c| c.changed > 0) || plan.all().any(|s| s.host() == Some(h.id));
-        observed.host(h.id).is_some_and(|o| !unseen.contains(&o.name)) && !changes
-    };
-    let left = cluster.inventory.hosts.iter().filter(stays).map(|h| h.name.clone()).collect();
-    Ok(Planned { checks, estimate, plan, unseen, recap, left, old_names })
-}
-
-/// Runs a playbook against the hosts that exist.
-pub async fn run_playbook(cluster: &mut Cluster, name: &str) -> Result<Recap> {
-    let plays = parse::playbook(&cluster.project, name)?;
-    cluster.archives = archives(cluster, !cluster.options.check).await?;
-    let cluster = &*cluster;
-    let run = async {
-        if !cluster.options.check {
-            cluster.begin();
-        }
-        let observed = cluster.provider.observe().await?;
-        let access = Access::new(cluster, observed)?.connect(cluster, !cluster.options.check).await?;
-        if SERVICES.contains(&name) {
-            look_before(cluster, &access.observed, &access.fleet).await?;
-        }
-        let names = other_names(cluster, &access.observed, &access.fleet).await?;
-        let options = Options { keep_going: true, ..cluster.options.clone() };
-        let recap = play(cluster, &access.observed, &names, Some(access.fleet.clone()), &plays, options).await;
-        access.fleet.close().await;
-        let recap = recap?;
-        cluster.reporter.recap(&recap);
-        succeeded(recap)
-    };
-    if cluster.options.check { run.await } else { locked(&cluster.inventory.cluster, &*cluster.provider, run).await }
-}
-
 /// Where clients find the cluster: from the user's machine where the provider lets them in there, else inside of its network.
 pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
     let of = |role: Role, outer: u16, inner: u16| {
@@ -527,20 +299,4 @@ pub fn endpoints(cluster: &Cluster, observed: &Observed) -> Value {
         out["zookeeper.connect"] = of(Role::Coordinator, 2181, 2181).into();
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::playbook::runner::Counts;
-
-    #[test]
-    fn handlers_that_did_not_run_are_named_with_their_hosts() {
-        let failed = Counts { failed: 1, ..Counts::default() };
-        let hosts = [("a".to_owned(), failed), ("b".to_owned(), Counts::default())].into_iter().collect();
-        let e = succeeded(Recap { hosts, pending_handlers: vec![("a".into(), "restart web".into())] }).unwrap_err();
-        assert_eq!(e.message, "failed on a");
-        assert!(e.hint.as_ref().is_some_and(|h| h.contains("restart web on a; run them by hand")), "{e}");
-    }
 }

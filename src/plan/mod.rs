@@ -1,9 +1,13 @@
 //! The planner: from what is wanted and what exists to the steps between. Pure and synchronous; `up` applies the
 //! value that `plan` prints.
 
+pub mod file;
+pub mod stage;
 pub mod step;
 
-pub use step::{Plan, Step};
+pub use file::{Basis, Digest, PlanFile};
+pub use stage::{Order, Plan, Reason, Stage, StageKind};
+pub use step::Step;
 
 use crate::{
     error::{Error, Result},
@@ -71,7 +75,7 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
             return Err(Error::failed(format!("the cluster's network is gone, but {} exists", host.name))
                 .hint("`septet down --keep-data`, then `septet up`: the cluster is made again with the data that it has"));
         }
-        plan.steps.push(Step::CreateNetwork);
+        plan.add(StageKind::Network, Step::CreateNetwork, Reason::Missing);
     }
     if let Some(extra) = observed.hosts.iter().find(|o| !inventory.hosts.iter().any(|h| h.id == o.id)) {
         return Err(Error::failed(format!(
@@ -80,21 +84,25 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
         ))
         .hint("this version does not shrink a cluster: put the host back into the inventory, or `septet down`"));
     }
-    plan.steps.extend(observed.adjustments.iter().cloned().map(Step::Adjust));
+    for adjustment in &observed.adjustments {
+        plan.add(StageKind::Settings, Step::Adjust(adjustment.clone()), Reason::OtherSettings);
+    }
     for host in &inventory.hosts {
         let name = || host.name.clone();
         if let Some(what) = observed.taken.get(&host.name) {
             return Err(foreign(&host.name, what));
         }
         let Some(is) = observed.host(host.id) else {
-            plan.steps.push(Step::Create { id: host.id, name: name(), about: about(inventory, observed, host.id) });
+            let step = Step::Create { id: host.id, name: name(), about: about(inventory, observed, host.id) };
+            plan.add(StageKind::Hosts, step, Reason::Missing);
             continue;
         };
         if let Some(kept) = observed.kept.get(&host.id) {
-            plan.steps.push(Step::Attach { id: host.id, name: name(), volume: kept.reference.clone() });
+            let step = Step::Attach { id: host.id, name: name(), volume: kept.reference.clone() };
+            plan.add(StageKind::Hosts, step, Reason::DataDetached);
         }
         if let Some(why) = observed.rebuild.get(&host.id) {
-            plan.steps.push(Step::Replace { id: host.id, name: name(), why: why.clone() });
+            plan.add(StageKind::Hosts, Step::Replace { id: host.id, name: name(), why: why.clone() }, Reason::Broken);
             continue;
         }
         let sizes = inventory.provider.sizes(host.id.group);
@@ -106,18 +114,20 @@ pub fn plan(inventory: &Inventory, observed: &Observed) -> Result<Plan> {
             _ => None,
         };
         match is.state {
-            HostState::Running => plan.rolls.extend(resize),
+            HostState::Running => plan.extend(StageKind::Resize, resize, Reason::OtherSize),
             // Nothing is served by it: there is nothing to wait for.
-            HostState::Stopped if resize.is_some() => plan.steps.extend(resize),
-            HostState::Stopped => plan.steps.push(Step::Start { id: host.id, name: name() }),
-            HostState::Paused => plan.steps.push(Step::Unpause { id: host.id, name: name() }),
+            HostState::Stopped if resize.is_some() => plan.extend(StageKind::Hosts, resize, Reason::OtherSize),
+            HostState::Stopped => plan.add(StageKind::Hosts, Step::Start { id: host.id, name: name() }, Reason::Stopped),
+            HostState::Paused => plan.add(StageKind::Hosts, Step::Unpause { id: host.id, name: name() }, Reason::Paused),
             HostState::Unfinished => {
-                plan.steps.push(Step::Replace { id: host.id, name: name(), why: "made, but never started".into() });
+                let step = Step::Replace { id: host.id, name: name(), why: "made, but never started".into() };
+                plan.add(StageKind::Hosts, step, Reason::Unfinished);
                 continue;
             }
         }
         if is.name != host.name {
-            plan.renames.push(Step::Rename { id: host.id, from: is.name.clone(), to: name() });
+            let step = Step::Rename { id: host.id, from: is.name.clone(), to: name() };
+            plan.add(StageKind::Rename, step, Reason::OtherName);
         }
     }
     Ok(plan)
@@ -166,8 +176,8 @@ mod tests {
     fn from_nothing_everything_is_made_and_then_nothing() {
         let inventory = Inventory::built_in().unwrap();
         let p = plan(&inventory, &Observed::default()).unwrap();
-        assert_eq!(p.steps.len(), 8);
-        assert_eq!(p.steps[0], Step::CreateNetwork);
+        assert_eq!(p.all().count(), 8);
+        assert_eq!(p.all().next(), Some(&Step::CreateNetwork));
         assert!(plan(&inventory, &observed(&inventory)).unwrap().is_empty());
     }
 
@@ -220,9 +230,9 @@ mod tests {
         assert!(e.contains("`septet down --keep-data`") && !e.contains("lost"), "{e}");
         o.rebuild = o.hosts.iter().map(|h| (h.id, "its network is gone".to_owned())).collect();
         let p = plan(&inventory, &o).unwrap();
-        assert_eq!(p.steps.len(), 8);
-        assert_eq!(p.steps[0], Step::CreateNetwork);
-        assert_eq!(p.steps[1].to_string(), "± host peter-control01 (its network is gone: made again, data is kept)");
+        assert_eq!(p.all().count(), 8);
+        assert_eq!(p.all().next(), Some(&Step::CreateNetwork));
+        assert_eq!(p.all().nth(1).unwrap().to_string(), "± host peter-control01 (its network is gone: made again, data is kept)");
     }
 
     fn on_ec2(types: &str) -> Inventory {
@@ -244,8 +254,11 @@ mod tests {
         o.hosts[6].size = Some("t3.micro".into());
         o.hosts[6].state = HostState::Stopped;
         let p = plan(&inventory, &o).unwrap();
-        assert_eq!((p.steps.len(), p.rolls.len()), (1, 1));
-        assert_eq!(p.rolls[0].to_string(), "~ host p-kafka02: from t3.micro to m5.large, stopped and started");
+        assert_eq!((p.of(&StageKind::Hosts).count(), p.of(&StageKind::Resize).count()), (1, 1));
+        assert_eq!(
+            p.of(&StageKind::Resize).next().unwrap().to_string(),
+            "~ host p-kafka02: from t3.micro to m5.large, stopped and started"
+        );
     }
 
     #[test]
@@ -341,3 +354,6 @@ mod tests {
         assert!(plan(&inventory, &o).is_err());
     }
 }
+
+#[cfg(test)]
+mod file_tests;

@@ -1,16 +1,16 @@
-//! A plan as a value: the steps between what exists and what is wanted.
+//! Steps between what exists and what is wanted, as values.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     inventory::HostId,
     observed::{Adjustment, Opening},
 };
 
-/// A change to what the provider has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// A change that `up` makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "step")]
 pub enum Step {
     /// the cluster's network
@@ -18,18 +18,16 @@ pub enum Step {
     /// a host that is not there
     Create {
         /// identity
-        #[serde(skip)]
         id: HostId,
         /// its name
         name: String,
         /// what it will be, as far as that is known before: kind, address, data that is kept
-        #[serde(skip_serializing_if = "String::is_empty")]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         about: String,
     },
     /// a host that does not work as it is: made again, with the data that it has
     Replace {
         /// Identity: group and index.
-        #[serde(skip)]
         id: HostId,
         /// its name
         name: String,
@@ -39,7 +37,6 @@ pub enum Step {
     /// a host that is stopped
     Start {
         /// identity
-        #[serde(skip)]
         id: HostId,
         /// its name
         name: String,
@@ -47,7 +44,6 @@ pub enum Step {
     /// a host that is frozen
     Unpause {
         /// identity
-        #[serde(skip)]
         id: HostId,
         /// its name
         name: String,
@@ -55,7 +51,6 @@ pub enum Step {
     /// a host of another kind of machine: stopped, changed, started
     Resize {
         /// identity
-        #[serde(skip)]
         id: HostId,
         /// its name
         name: String,
@@ -67,7 +62,6 @@ pub enum Step {
     /// a host whose data lies on a volume that is not attached to it: what a run that was cut off left
     Attach {
         /// identity
-        #[serde(skip)]
         id: HostId,
         /// its name
         name: String,
@@ -76,10 +70,45 @@ pub enum Step {
     },
     /// something that is mended in place
     Adjust(Adjustment),
+    /// the login key of this state directory, on a host that does not accept it yet
+    PlantKey {
+        /// Identity: group and index.
+        id: HostId,
+        /// Its name.
+        name: String,
+    },
+    /// a host's whole configuration: it is new, or what is on it cannot be seen before
+    Configure {
+        /// Identity: group and index.
+        id: HostId,
+        /// Its name.
+        name: String,
+    },
+    /// a task of a playbook that changes something on a host
+    Task {
+        /// Identity: group and index.
+        id: HostId,
+        /// The host's name.
+        name: String,
+        /// The task's name.
+        task: String,
+        /// `file:line` of the task.
+        place: String,
+        /// The item of a loop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        item: Option<String>,
+        /// SHA-256 of the diff, where one is known before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        diff: Option<String>,
+    },
+    /// names of hosts from before a rename
+    RemoveNames {
+        /// The names.
+        names: BTreeSet<String>,
+    },
     /// a host with another name
     Rename {
         /// identity
-        #[serde(skip)]
         id: HostId,
         /// its name now
         from: String,
@@ -98,8 +127,11 @@ impl Step {
             | Step::Unpause { id, .. }
             | Step::Resize { id, .. }
             | Step::Attach { id, .. }
+            | Step::PlantKey { id, .. }
+            | Step::Configure { id, .. }
+            | Step::Task { id, .. }
             | Step::Rename { id, .. } => Some(*id),
-            Step::CreateNetwork | Step::Adjust(_) => None,
+            Step::CreateNetwork | Step::Adjust(_) | Step::RemoveNames { .. } => None,
         }
     }
 }
@@ -143,29 +175,16 @@ impl fmt::Display for Step {
             Step::Adjust(Adjustment::Surplus { name, reference }) => {
                 write!(f, "- host {name} ({reference}): a second one in its place")
             }
+            Step::PlantKey { name, .. } => write!(f, "~ host {name}: add the login key of this state directory"),
+            Step::Configure { name, .. } => write!(f, "~ host {name}: configure"),
+            Step::Task { name, task, item, .. } => {
+                let item = item.as_ref().map(|i| format!(" ({i})")).unwrap_or_default();
+                write!(f, "~ host {name}: {task}{item}")
+            }
             Step::Rename { from, to, .. } => write!(f, "~ host {from}: rename to {to}"),
+            Step::RemoveNames { names } => {
+                write!(f, "- names {}", names.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
+            }
         }
-    }
-}
-
-/// What would be done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
-    /// before hosts are configured
-    pub steps: Vec<Step>,
-    /// one host at a time, each under the gate of its role
-    pub rolls: Vec<Step>,
-    /// after they are: names change last, so that an unfinished rename is seen
-    pub renames: Vec<Step>,
-}
-
-impl Plan {
-    /// Whether nothing is to be done with the provider.
-    pub fn is_empty(&self) -> bool {
-        self.all().next().is_none()
-    }
-    /// All steps in order.
-    pub fn all(&self) -> impl Iterator<Item = &Step> {
-        self.steps.iter().chain(&self.rolls).chain(&self.renames)
     }
 }

@@ -320,6 +320,8 @@ impl Machines for Docker {
             match step {
                 // Containers have no kinds, and nothing in Docker is mended in place.
                 Step::CreateNetwork | Step::Resize { .. } | Step::Attach { .. } | Step::Adjust(_) => Ok(()),
+                // What is done inside of hosts is not the provider's.
+                Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => Ok(()),
                 Step::Create { id, name, .. } => {
                     let keys = self.keys_of_others(*id, site).await;
                     self.create(*id, name, network, site, &keys).await

@@ -339,6 +339,8 @@ impl Machines for Ec2 {
         Box::pin(async move {
             match step {
                 Step::CreateNetwork => Ok(()),
+                // What is done inside of hosts is not the provider's.
+                Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => Ok(()),
                 Step::Create { id, name, .. } | Step::Replace { id, name, .. } => self.create(*id, name, network, site, say).await,
                 Step::Start { id, name } | Step::Unpause { id, name } => self.start(*id, name).await,
                 Step::Resize { id, name, to, .. } => self.waiting(self.resize(*id, name, to)).await,
