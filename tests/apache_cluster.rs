@@ -23,6 +23,8 @@ mod kraft;
 mod metadata_quorum;
 #[path = "apache_cluster/steps.rs"]
 mod steps;
+#[path = "apache_cluster/upgrade.rs"]
+mod upgrade;
 #[path = "local_cluster/watch.rs"]
 mod watch;
 #[path = "local_cluster/writer.rs"]

@@ -75,6 +75,7 @@ const COMMANDS: &[&str] = &[
     "endpoints",
     "rename",
     "restart",
+    "upgrade",
     "extend",
     "down",
     "list",

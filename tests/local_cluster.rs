@@ -40,6 +40,8 @@ mod restart;
 mod two_users;
 #[path = "local_cluster/upgrade.rs"]
 mod upgrade;
+#[path = "local_cluster/upgraded_programs.rs"]
+mod upgraded_programs;
 #[path = "local_cluster/watch.rs"]
 mod watch;
 #[path = "local_cluster/writer.rs"]

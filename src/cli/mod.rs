@@ -20,6 +20,7 @@ mod restart;
 mod run;
 mod ssh;
 mod up;
+mod upgrade;
 
 use std::{
     collections::BTreeMap,
@@ -123,6 +124,8 @@ enum Command {
     Rename(rename::Arguments),
     /// Restart services, one host after the other while the cluster serves
     Restart(restart::Arguments),
+    /// Bring hosts to this septet's programs, or to another version of Apache Kafka, one after the other
+    Upgrade(upgrade::Arguments),
     /// Put off the end of the cluster's life
     Extend(extend::Arguments),
     /// Remove everything that belongs to the cluster
@@ -158,6 +161,7 @@ impl Command {
             Command::Endpoints => "endpoints",
             Command::Rename(_) => "rename",
             Command::Restart(_) => "restart",
+            Command::Upgrade(_) => "upgrade",
             Command::Extend(_) => "extend",
             Command::Down(_) => "down",
             Command::List => "list",
@@ -180,6 +184,7 @@ impl Command {
             Command::Restart(a) => Some(a.parameters()),
             Command::Run(a) => Some(a.parameters()),
             Command::Down(a) => Some(a.parameters()),
+            Command::Upgrade(a) => a.changes().then(|| a.parameters()),
             Command::Extend(a) => Some(a.parameters()),
             _ => None,
         }
@@ -187,7 +192,11 @@ impl Command {
 
     /// Whether `--json` prints its events as they come, and its result as the last line.
     fn is_live(&self) -> bool {
-        matches!(self, Command::Up(_) | Command::Rename(_) | Command::Restart(_) | Command::Extend(_) | Command::Run(_))
+        match self {
+            Command::Up(_) | Command::Rename(_) | Command::Restart(_) | Command::Extend(_) | Command::Run(_) => true,
+            Command::Upgrade(a) => a.changes(),
+            _ => false,
+        }
     }
 }
 
@@ -454,6 +463,10 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
         Command::Restart(a) => {
             let command = format!("septet restart {}", a.pattern);
             resumable(restart::run(g, &a, interrupted).await, &command)
+        }
+        Command::Upgrade(a) => {
+            let command = a.command();
+            resumable(upgrade::run(g, &a, interrupted).await, &command)
         }
         Command::Extend(a) => {
             let command = format!("septet extend {}", a.ttl);

@@ -11,6 +11,8 @@ use crate::{
     template::Vars,
 };
 
+/// The link to the version in use.
+pub const HOME: &str = "/opt/kafka";
 /// Memory that a JVM takes beside its heap, and the system beside the JVM, in MiB.
 const BESIDE_HEAP_MIB: i64 = 400;
 /// Heaps in local containers, in MiB: seven hosts share one machine and fit into 3 GB.
@@ -107,7 +109,7 @@ pub fn vars(a: &ApacheSettings, inventory: &Inventory, uuid: Option<&str>) -> Va
     let local = is_local(inventory);
     put("kafka_version", json!(a.version));
     put("kafka_dir", json!(dir));
-    put("kafka_home", json!("/opt/kafka"));
+    put("kafka_home", json!(HOME));
     put("kafka_tools", json!(TOOLS));
     put("java_least", json!(least_java(&a.version)));
     put("java_home", json!(""));

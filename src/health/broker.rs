@@ -91,7 +91,7 @@ impl Replicated {
     }
 }
 
-async fn client(control: &Connection, address: &str) -> Result<Client<Stream>, String> {
+pub(super) async fn client(control: &Connection, address: &str) -> Result<Client<Stream>, String> {
     let open = async {
         let stream = control.tcp(address, 9092).await.map_err(|e| e.to_string())?;
         Client::open(stream).await

@@ -19,6 +19,8 @@ pub struct Client<S> {
     next: i32,
     /// highest version that both sides know, by key
     versions: HashMap<i16, (i16, i16)>,
+    /// highest levels of features that the broker supports, and those that are in force
+    features: (HashMap<String, i16>, HashMap<String, i16>),
 }
 
 fn text(e: impl std::fmt::Display) -> String {
@@ -28,7 +30,7 @@ fn text(e: impl std::fmt::Display) -> String {
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Asks for the versions first.
     pub async fn open(stream: S) -> Result<Self, String> {
-        let mut this = Self { stream, next: 1, versions: HashMap::new() };
+        let mut this = Self { stream, next: 1, versions: HashMap::new(), features: Default::default() };
         let request = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str("septet"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
@@ -39,12 +41,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         for a in answer.api_keys {
             this.versions.insert(a.api_key, (a.min_version, a.max_version));
         }
+        this.features.0 = answer.supported_features.into_iter().map(|f| (f.name.to_string(), f.max_version)).collect();
+        this.features.1 = answer.finalized_features.into_iter().map(|f| (f.name.to_string(), f.max_version_level)).collect();
         Ok(this)
     }
 
     /// Whether the broker has an API at all.
     pub fn offers(&self, key: ApiKey) -> bool {
         self.versions.contains_key(&(key as i16))
+    }
+
+    /// The highest level of a feature that the broker supports.
+    pub fn supported(&self, feature: &str) -> Option<i16> {
+        self.features.0.get(feature).copied()
+    }
+
+    /// The level of a feature that is in force.
+    pub fn finalized(&self, feature: &str) -> Option<i16> {
+        self.features.1.get(feature).copied()
     }
 
     /// Sends a request in the highest version up to `max` that the broker offers.

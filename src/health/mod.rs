@@ -3,6 +3,7 @@
 
 mod broker;
 mod coordinator;
+mod features;
 mod host;
 mod kafka;
 mod probe;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 pub use broker::BrokerView;
 pub use coordinator::CoordinatorView;
+pub use features::Levels;
 pub use host::clocks;
 
 use crate::{

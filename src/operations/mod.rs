@@ -24,6 +24,7 @@ mod secret;
 mod steps;
 mod unreachable;
 mod up;
+mod upgrade;
 
 pub use access::{Access, only_data};
 pub use bundle::{Part, collect};
@@ -38,6 +39,7 @@ pub use rename::rename;
 pub use restart::{Restarted, restart};
 pub use rolling::RollingGate;
 pub use up::{UpOutcome, endpoints, up};
+pub use upgrade::{Change, Upgraded, Wish, upgrade};
 
 use std::{
     sync::{Arc, atomic::AtomicBool},

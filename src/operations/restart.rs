@@ -173,16 +173,21 @@ impl Restart<'_> {
     }
 }
 
-/// Restarts a unit, also one that systemd has given up.
+/// Restarts a unit, also one that systemd has given up. Where it does not start, what its own program wrote last: systemd's lines on it,
+/// which follow, tell no cause. A program that could not be begun wrote nothing; then they are all that there is.
 async fn restart_unit(fleet: &Arc<Fleet>, id: HostId, unit: &str) -> std::result::Result<(), String> {
     let command = format!(
-        "systemctl reset-failed {unit} 2>/dev/null; systemctl restart {unit} || {{ journalctl -u {unit} -n {LOG_LINES} -o cat --no-pager >&2; exit 1; }}"
+        "began=$(date +%s); systemctl reset-failed {unit} 2>/dev/null; systemctl restart {unit} 2>/dev/null || {{ own=$(journalctl _SYSTEMD_UNIT={unit} --since=@$began -n {LOG_LINES} -o cat --no-pager -q); \
+         if [ -n \"$own\" ]; then echo \"$own\" >&2; else journalctl -u {unit} -n {LOG_LINES} -o cat --no-pager >&2; fi; exit 1; }}"
     );
     let connection = fleet.connection(id).await.map_err(|e| e.to_string())?;
     let (out, _) = connection.run(&command, true, RESTART_TIMEOUT, std::future::pending()).await.map_err(|e| e.to_string())?;
     match out.code {
         Some(0) => Ok(()),
-        _ => Err(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
+        code => match String::from_utf8_lossy(&out.stderr).trim() {
+            "" => Err(format!("systemctl ended with {}", code.map_or_else(|| "a signal".to_owned(), |c| c.to_string()))),
+            words => Err(words.to_owned()),
+        },
     }
 }
 

@@ -84,7 +84,7 @@ fn stages_follow_one_another_whatever_was_added_first() {
 fn what_has_changed_since_is_named() {
     assert_eq!(one().is_still(&one()), Ok(()));
     let head = "the plan of 2026-11-29T01:00:00Z does not apply any more: nothing was touched\n";
-    let hint = "hint: `septet plan --out FILE` makes a new one";
+    let anew = "hint: `septet plan --out FILE` makes a new one";
     let mut now = basis();
     now.inventory = Digest::of("another");
     now.programs.insert("septet-broker".into(), "b".repeat(64));
@@ -94,7 +94,7 @@ fn what_has_changed_since_is_named() {
     assert_eq!(
         differs(of("lab", Some(ID), now, plan())),
         format!(
-            "{head}  the inventory was changed\n  septet-broker: was aaaaaaaaaaaa, is bbbbbbbbbbbb\n  p-kafka01: was running, is stopped\n  p-kafka02: was made again\n  and 1 more\n{hint}"
+            "{head}  the inventory was changed\n  septet-broker: was aaaaaaaaaaaa, is bbbbbbbbbbbb\n  p-kafka01: was running, is stopped\n  p-kafka02: was made again\n  and 1 more\n{anew}"
         )
     );
     let mut steps = Plan::default();

@@ -12,19 +12,19 @@ use super::{
 /// Hosts with a service, by role and number.
 const SERVING: [&str; 6] = ["broker1", "broker2", "broker3", "coordinator1", "coordinator2", "coordinator3"];
 
-fn started(cluster: &Cluster) -> BTreeMap<String, String> {
+pub fn started(cluster: &Cluster) -> BTreeMap<String, String> {
     let seen = cluster.seen().into_iter().filter(|(host, _)| SERVING.contains(&host.as_str()));
     seen.map(|(host, s)| (host, s.unit_started)).collect()
 }
 
 /// The executions of the cluster, the latest first.
-fn history(cluster: &Cluster) -> Vec<Value> {
+pub fn history(cluster: &Cluster) -> Vec<Value> {
     let list = cluster.ok(&["history", "--cluster", &cluster.name, "--json"]).json();
     list.as_array().unwrap().clone()
 }
 
 /// Starts a command and kills it once that is so.
-fn killed_when(cluster: &Cluster, args: &[&str], mut ready: impl FnMut() -> bool) {
+pub fn killed_when(cluster: &Cluster, args: &[&str], mut ready: impl FnMut() -> bool) {
     let (mut command, said) = (cluster.command(args), cluster.path().join("said"));
     let mut child = command.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
     eventually("the run is under way", Duration::from_secs(240), || {

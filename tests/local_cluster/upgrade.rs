@@ -18,7 +18,7 @@ fn restarted(before: &BTreeMap<String, Seen>, after: &BTreeMap<String, Seen>) ->
 }
 
 /// Makes a program of the bundle say that it speaks another protocol; otherwise it is the same.
-fn speaks_another_protocol(cluster: &Cluster, program: &str) {
+pub fn speaks_another_protocol(cluster: &Cluster, program: &str) {
     let path = cluster.path().join("bundle").join(program);
     let mut bytes = fs::read(&path).unwrap();
     let at = bytes.windows(MARK.len()).position(|w| w == MARK).unwrap() + MARK.len();

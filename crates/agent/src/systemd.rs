@@ -99,7 +99,8 @@ pub fn systemd(action: &Action, check: bool) -> Result<Outcome, FileError> {
             if active_state == "failed" {
                 systemctl(&["reset-failed", "--", name], timeout_s)?;
             }
-            expect(systemctl(&[verb, "--", name], timeout_s)?, &format!("systemctl {verb} {name}"), Some(name))?;
+            let began_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            expect(systemctl(&[verb, "--", name], timeout_s)?, &format!("systemctl {verb} {name}"), Some((name, began_s)))?;
             now = properties(name)?;
         }
     }
@@ -112,7 +113,7 @@ pub fn systemd(action: &Action, check: bool) -> Result<Outcome, FileError> {
 }
 
 /// Turns a failed call into an error that holds the unit's own last words.
-fn expect(out: command::Finished, what: &str, unit: Option<&str>) -> Result<(), FileError> {
+fn expect(out: command::Finished, what: &str, unit: Option<(&str, u64)>) -> Result<(), FileError> {
     if out.code == Some(0) {
         return Ok(());
     }
@@ -120,11 +121,16 @@ fn expect(out: command::Finished, what: &str, unit: Option<&str>) -> Result<(), 
         Some(code) => format!("{what} ended with {code}: {}", out.stderr.trim()),
         None => format!("{what} did not end in time"),
     };
-    if let Some(unit) = unit {
-        let mut c = Command::new("journalctl");
-        c.args(["-u", unit, "-n", "15", "--no-pager", "-o", "cat"]);
-        if let Ok(words) = command::run(c, None, 10) {
-            text += &format!("\nlast words of {unit}:\n{}", words.stdout.trim_end());
+    if let Some((unit, began_s)) = unit {
+        // The program's own lines; systemd's on it, which follow, tell no cause. A program that could not be begun has none.
+        let (own, since) = (format!("_SYSTEMD_UNIT={unit}"), format!("--since=@{began_s}"));
+        let lines = |of: &[&str]| {
+            let mut c = Command::new("journalctl");
+            c.args(of).args(["-n", "15", "--no-pager", "-q", "-o", "cat"]);
+            command::run(c, None, 10).ok().map(|words| words.stdout.trim_end().to_owned()).filter(|words| !words.is_empty())
+        };
+        if let Some(words) = lines(&[&own, &since]).or_else(|| lines(&["-u", unit])) {
+            text += &format!("\nlast words of {unit}:\n{words}");
         }
     }
     Err(FileError::Refused(text))
