@@ -145,7 +145,7 @@ fn what_is_no_plan_is_refused() {
         ("\"hosts\"", "\"hostz\""),
         ("\"parallel\"", "\"sideways\""),
         ("\"group\":\"brokers\"", "\"group\":\"-o\""),
-        (&Digest::of("inventory").short().to_owned(), "--inventory=x"),
+        (Digest::of("inventory").short(), "--inventory=x"),
     ] {
         assert!(whole.contains(from), "{from}");
         let e = read(whole.replacen(from, to, 1).as_bytes()).unwrap_err();
