@@ -31,15 +31,12 @@ pub const KNOWN_HOSTS: &str = "known_hosts";
 /// Longest file of ours that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-#[cfg(not(test))]
-fn home() -> Option<PathBuf> {
-    dirs::state_dir()
-}
-
 /// Unit tests keep their hands off the user's: theirs is beside the test program.
-#[cfg(test)]
 fn home() -> Option<PathBuf> {
-    Some(std::env::current_exe().ok()?.parent()?.join("state-of-unit-tests"))
+    match cfg!(test) {
+        true => Some(std::env::current_exe().ok()?.parent()?.join("state-of-unit-tests")),
+        false => dirs::state_dir(),
+    }
 }
 
 /// Where it is: `$XDG_STATE_HOME/septet`, or `~/.local/state/septet`.
