@@ -19,7 +19,7 @@ static KEYED: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// An option of a command line whose value is secret and is an argument of its own, as `ps` shows it.
 static OPTION: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r#"(?im)((?:^|[\s"'])--?([\w.\-]*(?:passw|passphrase|pass\b|secret|token|credential|private-?key|access-?key|api-?key)[\w.\-]*)["']?[ \t]+)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"']\S*)"#,
+        r#"(?im)((?:^|[\s"'])--?([\w.\-]*(?:passw|passphrase|pass\b|secret|token|credential|private-?key|access-?key|api-?key)[\w.\-]*)["']?[ \t]+)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'=:]\S*)"#,
     )
     .ok()
 });
@@ -100,6 +100,7 @@ mod tests {
             ("12 java -x --password hunter2 --port 1\n", "12 java -x --password (redacted) --port 1\n"),
             ("x -db-passphrase 'a b' y\n", "x -db-passphrase (redacted) y\n"),
             ("x --password-file /etc/p --token --port 1\n", "x --password-file /etc/p --token --port 1\n"),
+            ("x -password = -x y\n", "x -password = (redacted)\n"),
             ("sshpass -p hunter2 ssh h\n", "sshpass -p (redacted) ssh h\n"),
             ("curl -u ann:hunter2 http://h/\n", "curl -u ann:(redacted) http://h/\n"),
             ("> Authorization: Bearer abc.def-1\nnext\n", "> Authorization: (redacted)\nnext\n"),
