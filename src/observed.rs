@@ -196,6 +196,15 @@ pub enum Adjustment {
         /// what they are to be
         tags: BTreeMap<String, String>,
     },
+    /// directories that a host's file is to name as places of the cluster's data
+    Data {
+        /// the host
+        id: HostId,
+        /// its name
+        name: String,
+        /// the directories
+        paths: Vec<String>,
+    },
     /// a second thing in the place of a host: what an unlucky run left
     Surplus {
         /// its name

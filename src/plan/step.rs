@@ -172,6 +172,10 @@ impl fmt::Display for Step {
                 let list: Vec<String> = tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "~ tags of {name}: {}", list.join(", "))
             }
+            Step::Adjust(Adjustment::Data { name, paths, .. }) if paths.is_empty() => {
+                write!(f, "~ host {name}: write down where its data lies")
+            }
+            Step::Adjust(Adjustment::Data { name, paths, .. }) => write!(f, "~ host {name}: data in {} too", paths.join(", ")),
             Step::Adjust(Adjustment::Surplus { name, reference }) => {
                 write!(f, "- host {name} ({reference}): a second one in its place")
             }

@@ -3,6 +3,7 @@
 //! Invariants: a host is changed only once its owner's file names this cluster, and that file is made at one go, so that of two
 //! clusters only one gets a host; what was on a host before is never removed; data stays unless its removal was asked for.
 
+mod owner;
 mod removal;
 mod scripts;
 
@@ -14,7 +15,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, join_all};
-use serde::{Deserialize, Serialize};
+use owner::{Owner, is_data_path};
 
 use super::{Check, Found, Identity, Machines, Provider, Site, Thing, Verdict, choose, clusters, marks::Marks};
 use crate::{
@@ -22,8 +23,8 @@ use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
-    inventory::{Group, HostId, Inventory, Role, StaticHost, StaticSettings},
-    observed::{HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource},
+    inventory::{HostId, Inventory, Role, StaticHost, StaticSettings},
+    observed::{Adjustment, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource},
     plan::Step,
     ssh::{Ask, Connection, Endpoint, Own, SshError, quote},
     visible::Secret,
@@ -37,34 +38,6 @@ const KEPT: &str = "/var/lib/septet-owner/kept.json";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most hosts that are asked at the same time.
 const AT_ONCE: usize = 64;
-
-/// The owner's file. Fields are only ever added: later versions read what earlier ones wrote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Owner {
-    /// The cluster's identity.
-    cluster: String,
-    /// The cluster's name.
-    name: String,
-    /// The host's group and number.
-    group: Group,
-    index: u16,
-    /// What the cluster calls it.
-    host: String,
-    /// Engine, mode and the number of metadata servers.
-    engine: String,
-    /// What it was called before.
-    #[serde(default)]
-    hostname_before: String,
-    /// What of the things that Septet installs was there before: `kind path` each.
-    #[serde(default)]
-    before: Vec<String>,
-}
-
-impl Owner {
-    fn id(&self) -> HostId {
-        HostId { group: self.group, index: self.index }
-    }
-}
 
 /// What a host answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -147,7 +120,7 @@ impl StaticHosts {
         let vars = crate::engine::vars(inventory, None);
         let data = ["broker_data", "coordinator_data"].into_iter().filter_map(|k| {
             let value = inventory.vars.get(k).or_else(|| vars.get(k))?;
-            value.as_str().filter(|d| d.starts_with('/') && d.len() > 1 && !d.contains([' ', '{', '*'])).map(str::to_owned)
+            value.as_str().filter(|d| is_data_path(d)).map(str::to_owned)
         });
         let mut data: Vec<String> = data.collect();
         data.sort();
@@ -273,7 +246,7 @@ impl StaticHosts {
                 observed.hosts.push(Self::host(wanted, owner.host.clone(), address, &probe));
             } else if let Some(kept) = probe.kept.as_ref().filter(is_own) {
                 observed.engine.get_or_insert_with(|| kept.engine.clone());
-                observed.kept.insert(wanted.id, KeptVolume { reference: self.data.join(", "), zone: String::new() });
+                observed.kept.insert(wanted.id, KeptVolume { reference: kept.data(&self.data).join(", "), zone: String::new() });
             }
         }
         for (wanted, _) in failed {
@@ -330,6 +303,7 @@ impl StaticHosts {
             engine: self.shape.clone(),
             hostname_before: String::new(),
             before: Vec::new(),
+            data: None,
         }
     }
 
@@ -337,20 +311,13 @@ impl StaticHosts {
     async fn claim(&self, id: HostId, name: &str, uuid: ClusterId) -> Result<()> {
         let seen = self.seen(id).ok_or_else(|| Error::failed(format!("{name} was not reached")))?;
         let mut owner = self.owner(id, name, uuid);
-        match &seen.probe.kept {
-            // What was there before the cluster came first is remembered.
-            Some(kept) => (owner.hostname_before, owner.before) = (kept.hostname_before.clone(), kept.before.clone()),
-            None => {
-                owner.hostname_before = seen.probe.hostname.clone();
-                owner.before = self
-                    .run(id, scripts::LIST, &["", &self.data.join(" ")])
-                    .await?
-                    .lines()
-                    .filter(|l| *l != "end")
-                    .map(str::to_owned)
-                    .collect();
-            }
-        }
+        // What a removed cluster left is its data; all else that is there now came before this one, or after that one.
+        let kept = seen.probe.kept.as_ref();
+        let paths = kept.map_or_else(|| self.data.clone(), |k| k.with_data(&self.data));
+        let listed = self.run(id, scripts::LIST, &["", &paths.join(" ")]).await?;
+        owner.hostname_before = seen.probe.hostname.clone();
+        owner.before = owner::before(&listed, kept, &self.data).map_err(|e| Error::failed(format!("{name}: {e}")))?;
+        owner.data = Some(paths);
         let text = serde_json::to_string(&owner).map_err(|e| Error::failed(e.to_string()))?;
         let answer = self.run(id, scripts::CLAIM, &[OWNER, &text]).await?;
         let is: Owner = serde_json::from_str(answer.trim()).map_err(|e| Error::failed(format!("{name}: {OWNER} does not parse: {e}")))?;
@@ -371,6 +338,20 @@ impl StaticHosts {
         self.run(id, scripts::REWRITE, &[OWNER, &text]).await.map(drop)
     }
 
+    /// Writes down that the cluster keeps data in directories that the host's file does not have yet. What is in them now stays when
+    /// the data is removed.
+    async fn adopt(&self, id: HostId) -> Result<()> {
+        let name = self.name(id);
+        let Some(owner) = self.seen(id).and_then(|s| s.probe.owner) else {
+            return Err(Error::failed(format!("{name}: the host has no owner's file")).hint("run `septet up` again"));
+        };
+        let new = owner.unknown(&self.data);
+        let listed = self.run(id, scripts::LIST, &["", &new.join(" ")]).await?;
+        let owner = owner.adopting(&self.data, &listed).map_err(|e| Error::failed(format!("{name}: {e}")))?;
+        let text = serde_json::to_string(&owner).map_err(|e| Error::failed(e.to_string()))?;
+        self.run(id, scripts::REWRITE, &[OWNER, &text]).await.map(drop)
+    }
+
     /// Whether a host can be used, before anything is changed on it.
     async fn preflight_one(&self, id: HostId) -> (bool, String) {
         let name = self.name(id);
@@ -382,7 +363,8 @@ impl StaticHosts {
         if Architecture::parse(&probe.machine).is_none() {
             return (false, format!("{name}: {} is not supported", probe.machine));
         }
-        if probe.owner.is_none() && probe.kept.is_none() && !probe.units.is_empty() {
+        // A removal takes the cluster's units before its mark: one that is there without that mark is somebody's, also beside kept data.
+        if probe.owner.is_none() && !probe.units.is_empty() {
             return (false, format!("{name}: {} is there already and is not Septet's", probe.units.join(", ")));
         }
         match self.run(id, "true", &[]).await {
@@ -481,6 +463,17 @@ impl Provider for StaticHosts {
 }
 
 impl Machines for StaticHosts {
+    fn adjustments<'a>(&'a self, observed: &'a Observed) -> BoxFuture<'a, Result<Vec<Adjustment>>> {
+        Box::pin(async move {
+            let of = |host: &ObservedHost| {
+                let owner = self.seen(host.id)?.probe.owner.filter(|o| o.cluster.parse().ok() == observed.uuid)?;
+                let paths = owner.unknown(&self.data);
+                (owner.data.is_none() || !paths.is_empty()).then(|| Adjustment::Data { id: host.id, name: host.name.clone(), paths })
+            };
+            Ok(observed.hosts.iter().filter_map(of).collect())
+        })
+    }
+
     fn preflight<'a>(&'a self, _observed: &'a Observed, steps: &'a [Step]) -> BoxFuture<'a, Result<Vec<Check>>> {
         Box::pin(async move {
             let new = steps.iter().filter_map(|s| match s {
@@ -514,6 +507,7 @@ impl Machines for StaticHosts {
             match step {
                 Step::Create { id, name, .. } => self.claim(*id, name, site.uuid).await,
                 Step::Rename { id, to, .. } => self.rename(*id, to).await,
+                Step::Adjust(Adjustment::Data { id, .. }) => self.adopt(*id).await,
                 // Nothing else of a host is Septet's to change.
                 _ => Ok(()),
             }

@@ -23,11 +23,11 @@ const SEPARATOR: char = ' ';
 impl StaticHosts {
     /// What a host has of the cluster of this identity.
     async fn list_one(&self, id: HostId, owner: &Owner, is_kept: bool) -> Result<Vec<Resource>> {
-        let text = self.run(id, scripts::LIST, &["", &self.data.join(" ")]).await?;
+        let text = self.run(id, scripts::LIST, &["", &owner.data(&self.data).join(" ")]).await?;
         if !text.lines().any(|l| l == "end") {
             return Err(Error::failed(format!("{}: the list of what is installed is incomplete", owner.host)));
         }
-        let there = text.lines().filter(|l| *l != "end" && !owner.before.iter().any(|b| b == l));
+        let there = text.lines().filter(|l| *l != "end" && owner.owns(l, &self.data));
         let resource = |line: &str| {
             let (kind, what) = line.split_once(' ')?;
             let kind = ORDER.into_iter().find(|k| *k == kind)?;
@@ -94,9 +94,9 @@ impl StaticHosts {
 
     /// Takes the owner's file away; where data is left, a mark says whose it is.
     async fn release(&self, id: HostId, owner: Option<Owner>) -> Result<()> {
-        let left = self.run(id, scripts::LIST, &["", &self.data.join(" ")]).await?;
-        let before = owner.as_ref().map(|o| o.before.clone()).unwrap_or_default();
-        let has_data = left.lines().any(|l| l.starts_with("data ") && !before.iter().any(|b| b == l));
+        let paths = owner.as_ref().map(|o| o.data(&self.data)).unwrap_or_default();
+        let left = self.run(id, scripts::LIST, &["", &paths.join(" ")]).await?;
+        let has_data = owner.as_ref().is_some_and(|o| left.lines().any(|l| l.starts_with("data ") && o.owns(l, &self.data)));
         match owner.filter(|_| has_data) {
             Some(owner) => {
                 let text = serde_json::to_string(&owner).map_err(|e| Error::failed(e.to_string()))?;
