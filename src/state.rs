@@ -31,7 +31,7 @@ pub const KNOWN_HOSTS: &str = "known_hosts";
 /// Longest file of ours that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Unit tests keep their hands off the user's: theirs is beside the test program.
+/// The user's directory of programs' state. Unit tests keep their hands off it: theirs is beside the test program.
 fn home() -> Option<PathBuf> {
     match cfg!(test) {
         true => Some(std::env::current_exe().ok()?.parent()?.join("state-of-unit-tests")),
@@ -238,7 +238,28 @@ pub fn has_key(id: ClusterId) -> Result<bool> {
     Ok(path.symlink_metadata().is_ok_and(|m| m.is_file()))
 }
 
-/// Removes recorded intents once the cluster is deleted.
-pub fn forget_intent(cluster: &ClusterName) -> Result<()> {
-    State::intents()?.remove(&file_of(cluster, "uuid"))
+/// Removes the recorded intent to make the cluster of this identity, once that is deleted. One to make another stays.
+pub fn forget_intent(cluster: &ClusterName, id: ClusterId) -> Result<()> {
+    match intent(cluster)? {
+        Some(other) if other != id => Ok(()),
+        _ => State::intents()?.remove(&file_of(cluster, "uuid")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn another_identitys_intent_is_not_forgotten() {
+        let cluster: ClusterName = format!("t{}", &ClusterId::random().to_string()[..8]).parse().unwrap();
+        let meant = intended(&cluster).unwrap();
+        // What another first run left under the name is removed: `down --uuid`.
+        forget_intent(&cluster, ClusterId::random()).unwrap();
+        assert_eq!(intended(&cluster).unwrap(), meant);
+        forget_intent(&cluster, meant).unwrap();
+        assert_ne!(intended(&cluster).unwrap(), meant);
+        State::intents().unwrap().remove(&file_of(&cluster, "uuid")).unwrap();
+    }
 }

@@ -152,8 +152,8 @@ fn ended(g: &Global, removed: Vec<Removed>) -> Result<()> {
     match removed.into_iter().find_map(|r| r.error) {
         Some(e) if g.json => {
             // Standard output has the receipts, and nothing else.
-            eprintln!("error: {}", g.complete(e));
-            Err(Error::failed(""))
+            eprintln!("error: {}", g.complete(e.clone()));
+            Err(Error::failed("").kind(e.kind))
         }
         Some(e) => Err(e),
         None => Ok(()),

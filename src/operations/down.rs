@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Cluster, locked};
 use crate::{
     clock::now_s,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     events::Event,
     identity::{ClusterId, ClusterName},
     inventory::Inventory,
@@ -94,6 +94,9 @@ pub async fn down(
         for (uuid, listed) in listed {
             let removed = remove_all(provider, name, uuid, listed, keep_data, &cluster.interrupted).await?;
             out.extend(removed.inspect(|r| tell(&cluster.reporter, r)));
+            if out.last().is_some_and(|r: &Removed| r.error.as_ref().is_some_and(|e| e.kind == Kind::Interrupted)) {
+                break;
+            }
         }
         Ok(out)
     })
@@ -192,11 +195,23 @@ pub(super) async fn remove_expired(
     if !agree(&expired)? {
         return Err(Error::failed("not confirmed; nothing was removed"));
     }
-    let mut receipts = Vec::new();
+    let mut receipts: Vec<Removed> = Vec::new();
     for one in expired {
-        stop::check(interrupted)?;
-        let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
-        receipts.extend(expired_one(&*open(&one.cluster)?, &one, data, &recorder, reporter, interrupted).await?);
+        let removed = async {
+            stop::check(interrupted)?;
+            let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
+            expired_one(&*open(&one.cluster)?, &one, data, &recorder, reporter, interrupted).await
+        };
+        match (removed.await, receipts.last_mut()) {
+            (Ok(removed), _) => receipts.extend(removed),
+            (Err(e), None) => return Err(e),
+            // The receipts of those before are not lost.
+            (Err(e), Some(before)) => {
+                let Removed { error, .. } = before;
+                error.get_or_insert(e.context(format!("cluster {}", one.cluster)));
+                break;
+            }
+        }
     }
     Ok(receipts)
 }
@@ -249,45 +264,65 @@ async fn remove_all(
     if all.is_empty() {
         return Ok(None);
     }
-    let mut last: Option<Error> = None;
+    let (mut last, mut stopped): (Option<Error>, Option<Error>) = (None, None);
     let mut left = all.clone();
     let (mut removed, mut listed_at): (Vec<Removal>, u64) = (Vec::new(), began_at);
-    'rounds: for round in 0..ROUNDS {
+    // Once something is removed, whatever ends this ends it with a receipt.
+    for round in 0..ROUNDS {
         let mut hopeless = false;
+        let mut done: Vec<Resource> = Vec::new();
         for kind in provider.removal_order() {
             let these: Vec<Resource> = left.iter().filter(|r| r.kind == *kind).cloned().collect();
             if these.is_empty() {
                 continue;
             }
-            stop::check(interrupted)?;
-            if let Err(e) = provider.remove(&these).await {
-                // What fails twice alike fails for good. What comes later depends on this.
-                hopeless = last.as_ref().is_some_and(|l| l.message == e.message);
-                last = Some(e);
+            stopped = stop::check(interrupted).err();
+            if stopped.is_some() {
                 break;
             }
+            match provider.remove(&these).await {
+                Ok(()) => done.extend(these),
+                Err(e) => {
+                    // What fails twice alike fails for good. What comes later depends on this.
+                    hopeless = last.as_ref().is_some_and(|l| l.message == e.message);
+                    last = Some(e);
+                    break;
+                }
+            }
         }
-        left = provider.list(uuid).await?.into_iter().filter(|r| !(keep_data && r.data)).collect();
-        listed_at = now_s();
+        match provider.list(uuid).await {
+            Ok(listed) => {
+                left = listed.into_iter().filter(|r| !(keep_data && r.data)).collect();
+                listed_at = now_s();
+            }
+            Err(e) => {
+                // What the provider reported as removed is believed; the rest counts as there.
+                left.retain(|l| !done.iter().any(|d| d.id == l.id));
+                stopped = stopped.or_else(|| Some(e.context("cannot list what is left")));
+            }
+        }
         removed.retain(|r| !left.iter().any(|l| l.id == r.resource.id));
         let gone: Vec<&Resource> =
             all.iter().filter(|r| !left.iter().any(|l| l.id == r.id) && !removed.iter().any(|x| x.resource.id == r.id)).collect();
-        removed.extend(gone.into_iter().map(|r| Removal { resource: r.clone(), removed_at: listed_at }));
-        if left.is_empty() || hopeless {
-            break 'rounds;
+        let removed_at = now_s();
+        removed.extend(gone.into_iter().map(|r| Removal { resource: r.clone(), removed_at }));
+        if left.is_empty() || hopeless || stopped.is_some() {
+            break;
         }
         tokio::time::sleep(Duration::from_millis(200 * (round as u64 + 1))).await;
     }
-    let error = (!left.is_empty()).then(|| {
+    let unproven = stopped.as_ref().is_some_and(|e| e.kind != Kind::Interrupted);
+    let error = (!left.is_empty() || unproven).then(|| {
         let names: Vec<String> = left.iter().map(|r| format!("{} {}", r.kind, r.name)).collect();
-        match last {
-            Some(e) => Error { message: format!("{}\n  not removed: {}", e.message, names.join(", ")), ..e },
-            None => Error::failed(format!("not removed: {}", names.join(", "))).hint("run `septet down` again"),
+        let names = if names.is_empty() { "not known".to_owned() } else { names.join(", ") };
+        match stopped.or(last) {
+            Some(e) => Error { message: format!("{}\n  not removed: {names}", e.message), ..e },
+            None => Error::failed(format!("not removed: {names}")).hint("run `septet down` again"),
         }
     });
     if error.is_none() && kept.is_empty() {
         state::forget(uuid)?;
-        state::forget_intent(name)?;
+        state::forget_intent(name, uuid)?;
     }
     let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left };
     Ok(Some(Removed { receipt, error }))
@@ -302,7 +337,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        error::Kind,
         observed::{Observed, ObservedHost},
         ssh::Endpoint,
     };
@@ -313,6 +347,7 @@ mod tests {
         removed: Mutex<Vec<String>>,
         interrupted: &'a AtomicBool,
         at: &'static str,
+        list_fails: bool,
     }
 
     fn nobody<T>() -> T {
@@ -324,7 +359,12 @@ mod tests {
             nobody()
         }
         fn list(&self, _: ClusterId) -> BoxFuture<'_, Result<Vec<Resource>>> {
-            Box::pin(async { Ok(self.left.lock().unwrap().clone()) })
+            Box::pin(async {
+                match self.list_fails {
+                    true => Err(Error::failed("the daemon is away")),
+                    false => Ok(self.left.lock().unwrap().clone()),
+                }
+            })
         }
         fn removal_order(&self) -> &'static [&'static str] {
             &["container", "network", "volume"]
@@ -359,12 +399,35 @@ mod tests {
             let interrupted = AtomicBool::new(false);
             let thing = |kind: &'static str, name: &str| Resource { kind, name: name.into(), id: name.into(), data: false };
             let left = vec![thing("volume", "v"), thing("network", "n"), thing("container", "a"), thing("container", "b")];
-            let provider = Things { left: Mutex::new(left), removed: Mutex::default(), interrupted: &interrupted, at };
+            let provider = Things { left: Mutex::new(left), removed: Mutex::default(), interrupted: &interrupted, at, list_fails: false };
             let name = "c".parse().unwrap();
             let listed = provider.list(ClusterId::random()).await.unwrap();
-            let e = remove_all(&provider, &name, ClusterId::random(), listed, false, &interrupted).await.unwrap_err();
-            assert_eq!(e.kind, Kind::Interrupted, "{e:?}");
+            let ended = remove_all(&provider, &name, ClusterId::random(), listed, false, &interrupted).await.unwrap().unwrap();
+            let e = ended.error.unwrap();
+            assert_eq!((e.kind, e.kind.exit_code()), (Kind::Interrupted, 130), "{e:?}");
             assert_eq!(*provider.removed.lock().unwrap(), removed);
+            // The receipt says what was done all the same.
+            let mut names: Vec<String> = ended.receipt.removed.into_iter().map(|r| r.resource.name).collect();
+            names.sort();
+            assert_eq!(names, removed);
+            assert_eq!(ended.receipt.left.len(), 4 - removed.len());
         }
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_fails_loses_no_receipt() {
+        let (interrupted, name) = (AtomicBool::new(false), "c".parse().unwrap());
+        let thing = |kind: &'static str, name: &str| Resource { kind, name: name.into(), id: name.into(), data: false };
+        let left = vec![thing("volume", "v"), thing("container", "a")];
+        let provider = Things {
+            left: Mutex::new(left.clone()),
+            removed: Mutex::default(),
+            interrupted: &interrupted,
+            at: "nothing",
+            list_fails: true,
+        };
+        let ended = remove_all(&provider, &name, ClusterId::random(), left, false, &interrupted).await.unwrap().unwrap();
+        assert_eq!((ended.receipt.removed.len(), ended.receipt.left.len()), (2, 0));
+        assert!(ended.error.unwrap().message.starts_with("cannot list what is left: the daemon is away"));
     }
 }
