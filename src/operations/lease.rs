@@ -9,7 +9,7 @@ use crate::{
     clock::{self, now_s},
     error::{Error, Result},
     health::Report,
-    identity::ClusterName,
+    identity::{ClusterId, ClusterName},
     inventory::{Inventory, ProviderSettings},
     journal::Recorder,
     provider::{self, Found, Provider},
@@ -49,13 +49,43 @@ async fn extend_now(cluster: &mut Cluster, ttl: Duration) -> Result<Extended> {
     let observed = cluster.provider.observe().await?;
     let uuid = observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
     let (before_s, expires_s) = (lease.expires(), now_s() + ttl.as_secs());
-    if let Some(before) = before_s.filter(|before| *before > expires_s) {
-        return Err(Error::invalid(format!("the cluster expires at {}, which is later", clock::local_s(before)))
-            .hint("`septet extend` puts the end off only; `septet down` ends the cluster now"));
-    }
+    may_put_off(before_s, expires_s)?;
     lease.extend(uuid, expires_s).await?;
     run_playbook(cluster, PLAYBOOK).await?;
     Ok(Extended { before_s, expires_s })
+}
+
+/// Whether a cluster's end can be put off to this time.
+fn may_put_off(before_s: Option<u64>, expires_s: u64) -> Result<()> {
+    match before_s {
+        None => Err(Error::failed("the cluster never expires")
+            .hint("`septet extend` puts an end off; to give the cluster one, set `ttl` in the inventory and run `septet up`")),
+        Some(before) if before > expires_s => {
+            Err(Error::invalid(format!("the cluster expires at {}, which is later", clock::local_s(before)))
+                .hint("`septet extend` puts the end off only; `septet down` ends the cluster now"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Before `up` changes a cluster that exists: one without an end gets that of the inventory, and one whose end has passed a new one.
+/// Its hosts would stop again at once, and the next command on another cluster would remove it. The new end, if there is one.
+pub async fn renew(provider: &dyn Provider, uuid: Option<ClusterId>, ttl: Option<Duration>) -> Result<Option<u64>> {
+    let (Some(lease), Some(uuid)) = (provider.lease(), uuid) else { return Ok(None) };
+    let now = now_s();
+    let end = match (lease.expires(), ttl) {
+        (Some(at), None) if at <= now => {
+            return Err(Error::failed(format!("the cluster expired at {}", clock::local_s(at)))
+                .hint("to keep it, set `ttl` in the inventory and run `septet up`; `septet down` removes it"));
+        }
+        (Some(at), _) if at > now => return Ok(None),
+        (_, None) => return Ok(None),
+        (_, Some(ttl)) => now.saturating_add(ttl.as_secs()),
+    };
+    lease.extend(uuid, end).await?;
+    // The provider has seen the end before.
+    provider.observe().await?;
+    Ok(Some(end))
 }
 
 /// Warns in a health report of an end that is near.
@@ -115,6 +145,13 @@ pub(super) async fn sweep_others(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_put_off_and_neither_made_nor_brought_forward() {
+        assert!(may_put_off(Some(1000), 1000).is_ok() && may_put_off(Some(1), 1000).is_ok());
+        assert!(may_put_off(Some(1001), 1000).is_err_and(|e| e.message.ends_with("which is later")));
+        assert!(may_put_off(None, 1000).is_err_and(|e| e.message == "the cluster never expires"));
+    }
 
     #[test]
     fn an_end_that_is_near_is_a_warning() {

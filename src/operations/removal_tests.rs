@@ -107,3 +107,28 @@ async fn a_cluster_that_was_extended_meanwhile_stays() {
     let removed = test.down_expired(false, |world| drop(world.networks.remove(&test.uuid))).await.unwrap();
     assert_eq!((removed.len(), test.left()), (0, (0, 1)));
 }
+
+#[tokio::test]
+async fn up_renews_an_end_that_has_passed_and_leaves_one_that_has_not() {
+    let hour = std::time::Duration::from_secs(3600);
+    let end = |test: &Test| test.world.lock().unwrap().ends.get(&test.uuid).map(|(_, at)| *at);
+    let test = Test::new(1, true);
+    let provider = test.provider(&test.name);
+    // Nobody wants it any longer: nothing is begun that would stop again at once.
+    let e = lease::renew(&*provider, Some(test.uuid), None).await.unwrap_err();
+    assert!(e.message.starts_with("the cluster expired at") && e.hint.unwrap().contains("set `ttl`"));
+    assert_eq!(end(&test), Some(1));
+    let new = lease::renew(&*provider, Some(test.uuid), Some(hour)).await.unwrap().unwrap();
+    assert!(new > now_s() + 3000 && end(&test) == Some(new));
+    test.sweep("another").await;
+    assert_eq!(test.left(), (1, 1));
+    // A later run changes nothing.
+    assert_eq!(lease::renew(&*provider, Some(test.uuid), Some(hour * 5)).await.unwrap(), None);
+    assert_eq!(lease::renew(&*provider, Some(test.uuid), None).await.unwrap(), None);
+    // One without an end gets the inventory's.
+    test.world.lock().unwrap().ends.clear();
+    assert_eq!(lease::renew(&*provider, Some(test.uuid), None).await.unwrap(), None);
+    assert!(lease::renew(&*provider, Some(test.uuid), Some(hour)).await.unwrap().is_some());
+    // Of a cluster that is yet to be made nothing is written.
+    assert_eq!(lease::renew(&*provider, None, Some(hour)).await.unwrap(), None);
+}

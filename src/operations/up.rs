@@ -13,7 +13,7 @@ use super::{
     access::not_there,
     authorized,
     configure::{archives, play, succeeded},
-    locked,
+    lease, locked,
     names::{self, OtherNames},
     precheck,
     preview::{ChangeLog, hold_to},
@@ -21,6 +21,7 @@ use super::{
     steps::Steps,
 };
 use crate::{
+    clock,
     engine,
     error::{Error, Kind, Result},
     health::{Checker, Report},
@@ -173,6 +174,9 @@ async fn up_now(cluster: &mut Cluster, expected: Option<&Plan>) -> Result<UpOutc
         cluster.archives = phases.time(reporter, "archive", archives(cluster, true)).await?;
     }
     let cluster = &*cluster;
+    if let Some(end) = lease::renew(&*cluster.provider, observed.uuid, cluster.inventory.ttl).await? {
+        reporter.say(&format!("cluster {} expires at {}", cluster.inventory.cluster, clock::local_s(end)));
+    }
     if makes_hosts(&plan) {
         let say = |text: String| reporter.say(&text);
         let how = phases.time(reporter, "image", provider::machines(&*cluster.provider)?.prepare(&say)).await?;

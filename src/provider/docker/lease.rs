@@ -10,7 +10,7 @@ use bollard::{
     query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptions},
 };
 
-use super::{CLUSTER, Docker, EXPIRES, errors::explain, marks};
+use super::{CLUSTER, Docker, EXPIRES, create::add, errors::explain, marks};
 use crate::{
     clock::now_s,
     error::Result,
@@ -47,7 +47,30 @@ pub fn restart_policy(ends: bool) -> RestartPolicy {
     RestartPolicy { name: Some(name), maximum_retry_count: None }
 }
 
+/// The unit that stops a host at its end, below the container's root.
+const END_UNIT: &str = "etc/systemd/system/septet-expiry.service";
+
+/// The unit's text with another end; `None` where that is no change.
+fn with_end(unit: &str, expires_s: u64) -> Option<String> {
+    let (before, rest) = unit.split_once("-ge ")?;
+    let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    let new = format!("{before}-ge {expires_s}{after}");
+    (rest.len() > after.len() && new != unit).then_some(new)
+}
+
 impl Docker {
+    /// Lets a container that is about to start know the cluster's end as it is now: otherwise the end that it knew, which may have
+    /// passed while it was stopped, stops it before anybody can log in.
+    pub(super) async fn bring_end(&self, container: &str) -> Result<()> {
+        let doing = "cannot write down when the host stops";
+        let Some(expires_s) = *self.known_end() else { return Ok(()) };
+        let unit = self.download(container, &format!("/{END_UNIT}")).await.map_err(|e| explain(doing, e))?;
+        let Some(new) = unit.and_then(|u| with_end(&String::from_utf8_lossy(&u), expires_s)) else { return Ok(()) };
+        let mut tar = tar::Builder::new(Vec::new());
+        add(&mut tar, END_UNIT, new.as_bytes(), 0o644, 0)?;
+        self.upload(container, tar.into_inner()?).await.map_err(|e| explain(doing, e))
+    }
+
     /// All clusters of this daemon.
     pub(super) async fn clusters_now(&self) -> Result<Vec<Found>> {
         let labelled = HashMap::from([("label".to_owned(), vec![CLUSTER.to_owned()])]);
@@ -87,6 +110,7 @@ impl Docker {
         labels.insert(EXPIRES.to_owned(), expires_s.to_string());
         let request = VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..Default::default() };
         self.engine.create_volume(request).await.map_err(|e| explain(doing, e))?;
+        *self.known_end() = Some(expires_s);
         // The new one is there: what earlier ones say does not count any more.
         for volume in self.volumes(CLUSTER, &uuid.to_string()).await? {
             if holds_only_an_end(&volume.name, &uuid.to_string()) && volume.name != name {
@@ -105,6 +129,16 @@ impl Docker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_unit_that_stops_a_host_gets_another_end() {
+        let unit = |at: &str| include_str!("../../../templates/septet-expiry.service").replace("{{ septet.expires }}", at);
+        let new = with_end(&unit("1000"), 2000);
+        assert_eq!(new.as_deref(), Some(unit("2000").as_str()));
+        assert!(unit("2000").contains("-ge 2000 ]"));
+        assert_eq!(with_end(&unit("2000"), 2000), None);
+        assert_eq!(with_end("[Unit]\n", 2000), None);
+    }
 
     #[test]
     fn a_later_end_is_kept_with_the_data_and_goes_without_it() {

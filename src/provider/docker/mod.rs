@@ -332,6 +332,7 @@ impl Machines for Docker {
                     self.create(*id, name, network, site, &keys).await
                 }
                 Step::Start { id, name } => {
+                    self.bring_end(&reference(*id)).await.map_err(|e| e.context(format!("cannot start {name}")))?;
                     self.engine.start_container(&reference(*id), None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
                 }
                 Step::Unpause { id, name } => {
