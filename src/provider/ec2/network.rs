@@ -90,6 +90,8 @@ impl Ec2 {
             Adjustment::Tags { name, ids, tags } => {
                 client.set_tags(ids, tags).await.map_err(|e| explain(&format!("cannot set tags of {name}"), e))
             }
+            // Volumes have their places for data: nothing is written on hosts.
+            Adjustment::Data { .. } => Ok(()),
             Adjustment::Surplus { name, reference } => {
                 let ids = [reference.clone()];
                 let doing = format!("cannot terminate {reference}, a second {name}");
