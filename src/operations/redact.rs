@@ -100,6 +100,7 @@ mod tests {
             ("12 java -x --password hunter2 --port 1\n", "12 java -x --password (redacted) --port 1\n"),
             ("x -db-passphrase 'a b' y\n", "x -db-passphrase (redacted) y\n"),
             ("x --password-file /etc/p --token --port 1\n", "x --password-file /etc/p --token --port 1\n"),
+            ("x --password /hunter2 y\n", "x --password (redacted) y\n"),
             ("x -password = -x y\n", "x -password = (redacted)\n"),
             ("sshpass -p hunter2 ssh h\n", "sshpass -p (redacted) ssh h\n"),
             ("curl -u ann:hunter2 http://h/\n", "curl -u ann:(redacted) http://h/\n"),
@@ -121,7 +122,7 @@ mod tests {
         fn no_value_of_a_secret_option_is_left(
             option in "--?[a-z]{0,8}-?(password|passwd|passphrase|secret|token|credentials|access-key|api-key)",
             space in "[ \t]{1,3}",
-            value in "[A-Za-z0-9+=!#$%&*@./][A-Za-z0-9+=!#$%&*@.-]{5,40}",
+            value in "[A-Za-z0-9+!#$%&*@.][A-Za-z0-9+=!#$%&*@.-]{5,40}",
             before in "[a-z ]{0,20}",
         ) {
             let text = redacted(&format!("{before} {option}{space}{value} last\n"));
