@@ -21,8 +21,7 @@ use super::{
     steps::Steps,
 };
 use crate::{
-    clock,
-    engine,
+    clock, engine,
     error::{Error, Kind, Result},
     health::{Checker, Report},
     identity::ClusterId,
