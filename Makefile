@@ -20,12 +20,13 @@ build:
 lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 
-bench: ## first converge and no-op over seven hosts, beside a bare parallel ssh; brokers beside Apache Kafka's, coordinators beside ZooKeeper
+bench: ## first converge and no-op over seven hosts, beside a bare parallel ssh; brokers beside Apache Kafka's, coordinators beside ZooKeeper; a play over 1,000 hosts
 	@scripts/setup test
 	cargo build --release --workspace
 	@scripts/bench
 	@scripts/bench-broker
 	@scripts/bench-coordinator
+	@scripts/bench-fleet
 
 sweeps: ## tests that cut off or refuse every single call to EC2; they take some twenty minutes
 	@scripts/setup test

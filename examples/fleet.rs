@@ -192,8 +192,7 @@ async fn run(hosts: usize, port: u16, key: &str) {
     let inventory = Inventory::parse(Path::new("i.yml"), &text).unwrap();
     let project = Project { root: dir.clone() };
     let plays = parse::playbook(&project, "p.yml").unwrap();
-    let endpoint =
-        |name: &str| Endpoint { name: name.into(), host: "127.0.0.1".into(), port, host_key: key.into(), own: None };
+    let endpoint = |name: &str| Endpoint { name: name.into(), host: "127.0.0.1".into(), port, host_key: key.into(), own: None };
     let login = Arc::new(PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap());
     let program = Program { path: "/bin/true".into(), digest: DIGEST.into(), peer_protocol: None };
     let endpoints = inventory.hosts.iter().map(|h| (h.id, endpoint(&h.name))).collect();
@@ -232,11 +231,11 @@ async fn run(hosts: usize, port: u16, key: &str) {
 /// Reads an inventory that writes each host out, in Ansible's form and with variables.
 fn read_inventory(hosts: usize) {
     let mut text = String::from("cluster: fleet\nprefix: fleet\nprovider: {static: {}}\nvars: {ansible_user: admin}\ngroups:\n");
-    for (group, count) in [("control", 1), ("coordinators", 3), ("brokers", 3), ("clients", hosts)] {
+    for (number, (group, count)) in [("control", 1), ("coordinators", 3), ("brokers", 3), ("clients", hosts)].into_iter().enumerate() {
         text += &format!("  {group}:\n    hosts:\n");
         for i in 0..count {
-            let at = [(i >> 16) & 255, (i >> 8) & 255, i & 255].map(|n| n.to_string()).join(".");
-            text += &format!("      {group}-{i}: {{ansible_host: 10.{at}, rack: r{}, weight: {}}}\n", i % 7, i % 100);
+            let at = format!("10.{number}.{}.{}", (i >> 8) & 255, i & 255);
+            text += &format!("      {group}-{i}: {{ansible_host: {at}, rack: r{}, weight: {}}}\n", i % 7, i % 100);
         }
     }
     let began = Instant::now();

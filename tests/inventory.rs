@@ -314,7 +314,8 @@ fn the_shortest_inventory_has_defaults() {
         format!("{GOOD}groups:\nvars:\n"),
     ] {
         let other = Inventory::parse(Path::new("i.yml"), &text).unwrap();
-        assert_eq!(other, i, "{text}");
+        // All but the digest, which is the text's own.
+        assert_eq!(Inventory { digest: i.digest.clone(), ..other }, i, "{text}");
     }
 }
 

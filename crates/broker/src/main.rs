@@ -44,6 +44,10 @@ fn main() -> ExitCode {
     PROGRAM.run(run(config))
 }
 
+fn ended<T>(what: &str, how: Result<T, tokio::task::JoinError>) -> String {
+    how.map_or_else(|e| format!("{what} has failed: {e}"), |_| format!("{what} has ended"))
+}
+
 async fn run(config: Config) -> Result<(), String> {
     let mut stop = StopSignals::listen().map_err(|e| e.to_string())?;
     let mut bound = Vec::new();
@@ -59,13 +63,13 @@ async fn run(config: Config) -> Result<(), String> {
     if let Some(listener) = metrics_listener {
         tokio::spawn(septet_daemon::metrics::serve(listener, broker.metrics.clone(), Limits::default()));
     }
-    let maintenance = tokio::spawn(broker.clone().maintain());
+    let mut maintenance = tokio::spawn(broker.clone().maintain());
     let mut session = tokio::spawn(cluster::run(broker.clone()));
-    let proposals = tokio::spawn(replica::send_proposals(broker.clone()));
-    tokio::spawn(replica::offline::watch(broker.clone()));
+    let mut proposals = tokio::spawn(replica::send_proposals(broker.clone()));
+    let mut offline = tokio::spawn(replica::offline::watch(broker.clone()));
     // The controller comes in by the same door as clients, who wait until this broker knows the cluster.
     bound.into_iter().for_each(|bound| broker.listeners.serve(&broker, bound));
-    tokio::spawn(listeners::follow(broker.clone()));
+    let mut following = tokio::spawn(listeners::follow(broker.clone()));
     let serving = {
         let broker = broker.clone();
         async move {
@@ -79,6 +83,11 @@ async fn run(config: Config) -> Result<(), String> {
         () = stop.received() => {}
         () = serving => {}
         e = &mut session => return Err(e.map_or_else(|e| e.to_string(), |e| e.to_string())),
+        // None of these ends by itself: a broker without one of them looks well and is not.
+        e = &mut maintenance => return Err(ended("maintenance", e)),
+        e = &mut proposals => return Err(ended("the task that proposes ISR changes", e)),
+        e = &mut offline => return Err(ended("the watch over the log directory", e)),
+        e = &mut following => return Err(ended("the task that opens listeners", e)),
     }
     tracing::info!("stopping");
     ready::stopping();

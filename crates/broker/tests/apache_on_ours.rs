@@ -80,13 +80,13 @@ fn a_rolling_kill_of_the_ensemble_loses_nothing() {
     command.arg(tools::bootstrap(&cluster)).arg("steady").arg(&stop).stdin(Stdio::null()).stdout(fs::File::create(&out).unwrap());
     let mut steady = Process::spawn(command, dir.join("steady.stderr"));
     for round in 0..2 {
-        for i in 0..3 {
-            coordinators[i].kill_9();
+        for (i, coordinator) in coordinators.iter_mut().enumerate() {
+            coordinator.kill_9();
             eventually("the others serve", LIMIT, || {
                 (0..3).filter(|o| *o != i).any(|o| mode(ports[o].0).as_deref() == Some("leader")).then_some(())
             });
             std::thread::sleep(Duration::from_secs(1));
-            coordinators[i] = start(&dir, i);
+            *coordinator = start(&dir, i);
             eventually("all serve again", LIMIT, || ports.iter().all(|(port, _)| mode(*port).is_some()).then_some(()));
             // Which broker's client is where does not matter, but each is to have found another.
             eventually("the controller makes a topic meanwhile", LIMIT, || {

@@ -25,6 +25,8 @@ async fn lead(broker: &Arc<Broker>, leader: i32, leader_epoch: i32) {
     let partition = PartitionState { leader, leader_epoch, replicas: vec![1], isr: vec![1], ..PartitionState::default() };
     let topics = vec![TopicState { name: "t".into(), id: [1; 16], partitions: vec![partition] }];
     let request = LeaderAndIsr { origin: Origin { broker_epoch: -1, ..Origin::default() }, topics, ..LeaderAndIsr::default() };
+    // There is no coordinator here, which would say so.
+    broker.topic_configs.take("t", 0, std::collections::BTreeMap::new());
     assert_eq!(broker.replicas.leader_and_isr(broker, &request, 0).await, Ok(vec![("t".to_owned(), 0, 0)]));
 }
 

@@ -53,8 +53,9 @@ impl Shard {
             let entries: Vec<Entry> = commits.iter().map(|(t, p, c)| Entry::Offset(key(t, *p), Some(c.clone()))).collect();
             let at = self.append(&mut inner, &entries).map_err(offset_error)?;
             let hosted = self.hosted(&mut inner, group);
-            for (topic, partition, _) in &commits {
-                hosted.offsets.appended(&(topic.clone(), *partition), at);
+            // Each with the offset of its own record: of two for one partition, the later one in the log stays.
+            for (i, (topic, partition, _)) in (at..).zip(&commits) {
+                hosted.offsets.appended(&(topic.clone(), *partition), i);
             }
             at
         };
@@ -67,8 +68,8 @@ impl Shard {
             }
             let mut inner = this.active()?;
             if let Some(hosted) = inner.groups.get_mut(&group) {
-                for (topic, partition, commit) in commits {
-                    hosted.offsets.completed(&(topic, partition), at, commit, result.is_ok());
+                for (i, (topic, partition, commit)) in (at..).zip(commits) {
+                    hosted.offsets.completed(&(topic, partition), i, commit, result.is_ok());
                 }
                 this.settle(&mut inner, &group, Effects::default());
             }

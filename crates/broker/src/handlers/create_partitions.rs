@@ -113,7 +113,9 @@ pub async fn handle(broker: &Arc<Broker>, request: &CreatePartitionsRequest) -> 
         let all = image.wait_for(|i| made.iter().all(|(name, count)| i.topics.get(name).is_none_or(|t| led(t, *count))));
         let wait = Duration::from_millis(request.timeout_ms.clamp(0, 60_000) as u64);
         if tokio::time::timeout(wait, all).await.is_err() {
-            for r in results.iter_mut().filter(|r| r.error_code == 0) {
+            let image = broker.image();
+            let done = |name: &str| made.iter().all(|(n, count)| n != name || image.topic(name).is_none_or(|t| led(t, *count)));
+            for r in results.iter_mut().filter(|r| r.error_code == 0 && !done(r.name.as_str())) {
                 r.error_code = ResponseError::RequestTimedOut.code();
             }
         }

@@ -48,6 +48,9 @@ fn assignment(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
         let slot = usize::try_from(a.partition_index).ok().and_then(|i| out.get_mut(i)).filter(|s| s.is_empty());
         *slot.ok_or_else(|| bad("partitions must be numbered from 0, each once".into()))? = ids;
     }
+    if out.windows(2).any(|w| w[0].len() != w[1].len()) {
+        return Err(bad("all partitions need the same number of replicas".into()));
+    }
     Ok(out)
 }
 
@@ -142,7 +145,9 @@ pub async fn handle(broker: &Arc<Broker>, request: &CreateTopicsRequest, version
         let all = image.wait_for(|i| made.iter().all(|m| i.topics.get(m).is_some_and(|t| t.partitions.values().all(|p| p.leader >= 0))));
         let wait = Duration::from_millis(request.timeout_ms.clamp(0, 60_000) as u64);
         if tokio::time::timeout(wait, all).await.is_err() {
-            for r in results.iter_mut().filter(|r| r.error_code == 0) {
+            let image = broker.image();
+            let led = |name: &str| image.topic(name).is_some_and(|t| t.partitions.values().all(|p| p.leader >= 0));
+            for r in results.iter_mut().filter(|r| r.error_code == 0 && !led(r.name.as_str())) {
                 r.error_code = ResponseError::RequestTimedOut.code();
             }
         }

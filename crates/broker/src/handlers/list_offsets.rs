@@ -65,9 +65,10 @@ fn look_up(broker: &Broker, topic: &str, wanted: &ListOffsetsPartition, view: Vi
         LATEST_TIERED => Ok((-1, -1, -1)),
         t => {
             // A batch may have to be decompressed: the thread's other connections go on elsewhere.
+            let stable_only = matches!(view, View::Stable);
             let found = tokio::task::block_in_place(|| match t {
-                MAX_TIMESTAMP => led.partition.offset_of_max_timestamp(),
-                t => led.partition.offset_for_timestamp(t),
+                MAX_TIMESTAMP => led.partition.offset_of_max_timestamp(stable_only),
+                t => led.partition.offset_for_timestamp(t, stable_only),
             });
             Ok(found?.map_or((-1, -1, -1), |f| (f.offset, f.timestamp, epoch)))
         }

@@ -99,25 +99,46 @@ impl Log {
             let end = self.end_offset();
             self.roll(end)?;
         }
-        let base = self.segments[count].base();
-        tracing::info!("{}: {count} segments below offset {base} are deleted", self.dir.display());
-        let mut gone = Vec::new();
-        for segment in self.segments.drain(..count) {
-            for slot in segment.files() {
-                let path = slot.path();
-                let mut to = path.clone().into_os_string();
-                to.push(DELETED);
-                slot.rename(Path::new(&to)).map_err(at(&path))?;
-                gone.push(slot.clone());
+        // What cannot be given another name stays in the log, and so does all behind it.
+        let (mut gone, mut failure, mut renamed) = (Vec::new(), None, 0);
+        for segment in &self.segments[..count] {
+            if let Err(e) = put_aside(segment, &mut gone) {
+                failure = Some(e);
+                break;
             }
-            segment.remove_aborted()?;
+            renamed += 1;
         }
+        let base = self.segments[renamed].base();
+        if renamed > 0 {
+            tracing::info!("{}: {renamed} segments below offset {base} are deleted", self.dir.display());
+            self.segments.drain(..renamed);
+            self.begins_at(base)?;
+        }
+        match failure {
+            Some(e) => Err(e),
+            None => Ok(Some(Gone(gone))),
+        }
+    }
+
+    fn begins_at(&mut self, base: i64) -> Result<(), LogError> {
         self.remove_snapshots(|offset| offset < base)?;
         self.start = self.start.max(base);
         self.recovery_point = self.recovery_point.max(self.start);
         if self.epochs.truncate_to(self.start) {
             self.epochs.write()?;
         }
-        Ok(Some(Gone(gone)))
+        Ok(())
     }
+}
+
+/// Gives a segment's files the name under which they wait for their removal.
+fn put_aside(segment: &Segment, gone: &mut Vec<Arc<Slot>>) -> Result<(), LogError> {
+    for slot in segment.files() {
+        let path = slot.path();
+        let mut to = path.clone().into_os_string();
+        to.push(DELETED);
+        slot.rename(Path::new(&to)).map_err(at(&path))?;
+        gone.push(slot.clone());
+    }
+    segment.remove_aborted()
 }

@@ -195,16 +195,25 @@ impl Partition {
         self.inner().log.read(offset, max_bytes).map_err(|e| self.failed("read", &e))
     }
 
-    /// First record at or after a time. Others go on meanwhile: a batch may have to be decompressed.
-    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<Found>, ResponseError> {
+    /// First record at or after a time, of those that are committed; with `stable_only`, of decided transactions. `OFFSET_NOT_AVAILABLE` if
+    /// a new leader does not know yet whether it is. Others go on meanwhile: a batch may have to be decompressed.
+    pub fn offset_for_timestamp(&self, timestamp: i64, stable_only: bool) -> Result<Option<Found>, ResponseError> {
         let failed = |e: LogError| self.failed("look up a time", &e);
         let mut from = 0;
         loop {
             let (start, batch) = {
-                let inner = self.leading()?;
+                let mut inner = self.leading()?;
                 let committed = inner.replication.high_watermark();
+                let limit = if stable_only { last_stable(&mut inner) } else { committed };
                 let batch = inner.log.batch_for_timestamp(timestamp, from).map_err(failed)?;
-                (inner.log.start_offset(), batch.filter(|(head, _)| head.last_offset() < committed))
+                let (found, beyond) = match batch {
+                    Some(batch) if batch.0.last_offset() < limit => (Some(batch), false),
+                    other => (None, other.is_some()),
+                };
+                if beyond && inner.replication.epoch_start().is_some_and(|start| committed < start) {
+                    return Err(ResponseError::OffsetNotAvailable);
+                }
+                (inner.log.start_offset(), found)
             };
             let Some((head, batch)) = batch else {
                 return Ok(None);
@@ -217,8 +226,8 @@ impl Partition {
     }
 
     /// The record with the largest timestamp, the first if there are several.
-    pub fn offset_of_max_timestamp(&self) -> Result<Option<Found>, ResponseError> {
+    pub fn offset_of_max_timestamp(&self, stable_only: bool) -> Result<Option<Found>, ResponseError> {
         let latest = self.leading()?.log.max_timestamp();
-        self.offset_for_timestamp(latest)
+        self.offset_for_timestamp(latest, stable_only)
     }
 }

@@ -1,8 +1,11 @@
 //! The task that changes the state: entries that are committed, snapshots that were received; and makes snapshots.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -13,6 +16,8 @@ use crate::{
     storage::{Image, LogStore, Machine},
 };
 
+/// Pause after a snapshot that could not be written.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// Bytes of entries that are applied at once.
 const MAX_APPLIED_BYTES: usize = 4 * 1024 * 1024;
 
@@ -86,8 +91,14 @@ impl Applier {
                 self.tell_applied();
             }
             Work::Snapshot(reply) => {
-                self.machine.snapshot().await.map_err(|e| e.to_string())?;
-                let _ = reply.send(());
+                let machine = self.machine.clone();
+                // What is committed meanwhile is applied: writers do not wait for a server that lacks much.
+                tokio::spawn(async move {
+                    match machine.snapshot().await {
+                        Ok(_) => drop(reply.send(())),
+                        Err(e) => tracing::error!("a snapshot for another server cannot be written: {e}"),
+                    }
+                });
             }
         }
         Ok(())
@@ -109,12 +120,15 @@ impl Applier {
         self.after = some_of(self.every);
         let (machine, inputs, busy) = (self.machine.clone(), self.inputs.clone(), self.snapshotting.clone());
         tokio::spawn(async move {
-            let done = match machine.snapshot().await {
-                Ok(last) => Input::Snapshotted(last),
-                Err(e) => Input::Failed(e.to_string()),
-            };
+            match machine.snapshot().await {
+                Ok(last) => drop(inputs.send(Input::Snapshotted(last))),
+                // The log has everything, and stays until there is a snapshot. If it is the disk, the log says so soon.
+                Err(e) => {
+                    tracing::error!("a snapshot cannot be written: {e}; the log stays, and it is tried again");
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
             busy.store(false, Ordering::SeqCst);
-            let _ = inputs.send(done);
         });
     }
 }

@@ -114,6 +114,8 @@ impl Local {
     /// Nobody knows what becomes of a command: whoever waits for it is told so. A client looks again over another connection.
     fn give_up(&mut self, seq: u64) {
         if let Some(Waiter::Connection(id)) = self.pending.remove(&seq) {
+            // With all that it asked for behind that: a client's requests happen in their order, or not at all.
+            self.pending.retain(|_, waiter| !matches!(waiter, Waiter::Connection(other) if *other == id));
             self.connections.close(id);
         }
     }
@@ -264,15 +266,30 @@ impl Node {
                 .await
                 .map_err(|(address, e)| StartError::Listen(address, e))?;
         }
-        tokio::spawn(driver.run(heard));
-        tokio::spawn(applier.run(works));
-        tokio::spawn(node.clone().propose(queue));
-        tokio::spawn(node.clone().watch_leadership());
-        tokio::spawn(node.clone().keep_sessions());
-        tokio::spawn(node.clone().collect_containers());
-        tokio::spawn(node.clone().settle());
-        tokio::spawn(node.clone().keep_members());
+        let keep = |what, work| node.clone().keep(what, work);
+        keep("consensus", Box::pin(driver.run(heard)));
+        keep("the task that applies", Box::pin(applier.run(works)));
+        keep("the task that proposes", Box::pin(node.clone().propose(queue)));
+        keep("the look for a leader", Box::pin(node.clone().watch_leadership()));
+        keep("the task that ends sessions", Box::pin(node.clone().keep_sessions()));
+        keep("the task that removes containers", Box::pin(node.clone().collect_containers()));
+        keep("the task that finds out whether this server votes", Box::pin(node.clone().settle()));
+        keep("the task that changes the ensemble", Box::pin(node.clone().keep_members()));
         Ok(node)
+    }
+
+    /// Runs a part of this server. A part that panics would leave a server that looks well and is not: the process ends, and what
+    /// watches over it starts it again.
+    fn keep(self: Arc<Self>, what: &'static str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
+        tokio::spawn(async move {
+            if let Err(e) = tokio::spawn(work).await
+                && e.is_panic()
+                && !self.stopping.load(Ordering::SeqCst)
+            {
+                tracing::error!("this server stops: {what} has failed: {e}");
+                std::process::exit(1);
+            }
+        });
     }
 
     /// Whether this server has a leader with a majority, and serves clients.

@@ -22,6 +22,8 @@ use crate::{
 pub(super) const MAX_BATCH: usize = 1000;
 /// Bytes of data proposed together, about.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// What a message has around its entries, at the most.
+const ENVELOPE_BYTES: usize = 64 * 1024;
 /// A proposal that is not committed by then is given up; its clients are disconnected.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time in which there must be a leader, and in which it shows what became of the proposals to the one before.
@@ -32,9 +34,10 @@ impl Node {
     pub async fn command(&self, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
         let (answer, wait) = oneshot::channel();
         let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-        locked(&self.local).pending.insert(seq, Waiter::Caller(answer));
-        if self.proposals.send((seq, ask)).await.is_err() {
-            locked(&self.local).give_up(seq);
+        // The place first: who stops waiting for one leaves nothing behind.
+        if let Ok(place) = self.proposals.reserve().await {
+            locked(&self.local).pending.insert(seq, Waiter::Caller(answer));
+            place.send((seq, ask));
         }
         wait
     }
@@ -42,13 +45,15 @@ impl Node {
     /// Queues a client's command; its turn, which is made with the command's number, is answered when it is applied here.
     pub(crate) async fn command_in_turn(&self, ask: Ask, id: ConnectionId, turn: impl FnOnce(u64) -> Turn) {
         let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        let Ok(place) = self.proposals.reserve().await else { return };
         self.with(|state, local| {
-            local.pending.insert(seq, Waiter::Connection(id));
-            turns::enqueue(state, local, id, turn(seq));
+            // Nothing of a connection that is given up may happen: what came before it did not.
+            if local.connections.is_open(id) {
+                local.pending.insert(seq, Waiter::Connection(id));
+                turns::enqueue(state, local, id, turn(seq));
+                place.send((seq, ask));
+            }
         });
-        if self.proposals.send((seq, ask)).await.is_err() {
-            locked(&self.local).give_up(seq);
-        }
     }
 
     pub(super) async fn propose(self: Arc<Self>, mut queue: mpsc::Receiver<(u64, Ask)>) {
@@ -65,12 +70,18 @@ impl Node {
             let (mut seqs, mut commands, mut bytes) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);
             while let Some((seq, ask)) = next.take() {
-                bytes += weight(&ask);
-                seqs.push(seq);
-                commands.push(Command { origin: self.origin, seq, time_ms: 0, ask });
+                // One that was given up since must not happen after all.
+                if self.is_waited_for(seq) {
+                    bytes += weight(&ask);
+                    seqs.push(seq);
+                    commands.push(Command { origin: self.origin, seq, time_ms: 0, ask });
+                }
                 if commands.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
                     next = queue.try_recv().ok();
                 }
+            }
+            if commands.is_empty() {
+                continue;
             }
             if let Err(e) = self.propose_batch(commands).await {
                 uncertain.warn(|| format!("{} commands are not known to be committed: {e}", seqs.len()));
@@ -78,6 +89,21 @@ impl Node {
                 for seq in seqs {
                     local.give_up(seq);
                 }
+            }
+        }
+    }
+
+    fn is_waited_for(&self, seq: u64) -> bool {
+        locked(&self.local).pending.contains_key(&seq)
+    }
+
+    /// Waits until nobody waits for any of these commands: all are applied here, whatever became of the leader's answer.
+    async fn answered(&self, commands: &[Command]) {
+        let mut view = self.consensus.view.clone();
+        // The last is applied last.
+        while commands.iter().rev().any(|c| self.is_waited_for(c.seq)) {
+            if view.changed().await.is_err() {
+                return std::future::pending().await;
             }
         }
     }
@@ -109,7 +135,12 @@ impl Node {
         loop {
             let (leader, term) = self.leader(deadline).await?;
             let began = Instant::now();
-            let error = match self.unless_replaced(leader, term, self.propose_to(leader, term, &commands)).await {
+            let proposed = tokio::select! {
+                biased;
+                done = self.unless_replaced(leader, term, self.propose_to(leader, term, &commands)) => done,
+                () = self.answered(&commands) => return Ok(()),
+            };
+            let error = match proposed {
                 Ok(Proposed::Committed) => return Ok(()),
                 Ok(Proposed::NotTaken) => {
                     if began > deadline {
@@ -124,7 +155,11 @@ impl Node {
             // The time with a leader does not count.
             deadline = deadline.max(Instant::now() + LEADER_TIMEOUT / 2);
             let left = deadline.saturating_duration_since(Instant::now());
-            if !self.consensus.wait(left, |v| v.applied.term > term).await {
+            let later = tokio::select! {
+                later = self.consensus.wait(left, |v| v.applied.term > term) => later,
+                () = self.answered(&commands) => return Ok(()),
+            };
+            if !later {
                 return Err(error);
             }
             let local = locked(&self.local);
@@ -170,6 +205,10 @@ impl Node {
         let now = now_ms();
         commands.iter_mut().for_each(|c| c.time_ms = now);
         let data = encode_commands(&commands).map_err(|e| e.to_string())?;
+        // What does not fit into a message would be in this log and in no other.
+        if data.0.len() + ENVELOPE_BYTES > peer::max_frame_bytes(self.config.max_request_bytes) {
+            return Err(format!("commands of {} bytes are too long for other servers", data.0.len()));
+        }
         let done = self.consensus.propose(term, data);
         drop(order);
         match tokio::time::timeout(PROPOSAL_TIMEOUT, done).await {

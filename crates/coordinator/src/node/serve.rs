@@ -50,10 +50,11 @@ impl Serve for Node {
             Ask::Target(lines) => encoded(self.take_target(from, &lines)),
             Ask::ReadIndex => encoded(self.consensus.read_index().await),
             Ask::Touch(sessions) => {
-                // Only a leader ever forgets them.
-                if self.is_leader() {
-                    self.hear(sessions);
+                // Only a leader ever forgets them; whoever asks another keeps them for the next.
+                if !self.is_leader() {
+                    return encoded::<()>(Err("this server does not lead".into()));
                 }
+                self.hear(sessions);
                 encoded(Ok(()))
             }
         }

@@ -42,6 +42,12 @@ impl Node {
         locked(&self.heard).at.clear();
     }
 
+    /// Does not count so much of the silence: nobody could be heard.
+    fn forgive(&self, late: Duration) {
+        let now = Instant::now();
+        locked(&self.heard).at.values_mut().for_each(|at| *at = (*at + late).min(now));
+    }
+
     /// On the leader, when sessions end unless they are heard: milliseconds from now, rounded up to a tick.
     pub fn session_expiry(&self) -> Option<BTreeMap<i64, Vec<i64>>> {
         if !self.is_leader() {
@@ -66,8 +72,9 @@ impl Node {
         loop {
             tokio::time::sleep(pause).await;
             // A process that was stopped, or a machine that was suspended, heard nobody, whoever spoke.
-            if before.elapsed() > pause + MAX_OWN_PAUSE {
-                self.forget_silence();
+            let late = before.elapsed().saturating_sub(pause);
+            if late > MAX_OWN_PAUSE {
+                self.forgive(late);
             }
             before = Instant::now();
             let sessions: Vec<i64> = std::mem::take(&mut *locked(&self.touched)).into_keys().collect();
@@ -77,6 +84,8 @@ impl Node {
                     self.hear(sessions);
                     if self.is_serving() {
                         self.expire().await;
+                        // Waiting for a majority is no pause of this process.
+                        before = Instant::now();
                     }
                 }
                 Some(id) => {

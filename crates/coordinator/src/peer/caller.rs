@@ -60,10 +60,10 @@ impl Peer {
 
     /// Sends a message to which there is no answer. It may be lost.
     pub fn send(&self, ask: &Ask) {
-        if let Ok(frame) = postcard::to_stdvec(ask)
-            && frame.len() <= self.max_frame
-        {
-            let _ = self.calls.try_send(Call { frame, reply: None });
+        match postcard::to_stdvec(ask) {
+            Ok(frame) if frame.len() <= self.max_frame => drop(self.calls.try_send(Call { frame, reply: None })),
+            Ok(frame) => tracing::error!("a message of {} bytes is too long for a peer, {} at most", frame.len(), self.max_frame),
+            Err(e) => tracing::error!("a message for a peer cannot be encoded: {e}"),
         }
     }
 

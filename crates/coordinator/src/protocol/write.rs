@@ -147,6 +147,9 @@ impl Op {
     }
 }
 
+/// What identities may add to the lists of one write, in bytes.
+const MAX_ADDED_BYTES: usize = 2 * 1024 * 1024;
+
 impl Write {
     /// Its operations.
     pub fn ops(&self) -> &[Op] {
@@ -156,11 +159,21 @@ impl Write {
         }
     }
 
-    /// [`Op::prepare`] for each.
+    /// [`Op::prepare`] for each. What identities add is bounded for all of them together: a few bytes of each list stand for long ones.
     pub fn prepare(&mut self, ids: &[Id]) {
         match self {
             Write::One(op) => op.prepare(ids),
-            Write::Multi(all) => all.iter_mut().for_each(|op| op.prepare(ids)),
+            Write::Multi(all) => {
+                let mut added = 0;
+                for op in all {
+                    let before = op.bytes();
+                    op.prepare(ids);
+                    added += op.bytes().saturating_sub(before);
+                    if added > MAX_ADDED_BYTES {
+                        *op = Op::Invalid { op: op.code(), code: Code::InvalidAcl };
+                    }
+                }
+            }
         }
     }
 

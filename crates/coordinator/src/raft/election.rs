@@ -99,8 +99,8 @@ impl Raft {
     fn campaign(&mut self, cause: Cause) {
         self.enter(HardState { term: self.hard.term + 1, voted_for: Some(self.me) });
         self.role = Role::Candidate;
-        let ticks = self.settings.election_ticks;
-        self.deadline = self.now + self.rng.between(ticks / 3, ticks * 2 / 3);
+        // A slow disk has its time: the votes wait for this server's own write, and for those of the others.
+        self.set_deadline();
         let number = self.write(true, None, Vec::new());
         self.after(number, Held::OwnVote(self.hard.term));
         let body = Body::Vote { last: self.log.last(), transfer: cause == Cause::Transfer };

@@ -52,7 +52,7 @@ impl Raft {
             Change::Promote(id) => {
                 let missing = |p: &Progress| self.log.bytes(p.matched, self.log.last_index());
                 let recent = self.settings.heartbeat_ticks * 4;
-                let up = |p: &Progress| p.voting && self.now - p.heard <= recent;
+                let up = |p: &Progress| p.answered && p.voting && self.now - p.heard <= recent;
                 let near = |p: &Progress| up(p) && p.flow == Flow::Stream && missing(p) <= self.settings.max_message_bytes as u64;
                 if self.progress.get(id).is_some_and(|p| !near(p)) {
                     return Err(ChangeError::Behind(*id));
@@ -66,7 +66,8 @@ impl Raft {
             && now.voters.contains(id)
         {
             let recent = self.settings.election_ticks;
-            let up = |v: &&u64| **v == self.me || self.progress.get(*v).is_some_and(|p| p.voting && self.now - p.heard <= recent);
+            let up =
+                |v: &&u64| **v == self.me || self.progress.get(*v).is_some_and(|p| p.answered && p.voting && self.now - p.heard <= recent);
             if next.voters.iter().filter(up).count() < next.quorum() {
                 return Err(ChangeError::Unsafe(*id));
             }
@@ -211,6 +212,7 @@ impl Raft {
         let now = self.now;
         let p = self.progress.get_mut(&from)?;
         p.heard = now;
+        p.answered = true;
         p.voting = voting;
         p.round = p.round.max(round);
         Some(p)

@@ -195,7 +195,12 @@ impl Raft {
         while self.held.front().is_some_and(|(number, _)| *number <= write) {
             match self.held.pop_front() {
                 Some((_, Held::Send(to, message))) => self.out.push(Command::Send { to, message }),
-                Some((_, Held::OwnVote(term))) if term == self.hard.term => self.count_vote(self.me, true),
+                Some((_, Held::OwnVote(term))) if term == self.hard.term => {
+                    if self.role == Role::Candidate {
+                        self.set_deadline();
+                    }
+                    self.count_vote(self.me, true);
+                }
                 _ => {}
             }
         }

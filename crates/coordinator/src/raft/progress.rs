@@ -33,6 +33,8 @@ pub(super) struct Progress {
     pub(super) heard: u64,
     /// it has a vote, and what it says counts
     pub(super) voting: bool,
+    /// it has answered this leader; before, nobody knows whether it is up
+    pub(super) answered: bool,
 }
 
 impl Progress {
@@ -46,6 +48,7 @@ impl Progress {
             round: 0,
             heard: now,
             voting: true,
+            answered: false,
         }
     }
 

@@ -92,6 +92,12 @@ impl Outbox {
         }
     }
 
+    /// Nothing follows what was sent.
+    fn end(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+        self.close.notify_one();
+    }
+
     /// Whether the client has not taken most of what waits for it.
     fn is_busy(&self) -> bool {
         self.queued.get().0 > BUSY_BYTES
@@ -189,13 +195,17 @@ impl Connections {
     pub fn close_session(&mut self, session: i64) {
         self.by_id.values().filter(|c| c.session == session && !c.closing).for_each(|c| c.out.close.notify_one());
     }
-    /// Ends one.
+    /// Ends one; nothing more is sent over it.
     pub fn close(&mut self, id: ConnectionId) {
-        self.by_id.get(&id).inspect(|c| c.out.close.notify_one());
+        self.by_id.get(&id).inspect(|c| c.out.end());
     }
-    /// Ends all of them.
+    /// Ends all of them; nothing more is sent over them.
     pub fn close_all(&mut self) {
-        self.by_id.values().for_each(|c| c.out.close.notify_one());
+        self.by_id.values().for_each(|c| c.out.end());
+    }
+    /// Whether one is there, and is not about to end.
+    pub fn is_open(&self, id: ConnectionId) -> bool {
+        self.by_id.get(&id).is_some_and(|c| !c.out.broken.load(Ordering::Relaxed))
     }
 }
 

@@ -163,11 +163,14 @@ pub(super) async fn session(
 
 /// Answers a sync once this server has what was committed.
 async fn sync(node: Arc<Node>, id: ConnectionId, number: u64) {
-    let done = node.catch_up().await;
-    node.with(|s, l| match done {
-        Ok(()) => turns::synced(s, l, id, number),
-        Err(_) => l.connections.close(id),
-    });
+    // A server that waits for its leader makes its clients wait, as ZooKeeper's do, and no longer than they are served.
+    while let Err(e) = node.catch_up().await {
+        if !node.is_serving() || !node.with(|_, l| l.connections.is_open(id)) {
+            tracing::debug!("a sync is given up: {e}");
+            return node.with(|_, l| l.connections.close(id));
+        }
+    }
+    node.with(|s, l| turns::synced(s, l, id, number));
 }
 
 /// Goes on with what was held back when the client has taken what there was; fails if it takes nothing.

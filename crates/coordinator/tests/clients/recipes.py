@@ -61,6 +61,8 @@ one.ensure_path("/root")
 rooted = client()
 rooted.chroot = "/root"
 rooted.create("/inside", b"")
+# Another client, perhaps at another server.
+one.sync("/root")
 assert one.exists("/root/inside")
 names = [one.create("/root/s-", sequence=True, ephemeral=True) for _ in range(3)]
 assert names == ["/root/s-%010d" % i for i in (1, 2, 3)], names

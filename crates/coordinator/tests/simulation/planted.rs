@@ -11,31 +11,31 @@ const FOUND: &[(Bug, u64, &str)] = &[
     (Bug::ReportedBeforeSync, 0, "votes"),
     (Bug::TruncationSkipped, 0, "durability"),
     (Bug::AcknowledgedBeforeSync, 0, "durability"),
-    (Bug::AcknowledgedUnverified, 65, "durability"),
+    (Bug::AcknowledgedUnverified, 35, "durability"),
     (Bug::CommitIsLast, 0, "durability"),
     (Bug::RestartCommitsLog, 10, "durability"),
-    (Bug::StaleTermAccepted, 481, "leader completeness"),
+    (Bug::StaleTermAccepted, 599, "progress"),
     (Bug::PreviousNotCompared, 0, "log matching"),
     (Bug::LogsNotCompared, 7, "leader completeness"),
     (Bug::PreVoteTakenForVote, 21, "election safety"),
     (Bug::RefusalTakenForVote, 0, "election safety"),
-    (Bug::ReadWithoutRound, 1, "reads"),
+    (Bug::ReadWithoutRound, 4, "reads"),
     (Bug::ReadBeforeApplied, 15, "reads"),
     (Bug::FollowerReads, 0, "reads"),
     (Bug::UncommittedApplied, 0, "durability"),
     (Bug::AcknowledgedOnAppend, 0, "state machine safety"),
     (Bug::AcknowledgedByIndex, 2, "state machine safety"),
     (Bug::BlankVotes, 543, "leader completeness"),
-    (Bug::PurgedBeforeSnapshot, 6, "progress"),
+    (Bug::PurgedBeforeSnapshot, 99, "progress"),
     (Bug::SnapshotStateLost, 0, "state machine safety"),
-    (Bug::SnapshotMembershipLost, 1, "configuration"),
+    (Bug::SnapshotMembershipLost, 3, "configuration"),
     (Bug::SnapshotNamedTooHigh, 0, "state machine safety"),
     (Bug::InstallNotRepaired, 1932, "log matching"),
     (Bug::AppliedTwice, 0, "state machine safety"),
 ];
 
 /// The same, where an operator changes the ensemble.
-const FOUND_WITH_EDITS: &[(Bug, u64, &str)] = &[(Bug::LeaderDecidesAlone, 8, "agreement"), (Bug::MembershipForgotten, 1, "configuration")];
+const FOUND_WITH_EDITS: &[(Bug, u64, &str)] = &[(Bug::LeaderDecidesAlone, 13, "agreement"), (Bug::MembershipForgotten, 3, "configuration")];
 
 /// No seed that was tried finds these (1,500 of the first, 500 and 100 of the others): other rules may catch what they let through.
 const CAUGHT_OTHERWISE: &[Bug] = &[Bug::VoteForgotten, Bug::EntriesOfAnotherLog, Bug::StaleSnapshotAccepted];
@@ -49,10 +49,14 @@ fn planted_bugs_are_found() {
     type Run = fn(u64, Option<Bug>, bool) -> Outcome;
     let plain = FOUND.iter().map(|of| (of, World::run as Run));
     let all = plain.chain(FOUND_WITH_EDITS.iter().map(|of| (of, World::run_with_edits as Run)));
+    let mut missed = Vec::new();
     for ((bug, seed, invariant), run) in all {
         let violation = run(*seed, Some(*bug), false).violation.unwrap_or_default();
-        assert!(violation.starts_with(&format!("{invariant}:")), "{bug:?} with seed {seed}: {violation:?}, not {invariant}");
+        if !violation.starts_with(&format!("{invariant}:")) {
+            missed.push(format!("{bug:?} with seed {seed}: {violation:?}, not {invariant}"));
+        }
     }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
 /// Prints the table above anew: `SEPTET_SURVEY=n` looks at so many seeds.

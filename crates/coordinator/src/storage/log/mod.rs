@@ -334,9 +334,13 @@ impl LogStore {
     }
 
     async fn finish(&self, job: Job) -> io::Result<()> {
+        ended(self.begin(job)).await
+    }
+
+    fn begin(&self, job: Job) -> oneshot::Receiver<io::Result<()>> {
         let (done, wait) = oneshot::channel();
         self.job(job, Box::new(move |result| drop(done.send(result))));
-        wait.await.map_err(|_| io::Error::other("the log's writer has ended"))?
+        wait
     }
 
     /// Forgets the entries up to one, which a durable snapshot covers; an error if none does.
@@ -344,7 +348,8 @@ impl LogStore {
         if *self.covered.borrow() <= upto.index {
             return Err(io::Error::other(format!("no durable snapshot covers entry {}", upto.index)));
         }
-        {
+        // Under the lock: what is held and what is written change in the same order.
+        let wait = {
             let mut held = lock(&self.held);
             // A snapshot that was installed meanwhile covers more.
             if held.purged.index >= upto.index {
@@ -352,19 +357,25 @@ impl LogStore {
             }
             held.purged = upto;
             held.drop_before(upto.index + 1);
-        }
-        self.finish(Job { purge: Some(upto), ..Job::default() }).await
+            self.begin(Job { purge: Some(upto), ..Job::default() })
+        };
+        ended(wait).await
     }
 
     /// Begins anew behind a durable snapshot up to this entry.
     pub async fn reset(&self, upto: EntryId) -> io::Result<()> {
-        {
+        let wait = {
             let mut held = lock(&self.held);
             held.cut(0);
             held.purged = upto;
-        }
-        self.finish(Job { purge: Some(upto), reset: true, ..Job::default() }).await
+            self.begin(Job { purge: Some(upto), reset: true, ..Job::default() })
+        };
+        ended(wait).await
     }
+}
+
+async fn ended(wait: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
+    wait.await.map_err(|_| io::Error::other("the log's writer has ended"))?
 }
 
 fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), StorageFault> {

@@ -137,7 +137,13 @@ impl Writer {
         if let Some((_, path)) = self.segments.last_key_value() {
             let bytes = fs::read(path)?;
             let mut offset = 0;
-            while let Ok((entry, end)) = read_entry(&bytes, offset) {
+            while offset < bytes.len() {
+                let (entry, end) = read_entry(&bytes, offset).map_err(|_| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{}: damaged at byte {offset}, before what is to be cut off", path.display()),
+                    )
+                })?;
                 if entry.id.index >= from {
                     break;
                 }
