@@ -313,9 +313,10 @@ fn the_shortest_inventory_has_defaults() {
         format!("{GOOD}domain:\n"),
         format!("{GOOD}groups:\nvars:\n"),
     ] {
-        let other = Inventory::parse(Path::new("i.yml"), &text).unwrap();
+        let mut other = Inventory::parse(Path::new("i.yml"), &text).unwrap();
         // All but the digest, which is the text's own.
-        assert_eq!(Inventory { digest: i.digest.clone(), ..other }, i, "{text}");
+        other.digest.clone_from(&i.digest);
+        assert_eq!(other, i, "{text}");
     }
 }
 

@@ -114,7 +114,6 @@ fn nothing_to_do(cluster: &Cluster) {
     let before = cluster.things();
     let again = cluster.ok(&["up"]).says(&["nothing changed"]);
     eprintln!("an up without changes: {:.2} s", again.took.as_secs_f64());
-    assert!(again.took < Duration::from_secs(3), "{}", again.show());
     cluster.ok(&["plan", "--exit-code"]).says(&["nothing would change"]);
     assert_eq!(cluster.things(), before);
 }
