@@ -190,7 +190,7 @@ mod tests {
         #[test]
         fn a_data_path_is_one_word_below_the_root(path in ".{0,20}") {
             if is_data_path(&path) {
-                prop_assert!(path.starts_with('/') && path.trim_matches('/').len() > 0);
+                prop_assert!(path.starts_with('/') && !path.trim_matches('/').is_empty());
                 prop_assert!(!path.contains(' ') && !path.split('/').any(|p| p == ".."));
             }
         }
