@@ -49,5 +49,21 @@ fn write_out(root: &Path) -> Result<PathBuf> {
         std::fs::write(&path, BUILT_IN)
     };
     write().map_err(|e| Error::failed(format!("{}: {e}", path.display())))?;
-    Ok(path.strip_prefix(root).map_or(path.clone(), Path::to_owned))
+    // As it is found from here: an inventory of the same name may lie where the command is run.
+    Ok(path.strip_prefix(".").map_or(path.clone(), Path::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_written_out_lies_in_its_project() {
+        let project = tempfile::tempdir().unwrap();
+        let path = write_out(project.path()).unwrap();
+        assert_eq!(path, project.path().join("inventories/local.yml"));
+        inventory::set_prefix(&path, "anna").unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().contains("anna"));
+    }
 }
