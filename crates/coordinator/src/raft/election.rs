@@ -6,6 +6,11 @@
 
 use super::{Body, Cause, Command, EntryId, HardState, Held, Message, ProposeError, Raft, Role, Transfer};
 
+/// Ticks that a quick disk takes at the most.
+const QUICK: u64 = 3;
+/// Writes for which candidates are apart, at the most.
+const SPREAD: u64 = 12;
+
 impl Raft {
     pub(super) fn hears_leader(&self) -> bool {
         self.role == Role::Leader || self.now < self.lease_until
@@ -26,7 +31,13 @@ impl Raft {
 
     pub(super) fn set_deadline(&mut self) {
         let ticks = self.settings.election_ticks;
-        self.deadline = self.now + self.rng.between(ticks, ticks * 3 / 2);
+        self.deadline = self.now + self.rng.between(ticks, ticks * 3 / 2 + self.spread());
+    }
+
+    /// By how much candidates are to be apart, so that one is elected before the next one stands: an election takes three writes, one
+    /// after the other. Nothing where disks are quick.
+    fn spread(&self) -> u64 {
+        SPREAD * self.disk.slow.saturating_sub(QUICK)
     }
 
     /// A connection of another server ended. If it leads, its end is likely: this server asks for votes at once.
@@ -69,6 +80,7 @@ impl Raft {
                     self.probing = Some(Cause::Silence);
                     // A slow disk has its time to answer.
                     self.set_deadline();
+                    self.disk.probed = Some(self.now);
                     self.out.push(Command::Probe);
                 }
                 Role::Candidate => self.lead(),
@@ -77,12 +89,15 @@ impl Raft {
         } else if all.len() - granted > voters - self.quorum() {
             // Others may still hear the leader, or have heard it a moment longer.
             self.role = Role::Follower;
-            self.deadline = self.now + self.rng.between(3, 8);
+            self.deadline = self.now + self.rng.between(3, 8 + self.spread());
         }
     }
 
     /// Whether the disk can be written to: a server that cannot write does not stand.
     pub fn probed(&mut self, writable: bool) {
+        if let Some(at) = self.disk.probed.take() {
+            self.disk.took(self.now - at);
+        }
         let Some(cause) = self.probing.take() else { return };
         if !writable {
             if self.role == Role::PreCandidate {
@@ -144,6 +159,10 @@ impl Raft {
 
     pub(super) fn on_pre_vote(&mut self, from: u64, term: u64, last: EntryId) {
         let granted = self.voting && self.installing.is_none() && !self.hears_leader() && term > self.hard.term && last >= self.log.last();
+        if granted && self.role == Role::Follower && self.spread() > 0 {
+            // Whoever would be elected has its time, which is long for all where disks are slow.
+            self.deadline = self.deadline.max(self.now + 4 * self.disk.slow + self.rng.between(0, self.spread()));
+        }
         let message = Message { term: if granted { term } else { self.hard.term }, body: Body::PreVoteAnswer { granted } };
         self.out.push(Command::Send { to: from, message });
     }

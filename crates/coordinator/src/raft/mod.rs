@@ -16,11 +16,13 @@
 //! | [`types`] | ids, entries, messages, commands, settings |
 //! | [`log`] | what the core knows of the log |
 //! | [`membership`] | voters and learners |
+//! | `disk` | how slow writes are, by which candidates keep apart |
 //! | `election` | time-outs, votes, terms, transfer of leadership |
 //! | `follower` | what a leader's messages change |
 //! | `leader`, `progress` | replication: flow control, commit, snapshots, membership changes |
 //! | `reads` | linearizable reads, many in one round |
 
+mod disk;
 mod election;
 mod follower;
 mod leader;
@@ -31,6 +33,7 @@ mod reads;
 mod rng;
 pub mod types;
 
+use disk::Disk;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use log::LogView;
@@ -87,6 +90,7 @@ pub struct Raft {
     durable_write: u64,
     held: VecDeque<(u64, Held)>,
     out: Vec<Command>,
+    disk: Disk,
     /// has a vote, as far as this server itself is concerned
     voting: bool,
 
@@ -139,6 +143,7 @@ impl Raft {
             durable_write: 0,
             held: VecDeque::new(),
             out: Vec::new(),
+            disk: Disk::default(),
             voting,
             deadline,
             lease_until: 0,
@@ -191,6 +196,7 @@ impl Raft {
     /// All writes up to this number are durable.
     pub fn persisted(&mut self, write: u64) {
         self.log.persisted(write);
+        self.disk.persisted(write, self.now);
         self.durable_write = self.durable_write.max(write);
         while self.held.front().is_some_and(|(number, _)| *number <= write) {
             match self.held.pop_front() {
@@ -298,6 +304,7 @@ impl Raft {
     /// Puts a write out; what rests on it waits for its number.
     fn write(&mut self, hard: bool, truncate: Option<u64>, entries: Vec<Entry>) -> u64 {
         self.write += 1;
+        self.disk.wrote(self.write, self.now);
         if let Some(from) = truncate {
             self.log.truncate(from);
         }

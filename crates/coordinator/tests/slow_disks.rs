@@ -1,0 +1,84 @@
+//! Servers whose disks take a second for each write elect a leader in bounded time.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::VecDeque;
+
+use septet_coordinator::raft::{Command, EntryId, HardState, LogView, Membership, Message, Raft, Role, Settings, Stored};
+
+const SERVERS: [u64; 3] = [1, 2, 3];
+
+fn settings(me: u64) -> Settings {
+    Settings {
+        me,
+        election_ticks: 60,
+        lease_ticks: 40,
+        heartbeat_ticks: 5,
+        max_term: 1_000_000,
+        max_message_bytes: 1 << 20,
+        max_inflight_bytes: 8 << 20,
+        max_uncommitted_bytes: 64 << 20,
+    }
+}
+
+/// Ticks until there is a leader, where a write takes so many.
+fn elected(seed: u64, write_ticks: u64) -> Option<u64> {
+    let membership = Membership { voters: SERVERS.into(), ..Membership::default() };
+    let mut servers: Vec<Raft> = SERVERS
+        .iter()
+        .map(|me| {
+            let log = LogView::new(EntryId { term: 1, leader: 1, index: 1 }, Some(membership.clone()));
+            let stored = Stored { hard: HardState { term: 1, voted_for: Some(1) }, log, applied: 1 };
+            Raft::new(settings(*me), stored, true, seed * 10 + me)
+        })
+        .collect();
+    // A sync takes with it what was written when it began, as the driver does it: the last number that it takes, and when it is done.
+    let mut syncs: Vec<Option<(u64, u64)>> = vec![None; 3];
+    let mut written = [0; 3];
+    let mut probes: Vec<Option<u64>> = vec![None; 3];
+    let mut way: VecDeque<(u64, u64, Message)> = VecDeque::new();
+    for now in 0..3000 {
+        for (i, raft) in servers.iter_mut().enumerate() {
+            raft.tick();
+            if let Some((number, _)) = syncs[i].take_if(|(_, at)| *at <= now) {
+                raft.persisted(number);
+                if written[i] > number {
+                    syncs[i] = Some((written[i], now + write_ticks));
+                }
+            }
+            if probes[i].take_if(|at| *at <= now).is_some() {
+                raft.probed(true);
+            }
+        }
+        for (from, to, message) in std::mem::take(&mut way) {
+            servers[to as usize - 1].receive(from, message);
+        }
+        for (i, raft) in servers.iter_mut().enumerate() {
+            for command in raft.take() {
+                match command {
+                    Command::Write { number, .. } => {
+                        written[i] = number;
+                        syncs[i].get_or_insert((number, now + write_ticks));
+                    }
+                    Command::Send { to, message } => way.push_back((SERVERS[i], to, message)),
+                    Command::Probe => probes[i] = Some(now + write_ticks),
+                    _ => {}
+                }
+            }
+            if raft.status().role == Role::Leader {
+                return Some(now);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_leader_is_elected_however_slow_the_disks_are() {
+    for write_ticks in [0, 5, 10, 20, 30, 50] {
+        let mut all: Vec<Option<u64>> = (0..50).map(|seed| elected(seed, write_ticks)).collect();
+        all.sort_unstable_by_key(|ticks| ticks.unwrap_or(u64::MAX));
+        println!("writes of {write_ticks} ticks: {:?} at the median, {:?} at the most", all[25], all[49]);
+        let most = all[49].unwrap_or_else(|| panic!("no leader where writes take {write_ticks} ticks: {all:?}"));
+        assert!(most <= 1500, "{most} ticks where writes take {write_ticks}");
+    }
+}
