@@ -416,3 +416,21 @@ fn an_observer_serves_clients_and_has_no_vote() {
     eventually("it has become an observer", || (mode(&ensemble.servers[2])? == "observer").then_some(()));
     assert_eq!(Client::new(ensemble.port(2), LONG_MS).get("/x", false).unwrap().unwrap().0, b"2");
 }
+
+/// Two of them would be a majority of three, the other three one of five.
+#[test]
+fn blank_servers_that_disagree_form_nothing() {
+    let mut ensemble = build(5, 3);
+    (2..5).for_each(|i| set_members(&ensemble, i, &[0, 1, 2, 3, 4], &[]));
+    ensemble.servers.iter_mut().for_each(Server::start);
+    let disagree = |i: usize, text: &str| ensemble.servers[i].stderr().contains(text).then_some(());
+    eventually("it says so", || disagree(0, "server.3, whose zoo.cfg has the voters 1, 2, 3, 4, 5 and not 1, 2, 3"));
+    eventually("the other side does, too", || disagree(2, "server.1, whose zoo.cfg has the voters 1, 2, 3 and not 1, 2, 3, 4, 5"));
+    assert!(ensemble.servers.iter().all(|s| mode(s).is_none() && s.measured("quorum_size").is_none()), "one of them serves");
+    for i in [0, 1] {
+        ensemble.servers[i].kill();
+        set_members(&ensemble, i, &[0, 1, 2, 3, 4], &[]);
+        ensemble.servers[i].start();
+    }
+    settled(&ensemble, &[0, 1, 2, 3, 4], 5);
+}

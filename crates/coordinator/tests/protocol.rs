@@ -372,3 +372,19 @@ proptest! {
         let _ = decode(&bytes[..cut.index(bytes.len())]);
     }
 }
+
+/// A few bytes of `auth` stand for a long identity, in each list of a multi: what comes out must fit into a message between servers.
+#[test]
+fn what_identities_add_to_a_multi_is_bounded() {
+    let ids = [Id::new("digest", "n".repeat(4000))];
+    let acl: Vec<Acl> = (1..=200).map(|perms| Acl { perms, id: Id::new("auth", "") }).collect();
+    let ops = (0..40).map(|i| Op::Create(Create { acl: acl.clone(), ..plain(&format!("/{i}")) })).collect();
+    let mut write = Write::Multi(ops);
+    write.prepare(&ids);
+    assert!(write.bytes() < 4 << 20, "{} bytes", write.bytes());
+    assert!(write.ops().iter().any(|op| matches!(op, Op::Invalid { code: Code::InvalidAcl, .. })));
+    // What a usual client asks for is not touched.
+    let mut usual = Write::Multi((0..100).map(|i| Op::Create(Create { acl: acl[..1].to_vec(), ..plain(&format!("/{i}")) })).collect());
+    usual.prepare(&ids);
+    assert!(usual.ops().iter().all(|op| matches!(op, Op::Create(c) if c.acl[0].id == ids[0])));
+}

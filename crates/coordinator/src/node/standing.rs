@@ -3,11 +3,12 @@
 //! A server whose directory is blank does not know whether it is new, or lost what it had acknowledged. In an ensemble
 //! that has data it has no vote, as a voter or as a candidate, until it has all that was committed when it came: what
 //! it lost could otherwise be outvoted. A new ensemble is formed only when each server of `zoo.cfg` has said that it
-//! has nothing either.
+//! has nothing either, and that it would form the same one.
 //!
 //! Invariant: the file `joining` is there from before the first message of Raft until the server has caught up.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
@@ -41,12 +42,18 @@ pub enum Standing {
 }
 
 /// What a server says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// whether there are entries behind the first, or it knows of a server that has some
     pub formed: bool,
     /// its directory was blank, and it has not caught up since
     pub blank: bool,
+    /// the voters of its zoo.cfg: those of the ensemble that it would form
+    pub voters: BTreeSet<u64>,
+}
+
+fn listed(voters: &BTreeSet<u64>) -> String {
+    voters.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The mark of a server that was blank at its start.
@@ -88,7 +95,11 @@ impl Node {
     /// What other servers are told.
     pub(super) fn status(&self) -> Status {
         let has_entries = self.view().status.last.index > 0;
-        Status { formed: has_entries || self.standing() == Standing::Joining, blank: self.standing() != Standing::Full }
+        Status {
+            formed: has_entries || self.standing() == Standing::Joining,
+            blank: self.standing() != Standing::Full,
+            voters: self.config.membership().voters,
+        }
     }
 
     /// Finds this server's standing, and forms the ensemble if it is new.
@@ -109,8 +120,10 @@ impl Node {
         self.form_ensemble().await;
     }
 
-    /// Asks the others until one has data, or all have said that they have none.
+    /// Asks the others until one has data, or all have said that they have none and would form the same ensemble: two different ones could
+    /// each find a majority.
     async fn learn_whether_formed(&self) -> bool {
+        let mine = self.config.membership().voters;
         let mut logged = Vec::new();
         loop {
             let ask = |(id, peer): (u64, Peer)| (id, tokio::spawn(async move { peer.call::<Status>(&Ask::Status, STATUS_TIMEOUT).await }));
@@ -119,6 +132,13 @@ impl Node {
             for (id, answer) in asked {
                 match answer.await {
                     Ok(Ok(status)) if status.formed => return true,
+                    Ok(Ok(status)) if status.voters != mine => {
+                        silent.push(format!(
+                            "server.{id}, whose zoo.cfg has the voters {} and not {}",
+                            listed(&status.voters),
+                            listed(&mine)
+                        ));
+                    }
                     Ok(Ok(_)) => {}
                     // What observers have, voters have.
                     _ if self.config.members.get(&id).is_some_and(|m| m.observer) => {}
@@ -134,7 +154,7 @@ impl Node {
             }
             if silent != logged {
                 tracing::info!(
-                    "this server's directory is blank; a new ensemble is formed once all answer: waiting for {}",
+                    "this server's directory is blank; a new ensemble is formed once all answer and agree on it: waiting for {}",
                     silent.join(", ")
                 );
                 logged = silent;

@@ -136,6 +136,8 @@ public class Curator {
         CompletableFuture<String> answer = new CompletableFuture<>();
         one.getChildren().inBackground((c, e) -> answer.complete(e.getType() + " " + e.getResultCode() + " " + e.getChildren().size())).forPath("/nodes");
         show("in the background", answer.get());
+        // The namespace is a container itself, and would go with what is in it.
+        one.create().forPath("/kept");
         one.delete().guaranteed().deletingChildrenIfNeeded().forPath("/nodes");
         show("gone", synced(two).checkExists().forPath("/nodes"));
         // Of a container, once its last child is gone.
