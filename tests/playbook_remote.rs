@@ -285,6 +285,37 @@ fn a_large_file_that_cannot_be_written_does_not_keep_the_others_back() {
     assert_eq!(did.told, ["copy (a): Changed ", "copy (bad): Failed no room", "copy (c): Changed "]);
 }
 
+/// What is behind it waits for the file: it runs once, when the file is there or has failed for good.
+#[test]
+fn what_is_behind_a_large_file_runs_once_also_where_its_failure_does_not_count() {
+    let behind = "- copy: {src: big, dest: DEST, mode: '0600'}\n  ignore_errors: true\n- command: count after\n";
+    let did = run(tasks(&behind.replace("DEST", "/stored/f")).file("files/big", vec![7; 600 * 1024]));
+    assert_eq!(did.performed.iter().filter(|l| l.ends_with("count after")).count(), 1, "{:?}", did.performed);
+    assert!(did.performed.last().unwrap().ends_with("count after"), "{:?}", did.performed);
+    assert_eq!(did.told.len(), 2, "{:?}", did.told);
+    let did = run(tasks(&behind.replace("DEST", "/bad")).file("files/big", vec![7; 600 * 1024]));
+    assert_eq!(did.performed, ["login: /bad", "login: count after"]);
+    assert_eq!(did.told, ["copy: Ignored no room", "command: Changed "]);
+}
+
+/// A condition that cannot be evaluated ends the host before anything behind the task is begun.
+#[test]
+fn nothing_is_performed_behind_a_change_that_cannot_be_judged() {
+    let did = run(tasks("- command: say a\n  register: r\n  changed_when: \"'x' in r.stdot\"\n- command: say b\n"));
+    assert_eq!(did.performed, ["login: say a"], "{:?}", did.told);
+    let did = run(tasks("- command: say a\n  changed_when: false\n- command: say b\n"));
+    assert_eq!(did.performed, ["login: say a", "login: say b"]);
+}
+
+#[test]
+fn handlers_that_are_left_when_one_is_interrupted_are_named() {
+    let book = "- hosts: control\n  gather_facts: false\n  tasks:\n  - command: say a\n    notify: [One, Two]\n  handlers:\n  - name: One\n    command: slow one\n  - name: Two\n    command: say two\n";
+    let (did, result) = run_until(Case::playbook(book), Some("login: slow one"));
+    assert_eq!(result.unwrap_err().kind, septet::error::Kind::Interrupted);
+    assert_eq!(did.performed, ["login: say a", "login: slow one"]);
+    assert_eq!(did.told.last().unwrap(), "handler `Two` was notified on peter-control01 and did not run", "{:?}", did.told);
+}
+
 /// Bytes that others may not read go straight to the agent that needs them; those for another account's agent too, since it
 /// cannot read the host's store. The rest goes through the control host's store.
 #[test]

@@ -542,6 +542,10 @@ impl<'a> Worker<'a> {
         }
         let failed = |i: &Item| matches!(&i.answer, Answer::Ready(o) if o.status == Status::Failed);
         let local_failure = flight.items.iter().any(failed);
+        // One that fails for good holds back what is behind it, too, although its failure may not count.
+        let may_lack = flight.items.iter().any(|i| matches!(&i.answer, Answer::Coming { blob: Some(_), .. })) && task.ignore_errors;
+        // What cannot be evaluated is a failure, which only we see.
+        let judged = task.changed_when.iter().flatten().any(|condition| condition.boolean().is_err());
         let coming = flight.items.iter().filter(|i| matches!(i.answer, Answer::Coming { .. })).count();
         self.in_flight += flight.items.len();
         if let Some(name) = &task.register {
@@ -553,7 +557,7 @@ impl<'a> Worker<'a> {
         let template = |n: &str| crate::template::is_template(n);
         let unsure = !task.notify.is_empty()
             && task.notify.iter().map(String::as_str).chain(self.play.handlers.iter().flat_map(parse::answers_of)).any(template);
-        if alone || local_failure || several || unsure {
+        if alone || local_failure || several || unsure || may_lack || judged {
             self.flush().await?;
         }
         Ok(())
@@ -650,7 +654,8 @@ impl<'a> Worker<'a> {
         }
         let agent = self.connect(user).await?;
         // One that may lack a blob holds back the rest, which is asked again behind it.
-        let ignore_errors = (go_on && blob.is_none()) || task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
+        let wished = go_on || task.ignore_errors || task.failed_when.is_some() || task.until.is_some();
+        let ignore_errors = wished && blob.is_none();
         let request = Request { id: 0, batch: self.batch, check: self.checking(task), ignore_errors, no_log: task.no_log, action };
         match agent.send(request.clone(), &tail).await {
             Ok(pending) => Ok(Answer::Coming { pending, request: Box::new(request), tail, blob }),

@@ -159,8 +159,22 @@ impl Client {
         loop {
             let seen = match self.instances_by_id(ids).await {
                 Ok(list) => list,
-                // What was made a moment ago may not be known everywhere yet; what was terminated long ago is not known any more.
-                Err(e) if e.is_not_found() && state == InstanceState::Terminated => return Ok(Vec::new()),
+                // What was made a moment ago may not be known everywhere yet; what was terminated long ago is not known any more. One
+                // that is not known refuses the question for all: then each on its own.
+                Err(e) if e.is_not_found() && state == InstanceState::Terminated => {
+                    let mut known = Vec::new();
+                    for id in ids.iter().filter(|_| ids.len() > 1) {
+                        match self.instances_by_id(std::slice::from_ref(id)).await {
+                            Ok(list) => known.extend(list),
+                            Err(e) if e.is_not_found() => {}
+                            Err(e) => return Err(e),
+                        }
+                    }
+                    if known.iter().all(|i| i.state == state) {
+                        return Ok(known);
+                    }
+                    known
+                }
                 Err(e) if e.is_not_found() => Vec::new(),
                 Err(e) => return Err(e),
             };

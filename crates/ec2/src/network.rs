@@ -51,6 +51,13 @@ impl Client {
     pub async fn disallow(&self, group: &str, rules: &[Rule]) -> Result<(), ApiError> {
         let call = self.ec2.revoke_security_group_ingress().group_id(group).set_ip_permissions(Some(permissions(rules)));
         match self.timed(call.send()).await.map_err(|e| ApiError::from_sdk("RevokeSecurityGroupIngress", e)) {
+            // One that is gone refuses the whole call: then each on its own.
+            Err(e) if e.code == "InvalidPermission.NotFound" && rules.len() > 1 => {
+                for rule in rules {
+                    Box::pin(self.disallow(group, std::slice::from_ref(rule))).await?;
+                }
+                Ok(())
+            }
             Err(e) if e.code == "InvalidPermission.NotFound" => Ok(()),
             other => other.map(drop),
         }

@@ -66,7 +66,11 @@ impl<'a> Worker<'a> {
     /// Runs what was notified. A handler may notify another one; each runs once for each time it is flushed.
     pub(super) async fn handlers(&mut self) -> Result<(), Stop> {
         let play = self.play;
-        while !self.stopping() {
+        loop {
+            if self.stopping() {
+                // What is left is named as notified and not run.
+                return Ok(());
+            }
             let Some(i) = self.due().next() else { break };
             self.ran.insert(i);
             self.tasks(std::slice::from_ref(&play.handlers[i]), true, 0).await?;
