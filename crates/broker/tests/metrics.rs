@@ -91,11 +91,15 @@ fn changes_of_the_isr_and_elections_are_measured() {
     let controller = cluster.controller();
     let follower = if controller == 3 { 2 } else { 3 };
     let pid = cluster.node(follower).running().id();
+    // On a machine that is busy a replica may have been late, and back, before.
+    let changes = |name: &str| of(1, &format!("kafka_server_replicamanager_{name}_total")).unwrap_or_default();
+    let shrunk = changes("isrshrinks");
     signal(pid, "-STOP");
     cluster.client(1).produce("moving", 0, &batch);
-    eventually("the ISR has shrunk", SOON, || (of(1, "kafka_server_replicamanager_isrshrinks_total") == Some(1.0)).then_some(()));
+    eventually("the ISR has shrunk", SOON, || (changes("isrshrinks") > shrunk).then_some(()));
+    let grown = changes("isrexpands");
     signal(pid, "-CONT");
-    eventually("the ISR has grown", SOON, || (of(1, "kafka_server_replicamanager_isrexpands_total") == Some(1.0)).then_some(()));
+    eventually("the ISR has grown", SOON, || (changes("isrexpands") > grown).then_some(()));
     let elections = "kafka_controller_controllerstats_leaderelectionrateandtimems_count";
     let before: f64 = (1..=3).filter_map(|id| of(id, elections)).sum();
     assert!(cluster.node(1).stop().0.success());
