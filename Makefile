@@ -1,10 +1,13 @@
 # The two commands of the README, and what they are made of.
+# As cargo has it.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
 .PHONY: up quick test build lint bench sweeps
 
 up: ## set up what is missing, build, bring a cluster up
 	@scripts/setup up
 	cargo build --release --workspace
-	@target/release/septet up
+	@$(TARGET)/release/septet up
 
 quick: ## the inner loop: lints and unit tests, without EC2, containers and other processes
 	cargo clippy --workspace --exclude septet-ec2 --no-default-features --all-targets --quiet -- -D warnings

@@ -47,6 +47,19 @@ fn in_zone(ms: i64, zone: TimeZone, format: &str) -> String {
     timestamp(ms).to_zoned_datetime(zone).strftime(format).to_string()
 }
 
+/// For `serialize_with`: seconds since 1970 as RFC 3339.
+pub fn serialize_s<S: serde::Serializer>(s: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&rfc3339(i64::try_from(s.saturating_mul(1000)).unwrap_or(i64::MAX)))
+}
+
+/// The same where there may be none.
+pub fn serialize_some_s<S: serde::Serializer>(s: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+    match s {
+        Some(s) => serialize_s(s, to),
+        None => to.serialize_none(),
+    }
+}
+
 /// As `4.2 s`, `3 min 10 s`, `5 h 2 min` or `3 d 4 h`.
 pub fn span(d: Duration) -> String {
     let s = d.as_secs();

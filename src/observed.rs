@@ -196,6 +196,15 @@ pub enum Adjustment {
         /// what they are to be
         tags: BTreeMap<String, String>,
     },
+    /// volumes of data that are to end with their hosts, or are not to
+    DataEnds {
+        /// the hosts' names
+        name: String,
+        /// the provider's ids of the hosts
+        ids: Vec<String>,
+        /// whether they are to
+        ends: bool,
+    },
     /// directories that a host's file is to name as places of the cluster's data
     Data {
         /// the host
@@ -242,6 +251,8 @@ pub struct Observed {
     pub taken: BTreeMap<String, String>,
     /// hosts that work again only once they are made again, with the data that they have, and why
     pub rebuild: BTreeMap<HostId, String>,
+    /// hosts of which nothing is known, since they could not be asked, and why; they are listed as running
+    pub unreached: BTreeMap<HostId, Error>,
     /// What is to be mended in place; asked of the provider after the rest.
     pub adjustments: Vec<Adjustment>,
 }
@@ -261,6 +272,15 @@ impl Observed {
     /// A host.
     pub fn host(&self, id: HostId) -> Option<&ObservedHost> {
         self.hosts.iter().find(|h| h.id == id)
+    }
+
+    /// An error if hosts could not be asked whose they are: nothing is done on one that may have come back since.
+    pub fn all_reached(&self) -> Result<(), Error> {
+        let messages: Vec<&str> = self.unreached.values().map(|e| e.message.as_str()).collect();
+        match self.unreached.values().next() {
+            Some(first) => Err(Error { message: messages.join("\n"), ..first.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

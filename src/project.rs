@@ -145,7 +145,7 @@ impl Project {
                 add(&path.strip_prefix(&self.root).unwrap_or(&path).to_string_lossy(), &bytes);
             }
         }
-        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+        Ok(hex::encode(hash.finalize()))
     }
 
     /// Whether there is such a file.

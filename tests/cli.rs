@@ -253,7 +253,6 @@ fn without_docker_it_says_so_and_what_to_do() {
         &["check"],
         &["list"],
         &["extend", "2h"],
-        &["bundle"],
     ] {
         let said = place.run(args);
         assert_eq!(said.code, 1, "{args:?}: {}", said.err);
@@ -263,6 +262,10 @@ fn without_docker_it_says_so_and_what_to_do() {
     insta::assert_snapshot!(place.run(&["endpoints"]).err);
     // Nothing was written beside the project, not even by `rename`.
     assert_eq!(std::fs::read_dir(place.work()).unwrap().count(), 0);
+    // What this machine knows is worth sending all the same.
+    let said = place.run(&["bundle", "report.tar.gz"]);
+    assert_eq!((said.code, said.out.as_str()), (1, "report.tar.gz\n"), "{}", said.err);
+    assert!(said.err.contains("Docker") && said.err.contains("hint: ") && place.work().join("report.tar.gz").exists(), "{}", said.err);
 }
 
 #[test]
@@ -506,4 +509,14 @@ fn a_plan_file_is_for_one_cluster() {
     assert!(said("own.json").contains("Docker is not running"), "{}", said("own.json"));
     place.file("o.yml", "cluster: other\nprefix: peter\n");
     assert!(place.run(&["up", "-i", "o.yml", "--plan", "other.json"]).err.contains("Docker is not running"));
+}
+
+#[test]
+fn a_password_for_sudo_is_for_hosts_that_exist() {
+    let place = Place::new();
+    let said = place.run(&["plan", "-K"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("hosts that Septet made need no password") && said.err.contains("hint: leave -K out"), "{}", said.err);
+    let said = place.run(&["plan"]);
+    assert!(said.code == 1 && !said.err.contains("password"), "{}", said.err);
 }

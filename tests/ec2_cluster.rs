@@ -37,6 +37,8 @@ mod harness;
 mod holds;
 #[path = "ec2_cluster/kills.rs"]
 mod kills;
+#[path = "ec2_cluster/lease.rs"]
+mod lease;
 #[path = "ec2_cluster/pages.rs"]
 mod pages;
 #[path = "ec2_cluster/paired.rs"]

@@ -378,6 +378,18 @@ async fn one_session_per_connection_is_enough() {
     fleet.close().await;
 }
 
+/// The end of a session and the beginning of the next often reach sshd together, and it takes the second for one too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_may_follow_another_at_once() {
+    let Some(sshd) = sshd_with("", "MaxSessions 1\n") else { return };
+    let connection = sshd.connect().await;
+    // About every second one is refused at first.
+    for n in 0..30 {
+        connection.exec("true", &[], LONG).await.unwrap_or_else(|e| panic!("session {n}: {e}"));
+    }
+    connection.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_may_not_be_executed_is_an_error_that_names_the_mount() {
     let (Some(sshd), Some(agent)) = (sshd_with(" -o noexec", ""), bundled("septet-agent")) else { return };

@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "inventory/groups.rs"]
+mod groups;
+
 use proptest::prelude::*;
 use septet::{
     error::{Error, Kind},
@@ -437,110 +440,4 @@ proptest! {
             }
         }
     }
-}
-
-// ---- groups of the user's ----
-
-fn parsed(groups: &str) -> Inventory {
-    Inventory::parse(Path::new("inventory.yml"), &format!("{GOOD}groups:\n{groups}")).unwrap()
-}
-
-#[test]
-fn free_groups_make_hosts_behind_the_engines() {
-    let i = parsed(
-        "  clients: {count: 2}\n  load_gen: {count: 1, hostname: \"{{ prefix }}-{{ group | replace(from='_', to='') }}{{ index }}\"}\n",
-    );
-    let names: Vec<&str> = i.hosts.iter().map(|h| h.name.as_str()).collect();
-    assert_eq!(names[..2], ["peter-control01", "peter-zk01"]);
-    assert_eq!(names[7..], ["peter-clients01", "peter-clients02", "peter-loadgen1"]);
-    assert!(i.hosts[7..].iter().all(|h| h.id.role() == Role::Plain));
-    let select = |p: &str| inventory::select(&i, p).unwrap().iter().map(|h| h.name.as_str()).collect::<Vec<_>>();
-    assert_eq!(select("clients"), ["peter-clients01", "peter-clients02"]);
-    assert_eq!(select("clients:!clients01"), ["peter-clients02"]);
-    // The engine's shape is its own.
-    assert_eq!(i.shape(), "bundled-3");
-}
-
-#[test]
-fn groups_of_groups_and_of_hosts_give_variables_and_patterns() {
-    let text = "  brokers: {vars: {rack: a, heap: 1}, hosts: {2: {rack: own}}}\n  clients: {count: 1}\n  kafka:\n    children: [brokers, coordinators]\n    vars: {heap: 9, kind: kafka}\n  canaries:\n    hosts: {kafka02: {canary: true}, peter-clients01: }\n    vars: {level: 1}\n  everything:\n    children:\n      kafka:\n      canaries:\n      tools: {children: {clients: {}}, vars: {tool: 1}}\n    vars: {kind: outer, top: 1}\n";
-    let i = parsed(text);
-    let select = |p: &str| inventory::select(&i, p).unwrap().iter().map(|h| h.name.trim_start_matches("peter-")).collect::<Vec<_>>();
-    assert_eq!(select("kafka"), ["zk01", "zk02", "zk03", "kafka01", "kafka02", "kafka03"]);
-    assert_eq!(select("canaries"), ["kafka02", "clients01"]);
-    assert_eq!(select("kafka:&canaries"), ["kafka02"]);
-    assert_eq!(select("everything:!kafka"), ["clients01"]);
-    let vars = |name: &str| serde_json::Value::from(i.find(name).unwrap().vars.clone());
-    // The innermost group wins over those around it, the host over all.
-    assert_eq!(vars("kafka01"), serde_json::json!({"rack": "a", "heap": 1, "kind": "kafka", "top": 1}));
-    assert_eq!(vars("kafka02"), serde_json::json!({"rack": "own", "heap": 1, "kind": "kafka", "top": 1, "level": 1, "canary": true}));
-    assert_eq!(vars("clients01"), serde_json::json!({"kind": "outer", "top": 1, "level": 1, "tool": 1}));
-    assert_eq!(vars("control01"), serde_json::json!({}));
-    let magic = inventory::magic_vars(&i, i.find("kafka02").unwrap());
-    assert_eq!(magic["group_names"], serde_json::json!(["brokers", "canaries", "everything", "kafka"]));
-    assert_eq!(magic["groups"]["tools"], serde_json::json!(["peter-clients01"]));
-}
-
-#[test]
-fn mistakes_in_groups_of_the_users() {
-    let groups = |g: &str| format!("{GOOD}groups:\n{g}");
-    let said = answers(&[
-        ("a reserved name", &groups("  all: {vars: {a: 1}}\n")),
-        ("the singular", &groups("  coordinator: {count: 3}\n")),
-        ("upper case", &groups("  Clients: {count: 1}\n")),
-        ("too many", &groups("  clients: {count: 10001}\n")),
-        ("a host that is not there", &groups("  canaries: {hosts: [kafka09]}\n")),
-        ("a number of no host", &groups("  clients: {count: 1, hosts: {2: {}}}\n")),
-        ("a child that is not there", &groups("  kafka: {children: [broker-s, zk]}\n")),
-        ("no such child", &groups("  kafka: {children: [clientz]}\n  clients: {count: 1}\n")),
-        ("a group inside itself", &groups("  a: {children: [b]}\n  b: {children: [c]}\n  c: {children: [a]}\n")),
-        ("defined twice", &groups("  a: {count: 1}\n  b: {children: {a: {count: 2}}}\n")),
-        ("names that meet", &groups("  web: {count: 101}\n  web1: {count: 1}\n")),
-        ("ec2: type of a group that is not there", &format!("{GOOD}provider: {{ec2: {{instance_type: {{clients: t3.small}}}}}}\n")),
-    ]);
-    insta::assert_snapshot!(said);
-}
-
-#[test]
-fn hosts_that_exist_are_read_as_ansible_reads_them() {
-    use septet::inventory::{ProviderSettings, StaticSettings};
-    let of = |text: &str| {
-        let i = Inventory::parse(Path::new("i.yml"), &format!("{GOOD}{text}")).unwrap();
-        let ProviderSettings::Static(s) = i.provider.clone() else { panic!("{:?}", i.provider) };
-        (i, *s)
-    };
-    let shown = |i: &Inventory, s: &StaticSettings| {
-        let one = |h: &inventory::Host| {
-            let at = &s.hosts[&h.id];
-            format!("{}={}@{}:{}", h.name.trim_start_matches("peter-"), at.user.as_deref().unwrap_or("-"), at.target, at.port.unwrap_or(22))
-        };
-        i.hosts.iter().map(one).collect::<Vec<_>>().join(" ")
-    };
-    let short = "provider:\n  static:\n    user: ann\n    hosts:\n      control: bastion\n      coordinators: {zk-a: {port: 2222}}\n      brokers: [10.0.0.1, {host: 'fd00::2', user: bob, address: 10.0.0.2}]\n      clients: [c1]\n";
-    let (i, s) = of(short);
-    assert_eq!(
-        shown(&i, &s),
-        "control01=ann@bastion:22 zk01=ann@zk-a:2222 kafka01=ann@10.0.0.1:22 kafka02=bob@fd00::2:22 clients01=ann@c1:22"
-    );
-    assert_eq!(s.hosts[&i.hosts[3].id].address, "10.0.0.2".parse().ok());
-    let ansible = "provider: {static: {}}\nvars: {ansible_user: ann}\ngroups:\n  control: {hosts: {bastion: {}}}\n  coordinators: {hosts: {zk-a: {ansible_port: 2222}}}\n  brokers:\n    hosts:\n      one: {ansible_host: 10.0.0.1}\n      two: {ansible_host: 'fd00::2', ansible_user: bob}\n  clients: {hosts: {c1: {ansible_host: c1}}}\n  all_kafka: {children: [brokers, coordinators], vars: {ansible_become_password: secret}}\n";
-    let (i, s) = of(ansible);
-    assert_eq!(
-        shown(&i, &s),
-        "control01=ann@bastion:22 zk01=ann@zk-a:2222 kafka01=ann@10.0.0.1:22 kafka02=bob@fd00::2:22 clients01=ann@c1:22"
-    );
-    assert!(s.hosts[&i.hosts[2].id].become_password.is_some() && s.hosts[&i.hosts[0].id].become_password.is_none());
-    assert!(!format!("{s:?}").contains("secret\""), "{s:?}");
-    let select = |p: &str| inventory::select(&i, p).unwrap().len();
-    assert_eq!((select("all_kafka"), select("clients"), select("all")), (3, 1, 5));
-}
-
-#[test]
-fn ten_thousand_hosts_are_read_in_half_a_second() {
-    let begun = Instant::now();
-    let i = parsed("  clients: {count: 9990}\n");
-    assert_eq!(i.hosts.len(), 9997);
-    let took = begun.elapsed();
-    // Much longer where nothing is optimised, and beside other tests.
-    assert!(took < Duration::from_millis(if cfg!(debug_assertions) { 30_000 } else { 500 }), "{took:?}");
 }

@@ -12,6 +12,25 @@ mod harness;
 
 use harness::{Cluster, docker, enabled, eventually};
 
+fn running(cluster: &Cluster) -> usize {
+    docker(&["ps", "-q", "--filter", &format!("label=septet.name={}", cluster.name)]).lines().count()
+}
+
+/// A cluster whose `up` was killed before it had logged in to any host: those that it started stop by themselves all the same.
+fn killed_before_it_logs_in() -> Cluster {
+    let cluster = Cluster::new("k");
+    cluster.edit("domain: foo.bar", "domain: foo.bar\nttl: 1m");
+    let mut up = cluster.spawn(&["up"]);
+    eventually("most hosts are started", Duration::from_secs(120), || running(&cluster) > 4);
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let host = docker(&["ps", "-q", "--filter", &format!("label=septet.name={}", cluster.name)]).lines().next().unwrap().to_owned();
+    let agent = docker(&["exec", &host, "sh", "-c", "ls /var/lib/septet 2>/dev/null || true"]);
+    assert_eq!(agent, "", "the host was logged in to");
+    eventually("hosts that nobody has logged in to have stopped", Duration::from_secs(120), || running(&cluster) == 0);
+    cluster
+}
+
 #[test]
 fn a_cluster_that_ends_by_itself() {
     if !enabled("a_cluster_that_ends_by_itself") {
@@ -33,24 +52,29 @@ fn a_cluster_that_ends_by_itself() {
     cluster.run(&["extend", "1m"]).code(2).says(&["which is later", "puts the end off only"]);
     cluster.run(&["extend", "soon"]).code(2);
     cluster.ok(&["extend", "6m"]).says(&["expires at"]);
-    let later = found(&cluster).unwrap()["expires_s"].as_u64().unwrap();
-    assert!(later > listed["expires_s"].as_u64().unwrap());
+    let later = found(&cluster).unwrap()["expires"].as_str().unwrap().to_owned();
+    assert!(later.ends_with('Z') && later.as_str() > listed["expires"].as_str().unwrap(), "{later} {listed}");
+    let seconds = std::process::Command::new("date").args(["-d", &later, "+%s"]).output().unwrap();
+    let later = String::from_utf8(seconds.stdout).unwrap().trim().to_owned();
     let timer = docker(&["exec", &cluster.host("zk01"), "cat", "/etc/systemd/system/septet-expiry.timer"]);
     assert!(timer.contains(&format!("OnCalendar=@{later}")), "{timer}");
     cluster.ok(&["up"]).says(&["nothing changed"]);
 
     // The machine that made it is gone: the hosts stop all the same, and stay so.
     fs::remove_dir_all(cluster.state()).unwrap();
-    let running = || docker(&["ps", "-q", "--filter", &format!("label=septet.name={}", cluster.name)]);
-    assert_eq!(running().lines().count(), 7);
-    eventually("all hosts have stopped", Duration::from_secs(500), || running().is_empty());
+    let running = || running(&cluster);
+    assert_eq!(running(), 7);
+    let killed = killed_before_it_logs_in();
+    eventually("all hosts have stopped", Duration::from_secs(500), || running() == 0);
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!((running().as_str(), cluster.containers().len()), ("", 7));
+    assert_eq!((running(), cluster.containers().len()), (0, 7));
     // What only looks removes nothing; the next command that changes something does, whatever cluster it is about.
     let other = Cluster::new("y");
     other.run(&["health"]).code(3);
     assert_eq!(cluster.containers().len(), 7);
-    other.ok(&["down", "--yes"]).says(&[&format!("cluster {} expired at", cluster.name), "removing it"]);
+    let expired = |cluster: &Cluster| format!("cluster {} expired at", cluster.name);
+    other.ok(&["down", "--yes"]).says(&[&expired(&cluster), &expired(&killed), "removing it"]);
     cluster.is_gone();
+    killed.is_gone();
     assert!(found(&other).is_none() && found(&cluster).is_none());
 }

@@ -4,207 +4,16 @@
 //! `SEPTET_E2E=1 SEPTET_BUNDLE=DIR cargo test --test static_hosts`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "static_hosts/lab.rs"]
+mod lab;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(400);
-const NODE: &str = "if [ -e /sys/fs/cgroup/cgroup.controllers ]; then mount -o remount,rw /sys/fs/cgroup 2>/dev/null; fi; exec /sbin/init";
-
-fn run(mut c: Command) -> (i32, String, String) {
-    let what = format!("{c:?}");
-    let out = assert_cmd::Command::from_std(std::mem::replace(&mut c, Command::new("true"))).timeout(COMMAND_TIMEOUT).output();
-    let out = out.unwrap_or_else(|e| panic!("{what}: {e}"));
-    (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned())
-}
-
-#[track_caller]
-fn docker(args: &[&str]) -> String {
-    let mut c = Command::new("docker");
-    c.args(args);
-    let (code, out, err) = run(c);
-    assert_eq!(code, 0, "docker {args:?}: {err}");
-    out.trim().to_owned()
-}
-
-/// Three machines of somebody's: a bastion, one that is reached over IPv6 and asks for a password in `sudo`, one behind the bastion.
-struct Lab {
-    name: String,
-    dir: tempfile::TempDir,
-    agent: Option<Child>,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if let Some(agent) = &mut self.agent {
-            let _ = agent.kill();
-            let _ = agent.wait();
-        }
-        for host in ["a", "b", "c"] {
-            let _ = Command::new("docker").args(["rm", "-f", "-v", &self.host(host)]).output();
-        }
-        let _ = Command::new("docker").args(["network", "rm", &self.name]).output();
-    }
-}
-
-impl Lab {
-    /// `None`, with the reason, where it cannot be made here.
-    fn make(test: &str, net: u8) -> Option<Self> {
-        if std::env::var("SEPTET_E2E").is_ok_and(|v| v != "1") || std::env::var("SEPTET_E2E").is_err() {
-            eprintln!("{test}: skipped, it makes containers: set SEPTET_E2E=1 to run it");
-            return None;
-        }
-        let image = docker(&["images", "-q", "septet-node"]).lines().next().map(str::to_owned);
-        let Some(image) = image else {
-            eprintln!("{test}: skipped, there is no node image yet: `septet up` with the Docker provider makes it");
-            return None;
-        };
-        let lab = Self {
-            name: format!("septet-lab-{test}-{}", std::process::id()).replace('_', "-"),
-            dir: tempfile::tempdir().unwrap(),
-            agent: None,
-        };
-        docker(&[
-            "network",
-            "create",
-            "--ipv6",
-            "--subnet",
-            &format!("10.99.{net}.0/24"),
-            "--subnet",
-            &format!("fd99:{net}::/64"),
-            &lab.name,
-        ]);
-        for key in ["key", "other", "hostkey"] {
-            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(lab.path(key)).status().unwrap();
-            assert!(made.success());
-        }
-        for (host, last) in [("a", 11), ("b", 12), ("c", 13)] {
-            let address = format!("10.99.{net}.{last}");
-            let tmp = ["--tmpfs", "/run:rw,nosuid,nodev,mode=755", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:rw,nosuid,nodev,mode=1777"];
-            let rights = ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"];
-            let name = lab.host(host);
-            let hostname = format!("old-{host}");
-            let mut args = vec!["run", "-d", "--name", &name, "--hostname", &hostname, "--network", &lab.name, "--ip", &address];
-            args.extend(tmp);
-            args.extend(rights);
-            args.extend([
-                "--cgroupns",
-                "private",
-                "-v",
-                "/data",
-                "-e",
-                "container=docker",
-                "--stop-signal",
-                "SIGRTMIN+3",
-                &image,
-                "sh",
-                "-c",
-                NODE,
-            ]);
-            docker(&args);
-            lab.inside(host, "useradd -m -s /bin/bash ann && mkdir -m 700 /home/ann/.ssh");
-            docker(&["cp", &lab.shown("key.pub"), &format!("{name}:/home/ann/.ssh/authorized_keys")]);
-            docker(&["cp", &lab.shown("hostkey"), &format!("{name}:/etc/ssh/ssh_host_ed25519_key")]);
-            lab.inside(host, "chown -R ann: /home/ann/.ssh; chmod 600 /home/ann/.ssh/*; chown root: /etc/ssh/ssh_host_ed25519_key; chmod 600 /etc/ssh/ssh_host_ed25519_key; echo ann:s3cret | chpasswd; echo 10.1.1.1 printer >> /etc/hosts");
-            let rule = if host == "b" { "ann ALL=(ALL) ALL" } else { "ann ALL=(ALL) NOPASSWD: ALL" };
-            lab.inside(host, &format!("echo '{rule}' > /etc/sudoers.d/ann; chmod 440 /etc/sudoers.d/ann"));
-            lab.inside(
-                host,
-                "for i in $(seq 100); do systemctl restart ssh 2>/dev/null || systemctl restart sshd && break; sleep 0.2; done",
-            );
-        }
-        let six = docker(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}", &lab.host("b")]);
-        let config = format!(
-            "Host bastion\n  HostName 10.99.{net}.11\nHost deep\n  HostName 10.99.{net}.13\n  ProxyJump bastion\nHost *\n  User ann\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  GlobalKnownHostsFile none\n",
-            lab.shown("key"),
-            lab.shown("known")
-        );
-        fs::write(lab.path("ssh_config"), config).unwrap();
-        fs::write(lab.path("password"), "s3cret\n").unwrap();
-        lab.inventory("lab", &format!("control: bastion\n      coordinators: {{host: \"{six}\", address: 10.99.{net}.12, become_password_file: {}}}\n      brokers: [deep]", lab.shown("password")));
-        lab.know(&[&format!("10.99.{net}.11"), &six, &format!("10.99.{net}.13")]);
-        Some(lab)
-    }
-
-    fn host(&self, host: &str) -> String {
-        format!("{}-{host}", self.name)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn shown(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    #[track_caller]
-    fn inside(&self, host: &str, script: &str) -> String {
-        docker(&["exec", &self.host(host), "sh", "-c", script])
-    }
-
-    fn inventory(&self, cluster: &str, hosts: &str) {
-        let text = format!(
-            "cluster: {cluster}\nprefix: peter\ndomain: foo.bar\nprovider:\n  static:\n    ssh_config: {}\n    hosts:\n      {hosts}\n",
-            self.shown("ssh_config")
-        );
-        fs::write(self.path("lab.yml"), text).unwrap();
-    }
-
-    fn edit(&self, from: &str, to: &str) {
-        let text = fs::read_to_string(self.path("lab.yml")).unwrap();
-        assert!(text.contains(from), "{from} is not in {text}");
-        fs::write(self.path("lab.yml"), text.replace(from, to)).unwrap();
-    }
-
-    fn know(&self, names: &[&str]) {
-        let key = fs::read_to_string(self.path("hostkey.pub")).unwrap();
-        let lines: String = names.iter().map(|n| format!("{n} {}\n", key.split(' ').take(2).collect::<Vec<_>>().join(" "))).collect();
-        fs::write(self.path("known"), lines).unwrap();
-    }
-
-    fn septet_with(&self, variables: &[(&str, &str)], args: &[&str]) -> (i32, String, String) {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_septet"));
-        c.current_dir(self.dir.path())
-            .env("XDG_STATE_HOME", self.path("state"))
-            .env_remove("SSH_AUTH_SOCK")
-            .env_remove("SEPTET_BECOME_PASSWORD");
-        c.envs(variables.iter().copied()).args(["-i", "lab.yml"]).args(args);
-        run(c)
-    }
-
-    #[track_caller]
-    fn septet(&self, args: &[&str], code: i32) -> String {
-        let (is, out, err) = self.septet_with(&[], args);
-        assert_eq!(is, code, "septet {args:?}\n{out}\n{err}");
-        out + &err
-    }
-
-    #[track_caller]
-    fn refused(&self, args: &[&str], words: &[&str]) {
-        let (code, out, err) = self.septet_with(&[], args);
-        assert_ne!(code, 0, "{out}");
-        for w in words {
-            assert!(err.contains(w), "no `{w}` in: {err}");
-        }
-    }
-
-    fn start_agent(&mut self) -> String {
-        let socket = self.shown("agent");
-        self.agent = Some(Command::new("ssh-agent").args(["-D", "-a", &socket]).stdout(Stdio::null()).spawn().unwrap());
-        let begun = Instant::now();
-        while !Path::new(&socket).exists() && begun.elapsed() < Duration::from_secs(10) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let added = Command::new("ssh-add").env("SSH_AUTH_SOCK", &socket).arg(self.path("key")).stderr(Stdio::null()).status().unwrap();
-        assert!(added.success());
-        socket
-    }
-}
+use lab::Lab;
 
 #[test]
 fn keys_of_hosts() {
@@ -242,12 +51,22 @@ fn logins_and_sudo() {
     lab.edit(&password, "");
     lab.refused(
         &["plan"],
-        &["cannot become root on peter-zk01 without a password", "hint: give the password with `become_password_file:`"],
+        &["cannot become root on peter-zk01 without a password", "hint: give the password with -K, `become_password_file:`"],
     );
     let (code, _, err) = lab.septet_with(&[("SEPTET_BECOME_PASSWORD", "s3cret")], &["plan"]);
     assert_eq!(code, 0, "{err}");
     let (code, _, err) = lab.septet_with(&[("SEPTET_BECOME_PASSWORD", "wrong")], &["plan"]);
     assert!(code != 0 && err.contains("the password for ann is not accepted") && !err.contains("wrong"), "{err}");
+    // As Ansible's -K: asked once, on the terminal, for all hosts, and shown nowhere.
+    let (code, shown) = lab.septet_on_a_terminal(&["plan", "-K"], "s3cret\n");
+    assert!(code == 0 && shown.matches("password for sudo: ").count() == 1 && !shown.contains("s3cret"), "{code}: {shown}");
+    let (code, shown) = lab.septet_on_a_terminal(&["plan", "-K"], "wrong\n");
+    assert!(code == 1 && shown.contains("the password for ann is not accepted"), "{code}: {shown}");
+    let (code, shown) = lab.septet_on_a_terminal(&["plan", "-K"], "\x03");
+    assert!(code == 130 && shown.contains("interrupted; nothing was begun"), "{code}: {shown}");
+    let (code, _, err) = lab.septet_without_a_terminal(&["plan", "-K"]);
+    assert!(code == 1 && err.contains("cannot ask for the password of sudo"), "{err}");
+    assert!(err.contains("hint: without a terminal, set SEPTET_BECOME_PASSWORD"), "{err}");
     lab.edit("address: 10.99.62.12", &format!("address: 10.99.62.12{password}"));
     // Without the key's file, the agent has to have it.
     let hidden = lab.path("hidden");
@@ -283,12 +102,120 @@ fn hosts_of_another_cluster() {
     );
     lab.inside("c", &owner("lab", "brokers", 2));
     lab.refused(&["plan"], &["is number 2 of brokers in this cluster", "hint: a host's number is its place in the list"]);
+    // Two first runs at once: either can be taken away by its identity.
+    lab.inside("c", &owner("lab", "brokers", 1));
+    lab.inside("a", &owner("lab", "control", 1).replace("0123e456", "9923e456"));
+    lab.refused(&["plan"], &["there are 2 clusters called `lab`", "hint: `septet -i lab.yml down --uuid UUID`"]);
+    lab.septet(&["down", "--yes", "--uuid", "9923e456-e89b-42d3-a456-426614174000"], 0);
+    lab.inside("a", "! [ -e /var/lib/septet-owner/owner.json ]");
+    lab.inside("c", "[ -e /var/lib/septet-owner/owner.json ]");
     // A service of another origin.
     lab.inside("c", "rm -r /var/lib/septet-owner; touch /etc/systemd/system/kafka-server.service");
     lab.refused(&["up", "--yes"], &["kafka-server.service is there already and is not Septet's", "hint: nothing was changed on any host"]);
     lab.inside("a", "! [ -e /var/lib/septet-owner ]");
     lab.inside("c", "rm /etc/systemd/system/kafka-server.service");
     lab.septet(&["plan"], 0);
+}
+
+/// What is installed on a host, or was left by a look at it.
+const TRACES: &str = "ls -d /var/lib/septet /var/lib/septet-owner /etc/septet /opt/septet 2>/dev/null || true";
+
+#[test]
+fn checked_before_the_first_up() {
+    let Some(lab) = Lab::make("checked", 65) else { return };
+    let all = lab.septet(&["check", "--all"], 0);
+    for (host, check) in [("peter-control01", "disk"), ("peter-zk01", "memory"), ("peter-kafka01", "clock"), ("provider", "hosts")] {
+        assert!(all.lines().any(|l| l.contains(host) && l.contains(check)), "{host} {check}: {all}");
+    }
+    // Somebody's program is where the broker will listen, and a program that Septet uses is missing.
+    lab.inside("c", "mkdir -p /run/sshd && /usr/sbin/sshd -p 9092");
+    let found = lab.septet(&["check"], 1);
+    assert!(found.contains("kafka-server.service does not run, and another program listens on 9092"), "{found}");
+    // A host that does not answer is one finding; the others are looked at all the same.
+    lab.stop_sshd("b");
+    let found = lab.septet(&["check", "--all"], 1);
+    assert!(found.lines().any(|l| l.contains("fail") && l.contains("peter-zk01")), "{found}");
+    assert!(
+        found.contains("another program listens on 9092") && found.lines().any(|l| l.contains("peter-control01") && l.contains("disk")),
+        "{found}"
+    );
+    for host in ["a", "b", "c"] {
+        assert_eq!(lab.inside(host, TRACES), "", "a look leaves nothing");
+    }
+}
+
+#[test]
+fn many_hosts_behind_one_jump_host() {
+    let Some(lab) = Lab::make("jump", 66) else { return };
+    let names: Vec<String> = (1..=20).map(|n| format!("deep{n}")).collect();
+    let config = fs::read_to_string(lab.path("ssh_config")).unwrap();
+    fs::write(lab.path("ssh_config"), config.replace("Host deep\n", &format!("Host {}\n", names.join(" ")))).unwrap();
+    lab.edit("brokers: [deep]", &format!("brokers: [{}]", names.join(", ")));
+    let logins = || {
+        lab.inside("a", "journalctl --no-pager -o cat -t sshd -t sshd-session | grep -c '^Accepted publickey for ann' || true")
+            .parse::<usize>()
+            .unwrap()
+    };
+    let plan = lab.septet(&["plan"], 0);
+    assert!(plan.contains("peter-kafka20"), "{plan}");
+    // One as the control host, one for all that are behind it: sshd refuses many logins at the same time (`MaxStartups`).
+    assert_eq!(logins(), 2);
+    // One at a time works too, and a jump host that is away is named once it is tried, not once for each host behind it.
+    lab.septet(&["plan", "--forks", "1"], 0);
+    assert_eq!(logins(), 4);
+    lab.stop_sshd("a");
+    let begun = Instant::now();
+    lab.refused(&["plan"], &["peter-control01 (bastion)"]);
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_host_that_is_away() {
+    let Some(lab) = Lab::make("away", 67) else { return };
+    lab.septet(&["up", "--yes"], 0);
+    lab.stop_sshd("b");
+    // What only looks goes on with the others, and names the one that is away.
+    let health = lab.septet(&["health"], 3);
+    assert!(health.lines().any(|l| l.contains("peter-zk01") && l.contains("refused")), "{health}");
+    let ran = lab.septet(&["exec", "all", "--", "hostname"], 1);
+    assert!(ran.contains("peter-kafka01") && ran.contains("peter-control01") && ran.contains("peter-zk01"), "{ran}");
+    let logs = lab.septet(&["logs", "all", "-n", "5"], 1);
+    assert!(logs.lines().any(|l| l.starts_with("peter-kafka01")) && logs.contains("peter-zk01: "), "{logs}");
+    // What changes the cluster does not begin.
+    for command in [&["up", "--yes"][..], &["restart", "--yes"], &["rename", "kisu", "--yes"]] {
+        lab.refused(command, &["-zk01 (", "Connection refused"]);
+    }
+    assert_eq!(lab.inside("c", "hostname"), "peter-kafka01");
+    assert!(fs::read_to_string(lab.path("lab.yml")).unwrap().contains("prefix: peter"));
+    lab.refused(
+        &["down", "--yes"],
+        &["peter-zk01 (", "hint: start it, or leave it out with `septet -i lab.yml down --ignore-unreachable`"],
+    );
+    lab.inside("a", "[ -e /var/lib/septet-owner/owner.json ]");
+    // The same for a host that shows another key.
+    lab.start_sshd("b");
+    lab.inside("b", "cp -a /etc/ssh /etc/ssh.before; rm /etc/ssh/ssh_host_*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; systemctl restart ssh || systemctl restart sshd");
+    let health = lab.septet(&["health"], 3);
+    assert!(health.lines().any(|l| l.contains("peter-zk01") && l.contains("host key has changed")), "{health}");
+    lab.refused(&["up", "--yes"], &["host key has changed", "hint: if the host was installed anew"]);
+    lab.stop_sshd("b");
+    let (code, out, err) = lab.septet_with(&[], &["down", "--yes", "--ignore-unreachable", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let receipt: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).or_else(|_| serde_json::from_str(&out)).unwrap();
+    let away = receipt["unreachable"].as_array().unwrap();
+    assert!(away.len() == 1 && away[0].as_str().unwrap().starts_with("peter-zk01 ("), "{receipt}");
+    assert!(err.contains("left out; what is installed there stays: peter-zk01"), "{err}");
+    assert_eq!(lab.inside("a", TRACES), "");
+    // The mark of the data, which stays.
+    assert_eq!(lab.inside("c", TRACES), "/var/lib/septet-owner");
+    lab.inside("b", "[ -e /var/lib/septet-owner/owner.json ] && [ -e /etc/septet ]");
+    // It answers again: the rest goes too.
+    lab.inside("b", "rm -rf /etc/ssh; mv /etc/ssh.before /etc/ssh");
+    lab.start_sshd("b");
+    lab.septet(&["down", "--yes", "--data"], 0);
+    for host in ["a", "b", "c"] {
+        assert_eq!(lab.inside(host, TRACES), "", "{host}");
+    }
 }
 
 #[test]
@@ -305,6 +232,25 @@ fn from_nothing_to_nothing() {
     // Another machine, with the inventory alone, finds the cluster.
     fs::remove_dir_all(lab.path("state")).unwrap();
     assert!(lab.septet(&["health"], 0).contains("healthy"));
+    lab.septet(&["check"], 0);
+    assert!(lab.septet(&["logs", "brokers", "-n", "3"], 0).lines().count() >= 3);
+    lab.septet(&["bundle", "report.tar.gz"], 0);
+    assert!(fs::metadata(lab.path("report.tar.gz")).unwrap().len() > 1000);
+    let started = |host: &str, unit: &str| lab.inside(host, &format!("systemctl show -p ExecMainStartTimestampMonotonic --value {unit}"));
+    let (zookeeper, kafka) = (started("b", "zookeeper-server"), started("c", "kafka-server"));
+    lab.septet(&["restart", "--yes"], 0);
+    assert!(started("b", "zookeeper-server") != zookeeper && started("c", "kafka-server") != kafka);
+    // Programs that were built again: the same but for their digests.
+    let bundle = lab.bundle_built_again();
+    let with = [("SEPTET_BUNDLE", bundle.as_str())];
+    let (zookeeper, kafka) = (started("b", "zookeeper-server"), started("c", "kafka-server"));
+    let (code, out, err) = lab.septet_with(&with, &["upgrade", "--check"]);
+    assert!(code == 0 && (out + &err).contains("2 hosts would be upgraded"), "{err}");
+    assert_eq!(lab.septet_with(&with, &["upgrade", "--yes"]).0, 0);
+    assert!(started("b", "zookeeper-server") != zookeeper && started("c", "kafka-server") != kafka);
+    lab.inside("c", "tail -c 11 /opt/septet/bin/septet-broker | grep -q 'built again'");
+    assert_eq!(lab.septet_with(&with, &["plan", "--exit-code"]).0, 0, "what was upgraded stays");
+    lab.septet(&["upgrade", "--yes"], 0);
     lab.septet(&["rename", "kisu", "--yes"], 0);
     assert_eq!(lab.inside("c", "hostname"), "kisu-kafka01");
     assert!(!lab.inside("b", "cat /etc/hosts").contains("peter-"));

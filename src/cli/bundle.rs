@@ -30,6 +30,22 @@ pub struct Arguments {
 /// Executions whose steps and output are in the archive.
 const EXECUTIONS: usize = 5;
 
+/// What the hosts say. Without it the rest is worth sending all the same.
+async fn hosts(cluster: &Cluster, parts: &mut Vec<Part>) -> Result<()> {
+    let observed = cluster.provider.observe().await?;
+    if observed.uuid.is_none() {
+        return Ok(());
+    }
+    let access = Access::new(cluster, observed)?;
+    let report = Checker { inventory: &cluster.inventory, observed: &access.observed, fleet: Some(&access.fleet) }.check().await;
+    let json = serde_json::to_string_pretty(&report).unwrap_or_default();
+    parts.push(Part { path: "health.txt".into(), text: redacted(&(health_table(&report) + "\n")) });
+    parts.push(Part { path: "health.json".into(), text: redacted(&json) });
+    parts.extend(operations::collect(cluster, &access).await);
+    access.fleet.close().await;
+    Ok(())
+}
+
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
@@ -41,24 +57,22 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     }
     let mut parts = vec![about(&cluster, now), inventory(&cluster)];
     parts.extend(past(&cluster));
-    let observed = cluster.provider.observe().await?;
-    if observed.uuid.is_some() {
-        let access = Access::new(&cluster, observed)?;
-        let report = Checker { inventory: &cluster.inventory, observed: &access.observed, fleet: Some(&access.fleet) }.check().await;
-        let json = serde_json::to_string_pretty(&report).unwrap_or_default();
-        parts.push(Part { path: "health.txt".into(), text: redacted(&(health_table(&report) + "\n")) });
-        parts.push(Part { path: "health.json".into(), text: redacted(&json) });
-        parts.extend(operations::collect(&cluster, &access).await);
-        access.fleet.close().await;
+    let missing = hosts(&cluster, &mut parts).await.err();
+    if let Some(e) = &missing {
+        parts.push(Part { path: "provider.error".into(), text: redacted(&format!("{e}\n")) });
     }
     write(&file, &top, &parts, now)?;
     if g.json {
         let names: Vec<&str> = parts.iter().map(|p| p.path.as_str()).collect();
-        return print_json(&json!({ "file": file, "parts": names }));
+        print_json(&json!({ "file": file, "parts": names, "error": missing.as_ref().map(ToString::to_string) }))?;
+        return missing.map_or(Ok(()), |_| Err(Error::failed("")));
     }
     print_data(&format!("{}\n", file.display()))?;
     eprintln!("{} files without secrets, as far as keys' names and formats show them: look through it before you send it", parts.len());
-    Ok(())
+    match missing {
+        Some(e) => Err(Error { message: format!("nothing of the hosts is in it: {}", e.message), ..e }),
+        None => Ok(()),
+    }
 }
 
 fn about(cluster: &Cluster, now_ms: i64) -> Part {

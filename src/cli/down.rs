@@ -80,6 +80,9 @@ pub struct Arguments {
     /// Destroy every cluster of the inventory's provider whose `ttl` has expired, whatever its name
     #[arg(long, conflicts_with = "keep_data")]
     all_expired: bool,
+    /// Leave out hosts that cannot be reached; what was installed on them stays (hosts of provider `static`)
+    #[arg(long, conflicts_with = "all_expired")]
+    ignore_unreachable: bool,
     /// Only the cluster with this id, where several have the inventory's name
     #[arg(long, value_name = "UUID", conflicts_with = "all_expired")]
     uuid: Option<String>,
@@ -107,6 +110,9 @@ fn show(g: &Global, r: &Receipt) -> Result<()> {
         clock(r.listed_at),
         r.left.len()
     );
+    for host in &r.unreachable {
+        eprintln!("left out; what is installed there stays: {host}");
+    }
     if !r.kept.is_empty() {
         let names: Vec<String> = r.kept.iter().map(|k| format!("{} ({})", k.id, k.name)).collect();
         eprintln!("kept, for the next `{}` to use again: {}", g.command("up"), names.join(", "));
@@ -126,7 +132,8 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
         }
         return ended(g, removed);
     }
-    let cluster = g.cluster(Options::default(), g.reporter(false), interrupted)?;
+    let with_flag = Global { ignore_unreachable: a.ignore_unreachable, ..g.clone() };
+    let cluster = with_flag.cluster(Options::default(), g.reporter(false), interrupted)?;
     let name = cluster.inventory.cluster.clone();
     let only = a.uuid.as_deref().map(|u| u.parse::<ClusterId>().map_err(|e| Error::invalid(format!("--uuid: {e}")))).transpose()?;
     // On hosts that Septet did not make, data goes only where that is asked for.

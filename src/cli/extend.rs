@@ -27,7 +27,7 @@ impl Recorded for Arguments {
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let ttl = parse_duration(&a.ttl).map_err(Error::invalid)?;
-    let options = Options { forks: g.forks, ..Options::default() };
+    let options = Options::default();
     let mut cluster = g.cluster(options, g.reporter(false), interrupted)?;
     let extended = operations::extend(&mut cluster, ttl).await?;
     if g.json {

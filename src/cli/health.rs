@@ -44,7 +44,19 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let begun = Instant::now();
     let mut access = None;
     loop {
-        let (report, observed) = check(&cluster, &mut access).await?;
+        let (report, observed) = match check(&cluster, &mut access).await {
+            Ok(found) => found,
+            // The provider may answer again; what was asked for is to wait.
+            Err(e) if a.watch || begun.elapsed() < Duration::from_secs(a.wait) => {
+                access = None;
+                if a.watch {
+                    eprintln!("{e}");
+                }
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         let waiting = !report.healthy && begun.elapsed() < Duration::from_secs(a.wait);
         if !waiting {
             if g.json {

@@ -1,6 +1,7 @@
 //! `septet logs`
 
 use std::{
+    collections::VecDeque,
     io::{IsTerminal, Write},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -8,6 +9,7 @@ use std::{
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::{Global, print_data};
 use crate::{
@@ -117,9 +119,16 @@ fn hosts<'a>(inventory: &'a Inventory, pattern: &str) -> Result<Vec<&'a Host>> {
 }
 
 /// Shows or keeps the log of one host; what was kept.
-async fn one(access: &Access, host: &Host, command: &str, follow: bool, style: Style, keep: bool) -> Result<Vec<String>, String> {
+async fn one(
+    access: &Access,
+    host: &Host,
+    command: &str,
+    (follow, keep): (bool, bool),
+    style: Style,
+    closed: &Notify,
+) -> Result<Vec<String>, String> {
     let connection = access.fleet.connection(host.id).await.map_err(|e| e.to_string())?;
-    let (mut lines, mut kept, mut size) = (Lines::default(), Vec::new(), 0);
+    let (mut lines, mut kept, mut size, mut dropped) = (Lines::default(), VecDeque::new(), 0, 0_u64);
     let mut errors = Vec::new();
     let each = |data: &[u8], is_error: bool| {
         if is_error {
@@ -128,26 +137,35 @@ async fn one(access: &Access, host: &Host, command: &str, follow: bool, style: S
         }
         let whole = lines.add(data);
         if keep {
-            size += data.len();
-            if size <= MAX_KEPT_BYTES {
-                kept.extend(whole);
+            // The newest are what is asked for.
+            size += whole.iter().map(String::len).sum::<usize>();
+            kept.extend(whole);
+            while size > MAX_KEPT_BYTES
+                && let Some(oldest) = kept.pop_front()
+            {
+                (size, dropped) = (size - oldest.len(), dropped + 1);
             }
             return;
         }
         let text: String = whole.iter().map(|l| style.line(&host.name, l)).collect();
-        // A closed reader ends the program at the next line that cannot be written.
         let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            closed.notify_one();
+        }
     };
     let code = connection.stream(command, (!follow).then_some(SILENCE), each).await.map_err(|e| e.to_string())?;
     if let Some(last) = lines.rest() {
         match keep {
-            true => kept.push(last),
+            true => kept.push_back(last),
             false => print_data(&style.line(&host.name, &last)).map_err(|e| e.message)?,
         }
     }
+    if dropped > 0 {
+        eprintln!("{}: {dropped} older lines are left out, beyond {} MiB", host.name, MAX_KEPT_BYTES >> 20);
+    }
     match code {
-        Some(0) => Ok(kept),
+        Some(0) => Ok(kept.into()),
+        None => Err("the connection ended".to_owned()),
         _ => {
             let words = String::from_utf8_lossy(&errors);
             let words = words.trim();
@@ -165,16 +183,36 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let many = hosts.len() > 1;
     let style = Style { json: g.json, terminal: std::io::stdout().is_terminal(), named: many };
     let keep = many && !a.follow;
+    let closed = Notify::new();
     let shows = hosts.iter().map(|host| {
         let unit = cluster.inventory.engine.unit(host.id.role()).filter(|_| !a.all).map(|u| format!("-u {u}")).unwrap_or_default();
         let follow = if a.follow { "-f" } else { "" };
         // Logs of several hosts are put together by their times.
         let format = if many { "--utc -o short-iso-precise" } else { "" };
-        let (command, access) = (format!("journalctl --no-pager -n {} {format} {unit} {follow}", a.lines), &access);
-        async move { (host.name.clone(), one(access, host, &command, a.follow, style, keep).await) }
+        let (command, access, closed) = (format!("journalctl --no-pager -n {} {format} {unit} {follow}", a.lines), &access, &closed);
+        async move {
+            let result = one(access, host, &command, (a.follow, keep), style, closed).await;
+            if let (Err(why), true) = (&result, many && a.follow) {
+                // The others go on, perhaps for hours.
+                eprintln!("{}", visible(&format!("{}: {why}", host.name)));
+            }
+            (host.name.clone(), result)
+        }
     });
+    let all = async {
+        // Those that follow never end: all of them are read at once.
+        if a.follow { join_all(shows).await } else { access.fleet.all(shows).await }
+    };
+    let results = tokio::select! {
+        results = all => results,
+        // Whoever reads has seen enough, as `head` has.
+        () = closed.notified() => {
+            access.fleet.close().await;
+            return Ok(());
+        }
+    };
     let (mut logs, mut failures) = (Vec::new(), Vec::new());
-    for (host, result) in join_all(shows).await {
+    for (host, result) in results {
         match result {
             Ok(lines) => logs.push((host, lines)),
             Err(why) => failures.push(format!("{host}: {why}")),

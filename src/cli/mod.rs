@@ -9,6 +9,7 @@ mod down;
 mod endpoints;
 mod exec;
 mod extend;
+mod global;
 mod health;
 mod history;
 mod init;
@@ -24,7 +25,6 @@ mod upgrade;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -32,19 +32,16 @@ use std::{
     },
 };
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use global::Global;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Error, Kind, Result},
-    inventory::{Inventory, ProviderSettings},
     journal::Recorder,
-    operations::Cluster,
     playbook::Options,
-    project::Project,
-    report::{Color, JsonLines, Reporter, Trace, init_tracing},
-    ssh::quote,
+    report::init_tracing,
     stop,
     template::Vars,
 };
@@ -62,41 +59,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every command takes.
-#[derive(Args, Clone)]
-pub struct Global {
-    /// Inventory file [default: inventories/local.yml, else the built-in local one]
-    #[arg(short, long, global = true, value_name = "FILE")]
-    pub inventory: Option<PathBuf>,
-    /// Directory with playbooks/ and templates/ that override the shipped ones [default: .]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub project: Option<PathBuf>,
-    /// Print JSON on standard output, and nothing else; commands that change the cluster print each event as a line as it comes
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Assume yes
-    #[arg(short, long, global = true)]
-    pub yes: bool,
-    /// Verbose output; twice: also connections and agents, with times
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub verbose: u8,
-    /// Hosts to work on in parallel, 0 for all
-    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
-    pub forks: usize,
-    /// Accept host keys that known_hosts does not have, and add them to it (hosts of provider `static`)
-    #[arg(long, global = true)]
-    pub accept_new: bool,
-    /// Color output
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
-    pub color: Color,
-    /// events are printed as lines of JSON
-    #[arg(skip)]
-    live: bool,
-    /// writes the run into the journal
-    #[arg(skip)]
-    recorder: Arc<Recorder>,
 }
 
 /// Identifying parameters of a command in the journal.
@@ -229,14 +191,14 @@ impl RunOptions {
         add("skip_tags", &self.skip_tags);
         if !self.extra_vars.is_empty() {
             let digest = Sha256::digest(self.extra_vars.join("\0").as_bytes());
-            out.insert("extra_vars", digest.iter().take(8).map(|b| format!("{b:02x}")).collect());
+            out.insert("extra_vars", hex::encode(&digest[..8]));
         }
         out
     }
 
-    fn options(&self, global: &Global) -> Result<Options> {
+    fn options(&self) -> Result<Options> {
         let extra_vars = extra_vars(&self.extra_vars)?;
-        Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, forks: global.forks, ..Options::default() })
+        Ok(Options { tags: self.tags.clone(), skip_tags: self.skip_tags.clone(), extra_vars, ..Options::default() })
     }
 }
 
@@ -267,84 +229,6 @@ pub fn extra_vars(given: &[String]) -> Result<Vars> {
         return Err(Error::invalid("--extra-vars: `septet` holds Septet's own variables and cannot be set"));
     }
     Ok(vars)
-}
-
-impl Global {
-    fn project(&self) -> Result<Project> {
-        let root = match &self.project {
-            Some(p) if !p.is_dir() => {
-                return Err(Error::invalid(format!("--project: {} is not a directory", p.display())));
-            }
-            Some(p) => p.clone(),
-            None => PathBuf::from("."),
-        };
-        Ok(Project { root })
-    }
-
-    fn inventory(&self) -> Result<Inventory> {
-        if let Some(path) = &self.inventory {
-            return Inventory::read(path);
-        }
-        let path = self.project.clone().unwrap_or_default().join("inventories/local.yml");
-        if path.is_file() { Inventory::read(&path) } else { Inventory::built_in() }
-    }
-
-    /// A command line of ours with the options of this run that select the cluster.
-    fn command(&self, rest: &str) -> String {
-        let option = |name: &str, path: &Option<PathBuf>| path.as_ref().map(|p| format!("{name} {} ", shown(p))).unwrap_or_default();
-        format!("septet {}{}{rest}", option("-i", &self.inventory), option("--project", &self.project))
-    }
-
-    /// An error whose commands of ours are about this run's cluster.
-    fn complete(&self, mut e: Error) -> Error {
-        let complete = |text: String| text.replace("`septet ", &format!("`{}", self.command("")));
-        e.hint = e.hint.map(complete);
-        e.message = complete(e.message);
-        e
-    }
-
-    fn reporter(&self, diffs: bool) -> Arc<Reporter> {
-        let reporter = Reporter::new(self.verbose > 0, diffs, self.color, false);
-        if self.live {
-            reporter.add(Arc::new(JsonLines));
-        }
-        if self.verbose > 1 {
-            reporter.add(Arc::new(Trace));
-        }
-        Arc::new(reporter)
-    }
-
-    /// For a command whose lines are its data.
-    fn data_reporter(&self, diffs: bool) -> Arc<Reporter> {
-        Arc::new(Reporter::new(self.verbose > 0, diffs, self.color, !self.json))
-    }
-
-    fn cluster(&self, options: Options, reporter: Arc<Reporter>, interrupted: &Arc<AtomicBool>) -> Result<Cluster> {
-        let mut inventory = self.inventory()?;
-        if let ProviderSettings::Static(settings) = &mut inventory.provider {
-            settings.accept_new = self.accept_new;
-        }
-        let mut cluster = Cluster::open(inventory, self.project()?, reporter, interrupted.clone(), options)?;
-        cluster.recorder = self.recorder.clone();
-        Ok(cluster)
-    }
-
-    /// Prints the result of a command whose events may have been printed: then as one event more, `result` or `error`.
-    fn print_result(&self, event: &str, mut result: Value) -> Result<()> {
-        if !self.live {
-            return print_json(&result);
-        }
-        if let Some(object) = result.as_object_mut() {
-            object.insert("event".into(), event.into());
-        }
-        print_data(&format!("{result}\n"))
-    }
-}
-
-/// A path as a word of a command line.
-fn shown(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.chars().all(|c| c.is_alphanumeric() || "/._-+:@,".contains(c)) { text } else { quote(&text) }
 }
 
 /// Prints JSON for a program.
@@ -446,7 +330,9 @@ async fn until_interrupted<T>(interrupted: &Arc<AtomicBool>, what: impl Future<O
 async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let g = &cli.global;
     crate::operations::set_command(cli.command.name());
-    if let (Some(_), Ok(inventory)) = (cli.command.recorded(), g.inventory()) {
+    // What only compares changes nothing, whatever it is about.
+    let compares = matches!(&cli.command, Command::Run(a) if a.only_compares());
+    if let (Some(_), false, Ok(inventory)) = (cli.command.recorded(), compares, g.inventory()) {
         crate::operations::sweep(&inventory, &g.reporter(false), interrupted).await;
     }
     match cli.command {

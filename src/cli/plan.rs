@@ -7,10 +7,11 @@ use std::{
 
 use serde_json::json;
 
-use super::{Global, RunOptions, print_json, shown};
+use super::{Global, RunOptions, global::shown, print_json};
 use crate::{
     error::{Error, Kind, Result},
     operations,
+    report::counted,
 };
 
 /// Arguments.
@@ -29,7 +30,7 @@ pub struct Arguments {
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     let reporter = g.data_reporter(true);
-    let mut cluster = g.cluster(a.options.options(g)?, reporter, interrupted)?;
+    let mut cluster = g.cluster(a.options.options()?, reporter, interrupted)?;
     let planned = operations::preview(&mut cluster).await?;
     let (steps, tasks) = (planned.of_provider(), planned.recap.changed());
     if let Some(path) = &a.out {
@@ -48,7 +49,10 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
             None => g.command("up"),
         };
         eprintln!(
-            "\n{steps} changes to hosts, {tasks} tasks would change something, {left} hosts are left as they are; `{command}` does it"
+            "\n{} at the provider, {} on hosts, {} unchanged; `{command}` does it",
+            counted(steps, "step"),
+            counted(tasks, "change"),
+            counted(left, "host")
         );
     } else {
         eprintln!("nothing would change: {} matches {}", cluster.inventory.cluster, cluster.inventory.shown_path());

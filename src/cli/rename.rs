@@ -26,7 +26,7 @@ impl Recorded for Arguments {
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
     check_prefix(&a.prefix).map_err(Error::invalid)?;
-    let options = Options { forks: g.forks, ..Options::default() };
+    let options = Options::default();
     let mut cluster = g.cluster(options, g.reporter(false), interrupted)?;
     let outcome = operations::rename(&mut cluster, &a.prefix).await?;
     up::finish(g, &cluster, &outcome)

@@ -29,7 +29,7 @@ impl Recorded for Arguments {
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
-    let options = Options { forks: g.forks, ..Options::default() };
+    let options = Options::default();
     let cluster = g.cluster(options, g.reporter(false), interrupted)?;
     let done = operations::restart(&cluster, &a.pattern, a.all).await?;
     if g.json {

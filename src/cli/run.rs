@@ -23,6 +23,13 @@ pub struct Arguments {
     options: RunOptions,
 }
 
+impl Arguments {
+    /// Whether nothing is changed.
+    pub(super) fn only_compares(&self) -> bool {
+        self.check
+    }
+}
+
 impl Recorded for Arguments {
     fn parameters(&self) -> Parameters {
         let mut parameters = self.options.parameters();
@@ -34,7 +41,7 @@ impl Recorded for Arguments {
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
-    let mut options = a.options.options(g)?;
+    let mut options = a.options.options()?;
     options.check = a.check;
     options.limit = a.limit.clone();
     let mut cluster = g.cluster(options, g.reporter(a.options.diff), interrupted)?;

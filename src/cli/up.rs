@@ -39,7 +39,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     if let Some(plan) = &plan {
         plan.is_for(&g.inventory()?.cluster)?;
     }
-    let mut cluster = g.cluster(a.options.options(g)?, g.reporter(a.options.diff), interrupted)?;
+    let mut cluster = g.cluster(a.options.options()?, g.reporter(a.options.diff), interrupted)?;
     let outcome = operations::up(&mut cluster, plan.as_ref()).await?;
     finish(g, &cluster, &outcome)
 }

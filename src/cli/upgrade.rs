@@ -63,6 +63,9 @@ fn would(done: &Upgraded) -> String {
     for note in &done.notes {
         let _ = writeln!(out, "{note}");
     }
+    if let Some(pending) = &done.pending {
+        let _ = writeln!(out, "{}", pending.text());
+    }
     out
 }
 
@@ -79,7 +82,7 @@ fn last_step(done: &Upgraded) -> Option<String> {
 
 /// Runs it.
 pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Result<()> {
-    let options = Options { forks: g.forks, ..Options::default() };
+    let options = Options::default();
     let mut cluster = g.cluster(options, g.reporter(false), interrupted)?;
     let wish = Wish { version: a.engine_version.as_deref(), check: a.check, finish: a.finish };
     let done = operations::upgrade(&mut cluster, wish).await?;
@@ -89,7 +92,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     }
     let last = last_step(&done).map(|text| text.replace("`septet ", &format!("`{}", g.command(""))));
     if a.check {
-        print_data(&would(&done))?;
+        print_data(&would(&done).replace("`septet ", &format!("`{}", g.command(""))))?;
         match (done.changes.len(), done.already.len()) {
             (0, all) => eprintln!("nothing to upgrade: all {all} hosts run it"),
             (n, there) => eprintln!(
@@ -112,7 +115,7 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operations::Change;
+    use crate::operations::{Change, Pending};
 
     #[test]
     fn what_would_be_done() {
@@ -127,6 +130,11 @@ mod tests {
             would(&done),
             "coordinators\n    1. p-controller02: from 3.9.1 to 4.1.1\n    2. p-controller01: from 3.9.1 to 4.1.1\nbrokers\n    3. p-kafka01: from 3.9.1 to 4.1.1\na note\n"
         );
+        let pending = Some(Pending { hosts: vec!["p-kafka01".into()], files: 2 });
+        let lines = would(&Upgraded { pending, ..done.clone() });
+        assert!(lines.ends_with(
+            "a note\nconfiguration is pending, and the upgrade applies it as `septet up` does: 2 files on 1 host (p-kafka01)\n"
+        ));
         assert!(last_step(&done).is_some_and(|t| t.contains("`septet upgrade --finish` raises it")));
         let done = Upgraded { raised: Some((21, 27)), ..done };
         assert_eq!(last_step(&done).as_deref(), Some("metadata.version was raised from level 21 to 27"));

@@ -178,10 +178,9 @@ fn digests(path: &Path, size: u64, modified_ns: i128) -> Result<Checked> {
             }
         }
     }
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     // Callers check the digest first; what is not an archive is reported there.
     let top = top_directory(path).unwrap_or_default();
-    Ok(Checked { size, modified_ns, sha512: hex(&long.finalize()), sha256: hex(&short.finalize()), top, java: None })
+    Ok(Checked { size, modified_ns, sha512: hex::encode(long.finalize()), sha256: hex::encode(short.finalize()), top, java: None })
 }
 
 /// Checks a file against the digest that it must have. Without one, it must be one that ships with Septet.
@@ -320,7 +319,7 @@ fn download(place: &str, dir: &Path, wanted: &str, say: &(dyn Fn(String) + Send 
         }
     }
     file.as_file().sync_all().map_err(text)?;
-    let got: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let got = hex::encode(hash.finalize());
     if got == wanted {
         Ok(file)
     } else {

@@ -97,7 +97,7 @@ impl Program {
         if bytes.get(..4) != Some(b"\x7fELF") || machine != Some(architecture.machine()) {
             return Err(Error::failed(format!("{}: is not a program for {architecture}", path.display())));
         }
-        let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = hex::encode(Sha256::digest(&bytes));
         Ok(Self { path, digest, peer_protocol: PeerProtocol::find(&bytes) })
     }
 

@@ -4,6 +4,8 @@
 pub mod apache;
 pub mod archive;
 pub mod bundle;
+pub mod data;
+pub mod listeners;
 
 use serde_json::{Value, json};
 
@@ -41,7 +43,6 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
     // Where things are on the hosts; playbooks and templates name no path twice.
     put("config_dir", json!("/etc/septet"));
     put("broker_user", json!("kafka"));
-    put("broker_data", json!("/data/kafka-logs"));
     // Directories that the services may write to, as a unit names them: also those that the user's own settings name.
     put("broker_writes", json!(writes("broker_data", "kafka_config", &["log.dirs", "log.dir", "metadata.log.dir"])));
     put(
@@ -54,11 +55,14 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
     );
     put("broker_unit", json!(unit(Role::Broker)));
     put("coordinator_user", json!(if kraft { "kafka" } else { "zookeeper" }));
-    put("coordinator_data", json!(if kraft { "/data/kafka-logs" } else { "/data/zk" }));
     put("coordinator_unit", json!(unit(Role::Coordinator)));
-    put("zookeeper_port", json!(2181));
-    put("kafka_port", json!(9092));
-    put("controller_port", json!(9093));
+    let ports = &inventory.ports;
+    put("zookeeper_port", json!(ports.zookeeper));
+    put("followers_port", json!(ports.followers));
+    put("election_port", json!(ports.election));
+    put("kafka_port", json!(ports.kafka));
+    put("external_port", json!(ports.external));
+    put("controller_port", json!(ports.controller));
     put("combined", json!(inventory.is_combined()));
     let voters = inventory.voters().into_iter().map(|h| json!({ "name": h.name, "node_id": Inventory::node_id(h.id) }));
     put("voters", voters.collect());
@@ -72,6 +76,7 @@ pub fn vars(inventory: &Inventory, uuid: Option<&str>) -> Vars {
     let replicas = inventory.of(Role::Broker).count().min(3);
     put("default_replication_factor", json!(replicas));
     put("min_insync_replicas", json!(if replicas > 2 { 2 } else { 1 }));
+    data::common(inventory).into_iter().for_each(|(k, v)| drop(put(&k, v)));
     match engine {
         Engine::Bundled => {
             put("program_dir", json!(PROGRAM_DIR));

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{
     Checker, Problem, QUESTION_TIMEOUT,
     kafka::Client,
-    probe::{self, TOPIC, is_health_topic, newest},
+    probe::{self, TOPIC, TripError, is_health_topic, newest},
 };
 use crate::{
     inventory::{Group, HostId, Metadata, Role},
@@ -91,16 +91,16 @@ impl Replicated {
     }
 }
 
-pub(super) async fn client(control: &Connection, address: &str) -> Result<Client<Stream>, String> {
+pub(super) async fn client(control: &Connection, address: &str, port: u16) -> Result<Client<Stream>, String> {
     let open = async {
-        let stream = control.tcp(address, 9092).await.map_err(|e| e.to_string())?;
+        let stream = control.tcp(address, port).await.map_err(|e| e.to_string())?;
         Client::open(stream).await
     };
     timeout(QUESTION_TIMEOUT, open).await.map_err(|_| "no answer to ApiVersions in time".to_owned())?
 }
 
 async fn view(checker: &Checker<'_>, control: &Connection, id: HostId) -> Result<(Client<Stream>, BrokerView), String> {
-    let mut client = client(control, &checker.address(id).unwrap_or_default()).await?;
+    let mut client = client(control, &checker.address(id).unwrap_or_default(), checker.inventory.ports.kafka).await?;
     let ask = async {
         let request = MetadataRequest::default().with_topics(None).with_allow_auto_topic_creation(false);
         client.ask(ApiKey::Metadata, newest::METADATA, &request).await
@@ -321,18 +321,16 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
         let partition = leaders.iter().find(|(_, l)| **l == v.id).map(|(p, _)| *p);
         async move {
             let result = match partition {
-                None => Err(format!("leads no partition of {topic}")),
+                None => Err(TripError::from(format!("leads no partition of {topic}"))),
                 Some(p) => {
-                    let mut last = Err("no answer to Produce or Fetch in time".to_owned());
+                    let mut last = Err(TripError::from("no answer to Produce or Fetch in time"));
                     // A broker learns a moment later than the controller that it leads.
                     for _ in 0..10 {
                         last = timeout(QUESTION_TIMEOUT, probe::round_trip(client, topic, p))
                             .await
                             .unwrap_or_else(|_| Err("no answer to Produce or Fetch in time".into()));
                         match &last {
-                            Err(e) if e.contains("NotLeader") || e.contains("UnknownTopic") => {
-                                tokio::time::sleep(std::time::Duration::from_millis(100)).await
-                            }
+                            Err(e) if e.may_pass => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
                             _ => break,
                         }
                     }
@@ -344,7 +342,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
     });
     for (id, result) in join_all(trips).await {
         if let Err(e) = result {
-            problems.push(Problem::new(checker.name(id), format!("broker: {e}")));
+            problems.push(Problem::new(checker.name(id), format!("broker: {}", e.why)));
         }
     }
     (problems, notes)

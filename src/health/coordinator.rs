@@ -31,9 +31,9 @@ pub struct CoordinatorView {
     pub zxid: u64,
 }
 
-async fn word(control: &Connection, host: &str, word: &str) -> Result<String, String> {
+async fn word(control: &Connection, host: &str, port: u16, word: &str) -> Result<String, String> {
     let ask = async {
-        let mut stream = control.tcp(host, 2181).await.map_err(|e| e.to_string())?;
+        let mut stream = control.tcp(host, port).await.map_err(|e| e.to_string())?;
         let text = |e: io::Error| e.to_string();
         stream.write_all(word.as_bytes()).await.map_err(text)?;
         let mut answer = Vec::new();
@@ -46,8 +46,8 @@ async fn word(control: &Connection, host: &str, word: &str) -> Result<String, St
 /// What a server answers; `None` while it has no leader.
 type View = Result<Option<CoordinatorView>, String>;
 
-async fn view(control: &Connection, host: &str) -> View {
-    let text = word(control, host, "srvr").await?;
+async fn view(control: &Connection, host: &str, port: u16) -> View {
+    let text = word(control, host, port, "srvr").await?;
     let get = |k: &str| text.lines().find_map(|l| l.strip_prefix(k)).map(str::trim);
     let (Some(mode), Some(zxid)) = (get("Mode:"), get("Zxid:")) else {
         let first = text.lines().next().unwrap_or("an empty answer").trim();
@@ -58,7 +58,9 @@ async fn view(control: &Connection, host: &str) -> View {
 }
 
 async fn ask_all(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> Vec<(HostId, View)> {
-    let asks = ids.iter().map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default()).await) });
+    let asks = ids
+        .iter()
+        .map(|id| async move { (*id, view(control, &checker.address(*id).unwrap_or_default(), checker.inventory.ports.zookeeper).await) });
     join_all(asks).await
 }
 

@@ -41,7 +41,7 @@ impl Checker<'_> {
                 Error::failed(format!("{}: cannot ask for its {METADATA}: {why}", host.name)).hint("`septet health` shows more")
             };
             let address = self.address(host.id).unwrap_or_default();
-            let client = client(&control, &address).await.map_err(failed)?;
+            let client = client(&control, &address, self.inventory.ports.kafka).await.map_err(failed)?;
             let (Some(finalized), Some(supported)) = (client.finalized(METADATA), client.supported(METADATA)) else {
                 return Err(failed("it names none".into()));
             };
@@ -58,7 +58,7 @@ impl Checker<'_> {
         let (_, control) = self.route().await?;
         let failed = |why: String| Error::failed(format!("{METADATA} is not raised to {to}: {why}"));
         let Some(host) = self.inventory.of(Role::Broker).next() else { return Err(failed("there is no broker".into())) };
-        let mut client = client(&control, &self.address(host.id).unwrap_or_default()).await.map_err(failed)?;
+        let mut client = client(&control, &self.address(host.id).unwrap_or_default(), self.inventory.ports.kafka).await.map_err(failed)?;
         let update = FeatureUpdateKey::default()
             .with_feature(StrBytes::from_static_str(METADATA))
             .with_max_version_level(to)

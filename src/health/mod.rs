@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use septet_agent_protocol::Action;
 use serde::Serialize;
 
@@ -30,7 +29,6 @@ use crate::{
     inventory::{HostId, Inventory, Metadata, Role},
     observed::{HostState, Observed},
     ssh::{Connection, Fleet, SshError},
-    template::Vars,
 };
 
 /// How long one question may take.
@@ -178,14 +176,13 @@ impl Checker<'_> {
 
     /// Logs in everywhere and looks at units, disks, limits and clocks.
     async fn reach(&self, fleet: &Arc<Fleet>, running: &[HostId], notes: &mut Notes) -> Vec<HostId> {
-        let vars = engine::vars(self.inventory, self.observed.uuid.map(|u| u.to_string()).as_deref());
         let one = |id: HostId| {
             let unit = self.inventory.engine.unit(id.role()).unwrap_or_default();
-            let dir = self.data_dir(&vars, id);
+            let dir = engine::data::directory(self.inventory, id);
             async move { host::ask(fleet, id, unit, &dir).await.map(|seen| (host::problems(unit, &seen), seen.clock)) }
         };
         let results =
-            join_all(running.iter().map(|id| async move { (*id, tokio::time::timeout(QUESTION_TIMEOUT * 2, one(*id)).await) })).await;
+            fleet.all(running.iter().map(|id| async move { (*id, tokio::time::timeout(QUESTION_TIMEOUT * 2, one(*id)).await) })).await;
         let (mut reachable, mut offsets) = (Vec::new(), BTreeMap::new());
         for (id, result) in results {
             let name = self.name(id);
@@ -204,18 +201,6 @@ impl Checker<'_> {
             notes.add(&self.name(id), difference);
         }
         reachable
-    }
-
-    /// Where a host has its data; empty where it has none.
-    fn data_dir(&self, vars: &Vars, id: HostId) -> String {
-        let key = match id.role() {
-            Role::Control | Role::Plain => return String::new(),
-            Role::Coordinator => "coordinator_data",
-            Role::Broker => "broker_data",
-        };
-        let own = self.inventory.hosts.iter().find(|h| h.id == id).and_then(|h| h.vars.get(key));
-        let found = own.or_else(|| self.inventory.vars.get(key)).or_else(|| vars.get(key));
-        found.and_then(|v| v.as_str()).filter(|d| d.starts_with('/') && !d.contains("{{")).unwrap_or_default().to_owned()
     }
 
     fn report(&self, notes: Notes) -> Report {
@@ -284,7 +269,7 @@ impl Checker<'_> {
                 Some(is) => Ok((matches!(is, "active" | "reloading" | "refreshing")).then_some(id)),
             }
         });
-        Ok(join_all(asks).await.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        Ok(fleet.all(asks).await.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// The metadata servers' own views, without judging; those that do not answer are left out.

@@ -104,8 +104,31 @@ pub fn error_name(code: i16) -> String {
     ResponseError::try_from_code(code).map_or_else(|| code.to_string(), |e| format!("{e:?}"))
 }
 
+/// Why a record did not go through a partition.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TripError {
+    /// For a person.
+    pub why: String,
+    /// Whether the broker may not have learned yet that it leads the partition.
+    pub may_pass: bool,
+}
+
+impl TripError {
+    fn of_code(what: &str, code: i16) -> Self {
+        let early = [ResponseError::NotLeaderOrFollower, ResponseError::UnknownTopicOrPartition, ResponseError::UnknownTopicId];
+        let may_pass = ResponseError::try_from_code(code).is_some_and(|e| early.contains(&e));
+        Self { why: format!("{what}: {}", error_name(code)), may_pass }
+    }
+}
+
+impl<T: Into<String>> From<T> for TripError {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), may_pass: false }
+    }
+}
+
 /// Sends a record through a partition and reads it back.
-pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partition: i32) -> Result<(), String> {
+pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partition: i32) -> Result<(), TripError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let payload = Bytes::from(format!("septet health {now} {}", std::process::id()));
     let crc = crc32c::crc32c(&payload);
@@ -134,7 +157,7 @@ pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partitio
     let (answer, _) = client.ask(ApiKey::Produce, newest::PRODUCE, &request).await?;
     let produced = answer.responses.first().and_then(|t| t.partition_responses.first()).ok_or("Produce: an empty answer")?;
     if produced.error_code != 0 {
-        return Err(format!("a record is rejected: {}", error_name(produced.error_code)));
+        return Err(TripError::of_code("a record is rejected", produced.error_code));
     }
     let offset = produced.base_offset;
     let wanted = FetchPartition::default().with_partition(partition).with_fetch_offset(offset).with_partition_max_bytes(65536);
@@ -149,7 +172,7 @@ pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partitio
     let (answer, _) = client.ask(ApiKey::Fetch, newest::FETCH, &request).await?;
     let fetched = answer.responses.first().and_then(|t| t.partitions.first()).ok_or("Fetch: an empty answer")?;
     if fetched.error_code != 0 {
-        return Err(format!("a record cannot be fetched: {}", error_name(fetched.error_code)));
+        return Err(TripError::of_code("a record cannot be fetched", fetched.error_code));
     }
     let mut bytes = fetched.records.clone().unwrap_or_default();
     let sets = kafka_protocol::records::RecordBatchDecoder::decode_all(&mut bytes)
@@ -157,8 +180,8 @@ pub async fn round_trip<S: Duplex>(client: &mut Client<S>, topic: &str, partitio
     let value = sets.iter().flat_map(|s| &s.records).find(|r| r.offset == offset).and_then(|r| r.value.clone());
     match value {
         Some(v) if crc32c::crc32c(&v) == crc => Ok(()),
-        Some(_) => Err(format!("the record at offset {offset} was changed (CRC-32C differs)")),
-        None => Err(format!("the record at offset {offset} was not returned")),
+        Some(_) => Err(format!("the record at offset {offset} was changed (CRC-32C differs)").into()),
+        None => Err(format!("the record at offset {offset} was not returned").into()),
     }
 }
 

@@ -19,8 +19,6 @@ use crate::{
     ssh::Connection,
 };
 
-/// Where controllers listen.
-const PORT: u16 = 9093;
 /// Newest version of `DescribeQuorum` that is understood here.
 const NEWEST: i16 = 2;
 /// Milliseconds since a voter last had all that the leader had. A follower fetches twice a second, and a restart takes longer than
@@ -36,9 +34,9 @@ struct Quorum {
 }
 
 /// What a controller answers: the leader describes the quorum, a follower answers that it does not lead.
-async fn ask(control: &Connection, address: &str) -> Result<Option<Quorum>, String> {
+async fn ask(control: &Connection, address: &str, port: u16) -> Result<Option<Quorum>, String> {
     let question = async {
-        let stream = control.tcp(address, PORT).await.map_err(|e| e.to_string())?;
+        let stream = control.tcp(address, port).await.map_err(|e| e.to_string())?;
         let mut client = Client::open(stream).await?;
         let partition = PartitionData::default().with_partition_index(0);
         let topic = TopicData::default()
@@ -68,7 +66,9 @@ async fn ask(control: &Connection, address: &str) -> Result<Option<Quorum>, Stri
 type Answers = Vec<(HostId, Result<Option<Quorum>, String>)>;
 
 async fn ask_all(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) -> Answers {
-    let asks = ids.iter().map(|id| async move { (*id, ask(control, &checker.address(*id).unwrap_or_default()).await) });
+    let asks = ids
+        .iter()
+        .map(|id| async move { (*id, ask(control, &checker.address(*id).unwrap_or_default(), checker.inventory.ports.controller).await) });
     join_all(asks).await
 }
 

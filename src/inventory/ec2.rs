@@ -80,6 +80,8 @@ pub struct VolumeSettings {
     pub encrypted: bool,
     /// with which key, if not with the account's default one
     pub kms_key: Option<String>,
+    /// whether it stays when the cluster ends by itself
+    pub keep: bool,
 }
 
 /// Settings of EC2.
@@ -203,8 +205,8 @@ fn cidrs(n: &Node) -> Result<Vec<String>> {
         .collect()
 }
 
-fn volume(n: Option<&Node>, size: Option<i32>) -> Result<VolumeSettings> {
-    let mut out = VolumeSettings { size, iops: None, throughput: None, encrypted: true, kms_key: None };
+fn volume(n: Option<&Node>, size: Option<i32>, holds_data: bool) -> Result<VolumeSettings> {
+    let mut out = VolumeSettings { size, iops: None, throughput: None, encrypted: true, kms_key: None, keep: false };
     let Some(n) = n else { return Ok(out) };
     let mut f = n.fields()?;
     let number = |n: Option<&Node>, min, max| n.map(|n| n.number(min, max)).transpose().map(|v| v.map(|v| v as i32));
@@ -235,6 +237,9 @@ fn volume(n: Option<&Node>, size: Option<i32>) -> Result<VolumeSettings> {
         if !out.encrypted {
             return Err(n.error("a key, and `encrypted: false`"));
         }
+    }
+    if holds_data && let Some(n) = f.take("keep") {
+        out.keep = n.boolean()?;
     }
     f.finish()?;
     Ok(out)
@@ -331,7 +336,7 @@ pub fn settings(n: &Node, groups: &BTreeSet<Group>) -> Result<Ec2Settings> {
     let volume_node = f.take("volume");
     let data = match volume_node.map(|n| &n.kind) {
         Some(NodeKind::Scalar(serde_json::Value::Bool(false))) => None,
-        _ => Some(volume(volume_node, Some(20))?),
+        _ => Some(volume(volume_node, Some(20), true)?),
     };
     let (mut ssh_from, mut ssh_ask) = (None, ASK.to_owned());
     if let Some(n) = f.take("ssh") {
@@ -358,7 +363,7 @@ pub fn settings(n: &Node, groups: &BTreeSet<Group>) -> Result<Ec2Settings> {
         vpc,
         subnets,
         zones,
-        root_volume: volume(f.take("root_volume"), None)?,
+        root_volume: volume(f.take("root_volume"), None, false)?,
         volume: data,
         spot: f.take("spot").map(Node::boolean).transpose()?.unwrap_or(false),
         tags: tags(f.take("tags"))?,

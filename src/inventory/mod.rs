@@ -8,6 +8,7 @@ mod engine;
 mod group;
 mod groups;
 mod pattern;
+mod ports;
 mod static_hosts;
 
 use std::{
@@ -21,6 +22,7 @@ pub use edit::set_prefix;
 pub use engine::{ApacheSettings, ArchiveSource, Engine, Metadata, numbers};
 pub use group::{Group, HostId, NotAGroup, Role};
 pub use pattern::select;
+pub use ports::Ports;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 pub use static_hosts::{StaticHost, StaticSettings};
@@ -108,6 +110,8 @@ pub struct Inventory {
     pub hosts: Vec<Host>,
     /// variables for all
     pub vars: Vars,
+    /// ports of the engine's listeners
+    pub ports: Ports,
     members: BTreeMap<Group, BTreeSet<HostId>>,
     templates: BTreeMap<Group, String>,
     /// what hosts that exist are called in the inventory
@@ -191,7 +195,13 @@ impl Inventory {
         let engine = f.take("engine").map_or(Ok(Engine::Bundled), engine::engine)?;
         let provider_node = f.take("provider");
         let ttl = f.take("ttl").filter(|n| !n.is_null()).map(duration).transpose()?;
-        let vars = f.take("vars").map_or_else(|| Ok(Vars::new()), variables)?;
+        let vars_node = f.take("vars");
+        let vars = vars_node.map_or_else(|| Ok(Vars::new()), variables)?;
+        let ports = match vars_node {
+            Some(n) => Ports::read(&vars)
+                .map_err(|e| n.error(e).hint("each listener needs its own port; 2888 and 3888 are used between coordinators"))?,
+            None => Ports::default(),
+        };
         let groups = f.take("groups");
         let provider = match provider_node {
             None => ProviderSettings::Docker(DockerSettings::default()),
@@ -199,7 +209,7 @@ impl Inventory {
         };
         let mut this = Self {
             path: None,
-            digest: Sha256::digest(&root.source.text).iter().map(|b| format!("{b:02x}")).collect(),
+            digest: hex::encode(Sha256::digest(&root.source.text)),
             cluster,
             prefix,
             domain,
@@ -208,6 +218,7 @@ impl Inventory {
             ttl,
             hosts: Vec::new(),
             vars,
+            ports,
             members: BTreeMap::new(),
             templates: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -220,8 +231,28 @@ impl Inventory {
         if let Some(n) = provider_node {
             this.find_routes(&defaults, n)?;
         }
+        this.check_ports(groups.or(vars_node).unwrap_or(prefix_node))?;
         f.finish()?;
         Ok(this)
+    }
+
+    /// Refuses what would let a service listen elsewhere than others look for it.
+    fn check_ports(&self, at: &Node) -> Result<()> {
+        for host in self.hosts.iter().filter(|h| h.id.role().serves()) {
+            if let Some(key) = self.ports.contradicted(&host.vars) {
+                return Err(at
+                    .error(format!("{}: `{key}` is one for the whole cluster", host.name))
+                    .hint("set it under the `vars:` of the inventory"));
+            }
+            let config = host.vars.get("zookeeper_config").or_else(|| self.vars.get("zookeeper_config"));
+            let own = config.and_then(|c| c.get("clientPort")).map(|p| p.as_str().map_or_else(|| p.to_string(), str::to_owned));
+            if own.is_some_and(|own| own.trim() != self.ports.zookeeper.to_string()) {
+                return Err(at
+                    .error(format!("{}: `clientPort` of `zookeeper_config` reaches the coordinators only", host.name))
+                    .hint("set `zookeeper_port` under the `vars:` of the inventory: brokers, checks and firewall follow it"));
+            }
+        }
+        Ok(())
     }
 
     /// How hosts that exist are reached; each is one host only once.
@@ -269,11 +300,11 @@ impl Inventory {
         self.engine.metadata() == Metadata::Kraft && self.of(Role::Coordinator).next().is_none()
     }
 
-    /// Engine, mode and the number of metadata servers, as recorded on the cluster's resources: what cannot be changed on a
+    /// Engine, mode, ports other than the usual ones, and the number of metadata servers, as recorded on the cluster's resources: what cannot be changed on a
     /// cluster that exists.
     pub fn shape(&self) -> String {
         let (mode, keepers) = if self.is_combined() { ("-combined", Role::Broker) } else { ("", Role::Coordinator) };
-        format!("{}{mode}-{}", self.engine.kind(), self.of(keepers).count())
+        format!("{}{mode}{}-{}", self.engine.kind(), self.ports.shape(self.engine.metadata()), self.of(keepers).count())
     }
 
     /// The node id of a host in Kafka's sense. Controllers have numbers of their own, behind those of any broker.
@@ -390,13 +421,20 @@ fn docker_settings(d: &Node) -> Result<ProviderSettings> {
     Ok(ProviderSettings::Docker(settings))
 }
 
-/// Who a host is, under Ansible's names.
+/// Identity of a host, under Ansible's names.
 pub fn magic_vars(inventory: &Inventory, host: &Host) -> Vars {
     let mut v = Vars::new();
     let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
     put("inventory_hostname", host.name.clone().into());
     put("inventory_hostname_short", host.name.clone().into());
     put("group_names", inventory.groups_of(host.id).into());
+    v
+}
+
+/// What is the same for all hosts, under Ansible's names.
+pub fn common_magic_vars(inventory: &Inventory) -> Vars {
+    let mut v = Vars::new();
+    let mut put = |k: &str, x: Value| v.insert(k.to_owned(), x);
     put("groups", inventory.groups_var());
     if let Some(path) = &inventory.path {
         put("inventory_file", path.display().to_string().into());

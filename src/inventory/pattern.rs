@@ -1,6 +1,8 @@
 //! Host patterns, as Ansible's: names, groups and globs joined by `:` or `,`; `!` takes away, `&` keeps what is in
 //! both.
 
+use globset::{GlobBuilder, GlobMatcher};
+
 use super::{Group, Host, Inventory};
 use crate::error::{Error, Result, nearest};
 
@@ -40,23 +42,23 @@ pub fn select<'a>(inventory: &'a Inventory, pattern: &str) -> Result<Vec<&'a Hos
 
 fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
     let all = name == "all" || name == "*";
-    let glob = name.contains(['*', '?', '[']);
+    let glob = glob(name);
+    let fits = |text: &str| glob.as_ref().is_some_and(|g| g.is_match(text));
     let hits: Vec<bool> = inventory
         .hosts
         .iter()
         .map(|h| {
             all || inventory.is_in(h.id, name)
-                || (!glob && inventory.find(name).is_some_and(|f| f.id == h.id))
-                || (glob
-                    && (matches_glob(name, &h.name)
-                        || h.name.strip_prefix(&inventory.prefix).is_some_and(|r| matches_glob(name, r.trim_start_matches('-')))
-                        || inventory.groups_of(h.id).iter().any(|g| matches_glob(name, g))
-                        || matches_glob(name, &inventory.fqdn(&h.name))))
+                || (glob.is_none() && inventory.find(name).is_some_and(|f| f.id == h.id))
+                || fits(&h.name)
+                || h.name.strip_prefix(&inventory.prefix).is_some_and(|r| fits(r.trim_start_matches('-')))
+                || inventory.groups_of(h.id).iter().any(|g| fits(g))
+                || fits(&inventory.fqdn(&h.name))
         })
         .collect();
     // A group that exists and is empty (no coordinators where brokers are controllers too) selects no host.
     let is_group = all || inventory.members().keys().any(|g| g.name() == name);
-    if !hits.contains(&true) && !glob && !is_group {
+    if !hits.contains(&true) && glob.is_none() && !is_group {
         let groups = || std::iter::once("all").chain(inventory.members().keys().map(Group::name));
         let names = groups().chain(inventory.hosts.iter().map(|h| h.name.as_str()));
         let e = Error::invalid(format!("no host or group is called `{name}`"));
@@ -68,40 +70,13 @@ fn matching(inventory: &Inventory, name: &str) -> Result<Vec<bool>> {
     Ok(hits)
 }
 
-/// `*`, `?` and `[a-z]` as in a shell.
-fn matches_glob(pattern: &str, text: &str) -> bool {
-    fn go(p: &[char], t: &[char]) -> bool {
-        match p.first() {
-            None => t.is_empty(),
-            Some('*') => (0..=t.len()).any(|i| go(&p[1..], &t[i..])),
-            Some('?') => !t.is_empty() && go(&p[1..], &t[1..]),
-            Some('[') => {
-                let (Some(end), Some(c)) = (p.iter().position(|c| *c == ']'), t.first()) else {
-                    return false;
-                };
-                let set = &p[1..end];
-                let (negated, set) = match set.first() {
-                    Some('!') => (true, &set[1..]),
-                    _ => (false, set),
-                };
-                let mut hit = false;
-                let mut i = 0;
-                while i < set.len() {
-                    if i + 2 < set.len() && set[i + 1] == '-' {
-                        hit |= (set[i]..=set[i + 2]).contains(c);
-                        i += 3;
-                    } else {
-                        hit |= set[i] == *c;
-                        i += 1;
-                    }
-                }
-                hit != negated && go(&p[end + 1..], &t[1..])
-            }
-            Some(c) => t.first() == Some(c) && go(&p[1..], &t[1..]),
-        }
+/// `*`, `?` and `[a-z]` as in a shell; `None` where it is no pattern.
+fn glob(pattern: &str) -> Option<GlobMatcher> {
+    if !pattern.contains(['*', '?', '[']) {
+        return None;
     }
-    // Bounded: a pattern of many stars would be slow.
-    pattern.matches('*').count() <= 4 && go(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
+    // Braces are not special to Ansible; no name has them.
+    GlobBuilder::new(pattern).backslash_escape(false).build().ok().map(|g| g.compile_matcher())
 }
 
 #[cfg(test)]

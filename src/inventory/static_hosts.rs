@@ -22,6 +22,12 @@ pub struct StaticSettings {
     pub hosts: BTreeMap<HostId, StaticHost>,
     /// Whether unknown host keys are accepted and written to `known_hosts`; asked for on the command line only.
     pub accept_new: bool,
+    /// Whether a removal leaves out hosts that cannot be reached; asked for on the command line only.
+    pub ignore_unreachable: bool,
+    /// For `sudo` on hosts that have none of their own; asked for on the command line only.
+    pub become_password: Option<Secret>,
+    /// `--forks`: hosts that are asked at the same time; 0 for the usual number.
+    pub forks: usize,
 }
 
 /// How a host is reached, as far as the inventory says.
@@ -109,11 +115,47 @@ fn words(vars: Vars) -> Vars {
     vars.into_iter().map(|(k, v)| (name(k), v)).collect()
 }
 
+/// Variables of Ansible's that Septet does not follow: the values that change nothing here, and what to do instead.
+const NOT_FOLLOWED: [(&[&str], &[&str], &str); 6] = [
+    (
+        &["ansible_ssh_common_args", "ansible_ssh_extra_args", "ansible_ssh_args", "ansible_ssh_executable"],
+        &[],
+        "write it into the OpenSSH configuration that `ssh_config:` names",
+    ),
+    (&["ansible_connection"], &["ssh", "smart", "ansible.builtin.ssh"], "hosts are reached over SSH"),
+    (
+        &["ansible_password", "ansible_ssh_pass", "ansible_ssh_password"],
+        &[],
+        "logins are by key: `key:`, an agent, or the OpenSSH configuration",
+    ),
+    (&["ansible_become_method"], &["sudo", "ansible.builtin.sudo"], "root's rights are had by `sudo`"),
+    (&["ansible_become_user"], &["root"], "Septet installs as root"),
+    (
+        &["ansible_host_key_checking", "ansible_ssh_host_key_checking"],
+        &["true", "yes"],
+        "host keys are always checked; `--accept-new` accepts unknown ones once",
+    ),
+];
+
+/// What is wrong with a variable that would be expected to have an effect.
+fn not_followed<'a>(host: &Host, value: impl Fn(&[&str]) -> Option<&'a Value>) -> Option<String> {
+    NOT_FOLLOWED.iter().flat_map(|(names, fine, instead)| names.iter().map(move |name| (name, fine, instead))).find_map(
+        |(name, fine, instead)| {
+            let given = value(&[name])?;
+            let text = given.as_str().map_or_else(|| given.to_string(), str::to_owned).to_lowercase();
+            (!fine.contains(&text.as_str())).then(|| format!("{}: `{name}` is not followed: {instead}", host.name))
+        },
+    )
+}
+
 /// How a host is reached: its own variables win over those of all hosts.
 pub(super) fn host(target: &str, host: &Host, all: &[&Vars]) -> std::result::Result<StaticHost, String> {
     let value = |names: &[&str]| {
         names.iter().find_map(|n| host.vars.get(*n).or_else(|| all.iter().find_map(|v| v.get(*n))).filter(|v| !v.is_null()))
     };
+    if let Some(why) = not_followed(host, value) {
+        return Err(why);
+    }
     let text = |names: &[&str]| -> std::result::Result<Option<String>, String> {
         match value(names) {
             None => Ok(None),

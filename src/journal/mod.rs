@@ -17,5 +17,9 @@ mod record;
 mod store;
 mod write;
 
+pub use process::Process;
 pub use read::{Details, Execution, Journal, Step};
 pub use record::Recorder;
+
+#[cfg(test)]
+pub use {record::Attempt, store::prepare};

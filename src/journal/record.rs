@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use rusqlite::Connection;
+
 use super::{
     process::Process,
     store::{self, failed},
@@ -48,13 +50,23 @@ impl Recorder {
     /// runs. What the execution continues is told.
     pub fn begin(&self, reporter: &Arc<Reporter>, cluster: &ClusterName) {
         let Some((command, parameters)) = &self.command else { return };
-        self.recording.get_or_init(|| match start(command, parameters, reporter, cluster) {
+        let own = Attempt { process: Process::own(), now_ms: now_ms(), is_alive: Process::is_alive };
+        self.recording.get_or_init(|| match store::open().and_then(|db| start(db, own, command, parameters, reporter, cluster)) {
             Ok(recording) => Some(recording),
             Err(e) => {
                 reporter.warn(&format!("this run is not recorded: {}", e.message));
                 None
             }
         });
+    }
+
+    /// For tests: the same in a journal of theirs, as a process of theirs.
+    #[cfg(test)]
+    pub fn begin_as(&self, db: Connection, attempt: Attempt, reporter: &Arc<Reporter>, cluster: &ClusterName) -> Result<()> {
+        let Some((command, parameters)) = &self.command else { return Ok(()) };
+        let recording = start(db, attempt, command, parameters, reporter, cluster)?;
+        drop(self.recording.set(Some(recording)));
+        Ok(())
     }
 
     fn recording(&self) -> Option<&Recording> {
@@ -64,6 +76,11 @@ impl Recorder {
     /// When the first execution of the instance began, in milliseconds since 1970; `None` where nothing is recorded.
     pub fn instance_began_ms(&self) -> Option<i64> {
         self.recording().map(|r| r.begun.instance_began_ms)
+    }
+
+    /// The process of that execution: how long ago it was started can be told whatever was done to this machine's clock.
+    pub fn instance_process(&self) -> Option<&Process> {
+        self.recording().map(|r| &r.begun.first)
     }
 
     /// Whether the execution continues another.
@@ -80,13 +97,24 @@ impl Recorder {
     }
 }
 
+/// Which process makes an attempt at a command, and when.
+pub struct Attempt {
+    /// The process.
+    pub process: Process,
+    /// Now, in milliseconds since 1970.
+    pub now_ms: i64,
+    /// Whether the process of another attempt is still there.
+    pub is_alive: fn(&Process) -> bool,
+}
+
 fn start(
+    mut db: Connection,
+    Attempt { process, now_ms, is_alive }: Attempt,
     command: &'static str,
     parameters: &BTreeMap<&'static str, String>,
     reporter: &Arc<Reporter>,
     cluster: &ClusterName,
 ) -> Result<Recording> {
-    let mut db = store::open()?;
     let spec = Spec {
         cluster,
         command,
@@ -94,10 +122,10 @@ fn start(
         who: std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default(),
         machine: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
         directory: std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default(),
-        process: Process::own(),
-        now_ms: now_ms(),
+        process,
+        now_ms,
     };
-    let begun = write::begin(&mut db, &spec, Process::is_alive).map_err(|e| failed(&e))?;
+    let begun = write::begin(&mut db, &spec, is_alive).map_err(|e| failed(&e))?;
     let writer = Arc::new(Writer::start(db, begun.execution)?);
     reporter.emit(&Event::Execution {
         execution: begun.execution,

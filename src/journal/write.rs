@@ -54,6 +54,8 @@ pub struct Begun {
     pub execution: i64,
     /// when the first execution of its instance began
     pub instance_began_ms: i64,
+    /// the process of that execution, or of the oldest of its instance that is kept
+    pub first: Process,
     pub continues: Option<Continued>,
 }
 
@@ -118,8 +120,11 @@ pub fn begin(db: &mut Connection, spec: &Spec<'_>, alive: impl Fn(&Process) -> b
         ],
     )?;
     let execution = t.last_insert_rowid();
+    let first = t.query_row("SELECT boot, pid, pid_began FROM execution WHERE instance = ?1 ORDER BY id LIMIT 1", [instance], |r| {
+        Ok(Process { boot: r.get(0)?, pid: r.get(1)?, began: r.get(2)? })
+    })?;
     t.commit()?;
-    Ok(Begun { execution, instance_began_ms, continues })
+    Ok(Begun { execution, instance_began_ms, first, continues })
 }
 
 /// How an execution ended.

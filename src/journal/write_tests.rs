@@ -12,9 +12,13 @@ fn spec(command: &'static str, parameters: &'static str, pid: i64) -> Spec<'stat
         who: "ann".into(),
         machine: "m".into(),
         directory: "/d".into(),
-        process: Process { boot: "b".into(), pid, began: 1 },
+        process: process(pid),
         now_ms: 1000 * pid,
     }
+}
+
+fn process(pid: i64) -> Process {
+    Process { boot: "b".into(), pid, began: 10 * pid }
 }
 
 fn finish(db: &mut Connection, execution: i64, error: Option<&Error>) {
@@ -28,11 +32,12 @@ fn what_has_not_succeeded_is_continued_by_the_same_command() {
     let mut db = empty();
     let dead = |_: &Process| false;
     let first = begin(&mut db, &spec("up", "{}", 1), dead).unwrap();
-    assert_eq!(first, Begun { execution: 1, instance_began_ms: 1000, continues: None });
+    assert_eq!(first, Begun { execution: 1, instance_began_ms: 1000, first: process(1), continues: None });
     // Killed: its process is gone.
     let second = begin(&mut db, &spec("up", "{}", 2), dead).unwrap();
     let continued = Continued { execution: 1, status: Status::Killed, started_ms: 1000, phase: None };
-    assert_eq!(second, Begun { execution: 2, instance_began_ms: 1000, continues: Some(continued) });
+    // The first execution's process tells how long ago that was.
+    assert_eq!(second, Begun { execution: 2, instance_began_ms: 1000, first: process(1), continues: Some(continued) });
     finish(&mut db, 2, Some(&Error::failed("no")));
     // Other parameters are another instance.
     assert_eq!(begin(&mut db, &spec("up", "{\"tags\":\"x\"}", 3), dead).unwrap().continues, None);
@@ -40,7 +45,8 @@ fn what_has_not_succeeded_is_continued_by_the_same_command() {
     assert_eq!(third.continues.map(|c| (c.execution, c.status)), Some((2, Status::Failed)));
     finish(&mut db, third.execution, None);
     // What succeeded is done.
-    assert_eq!(begin(&mut db, &spec("up", "{}", 5), dead).unwrap(), Begun { execution: 5, instance_began_ms: 5000, continues: None });
+    let fifth = Begun { execution: 5, instance_began_ms: 5000, first: process(5), continues: None };
+    assert_eq!(begin(&mut db, &spec("up", "{}", 5), dead).unwrap(), fifth);
     let list = Journal::of(db).list(9, Some("local")).unwrap();
     let statuses: Vec<(i64, &str)> = list.iter().map(|e| (e.execution, e.status.name())).collect();
     assert_eq!(statuses, [(5, "running"), (4, "completed"), (3, "killed"), (2, "failed"), (1, "killed")]);

@@ -23,7 +23,7 @@ pub fn with_bytes(a: &mut Arguments<'_>, path: String, bytes: Vec<u8>, name: Opt
     if bytes.len() <= INLINE_BYTES {
         return Ok(Prepared::Remote { action: action(a, path, Content::Tail, name)?, tail: bytes, blob: None });
     }
-    let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(&bytes));
     let action = action(a, path, Content::Stored(digest.clone()), name)?;
     let mode = |a: &Attributes| a.mode.or(a.mode_change.map(|c| c.apply(NEW_FILE_MODE, false)));
     let private = matches!(&action, Action::Copy { attributes, .. } if mode(attributes).is_some_and(|m| m & OTHERS == 0));

@@ -19,7 +19,7 @@ pub fn sha256_of_file(path: &Path) -> Result<String> {
     let mut buffer = vec![0u8; 256 * 1024];
     loop {
         match file.read(&mut buffer).map_err(fail)? {
-            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+            0 => return Ok(hex::encode(hash.finalize())),
             n => hash.update(&buffer[..n]),
         }
     }

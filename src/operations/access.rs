@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use russh::keys::PrivateKey;
 
 use super::{
     Cluster, RollingGate, authorized,
@@ -41,6 +41,18 @@ impl Access {
     pub fn new(cluster: &Cluster, observed: Observed) -> Result<Self> {
         let id = observed.uuid.ok_or_else(|| not_there(&cluster.inventory))?;
         let (key, _) = keys::cluster_key(id)?;
+        let this = Self::with_key(cluster, observed, key)?;
+        this.write_ssh_config(cluster, id)?;
+        Ok(this)
+    }
+
+    /// For hosts that exist and are no cluster's yet. Nothing is connected yet.
+    pub fn before_first_up(cluster: &Cluster, mut observed: Observed) -> Result<Self> {
+        observed.hosts = cluster.provider.given();
+        Self::with_key(cluster, observed, keys::unknown_key()?)
+    }
+
+    fn with_key(cluster: &Cluster, observed: Observed, key: Arc<PrivateKey>) -> Result<Self> {
         let (mut endpoints, mut agents) = (BTreeMap::new(), BTreeMap::new());
         for host in &observed.hosts {
             match cluster.provider.endpoint(host) {
@@ -55,19 +67,18 @@ impl Access {
             }
         }
         let down = observed.hosts.iter().filter_map(|h| Some((h.id, not_running(h.state)?))).collect();
-        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents).with_down(down);
-        let this = Self { observed, fleet: Arc::new(fleet), planted: BTreeSet::new() };
-        this.write_ssh_config(cluster, id)?;
-        Ok(this)
+        let fleet = Fleet::new(endpoints, cluster.provider.login(), key, agents).with_down(down).with_forks(cluster.options.forks);
+        Ok(Self { observed, fleet: Arc::new(fleet), planted: BTreeSet::new() })
     }
 
     /// Waits until all running hosts can be logged in to. Names those that refuse our key.
     pub(super) async fn login(&self, cluster: &Cluster, planted: &BTreeSet<HostId>) -> Result<Vec<HostId>> {
+        self.observed.all_reached()?;
         let begun = Instant::now();
         let (limit, restarts) = (cluster.provider.boot_timeout(), plant::restarts(cluster));
         let running: Vec<HostId> = self.observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect();
         loop {
-            let results = join_all(running.iter().map(|id| async move { (*id, self.fleet.connection(*id).await.map(drop)) })).await;
+            let results = self.fleet.all(running.iter().map(|id| async move { (*id, self.fleet.connection(*id).await.map(drop)) })).await;
             let failed: Vec<(HostId, SshError)> = results.into_iter().filter_map(|(id, r)| Some((id, r.err()?))).collect();
             if failed.is_empty() {
                 return Ok(Vec::new());

@@ -11,7 +11,7 @@ fn place() -> Result<String> {
     let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     let machine = Some(read("/etc/machine-id")).filter(|id| !id.is_empty()).unwrap_or_else(|| read("/proc/sys/kernel/hostname"));
     let text = format!("{machine} {}", state::path()?.display());
-    Ok(Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect())
+    Ok(hex::encode(&Sha256::digest(text.as_bytes())[..8]))
 }
 
 /// The line for this state directory's key: `ssh-ed25519 AAAA… septet UUID ID USER@MACHINE`.

@@ -4,8 +4,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-
 use super::{Access, Cluster, redact::redacted};
 use crate::{engine, inventory::HostId, ssh::Fleet};
 
@@ -25,8 +23,8 @@ pub struct Part {
 
 /// What is asked of a host: file, and the command that prints it. `UNIT`: its service.
 const QUESTIONS: [(&str, &str); 4] = [
-    ("service.log", "journalctl -u UNIT -n 20000 --no-pager -o short-iso-precise"),
-    ("system.log", "journalctl -p warning -n 2000 --no-pager -o short-iso-precise"),
+    ("service.log", "journalctl -u UNIT -n 20000 --no-pager -o short-iso-precise | tail -c 4194304"),
+    ("system.log", "journalctl -p warning -n 2000 --no-pager -o short-iso-precise | tail -c 4194304"),
     (
         "state.txt",
         "for c in date 'uname -a' 'cat /etc/os-release' uptime 'df -h' 'df -i' free 'ip -br address' 'ss -ltnp' 'systemctl --failed --no-pager' 'systemctl status --no-pager -l UNIT' 'systemctl cat UNIT' 'cat /etc/hosts' 'ls -la /etc/septet /data /data/*' 'sysctl vm.max_map_count vm.swappiness fs.file-max net.core.somaxconn' 'ps aux --sort=-rss'; do echo \"\\$ $c\"; sh -c \"$c\" 2>&1 | head -n 300; echo; done",
@@ -62,7 +60,7 @@ pub async fn collect(cluster: &Cluster, access: &Access) -> Vec<Part> {
         }
         parts
     });
-    join_all(asks).await.into_iter().flatten().collect()
+    access.fleet.all(asks).await.into_iter().flatten().collect()
 }
 
 async fn ask(fleet: &Arc<Fleet>, id: HostId, command: &str) -> Result<String, String> {

@@ -5,28 +5,31 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    Access, Cluster, RollingGate, locked,
+    Access, Cluster, RollingGate, lease, locked,
     names::OtherNames,
     secret,
     up::{look_before, other_names},
 };
 use crate::{
+    clock::now_s,
     engine::{self, bundle::Architecture},
     error::{Error, Result},
     inventory::{Engine, HostId, Role},
     observed::{HostState, Observed, ObservedHost},
     playbook::{Gate, Options, Recap, Runner, model::Play, parse, runner::Shared},
-    provider::EXTERNAL_PORT,
     ssh::Fleet,
     template::Vars,
 };
 
 /// Shipped playbooks that start services.
 const SERVICES: [&str; 4] = ["site.yml", "apache.yml", "coordinators.yml", "brokers.yml"];
+
+/// What stands in a plan for a value that only `up` finds.
+const NOT_KNOWN: &str = "(not known yet)";
 
 /// Variables of each host that come from what exists.
 pub(super) fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNames) -> Result<BTreeMap<HostId, Vars>> {
@@ -35,6 +38,7 @@ pub(super) fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNam
         let is = observed.host(host.id);
         let bundle = cluster.bundles.of(is.and_then(|i| i.architecture).unwrap_or(Architecture::NATIVE))?;
         let mut v = engine::programs(bundle);
+        v.extend(engine::data::of_host(&cluster.inventory, host));
         if let Some(volume) = is.and_then(|i| i.data_volume.clone()) {
             v.insert("data_volume".into(), volume.into());
             if is.is_some_and(|i| i.data_is_new) {
@@ -42,8 +46,10 @@ pub(super) fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNam
             }
         }
         let address = is.map(|i| i.address).or(observed.network.as_ref().and_then(|n| n.host(host.id)));
-        v.insert("address".into(), address.map_or_else(|| "(not known yet)".into(), |a| a.to_string()).into());
-        if let Some(outside) = is.filter(|_| host.id.role() == Role::Broker).and_then(|i| cluster.provider.outside(i, EXTERNAL_PORT)) {
+        v.insert("address".into(), address.map_or_else(|| NOT_KNOWN.into(), |a| a.to_string()).into());
+        if let Some(outside) =
+            is.filter(|_| host.id.role() == Role::Broker).and_then(|i| cluster.provider.outside(i, cluster.inventory.ports.external))
+        {
             v.insert("external_listener".into(), outside.into());
         }
         // While a rename is under way, or was cut off, all names lead to the host.
@@ -58,10 +64,15 @@ pub(super) fn host_vars(cluster: &Cluster, observed: &Observed, names: &OtherNam
     Ok(out)
 }
 
-pub(super) fn common(cluster: &Cluster, observed: &Observed) -> Vars {
+/// Variables that all hosts share. With `check`, an end that `up` would set first counts as set, to a time that is not known yet.
+pub(super) fn common(cluster: &Cluster, observed: &Observed, check: bool) -> Vars {
     let mut v = engine::vars(&cluster.inventory, observed.uuid.map(|u| u.to_string()).as_deref());
-    v.insert("external_port".into(), json!(EXTERNAL_PORT));
-    v.extend(cluster.provider.lease().and_then(|l| l.expires()).map(|at| ("expires".to_owned(), at.into())));
+    let due = check && lease::due(&*cluster.provider, observed.uuid, cluster.inventory.ttl, now_s()).is_ok_and(|due| due.is_some());
+    let expires = match due {
+        true => Some(NOT_KNOWN.into()),
+        false => cluster.provider.lease().and_then(|l| l.expires()).map(Value::from),
+    };
+    v.extend(expires.map(|at| ("expires".to_owned(), at)));
     v.extend(cluster.archives.clone());
     v
 }
@@ -134,7 +145,7 @@ pub(super) async fn play(
         events,
         interrupted: cluster.interrupted.clone(),
     };
-    let mut common = common(cluster, observed);
+    let mut common = common(cluster, observed, shared.options.check);
     common.extend(secret::of_ensemble(&cluster.inventory, observed, shared.fleet.as_ref()).await);
     let runner = Runner::new(shared, &common, &host_vars(cluster, observed, names)?, gate);
     let listening = tokio::spawn(cluster.reporter.clone().listen(told));

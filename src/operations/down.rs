@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Cluster, locked};
 use crate::{
-    clock::now_s,
+    clock::{self, now_s},
     error::{Error, Kind, Result},
     events::Event,
     identity::{ClusterId, ClusterName},
@@ -30,6 +30,7 @@ pub struct Removal {
     #[serde(flatten)]
     pub resource: Resource,
     /// when its removal was done, in seconds since 1970
+    #[serde(serialize_with = "clock::serialize_s")]
     pub removed_at: u64,
 }
 
@@ -41,8 +42,10 @@ pub struct Receipt {
     /// its identity
     pub uuid: ClusterId,
     /// when it began, in seconds since 1970
+    #[serde(serialize_with = "clock::serialize_s")]
     pub began_at: u64,
     /// when the last listing was made
+    #[serde(serialize_with = "clock::serialize_s")]
     pub listed_at: u64,
     /// what was removed
     pub removed: Vec<Removal>,
@@ -50,10 +53,14 @@ pub struct Receipt {
     pub kept: Vec<Resource>,
     /// what the last listing found beside that: nothing, unless the removal failed
     pub left: Vec<Resource>,
+    /// hosts that could not be reached and were left out as asked for, each with the reason: what is installed there stays
+    pub unreachable: Vec<String>,
 }
 
 /// Listings until everything must be gone.
 const ROUNDS: usize = 10;
+/// Rounds in a row that fail and remove nothing: what failed fails for good.
+const MAX_IN_VAIN: usize = 2;
 
 /// How a removal ended: what was done, and why not more.
 #[derive(Debug, Clone)]
@@ -82,6 +89,9 @@ pub async fn down(
         let mut listed = Vec::new();
         for uuid in &uuids {
             listed.push((*uuid, provider.list(*uuid).await?));
+        }
+        for host in provider.left_out() {
+            cluster.reporter.warn(&format!("left out; what is installed there stays: {host}"));
         }
         let all: Vec<Resource> = listed.iter().flat_map(|(_, l)| l).filter(|r| !(keep_data && r.data)).cloned().collect();
         if all.is_empty() {
@@ -267,9 +277,11 @@ async fn remove_all(
     let (mut last, mut stopped): (Option<Error>, Option<Error>) = (None, None);
     let mut left = all.clone();
     let (mut removed, mut listed_at): (Vec<Removal>, u64) = (Vec::new(), began_at);
+    // Consecutive rounds that ended in an error and removed nothing.
+    let mut in_vain = 0;
     // Once something is removed, whatever ends this ends it with a receipt.
     for round in 0..ROUNDS {
-        let mut hopeless = false;
+        let mut failed = false;
         let mut done: Vec<Resource> = Vec::new();
         for kind in provider.removal_order() {
             let these: Vec<Resource> = left.iter().filter(|r| r.kind == *kind).cloned().collect();
@@ -283,8 +295,8 @@ async fn remove_all(
             match provider.remove(&these).await {
                 Ok(()) => done.extend(these),
                 Err(e) => {
-                    // What fails twice alike fails for good. What comes later depends on this.
-                    hopeless = last.as_ref().is_some_and(|l| l.message == e.message);
+                    // What comes later depends on this.
+                    failed = true;
                     last = Some(e);
                     break;
                 }
@@ -304,9 +316,10 @@ async fn remove_all(
         removed.retain(|r| !left.iter().any(|l| l.id == r.resource.id));
         let gone: Vec<&Resource> =
             all.iter().filter(|r| !left.iter().any(|l| l.id == r.id) && !removed.iter().any(|x| x.resource.id == r.id)).collect();
+        in_vain = if failed && gone.is_empty() { in_vain + 1 } else { 0 };
         let removed_at = now_s();
         removed.extend(gone.into_iter().map(|r| Removal { resource: r.clone(), removed_at }));
-        if left.is_empty() || hopeless || stopped.is_some() {
+        if left.is_empty() || in_vain >= MAX_IN_VAIN || stopped.is_some() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(200 * (round as u64 + 1))).await;
@@ -320,11 +333,12 @@ async fn remove_all(
             None => Error::failed(format!("not removed: {names}")).hint("run `septet down` again"),
         }
     });
-    if error.is_none() && kept.is_empty() {
+    let unreachable = provider.left_out();
+    if error.is_none() && kept.is_empty() && unreachable.is_empty() {
         state::forget(uuid)?;
         state::forget_intent(name, uuid)?;
     }
-    let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left };
+    let receipt = Receipt { cluster: name.clone(), uuid, began_at, listed_at, removed, kept, left, unreachable };
     Ok(Some(Removed { receipt, error }))
 }
 

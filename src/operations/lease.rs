@@ -10,8 +10,10 @@ use crate::{
     error::{Error, Result},
     health::Report,
     identity::{ClusterId, ClusterName},
-    inventory::{Inventory, ProviderSettings},
+    inventory::{Host, Inventory, ProviderSettings},
     journal::Recorder,
+    observed::{HostState, ObservedHost},
+    plan::{Plan, Reason, StageKind, Step},
     provider::{self, Found, Provider},
     report::Reporter,
 };
@@ -30,8 +32,10 @@ pub async fn list(inventory: &Inventory) -> Result<Vec<Found>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Extended {
     /// when the cluster would have expired, in seconds since 1970; `None`: never
+    #[serde(rename = "before", serialize_with = "clock::serialize_some_s")]
     pub before_s: Option<u64>,
     /// when it expires now
+    #[serde(rename = "expires", serialize_with = "clock::serialize_s")]
     pub expires_s: u64,
 }
 
@@ -51,7 +55,19 @@ async fn extend_now(cluster: &mut Cluster, ttl: Duration) -> Result<Extended> {
     let (before_s, expires_s) = (lease.expires(), now_s() + ttl.as_secs());
     may_put_off(before_s, expires_s)?;
     lease.extend(uuid, expires_s).await?;
-    run_playbook(cluster, PLAYBOOK).await?;
+    let is_running = |h: &&ObservedHost| h.state == HostState::Running;
+    let (count, all) = (observed.hosts.iter().filter(is_running).count(), observed.hosts.len());
+    if count < all {
+        let reporter = &cluster.reporter;
+        reporter.warn(&format!("{} of {all} hosts do not run: `septet up` starts them with the new end", all - count));
+    }
+    if count > 0 {
+        // The inventory's names: a host that is being renamed has another one at its provider.
+        let runs = |h: &&Host| observed.host(h.id).as_ref().is_some_and(is_running);
+        let names: Vec<String> = cluster.inventory.hosts.iter().filter(runs).map(|h| h.name.clone()).collect();
+        cluster.options.limit = Some(names.join(":"));
+        run_playbook(cluster, PLAYBOOK).await?;
+    }
     Ok(Extended { before_s, expires_s })
 }
 
@@ -68,20 +84,31 @@ fn may_put_off(before_s: Option<u64>, expires_s: u64) -> Result<()> {
     }
 }
 
-/// Before `up` changes a cluster that exists: one without an end gets that of the inventory, and one whose end has passed a new one.
-/// Its hosts would stop again at once, and the next command on another cluster would remove it. The new end, if there is one.
+/// How long a cluster that exists gets from `up`: one without an end gets the `ttl` of the inventory, and one whose end has passed anew.
+/// Its hosts would stop again at once, and the next command on another cluster would remove it.
+pub(super) fn due(provider: &dyn Provider, uuid: Option<ClusterId>, ttl: Option<Duration>, now_s: u64) -> Result<Option<Duration>> {
+    let (Some(lease), Some(_)) = (provider.lease(), uuid) else { return Ok(None) };
+    match (lease.expires(), ttl) {
+        (Some(at), None) if at <= now_s => Err(Error::failed(format!("the cluster expired at {}", clock::local_s(at)))
+            .hint("to keep it, set `ttl` in the inventory and run `septet up`; `septet down` removes it")),
+        (Some(at), _) if at > now_s => Ok(None),
+        (_, ttl) => Ok(ttl),
+    }
+}
+
+/// Adds that to a plan.
+pub(super) fn plan(plan: &mut Plan, provider: &dyn Provider, uuid: Option<ClusterId>, ttl: Option<Duration>) -> Result<()> {
+    if let Some(ttl) = due(provider, uuid, ttl, now_s())? {
+        plan.add(StageKind::Lease, Step::SetEnd { ttl_s: ttl.as_secs() }, Reason::NoEnd);
+    }
+    Ok(())
+}
+
+/// Sets the end that is due before `up` changes a cluster that exists. The new end, if there is one.
 pub async fn renew(provider: &dyn Provider, uuid: Option<ClusterId>, ttl: Option<Duration>) -> Result<Option<u64>> {
-    let (Some(lease), Some(uuid)) = (provider.lease(), uuid) else { return Ok(None) };
     let now = now_s();
-    let end = match (lease.expires(), ttl) {
-        (Some(at), None) if at <= now => {
-            return Err(Error::failed(format!("the cluster expired at {}", clock::local_s(at)))
-                .hint("to keep it, set `ttl` in the inventory and run `septet up`; `septet down` removes it"));
-        }
-        (Some(at), _) if at > now => return Ok(None),
-        (_, None) => return Ok(None),
-        (_, Some(ttl)) => now.saturating_add(ttl.as_secs()),
-    };
+    let (Some(lease), Some(uuid), Some(ttl)) = (provider.lease(), uuid, due(provider, uuid, ttl, now)?) else { return Ok(None) };
+    let end = now.saturating_add(ttl.as_secs());
     lease.extend(uuid, end).await?;
     // The provider has seen the end before.
     provider.observe().await?;
@@ -106,9 +133,9 @@ fn warning(expires_s: u64, now_s: u64) -> Option<String> {
     }
 }
 
-/// Removes what is left of clusters whose containers have stopped at their end on this machine, except where that is only data:
-/// `down --keep-data` left it for the next `up`. The command's own cluster is not touched, whatever its end: the command is about it.
-/// What goes wrong is a warning.
+/// Removes what is left of expired clusters on this machine's Docker. Two kinds stay: a cluster with a running host, since its hosts stop
+/// by their own clocks and this machine's may be wrong; and one of which only data is left, which `down --keep-data` kept for the next
+/// `up`. The command's own cluster is not touched, whatever its end: the command is about it. What goes wrong is a warning.
 pub async fn sweep(inventory: &Inventory, reporter: &Arc<Reporter>, interrupted: &std::sync::atomic::AtomicBool) {
     if !matches!(inventory.provider, ProviderSettings::Docker(_)) {
         return;
@@ -126,8 +153,10 @@ pub(super) async fn sweep_others(
     interrupted: &std::sync::atomic::AtomicBool,
 ) {
     let Ok(expired) = down::expired_now(provider, false).await else { return };
+    let Ok(found) = provider.clusters().await else { return };
+    let runs = |one: &provider::Expired| found.iter().any(|f| f.uuid == one.uuid && f.running > 0);
     let removal = async {
-        for one in expired.into_iter().filter(|e| e.cluster != *own) {
+        for one in expired.into_iter().filter(|e| e.cluster != *own && !runs(e)) {
             let recorder = Recorder::of("down", BTreeMap::from([("expired", one.uuid.to_string())]));
             reporter.say(&format!("cluster {} expired at {}: removing it", one.cluster, clock::local_s(one.expires)));
             let provider = open(&one.cluster)?;

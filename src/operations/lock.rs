@@ -1,6 +1,8 @@
 //! One run at a time on a cluster: a lock file in the state directory against runs on this machine, then the provider's own lock
 //! against others.
 //!
+//! A run that loses the lock, since it was asleep or could not reach the provider for minutes, ends.
+//!
 //! Invariant: what others see of a run (lock file, the provider's tags) is user, host, command and start, never its
 //! arguments: they may hold secrets.
 
@@ -44,7 +46,13 @@ pub async fn locked<T>(cluster: &ClusterName, provider: &dyn Provider, what: imp
     }
     let lock = Lock::take(cluster)?;
     provider.hold(&lock.holder).await?;
-    let result = HELD.scope(cluster.to_string(), what).await;
+    let result = tokio::select! {
+        biased;
+        result = HELD.scope(cluster.to_string(), what) => result,
+        // Another run may be changing the cluster by now: what is under way here is cut off, as by a second Ctrl-C.
+        why = provider.lost() => Err(Error::failed(format!("stopped, since cluster `{cluster}` may be changed by another run: {why}"))
+            .hint("run the same command again; it goes on where this one stopped")),
+    };
     provider.release().await;
     result
 }
@@ -73,7 +81,7 @@ fn identity_of(number: uuid::Uuid, machine: &[&str]) -> String {
         digest.update(part.trim());
         digest.update([0]);
     }
-    digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+    hex::encode(&digest.finalize()[..8])
 }
 
 /// The error that another run of this machine has the lock; with what the journal knows of it.

@@ -7,6 +7,7 @@ mod authorized;
 mod bundle;
 mod check;
 mod configure;
+mod converge;
 mod down;
 mod lease;
 mod lock;
@@ -39,7 +40,7 @@ pub use rename::rename;
 pub use restart::{Restarted, restart};
 pub use rolling::RollingGate;
 pub use up::{UpOutcome, endpoints, up};
-pub use upgrade::{Change, Upgraded, Wish, upgrade};
+pub use upgrade::{Change, Pending, Upgraded, Wish, upgrade};
 
 use std::{
     sync::{Arc, atomic::AtomicBool},

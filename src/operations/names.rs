@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
-
 use crate::{
     error::{Error, Result},
     health::ask_host,
@@ -62,7 +60,7 @@ pub async fn kept(inventory: &Inventory, observed: &Observed, fleet: &Arc<Fleet>
         parse(inventory, observed, names).map_err(failed)
     });
     let mut out = OtherNames::new();
-    for names in join_all(asks).await {
+    for names in fleet.all(asks).await {
         merge(&mut out, names?);
     }
     Ok(out)

@@ -5,8 +5,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-
 use super::Cluster;
 use crate::{
     engine,
@@ -137,7 +135,7 @@ pub async fn check(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -
     };
     let hosts = observed.hosts.iter().filter(|h| h.state == HostState::Running && h.id.role().serves());
     let asks = hosts.map(|host| async move {
-        let data = text(host.id, if host.id.role() == Role::Broker { "broker_data" } else { "coordinator_data" });
+        let data = engine::data::directory(inventory, host.id);
         let (home, serial) = (text(host.id, "kafka_home"), host.data_volume.clone().unwrap_or_default().replace('-', ""));
         let argv = ["sh", "-c", SCRIPT, "sh", &home, &data, &serial];
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask_host(fleet, host.id, Some("root"), &argv)).await;
@@ -148,14 +146,14 @@ pub async fn check(cluster: &Cluster, observed: &Observed, fleet: &Arc<Fleet>) -
         let text = answer.map_err(|_| failed("no answer in time".into()))?.map_err(|e| failed(e.to_string()))?;
         Seen::parse(&text).map(|s| (host.id, s)).ok_or_else(|| failed("it does not say".into()))
     });
-    let seen = join_all(asks).await.into_iter().collect::<Result<BTreeMap<_, _>>>()?;
+    let seen = fleet.all(asks).await.into_iter().collect::<Result<BTreeMap<_, _>>>()?;
     if let Engine::Apache(settings) = &inventory.engine
         && settings.metadata == Metadata::Kraft
     {
         judge_versions(inventory, &settings.version, &seen)?;
     }
     let keeper = if inventory.is_combined() { Group::BROKERS } else { Group::COORDINATORS };
-    let data = text(HostId { group: keeper, index: 1 }, if inventory.is_combined() { "broker_data" } else { "coordinator_data" });
+    let data = engine::data::directory(inventory, HostId { group: keeper, index: 1 });
     judge_data(inventory, &data, &seen)?;
     Ok(losses(inventory, &seen))
 }

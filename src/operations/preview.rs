@@ -11,8 +11,9 @@ use std::{
 use super::{
     Access, Cluster,
     configure::{archives, play, succeeded, unseen},
-    names, protocols,
-    up::{look_before, observe, other_names, preflight, warn, warn_of_twins},
+    converge::preflight,
+    lease, names, protocols,
+    up::{look_before, observe, other_names, warn, warn_of_twins},
 };
 use crate::{
     clock, engine,
@@ -55,7 +56,7 @@ impl Planned {
     /// Steps of the provider, and keys that would be added.
     pub fn of_provider(&self) -> usize {
         let plan = self.file.plan();
-        plan.of_provider().all().count() + plan.of(&StageKind::Keys).count()
+        plan.of_provider().all().count() + plan.of(&StageKind::Keys).chain(plan.of(&StageKind::Lease)).count()
     }
 }
 
@@ -208,7 +209,8 @@ pub async fn preview(cluster: &mut Cluster) -> Result<Planned> {
     let mut plan = plan::plan(&cluster.inventory, &observed)?;
     cluster.archives = archives(cluster, false).await?;
     let cluster = &*cluster;
-    let checks = preflight(cluster, &plan, &observed).await?;
+    let checks = preflight(&*cluster.provider, &plan, &observed).await?;
+    lease::plan(&mut plan, &*cluster.provider, observed.uuid, cluster.inventory.ttl)?;
     cluster.reporter.checks(&checks, true);
     cluster.reporter.plan(&plan);
     if observed.uuid.is_none() {

@@ -6,8 +6,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-
 use super::Cluster;
 use crate::{
     engine::{self, bundle::Architecture, bundle::PeerProtocol},
@@ -76,7 +74,7 @@ async fn ask(inventory: &Inventory, fleet: &Arc<Fleet>, ids: &[HostId]) -> Resul
             Spoken::parse(&said).map(|s| (id, s)).ok_or_else(|| failed("the answer is incomplete".into()))
         },
     );
-    join_all(asks).await.into_iter().collect()
+    fleet.all(asks).await.into_iter().collect()
 }
 
 /// Whether hosts that are due for a restart would come back with another protocol. The new program is installed already.

@@ -12,7 +12,14 @@ pub const REDACTED: &str = "(redacted)";
 /// A key whose value is secret, then the sign that ends it, then the value up to the end of the line or of its quotes.
 static KEYED: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r#"(?i)(["']?[\w.\-]*(?:passw|passphrase|\bpass\b|[_.\-]pass\b|secret|token|credential|authorization|cookie|jaas|private_?key|access_?key|api_?key|sasl[\w.\-]*config)[\w.\-]*["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;}][^\r\n]*)"#,
+        r#"(?i)(["']?[\w.\-]*(?:passw|passphrase|\bpass\b|[_.\-]pass\b|[_.\-]pwd\b|\bpwd\b|secret|token|credential|authorization|cookie|jaas|private_?key|access_?key|api_?key|sasl[\w.\-]*config)[\w.\-]*["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;}][^\r\n]*)"#,
+    )
+    .ok()
+});
+/// A key whose value is secret and begins on the lines that follow: a block of text, a list or a mapping, in YAML or JSON.
+static NESTED: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r#"(?i)^(\s*(?:-\s+)?["']?[\w.\-]*(?:passw|passphrase|\bpass\b|[_.\-]pass\b|[_.\-]pwd\b|\bpwd\b|secret|token|credential|jaas|private_?key|access_?key|api_?key)[\w.\-]*["']?\s*:)\s*(?:[|>][\w+\-]*|[&!]\S+|\{[^}]*|\[[^\]]*)?\s*(?:#.*)?$"#,
     )
     .ok()
 });
@@ -42,6 +49,8 @@ pub fn redacted(text: &str) -> String {
         return REDACTED.to_owned();
     };
     let text = without_private_keys(text);
+    let Some(nested) = NESTED.as_ref() else { return REDACTED.to_owned() };
+    let text = without_nested(&text, nested);
     let text = option.replace_all(&text, |c: &regex::Captures<'_>| {
         let (name, value) = (c[2].to_ascii_lowercase(), &c[3]);
         // Where a secret lies is none; and another option is no value.
@@ -80,6 +89,33 @@ fn without_private_keys(text: &str) -> String {
     out
 }
 
+/// Without what is below a secret key: lines that are indented deeper, items of a list at its own depth, and what closes them.
+fn without_nested(text: &str, nested: &Regex) -> String {
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let mut out = String::with_capacity(text.len());
+    let mut lines = text.split_inclusive('\n').peekable();
+    while let Some(line) = lines.next() {
+        let Some(key) = nested.captures(line.trim_end()).and_then(|c| c.get(1)) else {
+            out.push_str(line);
+            continue;
+        };
+        let own = depth(line);
+        let is_below = |next: &str| {
+            let (text, deep) = (next.trim(), depth(next));
+            text.is_empty() || deep > own || deep == own && (text.starts_with("- ") || text == "-" || text.starts_with(['}', ']']))
+        };
+        // Blank lines alone are no value.
+        let below: String = std::iter::from_fn(|| lines.next_if(|next| is_below(next))).collect();
+        if below.trim().is_empty() {
+            out.push_str(line);
+            out.push_str(&below);
+        } else {
+            out.push_str(&format!("{} {REDACTED}\n", key.as_str()));
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -107,6 +143,13 @@ mod tests {
             ("> Authorization: Bearer abc.def-1\nnext\n", "> Authorization: (redacted)\nnext\n"),
             ("curl -H 'authorization: Basic YTpi' h\nnext\n", "curl -H 'authorization: (redacted)\nnext\n"),
             ("sent bearer abc.def-1 to h\n", "sent bearer (redacted) to h\n"),
+            ("db_password: |\n  hunter2\n  more\nport: 1\n", "db_password: (redacted)\nport: 1\n"),
+            ("api_tokens:\n  - a1\n  - b2\nport: 1\n", "api_tokens: (redacted)\nport: 1\n"),
+            ("api_tokens: # two\n- a1\n- b2\nport: 1\n", "api_tokens: (redacted)\nport: 1\n"),
+            ("  \"secrets\": {\n    \"a\": \"x\",\n    \"b\": 1\n  },\n  \"n\": 2\n", "  \"secrets\": (redacted)\n  \"n\": 2\n"),
+            ("secrets: {a: x,\n  b: y}\nport: 1\n", "secrets: (redacted)\nport: 1\n"),
+            ("secrets:\n  a:\n    b: x\n\n  c: y\nport: 1\n", "secrets: (redacted)\nport: 1\n"),
+            ("db_pwd: hunter2\nport: 1\n", "db_pwd: (redacted)\nport: 1\n"),
             ("Cookie: session=1\n", "Cookie: (redacted)\n"),
             ("compass: north, bypass=1\n", "compass: north, bypass=1\n"),
             ("authorizer.class.name=x.Y\n", "authorizer.class.name=x.Y\n"),

@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     identity::{ClusterId, ClusterName},
     inventory::Inventory,
+    plan::Plan,
     provider::{
         Provider,
         memory::{Memory, World},
@@ -125,10 +126,18 @@ async fn up_renews_an_end_that_has_passed_and_leaves_one_that_has_not() {
     // A later run changes nothing.
     assert_eq!(lease::renew(&*provider, Some(test.uuid), Some(hour * 5)).await.unwrap(), None);
     assert_eq!(lease::renew(&*provider, Some(test.uuid), None).await.unwrap(), None);
-    // One without an end gets the inventory's.
+    // One without an end gets the inventory's, which is a step of the plan.
     test.world.lock().unwrap().ends.clear();
+    let planned = |ttl| {
+        let mut plan = Plan::default();
+        lease::plan(&mut plan, &*provider, Some(test.uuid), ttl).unwrap();
+        plan.all().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(planned(None).is_empty());
+    assert_eq!(planned(Some(hour)), ["~ cluster: ends by itself 1 h 0 min after `up`"]);
     assert_eq!(lease::renew(&*provider, Some(test.uuid), None).await.unwrap(), None);
     assert!(lease::renew(&*provider, Some(test.uuid), Some(hour)).await.unwrap().is_some());
+    assert!(planned(Some(hour)).is_empty());
     // Of a cluster that is yet to be made nothing is written.
     assert_eq!(lease::renew(&*provider, None, Some(hour)).await.unwrap(), None);
 }

@@ -25,6 +25,7 @@ async fn rename_now(cluster: &mut Cluster, renamed: Inventory, prefix: &str) -> 
     if observed.uuid.is_none() {
         return Err(not_there(&cluster.inventory));
     }
+    observed.all_reached()?;
     for host in &renamed.hosts {
         if let Some(what) = observed.taken.get(&host.name) {
             return Err(crate::observed::foreign(&host.name, what));

@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::{
@@ -49,7 +48,7 @@ fn fresh() -> String {
     // Two random UUIDs have 244 random bits; their fixed bits are hashed away.
     use sha2::{Digest, Sha256};
     let seed = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
-    Sha256::digest(seed).iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(Sha256::digest(seed))
 }
 
 /// The ensemble's secret as a variable for playbooks; nothing where the engine has no ensemble of ours, or where a coordinator that
@@ -60,13 +59,17 @@ pub async fn of_ensemble(inventory: &Inventory, observed: &Observed, fleet: Opti
     }
     let path = engine::ENSEMBLE_SECRET;
     let there = observed.hosts.iter().filter(|h| h.id.role() == Role::Coordinator && h.state != HostState::Unfinished);
-    let answers = join_all(there.map(|host| async move {
+    let asks = there.map(|host| async move {
         let fleet = fleet.filter(|_| host.state == HostState::Running)?;
         let argv = ["sh", "-c", SCRIPT, "sh", path];
         let ask = ask_host(fleet, host.id, Some("root"), &argv);
         parse(&tokio::time::timeout(ANSWER_TIMEOUT, ask).await.ok()?.ok()?)
-    }));
-    choose(&answers.await).map(|secret| (VARIABLE.to_owned(), secret.into()))
+    });
+    let answers = match fleet {
+        Some(fleet) => fleet.all(asks).await,
+        None => asks.map(|_| None).collect(),
+    };
+    choose(&answers).map(|secret| (VARIABLE.to_owned(), secret.into()))
 }
 
 #[cfg(test)]

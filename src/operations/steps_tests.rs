@@ -7,19 +7,24 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
+use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 
-use super::steps::Steps;
+use super::{
+    Phases,
+    converge::{Converge, OnHosts},
+};
 use crate::{
     error::Result,
     identity::ClusterId,
     inventory::{Group, HostId, Inventory},
     observed::Observed,
-    plan::{self, Basis, Digest, PlanFile, StageKind, Step},
+    plan::{self, Basis, Digest, Plan, PlanFile, Step},
     provider::{
         Holder, Machines, Provider,
         memory::{Machine, Memory, World},
     },
+    report::{Human, Reporter},
 };
 
 const PREFIXES: [&str; 3] = ["one", "two", "taken"];
@@ -42,8 +47,51 @@ impl Remembered {
     }
 }
 
-/// As `up` goes, without what is done on the hosts themselves.
-async fn up(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> ClusterId) -> Result<()> {
+/// Hosts on which nothing is done, but for their resizes, which are the provider's.
+struct NoHosts<'a, U> {
+    provider: &'a Memory,
+    wanted: &'a Inventory,
+    uuid: U,
+    observed: Observed,
+}
+
+impl<U: Fn() -> ClusterId + Send> OnHosts for NoHosts<'_, U> {
+    fn found(&mut self, _: &Observed) {}
+    fn planned(&mut self, _: &Plan) -> Result<()> {
+        Ok(())
+    }
+    fn fetch<'a>(&'a mut self, _: &'a mut Phases) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn identity(&mut self, observed: &Observed) -> Result<(ClusterId, String)> {
+        Ok((observed.uuid.unwrap_or_else(&self.uuid), String::new()))
+    }
+    fn connect<'a>(&'a mut self, observed: Observed, _: &'a mut Phases) -> BoxFuture<'a, Result<Observed>> {
+        self.observed = observed.clone();
+        Box::pin(async { Ok(observed) })
+    }
+    fn resize<'a>(&'a mut self, steps: &'a [Step]) -> BoxFuture<'a, Result<Observed>> {
+        Box::pin(async move {
+            let (uuid, network) = (self.observed.uuid.unwrap(), self.observed.network.clone().unwrap());
+            let site = crate::provider::Site { uuid, inventory: self.wanted, observed: &self.observed, public_key: "" };
+            for step in steps {
+                self.provider.apply(step, &network, &site, &|_| ()).await?;
+            }
+            self.provider.settle().await
+        })
+    }
+    fn configure<'a>(&'a mut self, observed: &'a Observed, _: &'a mut Phases) -> BoxFuture<'a, Result<bool>> {
+        let named = |h: &crate::inventory::Host| observed.host(h.id).is_none_or(|o| o.name == h.name);
+        let other_names = !self.wanted.hosts.iter().all(named);
+        Box::pin(async move { Ok(other_names) })
+    }
+    fn renamed<'a>(&'a mut self, _: &'a Observed) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// `up`, without what is done on the hosts themselves.
+async fn up(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> ClusterId + Send) -> Result<()> {
     let holder = Holder { id: String::new(), text: String::new() };
     provider.hold(&holder).await?;
     let result = up_locked(provider, wanted, uuid).await;
@@ -51,23 +99,15 @@ async fn up(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> ClusterId)
     result
 }
 
-async fn up_locked(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> ClusterId) -> Result<()> {
-    let observed = provider.observe().await?;
-    let plan = plan::plan(wanted, &observed)?;
-    let (interrupted, say, done) = (AtomicBool::new(false), |_: String| (), |_: &Step| ());
-    let uuid = observed.uuid.unwrap_or_else(uuid);
-    let steps =
-        |observed| Steps { provider, inventory: wanted, observed, uuid, public_key: "", interrupted: &interrupted, say: &say, done: &done };
-    if plan.making().next().is_some() {
-        steps(&observed).before(&plan).await?;
-    }
-    let observed: Observed = provider.settle().await?;
-    let network = observed.network.clone().unwrap();
-    let site = crate::provider::Site { uuid, inventory: wanted, observed: &observed, public_key: "" };
-    for step in plan.of(&StageKind::Resize) {
-        provider.apply(step, &network, &site, &say).await?;
-    }
-    steps(&observed).renames(&plan, &network).await
+async fn up_locked(provider: &Memory, wanted: &Inventory, uuid: impl Fn() -> ClusterId + Send) -> Result<()> {
+    let (reporter, interrupted) = (Reporter::of(Human::kept(false, false)), AtomicBool::new(false));
+    let converge = Converge { provider, inventory: wanted, reporter: &reporter, interrupted: &interrupted };
+    let mut hosts = NoHosts { provider, wanted, uuid, observed: Observed::default() };
+    let (_, observed) = converge.run(&mut hosts, &mut Phases::default()).await?;
+    // What it ends with is what exists then, and not what was there before.
+    let is = |h: &crate::inventory::Host| observed.host(h.id).is_some_and(|o| o.name == h.name);
+    assert!(wanted.hosts.iter().all(is), "{observed:?}");
+    Ok(())
 }
 
 #[derive(Debug, Clone)]
@@ -172,7 +212,7 @@ proptest! {
 #[test]
 fn killed_at_every_point_the_next_run_goes_on() {
     let run = |prefix, brokers, size, killed_at| Run { machine: 0, prefix, brokers, clients: 1, size, killed_at, races: false };
-    for at in 0..80 {
+    for at in 0..100 {
         // The first run, a growth, a rename and a resize, each killed at this point.
         converges(&[run(0, 3, 0, Some(at))], &run(0, 3, 0, None));
         converges(&[run(0, 3, 0, None), run(1, 5, 1, Some(at))], &run(1, 5, 1, None));
@@ -203,7 +243,7 @@ async fn plan_file(provider: &Memory, wanted: &Inventory) -> Result<PlanFile> {
 }
 
 /// As `up --plan` goes.
-async fn up_as_planned(provider: &Memory, wanted: &Inventory, file: &PlanFile, uuid: impl Fn() -> ClusterId) -> Result<()> {
+async fn up_as_planned(provider: &Memory, wanted: &Inventory, file: &PlanFile, uuid: impl Fn() -> ClusterId + Send) -> Result<()> {
     let holder = Holder { id: String::new(), text: String::new() };
     provider.hold(&holder).await?;
     let run = async {
@@ -289,7 +329,7 @@ proptest! {
 #[test]
 fn a_plan_that_was_killed_at_any_point_is_not_applied_twice() {
     let run = |prefix, brokers, size| Run { machine: 0, prefix, brokers, clients: 1, size, killed_at: None, races: false };
-    for at in 0..80 {
+    for at in 0..100 {
         a_plan_is_applied_as_it_is_or_not_at_all(&[], &run(0, 3, 0), None, Some(at));
         a_plan_is_applied_as_it_is_or_not_at_all(&[run(0, 3, 0)], &run(1, 5, 1), None, Some(at));
     }

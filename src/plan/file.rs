@@ -39,7 +39,7 @@ pub struct Digest(String);
 impl Digest {
     /// Of some bytes.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        Self(Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect())
+        Self(hex::encode(Sha256::digest(bytes)))
     }
 
     /// Its first twelve digits, for people.

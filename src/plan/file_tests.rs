@@ -177,7 +177,7 @@ fn only_its_owner_reads_a_plan() {
 fn step() -> impl Strategy<Value = Step> {
     let text = "[ -~äß\u{202e}\n]{0,12}";
     let host = (1..200u16, text, text, text).prop_map(|(i, a, b, c)| (broker(i), a, b, c));
-    (host, 0..11u8).prop_map(|((id, name, a, b), kind)| match kind {
+    (host, 0..12u8).prop_map(|((id, name, a, b), kind)| match kind {
         0 => Step::CreateNetwork,
         1 => Step::Create { id, name, about: a },
         2 => Step::Replace { id, name, why: a },
@@ -186,6 +186,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => Step::Attach { id, name, volume: a },
         6 => Step::PlantKey { id, name },
         7 => Step::Task { id, name, task: a.clone(), place: b, item: Some(a), diff: None },
+        11 => Step::SetEnd { ttl_s: u64::from(id.index) },
         8 => Step::RemoveNames { names: [name, a, b].into() },
         9 => {
             let open = |source: String| Opening { protocol: "tcp".into(), from_port: 22, to_port: 23, source };

@@ -11,7 +11,7 @@ pub use step::Step;
 
 use crate::{
     error::{Error, Result},
-    inventory::{HostId, Inventory},
+    inventory::{HostId, Inventory, Ports},
     observed::{HostState, Observed, foreign},
 };
 
@@ -45,11 +45,15 @@ fn split_shape(shape: &str) -> (&str, Option<u16>) {
 fn same_shape(is: &str, inventory: &Inventory) -> Result<()> {
     let wanted = inventory.shape();
     let ((is_kind, is_number), (wanted_kind, wanted_number)) = (split_shape(is), split_shape(&wanted));
+    let ((is_kind, is_ports), (wanted_kind, wanted_ports)) = (Ports::split(is_kind), Ports::split(wanted_kind));
     // What was made before numbers were written down did not tell the combined mode either.
     let same = is_kind == wanted_kind || (is_number.is_none() && wanted_kind.strip_suffix("-combined") == Some(is_kind));
     if !same {
         return Err(Error::failed(format!("the cluster runs `{is}`, the inventory wants `{wanted}`: nothing was touched"))
             .hint("another engine or mode reads none of what is there: topics, records and offsets would be lost. Copy what you need with a client to a second cluster (another `cluster:` and `prefix:`); or `septet down`, then `septet up`"));
+    }
+    if is_ports != wanted_ports {
+        return Err(other_ports(&is_ports, &wanted_ports));
     }
     match (is_number, wanted_number) {
         (Some(is), Some(wanted)) if is != wanted => {
@@ -61,6 +65,20 @@ fn same_shape(is: &str, inventory: &Inventory) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The error that a cluster listens on other ports than those of the inventory.
+fn other_ports(is: &[(&'static str, u16)], wanted: &[(&'static str, u16)]) -> Error {
+    let of = |list: &[(&str, u16)], key: &str| list.iter().find(|(k, _)| *k == key).map(|(_, p)| *p).or_else(|| Ports::usual(key));
+    let differs = |key: &&str| of(is, key) != of(wanted, key);
+    let said = |list, name: &str| {
+        let all = Ports::KEYS.iter().map(|(k, _)| *k).filter(differs);
+        let all: Vec<String> = all.map(|k| format!("{k} {}", of(list, k).unwrap_or_default())).collect();
+        format!("{name} {}", all.join(", "))
+    };
+    Error::failed(format!("{}, {}: nothing was touched", said(is, "the cluster has"), said(wanted, "the inventory wants"))).hint(
+        "hosts would look for each other at the old ports during the change: put the values back under `vars:`, or make a second cluster (another `cluster:` and `prefix:`)",
+    )
 }
 
 /// Makes the plan.
@@ -332,6 +350,22 @@ mod tests {
         refused(Some("apache-kraft-5"), &kraft, &["the cluster has 5 coordinators, the inventory wants 3", "put `count: 5`"]);
         refused(Some("bundled-1"), &bundled, &["the cluster has 1 coordinators", "second cluster"]);
         refused(Some("apache-kraft-combined-5"), &both, &["the cluster has 5 brokers that are controllers too"]);
+        let ports = |vars: &str| {
+            let text = format!("cluster: c\nprefix: p\nvars: {{{vars}}}\n");
+            Inventory::parse(std::path::Path::new("i.yml"), &text).unwrap()
+        };
+        let (other, default) = (ports("kafka_port: 9192, zookeeper_port: 2182"), ports("kafka_port: 9092"));
+        assert_eq!((other.shape().as_str(), default.shape().as_str()), ("bundled-k9192-z2182-3", "bundled-3"));
+        assert!(other.shape().parse::<crate::identity::Shape>().is_ok());
+        assert_eq!(planned(Some("bundled-k9192-z2182-3"), &other), Ok(String::new()));
+        assert_eq!(planned(Some("bundled-3"), &default), Ok(String::new()));
+        let said = ["the cluster has kafka_port 9092, zookeeper_port 2181, the inventory wants kafka_port 9192, zookeeper_port 2182"];
+        refused(Some("bundled-3"), &other, &said);
+        refused(
+            Some("bundled-k9192-3"),
+            &bundled,
+            &["the cluster has kafka_port 9192, the inventory wants kafka_port 9092: nothing was touched"],
+        );
         // Who is missing of the recorded number is made again.
         let mut o = observed(&kraft);
         o.engine = Some("apache-kraft-3".into());

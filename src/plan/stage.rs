@@ -27,6 +27,8 @@ pub enum Reason {
     DataDetached,
     /// the provider has other settings than the inventory
     OtherSettings,
+    /// the cluster has no end, or one that has passed
+    NoEnd,
     /// it has another name than the inventory wants
     OtherName,
     /// it refuses the login key
@@ -63,6 +65,8 @@ pub enum StageKind {
     Settings,
     /// hosts that are made, started or attached
     Hosts,
+    /// when the cluster ends by itself
+    Lease,
     /// the login key
     Keys,
     /// kinds of machines
@@ -89,12 +93,13 @@ impl StageKind {
             Self::Network => 0,
             Self::Settings => 1,
             Self::Hosts => 2,
-            Self::Keys => 3,
-            Self::Resize => 4,
-            Self::Configure => 5,
-            Self::Play { .. } => 6,
-            Self::Rename => 7,
-            Self::Names => 8,
+            Self::Lease => 3,
+            Self::Keys => 4,
+            Self::Resize => 5,
+            Self::Configure => 6,
+            Self::Play { .. } => 7,
+            Self::Rename => 8,
+            Self::Names => 9,
         }
     }
 
@@ -181,9 +186,11 @@ impl Plan {
         StageKind::MAKING.iter().flat_map(|kind| self.of(kind))
     }
 
-    /// The steps that are the provider's: what is known without looking into hosts.
+    /// The steps that bring what the provider has to what the inventory wants: what is known without looking into hosts.
     pub fn of_provider(&self) -> Plan {
-        let is_inside = |k: &StageKind| matches!(k, StageKind::Keys | StageKind::Configure | StageKind::Play { .. } | StageKind::Names);
+        let is_inside = |k: &StageKind| {
+            matches!(k, StageKind::Lease | StageKind::Keys | StageKind::Configure | StageKind::Play { .. } | StageKind::Names)
+        };
         Plan { stages: self.stages.iter().filter(|s| !is_inside(&s.kind)).cloned().collect() }
     }
 

@@ -1,10 +1,11 @@
 //! Steps between what exists and what is wanted, as values.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock,
     inventory::HostId,
     observed::{Adjustment, Opening},
 };
@@ -70,6 +71,11 @@ pub enum Step {
     },
     /// something that is mended in place
     Adjust(Adjustment),
+    /// the time at which the cluster ends by itself: so long after `up` begins
+    SetEnd {
+        /// In seconds.
+        ttl_s: u64,
+    },
     /// the login key of this state directory, on a host that does not accept it yet
     PlantKey {
         /// Identity: group and index.
@@ -131,7 +137,7 @@ impl Step {
             | Step::Configure { id, .. }
             | Step::Task { id, .. }
             | Step::Rename { id, .. } => Some(*id),
-            Step::CreateNetwork | Step::Adjust(_) | Step::RemoveNames { .. } => None,
+            Step::CreateNetwork | Step::Adjust(_) | Step::SetEnd { .. } | Step::RemoveNames { .. } => None,
         }
     }
 }
@@ -172,12 +178,19 @@ impl fmt::Display for Step {
                 let list: Vec<String> = tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 write!(f, "~ tags of {name}: {}", list.join(", "))
             }
+            Step::Adjust(Adjustment::DataEnds { name, ends: true, .. }) => {
+                write!(f, "~ data of {name}: goes with its host at the end of the cluster's life")
+            }
+            Step::Adjust(Adjustment::DataEnds { name, ends: false, .. }) => write!(f, "~ data of {name}: outlives its host"),
             Step::Adjust(Adjustment::Data { name, paths, .. }) if paths.is_empty() => {
                 write!(f, "~ host {name}: write down where its data lies")
             }
             Step::Adjust(Adjustment::Data { name, paths, .. }) => write!(f, "~ host {name}: data in {} too", paths.join(", ")),
             Step::Adjust(Adjustment::Surplus { name, reference }) => {
                 write!(f, "- host {name} ({reference}): a second one in its place")
+            }
+            Step::SetEnd { ttl_s } => {
+                write!(f, "~ cluster: ends by itself {} after `up`", clock::span(Duration::from_secs(*ttl_s)))
             }
             Step::PlantKey { name, .. } => write!(f, "~ host {name}: add the login key of this state directory"),
             Step::Configure { name, .. } => write!(f, "~ host {name}: configure"),

@@ -2,12 +2,9 @@
 //!
 //! Invariant: a host that waits is woken by the last one that arrives, leaves or fails; a worker that ends in any way has left.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::inventory::HostId;
 
@@ -15,13 +12,38 @@ use crate::inventory::HostId;
 struct Progress {
     /// tasks that each host has reached, until it leaves
     reached: BTreeMap<HostId, usize>,
-    failed: bool,
+    /// hosts by the tasks that they have reached: who is last is known without asking all
+    hosts: BTreeMap<usize, usize>,
+    /// the first task that a host failed
+    failed: Option<usize>,
+}
+
+impl Progress {
+    /// Tasks that all hosts that are left have reached.
+    fn all_reached(&self) -> usize {
+        self.hosts.first_key_value().map_or(usize::MAX, |(reached, _)| *reached)
+    }
+
+    /// Whether a task before this one failed. Of that one itself all hosts have their part, whichever was quickest.
+    fn ends_before(&self, task: usize) -> bool {
+        self.failed.is_some_and(|failed| failed < task)
+    }
+
+    /// A host that was at `from` is at `to`; `None`: not among the hosts.
+    fn moved(&mut self, from: Option<usize>, to: Option<usize>) {
+        if let Some(count) = from.and_then(|from| self.hosts.get_mut(&from)) {
+            *count -= 1;
+        }
+        self.hosts.retain(|_, count| *count > 0);
+        if let Some(to) = to {
+            *self.hosts.entry(to).or_default() += 1;
+        }
+    }
 }
 
 /// The hosts of a batch.
 pub struct Lockstep {
-    progress: Mutex<Progress>,
-    changed: Notify,
+    progress: watch::Sender<Progress>,
     /// `--forks`: hosts that work at a time
     limit: Arc<Semaphore>,
 }
@@ -29,39 +51,35 @@ pub struct Lockstep {
 impl Lockstep {
     /// All hosts, before their first task.
     pub fn new(hosts: impl Iterator<Item = HostId>, limit: Arc<Semaphore>) -> Self {
-        let reached = hosts.map(|id| (id, 0)).collect();
-        Self { progress: Mutex::new(Progress { reached, failed: false }), changed: Notify::new(), limit }
+        let mut progress = Progress { reached: hosts.map(|id| (id, 0)).collect(), ..Progress::default() };
+        progress.hosts.insert(0, progress.reached.len());
+        progress.hosts.retain(|_, count| *count > 0);
+        Self { progress: watch::Sender::new(progress), limit }
     }
 
-    fn update<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
-        let out = change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_waiters();
+    /// Hosts that wait are woken only where that is news for them: the last one arrived, or one failed.
+    fn update<T: Default>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
+        let mut out = T::default();
+        self.progress.send_if_modified(|p| {
+            let before = (p.all_reached(), p.failed);
+            out = change(p);
+            before != (p.all_reached(), p.failed)
+        });
         out
     }
 
-    /// Waits until all hosts that are left have come as far. `None`: one of them failed.
+    /// Waits until all hosts that are left have come as far. `None`: one of them failed before.
     async fn arrive(&self, id: HostId) -> Option<OwnedSemaphorePermit> {
+        let mut progress = self.progress.subscribe();
         let mine = self.update(|p| {
-            let mine = p.reached.entry(id).or_default();
-            *mine += 1;
-            *mine
+            let from = p.reached.get(&id).copied();
+            let mine = from.unwrap_or_default() + 1;
+            p.reached.insert(id, mine);
+            p.moved(from, Some(mine));
+            mine
         });
-        loop {
-            let woken = self.changed.notified();
-            tokio::pin!(woken);
-            woken.as_mut().enable();
-            let (failed, ready) = {
-                let p = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-                (p.failed, p.reached.values().all(|r| *r >= mine))
-            };
-            if failed {
-                return None;
-            }
-            if ready {
-                return self.limit.clone().acquire_owned().await.ok();
-            }
-            woken.await;
-        }
+        let ended = progress.wait_for(|p| p.ends_before(mine) || p.all_reached() >= mine).await.ok()?.ends_before(mine);
+        if ended { None } else { self.limit.clone().acquire_owned().await.ok() }
     }
 }
 
@@ -87,18 +105,26 @@ impl Member {
 
     /// This host failed: no other begins another task.
     pub fn fail(&self) {
-        self.lockstep.update(|p| p.failed = true);
+        self.lockstep.update(|p| {
+            let task = p.reached.get(&self.id).copied().unwrap_or_default();
+            p.failed = Some(p.failed.map_or(task, |other| other.min(task)));
+        });
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.lockstep.update(|p| p.reached.remove(&self.id));
+        self.lockstep.update(|p| {
+            let from = p.reached.remove(&self.id);
+            p.moved(from, None);
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::inventory::Group;
 
@@ -108,7 +134,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_keeps_the_others_from_the_next_task() {
-        for permits in [1, 3] {
+        // Who is woken first is a matter of chance.
+        for permits in [1, 3].repeat(100) {
             let lockstep = Arc::new(Lockstep::new((1..=3).map(id), Arc::new(Semaphore::new(permits))));
             let began = Arc::new(Mutex::new(Vec::new()));
             let mut hosts = tokio::task::JoinSet::new();

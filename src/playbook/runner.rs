@@ -21,12 +21,12 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     events::{Event, Level},
-    inventory::{Host, HostId, Inventory, Role, magic_vars, own_vars, select},
+    inventory::{Host, HostId, Inventory, Role, common_magic_vars, magic_vars, own_vars, select},
     project::Project,
     rolling::{self, Gate},
     ssh::Fleet,
     stop,
-    template::{Hosts, Renderer, Vars},
+    template::{Hosts, HostsForTera, Layer, Renderer, Vars},
 };
 
 /// How a run is to be.
@@ -53,9 +53,9 @@ pub struct Options {
 #[derive(Debug, Clone, Default)]
 pub struct HostVars {
     /// those that others win over: defaults, and the inventory's up to the host's own
-    pub written: Vars,
-    /// those that nothing wins over: the host's identity
-    pub special: Vars,
+    pub written: Vec<Layer>,
+    /// those that nothing wins over: the host's identity, and what all hosts have in common
+    pub special: Vec<Layer>,
 }
 
 /// What became of the tasks of one host.
@@ -128,7 +128,7 @@ pub struct Shared {
     /// variables of all hosts, as `hostvars` shows them
     pub hosts: Arc<Hosts>,
     /// what only Tera's templates see
-    pub for_tera: Arc<Vars>,
+    pub for_tera: Arc<HostsForTera>,
     /// receiver of events
     pub events: mpsc::UnboundedSender<Event>,
     /// set when the user wants to stop after the task in hand
@@ -153,29 +153,24 @@ impl Runner {
     /// A runner. `common` are Septet's own variables for all hosts, `of_host` those of each, its address among them. They are below
     /// `septet.`, which nothing wins over, and under their bare names, which everything wins over.
     pub fn new(mut shared: Shared, common: &Vars, of_host: &BTreeMap<HostId, Vars>, gate: Option<Arc<dyn Gate>>) -> Self {
-        let mut for_tera = Vars::new();
+        let given = Layer::written(shared.inventory.vars.clone());
+        let extra = Layer::written(shared.options.extra_vars.clone());
+        let mut in_common = common_magic_vars(&shared.inventory);
+        in_common.insert("ansible_check_mode".into(), shared.options.check.into());
+        let (common_layer, in_common) = (Layer::written(common.clone()), Layer::shared(in_common));
         for host in &shared.inventory.hosts {
+            let mut own = of_host.get(&host.id).cloned().unwrap_or_default();
+            own.extend(own_vars(&shared.inventory, host));
             let mut septet = common.clone();
-            septet.extend(of_host.get(&host.id).cloned().unwrap_or_default());
-            septet.extend(own_vars(&shared.inventory, host));
-            let mut special = magic_vars(&shared.inventory, host);
-            let mut written = septet.clone();
-            let mut given = shared.inventory.vars.clone();
-            given.extend(host.vars.clone());
-            written.extend(given.clone());
-            special.insert("septet".into(), septet.into());
-            special.insert("ansible_check_mode".into(), shared.options.check.into());
-            let mut all = written.clone();
-            all.extend(shared.options.extra_vars.clone());
-            all.extend(special.clone());
-            // Tera cannot ask: it sees another host's given variables and identity.
-            given.insert("septet".into(), special["septet"].clone());
-            given.insert("inventory_hostname".into(), host.name.clone().into());
-            for_tera.insert(host.name.clone(), rendered(given, &all, &shared.options).into());
-            shared.hosts.set(&host.name, all, Vars::new());
+            septet.extend(own.clone());
+            let mut identity = magic_vars(&shared.inventory, host);
+            identity.insert("septet".into(), septet.into());
+            let written = vec![common_layer.clone(), Layer::written(own), given.clone(), Layer::written(host.vars.clone())];
+            let special = vec![in_common.clone(), Layer::written(identity)];
+            shared.hosts.set(&host.name, [written.as_slice(), std::slice::from_ref(&extra), &special].concat());
             shared.host_vars.insert(host.id, HostVars { written, special });
         }
-        shared.for_tera = Arc::new([("hostvars".to_owned(), for_tera.into())].into_iter().collect());
+        shared.for_tera = Arc::new(for_tera(&shared, given, extra));
         let states = shared.inventory.hosts.iter().map(|h| (h.id, Arc::default())).collect();
         Self { shared: Arc::new(shared), gate, states }
     }
@@ -295,7 +290,7 @@ impl Runner {
     /// Some of a play's hosts side by side. `dry_run`: compare only, without events.
     async fn batch(&self, play: &Play, (all, hosts): (&[Host], &[Host]), dry_run: bool, recap: &mut Recap) {
         let names = |hosts: &[Host]| hosts.iter().map(|h| h.name.clone()).collect::<Vec<_>>();
-        let part = Arc::new(worker::Part { hosts: names(all), batch: names(hosts), dry_run });
+        let part = Arc::new(worker::Part::new(play, &names(all), &names(hosts), &self.shared.options.extra_vars, dry_run));
         let limit = Arc::new(Semaphore::new(if self.shared.options.forks == 0 { hosts.len().max(1) } else { self.shared.options.forks }));
         let mut running = tokio::task::JoinSet::new();
         let play = Arc::new(play.clone());
@@ -320,12 +315,8 @@ impl Runner {
                 let _ = shared.events.send(Event::Host { host: host.name.clone(), play: play.name.clone() });
                 let (counts, pending) = worker::play(&shared, &play, &part, &host, &mut state, member).await;
                 if let Some(given) = shared.host_vars.get(&host.id) {
-                    let mut all = given.written.clone();
-                    all.extend(shared.options.extra_vars.clone());
-                    all.extend(given.special.clone());
-                    let mut seen = state.seen();
-                    seen.retain(|k, _| !given.special.contains_key(k) && !shared.options.extra_vars.contains_key(k));
-                    shared.hosts.set(&host.name, all, seen);
+                    let learnt = [state.facts(), state.registered(), part.extra()];
+                    shared.hosts.set(&host.name, [&given.written, learnt.as_slice(), &given.special].concat());
                 }
                 Ended { id: host.id, counts, pending }
             });
@@ -376,17 +367,35 @@ impl rolling::Work for RollingPlay<'_> {
     }
 }
 
-/// What others see of what was given for a host, rendered with the host's own variables. What needs more is left out.
-fn rendered(given: Vars, all: &Vars, options: &Options) -> Vars {
-    let renderer = Renderer::new(all);
-    let value = |k: &String, v: Value| match v {
-        // Of Septet's own, what cannot be rendered here is left out one by one.
-        Value::Object(o) if k == "septet" => {
-            Some(Value::Object(o.into_iter().filter_map(|(k, v)| renderer.value(&v).ok().map(|v| (k, v))).collect()))
-        }
-        v => renderer.value(options.extra_vars.get(k).unwrap_or(&v)).ok(),
-    };
-    given.into_iter().filter_map(|(k, v)| value(&k, v).map(|v| (k, v))).collect()
+/// What Tera's templates see of other hosts, since they cannot ask: what was given for a host, and its identity, rendered with the
+/// host's own variables. What needs more is left out.
+fn for_tera(shared: &Shared, given: Layer, extra: Layer) -> HostsForTera {
+    let with_vars = |h: &Host| shared.host_vars.get(&h.id).map(|vars| (h.name.clone(), vars.clone()));
+    let hosts: Vec<(String, HostVars)> = shared.inventory.hosts.iter().filter_map(with_vars).collect();
+    HostsForTera::new(move || {
+        let of_host = |(name, vars): &(String, HostVars)| {
+            let renderer = Renderer::over([vars.written.as_slice(), std::slice::from_ref(&extra), &vars.special].concat());
+            let own = vars.written.last().into_iter().flat_map(|l| l.vars());
+            let identity = vars.special.last().into_iter().flat_map(|l| l.vars());
+            let identity = identity.filter(|(k, _)| matches!(k.as_str(), "septet" | "inventory_hostname"));
+            let mut all = Vars::new();
+            for (k, v) in given.vars().iter().chain(own).chain(identity) {
+                let rendered = match v {
+                    // Of Septet's own, what cannot be rendered here is left out one by one.
+                    Value::Object(o) if k == "septet" => {
+                        Some(Value::Object(o.iter().filter_map(|(k, v)| renderer.value(v).ok().map(|v| (k.clone(), v))).collect()))
+                    }
+                    v => renderer.value(extra.vars().get(k).unwrap_or(v)).ok(),
+                };
+                match rendered {
+                    Some(value) => all.insert(k.clone(), value),
+                    None => all.remove(k),
+                };
+            }
+            (name.clone(), Value::Object(all))
+        };
+        Value::Object(hosts.iter().map(of_host).collect())
+    })
 }
 
 /// Whether a task is wanted by its tags.

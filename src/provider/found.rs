@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::marks::{Expiry, Marks};
-use crate::identity::ClusterId;
+use crate::{clock, identity::ClusterId};
 
 /// Something that carries a cluster's identity.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +18,7 @@ pub struct Thing {
     pub running: bool,
     /// when it was made, in seconds since 1970
     pub made_s: Option<u64>,
-    /// what it costs while it runs, in USD per hour; `None` where that is not known or nothing is paid
+    /// what it costs now, in USD per hour; `None` where that is not known or nothing is paid
     pub hourly: Option<f64>,
 }
 
@@ -36,12 +36,14 @@ pub struct Found {
     /// hosts that run
     pub running: usize,
     /// when the oldest of its things was made, in seconds since 1970
+    #[serde(rename = "made", serialize_with = "clock::serialize_some_s")]
     pub made_s: Option<u64>,
     /// when it expires; `None`: never by itself
+    #[serde(rename = "expires", serialize_with = "clock::serialize_some_s")]
     pub expires_s: Option<u64>,
-    /// USD per hour of the hosts that run now
+    /// USD per hour of the hosts that run, their addresses, and volumes
     pub hourly: Option<f64>,
-    /// USD that these hosts have cost since they were started, by list prices
+    /// USD that these have cost since hosts were started and volumes made, by list prices
     pub cost: Option<f64>,
 }
 
@@ -69,7 +71,7 @@ fn one(uuid: ClusterId, things: &[Thing], now_s: u64) -> Found {
     let names: BTreeSet<String> = things.iter().filter_map(|t| t.marks.name.as_ref().map(ToString::to_string)).collect();
     let hosts: BTreeSet<String> = things.iter().filter_map(|t| t.host.clone()).collect();
     let running = || things.iter().filter(|t| t.running);
-    let paid: Vec<(f64, u64)> = running().filter_map(|t| Some((t.hourly?, now_s.saturating_sub(t.made_s?)))).collect();
+    let paid: Vec<(f64, u64)> = things.iter().filter_map(|t| Some((t.hourly?, now_s.saturating_sub(t.made_s?)))).collect();
     let expires = things.iter().filter_map(|t| t.marks.expires).max();
     Found {
         name: (names.len() == 1).then(|| names.into_iter().next()).flatten(),
@@ -109,15 +111,15 @@ mod tests {
             thing(b, "school", Some("ann-kafka01"), None, 100, None),
             thing(a, "local", Some("peter-kafka01"), Some("5000"), 1000, Some(0.1)),
             thing(a, "local", Some("peter-zk01"), Some("5000"), 2800, Some(0.2)),
-            // A later end, written on a volume.
-            thing(a, "local", None, Some("9000"), 3000, None),
+            // A later end, written on a volume, which is paid for whether or not its host runs.
+            thing(a, "local", None, Some("9000"), 1000, Some(0.05)),
         ];
         let found = clusters(things.into_iter(), 4600);
         assert_eq!(found.len(), 2);
         let f = &found[0];
         assert_eq!((f.name.as_deref(), f.prefix.as_deref(), f.hosts, f.running), (Some("local"), Some("peter"), 2, 2));
         assert_eq!((f.made_s, f.expires_s), (Some(1000), Some(9000)));
-        assert!((f.hourly.unwrap() - 0.3).abs() < 1e-9 && (f.cost.unwrap() - 0.2).abs() < 1e-9, "{f:?}");
+        assert!((f.hourly.unwrap() - 0.35).abs() < 1e-9 && (f.cost.unwrap() - 0.25).abs() < 1e-9, "{f:?}");
         assert_eq!((found[1].name.as_deref(), found[1].expires_s, found[1].cost), (Some("school"), None, None));
         // In the middle of a rename; an end that cannot be read is none.
         let two = vec![thing(a, "x", Some("old-zk01"), Some("soon"), 1, None), thing(a, "x", Some("new-zk02"), None, 1, None)];

@@ -276,7 +276,7 @@ impl Machines for Memory {
                 }
                 Step::Rename { id, to, .. } => self.rename(*id, site.uuid, to)?,
                 Step::CreateNetwork | Step::Attach { .. } | Step::Adjust(_) => {}
-                Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => {}
+                Step::SetEnd { .. } | Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => {}
             }
             self.point().await
         })

@@ -6,7 +6,9 @@ pub mod authorized;
 pub mod docker;
 #[cfg(feature = "ec2")]
 pub mod ec2;
+mod expiry;
 mod found;
+pub mod heartbeat;
 pub mod marks;
 pub mod static_hosts;
 
@@ -19,13 +21,16 @@ use std::{
 use futures_util::future::BoxFuture;
 
 pub use found::{Found, Thing, clusters};
+pub use heartbeat::Lost;
 use marks::{Expiry, Marks};
 use serde::Serialize;
 
 use crate::{
+    clock,
+    engine::listeners::{Listener, Purpose},
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
-    inventory::{HostId, Inventory, Metadata, ProviderSettings},
+    inventory::{HostId, Inventory, ProviderSettings, Role},
     observed::{Adjustment, Identity, Observed, ObservedHost, ObservedNetwork, Place, Resource, foreign},
     plan::Step,
     ssh::Endpoint,
@@ -92,6 +97,7 @@ pub struct Expired {
     /// its identity
     pub uuid: ClusterId,
     /// since when, in seconds since 1970
+    #[serde(serialize_with = "clock::serialize_s")]
     pub expires: u64,
 }
 
@@ -153,6 +159,10 @@ pub trait Provider: Send + Sync {
     fn hold<'a>(&'a self, _holder: &'a Holder) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })
     }
+    /// Waits until that right is lost, if it ever is.
+    fn lost(&self) -> BoxFuture<'_, Lost> {
+        Box::pin(std::future::pending())
+    }
     /// Gives that right back.
     fn release(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
@@ -174,6 +184,14 @@ pub trait Provider: Send + Sync {
     /// Automatic choices, for `-v`.
     fn chosen(&self) -> Option<String> {
         None
+    }
+    /// Hosts that exist before the cluster does, as they were last observed; none where the provider makes them.
+    fn given(&self) -> Vec<ObservedHost> {
+        Vec::new()
+    }
+    /// Hosts that the last listing left out, each with the reason, where that was asked for: they could not be reached.
+    fn left_out(&self) -> Vec<String> {
+        Vec::new()
     }
     /// What of the settings is better known, whatever is done.
     fn warnings(&self) -> Vec<String> {
@@ -276,20 +294,21 @@ pub fn open(inventory: &Inventory) -> Result<Arc<dyn Provider>> {
 }
 
 /// Ports of a host that are published: inner port, and its place behind the first published one.
-pub fn published_ports(id: HostId, metadata: Metadata) -> Vec<(u16, u16)> {
-    use crate::inventory::Role;
-    match id.role() {
-        Role::Control => vec![(22, id.index - 1)],
-        // Controllers serve brokers only.
-        Role::Coordinator if metadata == Metadata::Kraft => Vec::new(),
-        Role::Plain => Vec::new(),
-        Role::Coordinator => vec![(2181, 10 + id.index - 1)],
-        Role::Broker => vec![(EXTERNAL_PORT, 20 + id.index - 1)],
-    }
+pub fn published_ports(id: HostId, listeners: &[Listener]) -> Vec<(u16, u16)> {
+    let role = id.role();
+    let place = |l: &Listener| match l.purpose {
+        Purpose::Zookeeper => Some(10),
+        Purpose::External => Some(20),
+        // These serve the cluster's own hosts only.
+        Purpose::Kafka | Purpose::Controller | Purpose::Followers | Purpose::Election => None,
+    };
+    let ssh = (role == Role::Control).then_some((SSH_PORT, id.index - 1));
+    let served = listeners.iter().filter(|l| l.role == role).filter_map(|l| Some((l.port, place(l)? + id.index - 1)));
+    ssh.into_iter().chain(served).collect()
 }
 
-/// Port of the brokers' second listener, the one for clients outside of the cluster's network.
-pub const EXTERNAL_PORT: u16 = 19092;
+/// Where hosts of the providers' own listen for SSH.
+pub const SSH_PORT: u16 = 22;
 
 /// How many ports a cluster may publish.
 pub const PORTS_PER_CLUSTER: u16 = 120;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 pub use human::{Color, Human};
 pub use json::{JsonLines, line as event_line};
-pub use tables::{health_table, hosts_table, phases_table, plain_table, recap_table};
+pub use tables::{counted, health_table, hosts_table, phases_table, plain_table, recap_table};
 pub use trace::{Trace, init as init_tracing};
 
 use crate::{

@@ -10,6 +10,11 @@ use crate::{
     visible::{visible, visible_line},
 };
 
+/// A number with what it counts, in the plural where it is not one.
+pub fn counted(n: usize, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A table without lines.
 pub fn plain_table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut t = Table::new();

@@ -5,9 +5,10 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::future::join_all;
 use russh::keys::PrivateKey;
 use septet_agent_protocol::{Action, STATE_DIR, STORE_DIR};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::{
     AgentSession, Connection, Own, SshError,
@@ -48,8 +49,29 @@ pub struct Fleet {
     agents: BTreeMap<HostId, Program>,
     slots: BTreeMap<HostId, Mutex<Slot>>,
     down: BTreeMap<HostId, &'static str>,
+    /// hosts that are asked at the same time, at the most
+    at_once: usize,
     /// blobs that the control host has, by digest
     at_control: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+}
+
+/// Hosts that are asked at the same time where `--forks` is 0.
+const AT_ONCE: usize = 64;
+
+/// Hosts that are asked at the same time, at the most, with this `--forks`.
+pub fn at_once(forks: usize) -> usize {
+    if forks == 0 { AT_ONCE } else { forks }
+}
+
+/// Runs futures, so many at a time; their results in order.
+pub async fn all<F: Future>(at_once: usize, asks: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let limit = Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS));
+    let one = async |ask: F| {
+        // Never closed.
+        let _turn = limit.acquire().await;
+        ask.await
+    };
+    join_all(asks.into_iter().map(one)).await
 }
 
 /// An agent that was installed and cannot be started.
@@ -69,7 +91,16 @@ impl Fleet {
     /// A fleet; nothing is connected yet. Each host has the agent for its architecture.
     pub fn new(endpoints: BTreeMap<HostId, Endpoint>, user: &str, key: Arc<PrivateKey>, agents: BTreeMap<HostId, Program>) -> Self {
         let slots = endpoints.keys().map(|id| (*id, Mutex::default())).collect();
-        Self { endpoints, user: user.to_owned(), key, agents, slots, down: BTreeMap::new(), at_control: Mutex::default() }
+        Self {
+            endpoints,
+            user: user.to_owned(),
+            key,
+            agents,
+            slots,
+            down: BTreeMap::new(),
+            at_once: at_once(0),
+            at_control: Mutex::default(),
+        }
     }
 
     /// Where a host is.
@@ -81,6 +112,17 @@ impl Fleet {
     pub fn with_down(mut self, down: BTreeMap<HostId, &'static str>) -> Self {
         self.down = down;
         self
+    }
+
+    /// `--forks`; 0 for the usual number.
+    pub fn with_forks(mut self, forks: usize) -> Self {
+        self.at_once = at_once(forks);
+        self
+    }
+
+    /// What hosts are asked, not of more of them at the same time than is allowed; answers in the order of the questions.
+    pub async fn all<F: Future>(&self, asks: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+        all(self.at_once, asks).await
     }
 
     fn through_jump(&self, why: &SshError) -> SshError {
@@ -146,7 +188,6 @@ impl Fleet {
         }
         let program = self.agents.get(&id).ok_or_else(|| SshError::Agent("there is none for this host's architecture".into()))?;
         let mut started = self.begin(id, &connection, program, become_user).await;
-        // Also where the session that installed the agent has not ended yet.
         if matches!(started, Err(Start::Failed(SshError::Sessions))) {
             let another = self.open(id, endpoint).await?;
             slot.further.push(another.clone());
@@ -240,5 +281,34 @@ impl Fleet {
                 c.close().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_hosts_are_asked_at_a_time_than_allowed_and_answers_keep_their_order() {
+        for limit in [1, 3, 100] {
+            let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let asks = (0..20usize).map(|n| {
+                let (running, most) = (&running, &most);
+                async move {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    // The first end last.
+                    for _ in n..20 {
+                        tokio::task::yield_now().await;
+                    }
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    n
+                }
+            });
+            assert!(all(limit, asks).await.into_iter().eq(0..20));
+            assert_eq!(most.into_inner(), limit.min(20));
+        }
+        assert_eq!((at_once(0), at_once(7)), (AT_ONCE, 7));
     }
 }

@@ -48,6 +48,11 @@ pub fn cluster_key(id: ClusterId) -> Result<(Arc<PrivateKey>, bool)> {
     Ok((Arc::new(key), true))
 }
 
+/// A key that no host knows, for hosts that are reached with the user's own keys.
+pub fn unknown_key() -> Result<Arc<PrivateKey>> {
+    PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).map(Arc::new).map_err(broken)
+}
+
 /// A key's public half, as for `authorized_keys`.
 pub fn public_line(key: &PrivateKey) -> Result<String> {
     key.public_key().to_openssh().map_err(broken)

@@ -47,7 +47,7 @@ mod tests {
     };
 
     fn digest(bytes: &[u8]) -> String {
-        Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+        hex::encode(Sha256::digest(bytes))
     }
 
     fn receive(state: &Path, dir: &str, bytes: &[u8], digest: &str, lands: Lands) -> Output {

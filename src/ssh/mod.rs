@@ -7,6 +7,7 @@ mod agent;
 mod blob;
 mod client;
 mod fleet;
+mod jumps;
 pub mod keys;
 mod landing;
 mod open_own;
@@ -28,7 +29,8 @@ use std::{
 use self::client::{Channel, Client, Expected};
 pub use agent::{AgentSession, Pending, quote};
 pub use blob::{Blob, BlobSource};
-pub use fleet::{Endpoint, Fleet};
+pub use fleet::{Endpoint, Fleet, all, at_once};
+pub use jumps::Jumps;
 pub use landing::Lands;
 pub use own::{Ask, Own};
 pub use relay::Cargo;
@@ -46,6 +48,9 @@ use crate::visible::Secret;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a host to open a channel and to start a command in it.
 const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pauses before a session that was refused is asked for again.
+const SESSION_PAUSES: [Duration; 4] =
+    [Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(100), Duration::from_millis(300)];
 /// Time for saying goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is shown of a command in an error.
@@ -134,8 +139,8 @@ pub struct Connection {
     pub user: String,
     /// for `sudo`, where it asks for a password
     password: Option<Secret>,
-    /// the connections that this one runs through
-    _through: Vec<Connection>,
+    /// the connection that this one runs through
+    _through: Option<Arc<Connection>>,
 }
 
 /// Why a command ended.
@@ -263,7 +268,7 @@ impl Connection {
         let mut handle = connected.map_err(&explain)?;
         let login = handle.authenticate_publickey(user, PrivateKeyWithHashAlg::new(key.clone(), None)).await.map_err(&explain)?;
         match login {
-            AuthResult::Success => Ok(Self { handle, signer, open_failure, user: user.to_owned(), password: None, _through: Vec::new() }),
+            AuthResult::Success => Ok(Self { handle, signer, open_failure, user: user.to_owned(), password: None, _through: None }),
             AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() => {
                 Err(SshError::Unreachable(format!("{place}: the connection ended during login")))
             }
@@ -300,14 +305,26 @@ impl Connection {
         }
     }
 
+    /// Opens a session. OpenSSH counts one that has ended for as long as it has not gone through all that it read in one go, so
+    /// a session that is opened right behind the end of another may be refused though there is room: what is refused is asked
+    /// for again, a few times.
+    async fn open_session(&self) -> Result<Channel, SshError> {
+        let mut pauses = SESSION_PAUSES.iter();
+        loop {
+            match (self.handle.channel_open_session().await, pauses.next()) {
+                (Ok(channel), _) => return Ok(channel),
+                (Err(russh::Error::ChannelOpenFailure(_)), Some(pause)) => tokio::time::sleep(*pause).await,
+                (Err(russh::Error::ChannelOpenFailure(_)), None) => return Err(SshError::Sessions),
+                (Err(other), _) => return Err(SshError::Lost(other.to_string())),
+            }
+        }
+    }
+
     /// Opens a channel and starts a command in it.
     async fn start(&self, command: &str, with_agent: bool) -> Result<Channel, SshError> {
         let lost = |e: russh::Error| SshError::Lost(e.to_string());
         let begin = async {
-            let channel = self.handle.channel_open_session().await.map_err(|e| match e {
-                russh::Error::ChannelOpenFailure(_) => SshError::Sessions,
-                other => lost(other),
-            })?;
+            let channel = self.open_session().await?;
             if with_agent {
                 channel.agent_forward(false).await.map_err(lost)?;
             }

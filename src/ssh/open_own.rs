@@ -16,29 +16,20 @@ use super::{CONNECT_TIMEOUT, Connection, Own, SshError, client::Client, client::
 impl Connection {
     /// Connects to a host that Septet did not make, and finds out how `sudo` works there.
     pub async fn open_own(name: &str, to: &Own) -> Result<Self, SshError> {
-        let mut through: Vec<Connection> = Vec::new();
-        for hop in &to.jumps {
-            let next = Self::open_hop(hop, through.last()).await.map_err(|e| match e {
-                // What a person has to decide is not buried.
-                SshError::UnknownHost { .. } | SshError::HostKey { .. } | SshError::Config(_) => e,
-                other => SshError::Jump { name: hop.place(), why: other.to_string() },
-            })?;
-            through.push(next);
-        }
-        let mut this = Self::open_hop(to, through.last()).await?;
-        this._through = through;
+        let through = to.shared.last(&to.jumps).await?;
+        let mut this = Self::open_hop(to, through).await?;
         this.find_sudo(name, to).await?;
         Ok(this)
     }
 
-    async fn open_hop(to: &Own, through: Option<&Connection>) -> Result<Self, SshError> {
+    pub(super) async fn open_hop(to: &Own, through: Option<Arc<Connection>>) -> Result<Self, SshError> {
         match timeout(CONNECT_TIMEOUT, Self::open_hop_inner(to, through)).await {
             Ok(r) => r,
             Err(_) => Err(SshError::Unreachable(format!("{} does not answer within {} s", to.place(), CONNECT_TIMEOUT.as_secs()))),
         }
     }
 
-    async fn open_hop_inner(to: &Own, through: Option<&Connection>) -> Result<Self, SshError> {
+    async fn open_hop_inner(to: &Own, through: Option<Arc<Connection>>) -> Result<Self, SshError> {
         let (got, refused, open_failure) = (Arc::default(), Arc::new(AtomicBool::new(false)), Arc::default());
         let client = Client {
             signer: None,
@@ -48,7 +39,7 @@ impl Connection {
             open_failure: Arc::clone(&open_failure),
         };
         let config = config(to.key_algorithms());
-        let connected = match through {
+        let connected = match &through {
             None => connect(config, (to.host.as_str(), to.port), client).await,
             Some(jump) => connect_stream(config, jump.tcp(&to.host, to.port).await?, client).await,
         };
@@ -66,7 +57,7 @@ impl Connection {
         let mut handle = connected.map_err(&explain)?;
         let skipped = login(&mut handle, to).await.map_err(&explain)?;
         match skipped {
-            None => Ok(Self { handle, signer: None, open_failure, user: to.user.clone(), password: None, _through: Vec::new() }),
+            None => Ok(Self { handle, signer: None, open_failure, user: to.user.clone(), password: None, _through: through }),
             Some(skipped) if skipped.is_empty() => Err(SshError::Login(to.user.clone())),
             Some(skipped) => Err(SshError::Login(format!("{} ({})", to.user, skipped.join("; ")))),
         }

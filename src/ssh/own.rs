@@ -6,13 +6,14 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
 use russh::keys::{Algorithm, PrivateKey, PublicKey, known_hosts};
 use tokio::process::Command;
 
-use super::SshError;
+use super::{Jumps, SshError};
 use crate::visible::Secret;
 
 /// Time for OpenSSH's client to answer what its configuration says.
@@ -60,6 +61,8 @@ pub struct Own {
     agent: Option<PathBuf>,
     /// The hosts before it, in the order in which they are passed.
     pub jumps: Vec<Own>,
+    /// Connections to jump hosts, shared by all hosts behind them.
+    pub shared: Arc<Jumps>,
     /// Whether an unknown key is accepted and written down.
     pub accept_new: bool,
     /// For `sudo`, where it asks for a password.
@@ -244,6 +247,7 @@ fn parse(text: &str, ask: Ask) -> Result<(Own, Vec<String>), String> {
         only_keys: one("identitiesonly") == Some("yes"),
         agent,
         jumps: Vec::new(),
+        shared: Arc::default(),
         accept_new: false,
         become_password: None,
         host,

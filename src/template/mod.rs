@@ -11,7 +11,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value};
 
-pub use self::jinja::{Hosts, Whitespace};
+pub use self::jinja::{Hosts, HostsForTera, Layer, Whitespace};
 use crate::error::{Error, Result};
 
 /// Variables by name.
@@ -80,12 +80,12 @@ pub struct Renderer {
 impl Renderer {
     /// A renderer over variables.
     pub fn new(vars: &Vars) -> Self {
-        Self::over(vars.clone(), Vars::new())
+        Self::over(vec![Layer::written(vars.clone())])
     }
 
-    /// A renderer over variables that are rendered when they are used, and over data that is taken as it is and wins.
-    pub fn over(written: Vars, data: Vars) -> Self {
-        Self { scope: Arc::new(jinja::Scope { written, data, ..jinja::Scope::default() }) }
+    /// A renderer over layers of variables, the later over the earlier.
+    pub fn over(layers: Vec<Layer>) -> Self {
+        Self { scope: Arc::new(jinja::Scope { layers, ..jinja::Scope::default() }) }
     }
 
     /// With the variables of all hosts, for `hostvars`.
@@ -100,9 +100,9 @@ impl Renderer {
         self
     }
 
-    /// With values that only Tera needs, since it cannot ask for them.
-    pub fn with_tera(mut self, values: Arc<Vars>) -> Self {
-        Arc::make_mut(&mut self.scope).for_tera = values;
+    /// With the variables of all hosts as Tera sees them, which cannot ask for one.
+    pub fn with_tera(mut self, hosts: Arc<HostsForTera>) -> Self {
+        Arc::make_mut(&mut self.scope).for_tera = hosts;
         self
     }
 
@@ -146,13 +146,21 @@ impl Renderer {
         jinja::render(&env, &self.scope, name, &text, whitespace).map(|r| r.text).map_err(|e| because(jinja::explain(&e, name, &text, 0)))
     }
 
-    /// Tera wants all values before it begins; one that cannot be rendered stays undefined, and its own error is shown where
-    /// it is asked for.
+    /// Tera wants all values before it begins: it gets those whose names are in the template. One that cannot be rendered stays
+    /// undefined, and its own error is shown where it is asked for.
     fn tera(&self, name: &str, text: &str) -> Result<String> {
+        let everything = text.contains(tera::EVERYTHING);
         let mut context = Vars::new();
         let mut failed: Vec<(String, Error)> = Vec::new();
-        for (key, value) in &self.scope.written {
+        let mut seen: HashSet<&str> = HashSet::new();
+        let overlay = self.scope.overlay.iter().map(|(k, v)| (k, v, false));
+        let of_layers = self.scope.layers.iter().rev().flat_map(|l| l.vars.iter().map(|(k, v)| (k, v, l.written)));
+        for (key, value, written) in overlay.chain(of_layers) {
+            if !(everything || text.contains(key.as_str())) || !seen.insert(key) {
+                continue;
+            }
             let rendered = match value {
+                other if !written => Ok(other.clone()),
                 // What of a mapping cannot be rendered is left out of it.
                 Value::Object(o) => {
                     let mut map = Map::new();
@@ -171,9 +179,9 @@ impl Renderer {
                 Err(e) => failed.push((key.clone(), e)),
             }
         }
-        context.extend((*self.scope.for_tera).clone());
-        context.extend(self.scope.data.clone());
-        context.extend(self.scope.overlay.clone());
+        if everything || text.contains("hostvars") {
+            context.extend(self.scope.for_tera.get().map(|hosts| ("hostvars".to_owned(), hosts.clone())));
+        }
         tera::render(&context, name, text).map_err(|e| {
             let about = |key: &String| e.message.contains(&format!("`{key}`"));
             match failed.iter().find(|(key, _)| !context.contains_key(key) && about(key)) {
@@ -271,8 +279,8 @@ impl Renderer {
             if !seen.insert(name.clone()) {
                 continue;
             }
-            if let Some((value, true)) = self.scope.raw(&name) {
-                match Reads::of_value(value).0 {
+            if let Some(found) = self.scope.find(&name).filter(|f| f.written) {
+                match Reads::of_value(found.json).0 {
                     Some(more) => left.extend(more),
                     None => return true,
                 }

@@ -10,6 +10,9 @@ use tera::{Context, ErrorKind, Kwargs, State, Tera};
 use super::{Vars, is_template};
 use crate::error::{Error, Place, Result};
 
+/// The name that stands for all values there are.
+pub(super) const EVERYTHING: &str = "__tera_context";
+
 fn pad(v: i64, kw: Kwargs, _: &State) -> tera::TeraResult<String> {
     let width = kw.get::<usize>("width")?.unwrap_or(2).min(32);
     Ok(format!("{v:0width$}"))

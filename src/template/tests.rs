@@ -39,7 +39,7 @@ fn a_variable_is_never_older_than_what_it_depends_on() {
 
 #[test]
 fn what_was_said_is_not_rendered() {
-    let r = Renderer::over(Vars::new(), json!({"r": {"stdout": "{{ x }}"}}).as_object().unwrap().clone());
+    let r = Renderer::over(vec![Layer::data(json!({"r": {"stdout": "{{ x }}"}}).as_object().unwrap().clone())]);
     assert_eq!(r.text("t", "{{ r.stdout }}").unwrap(), "{{ x }}");
 }
 

@@ -50,7 +50,19 @@ def _prepare_volume(world, backend, args):
     volumes.check(args)
 
 
+def _shutdown_behavior(args):
+    """The behavior that a ModifyInstanceAttribute asks for, in either of its two places; None if it asks for none."""
+    if args.get("Attribute") == "instanceInitiatedShutdownBehavior":
+        return args.get("Value")
+    return args.get("InstanceInitiatedShutdownBehavior", {}).get("Value")
+
+
 def _prepare_modify(world, backend, args):
+    behavior = _shutdown_behavior(args)
+    if behavior not in (None, "stop", "terminate"):
+        raise AwsError(
+            "InvalidParameterValue", f"Value ({behavior}) for parameter instanceInitiatedShutdownBehavior is invalid."
+        )
     if args.get("Attribute") == "instanceType":
         catalog.instance_type(args.get("Value"))
     if "InstanceType" in args:
@@ -187,6 +199,10 @@ def _instance_actions(world):
             return EmptyResult()
         if "Groups" in self.params:
             _wear(instance.nics[0], [resources.find(self.ec2_backend, g) for g in self.params["Groups"]])
+            return EmptyResult()
+        behavior = _shutdown_behavior(self.params)
+        if behavior:
+            instance.instance_initiated_shutdown_behavior = behavior
             return EmptyResult()
         # On the wire the user data is base64 once, in whichever of its two places; moto decodes one of them.
         value = self.querystring.get("UserData.Value")

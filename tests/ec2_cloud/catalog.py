@@ -21,6 +21,7 @@ _DEBIAN_DATES = ("20260601-2131", "20260810-2201", "20261012-2257")
 # One that is deprecated, and when it became so.
 _OLD_DATE, _DEPRECATED = "20240311-1701", "2026-03-11T17:01:00.000Z"
 LOCAL_ZONE = "us-east-1-bos-1a"
+OWN_IMAGE = "ami-00000000000000017"
 _DEBIAN_12 = {"amd64": "x86_64", "arm64": "arm64"}
 
 
@@ -113,15 +114,21 @@ def add_images(backend):
         backend.amis[image_id] = old
 
 
-def _debian(backend, image_id, name, architecture, date):
+    # One that somebody made, with a volume beside its root volume that stays by itself.
+    own = _debian(backend, OWN_IMAGE, "own-with-another-volume", "x86_64", _DEBIAN_DATES[0], owner=ACCOUNT)
+    own.other_volumes = {"/dev/sdb": 30}
+    backend.amis[OWN_IMAGE] = own
+
+
+def _debian(backend, image_id, name, architecture, date, owner=DEBIAN):
     made = datetime.strptime(date, "%Y%m%d-%H%M") + timedelta(minutes=3)
     image = Ami(
         backend,
         image_id,
         name=name,
         description=f"Debian 12 ({date})",
-        owner_id=DEBIAN,
-        public=True,
+        owner_id=owner,
+        public=owner == DEBIAN,
         virtualization_type="hvm",
         architecture=architecture,
         creation_date=made,
@@ -132,7 +139,7 @@ def _debian(backend, image_id, name, architecture, date):
         boot_mode="uefi" if architecture == "arm64" else "uefi-preferred",
         region_name=backend.region_name + "a",
     )
-    image.owner_alias = "amazon"
+    image.owner_alias = "amazon" if owner == DEBIAN else None
     return image
 
 
@@ -163,10 +170,15 @@ def _mappings(image):
         "Throughput": 125,
         "Encrypted": False,
     }
-    return [{"DeviceName": image.root_device_name, "Ebs": ebs}]
+    others = [
+        {"DeviceName": device, "Ebs": {**ebs, "VolumeSize": size, "DeleteOnTermination": False}}
+        for device, size in image.other_volumes.items()
+    ]
+    return [{"DeviceName": image.root_device_name, "Ebs": ebs}, *others]
 
 
 def install():
     Ami.imds_support = None
     Ami.deprecation_time = None
+    Ami.other_volumes = {}
     Ami.block_device_mappings = property(_mappings)

@@ -160,6 +160,41 @@ def check_termination_protection(cloud):
     cloud.wait(instance, "terminated")
 
 
+def check_what_shuts_itself_down(cloud):
+    def volumes(instance):
+        return {v["device"]: v["id"] for v in cloud.seen("instances", instance)["volumes"]}
+
+    data = [{"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 10, "VolumeType": "gp3", "DeleteOnTermination": False}}]
+    # What the attribute is, if nothing is asked for, and protection is against calls only.
+    stops = cloud.running(DisableApiStop=True)
+    ends = cloud.running(
+        InstanceInitiatedShutdownBehavior="terminate", DisableApiTermination=True, BlockDeviceMappings=data
+    )
+    changed = cloud.running()
+    terminate = {"Value": "terminate"}
+    cloud.ec2.modify_instance_attribute(InstanceId=changed, InstanceInitiatedShutdownBehavior=terminate)
+    with refused("InvalidParameterValue"):
+        cloud.ec2.modify_instance_attribute(InstanceId=changed, InstanceInitiatedShutdownBehavior={"Value": "end"})
+    behaviors = {i: cloud.seen("instances", i)["shutdown_behavior"] for i in (stops, ends, changed)}
+    equal(behaviors, {stops: "stop", ends: "terminate", changed: "terminate"})
+    there = volumes(ends)
+    for instance in behaviors:
+        cloud.control("POST", f"instances/{instance}/poweroff")
+    equal(cloud.wait(stops, "stopped")["public_ip"], None)
+    assert cloud.seen("volumes", volumes(stops)["/dev/xvda"]), "a stop keeps the volumes"
+    for instance in (ends, changed):
+        seen = cloud.wait(instance, "terminated")
+        equal((seen["state_reason"], seen["private_ip"]), ("Client.InstanceInitiatedShutdown", None))
+        assert instance not in [n["instance"] for n in cloud.state()["network_interfaces"]]
+    equal(cloud.seen("volumes", there["/dev/xvda"]), None)
+    equal(cloud.seen("volumes", there["/dev/sdf"])["state"], "available")
+    # It is down: there is nothing that could shut itself down.
+    cloud.control("POST", f"instances/{stops}/poweroff")
+    equal(cloud.seen("instances", stops)["state"], "stopped")
+    cloud.ec2.start_instances(InstanceIds=[stops])
+    cloud.wait(stops, "running")
+
+
 def check_filters_of_instances(cloud):
     vpc, subnet = cloud.network("10.47.0.0/16", "10.47.1.0/24")
     one = cloud.running(SubnetId=subnet, TagSpecifications=[tags("instance", Name="web-1", tier="x")])

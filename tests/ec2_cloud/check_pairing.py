@@ -168,6 +168,33 @@ def check_volumes_survive_and_move(cloud):
     wait_for(lambda: _ssh(address, "mountpoint -q /data || echo none", check=False), lambda said: said == "none", 10)
 
 
+def check_power_off_from_inside(cloud):
+    """What EC2 does when a system shuts itself down, and not when it is stopped from outside."""
+    data = [{"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 10, "VolumeType": "gp3", "DeleteOnTermination": False}}]
+    stops, address = _up(cloud, _config())
+    ends, last = _up(cloud, _config(), InstanceInitiatedShutdownBehavior="terminate", BlockDeviceMappings=data)
+    there = {v["device"]: v["id"] for v in cloud.seen("instances", ends)["volumes"]}
+    # From outside: it stops, it comes back, and it reboots.
+    cloud.ec2.stop_instances(InstanceIds=[ends])
+    cloud.wait(ends, "stopped", 30)
+    cloud.ec2.start_instances(InstanceIds=[ends])
+    cloud.wait(ends, "running", 30)
+    _reachable(last)
+    cloud.ec2.reboot_instances(InstanceIds=[ends])
+    time.sleep(1)
+    _reachable(last)
+    for where in (address, last):
+        _ssh(where, "sudo systemctl poweroff --no-block")
+    equal(cloud.wait(ends, "terminated", 30)["state_reason"], "Client.InstanceInitiatedShutdown")
+    equal(cloud.wait(stops, "stopped", 30)["state_reason"], "Client.InstanceInitiatedShutdown")
+    equal(cloud.seen("volumes", there["/dev/xvda"]), None)
+    equal(cloud.seen("volumes", there["/dev/sdf"])["state"], "available")
+    equal(_docker("ps", "-aq", "--filter", f"label=septet.test.instance={ends}"), "")
+    cloud.ec2.start_instances(InstanceIds=[stops])
+    cloud.wait(stops, "running", 30)
+    _reachable(address)
+
+
 def check_errors_of_user_data(cloud):
     broken = _config(packages=["curl"], bootcmd=["exit 3"], write_files=[{"path": "/x", "owner": "septet"}])
     made = cloud.run(UserData=_text(broken))

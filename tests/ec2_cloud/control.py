@@ -13,7 +13,7 @@
     GET    settings
     GET    state      everything there is; ?region= for another one than the default
     POST   bystander  makes somebody else's things; answers their ids
-    POST   instances/ID/terminate|stop|start|kill
+    POST   instances/ID/terminate|stop|start|kill|poweroff   (poweroff: the instance shuts itself down)
 
 Invariant: nothing done here is in the log of calls, and no fault strikes it.
 """
@@ -96,6 +96,8 @@ class Control:
             states.start(backend, [instance_id])
         elif verb == "kill":
             states.kill(instance)
+        elif verb == "poweroff":
+            states.powered_off(instance)
         else:
-            raise AwsError("NotFound", f"instances can be terminated, stopped, started or killed, not {verb}", 404)
+            raise AwsError("NotFound", f"instances cannot be told to {verb}", 404)
         return {"id": instance_id, "state": instance.state}

@@ -70,6 +70,7 @@ class _View:
             "image": i.image_id,
             "architecture": i.architecture,
             "client_token": i.client_token,
+            "shutdown_behavior": i.instance_initiated_shutdown_behavior,
             "termination_protection": bool(i.disable_api_termination),
             "ebs_optimized": bool(i.ebs_optimized),
             "monitoring": i.monitoring_state,

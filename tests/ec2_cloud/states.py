@@ -85,6 +85,18 @@ class States:
         _set(instance, "stopping", "Client.InstanceInitiatedShutdown", "")
         self._world.machines.kill(instance, self._then(instance, "stopping", "stopped"))
 
+    def powered_off(self, instance):
+        """The instance's own system has shut down: it stops or ends, as its attribute says. Protection against a
+        termination or a stop does not count then."""
+        if instance.state not in ("pending", "running"):
+            return
+        if instance.instance_initiated_shutdown_behavior == "terminate":
+            _set(instance, "shutting-down", "Client.InstanceInitiatedShutdown", "")
+            self._world.machines.terminate(instance, self._then(instance, "shutting-down", "terminated"))
+        else:
+            _set(instance, "stopping", "Client.InstanceInitiatedShutdown", "")
+            self._world.machines.stop(instance, self._then(instance, "stopping", "stopped"))
+
     def check_terminate(self, backend, ids):
         for instance in _chosen(backend, ids):
             if instance.disable_api_termination and instance.state != "terminated":

@@ -156,7 +156,8 @@ fn volumes_and_metadata(cluster: &Cluster, launches: &BTreeMap<String, Call>) {
         }
         if data {
             call.has("BlockDeviceMapping.2.Ebs.VolumeSize", "20");
-            call.has("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "false");
+            // The cluster ends by itself, and its data with it.
+            call.has("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "true");
         }
         assert_eq!(call.get(if data { "BlockDeviceMapping.3.DeviceName" } else { "BlockDeviceMapping.2.DeviceName" }), None);
         assert!(!call.params.keys().any(|k| k.contains("InstanceMarketOptions")), "{call:#?}");
@@ -233,6 +234,7 @@ fn by_wish() {
             {
                 call.has(&format!("BlockDeviceMapping.2.Ebs.{key}"), value);
             }
+            call.has("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "false");
         }
         let wanted = match &host[..2] {
             "co" => "t3.nano",

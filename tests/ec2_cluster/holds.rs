@@ -73,6 +73,26 @@ fn the_second_is_told() {
     assert!(keys.iter().any(|k| k["name"] == cluster.lock()) && keys.len() == 1, "{keys:?}");
 }
 
+/// A run whose hold was taken away ends by itself: it must not change a cluster that another run may have in hand.
+#[test]
+fn a_hold_that_is_lost() {
+    let Some(cloud) = Cloud::new("a_hold_that_is_lost") else { return };
+    let cluster = Cluster::new(&cloud, "lost");
+    cloud.fault(json!({"action": "CreateSecurityGroup", "kind": "hang", "times": 3}));
+    let up = elsewhere(&cluster, "state", &["up"]);
+    let up = thread::spawn(move || run(up));
+    cloud.awaits("it is at work", |calls| calls.iter().any(|c| c.result.as_deref() == Some("hang")));
+    cloud.aws("DeleteKeyPair", &[("KeyName", &cluster.lock())]);
+    let ran = up.join().unwrap().code(1);
+    ran.says(&[
+        "stopped, since cluster `lost` may be changed by another run: the lock was removed or taken over",
+        "hint: run the same command",
+    ]);
+    cloud.calm();
+    cluster.up();
+    cluster.is_whole("a run that lost its hold");
+}
+
 #[test]
 fn many_at_once() {
     let Some(cloud) = Cloud::new("many_at_once") else { return };

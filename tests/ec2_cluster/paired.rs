@@ -250,7 +250,7 @@ fn another_type(cluster: &Cluster) {
 fn lost_state(cluster: &Cluster) {
     let before = cluster.instances();
     fs::remove_dir_all(cluster.state()).unwrap();
-    let planned = cluster.ok(&["plan"]).says(&["7 changes to hosts"]);
+    let planned = cluster.ok(&["plan"]).says(&["7 steps at the provider"]);
     planned.shows(&[&format!("~ host {}: add the login key of this state directory", cluster.host("kafka03"))]);
     cluster.cloud.forget_calls();
     let ran = cluster.ok(&["up"]).says(&["the hosts do not accept the key of this state directory: adding it"]);

@@ -40,9 +40,10 @@ fn all_of_it_and_a_receipt() {
 
     assert_eq!((&receipt["cluster"], &receipt["left"], &receipt["kept"]), (&json!("bill"), &json!([]), &json!([])));
     assert_eq!(receipt_ids(&receipt, "removed"), there);
-    let (began, listed) = (receipt["began_at"].as_u64().unwrap(), receipt["listed_at"].as_u64().unwrap());
+    let (began, listed) = (receipt["began_at"].as_str().unwrap(), receipt["listed_at"].as_str().unwrap());
+    assert!(began.ends_with('Z'), "RFC 3339 in UTC, so that it is ordered as a text: {began}");
     for r in receipt["removed"].as_array().unwrap() {
-        assert!((began..=listed).contains(&r["removed_at"].as_u64().unwrap()), "{r}");
+        assert!((began..=listed).contains(&r["removed_at"].as_str().unwrap()), "{r}");
         assert!(!r["name"].as_str().unwrap().is_empty() && !r["kind"].as_str().unwrap().is_empty(), "{r}");
     }
     let last = cluster.ok(&["history", "-n", "1", "--json"]).json()[0].clone();

@@ -31,7 +31,7 @@ impl Daemon {
     /// None where a second daemon cannot be run; says why.
     fn new(test: &str) -> Option<Self> {
         let skip = |why: &str| {
-            eprintln!("{test}: skipped, {why}");
+            septet_skip::skip(test, why);
             None
         };
         for program in ["dockerd", "ip", "unshare", "nsenter", "pgrep"] {

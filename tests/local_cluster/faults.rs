@@ -114,8 +114,7 @@ fn stopped_and_paused(cluster: &Cluster) {
     assert_eq!(problems["kafka01"], ["the host is stopped"]);
     assert_eq!(problems["zk01"], ["the host is paused"]);
     // A plan does not guess what is on hosts that it cannot look at.
-    let plan =
-        cluster.run(&["plan", "--exit-code"]).code(4).says(&["2 changes to hosts, 0 tasks would change something, 5 hosts are left"]);
+    let plan = cluster.run(&["plan", "--exit-code"]).code(4).says(&["2 steps at the provider, 0 changes on hosts, 5 hosts unchanged"]);
     plan.shows(&[&format!("? what is on {paused}, {stopped} cannot be seen now")]);
     docker(&["stop", "-t", "10", &cluster.host("control01")]);
     let plan = cluster.ok(&["plan", "--json"]).json();

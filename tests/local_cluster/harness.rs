@@ -20,7 +20,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(240);
 pub fn enabled(test: &str) -> bool {
     let on = std::env::var("SEPTET_E2E").is_ok_and(|v| v == "1");
     if !on {
-        eprintln!("{test}: skipped, it makes containers: set SEPTET_E2E=1 to run it");
+        septet_skip::skip(test, "it makes containers: set SEPTET_E2E=1 to run it");
     }
     on
 }

@@ -72,8 +72,24 @@ fn applied_as_planned() {
     cluster.is_whole();
     // A key that the hosts do not accept is a step too.
     fs::remove_dir_all(cluster.state()).unwrap();
-    plan().says(&["7 changes to hosts"]);
+    plan().says(&["7 steps at the provider"]);
     assert_eq!(stages(&cluster), [stage("keys", "parallel", 7), stage("configure", "parallel", 7)]);
     cluster.ok(&["up", "--plan", "plan.json"]).says(&["adding it", "(7 changes)"]);
     cluster.is_whole();
+    // An end for a cluster that had none: the provider's step, and the timers on all hosts.
+    cluster.edit("domain: foo.bar", "domain: foo.bar\nttl: 2h");
+    plan().says(&["1 step at the provider, 21 changes on hosts"]);
+    assert_eq!(stages(&cluster), [stage("lease", "parallel", 1), stage("End of the cluster's life", "parallel", 21)]);
+    let done = cluster.ok(&["up", "--plan", "plan.json"]).says(&["expires at", "(22 changes)"]);
+    assert!(!done.err.contains("not in the plan"), "{}", done.show());
+    plan().says(&["nothing would change"]);
+    // It is put off while a host does not run, which learns of it when it starts.
+    docker(&["stop", "-t", "5", &name]);
+    cluster.ok(&["extend", "3h"]).says(&["1 of 7 hosts do not run: `septet up` starts them with the new end"]);
+    cluster.ok(&["up"]).says(&["is up and healthy"]);
+    let timers = ["control01", "kafka02"].map(|h| {
+        let service = "systemctl show -p ActiveState --value septet-expiry.timer; cat /etc/systemd/system/septet-expiry.*";
+        docker(&["exec", &cluster.host(h), "sh", "-c", service])
+    });
+    assert!(timers[0] == timers[1] && timers[0].starts_with("active"), "{timers:?}");
 }

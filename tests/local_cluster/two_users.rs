@@ -58,6 +58,7 @@ fn two_first_runs_make_one_cluster() {
     assert!(keys.contains("own key") && keys.matches(" septet ").count() >= 2, "{keys}");
 
     a_killed_run(&cluster);
+    a_lost_lock(&cluster);
     twins(&cluster);
 }
 
@@ -72,6 +73,20 @@ fn a_killed_run(cluster: &Cluster) {
     assert_ne!(locks(cluster), "");
     run_other(cluster, &["up"]).code(0);
     cluster.is_whole();
+    assert_eq!(locks(cluster), "");
+}
+
+/// A run whose lock was taken away, as of a machine that was asleep, ends by itself, and what it began on a host ends with it.
+fn a_lost_lock(cluster: &Cluster) {
+    let play = "- hosts: zk03\n  tasks:\n    - command: sleep 317\n";
+    std::fs::write(cluster.path().join("waits.yml"), play).unwrap();
+    let waits = || !docker(&["exec", &cluster.host("zk03"), "sh", "-c", "pgrep -f 'sleep 31[7]' || true"]).is_empty();
+    let command = cluster.command(&["run", "waits.yml"]);
+    let run = std::thread::spawn(move || Ran::of(command, "", Duration::from_secs(90)));
+    eventually("the task runs", Duration::from_secs(30), waits);
+    docker(&["volume", "rm", locks(cluster).lines().next().unwrap()]);
+    run.join().unwrap().code(1).says(&["may be changed by another run: the lock was removed or taken over while this run held it"]);
+    eventually("the task ends", Duration::from_secs(10), || !waits());
     assert_eq!(locks(cluster), "");
 }
 

@@ -44,6 +44,11 @@ fn other_programs_one_after_the_other() {
     let table = cluster.ok(&["health"]).out;
     assert!(table.lines().any(|l| l.contains(&leader) && l.contains("leader")), "{leader}: {table}");
     cluster.ok(&["upgrade", "--check"]).shows(&["coordinators\n", &format!("3. {leader}: from ")]).says(&["6 hosts would be upgraded"]);
+    // A setting that no `up` has brought to the hosts yet goes with it, and is announced.
+    assert!(would["pending"].is_null(), "{would}");
+    cluster.edit("log_retention_hours: 72", "log_retention_hours: 71");
+    let pending = format!("3 files on 3 hosts ({})", ["kafka01", "kafka02", "kafka03"].map(|h| cluster.host(h)).join(", "));
+    cluster.ok(&["upgrade", "--check"]).shows(&["configuration is pending, and the upgrade applies it as `septet", &pending]);
     assert_eq!(started(&cluster), before, "a look changes nothing");
 
     // Cut off after two hosts: the same command goes on with those that are left.

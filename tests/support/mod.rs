@@ -17,7 +17,6 @@ use septet::{
     inventory::{HostId, Inventory},
     playbook::{Event, Options, Recap, Runner, model::Play, parse, runner::Shared},
     project::Project,
-    provider::EXTERNAL_PORT,
     template::Vars,
 };
 use serde_json::Value;
@@ -145,7 +144,6 @@ impl Case {
     ) -> (Vec<Event>, Result<Recap>) {
         let mut common = engine::vars(&self.inventory, Some("00000000-0000-0000-0000-000000000000"));
         common.extend(engine::programs(&self.bundle()));
-        common.insert("external_port".into(), EXTERNAL_PORT.into());
         common.insert("ensemble_secret".into(), "5".repeat(64).into());
         common.extend(self.common.clone());
         let (events, mut told) = mpsc::unbounded_channel();

@@ -296,7 +296,7 @@ fn sha1(from: &mut impl Read) -> std::io::Result<String> {
     let mut buffer = vec![0u8; 64 * 1024];
     loop {
         match from.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()),
+            0 => return Ok(hex::encode(hash.finalize())),
             n => hash.update(&buffer[..n]),
         }
     }

@@ -47,11 +47,7 @@ pub fn sha256(from: &mut impl Read) -> io::Result<String> {
             n => hash.update(&buffer[..n]),
         }
     }
-    Ok(hex(&hash.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    Ok(hex::encode(hash.finalize()))
 }
 
 fn checked(digest: &str) -> Result<&str, FileError> {

@@ -22,7 +22,7 @@ fn agent_after(more: &str) -> Option<Agent> {
         c
     };
     if !apart("true").output().is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: this machine lets no mount namespace be made");
+        septet_skip::skip("a mount", "this machine lets no mount namespace be made");
         return None;
     }
     Some(Agent::start_as(&mut apart(&format!("{more} exec {AGENT}"))))
@@ -34,7 +34,7 @@ fn agent() -> Option<Agent> {
 
 /// Puts an archive into the store; its digest.
 fn stored(agent: &mut Agent, bytes: &[u8]) -> String {
-    let digest: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(bytes));
     for n in 0..bytes.len().div_ceil(CHUNK).max(1) {
         let (offset, total) = ((n * CHUNK) as u64, bytes.len() as u64);
         let request = agent.request(Action::PutBlob { digest: digest.clone(), offset, total, private: false });
@@ -121,7 +121,7 @@ fn what_it_holds_appears_whole_and_once() {
     let (Some(mut agent), dir) = (agent(), Dir::new()) else { return };
     let dest = dir.path("opt");
     let bytes = small();
-    let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(&bytes));
     // Before it is in the store: asked for, or foretold.
     let outcome = agent.act(action(&digest, &dest, "kafka"));
     assert_eq!(failed(&outcome, "is not in the store").values["missing_blob"], digest);

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 #[test]
 fn an_agent_says_who_it_is() {
     let agent = Agent::start();
-    let digest: String = Sha256::digest(fs::read(AGENT).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(fs::read(AGENT).unwrap()));
     assert_eq!(agent.hello.digest, digest);
     assert_eq!(agent.hello.protocol, PROTOCOL_VERSION);
     assert_eq!(agent.hello.version, env!("CARGO_PKG_VERSION"));

@@ -7,7 +7,6 @@ mod common;
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -20,13 +19,9 @@ use common::{
     processes::{Cluster, Node, Process},
 };
 use kafka_protocol::messages::{MetadataRequest, metadata_request::MetadataRequestTopic};
+use septet_skip::skip;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Says on standard error itself, which the test runner does not swallow, that something is skipped.
-fn skip(what: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what}: {why}");
-}
 
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

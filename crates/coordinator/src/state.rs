@@ -10,15 +10,37 @@ use crate::{
     format2::OldWrite,
     protocol::{Caller, Code, Write, WriteAnswer},
     tree::{self, Event, Stamp, Tree},
+    watches::ConnectionId,
 };
 
-/// Which run of which server a command comes from.
+/// Which connection to which run of which server a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// server id
     pub server: u64,
-    /// random number of this run of the server
+    /// random number of this run of the server; in the lower bits the connection, 0 where it is none
     pub boot: u64,
+}
+
+impl Origin {
+    /// Lower bits of `boot` that tell connections apart.
+    const CONNECTION: u64 = (1 << 24) - 1;
+
+    /// A new run of a server.
+    pub fn new_run(server: u64) -> Self {
+        Self { server, boot: rand::random::<u64>() & !Self::CONNECTION }
+    }
+
+    /// A connection of the same run. A session belongs to one connection: what an earlier one asked for and is applied late, because
+    /// its proposal was held up, finds that the session has moved.
+    pub fn of_connection(self, id: ConnectionId) -> Self {
+        Self { boot: (self.boot & !Self::CONNECTION) | (id & Self::CONNECTION), ..self }
+    }
+
+    /// Whether both are of one run of one server.
+    pub fn is_of_run(&self, other: &Self) -> bool {
+        self.of_connection(0) == other.of_connection(0)
+    }
 }
 
 /// What is asked of the state.
@@ -116,7 +138,7 @@ pub struct Session {
     pub password: Vec<u8>,
     /// milliseconds without a word after which it ends
     pub timeout_ms: i32,
-    /// the server whose client it is
+    /// the connection that it belongs to
     pub owner: Origin,
 }
 

@@ -118,7 +118,7 @@ async fn long_history() -> (TempDir, State) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_state_after_every_restart() {
     let (mut dir, mut want) = long_history().await;
-    assert_eq!(want.tree.get("/q").unwrap().child_count, 767);
+    assert_eq!(want.tree.get("/q").unwrap().child_count(), 767);
     for i in 0..3 {
         let node = start(dir.path(), 100).await;
         // A client is there when its session is applied here: all before it is, too.

@@ -279,9 +279,28 @@ fn the_log_is_synced_before_the_server_votes_or_answers() {
     let noted = fs::read_to_string(&syncs).unwrap();
     let vote = noted.lines().position(|l| l.starts_with("rename") && l.ends_with("/vote")).expect("it voted");
     for log in logs {
-        let synced = noted.lines().position(|l| l == format!("sync {log}"));
+        let synced = noted.lines().position(|l| l.starts_with(&format!("sync {log} ")));
         assert!(synced.is_some_and(|s| s < vote), "{log} is not synced before the vote:\n{noted}");
     }
+    // A mark says that everything before it is durable: what was synced ended where the mark begins.
+    for i in 10..30 {
+        client.create(&format!("/{i}"), b"", 0).unwrap().unwrap();
+    }
+    server.kill();
+    let noted = fs::read_to_string(&syncs).unwrap();
+    let newest = fs::read_dir(server.dir.join("data/version-2")).unwrap().map(|e| e.unwrap().path());
+    let newest = newest.filter(|p| p.to_str().unwrap().contains("/log.")).max().unwrap();
+    let (bytes, mut at, mut marks) = (fs::read(&newest).unwrap(), 0, 0);
+    while at < bytes.len() {
+        let length = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        if length == 18 && bytes[at + 12..at + 14] == [0x85, 0] {
+            let line = format!("sync {} {at}", newest.display());
+            assert!(noted.lines().any(|l| l == line), "nothing was synced before the mark at {at}:\n{noted}");
+            marks += 1;
+        }
+        at += 12 + length;
+    }
+    assert!(marks >= 20, "{marks} marks");
 }
 
 #[test]
@@ -402,7 +421,30 @@ fn a_directory_of_format_3_is_read_and_its_server_becomes_three() {
         assert_eq!(client.get("/acl", false).unwrap(), Err(-102));
         assert_ne!(client.exists("/e", false).unwrap().unwrap().ephemeral_owner, 0);
     }
+    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "5\n");
+}
+
+#[test]
+fn a_directory_of_format_4_is_read_and_written_on() {
+    let mut ensemble = Ensemble::build(1, |_| String::new());
+    let server = &mut ensemble.servers[0];
+    // A snapshot, and two files of the log.
+    let dir = from_fixture(server, "format-4");
     assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "4\n");
+    let mut want: Vec<_> = (0..20).filter(|i| *i != 4).map(|i| format!("n{i}")).collect();
+    want.extend(["e", "later", "zookeeper"].map(str::to_owned));
+    for new in ["new-1", "new-2"] {
+        server.start();
+        let mut client = Client::new(server.port, LONG_MS);
+        want.sort();
+        assert_eq!(client.children("/", false).unwrap().unwrap(), want);
+        assert_eq!(client.get("/n3", false).unwrap().unwrap().0, b"changed");
+        assert_eq!(client.get("/later", false).unwrap().unwrap().0, [0; 700]);
+        client.create(&format!("/{new}"), b"", 0).unwrap().unwrap();
+        want.push(new.to_owned());
+        server.kill();
+        assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "5\n");
+    }
 }
 
 #[test]
@@ -420,12 +462,12 @@ fn a_directory_of_the_first_format_is_read_and_one_of_a_later_is_refused() {
     let (data, stat) = client.get("/n3", false).unwrap().unwrap();
     assert_eq!((data.as_slice(), stat.version, stat.mzxid), (&b"changed"[..], 1, 0x1_0000_0022));
     server.kill();
-    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "4\n");
-    for later in ["5\n", "x"] {
+    assert_eq!(fs::read_to_string(dir.join("format")).unwrap(), "5\n");
+    for later in ["6\n", "x"] {
         fs::write(dir.join("format"), later).unwrap();
         server.start();
         eventually("it ends", || (!server.is_running()).then_some(()));
-        let want = format!("{}: format {:?}, this version knows formats up to 4", dir.join("format").display(), later.trim());
+        let want = format!("{}: format {:?}, this version knows formats up to 5", dir.join("format").display(), later.trim());
         assert!(server.stderr().contains(&want), "{}", server.stderr());
         server.kill();
     }

@@ -194,3 +194,28 @@ fn a_server_that_is_behind_does_not_take_a_client_back_in_time() {
     writer.zxid += 1 << 40;
     assert!(writer.resume(ensemble.port(follower)).is_err());
 }
+
+#[test]
+fn a_session_lists_its_ephemerals_by_what_their_paths_begin_with() {
+    let ensemble = Ensemble::start(1, "");
+    let (mut mine, mut other) = (Client::new(ensemble.port(0), LONG_MS), Client::new(ensemble.port(0), LONG_MS));
+    mine.create("/a", b"", 0).unwrap().unwrap();
+    for path in ["/b", "/a/y", "/ab", "/a/x"] {
+        mine.create(path, b"", EPHEMERAL).unwrap().unwrap();
+    }
+    other.create("/a/z", b"", EPHEMERAL).unwrap().unwrap();
+    let all = ["/a/x", "/a/y", "/ab", "/b"];
+    for (prefix, want) in [
+        ("", &all[..]),
+        ("/", &all),
+        (" ", &all),
+        ("/a", &all[..3]),
+        ("/a/", &all[..2]),
+        ("/ab", &all[2..3]),
+        ("/b/", &[]),
+        ("a", &[]),
+        ("~", &[]),
+    ] {
+        assert_eq!(mine.ephemerals(prefix).unwrap().unwrap(), want, "{prefix:?}");
+    }
+}

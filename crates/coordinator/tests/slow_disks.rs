@@ -1,9 +1,11 @@
-//! Servers whose disks take a second for each write elect a leader in bounded time.
+//! Servers whose disks take a second for each write elect a leader in bounded time, and so do those whose disks stood still once.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;
 
-use septet_coordinator::raft::{Command, EntryId, HardState, LogView, Membership, Message, Raft, Role, Settings, Stored};
+use septet_coordinator::raft::{
+    Body, Command, Entry, EntryId, HardState, LogView, Membership, Message, Payload, Raft, Role, Settings, Stored,
+};
 
 const SERVERS: [u64; 3] = [1, 2, 3];
 
@@ -80,5 +82,43 @@ fn a_leader_is_elected_however_slow_the_disks_are() {
         println!("writes of {write_ticks} ticks: {:?} at the median, {:?} at the most", all[25], all[49]);
         let most = all[49].unwrap_or_else(|| panic!("no leader where writes take {write_ticks} ticks: {all:?}"));
         assert!(most <= 1500, "{most} ticks where writes take {write_ticks}");
+    }
+}
+
+/// Ticks from the last word of the leader until a follower asks for votes, whose disk stood still for so long before.
+fn stands_after(seed: u64, stall_ticks: u64) -> u64 {
+    let membership = Membership { voters: SERVERS.into(), ..Membership::default() };
+    let first = EntryId { term: 1, leader: 1, index: 1 };
+    let stored =
+        Stored { hard: HardState { term: 1, voted_for: Some(1) }, log: LogView::new(first, Some(membership)), applied: first.index };
+    let mut raft = Raft::new(settings(2), stored, true, seed);
+    let append = |entries| Message { term: 1, body: Body::Append { prev: first, commit: 1, round: 0, entries } };
+    let entry = Entry { id: EntryId { index: 2, ..first }, payload: Payload::Blank };
+    raft.receive(1, append(vec![entry]));
+    for now in 0..=stall_ticks {
+        if now % 5 == 0 {
+            raft.receive(1, append(Vec::new()));
+        }
+        raft.tick();
+    }
+    raft.persisted(1);
+    raft.receive(1, append(Vec::new()));
+    raft.take();
+    let asks = |c: &Command| matches!(c, Command::Send { message: Message { body: Body::PreVote { .. }, .. }, .. });
+    (1..100_000)
+        .find(|_| {
+            raft.tick();
+            raft.take().iter().any(asks)
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_disk_that_stood_still_once_delays_no_election_for_long() {
+    for stall_ticks in [0, 50, 500, 5000] {
+        let mut all: Vec<u64> = (0..200).map(|seed| stands_after(seed, stall_ticks)).collect();
+        all.sort_unstable();
+        println!("a pause of {stall_ticks} ticks: {} at the median, {} at the most", all[100], all[199]);
+        assert!(all[0] >= 60 && all[199] <= if stall_ticks == 0 { 90 } else { 250 }, "{all:?}");
     }
 }

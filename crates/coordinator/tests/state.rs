@@ -91,6 +91,24 @@ fn only_the_server_that_has_the_session_writes_for_it() {
 }
 
 #[test]
+fn a_session_belongs_to_the_connection_that_came_last() {
+    let mut rig = Rig::default();
+    let run = Origin::new_run(1);
+    let (first, second) = (run.of_connection(1), run.of_connection(2));
+    assert!(first != second && first.is_of_run(&second) && first.is_of_run(&run));
+    assert!(!first.is_of_run(&Origin::new_run(1)) && !first.is_of_run(&Origin { server: 2, ..first }));
+    assert_eq!(first.of_connection(2), second);
+    // Millions of connections later the run is the same.
+    assert!(run.of_connection(u64::MAX).is_of_run(&run));
+    rig.apply(first, new_session(1));
+    rig.write(first, 1, create("/a", false)).unwrap();
+    rig.apply(second, move_session(1, b"secret"));
+    assert_eq!(rig.write(first, 1, create("/b", false)), Err(Code::SessionMoved));
+    rig.write(second, 1, create("/c", false)).unwrap();
+    assert!(!rig.has("/b"));
+}
+
+#[test]
 fn the_end_of_a_session_ends_its_ephemerals_and_no_others() {
     let mut rig = Rig::default();
     rig.apply(A, new_session(1));

@@ -77,17 +77,32 @@ fn with_log(name: &str, bytes: &[u8]) -> TempDir {
     dir
 }
 
-/// Bytes of a log with these entries from index 1 on, and where each record begins.
-async fn written(sizes: &[usize]) -> (String, Vec<u8>, Vec<usize>) {
+/// Bytes of a log with these entries from index 1 on, each written alone.
+async fn written(sizes: &[usize]) -> (String, Vec<u8>) {
     let dir = tempdir().unwrap();
     let log = open(dir.path()).unwrap();
-    let mut starts = Vec::new();
     for (i, size) in sizes.iter().enumerate() {
-        starts.push(segments(dir.path()).last().map_or(0, |p| fs::metadata(p).unwrap().len() as usize));
         append(&log, [entry(i as u64 + 1, *size)]).await;
     }
     let file = segments(dir.path()).pop().unwrap();
-    (file.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(file).unwrap(), starts)
+    (file.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(file).unwrap())
+}
+
+/// Where each record begins.
+fn starts(bytes: &[u8]) -> Vec<usize> {
+    let next = |at: &usize| {
+        let next = at + 12 + u32::from_be_bytes(bytes[*at..at + 4].try_into().unwrap()) as usize;
+        (next < bytes.len()).then_some(next)
+    };
+    std::iter::successors(Some(0), next).collect()
+}
+
+/// The same as format 4 has it: entries, and nothing else.
+fn of_format_4(bytes: &[u8]) -> Vec<u8> {
+    let starts = starts(bytes);
+    let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
+    let records = starts.iter().zip(ends).map(|(start, end)| &bytes[*start..end]);
+    records.filter(|r| r[12..14] == [0x84, 0]).collect::<Vec<_>>().concat()
 }
 
 #[tokio::test]
@@ -114,55 +129,74 @@ async fn the_log_survives_a_restart() {
 
 #[tokio::test]
 async fn a_torn_tail_is_cut_off_wherever_it_tore() {
-    let (name, bytes, starts) = written(&[0, 40, 700, 3, 900]).await;
-    let last = *starts.last().unwrap();
-    for cut in last..bytes.len() {
-        let dir = with_log(&name, &bytes[..cut]);
-        let log = open(dir.path()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
-        assert_eq!(all(&log).len(), 4, "cut at {cut}");
-        assert_eq!(fs::metadata(dir.path().join(&name)).unwrap().len() as usize, last);
-        if cut % 40 == 0 {
-            append(&log, [entry(5, 10)]).await;
-            let log = open(dir.path()).unwrap();
-            assert_eq!(all(&log).last(), Some(&entry(5, 10)), "cut at {cut}");
+    let (name, bytes) = written(&[0, 40, 700, 3, 900]).await;
+    // The last entry was not reported: no mark follows it.
+    let unmarked = &bytes[..*starts(&bytes).last().unwrap()];
+    for bytes in [unmarked.to_vec(), of_format_4(&bytes)] {
+        let last = *starts(&bytes).last().unwrap();
+        for cut in last..bytes.len() {
+            let dir = with_log(&name, &bytes[..cut]);
+            let log = open(dir.path()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
+            assert_eq!(all(&log).len(), 4, "cut at {cut}");
+            assert_eq!(fs::metadata(dir.path().join(&name)).unwrap().len() as usize, last);
+            if cut % 40 == 0 {
+                append(&log, [entry(5, 10)]).await;
+                let log = open(dir.path()).unwrap();
+                assert_eq!(all(&log).last(), Some(&entry(5, 10)), "cut at {cut}");
+            }
         }
+        // A power failure may leave the file longer than what was written, with sectors of zeros.
+        let sector = last.next_multiple_of(512);
+        for (from, to) in [(last, bytes.len()), (sector, bytes.len()), (sector, sector + 512)] {
+            let mut zeros = bytes.clone();
+            zeros[from..to].fill(0);
+            let dir = with_log(&name, &zeros);
+            assert_eq!(all(&open(dir.path()).unwrap()).len(), 4, "zeros from {from} to {to}");
+        }
+        let dir = with_log(&name, &[&bytes[..], &[0; 3000]].concat());
+        assert_eq!(all(&open(dir.path()).unwrap()).len(), 5);
     }
-    // A power failure may leave the file longer than what was written, with sectors of zeros.
-    let sector = last.next_multiple_of(512);
-    for (from, to) in [(last, bytes.len()), (sector, bytes.len()), (sector, sector + 512)] {
-        let mut zeros = bytes.clone();
-        zeros[from..to].fill(0);
-        let dir = with_log(&name, &zeros);
-        assert_eq!(all(&open(dir.path()).unwrap()).len(), 4, "zeros from {from} to {to}");
+    // The mark that follows it may be torn, too; and a file that was only just begun.
+    for cut in unmarked.len()..=bytes.len() {
+        assert_eq!(all(&open(with_log(&name, &bytes[..cut]).path()).unwrap()).len(), 5, "cut at {cut}");
     }
-    let dir = with_log(&name, &[&bytes[..], &[0; 3000]].concat());
-    assert_eq!(all(&open(dir.path()).unwrap()).len(), 5);
+    for cut in 0..=starts(&bytes)[1] {
+        let dir = with_log("log.00000000000000000001", &bytes[..cut]);
+        let log = open(dir.path()).unwrap();
+        assert!(all(&log).is_empty());
+        append(&log, [entry(1, 10)]).await;
+        assert_eq!(all(&open(dir.path()).unwrap()), [entry(1, 10)], "cut at {cut}");
+    }
 }
 
 #[tokio::test]
 async fn a_flipped_bit_is_refused_with_file_and_offset() {
-    let (name, bytes, starts) = written(&[0, 40, 300, 3, 60]).await;
-    for at in 0..bytes.len() {
-        for bit in 0..8 {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 1 << bit;
-            let dir = with_log(&name, &damaged);
-            let file = dir.path().join(&name);
-            let start = starts.iter().rfind(|s| **s <= at).unwrap();
-            match open(dir.path()) {
-                Err(StorageFault::Damaged { path, offset, .. }) => {
-                    assert_eq!((path, offset), (file.clone(), *start as u64), "bit {bit} of {at}")
+    let (name, bytes) = written(&[0, 40, 300, 3, 60]).await;
+    for bytes in [of_format_4(&bytes), bytes.clone()] {
+        let starts = starts(&bytes);
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                let dir = with_log(&name, &damaged);
+                let file = dir.path().join(&name);
+                let start = starts.iter().rfind(|s| **s <= at).unwrap();
+                match open(dir.path()) {
+                    Err(StorageFault::Damaged { path, offset, .. }) => {
+                        assert_eq!((path, offset), (file.clone(), *start as u64), "bit {bit} of {at}")
+                    }
+                    other => panic!("bit {bit} of {at}: {:?}", other.map(|_| "opened")),
                 }
-                other => panic!("bit {bit} of {at}: {:?}", other.map(|_| "opened")),
+                assert_eq!(fs::read(&file).unwrap(), damaged, "what is refused is left as it is");
             }
-            assert_eq!(fs::read(&file).unwrap(), damaged, "what is refused is left as it is");
         }
     }
+    let starts = starts(&bytes);
     let mut damaged = bytes.clone();
-    damaged[starts[2] + 50] ^= 1;
+    damaged[starts[5] + 50] ^= 1;
     let dir = with_log(&name, &damaged);
     let text = open(dir.path()).err().unwrap().to_string();
-    assert_eq!(text, format!("{}: damaged at byte {}: checksum does not match", dir.path().join(&name).display(), starts[2]));
+    assert_eq!(text, format!("{}: damaged at byte {}: checksum does not match", dir.path().join(&name).display(), starts[5]));
 }
 
 #[tokio::test]
@@ -185,6 +219,24 @@ async fn a_torn_record_is_only_believed_in_the_last_file() {
         let text = open(dir.path()).err().unwrap().to_string();
         assert!(text.ends_with(&format!("entries {} to {} are missing", lost + 1, lost + 1)), "{text}");
     }
+}
+
+/// What is behind a write that failed could not be read back: there would be a gap, or the failed write's first bytes.
+#[tokio::test]
+async fn nothing_is_written_behind_a_write_that_failed() {
+    let dir = tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    append(&log, [entry(1, 10)]).await;
+    // The next record needs a file of its own, which cannot be made.
+    truncate(&log, 2).await;
+    let taken = dir.path().join(format!("log.{:020}", 2));
+    fs::create_dir(&taken).unwrap();
+    for index in 2..5 {
+        let failed = log.write_all(LogWrite { entries: vec![entry(index, 10)], ..LogWrite::default() }).await;
+        assert!(failed.is_err(), "entry {index} is reported as durable");
+    }
+    fs::remove_dir(taken).unwrap();
+    assert_eq!(all(&open(dir.path()).unwrap()), [entry(1, 10)]);
 }
 
 #[tokio::test]

@@ -106,20 +106,28 @@ impl Rig {
             let node = self.tree.get(path).unwrap();
             let stat = node.stat();
             assert!(valid_path(path), "{path}");
-            bytes += (path.len() + node.data.as_ref().map_or(0, Vec::len)) as u64;
-            assert_eq!(stat.data_length as usize, node.data.as_ref().map_or(0, Vec::len));
-            assert_eq!(stat.num_children as usize, node.child_count as usize);
+            bytes += (path.len() + node.data().map_or(0, <[u8]>::len)) as u64;
+            assert_eq!(stat.data_length as usize, node.data().map_or(0, <[u8]>::len));
+            assert_eq!(stat.num_children as usize, node.child_count());
             let creates = self.creates.get(path).copied().unwrap_or(0);
             assert_eq!(stat.cversion, 2 * creates - stat.num_children, "{path}");
             assert_eq!(stat.pzxid, self.pzxid.get(path).copied().unwrap_or(0), "{path}");
             assert!(stat.czxid <= stat.mzxid && stat.czxid <= stat.pzxid && stat.mzxid <= self.zxid);
             if node.kind() == Kind::Ephemeral {
                 ephemerals += 1;
-                assert!(node.child_count == 0, "{path} is ephemeral and has children");
+                assert!(node.child_count() == 0, "{path} is ephemeral and has children");
             }
         }
         assert_eq!(self.tree.ephemeral_count(), ephemerals);
         assert_eq!(self.tree.approximate_bytes(), bytes);
+        // What is counted as the tree changes is what is there, and what a tree that is read from a snapshot counts.
+        let read: Tree = postcard::from_bytes(&postcard::to_stdvec(&self.tree.freeze()).unwrap()).unwrap();
+        assert!(read == self.tree);
+        for path in all.iter().map(String::as_str).chain(["/none", "/a/none"]) {
+            let prefix = if path == "/" { path.to_owned() } else { format!("{path}/") };
+            let below = all.iter().filter(|other| *other != "/" && other.starts_with(&prefix)).count();
+            assert_eq!((self.tree.count_below(path), read.count_below(path)), (below, below), "{path}");
+        }
     }
 }
 
@@ -391,4 +399,29 @@ fn a_change_does_not_copy_its_siblings() {
     assert_eq!((tree.len(), tree.ephemeral_count()), (5, 0));
     // It takes a second here, and took many minutes.
     assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[test]
+fn nodes_are_counted_without_looking_at_them() {
+    let mut rig = Rig::default();
+    let mut create = |path: String| {
+        let create =
+            Create { path, data: None, acl: septet_coordinator::acl::open(), kind: Kind::Persistent, sequential: false, with_stat: false };
+        apply(&mut rig.tree, &Write::One(Op::Create(create)), stamp(1, 1)).unwrap();
+    };
+    create("/wide".into());
+    (0..20_000).for_each(|i| create(format!("/wide/{i}")));
+    let deep: Vec<String> = (1..1000).map(|depth| "/d".repeat(depth)).collect();
+    deep.iter().for_each(|path| create(path.clone()));
+    let began = std::time::Instant::now();
+    for _ in 0..50_000 {
+        assert_eq!((rig.tree.count_below("/wide"), rig.tree.count_below("/d")), (20_000, deep.len() - 1));
+    }
+    // To walk over them would take minutes.
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    for path in deep.iter().rev() {
+        assert_eq!(rig.tree.count_below("/d"), path.len() / 2 - 1);
+        apply(&mut rig.tree, &Write::One(Op::Delete { path: path.clone(), version: -1 }), stamp(2, 1)).unwrap();
+    }
+    assert_eq!(rig.tree.count_below("/"), rig.tree.len() - 1);
 }

@@ -1,6 +1,6 @@
 //! What exists. These calls change nothing and may be repeated at will.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types as sdk;
 
@@ -33,8 +33,14 @@ fn state(s: Option<sdk::InstanceState>) -> InstanceState {
 }
 
 pub(crate) fn instance(i: sdk::Instance) -> Option<Instance> {
-    let volumes: BTreeMap<String, String> =
-        i.block_device_mappings.unwrap_or_default().into_iter().filter_map(|m| Some((m.device_name?, m.ebs?.volume_id?))).collect();
+    let (mut volumes, mut deleted_with_it) = (BTreeMap::new(), BTreeSet::new());
+    for (device, ebs) in i.block_device_mappings.unwrap_or_default().into_iter().filter_map(|m| Some((m.device_name?, m.ebs?))) {
+        let Some(volume) = ebs.volume_id else { continue };
+        if ebs.delete_on_termination == Some(true) {
+            deleted_with_it.insert(device.clone());
+        }
+        volumes.insert(device, volume);
+    }
     Some(Instance {
         id: i.instance_id?,
         state: state(i.state),
@@ -48,6 +54,7 @@ pub(crate) fn instance(i: sdk::Instance) -> Option<Instance> {
         public_ip: i.public_ip_address.filter(|a| !a.is_empty()),
         groups: i.security_groups.unwrap_or_default().into_iter().filter_map(|g| g.group_id).collect(),
         volumes,
+        deleted_with_it,
         interfaces: i.network_interfaces.unwrap_or_default().into_iter().filter_map(|n| n.network_interface_id).collect(),
         tags: tags(i.tags),
         launched: i.launch_time.map_or(0, |t| t.secs()),
@@ -72,12 +79,14 @@ fn rules(list: Option<Vec<sdk::IpPermission>>) -> Vec<Rule> {
 
 fn image(i: sdk::Image) -> Option<Image> {
     let root = i.root_device_name.unwrap_or_default();
-    let root_size = i.block_device_mappings.unwrap_or_default().into_iter().find(|m| m.device_name.as_deref() == Some(&root));
+    let volumes = i.block_device_mappings.unwrap_or_default().into_iter().filter_map(|m| Some((m.device_name?, m.ebs?)));
+    let (of_root, others): (Vec<_>, Vec<_>) = volumes.partition(|(device, _)| *device == root);
     Some(Image {
         id: i.image_id.unwrap_or_default(),
         name: i.name.unwrap_or_default(),
         architecture: i.architecture.map(|a| a.as_str().to_owned()).unwrap_or_default(),
-        root_size: root_size.and_then(|m| m.ebs?.volume_size).unwrap_or(0),
+        root_size: of_root.into_iter().find_map(|(_, ebs)| ebs.volume_size).unwrap_or(0),
+        other_devices: others.into_iter().map(|(device, _)| device).collect(),
         root_device: root,
         created: i.creation_date.unwrap_or_default(),
         deprecated: i.deprecation_time,
@@ -131,6 +140,7 @@ impl Client {
             zone: v.availability_zone.unwrap_or_default(),
             size: v.size.unwrap_or(0),
             state: v.state.map(|s| s.as_str().to_owned()).unwrap_or_default(),
+            made: v.create_time.map_or(0, |t| t.secs()),
             attached: v.attachments.unwrap_or_default().into_iter().find_map(|a| Some((a.instance_id?, a.device.unwrap_or_default()))),
             tags: tags(v.tags),
         }))

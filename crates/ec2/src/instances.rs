@@ -21,7 +21,7 @@ fn list(tags: &Tags) -> Vec<sdk::Tag> {
 fn mapping(v: &NewVolume) -> sdk::BlockDeviceMapping {
     let ebs = sdk::EbsBlockDevice::builder()
         .set_volume_size(v.size)
-        .volume_type(sdk::VolumeType::from(v.kind.as_str()))
+        .set_volume_type((!v.kind.is_empty()).then(|| sdk::VolumeType::from(v.kind.as_str())))
         .set_iops(v.iops)
         .set_throughput(v.throughput)
         // EC2 refuses a key without encryption, and `false` where the account encrypts everything.
@@ -133,6 +133,14 @@ impl Client {
     pub async fn terminate_when_it_stops(&self, id: &str) -> Result<(), ApiError> {
         let value = sdk::AttributeValue::builder().value("terminate").build();
         let call = self.ec2.modify_instance_attribute().instance_id(id).instance_initiated_shutdown_behavior(value).send();
+        self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("ModifyInstanceAttribute", e))
+    }
+
+    /// Says whether the volume of a device is deleted when its instance is terminated, whoever terminates it.
+    pub async fn delete_on_termination(&self, id: &str, device: &str, delete: bool) -> Result<(), ApiError> {
+        let ebs = sdk::EbsInstanceBlockDeviceSpecification::builder().delete_on_termination(delete).build();
+        let mapping = sdk::InstanceBlockDeviceMappingSpecification::builder().device_name(device).ebs(ebs).build();
+        let call = self.ec2.modify_instance_attribute().instance_id(id).block_device_mappings(mapping).send();
         self.timed(call).await.map(drop).map_err(|e| ApiError::from_sdk("ModifyInstanceAttribute", e))
     }
 

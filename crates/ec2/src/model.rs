@@ -1,6 +1,6 @@
 //! What there is on EC2, as far as Septet looks: plain values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Tags by key.
 pub type Tags = BTreeMap<String, String>;
@@ -49,6 +49,8 @@ pub struct Instance {
     pub groups: Vec<String>,
     /// device name to volume id
     pub volumes: BTreeMap<String, String>,
+    /// devices whose volumes are deleted when it is terminated
+    pub deleted_with_it: BTreeSet<String>,
     /// ids of its network interfaces
     pub interfaces: Vec<String>,
     pub tags: Tags,
@@ -70,6 +72,8 @@ pub struct Volume {
     pub state: String,
     /// instance it is attached to, and as which device
     pub attached: Option<(String, String)>,
+    /// when it was made, in seconds since 1970
+    pub made: i64,
     pub tags: Tags,
 }
 
@@ -181,6 +185,8 @@ pub struct Image {
     pub root_device: String,
     /// GiB that its root volume has at the least
     pub root_size: i32,
+    /// of the volumes that it has beside the root volume
+    pub other_devices: Vec<String>,
     /// ISO 8601
     pub created: String,
     /// from when on it is deprecated, ISO 8601; it can be launched all the same
@@ -214,6 +220,7 @@ pub struct NewVolume {
     pub device: String,
     /// GiB; the image's own size if left out
     pub size: Option<i32>,
+    /// as `gp3`; the image's own if empty
     pub kind: String,
     pub iops: Option<i32>,
     pub throughput: Option<i32>,

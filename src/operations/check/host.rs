@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Finding;
-use crate::provider::Verdict;
+use crate::{provider::Verdict, ssh::quote};
 
 /// Less free space than this fails, in KiB; less than the second is a warning.
 const MIN_FREE_KIB: u64 = 100_000;
@@ -42,12 +42,13 @@ pub struct Question {
     pub relays: bool,
 }
 
-/// `$1` unit, `$2` data directory, `$3` programs, `$4` names, `$5` address/port pairs. Names are resolved and ports tried side by side:
-/// silence costs 3 s once.
+/// `$1` unit, `$2` data directory (the nearest above it where it does not exist yet), `$3` programs, `$4` names, `$5` address/port
+/// pairs. Names are resolved and ports tried side by side: silence costs 3 s once.
 const SCRIPT: &str = r#"date +'clock %s.%N'
 disk() { echo "disk $(df -Pk -- "$1" 2>/dev/null | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2,4) $1"; }
 disk /
-if [ -n "$2" ] && [ -d "$2" ]; then disk "$2"; fi
+d=$2; while [ -n "$d" ] && [ ! -d "$d" ]; do d=${d%/*}; done
+if [ -n "$d" ]; then disk "$d"; fi
 sed -n 's/^MemTotal: *\([0-9]*\).*/memory total \1/p; s/^MemAvailable: *\([0-9]*\).*/memory free \1/p; s/^SwapTotal: *\([0-9]*\).*/memory swap \1/p' /proc/meminfo
 for f in vm.max_map_count vm.swappiness net.core.somaxconn; do
   p=/proc/sys/$(echo "$f" | tr . /)
@@ -74,14 +75,14 @@ wait
 echo end"#;
 
 impl Question {
-    /// The command. Names and addresses are the inventory's and the provider's own types: they have no blanks.
-    pub fn argv(&self) -> Vec<String> {
+    /// The command for a shell. Names and addresses are the inventory's and the provider's own types: they have no blanks.
+    pub fn command(&self) -> String {
         let mut programs: Vec<&str> = PROGRAMS.to_vec();
         programs.extend(self.relays.then_some("ssh"));
         let names: Vec<&str> = self.names.iter().map(|(n, _)| n.as_str()).collect();
         let ports: Vec<String> = self.ports.iter().map(|(_, address, port)| format!("{address}/{port}")).collect();
         let words = ["sh", "-c", SCRIPT, "sh", self.unit, &self.data, &programs.join(" "), &names.join(" "), &ports.join(" ")];
-        words.map(str::to_owned).to_vec()
+        words.map(quote).join(" ")
     }
 }
 
@@ -194,7 +195,9 @@ pub fn judge(host: &str, q: &Question, f: &Facts, active: &BTreeSet<&str>) -> Ve
         missing => Finding::new(host, "packages", Verdict::Fail, format!("missing: {}", missing.join(", ")))
             .advice("install the packages that have them"),
     });
-    out.push(names(host, q, f));
+    if !q.names.is_empty() {
+        out.push(names(host, q, f));
+    }
     out.extend(ports(host, q, f, active));
     // A passing finding needs no advice.
     for finding in out.iter_mut().filter(|f| f.verdict == Verdict::Pass) {
@@ -357,9 +360,8 @@ mod tests {
             ports: vec![("a".into(), "127.0.0.1".into(), open), ("b".into(), "127.0.0.1".into(), closed)],
             ..Question::default()
         };
-        let argv = q.argv();
         let before = now_s();
-        let out = std::process::Command::new(&argv[0]).args(&argv[1..]).output().unwrap();
+        let out = std::process::Command::new("sh").args(["-c", &q.command()]).output().unwrap();
         let facts = Facts::parse(&String::from_utf8(out.stdout).unwrap(), before, now_s()).unwrap();
         let (off, error) = facts.clock.unwrap();
         assert!(off.abs() <= error + 0.01, "{off} {error}");

@@ -10,15 +10,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::{Access, Cluster};
 use crate::{
-    engine,
+    engine::{
+        self,
+        listeners::{Listener, listeners},
+    },
     error::{Error, Result},
-    health::{ask_host, clocks},
-    inventory::{Engine, HostId, Inventory, Metadata, Role},
+    health::clocks,
+    inventory::{HostId, Role},
     observed::{HostState, Observed},
     plan::{self, Step},
     provider::Verdict,
@@ -26,8 +28,8 @@ use crate::{
 
 use host::{Facts, Question, now_s};
 
-/// How long a host may take for its answer, the agent included, which may have to be copied to it first.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a host may take for its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,9 +63,25 @@ impl Finding {
 /// Looks at everything.
 pub async fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     let mut out = vec![ssh_client()];
-    let observed = cluster.provider.observe().await?;
-    out.extend(provider(cluster, &observed).await);
+    let observed = match cluster.provider.observe().await {
+        Ok(observed) => {
+            out.extend(provider(cluster, &observed).await);
+            observed
+        }
+        // One of the hosts that exist already stands in the way; the others are looked at all the same.
+        Err(e) if !cluster.provider.given().is_empty() => {
+            out.push(failure("hosts", e));
+            Observed::default()
+        }
+        Err(e) => return Err(e),
+    };
     if observed.hosts.is_empty() {
+        let access = Access::before_first_up(cluster, observed)?;
+        if !access.observed.hosts.is_empty() {
+            out.extend(hosts(cluster, &access).await);
+            access.fleet.close().await;
+            return Ok(out);
+        }
         out.push(Finding::pass("provider", "hosts", "no host exists yet; what is on hosts is checked once `septet up` has made them"));
         return Ok(out);
     }
@@ -83,15 +101,18 @@ fn ssh_client() -> Finding {
     }
 }
 
+/// An error as a finding about the provider.
+fn failure(check: &str, e: Error) -> Finding {
+    let finding = Finding::new("provider", check, Verdict::Fail, e.message);
+    match e.hint {
+        Some(hint) => finding.advice(hint),
+        None => finding,
+    }
+}
+
 /// What the provider says of the steps to the wanted hosts: limits, quotas, permissions.
 async fn provider(cluster: &Cluster, observed: &Observed) -> Vec<Finding> {
-    let failed = |e: Error| {
-        let finding = Finding::new("provider", "plan", Verdict::Fail, e.message);
-        vec![match e.hint {
-            Some(hint) => finding.advice(hint),
-            None => finding,
-        }]
-    };
+    let failed = |e| vec![failure("plan", e)];
     let steps: Vec<Step> = match plan::plan(&cluster.inventory, observed) {
         Ok(plan) => plan.all().cloned().collect(),
         Err(e) => return failed(e),
@@ -115,61 +136,27 @@ async fn provider(cluster: &Cluster, observed: &Observed) -> Vec<Finding> {
     }
 }
 
-/// A port that hosts of a role listen on, and the roles whose hosts connect to it.
-struct Listener {
-    role: Role,
-    port: u16,
-    from: &'static [Role],
-}
-
-/// Which ports must be reachable within the cluster.
-fn listeners(inventory: &Inventory) -> Vec<Listener> {
-    use Role::{Broker, Control, Coordinator};
-    let vars = engine::vars(inventory, None);
-    let port = |key: &str| {
-        let given = inventory.vars.get(key).or_else(|| vars.get(key));
-        given.and_then(serde_json::Value::as_u64).and_then(|p| u16::try_from(p).ok())
-    };
-    let mut out = Vec::new();
-    let mut add = |role, port: Option<u16>, from| out.extend(port.map(|port| Listener { role, port, from }));
-    add(Broker, port("kafka_port"), &[Control, Broker]);
-    match (inventory.engine.metadata(), inventory.is_combined()) {
-        (Metadata::Zookeeper, _) => {
-            add(Coordinator, port("zookeeper_port"), &[Control, Broker]);
-            // Ours have one port among themselves. Of Apache's it is that of elections: the other is only open on the leader.
-            add(Coordinator, Some(if matches!(inventory.engine, Engine::Bundled) { 2888 } else { 3888 }), &[Coordinator]);
-        }
-        (Metadata::Kraft, true) => add(Broker, port("controller_port"), &[Control, Broker]),
-        (Metadata::Kraft, false) => add(Coordinator, port("controller_port"), &[Control, Broker, Coordinator]),
-    }
-    out
-}
-
 /// Asks every host that runs, all at once, and judges what they say.
 async fn hosts(cluster: &Cluster, access: &Access) -> Vec<Finding> {
     let (inventory, observed) = (&cluster.inventory, &access.observed);
-    let vars = engine::vars(inventory, observed.uuid.map(|u| u.to_string()).as_deref());
     let listeners = listeners(inventory);
     let running: Vec<HostId> = observed.hosts.iter().filter(|h| h.state == HostState::Running).map(|h| h.id).collect();
     let address = |id: HostId| observed.host(id).map(|h| h.address.to_string()).unwrap_or_default();
+    // The names of hosts are written by the first `up`.
+    let is_named = observed.uuid.is_some();
     let names: Vec<(String, String)> =
-        inventory.hosts.iter().filter(|h| running.contains(&h.id)).map(|h| (h.name.clone(), address(h.id))).collect();
+        inventory.hosts.iter().filter(|h| is_named && running.contains(&h.id)).map(|h| (h.name.clone(), address(h.id))).collect();
     let asks = inventory.hosts.iter().map(|h| {
         let to = |l: &Listener| {
             let targets = inventory.of(l.role).filter(|t| t.id != h.id && running.contains(&t.id));
             targets.map(|t| (t.name.clone(), address(t.id), l.port)).collect::<Vec<_>>()
         };
-        let data = match h.id.role() {
-            Role::Coordinator => "coordinator_data",
-            Role::Broker => "broker_data",
-            _ => "",
-        };
         let question = Question {
             unit: inventory.engine.unit(h.id.role()).unwrap_or_default(),
-            data: vars.get(data).and_then(|v| v.as_str()).unwrap_or_default().to_owned(),
+            data: engine::data::directory(inventory, h.id),
             names: names.clone(),
-            ports: listeners.iter().filter(|l| l.from.contains(&h.id.role())).flat_map(to).collect(),
-            own_ports: listeners.iter().filter(|l| l.role == h.id.role()).map(|l| l.port).collect(),
+            ports: listeners.iter().filter(|l| l.always && l.from.contains(&h.id.role())).flat_map(to).collect(),
+            own_ports: listeners.iter().filter(|l| l.role == h.id.role() && l.is_used(inventory)).map(|l| l.port).collect(),
             relays: h.id.role() == Role::Control,
         };
         let is_running = running.contains(&h.id);
@@ -177,14 +164,12 @@ async fn hosts(cluster: &Cluster, access: &Access) -> Vec<Finding> {
             if !is_running {
                 return (h, question, Err("it does not exist or does not run: `septet up` makes and starts it".to_owned()));
             }
-            let argv = question.argv();
-            let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-            // The agent is started first: only the question itself is timed.
+            // By the shell: a host that is no cluster's yet gets no agent. It is connected to first: only the question itself is timed.
             let ask = async {
-                access.fleet.agent(h.id, Some("root")).await?;
+                let connection = access.fleet.connection(h.id).await?;
                 let before = now_s();
-                let text = ask_host(&access.fleet, h.id, Some("root"), &argv).await?;
-                Ok::<_, crate::ssh::SshError>((text, before, now_s()))
+                let out = connection.exec_as_root(&question.command(), ANSWER_TIMEOUT).await?;
+                Ok::<_, crate::ssh::SshError>((String::from_utf8_lossy(&out.stdout).into_owned(), before, now_s()))
             };
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, ask).await {
                 Err(_) => Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
@@ -194,7 +179,7 @@ async fn hosts(cluster: &Cluster, access: &Access) -> Vec<Finding> {
             (h, question, answer)
         }
     });
-    let answers = join_all(asks).await;
+    let answers = access.fleet.all(asks).await;
     let active: BTreeSet<&str> =
         answers.iter().filter(|(_, _, a)| a.as_ref().is_ok_and(|f| f.active)).map(|(h, ..)| h.name.as_str()).collect();
     let (mut out, mut offsets) = (Vec::new(), BTreeMap::new());

@@ -3,7 +3,7 @@
 //! Invariants: a host that runs what is wanted is not restarted; brokers are not touched before every coordinator runs what is wanted; the
 //! last step is taken only once every host was seen to run it. Killed anywhere, the same goes on from what hosts run.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::BoxFuture;
 
@@ -23,7 +23,10 @@ pub enum Running {
     #[default]
     Nothing,
     /// it runs, and what cannot be read
-    Unread,
+    Unread {
+        /// whether the process is known to have been started after what is installed was put there
+        since_installed: bool,
+    },
     /// this
     This(String),
 }
@@ -38,11 +41,15 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Whether it does not run what is wanted. Where that cannot be read, what is installed decides.
+    /// Whether it does not run what is wanted. Where that cannot be read it does if what is wanted is installed and the process was
+    /// started after that: an `upgrade` that was killed between the two leaves the new program beside the old process.
+    ///
+    /// The roll restarts such a host, as its playbook finds files that are newer than the process; then this says so too. A host of which not
+    /// even that can be told stays due, so the command ends with an error after its roll ([`all_run`]); the next one restarts nothing either.
     pub fn differs(&self, wanted: &str) -> bool {
         match &self.running {
             Running::Nothing => true,
-            Running::Unread => self.installed.as_deref() != Some(wanted),
+            Running::Unread { since_installed } => !since_installed || self.installed.as_deref() != Some(wanted),
             Running::This(is) => is != wanted,
         }
     }
@@ -52,7 +59,8 @@ impl Runs {
         let installed = || self.installed.as_deref().map_or_else(|| "nothing".to_owned(), short);
         match &self.running {
             Running::This(is) => short(is),
-            Running::Unread => installed(),
+            Running::Unread { since_installed: true } => installed(),
+            Running::Unread { since_installed: false } => format!("an unknown program ({} is installed)", installed()),
             Running::Nothing => format!("{} (not running)", installed()),
         }
     }
@@ -61,7 +69,7 @@ impl Runs {
     pub fn all(&self) -> impl Iterator<Item = &str> {
         let running = match &self.running {
             Running::This(is) => Some(is.as_str()),
-            Running::Nothing | Running::Unread => None,
+            Running::Nothing | Running::Unread { .. } => None,
         };
         running.into_iter().chain(self.installed.as_deref())
     }
@@ -71,6 +79,11 @@ impl Runs {
 pub fn short(text: &str) -> String {
     if text.len() == 64 { text.chars().take(12).collect() } else { text.to_owned() }
 }
+
+/// Looks at the level after it was raised, at the most, and the time between two of them: half a minute.
+const LEVEL_LOOKS: usize = 120;
+/// See [`LEVEL_LOOKS`].
+pub const LEVEL_PAUSE: Duration = Duration::from_millis(250);
 
 /// The hosts of an upgrade.
 pub trait Hosts: Send {
@@ -86,6 +99,8 @@ pub trait Hosts: Send {
     fn levels(&self) -> BoxFuture<'_, Result<Option<Levels>>>;
     /// The last step.
     fn raise(&mut self, to: i16) -> BoxFuture<'_, Result<()>>;
+    /// Lets some time go by before the next look: [`LEVEL_PAUSE`].
+    fn pause(&self) -> BoxFuture<'_, ()>;
 }
 
 /// What was done.
@@ -139,19 +154,31 @@ pub async fn upgrade(hosts: &mut dyn Hosts, finish: bool) -> Result<Done> {
     let seen = hosts.look().await?;
     all_run(hosts, &seen, &ROLES)?;
     hosts.raise(levels.supported).await?;
-    match hosts.levels().await? {
-        Some(now) if now.finalized >= levels.supported => done.raised = Some((levels.finalized, now.finalized)),
-        _ => return Err(Error::failed("the level was accepted and is not in force yet").hint("the same command looks again")),
+    // The controller has accepted it; each broker learns of it in its own time.
+    for _ in 0..LEVEL_LOOKS {
+        if let Some(now) = hosts.levels().await?.filter(|now| now.finalized >= levels.supported) {
+            done.raised = Some((levels.finalized, now.finalized));
+            return Ok(done);
+        }
+        hosts.pause().await;
     }
-    Ok(done)
+    Err(Error::failed("the level was accepted and is not in force on all brokers yet").hint("the same command looks again"))
 }
 
 /// Insists that all hosts of roles run what is wanted.
 fn all_run(hosts: &dyn Hosts, seen: &BTreeMap<HostId, Runs>, roles: &[Role]) -> Result<()> {
     for role in roles {
         if let Some(id) = due(hosts, seen, *role)?.first() {
-            let (is, wanted) = (seen.get(id).map(Runs::shown).unwrap_or_default(), short(&hosts.wanted(*id)?));
-            return Err(Error::failed(format!("{} runs {is}, not {wanted}", hosts.name(*id)))
+            let (runs, name, wanted) = (seen.get(id).cloned().unwrap_or_default(), hosts.name(*id), hosts.wanted(*id)?);
+            let is_installed = runs.installed.as_deref() == Some(&wanted);
+            if is_installed && matches!(runs.running, Running::Unread { .. }) {
+                return Err(Error::failed(format!(
+                    "{name}: cannot tell whether it runs {}: which program its process is cannot be read, nor that it was started after the installation",
+                    short(&wanted)
+                ))
+                .hint("`septet restart HOST` restarts its service; then run the same command again"));
+            }
+            return Err(Error::failed(format!("{name} runs {}, not {}", runs.shown(), short(&wanted)))
                 .hint("`septet logs HOST` shows its log; the same command goes on from there"));
         }
     }
@@ -161,7 +188,10 @@ fn all_run(hosts: &dyn Hosts, seen: &BTreeMap<HostId, Runs>, roles: &[Role]) -> 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::{Arc, Mutex, atomic::AtomicBool};
+    use std::{
+        collections::BTreeSet,
+        sync::{Arc, Mutex, atomic::AtomicBool},
+    };
 
     use proptest::prelude::*;
 
@@ -177,11 +207,17 @@ mod tests {
     #[derive(Debug, Clone, Default)]
     struct World {
         hosts: BTreeMap<HostId, Runs>,
+        /// hosts whose processes cannot be read
+        unread: BTreeSet<HostId>,
+        /// whether it cannot be told either since when these run
+        ageless: bool,
         restarts: BTreeMap<HostId, usize>,
         /// hosts in the order of their restarts
         order: Vec<HostId>,
         level: i16,
         raised: usize,
+        /// looks in which some broker has not learned of the new level yet
+        behind: usize,
     }
 
     /// A run that is killed at a point; it does nothing more then.
@@ -257,7 +293,13 @@ mod tests {
         fn look(&self) -> BoxFuture<'_, Result<BTreeMap<HostId, Runs>>> {
             Box::pin(async {
                 self.point().await?;
-                Ok(self.world.lock().unwrap().hosts.clone())
+                let w = self.world.lock().unwrap();
+                let mut seen = w.hosts.clone();
+                for runs in seen.iter_mut().filter(|(id, r)| w.unread.contains(id) && r.running != Running::Nothing).map(|(_, r)| r) {
+                    let there = runs.installed.clone().map(Running::This);
+                    runs.running = Running::Unread { since_installed: !w.ageless && there.as_ref() == Some(&runs.running) };
+                }
+                Ok(seen)
             })
         }
         fn wanted(&self, _: HostId) -> Result<String> {
@@ -280,8 +322,11 @@ mod tests {
         fn levels(&self) -> BoxFuture<'_, Result<Option<Levels>>> {
             Box::pin(async {
                 self.point().await?;
-                let finalized = self.world.lock().unwrap().level;
-                Ok(Some(Levels { finalized, supported: self.supported() }))
+                let supported = self.supported();
+                let mut w = self.world.lock().unwrap();
+                let behind = w.raised > 0 && w.behind > 0;
+                w.behind = w.behind.saturating_sub(usize::from(behind));
+                Ok(Some(Levels { finalized: if behind { 21 } else { w.level }, supported }))
             })
         }
         fn raise(&mut self, to: i16) -> BoxFuture<'_, Result<()>> {
@@ -296,6 +341,9 @@ mod tests {
                 self.point().await
             })
         }
+        fn pause(&self) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
     }
 
     fn world(old: &[&str; 6]) -> Arc<Mutex<World>> {
@@ -303,13 +351,14 @@ mod tests {
             let group = if i < 3 { Group::COORDINATORS } else { Group::BROKERS };
             HostId { group, index: (i % 3 + 1) as u16 }
         };
-        // An empty one: the service does not run, what is installed is old.
-        let runs = |v: &str| match v {
+        // An empty one: the service does not run, what is installed is old. With a question mark: what runs cannot be read.
+        let runs = |v: &str| match v.trim_start_matches('?') {
             "" => Runs { running: Running::Nothing, installed: Some("3.9.1".into()) },
             v => Runs { running: Running::This(v.to_owned()), installed: Some(v.to_owned()) },
         };
         let hosts = old.iter().enumerate().map(|(i, v)| (id(i), runs(v))).collect();
-        Arc::new(Mutex::new(World { hosts, level: 21, ..World::default() }))
+        let unread = old.iter().enumerate().filter(|(_, v)| v.starts_with('?')).map(|(i, _)| id(i)).collect();
+        Arc::new(Mutex::new(World { hosts, unread, level: 21, ..World::default() }))
     }
 
     fn go(world: &Arc<Mutex<World>>, left: usize, finish: bool, leader: u16) -> Result<Done> {
@@ -336,26 +385,63 @@ mod tests {
     }
 
     #[test]
+    fn brokers_that_learn_of_the_level_later_are_waited_for() {
+        let w = world(&[NEW; 6]);
+        w.lock().unwrap().behind = LEVEL_LOOKS - 1;
+        assert_eq!(go(&w, usize::MAX, true, 1).unwrap().raised, Some((21, 27)));
+        // One that does not is an end too, and what the next run looks at.
+        let w = world(&[NEW; 6]);
+        w.lock().unwrap().behind = LEVEL_LOOKS;
+        let e = go(&w, usize::MAX, true, 1).unwrap_err();
+        assert!(e.message.contains("not in force on all brokers yet"), "{e}");
+        assert_eq!(go(&w, usize::MAX, true, 1).unwrap().raised, None);
+        assert_eq!(w.lock().unwrap().raised, 1);
+    }
+
+    #[test]
     fn killed_at_every_point_the_same_command_goes_on() {
-        for at in 0..200 {
-            let w = world(&OLD);
-            let first = go(&w, at, true, 1);
-            go(&w, usize::MAX, true, 1).unwrap();
-            let w = w.lock().unwrap();
-            assert!(w.restarts.len() == 6 && w.restarts.values().all(|n| *n == 1), "killed at {at}: {:?}", w.restarts);
-            assert_eq!((w.level, w.raised), (27, 1), "killed at {at}");
-            if first.is_ok() {
-                return;
+        // Also where what runs cannot be read, as after a kill between the installation and the restart.
+        for old in [OLD, ["?3.9.1"; 6]] {
+            let mut at = 0;
+            loop {
+                let w = world(&old);
+                let first = go(&w, at, true, 1);
+                go(&w, usize::MAX, true, 1).unwrap();
+                let w = w.lock().unwrap();
+                assert!(w.restarts.len() == 6 && w.restarts.values().all(|n| *n == 1), "killed at {at}: {:?}", w.restarts);
+                assert_eq!((w.level, w.raised), (27, 1), "killed at {at}");
+                if first.is_ok() {
+                    break;
+                }
+                at += 1;
+                assert!(at < 200, "no run went through");
             }
         }
-        panic!("no run went through");
+    }
+
+    #[test]
+    fn one_that_can_never_be_read_is_restarted_once_and_named() {
+        let w = world(&["3.9.1", "3.9.1", "3.9.1", "3.9.1", "?3.9.1", "?4.1.1"]);
+        w.lock().unwrap().ageless = true;
+        for _ in 0..3 {
+            let e = go(&w, usize::MAX, true, 1).unwrap_err().to_string();
+            assert!(e.contains("broker2: cannot tell whether it runs 4.1.1: which program") && e.contains("septet restart HOST"), "{e}");
+            let w = w.lock().unwrap();
+            assert_eq!(w.restarts.values().collect::<Vec<_>>(), [&1; 5], "no loop, and no restart of one that is new");
+            assert_eq!(w.raised, 0);
+        }
+        // Now it can be told since when they run.
+        w.lock().unwrap().ageless = false;
+        go(&w, usize::MAX, true, 1).unwrap();
+        let w = w.lock().unwrap();
+        assert_eq!((w.restarts.len(), w.level), (5, 27));
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn whatever_was_killed_each_host_restarts_once(
-            old in proptest::array::uniform6(prop_oneof!["3\\.9\\.1", "4\\.1\\.1", ""]),
+            old in proptest::array::uniform6(prop_oneof!["3\\.9\\.1", "4\\.1\\.1", "", "\\?3\\.9\\.1", "\\?4\\.1\\.1"]),
             kills in proptest::collection::vec((0..60usize, any::<bool>()), 0..5),
             leader in 1..4u16,
         ) {
@@ -367,7 +453,7 @@ mod tests {
             let w = w.lock().unwrap();
             for (i, (id, runs)) in w.hosts.iter().enumerate() {
                 prop_assert_eq!(&runs.running, &Running::This(NEW.into()));
-                prop_assert_eq!(w.restarts.get(id).copied().unwrap_or(0), usize::from(old[i] != NEW), "{}", id);
+                prop_assert_eq!(w.restarts.get(id).copied().unwrap_or(0), usize::from(old[i].trim_start_matches('?') != NEW), "{}", id);
             }
             let roles: Vec<Role> = w.order.iter().map(|id| id.role()).collect();
             prop_assert!(roles.is_sorted(), "{:?}", w.order);

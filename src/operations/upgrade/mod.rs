@@ -4,11 +4,12 @@
 //! and its archive is here.
 
 mod hosts;
+mod pending;
 mod rules;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::{self, bundle::Architecture},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     health::{Checker, Levels, Report, ask_host},
     inventory::{self, Engine, HostId, Inventory, Metadata, Role},
     observed::HostState,
@@ -30,26 +31,36 @@ use crate::{
     ssh::Fleet,
 };
 use hosts::{Done, Hosts, ROLES, Running, Runs, due, short};
+pub use pending::Pending;
 
 /// How long a host may take to answer; the agent may have to be brought to it first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Arguments: unit, installed program or link, `digest` or `version`. What a process runs is read as its own account: in a container root
-/// may not look at it.
+/// may not look at it. Where it cannot be read, when it was started decides, which anybody may read; of its four times the wall clock is read
+/// before the uptime, so that the process looks older than what is installed in doubt.
 const SCRIPT: &str = r#"version() { grep -a -o -m 1 'kafka_2\.13-[0-9]*\.[0-9]*\.[0-9]*' | head -n 1 | sed 's/^kafka_2.13-//'; }
+ticks() { stat=$(cat "/proc/$1/stat") && set -- ${stat##*) } && echo "${20}"; }
 pid=$(systemctl show -p MainPID --value -- "$1")
 if [ "${pid:-0}" != 0 ] && account=$(stat -c %U "/proc/$pid"); then
+  echo "ticks $(ticks "$pid" 2>/dev/null)"
   case $3 in
     digest) running=$(runuser -u "$account" -- sha256sum "/proc/$pid/exe" 2>/dev/null | cut -d ' ' -f 1) ;;
     version) running=$(tr '\0' '\n' < "/proc/$pid/cmdline" | version) ;;
   esac
   echo "running $running"
 fi
+echo "changed $(stat -c %.9Z -- "$2" 2>/dev/null)"
+echo "now $(date +%s.%N)"
+echo "uptime $(cut -d ' ' -f 1 /proc/uptime)"
 case $3 in
   digest) echo "installed $(sha256sum -- "$2" 2>/dev/null | cut -d ' ' -f 1)" ;;
   version) echo "installed $(readlink -- "$2" | version)" ;;
 esac
 echo end"#;
+
+/// Ticks per second in `/proc`, on all Linux systems.
+const TICKS_PER_S: f64 = 100.0;
 
 /// What the script prints; `None` if that is not all of it.
 fn parse_runs(text: &str) -> Option<Runs> {
@@ -58,9 +69,15 @@ fn parse_runs(text: &str) -> Option<Runs> {
         let valid = rest.len() <= 64 && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
         (valid && !rest.is_empty()).then(|| rest.to_owned())
     };
+    let number = |word: &str| of(word)?.parse::<f64>().ok();
+    let since_installed = || {
+        let installed_ago_s = number("now ")? - number("changed ")?;
+        let started_ago_s = number("uptime ")? - number("ticks ")? / TICKS_PER_S;
+        Some(started_ago_s < installed_ago_s)
+    };
     let running = match (text.lines().any(|l| l.starts_with("running")), of("running ")) {
         (false, _) => Running::Nothing,
-        (true, None) => Running::Unread,
+        (true, None) => Running::Unread { since_installed: since_installed().unwrap_or(false) },
         (true, Some(is)) => Running::This(is),
     };
     text.lines().any(|l| l == "end").then(|| Runs { running, installed: of("installed ") })
@@ -90,6 +107,9 @@ pub struct Upgraded {
     pub already: Vec<String>,
     /// Why hosts restart together.
     pub notes: Vec<String>,
+    /// Configuration that is applied with it, or would be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
     /// `metadata.version` before and after the last step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raised: Option<(i16, i16)>,
@@ -121,25 +141,39 @@ pub async fn upgrade(cluster: &mut Cluster, wish: Wish<'_>) -> Result<Upgraded> 
     }
 }
 
-/// The inventory's text with another version, and what it then says.
-fn with_version(cluster: &Cluster, version: &str) -> Result<Option<(std::path::PathBuf, String, Inventory)>> {
+/// The inventory with another version.
+struct Edit {
+    path: std::path::PathBuf,
+    /// its text before that, and with that
+    before: String,
+    text: String,
+    inventory: Inventory,
+}
+
+/// The inventory with another version; `None` where it has that.
+fn with_version(cluster: &Cluster, version: &str) -> Result<Option<Edit>> {
     rules::allowed(&cluster.inventory, version)?;
     let Engine::Apache(a) = &cluster.inventory.engine else { return Ok(None) };
     if a.version == version {
         return Ok(None);
     }
     let Some(path) = cluster.inventory.path.clone() else { return Ok(None) };
+    let before = text_of(&path)?;
     let text = inventory::edit::with_version(&path, a, version)?;
-    let mut changed = Inventory::parse(&path, &text)?;
-    changed.path = Some(path.clone());
-    Ok(Some((path, text, changed)))
+    let mut inventory = Inventory::parse(&path, &text)?;
+    inventory.path = Some(path.clone());
+    Ok(Some(Edit { path, before, text, inventory }))
+}
+
+fn text_of(path: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::failed(format!("{}: {e}", path.display())))
 }
 
 async fn run(cluster: &mut Cluster, wish: Wish<'_>) -> Result<Upgraded> {
     let (reporter, mut phases) = (cluster.reporter.clone(), Phases::default());
     let edit = wish.version.map(|v| with_version(cluster, v)).transpose()?.flatten();
-    if let Some((_, _, changed)) = &edit {
-        cluster.inventory = changed.clone();
+    if let Some(edit) = &edit {
+        cluster.inventory = edit.inventory.clone();
     }
     let observed = phases.time(&reporter, "observe", observe(cluster)).await?;
     if observed.uuid.is_none() {
@@ -152,37 +186,80 @@ async fn run(cluster: &mut Cluster, wish: Wish<'_>) -> Result<Upgraded> {
     }
     cluster.archives = phases.time(&reporter, "archive", archives(cluster, !wish.check)).await?;
     let access = phases.time(&reporter, "connect", Access::new(cluster, observed)?.connect(cluster, !wish.check)).await?;
-    let mut site = Site { cluster, access: &access };
+    let site = Site { cluster, access: &access };
     let seen = site.look().await?;
     if let Engine::Apache(a) = &site.cluster.inventory.engine {
         rules::no_downgrade(&site.cluster.inventory, &a.version, &seen)?;
     }
+    let mut playbooks = Vec::new();
+    for role in ROLES {
+        if !due(&site, &seen, role)?.is_empty() {
+            playbooks.push(playbook_of(role));
+        }
+    }
     if wish.check {
-        let would = site.would(&seen).await?;
+        let pending = pending_beside(cluster, &access, &seen, &playbooks).await?;
+        let would = Site { cluster, access: &access }.would(&seen).await?;
         access.fleet.close().await;
-        return Ok(would);
+        return Ok(Upgraded { pending, ..would });
     }
     if wish.finish
-        && let Some(value) = rules::held_back(&site.cluster.inventory)
+        && let Some(value) = rules::held_back(&cluster.inventory)
     {
         return Err(rules::remove_it(&value));
     }
-    look_before(site.cluster, &access.observed, &access.fleet).await?;
+    look_before(cluster, &access.observed, &access.fleet).await?;
+    let pending = pending_beside(cluster, &access, &seen, &playbooks).await?;
+    let mut site = Site { cluster, access: &access };
+    // An editor may have saved it while archives were fetched and hosts were asked.
+    if let Some(edit) = &edit
+        && text_of(&edit.path)? != edit.before
+    {
+        let text = format!("{} was changed meanwhile: nothing was upgraded; the same command reads it again", edit.path.display());
+        return Err(Error::failed(text));
+    }
     // Only now: what could not begin is nothing that another execution goes on with.
     site.cluster.begin();
-    if let Some((path, text, _)) = &edit {
+    if let Some(Edit { path, text, .. }) = &edit {
         inventory::edit::replace(path, text)?;
         reporter.say(&format!("{}: version: {}", path.display(), wish.version.unwrap_or_default()));
     }
-    let mut out = site.would(&seen).await?;
+    let mut out = Upgraded { pending, ..site.would(&seen).await? };
     if !out.already.is_empty() && !out.changes.is_empty() {
         reporter.say(&format!("upgraded already: {}", out.already.join(", ")));
+    }
+    if let Some(pending) = &out.pending {
+        reporter.say(&pending.text());
     }
     let Done { raised, left, .. } = phases.time(&reporter, "upgrade", hosts::upgrade(&mut site, wish.finish)).await?;
     (out.raised, out.unfinished) = (raised, left.map(|l| (l.finalized, l.supported)));
     out.report = Some(phases.time(&reporter, "health", wait_healthy(cluster, &access.observed, &access.fleet)).await?);
     access.fleet.close().await;
     Ok(out)
+}
+
+/// The playbook that a role's hosts are rolled with.
+fn playbook_of(role: Role) -> &'static str {
+    if role == Role::Broker { "brokers.yml" } else { "coordinators.yml" }
+}
+
+/// What the playbooks of a roll would change beside the upgrade. That it cannot be found out is no reason not to upgrade.
+async fn pending_beside(
+    cluster: &mut Cluster,
+    access: &Access,
+    seen: &BTreeMap<HostId, Runs>,
+    playbooks: &[&str],
+) -> Result<Option<Pending>> {
+    if playbooks.is_empty() {
+        return Ok(None);
+    }
+    match pending::find(cluster, access, seen, playbooks).await {
+        Err(e) if e.kind != Kind::Interrupted => {
+            cluster.reporter.warn(&format!("cannot tell which configuration is pending, and is applied with the upgrade: {}", e.message));
+            Ok(None)
+        }
+        found => found,
+    }
 }
 
 /// The hosts of a cluster.
@@ -266,7 +343,7 @@ impl Hosts for Site<'_> {
     fn look(&self) -> BoxFuture<'_, Result<BTreeMap<HostId, Runs>>> {
         Box::pin(async {
             let serving = self.access.observed.hosts.iter().filter(|h| h.id.role().serves() && h.state == HostState::Running);
-            join_all(serving.map(|h| self.ask(&self.access.fleet, h.id))).await.into_iter().collect()
+            self.access.fleet.all(serving.map(|h| self.ask(&self.access.fleet, h.id))).await.into_iter().collect()
         })
     }
     fn wanted(&self, id: HostId) -> Result<String> {
@@ -284,7 +361,7 @@ impl Hosts for Site<'_> {
     }
     fn roll<'a>(&'a mut self, role: Role, _: &'a [HostId]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let own = if role == Role::Broker { "brokers.yml" } else { "coordinators.yml" };
+            let own = playbook_of(role);
             match &self.cluster.inventory.engine {
                 Engine::Bundled => self.plays(&[own]).await,
                 Engine::Apache(_) => self.plays(&["software.yml", own]).await,
@@ -303,6 +380,9 @@ impl Hosts for Site<'_> {
     fn raise(&mut self, to: i16) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move { self.checker().raise_metadata(to).await })
     }
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(hosts::LEVEL_PAUSE))
+    }
 }
 
 #[cfg(test)]
@@ -314,9 +394,20 @@ mod tests {
         let this = |v: &str| Running::This(v.to_owned());
         let runs = |running, installed: Option<&str>| Some(Runs { running, installed: installed.map(str::to_owned) });
         assert_eq!(parse_runs("running 3.9.1\ninstalled 4.1.1\nend\n"), runs(this("3.9.1"), Some("4.1.1")));
-        assert_eq!(parse_runs("running \ninstalled \nend\n"), runs(Running::Unread, None));
+        let unread = |since_installed| Running::Unread { since_installed };
+        assert_eq!(parse_runs("running \ninstalled \nend\n"), runs(unread(false), None));
         assert_eq!(parse_runs("installed 4.1.1\nend\n"), runs(Running::Nothing, Some("4.1.1")));
         assert_eq!(parse_runs("running 3.9.1\ninstalled 4.1.1\n"), None);
-        assert_eq!(parse_runs("running $(reboot)\ninstalled \u{1b}[2J\nend\n"), runs(Running::Unread, None));
+        assert_eq!(parse_runs("running $(reboot)\ninstalled \u{1b}[2J\nend\n"), runs(unread(false), None));
+        // Started 60 s ago; installed 59 s or 61 s ago.
+        let times = |changed: &str| {
+            format!("ticks 10000\nrunning \nchanged {changed}\nnow 1800000000.500000000\nuptime 160.00\ninstalled 4.1.1\nend\n")
+        };
+        assert_eq!(parse_runs(&times("1799999941.500000000")), runs(unread(false), Some("4.1.1")));
+        assert_eq!(parse_runs(&times("1799999939.500000000")), runs(unread(true), Some("4.1.1")));
+        for missing in ["ticks 10000\n", "now 1800000000.500000000\n", "uptime 160.00\n"] {
+            assert_eq!(parse_runs(&times("1799999939.5").replace(missing, "")), runs(unread(false), Some("4.1.1")), "{missing}");
+        }
+        assert_eq!(parse_runs(&times("")), runs(unread(false), Some("4.1.1")));
     }
 }

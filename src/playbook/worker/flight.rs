@@ -10,10 +10,14 @@ use super::{Stop, Worker, evaluate::holds, next_batch};
 use crate::{
     error::Result,
     modules::Prepared,
-    playbook::{TaskStatus, model::Task},
+    playbook::{
+        TaskStatus,
+        model::{Task, Work},
+    },
     ssh::{AgentSession, Blob, SshError},
     stop,
     template::{Renderer, is_template},
+    yaml::{Node, NodeKind},
 };
 
 /// An answer that is here or on its way, with what it takes to ask again.
@@ -61,7 +65,11 @@ impl<'a> Worker<'a> {
             for j in 0..flights[i].items.len() {
                 let outcome = match self.outcome(&mut flights, i, j).await {
                     Ok(o) => o,
-                    Err(e) => return Err(self.lost(&e)),
+                    Err(e) => {
+                        // What other items of the task did is done all the same.
+                        self.count_and_report(flights[i].task, flights[i].handler, &results);
+                        return Err(self.lost(&e));
+                    }
                 };
                 let (label, left) = (flights[i].items[j].label.clone(), matches!(flights[i].items[j].answer, Answer::Skipped));
                 let outcome = if left { outcome } else { self.judge(flights[i].task, label.as_ref(), outcome).await? };
@@ -233,6 +241,40 @@ impl<'a> Worker<'a> {
         f(&renderer)
     }
 
+    /// Counts a task's results and reports those of items that were not left out.
+    fn count_and_report(&mut self, task: &Task, handler: bool, results: &[Completed]) {
+        for Completed { label, outcome, .. } in results.iter().filter(|r| !r.left) {
+            let status = match outcome.status {
+                Status::Ok => TaskStatus::Ok,
+                Status::Changed => TaskStatus::Changed,
+                Status::Failed if task.ignore_errors => TaskStatus::Ignored,
+                Status::Failed => TaskStatus::Failed,
+                Status::Skipped => TaskStatus::Skipped,
+                Status::NotRun => continue,
+            };
+            self.report(task, label.as_ref(), outcome, status, handler);
+        }
+        let any = |s: Status| results.iter().any(|r| r.outcome.status == s);
+        let (failed, changed) = (any(Status::Failed), any(Status::Changed) || results.iter().any(|r| self.would_run(task, &r.outcome)));
+        match (failed, changed) {
+            (true, _) if task.ignore_errors => self.counts.ignored += 1,
+            (true, _) => {}
+            (false, true) => self.counts.changed += 1,
+            (false, false) if any(Status::Ok) => self.counts.ok += 1,
+            (false, false) if results.is_empty() => {}
+            (false, false) => self.counts.skipped += 1,
+        }
+    }
+
+    /// Whether a look at what a rolling play would change met a command, whose work only a run shows: its host is due, unless the
+    /// command changes nothing by its own `changed_when`.
+    fn would_run(&self, task: &Task, outcome: &Outcome) -> bool {
+        let never = |conditions: &Vec<Node>| conditions.iter().any(|c| matches!(&c.kind, NodeKind::Scalar(Value::Bool(false))));
+        let is_command = matches!(&task.work, Work::Module { name: "command" | "shell", .. });
+        let left_out = outcome.status == Status::Skipped && !outcome.values.is_empty();
+        self.part.dry_run && is_command && left_out && !task.changed_when.as_ref().is_some_and(never)
+    }
+
     /// Counts, reports, registers, notifies; stops the host at a failure.
     fn conclude(&mut self, task: &'a Task, looped: bool, handler: bool, results: Vec<Completed>) -> Result<(), Stop> {
         let any = |s: Status| results.iter().any(|r| r.outcome.status == s);
@@ -250,24 +292,7 @@ impl<'a> Worker<'a> {
                 .filter_map(|r| r.outcome.values.get("dest")?.as_str().map(str::to_owned));
             self.state.would_change.extend(files);
         }
-        for Completed { label, outcome, .. } in results.iter().filter(|r| !r.left) {
-            let status = match outcome.status {
-                Status::Ok => TaskStatus::Ok,
-                Status::Changed => TaskStatus::Changed,
-                Status::Failed if task.ignore_errors => TaskStatus::Ignored,
-                Status::Failed => TaskStatus::Failed,
-                Status::Skipped => TaskStatus::Skipped,
-                Status::NotRun => continue,
-            };
-            self.report(task, label.as_ref(), outcome, status, handler);
-        }
-        match (failed, changed) {
-            (true, _) if task.ignore_errors => self.counts.ignored += 1,
-            (true, _) => {}
-            (false, true) => self.counts.changed += 1,
-            (false, false) if any(Status::Ok) => self.counts.ok += 1,
-            (false, false) => self.counts.skipped += 1,
-        }
+        self.count_and_report(task, handler, &results);
         for r in &results {
             self.state.add_facts(&r.outcome);
         }

@@ -21,7 +21,7 @@ use super::{
     Docker, HOST_KEY, INDEX, ROLE,
     errors::{explain, is_status},
     image,
-    lease::restart_policy,
+    lease::{plant_end, restart_policy},
     marks, privilege, subnet, volume_name,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     identity::ClusterId,
     inventory::HostId,
     observed::{ObservedNetwork, Place, foreign, free_address},
-    provider::{Site, authorized, published_ports},
+    provider::{Site, authorized, expiry::End, published_ports},
     ssh::keys,
 };
 
@@ -74,7 +74,7 @@ impl Docker {
         let host_key = keys::new_host_key(&format!("{id} of {}", site.uuid))?;
         let mut bindings = HashMap::new();
         let mut exposed = Vec::new();
-        for (inner, offset) in published_ports(id, self.metadata) {
+        for (inner, offset) in published_ports(id, &self.listeners) {
             let port = self.free_port(network, offset, site).map_err(|e| e.context(&doing))?;
             let binding = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some(port.to_string()) };
             bindings.insert(format!("{inner}/tcp"), Some(vec![binding]));
@@ -121,7 +121,9 @@ impl Docker {
             Err(e) => return Err(explain(&doing, e)),
         };
         let keys = authorized::with_line(keys, site.public_key)?.unwrap_or_else(|| keys.to_owned());
-        let tar = planted(&host_key, &keys).map_err(|e| e.context(&doing))?;
+        // With its timer: a run that is killed before it has logged in leaves hosts that end by themselves all the same.
+        let end = (*self.known_end()).map(|at_s| End { at_s, cluster: &self.cluster });
+        let tar = planted(&host_key, &keys, end).map_err(|e| e.context(&doing))?;
         self.upload(&made.id, tar).await.map_err(|e| explain(&doing, e))?;
         self.engine.start_container(&made.id, None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
     }
@@ -137,7 +139,7 @@ impl Docker {
                 "stop that program, or choose another `ports_from` in the inventory, then `septet down --keep-data` and `septet up`",
             ));
         }
-        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
+        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, &self.listeners)).map(|(_, o)| o).collect();
         subnet::substitutes(offset, &needed).map(|o| Self::ports_from(network) + o).find(|p| subnet::is_free(*p)).ok_or_else(|| {
             Error::failed(format!("port {own} on 127.0.0.1 and all others of the cluster's row are in use by other programs"))
         })
@@ -190,11 +192,14 @@ impl Docker {
 }
 
 /// Files that a host gets before its first start, as a tar archive.
-fn planted(host_key: &keys::HostKey, authorized_keys: &str) -> Result<Vec<u8>> {
+fn planted(host_key: &keys::HostKey, authorized_keys: &str, end: Option<End<'_>>) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key", host_key.private.as_bytes(), 0o600, 0)?;
     add(&mut tar, "etc/ssh/ssh_host_ed25519_key.pub", format!("{}\n", host_key.public).as_bytes(), 0o644, 0)?;
     authorize(&mut tar, authorized_keys)?;
+    if let Some(end) = end {
+        plant_end(&mut tar, end)?;
+    }
     Ok(tar.into_inner()?)
 }
 

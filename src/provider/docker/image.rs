@@ -81,7 +81,7 @@ fn recipe(java: bool) -> String {
     for part in [BASE, SUITE, &packages(java), SETUP] {
         hash.update(part.as_bytes());
     }
-    let short: String = hash.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect();
+    let short = hex::encode(&hash.finalize()[..6]);
     if java { format!("java-{short}") } else { short }
 }
 

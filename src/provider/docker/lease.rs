@@ -16,7 +16,10 @@ use crate::{
     error::Result,
     identity::ClusterId,
     observed::Resource,
-    provider::{Found, Thing, clusters},
+    provider::{
+        Found, Thing, clusters,
+        expiry::{End, TIMER, UNITS, WANTS},
+    },
 };
 
 /// What an end of its own is written on.
@@ -47,15 +50,19 @@ pub fn restart_policy(ends: bool) -> RestartPolicy {
     RestartPolicy { name: Some(name), maximum_retry_count: None }
 }
 
-/// The unit that stops a host at its end, below the container's root.
-const END_UNIT: &str = "etc/systemd/system/septet-expiry.service";
-
-/// The unit's text with another end; `None` where that is no change.
-fn with_end(unit: &str, expires_s: u64) -> Option<String> {
-    let (before, rest) = unit.split_once("-ge ")?;
-    let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-    let new = format!("{before}-ge {expires_s}{after}");
-    (rest.len() > after.len() && new != unit).then_some(new)
+/// Puts the units that stop a host at the cluster's end into what is uploaded, with the timer enabled.
+pub fn plant_end(tar: &mut tar::Builder<Vec<u8>>, end: End<'_>) -> Result<()> {
+    for (name, text) in end.units() {
+        add(tar, &format!("{UNITS}/{name}"), text.as_bytes(), 0o644, 0)?;
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    header.set_mode(0o777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    Ok(tar.append_link(&mut header, format!("{UNITS}/{WANTS}/{TIMER}"), format!("/{UNITS}/{TIMER}"))?)
 }
 
 impl Docker {
@@ -63,11 +70,9 @@ impl Docker {
     /// passed while it was stopped, stops it before anybody can log in.
     pub(super) async fn bring_end(&self, container: &str) -> Result<()> {
         let doing = "cannot write down when the host stops";
-        let Some(expires_s) = *self.known_end() else { return Ok(()) };
-        let unit = self.download(container, &format!("/{END_UNIT}")).await.map_err(|e| explain(doing, e))?;
-        let Some(new) = unit.and_then(|u| with_end(&String::from_utf8_lossy(&u), expires_s)) else { return Ok(()) };
+        let Some(at_s) = *self.known_end() else { return Ok(()) };
         let mut tar = tar::Builder::new(Vec::new());
-        add(&mut tar, END_UNIT, new.as_bytes(), 0o644, 0)?;
+        plant_end(&mut tar, End { at_s, cluster: &self.cluster })?;
         self.upload(container, tar.into_inner()?).await.map_err(|e| explain(doing, e))
     }
 
@@ -128,16 +133,28 @@ impl Docker {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn the_unit_that_stops_a_host_gets_another_end() {
-        let unit = |at: &str| include_str!("../../../templates/septet-expiry.service").replace("{{ septet.expires }}", at);
-        let new = with_end(&unit("1000"), 2000);
-        assert_eq!(new.as_deref(), Some(unit("2000").as_str()));
-        assert!(unit("2000").contains("-ge 2000 ]"));
-        assert_eq!(with_end(&unit("2000"), 2000), None);
-        assert_eq!(with_end("[Unit]\n", 2000), None);
+    fn a_host_is_made_with_its_timer() {
+        let mut tar = tar::Builder::new(Vec::new());
+        plant_end(&mut tar, End { at_s: 1_700_000_000, cluster: "lesson" }).unwrap();
+        let bytes = tar.into_inner().unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let shown = archive.entries().unwrap().map(|e| {
+            let e = e.unwrap();
+            let link = e.link_name().unwrap().map(|l| format!(" -> {}", l.display())).unwrap_or_default();
+            format!("{}{link}", e.path().unwrap().display())
+        });
+        assert_eq!(
+            shown.collect::<Vec<_>>(),
+            [
+                "etc/systemd/system/septet-expiry.service",
+                "etc/systemd/system/septet-expiry.timer",
+                "etc/systemd/system/timers.target.wants/septet-expiry.timer -> /etc/systemd/system/septet-expiry.timer",
+            ]
+        );
     }
 
     #[test]

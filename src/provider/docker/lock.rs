@@ -11,13 +11,15 @@ use bollard::{
     models::{Volume, VolumeCreateRequest},
     query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions},
 };
-use tokio::task::JoinHandle;
 
 use super::{errors::explain, filter};
 use crate::{
     clock::now_s,
     error::{Error, Result},
-    provider::Holder,
+    provider::{
+        Holder,
+        heartbeat::{Heartbeat, Lost, SILENCE_S},
+    },
 };
 
 /// The cluster's name, on locks and signs of life.
@@ -30,10 +32,6 @@ const HOLDER: &str = "septet.lock.holder";
 const PROCESS: &str = "septet.lock.process";
 const WHO: &str = "septet.lock.who";
 const SEEN: &str = "septet.lock.seen";
-/// How often a holder gives a sign of life.
-const BEAT: Duration = Duration::from_secs(60);
-/// Silence after which a holder on another machine counts as gone, in seconds.
-const SILENCE_S: u64 = 300;
 /// Tries while others take and release the lock.
 const ATTEMPTS: usize = 6;
 
@@ -42,24 +40,23 @@ pub struct Hold {
     engine: Engine,
     cluster: String,
     run: String,
-    beat: JoinHandle<()>,
+    heartbeat: Heartbeat,
 }
 
 impl Hold {
+    /// Waits until it is lost.
+    pub fn lost(&self) -> impl Future<Output = Lost> + Send + 'static {
+        self.heartbeat.lost()
+    }
+
     /// Gives it back.
     pub async fn release(self) {
-        self.beat.abort();
+        drop(self.heartbeat);
         // What cannot be removed is taken over: by this state directory at once, by others once the process has ended.
         let Ok(all) = volumes(&self.engine, &self.cluster).await else { return };
         for v in all.iter().filter(|v| v.labels.get(RUN) == Some(&self.run)) {
             remove(&self.engine, &v.name).await;
         }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.beat.abort();
     }
 }
 
@@ -156,8 +153,11 @@ pub async fn take(engine: &Engine, cluster: &str, holder: &Holder) -> Result<Hol
             for v in now.iter().filter(|v| v.labels.get(RUN) != Some(&run)) {
                 remove(engine, &v.name).await;
             }
-            let beat = tokio::spawn(beat(engine.clone(), cluster.to_owned(), run.clone()));
-            return Ok(Hold { engine: engine.clone(), cluster: cluster.to_owned(), run, beat });
+            let heartbeat = {
+                let (engine, cluster, run, lock) = (engine.clone(), cluster.to_owned(), run.clone(), name.clone());
+                Heartbeat::start(move |n| beat(engine.clone(), cluster.clone(), run.clone(), lock.clone(), n))
+            };
+            return Ok(Hold { engine: engine.clone(), cluster: cluster.to_owned(), run, heartbeat });
         }
         if made.labels.get(RUN) == Some(&run) {
             remove(engine, &name).await;
@@ -176,21 +176,22 @@ fn held(cluster: &str, lock: &Volume) -> Error {
     ))
 }
 
-async fn beat(engine: Engine, cluster: String, run: String) {
-    let mut previous: Option<String> = None;
-    for n in 1_u64.. {
-        tokio::time::sleep(BEAT).await;
-        let labels =
-            HashMap::from([(LOCK.to_owned(), cluster.clone()), (RUN.to_owned(), run.clone()), (SEEN.to_owned(), now_s().to_string())]);
-        let name = format!("septet-lock-{cluster}-alive-{run}-{n}");
-        let request = VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..Default::default() };
-        // One that fails is made up for by the next.
-        if engine.create_volume(request).await.is_ok()
-            && let Some(old) = previous.replace(name)
-        {
-            remove(&engine, &old).await;
-        }
+/// The `n`-th sign of life; whether the lock is still the run's.
+async fn beat(engine: Engine, cluster: String, run: String, lock: String, n: u64) -> Result<bool> {
+    let labels = HashMap::from([(LOCK.to_owned(), cluster.clone()), (RUN.to_owned(), run.clone()), (SEEN.to_owned(), now_s().to_string())]);
+    let name = format!("septet-lock-{cluster}-alive-{run}-{n}");
+    let request = VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels), ..Default::default() };
+    engine.create_volume(request).await.map_err(|e| explain("cannot renew the cluster's lock", e))?;
+    let all = volumes(&engine, &cluster).await?;
+    for earlier in all.iter().filter(|v| v.labels.get(RUN) == Some(&run) && term(v).is_none() && v.name != name) {
+        remove(&engine, &earlier.name).await;
     }
+    let newest = all.iter().filter(|v| term(v).is_some()).max_by_key(|v| term(v));
+    let is_ours = newest.is_some_and(|v| v.name == lock && v.labels.get(RUN) == Some(&run));
+    if !is_ours {
+        remove(&engine, &name).await;
+    }
+    Ok(is_ours)
 }
 
 #[cfg(test)]

@@ -31,15 +31,16 @@ use errors::{explain, is_status};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
-    Check, Expired, Found, Holder, Identity, Lease, Machines, Network, Observed, ObservedHost, ObservedNetwork, Place, Provider, Resource,
-    Site, foreign, marks::Marks,
+    Check, Expired, Found, Holder, Identity, Lease, Lost, Machines, Network, Observed, ObservedHost, ObservedNetwork, Place, Provider,
+    Resource, Site, foreign, marks::Marks,
 };
 use crate::{
     address::Subnet,
     clock::now_s,
+    engine::listeners::{Listener, listeners},
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
-    inventory::{DockerSettings, HostId, Inventory, Metadata, Role},
+    inventory::{DockerSettings, HostId, Inventory, Role},
     plan::Step,
     ssh::Endpoint,
 };
@@ -72,7 +73,8 @@ pub struct Docker {
     expires: std::sync::Mutex<Option<u64>>,
     /// engine, mode and the number of metadata servers
     shape: String,
-    metadata: Metadata,
+    /// what its hosts listen on
+    listeners: Vec<Listener>,
     /// whether hosts are made with Java
     java: bool,
     /// names that the inventory wants, to look whether others have them
@@ -120,7 +122,7 @@ impl Docker {
             ttl: inventory.ttl,
             expires: std::sync::Mutex::default(),
             shape: inventory.shape(),
-            metadata: inventory.engine.metadata(),
+            listeners: listeners(inventory),
             java: matches!(&inventory.engine, crate::inventory::Engine::Apache(a) if a.java.is_none()),
             wanted: inventory.hosts.iter().map(|h| h.name.clone()).collect(),
             ready: OnceCell::new(),
@@ -236,6 +238,16 @@ impl Provider for Docker {
         })
     }
 
+    fn lost(&self) -> BoxFuture<'_, Lost> {
+        Box::pin(async move {
+            let lost = self.hold.lock().await.as_ref().map(lock::Hold::lost);
+            match lost {
+                Some(lost) => lost.await,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
     fn release(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Some(hold) = self.hold.lock().await.take() {
@@ -321,7 +333,9 @@ impl Machines for Docker {
                 // Containers have no kinds, and nothing in Docker is mended in place.
                 Step::CreateNetwork | Step::Resize { .. } | Step::Attach { .. } | Step::Adjust(_) => Ok(()),
                 // What is done inside of hosts is not the provider's.
-                Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => Ok(()),
+                Step::SetEnd { .. } | Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => {
+                    Ok(())
+                }
                 Step::Create { id, name, .. } => {
                     let keys = self.keys_of_others(*id, site).await;
                     self.create(*id, name, network, site, &keys).await

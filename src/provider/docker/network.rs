@@ -9,6 +9,7 @@ use bollard::{
 
 use super::{CLUSTER, Docker, PORTS, Subnet, errors::explain, marks, subnet};
 use crate::{
+    engine::listeners::listeners,
     error::{Error, Result},
     identity::ClusterId,
     inventory::{Group, Inventory},
@@ -56,7 +57,7 @@ impl Docker {
         let used: Vec<String> =
             all.iter().flat_map(|n| n.ipam.iter().flat_map(|i| i.config.iter().flatten().filter_map(|c| c.subnet.clone()))).collect();
         let others: Vec<u16> = all.iter().filter_map(|n| marks(n.labels.as_ref()?)?.ports).collect();
-        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, self.metadata)).map(|(_, o)| o).collect();
+        let needed: Vec<u16> = site.inventory.hosts.iter().flat_map(|h| published_ports(h.id, &self.listeners)).map(|(_, o)| o).collect();
         let ports_from = match self.settings.ports_from {
             Some(p) => {
                 if let Some(taken) = needed.iter().map(|o| p + o).find(|p| !subnet::is_free(*p)) {
@@ -107,10 +108,10 @@ impl Docker {
 /// What is made with a new cluster beside its hosts. Published ports are on the loopback address: nothing else reaches a host from
 /// outside of its network.
 pub(super) fn resources(inventory: &Inventory) -> Vec<String> {
-    let metadata = inventory.engine.metadata();
+    let listeners = listeners(inventory);
     let mut ports: BTreeMap<(Group, u16), usize> = BTreeMap::new();
     for h in &inventory.hosts {
-        for (inner, _) in published_ports(h.id, metadata) {
+        for (inner, _) in published_ports(h.id, &listeners) {
             *ports.entry((h.id.group, inner)).or_default() += 1;
         }
     }

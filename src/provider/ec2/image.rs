@@ -1,8 +1,8 @@
 //! Which machine image an architecture gets, and what instance types are.
 
-use septet_ec2::{Image, TypeInfo, filter};
+use septet_ec2::{Image, NewVolume, TypeInfo, filter};
 
-use super::{Ec2, policy::explain};
+use super::{Ec2, observe::DATA_DEVICE, policy::explain};
 use crate::{
     engine::bundle::Architecture,
     error::{Error, Result},
@@ -30,6 +30,21 @@ fn parameter(choice: &ImageChoice, a: Architecture) -> Option<String> {
         }
         ImageChoice::Id(_) => None,
     }
+}
+
+/// The volumes that an image brings beside its root volume. They are as the image has them, but go with the instance, whatever the
+/// image says: they are not the cluster's data, and would cost on.
+pub(super) fn other_volumes(image: &Image) -> impl Iterator<Item = NewVolume> {
+    image.other_devices.iter().filter(|d| *d != DATA_DEVICE).map(|device| NewVolume {
+        device: device.clone(),
+        size: None,
+        kind: String::new(),
+        iops: None,
+        throughput: None,
+        encrypted: false,
+        kms_key: None,
+        delete_on_termination: true,
+    })
 }
 
 impl Ec2 {

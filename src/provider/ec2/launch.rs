@@ -9,7 +9,9 @@ use septet_ec2::{ApiError, Client, Instance, InstanceState, Launch, NewVolume, f
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Ec2, locked,
+    Ec2,
+    image::other_volumes,
+    locked,
     observe::DATA_DEVICE,
     policy::explain,
     rules::{self, Kind},
@@ -30,7 +32,7 @@ use crate::{
 };
 
 /// How long a stop, a start or an attachment may take.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long an instance may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a volume may take to be free, or attached.
@@ -268,8 +270,9 @@ impl Ec2 {
         if !image.root_device.is_empty() {
             volumes.push(volume(&image.root_device, &self.settings.root_volume, true));
         }
+        volumes.extend(other_volumes(&image));
         if let Some(data) = self.data_volume(role).filter(|_| a.with_data) {
-            volumes.push(volume(DATA_DEVICE, data, false));
+            volumes.push(volume(DATA_DEVICE, data, self.data_ends()));
         }
         let groups = self.seen().groups.clone();
         let groups = Kind::of_role(role).iter().rev().filter_map(|k| rules::find(&groups, *k)).map(|g| g.id.clone()).collect();
@@ -286,11 +289,11 @@ impl Ec2 {
             public_ip: self.wants_public(role),
             groups,
             key_name: Some(self.key_name(site.uuid)),
-            user_data: user_data::render(&host_key, site.public_key),
+            user_data: user_data::render(&host_key, site.public_key, self.end()),
             volumes,
             spot: self.settings.spot,
             // Of one whose inventory lost its `ttl`, too: its end stands, and an instance that only stopped would cost on.
-            ends: self.ttl.is_some() || self.known_end().is_some(),
+            ends: self.end().is_some(),
             tags,
             volume_tags,
         })
@@ -333,6 +336,9 @@ impl Ec2 {
             }
             pause().await;
         }
+        if self.data_ends() {
+            client.delete_on_termination(instance, DATA_DEVICE, true).await.map_err(|e| explain(&doing, e))?;
+        }
         Ok(())
     }
 
@@ -346,6 +352,7 @@ impl Ec2 {
         let client = self.client().await?;
         let reference = self.reference(id, name)?;
         let doing = format!("cannot start {name}");
+        self.bring_end(client, &reference).await.map_err(|e| explain(&doing, e))?;
         match client.start_instance(&reference).await {
             Err(e) if e.code == "IncorrectInstanceState" => {
                 let ids = [reference.clone()];
@@ -401,6 +408,7 @@ impl Ec2 {
             Error::failed(format!("{doing}: its user data is not Septet's")).hint("terminate the instance; `septet up` makes it again")
         })?;
         self.stopped(client, &host.reference).await.map_err(fail)?;
+        let new = self.end().and_then(|end| user_data::with_end(&new, end)).unwrap_or(new);
         if new != text {
             client.modify_user_data(&host.reference, &new).await.map_err(fail)?;
         }

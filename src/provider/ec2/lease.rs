@@ -1,20 +1,23 @@
 //! The clusters of this account and region, and the end of a cluster's life: a tag on everything, and instances that are terminated when
 //! they stop themselves, which a timer on each of them does.
 
-use septet_ec2::{ApiError, Tags, filter};
+use septet_ec2::{ApiError, Client, Instance, InstanceState, Tags, filter};
 
 use super::{
     Ec2,
-    observe::ALIVE,
+    launch::CHANGE_TIMEOUT,
+    observe::{ALIVE, DATA_DEVICE},
     policy::explain,
-    prices::price,
+    prices::{HOURS_PER_MONTH, price},
     tags::{self, EXPIRES, marks},
+    user_data,
 };
 use crate::{
     clock::now_s,
     error::Result,
     identity::ClusterId,
-    provider::{Found, Thing, clusters, marks::Expiry},
+    observed::Adjustment,
+    provider::{Found, Thing, clusters, expiry::End, marks::Expiry},
 };
 
 impl Ec2 {
@@ -28,13 +31,22 @@ impl Ec2 {
         let region = client.region().to_owned();
         let hosts = instances.map_err(fail)?.into_iter().filter_map(|i| {
             let name = i.tags.get(tags::DISPLAY).cloned().unwrap_or_else(|| i.id.clone());
-            let running = matches!(i.state, septet_ec2::InstanceState::Running | septet_ec2::InstanceState::Pending);
+            let running = matches!(i.state, InstanceState::Running | InstanceState::Pending);
             let made_s = u64::try_from(i.launched).ok();
-            Some(Thing { marks: marks(&i.tags)?, host: Some(name), running, made_s, hourly: price(&region, &i.instance_type) })
+            // An instance that is stopped costs nothing; its volumes do.
+            let address = if i.public_ip.is_some() { price(&region, "ipv4").unwrap_or_default() } else { 0.0 };
+            let hourly = price(&region, &i.instance_type).filter(|_| running).map(|p| p + address);
+            Some(Thing { marks: marks(&i.tags)?, host: Some(name), running, made_s, hourly })
         });
-        let others = volumes.map_err(fail)?.into_iter().map(|v| v.tags).chain(groups.map_err(fail)?.into_iter().map(|g| g.tags));
-        let others = others.filter_map(|t| Some(Thing { marks: marks(&t)?, host: None, running: false, made_s: None, hourly: None }));
-        Ok(clusters(hosts.chain(others), now_s()))
+        // Volumes that are being deleted are listed for minutes.
+        let volumes = volumes.map_err(fail)?.into_iter().filter(|v| v.state != "deleting" && v.state != "deleted");
+        let volumes = volumes.filter_map(|v| {
+            let hourly = price(&region, "gp3").map(|p| p * f64::from(v.size) / HOURS_PER_MONTH);
+            Some(Thing { marks: marks(&v.tags)?, host: None, running: false, made_s: u64::try_from(v.made).ok(), hourly })
+        });
+        let groups = groups.map_err(fail)?.into_iter();
+        let groups = groups.filter_map(|g| Some(Thing { marks: marks(&g.tags)?, host: None, running: false, made_s: None, hourly: None }));
+        Ok(clusters(hosts.chain(volumes).chain(groups), now_s()))
     }
 
     /// When the cluster expires, as written on its security groups, which it always has.
@@ -45,6 +57,21 @@ impl Ec2 {
         })
     }
 
+    /// When the cluster expires, or will, if it is about to be made.
+    pub(super) fn end(&self) -> Option<End<'_>> {
+        let at_s = self.known_end().or_else(|| Some(now_s() + self.ttl?.as_secs()))?;
+        Some(End { at_s, cluster: &self.cluster })
+    }
+
+    /// Lets an instance that is about to start know the cluster's end as it is now: the one that it knew may have passed while it was
+    /// stopped, and would terminate it as soon as it has booted.
+    pub(super) async fn bring_end(&self, client: &Client, instance: &str) -> std::result::Result<(), ApiError> {
+        let Some(end) = self.end() else { return Ok(()) };
+        let Some(new) = user_data::with_end(&client.user_data(instance).await?, end) else { return Ok(()) };
+        self.waiting(client.wait_for(&[instance.to_owned()], InstanceState::Stopped, CHANGE_TIMEOUT)).await?;
+        client.modify_user_data(instance, &new).await
+    }
+
     /// Writes the end on everything that the cluster has. Instances are last: they stop by their timers, which are set afterwards.
     pub(super) async fn extend_now(&self, uuid: ClusterId, expires_s: u64) -> Result<()> {
         let client = self.client().await?;
@@ -52,9 +79,45 @@ impl Ec2 {
         let all = self.list_now(uuid).await?;
         let ids: Vec<String> = all.iter().map(|r| r.id.clone()).collect();
         client.set_tags(&ids, &Tags::from([(EXPIRES.to_owned(), expires_s.to_string())])).await.map_err(fail)?;
-        for instance in all.iter().filter(|r| r.kind == "instance") {
+        let ids: Vec<&str> = all.iter().filter(|r| r.kind == "instance").map(|r| r.id.as_str()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for instance in client.instances(&[filter("instance-id", &ids), filter("instance-state-name", &ALIVE)]).await.map_err(fail)? {
             client.terminate_when_it_stops(&instance.id).await.map_err(fail)?;
+            if let Some(ends) = self.data_is_to(true, &instance) {
+                client.delete_on_termination(&instance.id, DATA_DEVICE, ends).await.map_err(fail)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether data volumes are deleted with their instances: in a cluster that ends by itself, unless they are to be kept.
+    pub(super) fn data_ends(&self) -> bool {
+        self.end().is_some() && self.ends_with_cluster()
+    }
+
+    /// Whether data volumes go when the cluster ends by itself.
+    fn ends_with_cluster(&self) -> bool {
+        self.settings.volume.as_ref().is_some_and(|v| !v.keep)
+    }
+
+    /// What an instance's data volume is to do when the instance ends, if that is not what it does now: whether it ends too.
+    fn data_is_to(&self, cluster_ends: bool, instance: &Instance) -> Option<bool> {
+        let ends = cluster_ends && self.ends_with_cluster();
+        let has = instance.volumes.contains_key(DATA_DEVICE);
+        (has && instance.deleted_with_it.contains(DATA_DEVICE) != ends).then_some(ends)
+    }
+
+    /// Data volumes that are not to do what they would when their instances end.
+    pub(super) fn data_adjustments(&self) -> Vec<Adjustment> {
+        let cluster_ends = self.known_end().is_some();
+        let seen = self.seen();
+        let differ = |ends: bool| {
+            let hosts = seen.instances.iter().filter(|(_, i)| self.data_is_to(cluster_ends, i) == Some(ends));
+            let (names, ids): (Vec<String>, Vec<String>) = hosts.map(|(id, i)| (self.name_of(*id), i.id.clone())).unzip();
+            (!ids.is_empty()).then(|| Adjustment::DataEnds { name: names.join(", "), ids, ends })
+        };
+        [true, false].into_iter().filter_map(differ).collect()
     }
 }

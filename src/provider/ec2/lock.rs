@@ -10,7 +10,6 @@ use std::{
 };
 
 use septet_ec2::{Client, KeyPair, Tags, filter};
-use tokio::task::JoinHandle;
 
 use super::{
     policy::{explain, explain_first},
@@ -20,7 +19,10 @@ use crate::{
     clock::now_s,
     error::{Error, Result},
     identity::ClusterName,
-    provider::Holder,
+    provider::{
+        Holder,
+        heartbeat::{Heartbeat, Lost, SILENCE_S},
+    },
     ssh::keys,
 };
 
@@ -29,34 +31,29 @@ const MARK: &str = "lock:";
 const HOLDER: &str = "septet:holder";
 const WHO: &str = "septet:who";
 const SEEN: &str = "septet:seen";
-/// How often a holder gives a sign of life.
-const BEAT: Duration = Duration::from_secs(60);
-/// Silence after which a holder counts as gone, in seconds.
-const SILENCE_S: u64 = 300;
 
 /// The right to change a cluster.
 pub struct Hold {
     client: Arc<Client>,
     id: String,
-    beat: JoinHandle<()>,
+    heartbeat: Heartbeat,
     taken: Instant,
 }
 
 impl Hold {
+    /// Waits until it is lost.
+    pub fn lost(&self) -> impl Future<Output = Lost> + Send + 'static {
+        self.heartbeat.lost()
+    }
+
     /// Gives it back.
     pub async fn release(self) {
-        self.beat.abort();
+        drop(self.heartbeat);
         // What stays behind is taken over: by its holder at once, by others after a silence.
         // A key that was imported a moment ago may not be known yet.
         while self.client.delete_key(&self.id).await.is_err_and(|e| e.is_not_found()) && self.taken.elapsed() < Duration::from_secs(10) {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.beat.abort();
     }
 }
 
@@ -87,7 +84,11 @@ pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -
             (SEEN.to_owned(), now_s().to_string()),
         ]);
         match client.import_key(&name, &public, &tags, false).await {
-            Ok(id) => return Ok(Hold { beat: tokio::spawn(beat(client.clone(), id.clone())), client, id, taken: Instant::now() }),
+            Ok(id) => {
+                let (of_beat, key) = (client.clone(), id.clone());
+                let heartbeat = Heartbeat::start(move |_| beat(of_beat.clone(), name.clone(), key.clone()));
+                return Ok(Hold { heartbeat, client, id, taken: Instant::now() });
+            }
             Err(e) if e.is_duplicate() || e.is_ambiguous() => {}
             Err(e) if e.is_throttle() => tokio::time::sleep(Duration::from_secs(2)).await,
             Err(e) => return Err(explain_first(&doing, e, client.stats().clock_skew_s)),
@@ -113,12 +114,16 @@ pub async fn take(client: Arc<Client>, cluster: &ClusterName, holder: &Holder) -
     Err(Error::failed(format!("{doing}: the key pair {name} keeps changing")).hint("run the same command again"))
 }
 
-async fn beat(client: Arc<Client>, id: String) {
-    loop {
-        tokio::time::sleep(BEAT).await;
-        let now = Tags::from([(SEEN.to_owned(), now_s().to_string())]);
-        // One that is missed is made up for by the next.
-        let _ = client.set_tags(std::slice::from_ref(&id), &now).await;
+/// A sign of life; whether the lock is still ours.
+async fn beat(client: Arc<Client>, name: String, id: String) -> Result<bool> {
+    let now = Tags::from([(SEEN.to_owned(), now_s().to_string())]);
+    // Of a key pair that is gone this fails, as it does when EC2 does not answer: the list tells.
+    let renewed = client.set_tags(std::slice::from_ref(&id), &now).await;
+    let doing = "cannot renew the cluster's lock";
+    let found = client.key_pairs(&[filter("key-name", &[&name])]).await.map_err(|e| explain(doing, e))?;
+    match found.iter().any(|k| k.id == id) {
+        false => Ok(false),
+        true => renewed.map(|()| true).map_err(|e| explain(doing, e)),
     }
 }
 

@@ -33,11 +33,14 @@ use septet_ec2::{Client, Group, Image, Instance, TypeInfo};
 use tokio::sync::OnceCell;
 
 use super::{
-    Adjustment, Check, Estimate, Expired, Found, Holder, Lease, Machines, Network, Observed, ObservedHost, ObservedNetwork, Pricing,
+    Adjustment, Check, Estimate, Expired, Found, Holder, Lease, Lost, Machines, Network, Observed, ObservedHost, ObservedNetwork, Pricing,
     Provider, ProviderStats, Resource, Site,
 };
 use crate::{
-    engine::bundle::Architecture,
+    engine::{
+        bundle::Architecture,
+        listeners::{Listener, listeners},
+    },
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
     inventory::{self, Connect, Ec2Settings, Engine, Host, HostId, Inventory, Role, Security},
@@ -66,6 +69,9 @@ pub struct Ec2 {
     /// engine, mode and the number of metadata servers
     shape: String,
     ttl: Option<Duration>,
+    /// what its hosts listen on
+    listeners: Vec<Listener>,
+    external_port: u16,
     hosts: Vec<Host>,
     client: OnceCell<Client>,
     caller: OnceCell<String>,
@@ -116,6 +122,8 @@ impl Ec2 {
             engine: inventory.engine.clone(),
             shape: inventory.shape(),
             ttl: inventory.ttl,
+            listeners: listeners(inventory),
+            external_port: inventory.ports.external,
             hosts: inventory.hosts.clone(),
             client: OnceCell::new(),
             caller: OnceCell::new(),
@@ -234,6 +242,16 @@ impl Provider for Ec2 {
         })
     }
 
+    fn lost(&self) -> BoxFuture<'_, Lost> {
+        Box::pin(async move {
+            let lost = locked(&self.holding).as_ref().map(lock::Hold::lost);
+            match lost {
+                Some(lost) => lost.await,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
     fn release(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let hold = locked(&self.holding).take();
@@ -267,7 +285,7 @@ impl Provider for Ec2 {
     }
 
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {
-        if host.id.role() != Role::Broker || port != super::EXTERNAL_PORT || !self.is_external() {
+        if host.id.role() != Role::Broker || port != self.external_port || !self.is_external() {
             return None;
         }
         let address = match self.settings.connect {
@@ -278,10 +296,11 @@ impl Provider for Ec2 {
     }
 
     fn warnings(&self) -> Vec<String> {
-        match self.settings.security {
-            Security::Classroom => vec!["security: classroom opens every TCP port of every host to the whole internet; leave `security` out when the lesson is over, and `septet up` closes them".into()],
-            Security::Least => Vec::new(),
-        }
+        let open = "security: classroom opens every TCP port of every host to the whole internet; leave `security` out when the lesson is over, and `septet up` closes them";
+        let spot = "spot and ttl: an instance that AWS takes back takes its data along; write `volume: {keep: true}` below `ec2` to keep it until `septet down`";
+        let loses = self.settings.spot && self.data_ends();
+        let open = (self.settings.security == Security::Classroom).then_some(open);
+        open.into_iter().chain(loses.then_some(spot)).map(str::to_owned).collect()
     }
 
     fn stats(&self) -> Option<ProviderStats> {
@@ -340,7 +359,9 @@ impl Machines for Ec2 {
             match step {
                 Step::CreateNetwork => Ok(()),
                 // What is done inside of hosts is not the provider's.
-                Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => Ok(()),
+                Step::SetEnd { .. } | Step::PlantKey { .. } | Step::Configure { .. } | Step::Task { .. } | Step::RemoveNames { .. } => {
+                    Ok(())
+                }
                 Step::Create { id, name, .. } | Step::Replace { id, name, .. } => self.create(*id, name, network, site, say).await,
                 Step::Start { id, name } | Step::Unpause { id, name } => self.start(*id, name).await,
                 Step::Resize { id, name, to, .. } => self.waiting(self.resize(*id, name, to)).await,

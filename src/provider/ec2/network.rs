@@ -4,7 +4,7 @@
 //! Invariant: the group `hosts` is made before the first host, in one call with the tags that say where the row of addresses
 //! lies; the group identifies the network.
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use std::{net::Ipv4Addr, time::Duration};
 
 use septet_ec2::{ApiError, Client, Group, InstanceState, Subnet, Tags, filter, tag_filter};
@@ -90,6 +90,11 @@ impl Ec2 {
             Adjustment::Tags { name, ids, tags } => {
                 client.set_tags(ids, tags).await.map_err(|e| explain(&format!("cannot set tags of {name}"), e))
             }
+            Adjustment::DataEnds { name, ids, ends } => {
+                let all = join_all(ids.iter().map(|id| client.delete_on_termination(id, DATA_DEVICE, *ends))).await;
+                let done: std::result::Result<(), _> = all.into_iter().collect();
+                done.map_err(|e| explain(&format!("cannot say what becomes of the data of {name}"), e))
+            }
             // Volumes have their places for data: nothing is written on hosts.
             Adjustment::Data { .. } => Ok(()),
             Adjustment::Surplus { name, reference } => {
@@ -97,6 +102,7 @@ impl Ec2 {
                 let doing = format!("cannot terminate {reference}, a second {name}");
                 let fail = |e| explain(&doing, e);
                 let data = client.instances_by_id(&ids).await.map_err(fail)?.into_iter().find_map(|i| i.volumes.get(DATA_DEVICE).cloned());
+                self.spare_data(client, &ids).await.map_err(fail)?;
                 client.terminate_instances(&ids).await.map_err(fail)?;
                 client.wait_for(&ids, InstanceState::Terminated, Duration::from_secs(300)).await.map_err(fail)?;
                 // The volume that came with it was never used: it would be taken for the host's data one day.
@@ -246,7 +252,7 @@ impl Ec2 {
     /// The cluster's public key under a name of its own; another key under that name is one of a lost state directory.
     async fn key_pair(&self, client: &Client, site: &Site<'_>) -> Result<()> {
         let name = self.key_name(site.uuid);
-        let print: String = Sha256::digest(site.public_key.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
+        let print = hex::encode(&Sha256::digest(site.public_key.as_bytes())[..16]);
         let doing = format!("cannot import the key pair {name}");
         let by = [tag_filter(tags::CLUSTER, &site.uuid.to_string())];
         let find = || async { Ok(client.key_pairs(&by).await?.into_iter().find(|k| k.name == name)) };

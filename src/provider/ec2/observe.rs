@@ -209,6 +209,7 @@ impl Ec2 {
             return Ok(out);
         }
         out.extend(self.rule_adjustments().await?);
+        out.extend(self.data_adjustments());
         let mut retag: BTreeMap<BTreeMap<String, String>, (Vec<String>, Vec<String>)> = BTreeMap::new();
         let seen = self.seen();
         let things = seen.instances.values().map(|i| (&i.tags, i.id.clone(), i.volumes.values().cloned().collect::<Vec<_>>()));

@@ -9,7 +9,7 @@ use crate::provider::Estimate;
 
 const TABLE: &str = include_str!("prices.tsv");
 /// Hours that AWS counts for a month.
-const HOURS_PER_MONTH: f64 = 730.0;
+pub(super) const HOURS_PER_MONTH: f64 = 730.0;
 /// GiB of a system volume whose size the image decides.
 const ROOT_GIB: i32 = 8;
 

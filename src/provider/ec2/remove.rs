@@ -7,7 +7,13 @@ use futures_util::future::join_all;
 use septet_ec2::{ApiError, Client, InstanceState, filter, tag_filter};
 use tokio::time::Instant;
 
-use super::{Ec2, policy::explain, rules::Kind, tags};
+use super::{
+    Ec2,
+    observe::{ALIVE, DATA_DEVICE},
+    policy::explain,
+    rules::Kind,
+    tags,
+};
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
@@ -45,7 +51,7 @@ impl Ec2 {
         let mut add = |kind: &'static str, name: String, id: String, data: bool| out.push(Resource { kind, name, id, data });
         let instances = instances.map_err(fail)?;
         let roots: Vec<&String> =
-            instances.iter().flat_map(|i| i.volumes.iter().filter(|(d, _)| *d != super::observe::DATA_DEVICE).map(|(_, v)| v)).collect();
+            instances.iter().flat_map(|i| i.volumes.iter().filter(|(d, _)| *d != DATA_DEVICE).map(|(_, v)| v)).collect();
         // One that is being deleted counts as deleted, although EC2 may list it for minutes.
         for v in volumes.map_err(fail)?.into_iter().filter(|v| v.state != "deleting" && v.state != "deleted") {
             // A system's volume goes with its instance; what is left of an instance, or known to nobody, holds data.
@@ -88,6 +94,7 @@ impl Ec2 {
     async fn terminate(&self, client: &Client, resources: &[Resource]) -> Result<()> {
         let ids: Vec<String> = resources.iter().map(|r| r.id.clone()).collect();
         let doing = "cannot terminate the instances";
+        self.spare_data(client, &ids).await.map_err(|e| explain(doing, e))?;
         match client.terminate_instances(&ids).await {
             Ok(()) => {}
             // One that is gone, or protected, refuses the whole call: then each on its own.
@@ -105,6 +112,16 @@ impl Ec2 {
         }
         let ended = self.waiting(client.wait_for(&ids, InstanceState::Terminated, END_TIMEOUT)).await;
         ended.map(drop).map_err(|e| explain(doing, e))
+    }
+
+    /// Lets the data of instances that are about to be terminated stay. What Septet removes it removes by name; only what ends by
+    /// itself takes its data along.
+    pub(super) async fn spare_data(&self, client: &Client, ids: &[String]) -> std::result::Result<(), ApiError> {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let seen = client.instances(&[filter("instance-id", &ids), filter("instance-state-name", &ALIVE)]).await?;
+        let taking = seen.iter().filter(|i| i.deleted_with_it.contains(DATA_DEVICE));
+        let spared = join_all(taking.map(|i| client.delete_on_termination(&i.id, DATA_DEVICE, false))).await;
+        spared.into_iter().filter(|r| !r.as_ref().is_err_and(ApiError::is_not_found)).collect()
     }
 
     /// A system's volume goes with its instance, a little later: only what is not in use is deleted, and what still is, is waited

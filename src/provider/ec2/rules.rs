@@ -13,21 +13,13 @@ use septet_ec2::{Client, Group, Instance, Rule, RuleSource};
 
 use super::{Ec2, network::when_known, policy::explain, tags};
 use crate::{
+    engine::listeners::{Listener, Purpose},
     error::{Error, Result},
-    inventory::{HostId, Metadata, Role, Security, VpcChoice},
+    inventory::{HostId, Role, Security, VpcChoice},
     observed::{Adjustment, Opening},
-    provider::EXTERNAL_PORT,
+    provider::SSH_PORT,
 };
 
-/// Clients of coordinators that speak ZooKeeper's protocol.
-const ZOOKEEPER: u16 = 2181;
-/// Coordinators among themselves: followers, and election.
-const PEERS: [u16; 2] = [2888, 3888];
-/// The brokers' own listener.
-const KAFKA: u16 = 9092;
-/// Listener of KRaft's controllers.
-const CONTROLLERS: u16 = 9093;
-const SSH: u16 = 22;
 /// Everything, for lessons.
 const ANYWHERE: &str = "0.0.0.0/0";
 /// How long EC2 may take until other groups of an instance count. What depended on rules that are closed is cut otherwise.
@@ -78,11 +70,7 @@ pub fn find(groups: &[Group], kind: Kind) -> Option<&Group> {
 #[derive(Debug, Clone)]
 struct Wishes<'a> {
     security: Security,
-    metadata: Metadata,
-    /// KRaft's controllers are on the brokers
-    combined: bool,
-    /// there are hosts beside the engine's: clients of the brokers
-    plain: bool,
+    listeners: &'a [Listener],
     ssh_from: &'a [String],
     external_from: &'a [String],
 }
@@ -98,34 +86,28 @@ impl Wishes<'_> {
         };
         let of = |port: u16, kinds: &[Kind]| kinds.iter().map(|k| open(port, port, k.name())).collect::<Vec<_>>();
         let from = |port: u16, list: &[String]| list.iter().map(|c| open(port, port, c)).collect::<Vec<_>>();
-        let mut out = match (kind, self.metadata) {
-            (Kind::Hosts, _) => match self.security {
+        let mut out = match kind {
+            Kind::Hosts => match self.security {
                 Security::Classroom => vec![open(0, 65535, ANYWHERE)],
-                Security::Least => of(SSH, &[Kind::Control]),
+                Security::Least => of(SSH_PORT, &[Kind::Control]),
             },
-            (Kind::Control, _) => from(SSH, self.ssh_from),
-            (Kind::Coordinators, Metadata::Zookeeper) => {
-                let mut out = of(ZOOKEEPER, &[Kind::Coordinators, Kind::Brokers, Kind::Control]);
-                PEERS.iter().for_each(|p| out.extend(of(*p, &[Kind::Coordinators])));
-                out
-            }
-            (Kind::Coordinators, Metadata::Kraft) if self.combined => Vec::new(),
-            (Kind::Coordinators, Metadata::Kraft) => of(CONTROLLERS, &[Kind::Coordinators, Kind::Brokers, Kind::Control]),
-            (Kind::Brokers, metadata) => {
-                let mut out = of(KAFKA, &[Kind::Brokers, Kind::Control]);
-                if self.plain {
-                    out.extend(of(KAFKA, &[Kind::Hosts]));
-                }
-                if metadata == Metadata::Kraft && self.combined {
-                    out.extend(of(CONTROLLERS, &[Kind::Brokers, Kind::Control]));
-                }
-                out.extend(from(EXTERNAL_PORT, self.external_from));
-                out
-            }
+            Kind::Control => from(SSH_PORT, self.ssh_from),
+            Kind::Coordinators => self.served(Role::Coordinator, of),
+            Kind::Brokers => self.served(Role::Broker, of),
         };
+        if kind == Kind::Brokers {
+            let outside = self.listeners.iter().filter(|l| l.purpose == Purpose::External);
+            outside.for_each(|l| out.extend(from(l.port, self.external_from)));
+        }
         out.sort();
         out.dedup();
         out
+    }
+
+    /// What the listeners of a role let in from the cluster's other hosts.
+    fn served(&self, role: Role, of: impl Fn(u16, &[Kind]) -> Vec<Opening>) -> Vec<Opening> {
+        let kinds = |l: &Listener| l.from.iter().filter_map(|r| Kind::of_role(*r).first().copied()).collect::<Vec<_>>();
+        self.listeners.iter().filter(|l| l.role == role).flat_map(|l| of(l.port, &kinds(l))).collect()
     }
 }
 
@@ -178,15 +160,7 @@ impl Ec2 {
     }
 
     fn wishes<'a>(&'a self, ssh_from: &'a [String]) -> Wishes<'a> {
-        let metadata = self.engine.metadata();
-        Wishes {
-            security: self.settings.security,
-            metadata,
-            combined: metadata == Metadata::Kraft && !self.hosts.iter().any(|h| h.id.role() == Role::Coordinator),
-            plain: self.hosts.iter().any(|h| h.id.role() == Role::Plain),
-            ssh_from,
-            external_from: &self.settings.external_from,
-        }
+        Wishes { security: self.settings.security, listeners: &self.listeners, ssh_from, external_from: &self.settings.external_from }
     }
 
     /// Resources of a new cluster beside its hosts, and their openings; makes no calls.
@@ -335,9 +309,14 @@ impl Ec2 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{engine::listeners::listeners, inventory::Inventory};
 
-    fn wishes(metadata: Metadata, combined: bool) -> Wishes<'static> {
-        Wishes { security: Security::Least, metadata, combined, plain: false, ssh_from: &[], external_from: &[] }
+    fn of(more: &str) -> Vec<Listener> {
+        listeners(&Inventory::parse(std::path::Path::new("i.yml"), &format!("cluster: c\nprefix: p\n{more}")).unwrap())
+    }
+
+    fn wishes(listeners: &[Listener]) -> Wishes<'_> {
+        Wishes { security: Security::Least, listeners, ssh_from: &[], external_from: &[] }
     }
 
     fn shown(w: &Wishes, kind: Kind) -> String {
@@ -347,7 +326,8 @@ mod tests {
     #[test]
     fn each_role_lets_in_what_it_serves_from_those_who_need_it() {
         let own = ["10.0.0.0/8".to_owned()];
-        let zookeeper = Wishes { ssh_from: &own, external_from: &own, ..wishes(Metadata::Zookeeper, false) };
+        let bundled = of("");
+        let zookeeper = Wishes { ssh_from: &own, external_from: &own, ..wishes(&bundled) };
         assert_eq!(
             shown(&zookeeper, Kind::Coordinators),
             "2181 from brokers, 2181 from control, 2181 from coordinators, 2888 from coordinators, 3888 from coordinators"
@@ -355,12 +335,19 @@ mod tests {
         assert_eq!(shown(&zookeeper, Kind::Brokers), "9092 from brokers, 9092 from control, 19092 from 10.0.0.0/8");
         assert_eq!(shown(&zookeeper, Kind::Control), "22 from 10.0.0.0/8");
         assert_eq!(shown(&zookeeper, Kind::Hosts), "22 from control");
-        let kraft = wishes(Metadata::Kraft, false);
+        let apache = "engine: {apache: {version: 4.1.1}}\n";
+        let listeners = of(apache);
+        let kraft = wishes(&listeners);
         assert_eq!(shown(&kraft, Kind::Coordinators), "9093 from brokers, 9093 from control, 9093 from coordinators");
         assert_eq!(shown(&kraft, Kind::Brokers), "9092 from brokers, 9092 from control");
-        let combined = wishes(Metadata::Kraft, true);
+        let listeners = of(&format!("{apache}groups: {{coordinators: {{count: 0}}}}\n"));
+        let combined = wishes(&listeners);
         assert_eq!(shown(&combined, Kind::Coordinators), "");
         assert_eq!(shown(&combined, Kind::Brokers), "9092 from brokers, 9092 from control, 9093 from brokers, 9093 from control");
+        let listeners = of("vars: {kafka_port: 9192, external_port: 29092, zookeeper_port: 2182}\ngroups: {clients: {count: 1}}\n");
+        let other = Wishes { external_from: &own, ..wishes(&listeners) };
+        assert_eq!(shown(&other, Kind::Brokers), "9192 from brokers, 9192 from control, 9192 from hosts, 29092 from 10.0.0.0/8");
+        assert!(shown(&other, Kind::Coordinators).starts_with("2182 from brokers, 2182 from control, 2182 from coordinators, "));
     }
 
     #[test]
@@ -378,7 +365,7 @@ mod tests {
             [RuleSource::Cidr("1.1.1.1/32".into()), RuleSource::Group("sg-hosts".into()), RuleSource::Group("sg-other".into())]
                 .map(|s| opening(&r(s), &groups))
                 .to_vec();
-        let (add, remove) = difference(&is, &wishes(Metadata::Zookeeper, false).openings(Kind::Hosts));
+        let (add, remove) = difference(&is, &wishes(&of("")).openings(Kind::Hosts));
         let shown = |list: &[Opening]| list.iter().map(Opening::to_string).collect::<Vec<_>>().join(", ");
         assert_eq!(
             (shown(&add).as_str(), shown(&remove).as_str()),

@@ -3,30 +3,32 @@
 //! Invariants: a host is changed only once its owner's file names this cluster, and that file is made at one go, so that of two
 //! clusters only one gets a host; what was on a host before is never removed; data stays unless its removal was asked for.
 
+mod observe;
 mod owner;
+mod probe;
 mod removal;
 mod scripts;
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use owner::{Owner, is_data_path};
+use probe::Probe;
 
-use super::{Check, Found, Identity, Machines, Provider, Site, Thing, Verdict, choose, clusters, marks::Marks};
+use super::{Check, Found, Identity, Machines, Provider, Site, Thing, Verdict, clusters, marks::Marks};
 use crate::{
     clock::now_s,
     engine::bundle::Architecture,
     error::{Error, Result},
     identity::{ClusterId, ClusterName},
     inventory::{HostId, Inventory, Role, StaticHost, StaticSettings},
-    observed::{Adjustment, HostState, KeptVolume, Observed, ObservedHost, ObservedNetwork, Place, Resource},
+    observed::{Adjustment, Observed, ObservedHost, ObservedNetwork, Resource},
     plan::Step,
-    ssh::{Ask, Connection, Endpoint, Own, SshError, quote},
+    ssh::{Connection, Endpoint, Jumps, Own, all, at_once, quote},
     visible::Secret,
 };
 
@@ -36,48 +38,6 @@ const OWNER: &str = "/var/lib/septet-owner/owner.json";
 const KEPT: &str = "/var/lib/septet-owner/kept.json";
 /// Time for one script on a host.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most hosts that are asked at the same time.
-const AT_ONCE: usize = 64;
-
-/// What a host answered.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Probe {
-    machine: String,
-    reached: Option<IpAddr>,
-    hostname: String,
-    os: String,
-    systemd: bool,
-    units: Vec<String>,
-    owner: Option<Owner>,
-    kept: Option<Owner>,
-}
-
-impl Probe {
-    fn parse(text: &str) -> std::result::Result<Self, String> {
-        if !text.lines().any(|l| l == "end") {
-            return Err("the answer is incomplete".into());
-        }
-        let all = |key: &str| {
-            text.lines().filter_map(|l| l.split_once(' ')).filter(|(k, _)| *k == key).map(|(_, v)| v.trim()).collect::<Vec<_>>()
-        };
-        let one = |key: &str| all(key).first().copied().unwrap_or_default();
-        let owner = |key: &str, path: &str| match one(key) {
-            "" => Ok(None),
-            text => serde_json::from_str(text).map(Some).map_err(|e| format!("{path} does not parse: {e}")),
-        };
-        Ok(Self {
-            machine: one("machine").into(),
-            // A link-local address has its interface behind it.
-            reached: one("reached").split('%').next().and_then(|a| a.parse().ok()),
-            hostname: one("name").into(),
-            os: one("os").into(),
-            systemd: text.lines().any(|l| l == "systemd"),
-            units: all("unit").into_iter().map(str::to_owned).collect(),
-            owner: owner("owner", OWNER)?,
-            kept: owner("kept", KEPT)?,
-        })
-    }
-}
 
 /// What is known of a host that answered.
 #[derive(Clone)]
@@ -103,8 +63,20 @@ pub struct StaticHosts {
     /// Where the engine keeps data.
     data: Vec<String>,
     accept_new: bool,
+    /// For `sudo` on hosts that have none of their own.
+    become_password: Option<Secret>,
+    /// Whether a removal leaves out hosts that cannot be reached.
+    ignore_unreachable: bool,
+    /// Hosts that are asked at the same time.
+    at_once: usize,
+    external_port: u16,
     has_ttl: bool,
+    jumps: Arc<Jumps>,
     seen: Mutex<BTreeMap<HostId, Seen>>,
+    /// Hosts that the last listing for a removal left out, with the reason.
+    left_out: Mutex<BTreeMap<HostId, String>>,
+    /// How to connect to each host, whether or not it answered.
+    routes: Mutex<BTreeMap<HostId, Own>>,
 }
 
 /// A command that runs a script with arguments.
@@ -117,11 +89,7 @@ impl StaticHosts {
     /// For the inventory's hosts. Nothing is asked yet.
     pub fn new(inventory: &Inventory, settings: &StaticSettings) -> Self {
         let host = |id: HostId| settings.hosts.get(&id).cloned().unwrap_or_default();
-        let vars = crate::engine::vars(inventory, None);
-        let data = ["broker_data", "coordinator_data"].into_iter().filter_map(|k| {
-            let value = inventory.vars.get(k).or_else(|| vars.get(k))?;
-            value.as_str().filter(|d| is_data_path(d)).map(str::to_owned)
-        });
+        let data = inventory.hosts.iter().flat_map(|h| crate::engine::data::directories(inventory, h.id)).filter(|d| is_data_path(d));
         let mut data: Vec<String> = data.collect();
         data.sort();
         data.dedup();
@@ -131,53 +99,20 @@ impl StaticHosts {
             wanted: inventory.hosts.iter().map(|h| Wanted { id: h.id, name: h.name.clone(), host: host(h.id) }).collect(),
             data,
             accept_new: settings.accept_new,
+            become_password: settings.become_password.clone(),
+            ignore_unreachable: settings.ignore_unreachable,
+            at_once: at_once(settings.forks),
+            jumps: Arc::default(),
+            left_out: Mutex::default(),
+            external_port: inventory.ports.external,
             has_ttl: inventory.ttl.is_some(),
             seen: Mutex::default(),
+            routes: Mutex::default(),
         }
     }
 
     fn seen(&self, id: HostId) -> Option<Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
-    }
-
-    async fn own(&self, wanted: &Wanted) -> std::result::Result<Own, SshError> {
-        let h = &wanted.host;
-        let from_file = |path: &std::path::PathBuf| {
-            let text = std::fs::read_to_string(path).map_err(|e| SshError::Config(format!("{}: {e}", path.display())))?;
-            Ok::<_, SshError>(Secret::new(text.lines().next().unwrap_or_default()))
-        };
-        let password = match (&h.become_password, &h.become_password_file) {
-            (Some(secret), _) => Some(secret.clone()),
-            (None, Some(path)) => Some(from_file(path)?),
-            (None, None) => std::env::var("SEPTET_BECOME_PASSWORD").ok().filter(|p| !p.is_empty()).map(Secret::new),
-        };
-        let ask = Ask { target: h.target.clone(), user: h.user.clone(), port: h.port, key: h.key.clone(), config: h.config.clone() };
-        Own::resolve(ask, self.accept_new, password).await
-    }
-
-    /// Asks a host, over the connection of the last time where it still stands.
-    async fn look(&self, wanted: &Wanted) -> std::result::Result<Seen, SshError> {
-        let (own, connection) = match self.seen(wanted.id).filter(|s| !s.connection.is_closed()) {
-            Some(s) => (s.own, s.connection),
-            None => {
-                let own = self.own(wanted).await?;
-                let connection = Arc::new(Connection::open_own(&wanted.name, &own).await?);
-                (own, connection)
-            }
-        };
-        let out = connection.exec(&script(scripts::PROBE, &[OWNER, KEPT]), b"", SCRIPT_TIMEOUT).await?;
-        let probe = Probe::parse(&String::from_utf8_lossy(&out.stdout)).map_err(SshError::Agent)?;
-        let seen = Seen { own, connection, probe };
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted.id, seen.clone());
-        Ok(seen)
-    }
-
-    async fn look_at_all(&self) -> Vec<(&Wanted, std::result::Result<Seen, SshError>)> {
-        let mut out = Vec::new();
-        for some in self.wanted.chunks(AT_ONCE) {
-            out.extend(join_all(some.iter().map(|w| async move { (w, self.look(w).await) })).await);
-        }
-        out
     }
 
     /// Runs a script as root on a host; its standard output.
@@ -196,103 +131,6 @@ impl StaticHosts {
         self.wanted.iter().find(|w| w.id == id).map(|w| w.name.clone()).unwrap_or_default()
     }
 
-    /// What is wrong with reaching a host, with what to do about it.
-    fn cannot_reach(wanted: &Wanted, e: &SshError) -> Error {
-        let place = format!("{} ({})", wanted.name, wanted.host.target);
-        match e {
-            SshError::UnknownHost { .. } => Error::failed(format!("{place}: {e}"))
-                .hint("compare the fingerprint with the host's own (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there), then run the command with `--accept-new` once"),
-            SshError::HostKey { .. } => Error::failed(format!("{place}: {e}; refusing to connect"))
-                .hint("if the host was installed anew, remove its old key with `ssh-keygen -R`; otherwise the connection may be intercepted"),
-            SshError::Login(_) => Error::failed(format!("{place}: {e}"))
-                .hint("`ssh` must log in there without a question: add the key to the host's authorized_keys, name it with `key:`, or add it to an agent"),
-            SshError::Sudo(_) => Error::failed(format!("{place}: {e}"))
-                .hint("give the password with `become_password_file:` or SEPTET_BECOME_PASSWORD, or allow sudo without one"),
-            other => Error::failed(format!("{place}: {other}")),
-        }
-    }
-
-    async fn observe_now(&self) -> Result<Observed> {
-        let (mut seen, mut failed) = (Vec::new(), Vec::new());
-        for (wanted, result) in self.look_at_all().await {
-            match result {
-                Ok(s) => seen.push((wanted, s.probe)),
-                Err(e @ (SshError::Unreachable(_) | SshError::Jump { .. } | SshError::Lost(_))) => failed.push((wanted, e)),
-                Err(e) => return Err(Self::cannot_reach(wanted, &e)),
-            }
-        }
-        let mut counts: BTreeMap<ClusterId, usize> = BTreeMap::new();
-        for (wanted, probe) in &seen {
-            for (owner, has_host) in [(&probe.owner, true), (&probe.kept, false)] {
-                let Some(owner) = owner else { continue };
-                let uuid = self.of_this_cluster(wanted, owner)?;
-                *counts.entry(uuid).or_default() += usize::from(has_host);
-            }
-        }
-        let identities: Vec<Identity> = counts.into_iter().map(|(uuid, hosts)| Identity { uuid, hosts }).collect();
-        let (uuid, twins) = choose(&self.cluster, identities)?;
-        // Without a host that says which cluster this is, nothing is known of those that do not answer.
-        if let Some((wanted, e)) = failed.first().filter(|_| uuid.is_none()) {
-            return Err(Self::cannot_reach(wanted, e));
-        }
-        let mut observed = Observed { uuid, twins, ..Observed::default() };
-        let mut places = BTreeMap::new();
-        for (wanted, probe) in seen {
-            let address = wanted.host.address.or(probe.reached).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-            places.insert(wanted.id, address);
-            let is_own = |o: &&Owner| o.cluster.parse().ok() == uuid;
-            if let Some(owner) = probe.owner.as_ref().filter(is_own) {
-                observed.engine.get_or_insert_with(|| owner.engine.clone());
-                observed.hosts.push(Self::host(wanted, owner.host.clone(), address, &probe));
-            } else if let Some(kept) = probe.kept.as_ref().filter(is_own) {
-                observed.engine.get_or_insert_with(|| kept.engine.clone());
-                observed.kept.insert(wanted.id, KeptVolume { reference: kept.data(&self.data).join(", "), zone: String::new() });
-            }
-        }
-        for (wanted, _) in failed {
-            let address = wanted.host.address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-            observed.hosts.push(Self::host(wanted, wanted.name.clone(), address, &Probe::default()));
-        }
-        observed.hosts.sort_by_key(|h| h.id);
-        observed.network = Some(ObservedNetwork { reference: "given".into(), place: Place::Given(places) });
-        Ok(observed)
-    }
-
-    fn host(wanted: &Wanted, name: String, address: IpAddr, probe: &Probe) -> ObservedHost {
-        ObservedHost {
-            id: wanted.id,
-            reference: wanted.host.target.clone(),
-            name,
-            state: HostState::Running,
-            address,
-            public: None,
-            host_key: String::new(),
-            published: BTreeMap::new(),
-            architecture: Architecture::parse(&probe.machine),
-            size: None,
-            data_volume: None,
-            data_is_new: false,
-        }
-    }
-
-    /// The identity that stands on a host, if it is this cluster's and in the place that the inventory gives it.
-    fn of_this_cluster(&self, wanted: &Wanted, owner: &Owner) -> Result<ClusterId> {
-        let place = format!("{} ({})", wanted.name, wanted.host.target);
-        let Some(uuid) = owner.cluster.parse().ok().filter(|_| self.cluster == owner.name) else {
-            let text = format!("{place} belongs to cluster `{}` ({}): refusing to use it", owner.name, owner.cluster);
-            return Err(Error::failed(text)
-                .hint("take it out of the inventory, or give it back first: `septet down --data` with that cluster's inventory"));
-        };
-        if owner.id() != wanted.id {
-            let text = format!(
-                "{place} is number {} of {} in this cluster, the inventory has it as number {} of {}",
-                owner.index, owner.group, wanted.id.index, wanted.id.group
-            );
-            return Err(Error::failed(text).hint("a host's number is its place in the list: put it back where it was"));
-        }
-        Ok(uuid)
-    }
-
     fn owner(&self, id: HostId, name: &str, uuid: ClusterId) -> Owner {
         Owner {
             cluster: uuid.to_string(),
@@ -303,6 +141,7 @@ impl StaticHosts {
             engine: self.shape.clone(),
             hostname_before: String::new(),
             before: Vec::new(),
+            logs: true,
             data: None,
         }
     }
@@ -429,19 +268,44 @@ impl Provider for StaticHosts {
         })
     }
 
+    /// By what stands on the hosts, of which two may disagree: `observe` refuses that.
+    fn identities(&self) -> BoxFuture<'_, Result<Vec<Identity>>> {
+        Box::pin(async {
+            let mut counts: BTreeMap<ClusterId, usize> = BTreeMap::new();
+            for (wanted, probe) in self.look_for_removal().await? {
+                for (owner, has_host) in [(probe.owner, true), (probe.kept, false)] {
+                    let Some(owner) = owner else { continue };
+                    *counts.entry(self.of_this_cluster(wanted, &owner)?).or_default() += usize::from(has_host);
+                }
+            }
+            Ok(counts.into_iter().map(|(uuid, hosts)| Identity { uuid, hosts }).collect())
+        })
+    }
+
+    fn given(&self) -> Vec<ObservedHost> {
+        let seen = |w: &Wanted| {
+            let probe = self.seen(w.id)?.probe;
+            Some(Self::host(w, w.name.clone(), w.host.address.or(probe.reached)?, &probe))
+        };
+        self.wanted.iter().filter_map(seen).collect()
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     fn warnings(&self) -> Vec<String> {
         self.has_ttl.then(|| "`ttl` has no effect on hosts that Septet did not make".to_owned()).into_iter().collect()
     }
 
     fn endpoint(&self, host: &ObservedHost) -> Result<Endpoint> {
+        let route = || self.routes.lock().unwrap_or_else(PoisonError::into_inner).get(&host.id).cloned();
         let name = host.name.clone();
-        match self.seen(host.id) {
-            Some(s) => {
-                Ok(Endpoint { name, host: s.own.host.clone(), port: s.own.port, host_key: String::new(), own: Some(Arc::new(s.own)) })
-            }
-            // It did not answer; whoever connects is told so.
-            None => Ok(Endpoint { name, host: host.reference.clone(), port: 22, host_key: String::new(), own: None }),
-        }
+        Ok(match self.seen(host.id).map(|s| s.own).or_else(route) {
+            // One that did not answer is tried again by whoever connects, who learns why.
+            Some(own) => Endpoint { name, host: own.host.clone(), port: own.port, host_key: String::new(), own: Some(Arc::new(own)) },
+            None => Endpoint { name, host: host.reference.clone(), port: 22, host_key: String::new(), own: None },
+        })
     }
 
     fn login(&self) -> &'static str {
@@ -454,7 +318,7 @@ impl Provider for StaticHosts {
 
     fn outside(&self, host: &ObservedHost, port: u16) -> Option<String> {
         let v4 = host.address.is_ipv4() && !host.address.is_unspecified();
-        (host.id.role() == Role::Broker && port == super::EXTERNAL_PORT && v4).then(|| format!("{}:{port}", host.address))
+        (host.id.role() == Role::Broker && port == self.external_port && v4).then(|| format!("{}:{port}", host.address))
     }
 
     fn machines(&self) -> Option<&dyn Machines> {
@@ -480,7 +344,7 @@ impl Machines for StaticHosts {
                 Step::Create { id, .. } => Some(*id),
                 _ => None,
             });
-            let found = join_all(new.map(|id| self.preflight_one(id))).await;
+            let found = all(self.at_once, new.map(|id| self.preflight_one(id))).await;
             let failed: Vec<String> = found.iter().filter(|(ok, _)| !ok).map(|(_, t)| t.clone()).collect();
             let (verdict, finding) = match failed.is_empty() {
                 true => (Verdict::Pass, found.into_iter().map(|(_, t)| t).collect::<Vec<_>>().join(", ")),
@@ -519,26 +383,5 @@ impl Machines for StaticHosts {
             Err(Error::failed(format!("{}: no key of the user's is accepted", host.name))
                 .hint("add your key to the host's authorized_keys: Septet changes no keys on hosts that it did not make"))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn an_answer_is_whole_or_an_error() {
-        let owner = r#"{"cluster":"0123e456-e89b-42d3-a456-426614174000","name":"lab","group":"brokers","index":2,"host":"p-kafka02","engine":"bundled-3"}"#;
-        let text = format!(
-            "machine x86_64\nreached fe80::1%eth0\nname old\nos debian 12\nsystemd\nunit kafka-server.service\nowner {owner}\nend\n"
-        );
-        let probe = Probe::parse(&text).unwrap();
-        assert_eq!(probe.reached, "fe80::1".parse().ok());
-        assert_eq!((probe.hostname.as_str(), probe.os.as_str(), probe.systemd), ("old", "debian 12", true));
-        let read = probe.owner.unwrap();
-        assert_eq!((read.id().to_string().as_str(), read.before.len()), ("broker2", 0));
-        assert!(Probe::parse(&text.replace("\nend\n", "\n")).is_err());
-        assert!(Probe::parse("owner {\nend\n").unwrap_err().contains("does not parse"));
     }
 }

@@ -10,6 +10,9 @@ use crate::inventory::{Group, HostId};
 /// What a line of the list of what is there begins with for data.
 const DATA: &str = "data ";
 
+/// The line of the list for the services' logs.
+const LOGS: &str = "state /var/log/kafka";
+
 /// The owner's file. Fields are only ever added: later versions read what earlier ones wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Owner {
@@ -30,6 +33,9 @@ pub(super) struct Owner {
     /// What of the things that Septet installs was there before: `kind path` each.
     #[serde(default)]
     pub before: Vec<String>,
+    /// Whether [`Owner::before`] says so of logs too; earlier versions did not look at them.
+    #[serde(default)]
+    pub logs: bool,
     /// Directories that the cluster has kept data in. `None`: written by a version that took them from the inventory.
     #[serde(default)]
     pub data: Option<Vec<String>>,
@@ -77,7 +83,7 @@ impl Owner {
     /// Whether a thing of the list is the cluster's.
     pub fn owns(&self, line: &str, wanted: &[String]) -> bool {
         let is_data = |path: &str| self.data(wanted).iter().any(|d| d == path);
-        !self.before.iter().any(|b| b == line) && line.strip_prefix(DATA).is_none_or(is_data)
+        !self.before.iter().any(|b| b == line) && (self.logs || line != LOGS) && line.strip_prefix(DATA).is_none_or(is_data)
     }
 }
 
@@ -112,6 +118,7 @@ mod tests {
             engine: "bundled-3".into(),
             hostname_before: String::new(),
             before: strings(before),
+            logs: true,
             data: data.map(strings),
         }
     }
@@ -159,6 +166,8 @@ mod tests {
         let read: Owner = serde_json::from_str(text).unwrap();
         let wanted = strings(&["/old", "/data"]);
         assert!(read.owns("data /data", &wanted) && !read.owns("data /old", &wanted));
+        // It was not asked whether logs were there before.
+        assert!(!read.owns(LOGS, &wanted) && owner(&[], None).owns(LOGS, &wanted) && !owner(&[LOGS], None).owns(LOGS, &wanted));
         assert!(read.unknown(&wanted).is_empty());
     }
 

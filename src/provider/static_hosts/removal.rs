@@ -4,14 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::join_all;
-
 use super::{KEPT, OWNER, Owner, StaticHosts, scripts};
 use crate::{
     error::{Error, Result},
     identity::ClusterId,
     inventory::HostId,
     observed::Resource,
+    ssh::all,
 };
 
 /// Services stop before what they run is removed; the owner's file goes last, so that a removal that was cut off goes on.
@@ -52,9 +51,7 @@ impl StaticHosts {
 
     pub(super) async fn list_now(&self, uuid: ClusterId) -> Result<Vec<Resource>> {
         let mut asks = Vec::new();
-        for (wanted, looked) in self.look_at_all().await {
-            // What does not answer could hold anything: nothing is proven without it.
-            let probe = looked.map_err(|e| Self::cannot_reach(wanted, &e))?.probe;
+        for (wanted, probe) in self.look_for_removal().await? {
             let ours = |o: &Owner| o.cluster.parse().ok() == Some(uuid) && self.cluster == o.name;
             if let Some(owner) = probe.owner.filter(ours) {
                 asks.push((wanted.id, owner, false));
@@ -62,7 +59,7 @@ impl StaticHosts {
                 asks.push((wanted.id, kept, true));
             }
         }
-        let lists = join_all(asks.iter().map(|(id, owner, kept)| self.list_one(*id, owner, *kept))).await;
+        let lists = all(self.at_once, asks.iter().map(|(id, owner, kept)| self.list_one(*id, owner, *kept))).await;
         let mut out: Vec<Resource> = lists.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         out.sort_by(|a, b| (&a.id, &a.name).cmp(&(&b.id, &b.name)));
         Ok(out)
@@ -76,7 +73,7 @@ impl StaticHosts {
             let id = wanted.ok_or_else(|| Error::failed(format!("{host} is not in the inventory")))?.id;
             by_host.entry(id).or_default().push((r.kind, what));
         }
-        join_all(by_host.into_iter().map(|(id, things)| self.remove_on(id, things))).await.into_iter().collect()
+        all(self.at_once, by_host.into_iter().map(|(id, things)| self.remove_on(id, things))).await.into_iter().collect()
     }
 
     async fn remove_on(&self, id: HostId, things: Vec<(&'static str, &str)>) -> Result<()> {

@@ -29,11 +29,13 @@ t=$(mktemp "$d/.owner.XXXXXXXX"); printf '%s\n' "$2" > "$t"; chmod 0644 "$t"; mv
 pub(super) const LIST: &str = r#"say() { for p in "$@"; do if [ -e "$p" ] || [ -L "$p" ]; then printf '%s %s\n' "$k" "$p"; fi; done; }
 k=service; for u in kafka-server zookeeper-server septet-names septet-data; do say /etc/systemd/system/$u.service; done
 k=names; grep -q '^# BEGIN septet' /etc/hosts && echo "names /etc/hosts"
-k=program; say /opt/septet /opt/kafka /opt/kafka_2.13-*; for f in /usr/local/bin/kafka-*.sh; do grep -qs -i septet "$f" && say "$f"; done
+k=program; say /opt/septet /opt/kafka /opt/kafka_2.13-*
+[ -r /var/lib/septet/java ] && head -c 4096 /var/lib/septet/java | while read -r j; do case "$j" in /opt/*/*|*..*) ;; /opt/?*) say "$j";; esac; done
+for f in /usr/local/bin/kafka-*.sh; do grep -qs -i septet "$f" && say "$f"; done
 k=configuration; say /etc/septet
 k=account; for a in kafka zookeeper; do case " $1 " in *" $a "*) ;; *) id -u $a >/dev/null 2>&1 && echo "account $a";; esac; done
 k=data; for d in $2; do [ -d "$d" ] && [ -n "$(ls -A "$d" 2>/dev/null)" ] && echo "data $d"; done
-k=state; say /var/lib/septet
+k=state; say /var/lib/septet /var/log/kafka
 echo end"#;
 
 /// Removes one thing of a kind: `$1` is the kind, `$2` the path or name, `$3` the host's name before.

@@ -27,7 +27,7 @@ pub(super) use self::{
 };
 pub use self::{
     python::{json_line, text as python_text},
-    scope::{Hosts, Scope},
+    scope::{Hosts, HostsForTera, Layer, Scope},
 };
 use crate::error::{Error, Place, Result};
 

@@ -2,9 +2,9 @@
 
 use std::{
     cell::Cell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    sync::{Arc, RwLock},
+    sync::{Arc, OnceLock, RwLock},
 };
 
 use minijinja::{
@@ -38,9 +38,9 @@ impl fmt::Debug for Hosts {
 }
 
 impl Hosts {
-    /// Sets what others see of a host: variables to render, and values taken as they are.
-    pub fn set(&self, host: &str, written: Vars, data: Vars) {
-        let scope = Arc::new(Scope { written, data, ..Scope::default() });
+    /// Sets what others see of a host, the later layers over the earlier.
+    pub fn set(&self, host: &str, layers: Vec<Layer>) {
+        let scope = Arc::new(Scope { layers, ..Scope::default() });
         self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(host.to_owned(), scope);
     }
     fn get(&self, host: &str) -> Option<Arc<Scope>> {
@@ -51,19 +51,64 @@ impl Hosts {
     }
 }
 
-/// Variables in three layers, the later over the earlier.
+/// Variables of one origin. Layers are shared: a scope over them costs the same however many variables or hosts there are.
+#[derive(Clone, Default)]
+pub struct Layer {
+    pub(in crate::template) vars: Arc<Vars>,
+    /// rendered when asked for; otherwise taken as they are: facts, results
+    pub(in crate::template) written: bool,
+    /// the engine's form, where it is made once for all scopes
+    values: Option<Arc<HashMap<String, Value>>>,
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer").field("vars", &self.vars).field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
+impl Layer {
+    /// Variables that are rendered when they are used.
+    pub fn written(vars: impl Into<Arc<Vars>>) -> Self {
+        Self { vars: vars.into(), written: true, values: None }
+    }
+
+    /// Values that are taken as they are.
+    pub fn data(vars: impl Into<Arc<Vars>>) -> Self {
+        Self { vars: vars.into(), written: false, values: None }
+    }
+
+    /// Values that are taken as they are and are the same for many hosts, such as lists of all of them: converted once.
+    pub fn shared(vars: impl Into<Arc<Vars>>) -> Self {
+        let vars = vars.into();
+        let values = vars.iter().map(|(k, v)| (k.clone(), from_json(v))).collect();
+        Self { vars, written: false, values: Some(Arc::new(values)) }
+    }
+
+    /// The variables.
+    pub fn vars(&self) -> &Vars {
+        &self.vars
+    }
+}
+
+/// A variable as it was found.
+pub(in crate::template) struct Found<'a> {
+    pub(in crate::template) json: &'a Json,
+    /// to be rendered
+    pub(in crate::template) written: bool,
+    value: Option<&'a Value>,
+}
+
+/// Variables in layers, the later over the earlier.
 #[derive(Clone, Default)]
 pub struct Scope {
-    /// rendered when asked for
-    pub(in crate::template) written: Vars,
-    /// taken as they are: facts, results
-    pub(in crate::template) data: Vars,
-    /// taken as they are: the item of a loop
+    pub(in crate::template) layers: Vec<Layer>,
+    /// over all layers, taken as they are: the item of a loop
     pub(in crate::template) overlay: Vars,
     pub(in crate::template) hosts: Option<Arc<Hosts>>,
     pub(in crate::template) read: Option<ReadFile>,
     /// what only Tera sees, which has no way to ask
-    pub(in crate::template) for_tera: Arc<Vars>,
+    pub(in crate::template) for_tera: Arc<HostsForTera>,
 }
 
 impl fmt::Debug for Scope {
@@ -73,23 +118,52 @@ impl fmt::Debug for Scope {
 }
 
 impl Scope {
-    /// The plain value of a name, where there is one, and whether it is to be rendered.
-    pub(in crate::template) fn raw(&self, name: &str) -> Option<(&Json, bool)> {
-        let data = self.overlay.get(name).or_else(|| self.data.get(name));
-        data.map(|v| (v, false)).or_else(|| self.written.get(name).map(|v| (v, true)))
+    /// What a name stands for.
+    pub(in crate::template) fn find(&self, name: &str) -> Option<Found<'_>> {
+        if let Some(json) = self.overlay.get(name) {
+            return Some(Found { json, written: false, value: None });
+        }
+        self.layers.iter().rev().find_map(|layer| {
+            let json = layer.vars.get(name)?;
+            let value = layer.values.as_ref().and_then(|v| v.get(name));
+            Some(Found { json, written: layer.written, value })
+        })
     }
 
     pub(super) fn read(&self, kind: &str, name: &str) -> Result<Vec<u8>, String> {
         self.read.as_ref().map_or_else(|| Err("files cannot be read here".into()), |read| read(kind, name))
     }
 
-    /// All names.
-    fn names(&self) -> Vec<String> {
-        let all = self.overlay.keys().chain(self.data.keys()).chain(self.written.keys());
-        let mut names: Vec<String> = all.cloned().collect();
-        names.sort();
-        names.dedup();
-        names
+    /// All names, in order.
+    fn names(&self) -> BTreeSet<&str> {
+        let of_layers = self.layers.iter().flat_map(|l| l.vars.keys());
+        self.overlay.keys().chain(of_layers).map(String::as_str).collect()
+    }
+}
+
+/// The given variables of all hosts, rendered, for Tera, which cannot ask for one of them: made when the first template wants them.
+#[derive(Default)]
+pub struct HostsForTera {
+    made: OnceLock<Json>,
+    make: Option<Box<dyn Fn() -> Json + Send + Sync>>,
+}
+
+impl fmt::Debug for HostsForTera {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HostsForTera")
+    }
+}
+
+impl HostsForTera {
+    /// From what makes them.
+    pub fn new(make: impl Fn() -> Json + Send + Sync + 'static) -> Self {
+        Self { made: OnceLock::new(), make: Some(Box::new(make)) }
+    }
+
+    /// The value of `hostvars`; `None` where there are no hosts to speak of.
+    pub(in crate::template) fn get(&self) -> Option<&Json> {
+        let make = self.make.as_ref()?;
+        Some(self.made.get_or_init(make))
     }
 }
 
@@ -202,8 +276,11 @@ impl Object for Root {
             }
             _ => {}
         }
-        let (value, written) = self.0.raw(name)?;
-        let value = if written { lazy(&self.0, name, value) } else { from_json(value) };
+        let value = match self.0.find(name)? {
+            Found { value: Some(value), .. } => value.clone(),
+            Found { json, written: true, .. } => lazy(&self.0, name, json),
+            Found { json, .. } => from_json(json),
+        };
         (!value.is_undefined()).then_some(value)
     }
     fn enumerate(self: &Arc<Self>) -> Enumerator {

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -37,7 +36,7 @@ pub fn distribution(variable: &str, in_cache: &str) -> Option<PathBuf> {
     let path = place(variable, in_cache);
     let there = path.join("bin").exists();
     if !there {
-        let _ = writeln!(std::io::stderr(), "skipped: {in_cache} is not in {} ({variable})", path.display());
+        septet_skip::skip(in_cache, &format!("it is not in {} ({variable})", path.display()));
     }
     there.then_some(path)
 }

@@ -20,7 +20,7 @@ use crate::{
     protocol::{Kind, Stat, perm},
     state::{Origin, Session, State},
     storage::{StorageFault, read_state, sync_parent, write_first_state},
-    tree::{CONFIG_NODE, Tree, owner},
+    tree::{CONFIG_NODE, Tree, Znode, owner},
 };
 
 pub use snapshot::{read as read_snapshot, write as write_snapshot};
@@ -83,9 +83,12 @@ pub struct Data {
 impl Data {
     /// This server's state as ZooKeeper stores it.
     pub fn of(state: &State) -> Self {
-        let node = |n: &crate::tree::Znode| Node { data: n.data.clone(), acl: n.acl.to_vec(), stat: n.stored_stat() };
+        let node = |n: Znode<'_>| {
+            let stored = Node { data: n.data().map(<[u8]>::to_vec), acl: n.acl().to_vec(), stat: n.stored_stat() };
+            (n.path().to_owned(), stored)
+        };
         Self {
-            nodes: state.tree.iter().map(|(path, n)| ((**path).to_owned(), node(n))).collect(),
+            nodes: state.tree.iter().map(node).collect(),
             sessions: state.sessions.iter().map(|(id, s)| (*id, s.timeout_ms)).collect(),
             zxid: state.zxid,
         }

@@ -48,7 +48,7 @@ use crate::{
     raft::{Raft, Role, Stored},
     reconfigure::{self, Target, keeps_majority},
     server::{Connections, turns},
-    state::{Answer, Applied, Ask, Command, Origin, State},
+    state::{Answer, Applied, Command, Origin, State},
     storage::{Hooks, LogStore, Machine, StorageFault, at, format},
     throttle::Throttle,
     tree::Event,
@@ -145,10 +145,10 @@ impl Hooks for Listener {
         for session in applied.closed {
             local.connections.close_session(session);
         }
-        if let Some(session) = applied.moved.filter(|_| command.origin != self.origin) {
-            local.connections.close_session(session);
+        if let Some(session) = applied.moved {
+            local.connections.close_others(session, |id| self.origin.of_connection(id) == command.origin);
         }
-        if command.origin == self.origin
+        if command.origin.is_of_run(&self.origin)
             && let Some(waiter) = local.pending.remove(&command.seq)
         {
             match waiter {
@@ -186,7 +186,7 @@ pub struct Node {
     /// held from hearing of sessions until their commands are appended
     order: tokio::sync::Mutex<()>,
     seq: AtomicU64,
-    proposals: mpsc::Sender<(u64, Ask)>,
+    proposals: mpsc::Sender<proposals::Queued>,
     /// sessions whose client was heard here since the last report to the leader
     touched: Mutex<HashMap<i64, ()>>,
     /// on the leader: when each session was last heard
@@ -209,7 +209,7 @@ impl Node {
     /// Opens the data directory and starts Raft, peers and timers.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let dir = config.data_dir.join("version-2");
-        let origin = Origin { server: config.id, boot: rand::random() };
+        let origin = Origin::new_run(config.id);
         let state = Arc::new(Mutex::new(State::default()));
         let mut local = Local { configuration: config.members_text(), ..Local::default() };
         local.connections.skip_acl = config.skip_acl;
@@ -403,9 +403,9 @@ impl Node {
         (((self.config.id << 56) | low) & 0x7fff_ffff_ffff_ffff) as i64
     }
 
-    /// Whether a session is this server's, in this run of it.
-    pub fn owns(&self, state: &State, session: i64) -> bool {
-        state.sessions.get(&session).is_some_and(|s| s.owner == self.origin)
+    /// Whether a session is that of a connection to this run of this server.
+    pub fn owns(&self, state: &State, session: i64, id: ConnectionId) -> bool {
+        state.sessions.get(&session).is_some_and(|s| s.owner == self.origin.of_connection(id))
     }
 
     /// Hands leadership over, if this server has it, closes the connections of clients and ends consensus here.

@@ -12,7 +12,7 @@ use super::{Node, Waiter, consensus::Proposed, locked, now_ms};
 use crate::{
     peer,
     server::turns::{self, Turn},
-    state::{Answer, Ask, Command},
+    state::{Answer, Ask, Command, Origin},
     storage::encode_commands,
     throttle::Throttle,
     watches::ConnectionId,
@@ -29,15 +29,31 @@ const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time in which there must be a leader, and in which it shows what became of the proposals to the one before.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// A command that waits to be proposed.
+pub(super) struct Queued {
+    seq: u64,
+    origin: Origin,
+    ask: Ask,
+}
+
 impl Node {
     /// Queues a command; its answer comes when it is applied here. An error means that the outcome is unknown.
     pub async fn command(&self, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
+        self.command_of(self.origin, ask).await
+    }
+
+    /// The same for a connection, which has the session that it makes or moves.
+    pub(crate) async fn command_of_connection(&self, id: ConnectionId, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
+        self.command_of(self.origin.of_connection(id), ask).await
+    }
+
+    async fn command_of(&self, origin: Origin, ask: Ask) -> oneshot::Receiver<(i64, Answer)> {
         let (answer, wait) = oneshot::channel();
         let seq = self.seq.fetch_add(1, Ordering::Relaxed);
         // The place first: who stops waiting for one leaves nothing behind.
         if let Ok(place) = self.proposals.reserve().await {
             locked(&self.local).pending.insert(seq, Waiter::Caller(answer));
-            place.send((seq, ask));
+            place.send(Queued { seq, origin, ask });
         }
         wait
     }
@@ -51,12 +67,12 @@ impl Node {
             if local.connections.is_open(id) {
                 local.pending.insert(seq, Waiter::Connection(id));
                 turns::enqueue(state, local, id, turn(seq));
-                place.send((seq, ask));
+                place.send(Queued { seq, origin: self.origin.of_connection(id), ask });
             }
         });
     }
 
-    pub(super) async fn propose(self: Arc<Self>, mut queue: mpsc::Receiver<(u64, Ask)>) {
+    pub(super) async fn propose(self: Arc<Self>, mut queue: mpsc::Receiver<Queued>) {
         let mut held = None;
         let uncertain = Throttle::default();
         loop {
@@ -69,12 +85,12 @@ impl Node {
             };
             let (mut seqs, mut commands, mut bytes) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);
-            while let Some((seq, ask)) = next.take() {
+            while let Some(Queued { seq, origin, ask }) = next.take() {
                 // One that was given up since must not happen after all.
                 if self.is_waited_for(seq) {
                     bytes += weight(&ask);
                     seqs.push(seq);
-                    commands.push(Command { origin: self.origin, seq, time_ms: 0, ask });
+                    commands.push(Command { origin, seq, time_ms: 0, ask });
                 }
                 if commands.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
                     next = queue.try_recv().ok();

@@ -1,5 +1,12 @@
 //! How slow this server's disk is, as elections see it: writes that are asked for and reported.
 
+/// The longest that counts, in ticks. What took longer was a disk that stood still once, not one by which elections can go.
+const MOST: u64 = 50;
+/// Parts of a tick.
+pub(super) const WHOLE: u64 = 1024;
+/// Ticks in which what was measured comes to count half as much.
+const HALF: u64 = 100;
+
 /// How long the disk took lately, in ticks: elections go by it.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
@@ -7,14 +14,30 @@ pub(super) struct Disk {
     since: Option<(u64, u64)>,
     /// when it was asked whether the disk can be written to
     pub(super) probed: Option<u64>,
-    /// the longest of late
-    pub(super) slow: u64,
+    /// the longest of late, and when that was
+    slow: u64,
+    at: u64,
 }
 
 impl Disk {
-    /// A write or a probe took so long. What was long ago counts less and less.
-    pub(super) fn took(&mut self, ticks: u64) {
-        self.slow = ticks.max(self.slow - self.slow.div_ceil(8));
+    /// How long a write takes.
+    pub(super) fn slow(&self, now: u64) -> u64 {
+        self.parts(now).div_ceil(WHOLE)
+    }
+
+    /// The same in parts of a tick. It shrinks evenly: servers whose disks stood still together are not to stand together.
+    pub(super) fn parts(&self, now: u64) -> u64 {
+        let past = now - self.at;
+        let halved = (self.slow * WHOLE).checked_shr(u32::try_from(past / HALF).unwrap_or(u32::MAX)).unwrap_or(0);
+        halved - halved / 2 * (past % HALF) / HALF
+    }
+
+    /// A write or a probe took so long.
+    pub(super) fn took(&mut self, ticks: u64, now: u64) {
+        let ticks = ticks.min(MOST);
+        if ticks * WHOLE >= self.parts(now) {
+            (self.slow, self.at) = (ticks, now);
+        }
     }
 
     pub(super) fn wrote(&mut self, number: u64, now: u64) {
@@ -23,7 +46,7 @@ impl Disk {
 
     pub(super) fn persisted(&mut self, upto: u64, now: u64) {
         if let Some((_, at)) = self.since.take_if(|(number, _)| *number <= upto) {
-            self.took(now - at);
+            self.took(now - at, now);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! disturbs nobody. While a leader is heard nobody votes for another, unless the leader itself asked for it. The end
 //! of the leader's connection ends that lease at once; silence does so after `lease_ticks`.
 
-use super::{Body, Cause, Command, EntryId, HardState, Held, Message, ProposeError, Raft, Role, Transfer};
+use super::{Body, Cause, Command, EntryId, HardState, Held, Message, ProposeError, Raft, Role, Transfer, disk::WHOLE};
 
 /// Ticks that a quick disk takes at the most.
 const QUICK: u64 = 3;
@@ -31,13 +31,24 @@ impl Raft {
 
     pub(super) fn set_deadline(&mut self) {
         let ticks = self.settings.election_ticks;
-        self.deadline = self.now + self.rng.between(ticks, ticks * 3 / 2 + self.spread());
+        self.stand_within(ticks, ticks * 3 / 2);
+    }
+
+    /// This server stands after so many ticks, and later by its part of what candidates are apart.
+    fn stand_within(&mut self, min: u64, max: u64) {
+        let (ticks, part) = self.rng.between_and_part(min, max, WHOLE + 1);
+        (self.deadline, self.apart) = (self.now + ticks, part);
     }
 
     /// By how much candidates are to be apart, so that one is elected before the next one stands: an election takes three writes, one
-    /// after the other. Nothing where disks are quick.
+    /// after the other. Nothing where disks are quick. It shrinks while a server waits: a disk that was slow once delays no election for long.
     fn spread(&self) -> u64 {
-        SPREAD * self.disk.slow.saturating_sub(QUICK)
+        SPREAD * self.disk.parts(self.now).saturating_sub(QUICK * WHOLE) / WHOLE
+    }
+
+    /// Whether this server is to stand.
+    pub(super) fn is_due(&self) -> bool {
+        self.now >= self.deadline + self.spread() * self.apart / WHOLE
     }
 
     /// A connection of another server ended. If it leads, its end is likely: this server asks for votes at once.
@@ -45,6 +56,7 @@ impl Raft {
         if self.leader == Some(server) && self.role != Role::Leader {
             self.lease_until = self.now;
             self.deadline = self.deadline.min(self.now + self.rng.between(1, 3));
+            self.apart = 0;
         }
     }
 
@@ -58,6 +70,7 @@ impl Raft {
         self.votes.clear();
         let ticks = self.settings.lease_ticks;
         self.deadline = self.now + self.rng.between(ticks / 4, ticks / 2);
+        self.apart = 0;
         let last = self.log.last();
         for to in self.others() {
             self.out.push(Command::Send { to, message: Message { term: self.hard.term + 1, body: Body::PreVote { last } } });
@@ -89,14 +102,14 @@ impl Raft {
         } else if all.len() - granted > voters - self.quorum() {
             // Others may still hear the leader, or have heard it a moment longer.
             self.role = Role::Follower;
-            self.deadline = self.now + self.rng.between(3, 8 + self.spread());
+            self.stand_within(3, 8);
         }
     }
 
     /// Whether the disk can be written to: a server that cannot write does not stand.
     pub fn probed(&mut self, writable: bool) {
         if let Some(at) = self.disk.probed.take() {
-            self.disk.took(self.now - at);
+            self.disk.took(self.now - at, self.now);
         }
         let Some(cause) = self.probing.take() else { return };
         if !writable {
@@ -161,7 +174,8 @@ impl Raft {
         let granted = self.voting && self.installing.is_none() && !self.hears_leader() && term > self.hard.term && last >= self.log.last();
         if granted && self.role == Role::Follower && self.spread() > 0 {
             // Whoever would be elected has its time, which is long for all where disks are slow.
-            self.deadline = self.deadline.max(self.now + 4 * self.disk.slow + self.rng.between(0, self.spread()));
+            self.deadline = self.deadline.max(self.now + 4 * self.disk.slow(self.now));
+            self.apart = self.rng.between(0, WHOLE);
         }
         let message = Message { term: if granted { term } else { self.hard.term }, body: Body::PreVoteAnswer { granted } };
         self.out.push(Command::Send { to: from, message });

@@ -94,8 +94,9 @@ pub struct Raft {
     /// has a vote, as far as this server itself is concerned
     voting: bool,
 
-    /// when this server stands for election
+    /// when this server stands for election, and by what part of what candidates are apart later than that
     deadline: u64,
+    apart: u64,
     /// until when it votes for nobody else, since it heard a leader
     lease_until: u64,
     /// last tick at which a leader was heard, or this server led with a majority
@@ -146,6 +147,7 @@ impl Raft {
             disk: Disk::default(),
             voting,
             deadline,
+            apart: 0,
             lease_until: 0,
             heard: None,
             votes: BTreeMap::new(),
@@ -173,7 +175,7 @@ impl Raft {
         self.now += 1;
         match self.role {
             Role::Leader => self.tick_leader(),
-            _ if self.now >= self.deadline => self.pre_campaign(),
+            _ if self.is_due() => self.pre_campaign(),
             _ => {}
         }
     }
@@ -184,6 +186,7 @@ impl Raft {
             let first = membership.voters.first() == Some(&self.me);
             self.log.form(membership);
             self.deadline = self.now + if first { 1 } else { self.settings.election_ticks };
+            self.apart = 0;
         }
     }
 

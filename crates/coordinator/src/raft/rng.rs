@@ -17,8 +17,14 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    /// A number from `low` to `high`, both included, and another one below `parts`.
+    pub(super) fn between_and_part(&mut self, low: u64, high: u64, parts: u64) -> (u64, u64) {
+        let next = self.next();
+        (low + next % (high.saturating_sub(low) + 1), (next >> 32) % parts)
+    }
+
     /// A number from `low` to `high`, both included.
     pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high.saturating_sub(low) + 1)
+        self.between_and_part(low, high, 1).0
     }
 }

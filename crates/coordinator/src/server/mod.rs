@@ -195,6 +195,11 @@ impl Connections {
     pub fn close_session(&mut self, session: i64) {
         self.by_id.values().filter(|c| c.session == session && !c.closing).for_each(|c| c.out.close.notify_one());
     }
+    /// The same, but for the one that has the session now.
+    pub fn close_others(&mut self, session: i64, has_it: impl Fn(ConnectionId) -> bool) {
+        let others = self.by_id.iter().filter(|(id, c)| c.session == session && !c.closing && !has_it(**id));
+        others.for_each(|(_, c)| c.out.close.notify_one());
+    }
     /// Ends one; nothing more is sent over it.
     pub fn close(&mut self, id: ConnectionId) {
         self.by_id.get(&id).inspect(|c| c.out.end());

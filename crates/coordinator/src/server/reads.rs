@@ -1,6 +1,6 @@
 //! Reads, answered from this server's state, with the checks and in the order of FinalRequestProcessor of ZooKeeper 3.8.
 
-use std::borrow::Cow;
+use std::ops::Bound;
 
 use crate::{
     acl::{Id, masked, permits},
@@ -27,22 +27,22 @@ struct Reader<'a> {
 type Answer = Result<Writer, Code>;
 
 impl<'a> Reader<'a> {
-    fn node(&self, path: &str) -> Result<&'a Znode, Code> {
+    fn node(&self, path: &str) -> Result<Znode<'a>, Code> {
         // The root has a second name, which is empty.
         self.state.tree.get(if path.is_empty() { "/" } else { path }).ok_or(Code::NoNode)
     }
 
-    fn allowed(&self, path: &str, perms: i32) -> Result<&'a Znode, Code> {
+    fn allowed(&self, path: &str, perms: i32) -> Result<Znode<'a>, Code> {
         let node = self.node(path)?;
-        permits(&node.acl, perms, &self.rights).map(|()| node)
+        permits(node.acl(), perms, &self.rights).map(|()| node)
     }
 
     /// Data and stat. The configuration is not in the tree: each server shows its own.
-    fn shown<'n>(&'n self, path: &str, node: &'n Znode) -> (Option<Cow<'n, [u8]>>, Stat) {
-        let (data, stat) = (node.data.as_deref().map(Cow::Borrowed), node.stat());
+    fn shown<'n>(&'n self, path: &str, node: Znode<'n>) -> (Option<&'n [u8]>, Stat) {
+        let (data, stat) = (node.data(), node.stat());
         if path == CONFIG_NODE && !self.local.configuration.is_empty() {
             let text = self.local.configuration.as_bytes();
-            return (Some(Cow::Borrowed(text)), Stat { data_length: text.len() as i32, ..stat });
+            return (Some(text), Stat { data_length: text.len() as i32, ..stat });
         }
         (data, stat)
     }
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         self.watch(watch, path, false)?;
         let mut w = Writer::default();
         let (data, stat) = self.shown(path, node);
-        w.nullable(data.as_deref());
+        w.nullable(data);
         stat.encode(&mut w);
         Ok(w)
     }
@@ -81,9 +81,9 @@ impl<'a> Reader<'a> {
     fn acl(&self, path: &str) -> Answer {
         let node = self.allowed(path, perm::READ | perm::ADMIN)?;
         let mut w = Writer::default();
-        match permits(&node.acl, perm::ADMIN, &self.rights) {
-            Ok(()) => encode_acl(&mut w, &node.acl),
-            Err(_) => encode_acl(&mut w, &masked(&node.acl)),
+        match permits(node.acl(), perm::ADMIN, &self.rights) {
+            Ok(()) => encode_acl(&mut w, node.acl()),
+            Err(_) => encode_acl(&mut w, &masked(node.acl())),
         }
         self.shown(path, node).1.encode(&mut w);
         Ok(w)
@@ -113,10 +113,12 @@ impl<'a> Reader<'a> {
                 w.int(number as i32);
             }
             Read::Ephemerals { prefix } => {
-                let all = self.state.tree.ephemerals().get(&self.session);
                 let every = prefix.trim().is_empty() || prefix.trim() == "/";
-                let found: Vec<&std::sync::Arc<str>> =
-                    all.into_iter().flatten().filter(|p| every || p.starts_with(prefix.as_str())).collect();
+                let prefix = if every { "" } else { prefix.as_str() };
+                // They are in their order: no others are looked at.
+                let all = self.state.tree.ephemerals().get(&self.session).into_iter();
+                let behind = all.flat_map(|paths| paths.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)));
+                let found: Vec<&std::sync::Arc<str>> = behind.take_while(|path| path.starts_with(prefix)).collect();
                 encode_strings(&mut w, found.into_iter());
             }
             Read::Multi(all) => {

@@ -66,14 +66,14 @@ pub(super) async fn session(
     if !guessed {
         node.touch(session);
     }
-    let (_, answer) = node.command(ask).await.await.map_err(|_| lost())?;
+    let (_, answer) = node.command_of_connection(id, ask).await.await.map_err(|_| lost())?;
     let Answer::Session(timeout_ms) = answer else {
         node.with(|_, l| l.connections.send(id, connected(0, 0, &[0; 16], connect.read_only.map(|_| false))));
         return Ok(());
     };
     let mine = node.with(|s, l| {
         // Meanwhile it may have ended or moved on, or another connection may have come for it: one remains.
-        if !node.owns(s, session) {
+        if !node.owns(s, session, id) {
             return false;
         }
         l.connections.close_session(session);

@@ -120,8 +120,8 @@ fn weight(state: &State, read: &Read) -> usize {
     let found = |path: &str| state.tree.get(if path.is_empty() { "/" } else { path });
     SMALL_BYTES
         + match read {
-            Read::Data { path, .. } => found(path).and_then(|node| node.data.as_ref()).map_or(0, Vec::len),
-            Read::Children { path, .. } => found(path).map_or(0, |node| node.child_count as usize * 32),
+            Read::Data { path, .. } => found(path).and_then(|node| node.data()).map_or(0, <[u8]>::len),
+            Read::Children { path, .. } => found(path).map_or(0, |node| node.child_count() * 32),
             Read::Multi(_) | Read::Ephemerals { .. } | Read::SetWatches { .. } => LIGHT_BYTES,
             _ => 0,
         }

@@ -6,13 +6,14 @@
 //! | 2 | the command that ends several sessions in a term; the mark `joining` |
 //! | 3 | ACLs, null data, containers and TTLs: another form of changes and of snapshots, see [`crate::format2`] |
 //! | 4 | a version in each record; term and vote, entries and memberships of our own consensus, see `earlier` |
+//! | 5 | heads and marks in the files of the log, see `log/segment.rs`; entries and snapshots are those of format 4 |
 
 use std::{fs, io, path::Path};
 
 use super::{StorageFault, at, replace_file};
 
 /// The format that is written. Older ones are read, and are of this format from then on.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Refuses a directory of a later format, before anything in it is read; marks one of an earlier format.
 pub fn check(dir: &Path) -> Result<(), StorageFault> {

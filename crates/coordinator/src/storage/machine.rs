@@ -7,10 +7,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{
-    StorageFault, at, decode_commands,
+    StorageFault, at,
+    background::{self, Gone},
+    decode_commands,
     earlier::StoredMembership,
     plausible, read_body, read_one_with,
     records::{entry_id, hard_state},
@@ -209,7 +211,14 @@ impl Machine {
         let mut on_disk = self.on_disk.lock().await;
         if on_disk.is_none_or(|there| there.index < last.index) {
             let path = self.path.clone();
-            tokio::task::spawn_blocking(move || write(&path)).await.map_err(io::Error::other)??;
+            let (reply, wait) = oneshot::channel();
+            let replace = move || {
+                let mut gone = Gone::default();
+                gone.hold(&path);
+                write(&path)
+            };
+            background::spawn("snapshot", move || drop(reply.send(replace())))?;
+            wait.await.map_err(|_| io::Error::other("the snapshot's thread has died"))??;
             *on_disk = Some(last);
             self.covered.send_replace(last.index + 1);
         }

@@ -3,6 +3,7 @@
 //! Invariant: what was reported as flushed survives kill -9 and loss of power; a torn tail, which was never
 //! reported, is cut off; damage anywhere else is refused with file and offset.
 
+mod background;
 mod earlier;
 pub mod format;
 mod log;
@@ -122,12 +123,20 @@ fn head(length: u32, sum: u32) -> [u8; HEAD_BYTES] {
 }
 
 /// Why there is no whole record at a place.
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum BadRecord {
     /// The file ends first.
+    #[error("record ends early")]
     Short,
-    /// A checksum or the encoding is wrong. A write that a loss of power interrupted may look like this when it is
-    /// the file's last, and then sectors of it were never written and read as zeros.
-    Wrong { unwritten: bool, reason: String },
+    /// Its length is not the one that was written.
+    #[error("checksum of the length does not match")]
+    Head,
+    /// Its bytes are not those that were written. It ends here.
+    #[error("checksum does not match")]
+    Body(usize),
+    /// It is as it was written, and means nothing.
+    #[error("{0}")]
+    Content(String),
 }
 
 /// The bytes of a record, and where it ends.
@@ -137,27 +146,16 @@ pub(crate) fn read_body(bytes: &[u8], offset: usize) -> Result<(&[u8], usize), B
     };
     let word = |i: usize| u32::from_be_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
     if crc32c::crc32c(&head[..4]) != word(4) {
-        let unwritten = bytes[offset..].iter().all(|b| *b == 0);
-        return Err(BadRecord::Wrong { unwritten, reason: "checksum of the length does not match".into() });
+        return Err(BadRecord::Head);
     }
     let end = offset + HEAD_BYTES + word(0) as usize;
     let Some(body) = bytes.get(offset + HEAD_BYTES..end) else {
         return Err(BadRecord::Short);
     };
     if crc32c::crc32c(body) != word(8) {
-        return Err(BadRecord::Wrong {
-            unwritten: end == bytes.len() && has_empty_sector(bytes, offset),
-            reason: "checksum does not match".into(),
-        });
+        return Err(BadRecord::Body(end));
     }
     Ok((body, end))
-}
-
-/// Whether the part from an offset on lies in a sector, at least one, with nothing but zeros.
-fn has_empty_sector(bytes: &[u8], offset: usize) -> bool {
-    let first = (SECTOR_BYTES - offset % SECTOR_BYTES).min(bytes.len() - offset);
-    let (head, rest) = bytes[offset..].split_at(first);
-    std::iter::once(head).chain(rest.chunks(SECTOR_BYTES)).any(|part| part.iter().all(|b| *b == 0))
 }
 
 /// Writes a small file so that it is either the old or the new one.
@@ -199,6 +197,6 @@ pub(crate) fn read_one_with<T>(path: &Path, decode: impl FnOnce(&[u8]) -> Result
     match read_body(&bytes, 0) {
         Ok((body, _)) => decode(body).map(Some).map_err(damaged),
         Err(BadRecord::Short) => Err(damaged("file ends early".into())),
-        Err(BadRecord::Wrong { reason, .. }) => Err(damaged(reason)),
+        Err(bad) => Err(damaged(bad.to_string())),
     }
 }

@@ -1,8 +1,6 @@
 //! Changes of the tree, checked in the order in which PrepRequestProcessor of ZooKeeper 3.8 checks them.
 
-use std::sync::Arc;
-
-use super::{Event, SPECIAL, Stamp, Tree, Znode, owner, split};
+use super::{Event, SPECIAL, Stamp, Tree, Znode, nodes::NodeId, owner, page::Head, split};
 use crate::{
     acl::{List, permits},
     protocol::{Caller, Code, Create, EventType, Kind, MAX_PATH_BYTES, Op, Stat, Write, WriteAnswer, perm, valid_path},
@@ -12,14 +10,14 @@ use crate::{
 pub(super) enum Old {
     /// there was no node
     Absent,
-    /// the node that was removed
-    Node(Znode),
+    /// the node that was removed: ACL, stat and data
+    Node(List, Stat, Option<Vec<u8>>),
     /// data and stat
     Data(Option<Vec<u8>>, Stat),
     /// ACL and stat
     Acl(List, Stat),
-    /// a parent's stat, and whether it listed this child
-    Child(Stat, Arc<str>, bool),
+    /// a parent's stat
+    Stat(Stat),
     /// whether the path had a quota
     Quota(bool),
 }
@@ -85,32 +83,28 @@ impl Tree {
     fn roll_back(&mut self, undo: Undo) {
         for (path, old) in undo.into_iter().rev() {
             match old {
-                Old::Node(mut node) => {
-                    node.acl = self.acls.retain(&node.acl);
-                    self.put(path.into(), node);
-                }
-                Old::Absent => {
-                    if let Some((_, node)) = self.take(&path) {
-                        self.acls.release(&node.acl);
+                Old::Node(list, stat, data) => {
+                    if let Some(parent) = self.nodes.find(split(&path).0) {
+                        let acl = self.acls.retain(&list);
+                        self.add(parent, &path, &Head { acl, stat }, data.as_deref());
                     }
                 }
+                Old::Absent => self.take(&path),
                 Old::Data(data, stat) => {
-                    if let Some(node) = self.nodes.get_mut(&path) {
-                        self.data_bytes -= node.data_bytes();
-                        (node.data, node.stat) = (data, stat);
-                        self.data_bytes += node.data_bytes();
+                    if let Some((id, head)) = self.head(&path) {
+                        self.set(id, &path, &Head { stat, ..head }, data.as_deref());
                     }
                 }
                 Old::Acl(list, stat) => {
-                    if let Some(node) = self.nodes.get_mut(&path) {
-                        self.acls.release(&node.acl);
-                        (node.acl, node.stat) = (self.acls.retain(&list), stat);
+                    if let Some((id, head)) = self.head(&path) {
+                        self.acls.release(head.acl);
+                        let acl = self.acls.retain(&list);
+                        self.nodes.set_head(id, &Head { acl, stat });
                     }
                 }
-                Old::Child(stat, child, listed) => {
-                    self.list(&path, &child, listed);
-                    if let Some(node) = self.nodes.get_mut(&path) {
-                        node.stat = stat;
+                Old::Stat(stat) => {
+                    if let Some((id, head)) = self.head(&path) {
+                        self.nodes.set_head(id, &Head { stat, ..head });
                     }
                 }
                 Old::Quota(true) => drop(self.quotas.insert(path)),
@@ -119,13 +113,14 @@ impl Tree {
         }
     }
 
-    fn edit(&mut self, path: &str) -> Result<&mut Znode, Code> {
-        self.nodes.get_mut(path).ok_or(Code::NoNode)
+    fn head(&self, path: &str) -> Option<(NodeId, Head)> {
+        let id = self.nodes.find(path)?;
+        self.nodes.get(id).map(|record| (id, record.head))
     }
 
-    fn allowed(&self, path: &str, perm: i32, who: &Caller) -> Result<&Znode, Code> {
-        let node = self.nodes.get(path).ok_or(Code::NoNode)?;
-        permits(&node.acl, perm, &who.ids).map(|()| node)
+    fn allowed(&self, path: &str, perm: i32, who: &Caller) -> Result<Znode<'_>, Code> {
+        let node = self.get(path).ok_or(Code::NoNode)?;
+        permits(node.acl(), perm, &who.ids).map(|()| node)
     }
 
     fn one(&mut self, op: &Op, change: &mut Change<'_>) -> Result<WriteAnswer, Code> {
@@ -137,9 +132,9 @@ impl Tree {
                 }
                 let parent = split(path).0;
                 self.allowed(parent, perm::DELETE, change.who)?;
-                let node = self.nodes.get(path).ok_or(Code::NoNode)?;
-                version_ok(*version, node.stat.version)?;
-                if node.child_count > 0 {
+                let node = self.get(path).ok_or(Code::NoNode)?;
+                version_ok(*version, node.stored_stat().version)?;
+                if node.child_count() > 0 {
                     return Err(Code::NotEmpty);
                 }
                 self.remove(path, parent, change)?;
@@ -152,37 +147,34 @@ impl Tree {
                 if change.who.enforce_quota {
                     self.quota_allows(path, bytes, 0)?;
                 }
-                version_ok(*version, node.stat.version)?;
-                let node = self.edit(path)?;
-                let old = std::mem::replace(&mut node.data, data.clone());
-                change.undo.push((path.clone(), Old::Data(old, node.stat)));
-                node.stat.version = node.stat.version.wrapping_add(1);
-                node.stat.mzxid = change.stamp.zxid;
-                node.stat.mtime = change.stamp.time_ms;
-                let (stat, acl) = (node.stat(), node.acl.clone());
-                self.data_bytes = self.data_bytes.wrapping_add_signed(bytes);
+                let (id, acl, old, mut head) = (node.id, node.acl().clone(), node.data().map(<[u8]>::to_vec), node.record.head);
+                version_ok(*version, head.stat.version)?;
+                change.undo.push((path.clone(), Old::Data(old, head.stat)));
+                head.stat.version = head.stat.version.wrapping_add(1);
+                head.stat.mzxid = change.stamp.zxid;
+                head.stat.mtime = change.stamp.time_ms;
+                self.set(id, path, &head, data.as_deref());
+                let shown = self.shown(id, &head, data.as_ref().map_or(0, Vec::len) as u64);
                 self.quota_changed(path, bytes, &mut change.undo);
                 change.tell(EventType::DataChanged, path, &acl);
-                Ok(WriteAnswer::Stat(stat))
+                Ok(WriteAnswer::Stat(shown))
             }
             Op::SetAcl { path, acl, version } => {
                 valid(path)?;
                 let node = self.allowed(path, perm::ADMIN, change.who)?;
-                version_ok(*version, node.stat.aversion)?;
-                let list = self.acls.retain(acl);
-                let node = self.edit(path)?;
-                let old = std::mem::replace(&mut node.acl, list);
-                let stat = node.stat;
-                node.stat.aversion = node.stat.aversion.wrapping_add(1);
-                let shown = node.stat();
-                self.acls.release(&old);
-                change.undo.push((path.clone(), Old::Acl(old, stat)));
-                Ok(WriteAnswer::Stat(shown))
+                let (id, bytes, old, mut head) = (node.id, node.data_bytes(), node.acl().clone(), node.record.head);
+                version_ok(*version, head.stat.aversion)?;
+                change.undo.push((path.clone(), Old::Acl(old, head.stat)));
+                let released = std::mem::replace(&mut head.acl, self.acls.retain(acl));
+                self.acls.release(released);
+                head.stat.aversion = head.stat.aversion.wrapping_add(1);
+                self.nodes.set_head(id, &head);
+                Ok(WriteAnswer::Stat(self.shown(id, &head, bytes)))
             }
             Op::Check { path, version } => {
                 valid(path)?;
                 let node = self.allowed(path, perm::READ, change.who)?;
-                version_ok(*version, node.stat.version)?;
+                version_ok(*version, node.stored_stat().version)?;
                 Ok(WriteAnswer::Done)
             }
             Op::Invalid { code, .. } => Err(*code),
@@ -195,12 +187,12 @@ impl Tree {
         }
         let parent = split(&create.path).0.to_owned();
         let above = self.allowed(&parent, perm::CREATE, change.who)?;
-        let path = if create.sequential { format!("{}{:010}", create.path, above.stat.cversion) } else { create.path.clone() };
+        let path = if create.sequential { format!("{}{:010}", create.path, above.stored_stat().cversion) } else { create.path.clone() };
         valid(&path)?;
         if path.len() > MAX_PATH_BYTES + 11 {
             return Err(Code::BadArguments);
         }
-        if self.nodes.contains(&path) {
+        if self.nodes.find(&path).is_some() {
             return Err(Code::NodeExists);
         }
         if above.kind() == Kind::Ephemeral {
@@ -211,13 +203,11 @@ impl Tree {
             self.quota_allows(&path, bytes as i64, 1)?;
         }
         let stamp = change.stamp;
-        let shared: Arc<str> = path.as_str().into();
-        self.list(&parent, &shared, true);
-        let above = self.edit(&parent)?;
-        change.undo.push((parent.clone(), Old::Child(above.stat, shared.clone(), false)));
-        above.stat.cversion = above.stat.cversion.wrapping_add(1);
-        above.stat.pzxid = stamp.zxid;
-        let parent_acl = above.acl.clone();
+        let (above, parent_acl, mut parent_head) = (above.id, above.acl().clone(), above.record.head);
+        change.undo.push((parent.clone(), Old::Stat(parent_head.stat)));
+        parent_head.stat.cversion = parent_head.stat.cversion.wrapping_add(1);
+        parent_head.stat.pzxid = stamp.zxid;
+        self.nodes.set_head(above, &parent_head);
         let stat = Stat {
             czxid: stamp.zxid,
             mzxid: stamp.zxid,
@@ -228,27 +218,27 @@ impl Tree {
             ..Stat::default()
         };
         let acl = self.acls.retain(&create.acl);
-        let node = Znode { data: create.data.clone(), acl: acl.clone(), stat, child_count: 0 };
-        let shown = create.with_stat.then(|| node.stat());
         change.undo.push((path.clone(), Old::Absent));
-        self.put(shared, node);
+        let head = Head { acl, stat };
+        let id = self.add(above, &path, &head, create.data.as_deref());
+        let shown = create.with_stat.then(|| self.shown(id, &head, bytes));
         self.quota_created(&path, bytes, &mut change.undo);
-        change.tell(EventType::Created, &path, &acl);
+        change.tell(EventType::Created, &path, self.acls.get(acl));
         change.tell(EventType::ChildrenChanged, &parent, &parent_acl);
         Ok(WriteAnswer::Created(path, shown))
     }
 
     fn remove(&mut self, path: &str, parent: &str, change: &mut Change<'_>) -> Result<(), Code> {
-        self.edit(parent)?;
-        let Some((shared, node)) = self.take(path) else { return Err(Code::NoNode) };
-        self.list(parent, &shared, false);
-        let above = self.edit(parent)?;
-        change.undo.push((parent.to_owned(), Old::Child(above.stat, shared, true)));
-        above.stat.pzxid = change.stamp.zxid;
-        let parent_acl = above.acl.clone();
-        self.acls.release(&node.acl);
-        let (acl, bytes) = (node.acl.clone(), node.data_bytes());
-        change.undo.push((path.to_owned(), Old::Node(node)));
+        let above = self.get(parent).ok_or(Code::NoNode)?;
+        let (above, parent_acl, mut parent_head) = (above.id, above.acl().clone(), above.record.head);
+        let node = self.get(path).ok_or(Code::NoNode)?;
+        let (acl, stat, data) = (node.acl().clone(), node.stored_stat(), node.data().map(<[u8]>::to_vec));
+        let bytes = node.data_bytes();
+        change.undo.push((parent.to_owned(), Old::Stat(parent_head.stat)));
+        parent_head.stat.pzxid = change.stamp.zxid;
+        self.nodes.set_head(above, &parent_head);
+        change.undo.push((path.to_owned(), Old::Node(acl.clone(), stat, data)));
+        self.take(path);
         self.quota_deleted(path, bytes, &mut change.undo);
         change.tell(EventType::Deleted, path, &acl);
         change.tell(EventType::ChildrenChanged, parent, &parent_acl);

@@ -4,18 +4,23 @@
 //! children and is listed under its owner. A change that fails leaves the tree as it was.
 
 mod apply;
+mod children;
 mod node;
 mod nodes;
+mod order;
 pub mod owner;
+mod page;
 mod quota;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use children::Children;
 pub use node::{Frozen, Plain, Znode};
-use nodes::Nodes;
+use nodes::{NodeId, Nodes};
+use page::{Head, Record};
 
 use crate::{
     acl::{self, Acl, List, Table},
@@ -34,11 +39,10 @@ pub struct Event {
 }
 
 /// The tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Tree {
     nodes: Nodes,
-    /// the paths of children by that of their parent, where there are any
-    children: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    children: Children,
     acls: Table,
     ephemerals: BTreeMap<i64, BTreeSet<Arc<str>>>,
     /// containers and nodes with a TTL
@@ -91,7 +95,7 @@ impl Tree {
     fn empty() -> Self {
         Self {
             nodes: Nodes::default(),
-            children: HashMap::new(),
+            children: Children::default(),
             acls: Table::default(),
             ephemerals: BTreeMap::new(),
             passing: BTreeSet::new(),
@@ -102,20 +106,23 @@ impl Tree {
     }
 
     /// A node.
-    pub fn get(&self, path: &str) -> Option<&Znode> {
-        self.nodes.get(path)
+    pub fn get(&self, path: &str) -> Option<Znode<'_>> {
+        self.node(self.nodes.find(path)?)
     }
-    /// All nodes by path, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Znode)> {
-        self.nodes.iter()
+    fn node(&self, id: NodeId) -> Option<Znode<'_>> {
+        self.nodes.get(id).map(|record| Znode { tree: self, id, record })
+    }
+    /// All nodes, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = Znode<'_>> {
+        self.nodes.iter().map(|(id, record)| Znode { tree: self, id, record })
     }
     /// The names of a node's children, in their order.
     pub fn children<'a>(&'a self, path: &str) -> impl ExactSizeIterator<Item = &'a str> + use<'a> {
         self.children_paths(path).map(|p| split(p).1)
     }
-    fn children_paths<'a>(&'a self, path: &str) -> impl ExactSizeIterator<Item = &'a Arc<str>> + use<'a> {
-        static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
-        self.children.get(path).unwrap_or(&NONE).iter()
+    fn children_paths<'a>(&'a self, path: &str) -> impl ExactSizeIterator<Item = &'a str> + use<'a> {
+        let all = self.nodes.find(path).map_or_else(Default::default, |id| self.children.of(id));
+        all.map(|id| std::str::from_utf8(self.nodes.path(id)).unwrap_or_default())
     }
     /// Number of nodes.
     pub fn len(&self) -> usize {
@@ -127,16 +134,7 @@ impl Tree {
     }
     /// Number of nodes below one.
     pub fn count_below(&self, path: &str) -> usize {
-        if path == "/" {
-            return self.nodes.len() - 1;
-        }
-        let (mut found, mut left) = (0, vec![path]);
-        while let Some(at) = left.pop() {
-            let Some(children) = self.children.get(at) else { continue };
-            found += children.len();
-            left.extend(children.iter().map(|child| &**child));
-        }
-        found
+        self.nodes.find(path).map_or(0, |id| self.children.count_below(id))
     }
     /// Number of ephemeral nodes.
     pub fn ephemeral_count(&self) -> usize {
@@ -162,68 +160,82 @@ impl Tree {
     }
 
     pub(super) fn is_due(&self, path: &str, now_ms: i64, never_used_ms: i64) -> bool {
-        self.nodes.get(path).is_some_and(|node| {
-            let elapsed = now_ms.saturating_sub(node.stat.mtime);
-            node.child_count == 0
+        self.get(path).is_some_and(|node| {
+            let stat = node.stored_stat();
+            let elapsed = now_ms.saturating_sub(stat.mtime);
+            node.child_count() == 0
                 && match node.kind() {
-                    Kind::Container => node.stat.cversion > 0 || (never_used_ms != 0 && elapsed > never_used_ms),
+                    Kind::Container => stat.cversion > 0 || (never_used_ms != 0 && elapsed > never_used_ms),
                     Kind::Ttl(ttl) => ttl != 0 && elapsed > ttl,
                     Kind::Persistent | Kind::Ephemeral => false,
                 }
         })
     }
 
-    /// Lists a node below its parent, or no longer.
-    fn list(&mut self, parent: &str, child: &Arc<str>, listed: bool) {
-        let Some(above) = self.nodes.get_mut(parent) else { return };
-        let done = match (self.children.get_mut(parent), listed) {
-            (Some(all), true) => all.insert(child.clone()),
-            (None, true) => self.children.entry(parent.into()).or_default().insert(child.clone()),
-            (Some(all), false) => {
-                let removed = all.remove(child);
-                if all.is_empty() {
-                    self.children.remove(parent);
-                }
-                removed
-            }
-            (None, false) => false,
-        };
-        if done {
-            above.child_count = if listed { above.child_count + 1 } else { above.child_count - 1 };
-        }
-    }
-
-    fn put(&mut self, path: Arc<str>, node: Znode) {
-        self.data_bytes += node.data_bytes();
+    /// Adds a node, of which there must be none, without listing it below its parent.
+    fn put(&mut self, path: &str, head: &Head, data: Option<&[u8]>) -> NodeId {
+        self.data_bytes += data.map_or(0, |d| d.len() as u64);
         self.path_bytes += path.len() as u64;
-        match node.kind() {
+        let owner = head.stat.ephemeral_owner;
+        match owner::kind(owner) {
             Kind::Persistent => {}
-            Kind::Ephemeral => {
-                self.ephemerals.entry(node.stat.ephemeral_owner).or_default().insert(path.clone());
-            }
-            Kind::Container | Kind::Ttl(_) => {
-                self.passing.insert(path.clone());
-            }
+            Kind::Ephemeral => drop(self.ephemerals.entry(owner).or_default().insert(path.into())),
+            Kind::Container | Kind::Ttl(_) => drop(self.passing.insert(path.into())),
         }
-        let length = path.len() as u64;
-        if let Some(old) = self.nodes.insert(path, node) {
-            self.data_bytes -= old.data_bytes();
-            self.path_bytes -= length;
-        }
+        self.nodes.insert(path, head, data)
     }
 
-    fn take(&mut self, path: &str) -> Option<(Arc<str>, Znode)> {
-        let (path, node) = self.nodes.remove(path)?;
-        self.data_bytes -= node.data_bytes();
+    /// Adds a node below its parent.
+    fn add(&mut self, parent: NodeId, path: &str, head: &Head, data: Option<&[u8]>) -> NodeId {
+        let id = self.put(path, head, data);
+        self.children.insert((parent, split(path).0), id, &self.nodes);
+        id
+    }
+
+    /// Takes a node out that has no children. The number of its ACL is its own no longer.
+    fn take(&mut self, path: &str) {
+        let Some(id) = self.nodes.find(path) else { return };
+        let Some(Record { head, data, .. }) = self.nodes.get(id) else { return };
+        self.data_bytes -= data.map_or(0, |d| d.len() as u64);
         self.path_bytes -= path.len() as u64;
-        self.passing.remove(&path);
-        let owner = node.stat.ephemeral_owner;
+        self.acls.release(head.acl);
+        self.passing.remove(path);
+        let owner = head.stat.ephemeral_owner;
         if let Some(set) = self.ephemerals.get_mut(&owner) {
-            set.remove(&path);
+            set.remove(path);
             if set.is_empty() {
                 self.ephemerals.remove(&owner);
             }
         }
-        Some((path, node))
+        if let Some(parent) = self.nodes.find(split(path).0) {
+            self.children.remove(parent, path, &self.nodes);
+        }
+        self.nodes.remove(id);
+    }
+
+    /// Changes a node's data and stat.
+    fn set(&mut self, id: NodeId, path: &str, head: &Head, data: Option<&[u8]>) {
+        let old = self.nodes.get(id).and_then(|record| record.data).map_or(0, |d| d.len() as u64);
+        self.data_bytes = self.data_bytes - old + data.map_or(0, |d| d.len() as u64);
+        self.nodes.set(id, path, head, data);
     }
 }
+
+/// Where a node lies and which number its ACL has does not matter.
+impl PartialEq for Tree {
+    fn eq(&self, other: &Self) -> bool {
+        let node = |node: &Znode<'_>, other: &Self| {
+            let found = other.get(node.path());
+            found.is_some_and(|o| {
+                (o.stat(), o.stored_stat(), o.acl(), o.data()) == (node.stat(), node.stored_stat(), node.acl(), node.data())
+            })
+        };
+        self.len() == other.len()
+            && self.iter().all(|n| node(&n, other) && self.children(n.path()).eq(other.children(n.path())))
+            && self.iter().all(|n| self.count_below(n.path()) == other.count_below(n.path()))
+            && (&self.ephemerals, &self.passing, &self.quotas) == (&other.ephemerals, &other.passing, &other.quotas)
+            && (self.data_bytes, self.path_bytes, self.acl_count()) == (other.data_bytes, other.path_bytes, other.acl_count())
+    }
+}
+
+impl Eq for Tree {}

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::{
     Tree,
     apply::{Old, Undo},
+    page::Record,
     split,
 };
 use crate::protocol::Code;
@@ -75,22 +76,21 @@ impl Tree {
         None
     }
 
-    fn set_usage(&mut self, path: &str, data: Vec<u8>, undo: &mut Undo) {
-        if let Some(node) = self.nodes.get_mut(path) {
-            self.data_bytes = self.data_bytes - node.data_bytes() + data.len() as u64;
-            let old = node.data.replace(data);
-            undo.push((path.to_owned(), Old::Data(old, node.stat)));
-        }
+    fn set_usage(&mut self, path: &str, data: &[u8], undo: &mut Undo) {
+        let Some(id) = self.nodes.find(path) else { return };
+        let Some(Record { head, data: old, .. }) = self.nodes.get(id) else { return };
+        undo.push((path.to_owned(), Old::Data(old.map(<[u8]>::to_vec), head.stat)));
+        self.set(id, path, &head, Some(data));
     }
 
     fn use_more(&mut self, path: &str, bytes: i64, count: i64, undo: &mut Undo) {
         let Some(limited) = self.with_quota(path) else { return };
         let stats = format!("{ROOT}{limited}{STATS}");
-        let Some(node) = self.nodes.get(&stats) else { return };
-        let mut track = Track::parse(node.data.as_deref());
+        let Some(node) = self.get(&stats) else { return };
+        let mut track = Track::parse(node.data());
         track.add("count", count);
         track.add("bytes", bytes);
-        self.set_usage(&stats, track.text(), undo);
+        self.set_usage(&stats, &track.text(), undo);
     }
 
     /// What is at and below a path.
@@ -99,10 +99,10 @@ impl Tree {
         let mut left = vec![path.to_owned()];
         while let Some(at) = left.pop() {
             // An empty path is the root's other name.
-            let Some(node) = self.nodes.get(if at.is_empty() { "/" } else { &at }) else { continue };
+            let Some(node) = self.get(if at.is_empty() { "/" } else { &at }) else { continue };
             count += 1;
             bytes += node.data_bytes();
-            left.extend(self.children_paths(if at.is_empty() { "/" } else { &at }).map(|path| (**path).to_owned()));
+            left.extend(self.children_paths(if at.is_empty() { "/" } else { &at }).map(str::to_owned));
         }
         format!("count={count},bytes={bytes}").into_bytes()
     }
@@ -111,7 +111,7 @@ impl Tree {
     pub fn count_usage(&mut self) {
         for path in self.quotas.clone() {
             let usage = self.usage(&path);
-            self.set_usage(&format!("{ROOT}{path}{STATS}"), usage, &mut Undo::new());
+            self.set_usage(&format!("{ROOT}{path}{STATS}"), &usage, &mut Undo::new());
         }
     }
 
@@ -124,7 +124,7 @@ impl Tree {
         }
         if let Some(counted) = counted(path) {
             let usage = self.usage(counted);
-            self.set_usage(path, usage, undo);
+            self.set_usage(path, &usage, undo);
         }
         self.use_more(path, bytes as i64, 1, undo);
     }
@@ -147,7 +147,7 @@ impl Tree {
     /// Whether a hard limit leaves room.
     pub(super) fn quota_allows(&self, path: &str, bytes: i64, count: i64) -> Result<(), Code> {
         let Some(limited) = self.with_quota(path) else { return Ok(()) };
-        let track = |name: &str| self.nodes.get(&format!("{ROOT}{limited}{name}")).map(|n| Track::parse(n.data.as_deref()));
+        let track = |name: &str| self.get(&format!("{ROOT}{limited}{name}")).map(|n| Track::parse(n.data()));
         let (Some(limits), Some(usage)) = (track(LIMITS), track(STATS)) else { return Ok(()) };
         let over = |diff: i64, key: &str, hard: &str| {
             let limit = limits.get(hard);

@@ -228,6 +228,12 @@ impl Client {
         self.ask(op::GET_CHILDREN, &path_body(path, watch), |r| r.vector(4, Reader::string))
     }
 
+    pub fn ephemerals(&mut self, prefix: &str) -> Answer<Vec<String>> {
+        let mut w = Writer::default();
+        w.string(prefix);
+        self.ask(op::GET_EPHEMERALS, &w.0, |r| r.vector(4, Reader::string))
+    }
+
     pub fn sync(&mut self) -> Answer<String> {
         let mut w = Writer::default();
         w.string("/");

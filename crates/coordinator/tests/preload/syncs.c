@@ -1,10 +1,11 @@
-/* Notes each fsync, fdatasync and rename of a program, in their order, in the file that SYNCS names. */
+/* Notes each fsync, fdatasync and rename of a program, in their order, in the file that SYNCS names; of what is synced how long it is. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void note(const char *what, const char *path)
@@ -21,10 +22,13 @@ static void note(const char *what, const char *path)
 
 static void note_fd(int fd)
 {
-    char link[64], path[4096];
+    char link[64], path[4130];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
+    ssize_t n = readlink(link, path, 4095);
     path[n < 0 ? 0 : n] = 0;
+    struct stat st;
+    if (n >= 0 && fstat(fd, &st) == 0)
+        snprintf(path + n, sizeof path - n, " %lld", (long long)st.st_size);
     note("sync", path);
 }
 

@@ -253,19 +253,15 @@ fn quote(value: &Value) -> Result<String, Error> {
     Ok(if !s.is_empty() && s.chars().all(plain) { s } else { format!("'{}'", s.replace('\'', "'\"'\"'")) })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn hash(value: &Value, kind: Option<String>) -> Result<String, Error> {
     let s = text(value, "hash")?;
     Ok(match kind.as_deref().unwrap_or("sha1") {
-        "sha1" => hex(&sha1::Sha1::digest(s.as_bytes())),
-        "md5" => hex(&md5::Md5::digest(s.as_bytes())),
-        "sha224" => hex(&sha2::Sha224::digest(s.as_bytes())),
-        "sha256" => hex(&sha2::Sha256::digest(s.as_bytes())),
-        "sha384" => hex(&sha2::Sha384::digest(s.as_bytes())),
-        "sha512" => hex(&sha2::Sha512::digest(s.as_bytes())),
+        "sha1" => hex::encode(sha1::Sha1::digest(s.as_bytes())),
+        "md5" => hex::encode(md5::Md5::digest(s.as_bytes())),
+        "sha224" => hex::encode(sha2::Sha224::digest(s.as_bytes())),
+        "sha256" => hex::encode(sha2::Sha256::digest(s.as_bytes())),
+        "sha384" => hex::encode(sha2::Sha384::digest(s.as_bytes())),
+        "sha512" => hex::encode(sha2::Sha512::digest(s.as_bytes())),
         other => return Err(bad(format!("`hash`: unknown algorithm `{other}`: md5, sha1, sha224, sha256, sha384, sha512"))),
     })
 }

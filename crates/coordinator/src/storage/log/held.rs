@@ -7,8 +7,9 @@ use std::{
 
 use crate::raft::{Entry, EntryId, HardState, Membership, Payload};
 
-/// Newest entries that are held in memory, in bytes of their records.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Newest entries that are held in memory, in bytes of their records: what is applied and sent to followers that keep up. Others are read
+/// from files.
+const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
 /// An entry that is not purged.
 pub(super) struct Slot {
@@ -18,7 +19,7 @@ pub(super) struct Slot {
     /// first index of its file, and offset in it, once it is written
     pub(super) place: Option<(u64, u64)>,
     /// unless it must be read from there
-    pub(super) entry: Option<Entry>,
+    pub(super) entry: Option<Box<Entry>>,
 }
 
 #[derive(Default)]
@@ -49,7 +50,7 @@ impl Held {
         self.bytes += bytes;
         self.cached += bytes;
         self.first_cached = self.first_cached.min(id.index);
-        self.slots.insert(id.index, Slot { id, bytes, place, entry: Some(entry) });
+        self.slots.insert(id.index, Slot { id, bytes, place, entry: Some(Box::new(entry)) });
     }
 
     pub(super) fn forget(&mut self, gone: BTreeMap<u64, Slot>) {

@@ -1,10 +1,11 @@
-//! The Raft log: segment files `log.<first index>`, each a row of records, and a small file for the vote. An entry with index 0 is no
+//! The Raft log: segment files `log.<first index>`, each a row of records (see `segment.rs`), and a small file for the vote. An entry with index 0 is no
 //! entry: it holds the membership by which the ensemble was formed.
 //!
 //! One thread writes and syncs, in the order of the calls. The newest entries are held in memory too, in a budget of
 //! bytes; the others are read from their files when a follower that is far behind needs them.
 
 mod held;
+mod segment;
 mod writer;
 
 use std::{
@@ -19,10 +20,11 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use held::{Held, lock};
-use writer::{Done, Job, Writer, segment};
+use segment::Segment;
+use writer::{Done, Job, Writer};
 
 use super::{
-    BadRecord, MAX_TERM, StorageFault, at, plausible, read_one_with,
+    MAX_TERM, StorageFault, at, plausible, read_one_with,
     records::{self, read_entry},
     replace_file,
 };
@@ -211,7 +213,7 @@ impl LogStore {
                 total += slot.bytes;
                 match (&slot.entry, slot.place) {
                     _ if *index > start && total > max_bytes => None,
-                    (Some(entry), _) => Some(Found::Here(entry.clone())),
+                    (Some(entry), _) => Some(Found::Here(Entry::clone(entry))),
                     (None, Some((file, offset))) => Some(Found::There(slot.id, file, offset, slot.bytes)),
                     (None, None) => None,
                 }
@@ -244,13 +246,13 @@ impl LogStore {
 
     fn read_at(&self, open: &mut Option<(u64, File)>, first: u64, offset: u64, bytes: usize) -> io::Result<Entry> {
         if open.as_ref().is_none_or(|(f, _)| *f != first) {
-            *open = Some((first, File::open(segment(&self.dir, first))?));
+            *open = Some((first, File::open(segment::path(&self.dir, first))?));
         }
         let Some((_, file)) = open else { return Err(io::ErrorKind::NotFound.into()) };
         let mut record = vec![0; bytes];
         file.read_exact_at(&mut record, offset)?;
         let damaged = |_| io::Error::new(io::ErrorKind::InvalidData, format!("log file {first} is damaged at byte {offset}"));
-        read_entry(&record, 0).map(|(entry, _)| entry).map_err(damaged)
+        read_entry(&record, 0).map_err(damaged)
     }
 
     /// Entries in a row whose last one is this, if all of them are in memory.
@@ -259,7 +261,7 @@ impl LogStore {
         if held.slots.get(&last.index).is_none_or(|slot| slot.id != last) || from < held.first_cached {
             return None;
         }
-        held.slots.range(from..=last.index).map(|(_, slot)| slot.entry.clone()).collect()
+        held.slots.range(from..=last.index).map(|(_, slot)| slot.entry.as_deref().cloned()).collect()
     }
 
     /// Whether the log has this entry still.
@@ -380,26 +382,27 @@ async fn ended(wait: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
 
 fn load(path: &Path, first: u64, last: bool, held: &mut Held) -> Result<(), StorageFault> {
     let bytes = fs::read(path).map_err(at(path))?;
+    let segment = Segment::new(&bytes);
     let mut offset = 0;
     while offset < bytes.len() {
-        match read_entry(&bytes, offset) {
+        match segment.read(offset) {
             Ok((entry, end)) => {
-                plausible(&entry.id).map_err(StorageFault::implausible(path, offset))?;
-                // A later record with the same index replaces what a truncation cut off.
-                held.cut(entry.id.index);
-                held.insert(entry, end - offset, Some((first, offset as u64)));
-                held.evict();
+                if let Some(entry) = entry {
+                    plausible(&entry.id).map_err(StorageFault::implausible(path, offset))?;
+                    // A later record with the same index replaces what a truncation cut off.
+                    held.cut(entry.id.index);
+                    held.insert(entry, end - offset, Some((first, offset as u64)));
+                    held.evict();
+                }
                 offset = end;
             }
             Err(bad) => {
-                let (torn, reason) = match bad {
-                    BadRecord::Short => (true, "record ends early".to_owned()),
-                    BadRecord::Wrong { unwritten, reason } => (unwritten, reason),
-                };
-                if !(last && torn) {
-                    return Err(StorageFault::Damaged { path: path.into(), offset: offset as u64, reason });
+                // A file is synced before the next one is begun.
+                if !(last && segment.is_torn(offset, &bad)) {
+                    return Err(StorageFault::Damaged { path: path.into(), offset: offset as u64, reason: bad.to_string() });
                 }
-                tracing::warn!("{}: cut a torn record off at byte {offset} ({reason})", path.display());
+                let cut = bytes.len() - offset;
+                tracing::warn!("{}: cut {cut} bytes off at byte {offset} that were never reported as written ({bad})", path.display());
                 let f = OpenOptions::new().write(true).open(path).map_err(at(path))?;
                 f.set_len(offset as u64).and_then(|()| f.sync_all()).map_err(at(path))?;
                 break;

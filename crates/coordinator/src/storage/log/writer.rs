@@ -3,16 +3,20 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
 };
 
-use super::held::{Held, lock};
+use super::{
+    held::{Held, lock},
+    segment::{self, Segment},
+};
 use crate::{
     raft::EntryId,
     storage::{
-        records::{self, read_entry},
+        background::Gone,
+        records::{self, FILE_HEAD_BYTES},
         replace_file, sync_parent,
     },
 };
@@ -39,24 +43,65 @@ pub(super) struct Job {
     pub(super) reset: bool,
 }
 
-pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {
-    dir.join(format!("log.{first:020}"))
+/// The file that is written to.
+pub(super) struct Newest {
+    file: File,
+    length: u64,
+    /// the number in its head
+    number: Option<u64>,
+    /// something was written since the last mark
+    unmarked: bool,
+}
+
+impl Newest {
+    /// Opens or makes a file. Its head is durable before anything can follow it.
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let mut length = file.metadata()?.len();
+        let number = if length == 0 {
+            let (number, head) = segment::new_head();
+            file.write_all(&head)?;
+            file.sync_data()?;
+            length = head.len() as u64;
+            Some(number)
+        } else {
+            let mut head = Vec::new();
+            (&mut file).take(FILE_HEAD_BYTES as u64).read_to_end(&mut head)?;
+            segment::number(&head)
+        };
+        sync_parent(path)?;
+        Ok(Self { file, length, number, unmarked: false })
+    }
+
+    /// Says that everything so far is durable.
+    fn mark(&mut self) -> io::Result<()> {
+        if let Some(number) = self.number.filter(|_| self.unmarked) {
+            let mark = records::mark(number, self.length);
+            self.file.write_all(&mark)?;
+            self.length += mark.len() as u64;
+            self.unmarked = false;
+        }
+        Ok(())
+    }
 }
 
 /// The thread that owns the files.
 pub(super) struct Writer {
     pub(super) dir: PathBuf,
     pub(super) segments: BTreeMap<u64, PathBuf>,
-    pub(super) file: Option<(File, u64)>,
+    pub(super) file: Option<Newest>,
     pub(super) held: Arc<Mutex<Held>>,
 }
 
 impl Writer {
     pub(super) fn run(mut self, queue: &mpsc::Receiver<(Job, Done)>) {
+        let copy = |e: &io::Error| io::Error::new(e.kind(), e.to_string());
+        // After a failure it is not known what is on the disk: nothing is written behind it, and nothing is reported as durable.
+        let mut failed: Option<io::Error> = None;
         while let Ok(first) = queue.recv() {
             let mut group = Vec::new();
             let mut next = Some(first);
-            let mut written = Ok(());
+            let mut written = failed.as_ref().map_or(Ok(()), |e| Err(copy(e)));
             while let Some((job, done)) = next.take() {
                 written = written.and_then(|()| self.write(job));
                 group.push(done);
@@ -64,10 +109,12 @@ impl Writer {
                     next = queue.try_recv().ok();
                 }
             }
-            let synced = written.and_then(|()| self.sync());
+            // What is reported is marked first: damage to it is told from a write that was not finished.
+            let synced = written.and_then(|()| self.sync()).and_then(|()| self.file.as_mut().map_or(Ok(()), Newest::mark));
             for done in group {
-                done(synced.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
+                done(synced.as_ref().copied().map_err(copy));
             }
+            failed = synced.err();
         }
     }
 
@@ -96,29 +143,27 @@ impl Writer {
 
     fn sync(&mut self) -> io::Result<()> {
         match &self.file {
-            Some((file, _)) => file.sync_data(),
+            Some(newest) => newest.file.sync_data(),
             None => Ok(()),
         }
     }
 
     fn append(&mut self, records: &[(EntryId, Vec<u8>)]) -> io::Result<()> {
         for (id, bytes) in records {
-            if self.file.as_ref().is_none_or(|(_, n)| *n > SEGMENT_BYTES) {
+            if self.file.as_ref().is_none_or(|f| f.length > SEGMENT_BYTES) {
                 self.sync()?;
-                let path = segment(&self.dir, id.index);
-                let file = OpenOptions::new().create(true).append(true).open(&path)?;
-                let length = file.metadata()?.len();
-                sync_parent(&path)?;
+                let path = segment::path(&self.dir, id.index);
+                self.file = Some(Newest::open(&path)?);
                 self.segments.insert(id.index, path);
-                self.file = Some((file, length));
             }
-            if let Some((file, length)) = &mut self.file {
-                file.write_all(bytes)?;
+            if let Some(newest) = &mut self.file {
+                newest.file.write_all(bytes)?;
+                newest.unmarked = true;
                 let held = &mut *lock(&self.held);
                 if let Some(slot) = held.slots.get_mut(&id.index).filter(|s| s.id == *id) {
-                    slot.place = self.segments.keys().next_back().map(|first| (*first, *length));
+                    slot.place = self.segments.keys().next_back().map(|first| (*first, newest.length));
                 }
-                *length += bytes.len() as u64;
+                newest.length += bytes.len() as u64;
             }
         }
         lock(&self.held).evict();
@@ -129,29 +174,30 @@ impl Writer {
     fn truncate(&mut self, from: u64) -> io::Result<()> {
         self.file = None;
         let whole: Vec<u64> = self.segments.range(from..).map(|(k, _)| *k).collect();
+        let mut gone = Gone::default();
         for first in whole.into_iter().rev() {
             if let Some(path) = self.segments.remove(&first) {
-                fs::remove_file(path)?;
+                gone.remove(&path)?;
             }
         }
         if let Some((_, path)) = self.segments.last_key_value() {
             let bytes = fs::read(path)?;
+            let segment = Segment::new(&bytes);
             let mut offset = 0;
             while offset < bytes.len() {
-                let (entry, end) = read_entry(&bytes, offset).map_err(|_| {
+                let (entry, end) = segment.read(offset).map_err(|_| {
                     io::Error::new(
                         io::ErrorKind::InvalidData,
                         format!("{}: damaged at byte {offset}, before what is to be cut off", path.display()),
                     )
                 })?;
-                if entry.id.index >= from {
+                if entry.is_some_and(|e| e.id.index >= from) {
                     break;
                 }
                 offset = end;
             }
-            let mut f = OpenOptions::new().write(true).open(path)?;
+            let f = OpenOptions::new().write(true).open(path)?;
             f.set_len(offset as u64)?;
-            f.seek(SeekFrom::End(0))?;
             f.sync_all()?;
         }
         File::open(&self.dir)?.sync_all()
@@ -160,11 +206,12 @@ impl Writer {
     /// Removes segments: one goes when the next begins at or before the first entry that is kept.
     fn remove_before(&mut self, kept: u64) -> io::Result<()> {
         let firsts: Vec<u64> = self.segments.keys().copied().collect();
+        let mut gone = Gone::default();
         for pair in firsts.windows(2) {
             if pair[1] <= kept
                 && let Some(path) = self.segments.remove(&pair[0])
             {
-                fs::remove_file(path)?;
+                gone.remove(&path)?;
             }
         }
         Ok(())

@@ -1,12 +1,16 @@
 //! What is committed is durable on a majority; what is acknowledged to a leader is durable.
 
-use septet_coordinator::raft::{Body, Membership};
+use septet_coordinator::raft::{Body, EntryId, Membership};
 
 use super::Invariant;
 use crate::facts::{Fact, View};
 
 /// Looks at what is applied for the first time, and at acknowledgements.
-pub struct Durability;
+#[derive(Default)]
+pub struct Durability {
+    /// memberships that leaders appended: where, and from which to which
+    changed: Vec<(EntryId, Membership, Membership)>,
+}
 
 impl Invariant for Durability {
     fn name(&self) -> &'static str {
@@ -27,9 +31,16 @@ impl Invariant for Durability {
                 // The leader may have counted by a later membership than this server knows.
                 let logs = || view.servers.values().filter_map(|s| s.raft.as_ref()).map(|r| r.log());
                 let known = logs().filter_map(|log| log.membership()).chain(logs().filter_map(|log| log.membership_at(id.index)));
-                if first && !known.into_iter().any(durable) && view.servers.values().all(|s| s.disk_number == 0) {
+                let known: Vec<&Membership> = known.collect();
+                // So may a leader that is gone, and its change with it. Each majority of that one meets each of the one before.
+                let gone = self.changed.iter().filter(|(at, from, _)| at.index > id.index && known.contains(&from)).map(|(.., to)| to);
+                if first && !known.iter().copied().chain(gone).any(durable) && view.servers.values().all(|s| s.disk_number == 0) {
                     return Err(format!("{id} is applied, and durable on no majority"));
                 }
+                Ok(())
+            }
+            Fact::Changed { from, to, at, .. } => {
+                self.changed.push((*at, (*from).clone(), (*to).clone()));
                 Ok(())
             }
             Fact::Sent { server, message, .. } => {

@@ -29,7 +29,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<log_matching::LogMatching>::default(),
         Box::new(completeness::Completeness),
         Box::<state_machine::StateMachine>::default(),
-        Box::new(durability::Durability),
+        Box::new(durability::Durability::default()),
         Box::<votes::Votes>::default(),
         Box::new(configuration::Configuration),
         Box::new(agreement::Agreement),

@@ -1,0 +1,104 @@
+//! Work on disk that nobody waits for, done so that nobody waits because of it: on threads that yield to all others, and in pieces.
+//!
+//! What frees blocks is such work. Where a file system is mounted with `discard`, it tells the device of each block that it frees, and
+//! whoever syncs something meanwhile waits for that: some 20 ms for 16 MiB. So a large file loses its name at once and its blocks one
+//! piece after the other.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+/// The niceness of what waits for everything else.
+const LOWEST_PRIORITY: i32 = 19;
+/// Bytes that are freed at once.
+const PIECE_BYTES: u64 = 1024 * 1024;
+/// Time between two pieces.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Files that are held open to be freed in pieces, at the most; others are freed as usual.
+const MAX_HELD: usize = 64;
+
+/// Runs work on a thread of its own that yields to all others of this machine: whoever waits for a write is not to wait for a processor.
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let run = move || {
+        // Of this thread alone, on Linux. Where it cannot be had, the work is done all the same.
+        let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
+        work();
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+/// Files without a name, whose blocks are freed in pieces once this is dropped.
+#[derive(Default)]
+pub(super) struct Gone(Vec<File>);
+
+impl Gone {
+    /// Removes a file.
+    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.hold(path);
+        fs::remove_file(path)
+    }
+
+    /// Keeps the blocks of a file that is about to lose its name.
+    pub(super) fn hold(&mut self, path: &Path) {
+        if self.0.len() < MAX_HELD {
+            self.0.extend(OpenOptions::new().write(true).open(path));
+        }
+    }
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let files = std::mem::take(&mut self.0);
+        let large = files.into_iter().filter_map(|f| Some((f.metadata().ok()?.len(), f))).filter(|(length, _)| *length > PIECE_BYTES);
+        let large: Vec<(u64, File)> = large.collect();
+        if !large.is_empty() {
+            // Without a thread they are freed at once, here.
+            let _ = spawn("gone", move || large.into_iter().for_each(|(length, file)| free(&file, length)));
+        }
+    }
+}
+
+fn free(file: &File, mut length: u64) {
+    while length > 0 {
+        length = length.saturating_sub(PIECE_BYTES);
+        if file.set_len(length).is_err() {
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_file_loses_its_name_at_once_and_its_blocks_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (large, small, other) = (dir.path().join("large"), dir.path().join("small"), dir.path().join("other"));
+        fs::write(&large, vec![1; 5 * PIECE_BYTES as usize + 1]).unwrap();
+        fs::write(&small, "x").unwrap();
+        fs::hard_link(&large, &other).unwrap();
+        let mut gone = Gone::default();
+        gone.remove(&large).unwrap();
+        gone.remove(&small).unwrap();
+        assert_eq!(gone.remove(&large).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!large.exists() && !small.exists());
+        let length = || fs::metadata(&other).unwrap().len();
+        assert_eq!(length(), 5 * PIECE_BYTES + 1);
+        let begun = Instant::now();
+        drop(gone);
+        while length() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{} bytes are left", length());
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(begun.elapsed() >= PAUSE * 5, "{:?}", begun.elapsed());
+    }
+}
