@@ -20,13 +20,17 @@ fn running(cluster: &Cluster) -> usize {
 fn killed_before_it_logs_in() -> Cluster {
     let cluster = Cluster::new("k");
     cluster.edit("domain: foo.bar", "domain: foo.bar\nttl: 1m");
+    // As soon as there is a host at all: it takes longer to be ready for a login than this takes to notice it.
     let mut up = cluster.spawn(&["up"]);
-    eventually("most hosts are started", Duration::from_secs(120), || running(&cluster) > 4);
+    eventually("a host is started", Duration::from_secs(120), || running(&cluster) > 0);
     up.kill().unwrap();
     up.wait().unwrap();
-    let host = docker(&["ps", "-q", "--filter", &format!("label=septet.name={}", cluster.name)]).lines().next().unwrap().to_owned();
-    let agent = docker(&["exec", &host, "sh", "-c", "ls /var/lib/septet 2>/dev/null || true"]);
-    assert_eq!(agent, "", "the host was logged in to");
+    let hosts = docker(&["ps", "-q", "--filter", &format!("label=septet.name={}", cluster.name)]);
+    assert!(hosts.lines().count() > 0);
+    for host in hosts.lines() {
+        let agent = docker(&["exec", host, "sh", "-c", "ls /var/lib/septet 2>/dev/null || true"]);
+        assert_eq!(agent, "", "the host was logged in to");
+    }
     eventually("hosts that nobody has logged in to have stopped", Duration::from_secs(120), || running(&cluster) == 0);
     cluster
 }

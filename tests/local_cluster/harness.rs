@@ -247,7 +247,19 @@ impl Cluster {
     /// Runs septet, which must succeed.
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> Ran {
-        self.run(args).code(0)
+        let ran = self.run(args);
+        if ran.code == Some(3) {
+            self.tell_troubles();
+        }
+        ran.code(0)
+    }
+    /// Tells what the services of hosts say that health complains of, to find out why.
+    fn tell_troubles(&self) {
+        for host in self.problems().keys().filter(|host| self.hosts.contains(&host.as_str())) {
+            eprintln!("{}", self.run(&["logs", host, "-n", "40"]).show());
+            let state = "systemctl --no-pager --full status kafka-server zookeeper-server; cat /proc/loadavg; free -m";
+            eprintln!("{host}: {}", docker_try(&["exec", &self.host(host), "sh", "-c", state]).show());
+        }
     }
     /// Starts septet; nobody reads what it says.
     pub fn spawn(&self, args: &[&str]) -> Child {
