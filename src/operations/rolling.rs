@@ -25,8 +25,10 @@ use crate::{
 
 /// How long a host is waited for before it may stop.
 const BEFORE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a host may take until it is back.
+/// How long a host may take until it is back, if its service does not run.
 const AFTER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a service that runs may take to serve: what was ended by force first reads its logs.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long its replicas may take until they have all that they missed.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How long a service that runs may take to answer before its restart counts as one of a host that may serve.
@@ -94,6 +96,12 @@ fn only_behind(problems: &[Problem]) -> bool {
     !problems.is_empty() && problems.iter().all(|p| p.catching_up)
 }
 
+/// Whether a host is waited for no longer: how long for something else than replicas that catch up, and for all; whether its service
+/// runs.
+fn is_given_up(waited: Duration, in_all: Duration, runs: bool) -> bool {
+    waited > if runs { START_TIMEOUT } else { AFTER_TIMEOUT } || in_all > CATCH_UP_TIMEOUT
+}
+
 impl RollingGate {
     fn checker(&self) -> Checker<'_> {
         Checker { inventory: &self.inventory, observed: &self.observed, fleet: Some(&self.fleet) }
@@ -134,7 +142,13 @@ impl RollingGate {
         }
     }
 
-    /// Waits until all are well again. Replicas that catch up are given more time than anything else.
+    /// Whether the host's service runs at this moment, as far as it can be asked.
+    async fn runs(&self, id: HostId) -> bool {
+        self.checker().active(&[id]).await.is_ok_and(|active| active.contains(&id))
+    }
+
+    /// Waits until all are well again. A service that runs is given more time than one that does not, and replicas that catch up are
+    /// given the most.
     async fn wait_after(&self, id: HostId) -> Result<()> {
         let begun = Instant::now();
         let (mut patient, mut blocked) = (begun, self.blocked(id));
@@ -146,7 +160,9 @@ impl RollingGate {
             if only_behind(&problems) {
                 patient = Instant::now();
             }
-            if patient.elapsed() > AFTER_TIMEOUT || begun.elapsed() > CATCH_UP_TIMEOUT {
+            let waited = patient.elapsed();
+            let runs = waited > AFTER_TIMEOUT && self.runs(id).await;
+            if is_given_up(waited, begun.elapsed(), runs) {
                 return Err(closed(&problems, begun.elapsed()));
             }
             blocked.tell(&problems);
@@ -265,6 +281,15 @@ mod tests {
         assert_eq!(ordered(&known), (vec![3], vec![2, 4, 1]));
         known.ill = set(&[3, 4]);
         assert_eq!(ordered(&known), (vec![3], vec![4, 2, 1]));
+    }
+
+    #[test]
+    fn who_runs_is_waited_for_longer() {
+        let given_up = |waited, in_all, runs| is_given_up(Duration::from_secs(waited), Duration::from_secs(in_all), runs);
+        assert!(!given_up(100, 100, false) && given_up(130, 130, false));
+        assert!(!given_up(590, 590, true) && given_up(610, 610, true));
+        // Replicas that catch up start the first of them anew, not the second.
+        assert!(!given_up(0, 1700, true) && given_up(0, 1810, true));
     }
 
     #[test]

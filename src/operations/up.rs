@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How long the cluster may take until it is healthy.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(90);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What `up` did.
 pub struct UpOutcome {

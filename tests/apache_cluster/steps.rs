@@ -13,7 +13,7 @@ use super::{
 /// The seven hosts in KRaft mode, without their prefix.
 pub const WITH_CONTROLLERS: [&str; 7] = ["control01", "controller01", "controller02", "controller03", "kafka01", "kafka02", "kafka03"];
 /// How long a cluster of JVMs may take on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Asks for a topic: servers, name, partitions, replication factor, settings as JSON. Prints the error, or null.
 const CREATE_TOPIC: &str = r#"
@@ -135,7 +135,7 @@ pub fn restart_all(cluster: &Cluster) {
     for r in restarts {
         r.join().unwrap();
     }
-    cluster.ok(&["health", "--wait", "180"]);
+    cluster.ok(&["health", "--wait", "300"]);
 }
 
 /// The same hosts under the same addresses, and no service was restarted.
@@ -201,7 +201,7 @@ pub fn broker_killed(cluster: &Cluster, topic: &str) {
     });
     assert!(problems["kafka02"].iter().any(|r| r.contains("kafka-server.service is activating")), "{problems:?}");
     assert_eq!(problems.keys().collect::<Vec<_>>(), ["brokers", "kafka02"], "{problems:?}");
-    cluster.ok(&["health", "--wait", "180"]);
+    cluster.ok(&["health", "--wait", "300"]);
     assert_eq!(docker(&["exec", &name, "systemctl", "show", "-p", "NRestarts", "--value", "kafka-server"]), "1");
     docker(&["exec", &name, "sh", "-c", "rm -r /run/systemd/system/kafka-server.service.d; systemctl daemon-reload"]);
     is_spread_somehow(&cluster.bootstrap(), topic);

@@ -104,5 +104,5 @@ fn the_leader_stopped(cluster: &Cluster, servers: &str) {
     assert_eq!(consume_all(servers, "numbers"), numbers(RECORDS));
     create_topic(servers, "with-two", &serde_json::json!({}));
     docker(&["exec", &name, "systemctl", "start", "zookeeper-server"]);
-    cluster.ok(&["health", "--wait", "120"]);
+    cluster.ok(&["health", "--wait", "300"]);
 }

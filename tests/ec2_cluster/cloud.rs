@@ -27,7 +27,7 @@ const CONSOLE: &str = "AWS4-HMAC-SHA256 Credential=AKIDCONSOLE/20260101/us-east-
 pub fn sweeps(test: &str) -> bool {
     let on = std::env::var("SEPTET_SWEEPS").is_ok_and(|v| v == "1");
     if !on {
-        septet_skip::skip(test, "it tries every call, which takes minutes: set SEPTET_SWEEPS=1 to run it");
+        septet_testing::skip(test, "it tries every call, which takes minutes: set SEPTET_SWEEPS=1 to run it");
     }
     on
 }
@@ -118,14 +118,14 @@ impl Cloud {
 
     fn start(test: &str, more: &[&str]) -> Option<Self> {
         if !cfg!(feature = "ec2") {
-            septet_skip::skip(test, "septet was built without the feature `ec2`");
+            septet_testing::skip(test, "septet was built without the feature `ec2`");
             return None;
         }
         let python = python();
         let able = Command::new(&python).args(["-c", "import moto, boto3"]).stderr(Stdio::null()).status();
         if !able.is_ok_and(|s| s.success()) {
             let why = format!("{} cannot run the stand-in for EC2: `scripts/setup test`, or set SEPTET_TEST_EC2_PYTHON", python.display());
-            septet_skip::skip(test, &why);
+            septet_testing::skip(test, &why);
             return None;
         }
         let dir = tempfile::Builder::new().prefix("septet-ec2-").tempdir().unwrap();

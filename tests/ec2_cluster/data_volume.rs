@@ -45,12 +45,12 @@ impl Volume {
         f.write_all(bytes).unwrap();
         drop(f);
         if which("losetup").is_none() || which("mkfs.ext4").is_none() {
-            septet_skip::skip(test, "there is no losetup or no mkfs.ext4");
+            septet_testing::skip(test, "there is no losetup or no mkfs.ext4");
             return None;
         }
         let made = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
         if made.code != Some(0) {
-            septet_skip::skip(test, &format!("no loop device can be had (it takes root): {}", made.err.trim()));
+            septet_testing::skip(test, &format!("no loop device can be had (it takes root): {}", made.err.trim()));
             return None;
         }
         Some(Self { dir, device: made.out.trim().to_owned() })

@@ -365,7 +365,7 @@ fn from_inside_of_the_network() {
     let Some(cloud) = Cloud::new("from_inside_of_the_network") else { return };
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     if socket.connect("172.31.0.0:22").is_err() {
-        septet_skip::skip("from_inside_of_the_network", "this machine has no way to anywhere");
+        septet_testing::skip("from_inside_of_the_network", "this machine has no way to anywhere");
         return;
     }
     let own = format!("tcp 22 {}/32", socket.local_addr().unwrap().ip());

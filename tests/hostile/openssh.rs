@@ -25,7 +25,7 @@ const BROKER: HostId = HostId { group: Group::BROKERS, index: 1 };
 fn can_run(test: &str) -> bool {
     let there = Path::new(SSHD).exists();
     if !there {
-        septet_skip::skip(test, &format!("{SSHD} is missing: `scripts/setup test` installs it"));
+        septet_testing::skip(test, &format!("{SSHD} is missing: `scripts/setup test` installs it"));
     }
     there
 }

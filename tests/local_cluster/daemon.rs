@@ -31,7 +31,7 @@ impl Daemon {
     /// None where a second daemon cannot be run; says why.
     fn new(test: &str) -> Option<Self> {
         let skip = |why: &str| {
-            septet_skip::skip(test, why);
+            septet_testing::skip(test, why);
             None
         };
         for program in ["dockerd", "ip", "unshare", "nsenter", "pgrep"] {
@@ -149,7 +149,7 @@ impl Inside<'_> {
     /// Insists that all is as it was, with nobody's help.
     #[track_caller]
     fn is_back(&self, servers: &str) {
-        self.septet(&["health", "--wait", "120"]).code(0);
+        self.septet(&["health", "--wait", "180"]).code(0);
         let now = self.septet(&["endpoints", "--json"]).code(0).json();
         assert_eq!(now["bootstrap.servers"], servers);
         let mut read: Vec<usize> =

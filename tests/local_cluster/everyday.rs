@@ -237,7 +237,7 @@ fn what_health_says(cluster: &Cluster) {
         kcat(&cluster.bootstrap(), &["-P", "-t", "plain", "-p", partition, "-X", "acks=all"], "with two\n");
     }
     // Waiting ends as soon as it is back, and not before.
-    let waiting = cluster.command(&["health", "--wait", "90"]).stdout(Stdio::null()).spawn();
+    let waiting = cluster.command(&["health", "--wait", "180"]).stdout(Stdio::null()).spawn();
     let mut waiting = waiting.unwrap();
     std::thread::sleep(Duration::from_secs(1));
     assert!(waiting.try_wait().unwrap().is_none());
@@ -252,7 +252,7 @@ fn what_health_says(cluster: &Cluster) {
     assert_eq!(problems["zk02"], ["the host is stopped"]);
     cluster.run(&["health", "--wait", "1"]).code(3);
     docker(&["start", &name]);
-    cluster.ok(&["health", "--wait", "90"]);
+    cluster.ok(&["health", "--wait", "180"]);
 
     // The control host's sshd: it is the way to all others, which are not blamed.
     let name = cluster.host("control01");

@@ -131,7 +131,7 @@ fn stopped_and_paused(cluster: &Cluster) {
         let now = pid("zookeeper-server");
         now != before && now != "MainPID=0"
     });
-    cluster.ok(&["health", "--wait", "60"]);
+    cluster.ok(&["health", "--wait", "180"]);
     assert_eq!(docker_try(&["exec", &name, "true"]).code, Some(0));
 }
 
@@ -166,5 +166,5 @@ fn health_sees_full_disks_and_restart_loops() {
         let problems = cluster.problems();
         problems.len() == 1 && problems["zk02"].len() == 1 && problems["zk02"][0].contains("restarts in a loop: 3 restarts")
     });
-    cluster.ok(&["health", "--wait", "90"]);
+    cluster.ok(&["health", "--wait", "180"]);
 }

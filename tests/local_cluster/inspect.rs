@@ -90,7 +90,7 @@ fn many_logs(cluster: &Cluster) {
     let some = cluster.run(&["logs", "coordinators", "-n", "1"]).code(1).says(&[&cluster.host("zk02"), "stopped"]);
     assert!(some.out.contains(&cluster.host("zk01")) && some.out.contains(&cluster.host("zk03")), "{}", some.show());
     docker(&["start", &cluster.host("zk02")]);
-    cluster.ok(&["health", "--wait", "90"]);
+    cluster.ok(&["health", "--wait", "180"]);
 }
 
 fn many_commands(cluster: &Cluster) {

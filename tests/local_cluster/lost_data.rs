@@ -71,6 +71,6 @@ fn coordinators_without_data_and_a_broker_without() {
     for host in ["kafka01", "kafka03"] {
         docker(&["exec", &cluster.host(host), "systemctl", "kill", "-s", "KILL", "kafka-server"]);
     }
-    cluster.ok(&["health", "--wait", "90"]);
+    cluster.ok(&["health", "--wait", "180"]);
     assert_eq!(consume_all(&servers, "keep"), numbers(300));
 }

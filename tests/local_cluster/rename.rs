@@ -71,7 +71,7 @@ fn renamed_while_it_works() {
     for r in restarts {
         r.join().unwrap();
     }
-    cluster.ok(&["health", "--wait", "90"]);
+    cluster.ok(&["health", "--wait", "180"]);
     is_named(&cluster, &old, &new);
     assert_eq!(cluster.bootstrap(), servers);
     assert_eq!(metadata(&servers, &[])["brokers"].as_array().unwrap().len(), 3);

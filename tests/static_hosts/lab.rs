@@ -51,12 +51,12 @@ impl Lab {
     /// `None`, with the reason, where it cannot be made here.
     pub fn make(test: &str, net: u8) -> Option<Self> {
         if std::env::var("SEPTET_E2E").is_ok_and(|v| v != "1") || std::env::var("SEPTET_E2E").is_err() {
-            septet_skip::skip(test, "it makes containers: set SEPTET_E2E=1 to run it");
+            septet_testing::skip(test, "it makes containers: set SEPTET_E2E=1 to run it");
             return None;
         }
         let image = docker(&["images", "-q", "septet-node"]).lines().next().map(str::to_owned);
         let Some(image) = image else {
-            septet_skip::skip(test, "there is no node image yet: `septet up` with the Docker provider makes it");
+            septet_testing::skip(test, "there is no node image yet: `septet up` with the Docker provider makes it");
             return None;
         };
         let lab = Self {

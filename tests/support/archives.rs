@@ -29,7 +29,7 @@ pub fn find(version: &'static str) -> Option<Archive> {
     match (dir.join(&name).canonicalize(), sha512) {
         (Ok(path), Some((sum, _))) => Some(Archive { path, version, sha512: sum.to_owned() }),
         _ => {
-            septet_skip::skip(
+            septet_testing::skip(
                 &name,
                 &format!("it and its line of SHA512SUMS are not in {}; SEPTET_TEST_APACHE names their directory", dir.display()),
             );

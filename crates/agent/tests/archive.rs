@@ -22,7 +22,7 @@ fn agent_after(more: &str) -> Option<Agent> {
         c
     };
     if !apart("true").output().is_ok_and(|o| o.status.success()) {
-        septet_skip::skip("a mount", "this machine lets no mount namespace be made");
+        septet_testing::skip("a mount", "this machine lets no mount namespace be made");
         return None;
     }
     Some(Agent::start_as(&mut apart(&format!("{more} exec {AGENT}"))))

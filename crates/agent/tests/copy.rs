@@ -233,7 +233,7 @@ fn a_mount_point_is_written_in_place() {
         c
     };
     if !unshare().arg("true").output().is_ok_and(|o| o.status.success()) {
-        septet_skip::skip("a mount", "this machine lets no mount namespace be made");
+        septet_testing::skip("a mount", "this machine lets no mount namespace be made");
         return;
     }
     let mut agent = Agent::start_as(unshare().args(["sh", "-c", &script]));

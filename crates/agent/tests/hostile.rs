@@ -28,7 +28,7 @@ const REFUSED: &str = "a link that another account can replace; refusing to foll
 fn root() -> bool {
     let is = nix::unistd::geteuid().is_root();
     if !is {
-        septet_skip::skip("what only root can cause", "not root");
+        septet_testing::skip("what only root can cause", "not root");
     }
     is
 }

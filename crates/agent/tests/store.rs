@@ -27,7 +27,7 @@ fn agent_after(more: &str) -> Option<Agent> {
         c
     };
     if !apart("true").output().is_ok_and(|o| o.status.success()) {
-        septet_skip::skip("a mount", "this machine lets no mount namespace be made");
+        septet_testing::skip("a mount", "this machine lets no mount namespace be made");
         return None;
     }
     Some(Agent::start_as(&mut apart(&format!("{more} exec {AGENT}"))))
@@ -188,7 +188,7 @@ fn a_private_blob_has_no_name_and_is_used_once() {
 #[test]
 fn an_agent_of_another_account_holds_its_blobs_itself() {
     if !nix::unistd::geteuid().is_root() {
-        septet_skip::skip("what only root can cause", "not root");
+        septet_testing::skip("what only root can cause", "not root");
         return;
     }
     let dir = Dir::new();

@@ -10,12 +10,18 @@ use std::{
 use septet_daemon::properties::Properties;
 
 use crate::{
-    groups::{GroupSettings, core},
+    groups::GroupSettings,
     log::{Compaction, Retention},
     topic_settings::{is_log_append_time, millionths, policy},
 };
 
+mod keys;
+mod source;
+
+use keys::QUIET;
+pub use keys::{LISTENERS, NOT_OBEYED, OBEYED, is_known};
 pub use septet_daemon::properties::ConfigError;
+use source::Source;
 
 /// An address with a listener's name, as `PLAINTEXT://host:9092`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,34 +166,6 @@ const MAX_PARTITIONS_PER_BROKER: i64 = 4000;
 const CLEANER_BUFFER: i64 = 16 * 1024 * 1024;
 /// Producers that are remembered, counted once for each partition; 250 bytes each.
 const MAX_PRODUCERS: i64 = 100_000;
-
-/// Keys of Kafka's that are accepted without effect so far.
-pub const NOT_OBEYED: &[&str] = &[
-    "log.cleaner.threads",
-    "log.cleaner.io.buffer.size",
-    "log.cleaner.io.buffer.load.factor",
-    "log.cleaner.io.max.bytes.per.second",
-    "num.network.threads",
-    "num.io.threads",
-    "socket.send.buffer.bytes",
-    "socket.receive.buffer.bytes",
-    "num.recovery.threads.per.data.dir",
-    "transaction.state.log.replication.factor",
-    "transaction.state.log.min.isr",
-    "log.flush.interval.messages",
-    "log.flush.interval.ms",
-    "num.replica.fetchers",
-    "zookeeper.connection.timeout.ms",
-    "inter.broker.protocol.version",
-    "log.message.format.version",
-    "compression.type",
-    "queued.max.requests",
-    "log.index.size.max.bytes",
-    "broker.id.generation.enable",
-    "reserved.broker.max.id",
-    "background.threads",
-    "log.dir.failure.timeout.ms",
-];
 
 impl Config {
     /// Reads a file. Returns warnings too.
@@ -352,188 +330,11 @@ impl Config {
     }
 }
 
-/// Keys of listeners that a broker may be given at run time, for itself only.
-pub const LISTENERS: [&str; 3] = ["advertised.listeners", "listener.security.protocol.map", "listeners"];
-
-/// Keys that are obeyed.
-pub const OBEYED: &[&str] = &[
-    "broker.id",
-    "listeners",
-    "advertised.listeners",
-    "log.dirs",
-    "log.dir",
-    "zookeeper.connect",
-    "zookeeper.session.timeout.ms",
-    "num.partitions",
-    "default.replication.factor",
-    "auto.create.topics.enable",
-    "log.segment.bytes",
-    "log.index.interval.bytes",
-    "log.roll.ms",
-    "log.roll.hours",
-    "log.retention.ms",
-    "log.retention.minutes",
-    "log.retention.hours",
-    "log.retention.bytes",
-    "log.retention.check.interval.ms",
-    "log.cleanup.policy",
-    "log.message.timestamp.type",
-    "log.segment.delete.delay.ms",
-    "log.flush.offset.checkpoint.interval.ms",
-    "delete.topic.enable",
-    "message.max.bytes",
-    "socket.request.max.bytes",
-    "offsets.topic.num.partitions",
-    "offsets.topic.replication.factor",
-    "offsets.topic.segment.bytes",
-    "offsets.retention.minutes",
-    "offsets.retention.check.interval.ms",
-    "offsets.commit.timeout.ms",
-    "offset.metadata.max.bytes",
-    "group.initial.rebalance.delay.ms",
-    "group.min.session.timeout.ms",
-    "group.max.session.timeout.ms",
-    "group.max.size",
-    "max.connections",
-    "max.connections.per.ip",
-    "connections.max.idle.ms",
-    "fetch.max.bytes",
-    "max.incremental.fetch.session.cache.slots",
-    "queued.max.request.bytes",
-    "septet.queued.max.response.bytes",
-    "septet.auto.create.max.partitions",
-    "septet.max.partitions.per.broker",
-    "producer.id.expiration.ms",
-    "producer.id.expiration.check.interval.ms",
-    "septet.max.producers",
-    "metrics.port",
-    "min.insync.replicas",
-    "unclean.leader.election.enable",
-    "replica.lag.time.max.ms",
-    "replica.fetch.wait.max.ms",
-    "replica.fetch.max.bytes",
-    "replica.fetch.response.max.bytes",
-    "controlled.shutdown.enable",
-    "auto.leader.rebalance.enable",
-    "leader.imbalance.check.interval.seconds",
-    "leader.imbalance.per.broker.percentage",
-    "broker.rack",
-    "replica.selector.class",
-    "log.cleaner.enable",
-    "log.cleaner.min.cleanable.ratio",
-    "log.cleaner.min.compaction.lag.ms",
-    "log.cleaner.max.compaction.lag.ms",
-    "log.cleaner.delete.retention.ms",
-    "log.cleaner.dedupe.buffer.size",
-    "log.cleaner.backoff.ms",
-    "offsets.topic.segment.bytes",
-];
-
-/// Checked above, and right as they are while there is one protocol and no traffic between brokers.
-const QUIET: &[&str] = &["listener.security.protocol.map", "inter.broker.listener.name", "security.inter.broker.protocol"];
-
-/// Whether `server.properties` may have a key.
-pub fn is_known(key: &str) -> bool {
-    [OBEYED, NOT_OBEYED, QUIET].iter().any(|keys| keys.contains(&key))
-}
-
 /// Whether consumers are sent to replicas in their rack, by the name of Kafka's class.
 fn is_rack_aware(class: &str) -> Result<bool, String> {
     match class.trim() {
         "" | "org.apache.kafka.common.replica.LeaderSelector" => Ok(false),
         "org.apache.kafka.common.replica.RackAwareReplicaSelector" => Ok(true),
         other => Err(format!("{other:?}: only Kafka's LeaderSelector and RackAwareReplicaSelector are supported")),
-    }
-}
-
-struct Source<'a>(&'a Properties);
-
-impl Source<'_> {
-    fn bad(&self, key: &str, reason: String) -> ConfigError {
-        self.0.bad(key, reason)
-    }
-    fn text(&self, key: &str) -> Option<String> {
-        self.0.text(key).map(str::to_owned)
-    }
-    fn number(&mut self, key: &'static str, min: i64, max: i64) -> Result<Option<i64>, ConfigError> {
-        self.0.number(key, min, max)
-    }
-    fn duration(&mut self, key: &'static str, min: i64, default: u64) -> Result<Duration, ConfigError> {
-        Ok(self.0.milliseconds(key, min)?.unwrap_or(Duration::from_millis(default)))
-    }
-    fn groups(&mut self) -> Result<GroupSettings, ConfigError> {
-        const INT: i64 = i32::MAX as i64;
-        let limits = core::Limits {
-            initial_rebalance_delay_ms: self.number("group.initial.rebalance.delay.ms", 0, INT)?.unwrap_or(3000),
-            min_session_ms: self.number("group.min.session.timeout.ms", 1, INT)?.unwrap_or(6000) as i32,
-            max_session_ms: self.number("group.max.session.timeout.ms", 1, INT)?.unwrap_or(1_800_000) as i32,
-            max_size: self.number("group.max.size", 1, INT)?.unwrap_or(INT) as usize,
-        };
-        if limits.max_session_ms < limits.min_session_ms {
-            let why = format!("is less than group.min.session.timeout.ms, {}", limits.min_session_ms);
-            return Err(self.bad("group.max.session.timeout.ms", why));
-        }
-        Ok(GroupSettings {
-            limits,
-            metadata_max_bytes: self.number("offset.metadata.max.bytes", 0, i16::MAX.into())?.unwrap_or(4096) as usize,
-            offsets_retention_ms: self.number("offsets.retention.minutes", 1, INT)?.unwrap_or(10_080) * 60_000,
-            retention_check: self.duration("offsets.retention.check.interval.ms", 1, 600_000)?,
-            commit_timeout: self.duration("offsets.commit.timeout.ms", 1, 5000)?,
-        })
-    }
-    fn checked<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
-        self.0.parsed(key, parse)
-    }
-    fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, ConfigError> {
-        self.0.boolean(key)
-    }
-    /// There is one protocol so far; who asks for another one is not to be served in the clear.
-    fn protocols(&self, listeners: &[Listener]) -> Result<(), ConfigError> {
-        let only = |what: &str| format!("{what:?}: only PLAINTEXT is supported so far");
-        let map = self.text("listener.security.protocol.map");
-        for pair in map.iter().flat_map(|m| m.split(',')).filter(|p| !p.trim().is_empty()) {
-            if pair.split_once(':').map(|(_, p)| p.trim()) != Some("PLAINTEXT") {
-                return Err(self.bad("listener.security.protocol.map", only(pair)));
-            }
-        }
-        let mapped = |name: &str| {
-            map.iter().flat_map(|m| m.split(',')).any(|p| p.split_once(':').is_some_and(|(n, _)| n.trim().eq_ignore_ascii_case(name)))
-        };
-        if let Some(l) = listeners.iter().find(|l| ["SSL", "SASL_PLAINTEXT", "SASL_SSL"].contains(&l.name.as_str()) && !mapped(&l.name)) {
-            return Err(self.bad("listeners", only(&l.name)));
-        }
-        if let Some(p) = self.text("security.inter.broker.protocol").filter(|p| !p.eq_ignore_ascii_case("PLAINTEXT")) {
-            return Err(self.bad("security.inter.broker.protocol", only(&p)));
-        }
-        if let Some(name) = self.text("inter.broker.listener.name").filter(|n| !listeners.iter().any(|l| l.name.eq_ignore_ascii_case(n))) {
-            return Err(self.bad("inter.broker.listener.name", format!("{name} is not one of the listeners")));
-        }
-        Ok(())
-    }
-    fn listeners(&mut self, key: &'static str, may_be_any: bool) -> Result<Option<Vec<Listener>>, ConfigError> {
-        let Some(value) = self.text(key) else {
-            return Ok(None);
-        };
-        let mut out: Vec<Listener> = Vec::new();
-        for one in value.split(',').map(str::trim).filter(|o| !o.is_empty()) {
-            let parsed = one.split_once("://").and_then(|(name, rest)| {
-                let (host, port) = rest.rsplit_once(':').filter(|_| !name.is_empty())?;
-                Some(Listener { name: name.to_ascii_uppercase(), host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
-            });
-            let Some(l) = parsed else {
-                return Err(self.bad(key, format!("{one:?} must be NAME://host:port")));
-            };
-            if !may_be_any && matches!(l.host.as_str(), "" | "0.0.0.0" | "::") {
-                return Err(self.bad(key, format!("{one:?} is no address that a client could use")));
-            }
-            if out.iter().any(|o| o.name == l.name || (may_be_any && o.port == l.port && l.port != 0)) {
-                return Err(self.bad(key, format!("{one:?}: name and port must be given once")));
-            }
-            out.push(l);
-        }
-        if out.is_empty() {
-            return Err(self.bad(key, "is empty".into()));
-        }
-        Ok(Some(out))
     }
 }

@@ -19,7 +19,7 @@ use common::{
     processes::{Cluster, Node, Process},
 };
 use kafka_protocol::messages::{MetadataRequest, metadata_request::MetadataRequestTopic};
-use septet_skip::skip;
+use septet_testing::skip;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

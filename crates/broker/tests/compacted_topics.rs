@@ -121,7 +121,7 @@ fn a_compacted_topic_keeps_the_last_values() {
     assert_eq!(client.produce("t", 0, &batch(0, &[("one", Some("more"))])), sent);
 
     let Some(kafka) = std::env::var_os("SEPTET_TEST_KAFKA").map(PathBuf::from) else {
-        septet_skip::skip("kafka-dump-log, kafka-console-consumer", "SEPTET_TEST_KAFKA is not set");
+        septet_testing::skip("kafka-dump-log, kafka-console-consumer", "SEPTET_TEST_KAFKA is not set");
         return;
     };
     let server = format!("127.0.0.1:{}", cluster.node(1).port);

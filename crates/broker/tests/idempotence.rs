@@ -99,7 +99,7 @@ fn what_is_sent_twice_is_stored_once_also_after_a_restart() {
     assert_eq!(all.iter().map(|(h, _)| h.base_sequence).collect::<Vec<_>>(), (0..41).map(|i| 2 * i).chain([0]).collect::<Vec<_>>());
     // Kafka's own tool reads the snapshots.
     let Some(kafka) = std::env::var_os("SEPTET_TEST_KAFKA") else {
-        septet_skip::skip("kafka-dump-log", "SEPTET_TEST_KAFKA is not set");
+        septet_testing::skip("kafka-dump-log", "SEPTET_TEST_KAFKA is not set");
         return;
     };
     let snapshots: Vec<_> =
@@ -119,7 +119,7 @@ fn what_is_sent_twice_is_stored_once_also_after_a_restart() {
 
 fn python(script: &str, module: &str) {
     let Some(python) = std::env::var_os("SEPTET_TEST_PYTHON") else {
-        septet_skip::skip(script, "SEPTET_TEST_PYTHON is not set");
+        septet_testing::skip(script, "SEPTET_TEST_PYTHON is not set");
         return;
     };
     let cluster = Cluster::start(1, "");
@@ -150,7 +150,7 @@ fn kafka_python_at_its_defaults() {
 #[test]
 fn kafkas_own_producer_at_its_defaults() {
     let Some(kafka) = std::env::var_os("SEPTET_TEST_KAFKA") else {
-        septet_skip::skip("kafka-producer-perf-test", "SEPTET_TEST_KAFKA is not set");
+        septet_testing::skip("kafka-producer-perf-test", "SEPTET_TEST_KAFKA is not set");
         return;
     };
     let cluster = Cluster::start(1, "");

@@ -58,7 +58,7 @@ fn comparable(text: &str, own: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn tools_print_the_same_as_with_apache_kafka() {
     let Some(kafka) = std::env::var_os("SEPTET_TEST_KAFKA").map(PathBuf::from) else {
-        septet_skip::skip("Kafka's tools", "SEPTET_TEST_KAFKA is not set");
+        septet_testing::skip("Kafka's tools", "SEPTET_TEST_KAFKA is not set");
         return;
     };
     let cluster = Cluster::start(1, "log.retention.hours=100\ndelete.topic.enable=true");

@@ -131,7 +131,7 @@ fn curators_recipes_see_the_same() {
 #[test]
 fn kazoo_and_its_recipes() {
     let Some(python) = std::env::var_os("SEPTET_TEST_PYTHON") else {
-        return septet_skip::skip("kazoo", "SEPTET_TEST_PYTHON is not set, a Python with kazoo");
+        return septet_testing::skip("kazoo", "SEPTET_TEST_PYTHON is not set, a Python with kazoo");
     };
     let ours = Ensemble::start(3, "DigestAuthenticationProvider.superDigest=super:D/InIHSb7yEEbrWz8b9l71RjZJU=");
     let hosts: Vec<String> = ours.servers.iter().map(|s| format!("127.0.0.1:{}", s.port)).collect();

@@ -96,7 +96,7 @@ fn without_the_setting_nobody_is_served() {
 #[test]
 fn kazoo_reads_and_goes_on_to_write() {
     let Some(python) = std::env::var_os("SEPTET_TEST_PYTHON") else {
-        return septet_skip::skip("kazoo", "SEPTET_TEST_PYTHON is not set, a Python with kazoo");
+        return septet_testing::skip("kazoo", "SEPTET_TEST_PYTHON is not set, a Python with kazoo");
     };
     let mut ensemble = cut_off(ENABLED);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/read_only.py");

@@ -115,7 +115,7 @@ mod tests {
         // Not in memory: beside the program, which lies on a disk.
         let dir = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
         let Some((slice, bytes)) = cold(dir.path()) else {
-            septet_skip::skip(
+            septet_testing::skip(
                 "cold_parts_are_read_and_warm_ones_are_seen_to_be",
                 "the file system of the programs does not give up its cache",
             );

@@ -3,17 +3,14 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Once,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Once,
     time::Duration,
 };
 
 use kafka_protocol::{ResponseError, messages::MetadataRequest};
+pub use septet_testing::free_port;
 use tempfile::TempDir;
 
 use super::client::{Client, eventually};
@@ -21,19 +18,6 @@ use super::client::{Client, eventually};
 pub const BROKER: &str = env!("CARGO_BIN_EXE_septet-broker");
 /// Time for what should take a second, on a machine that is busy.
 pub const SOON: Duration = Duration::from_secs(40);
-
-/// A free port. They are taken from below the range of the kernel's own choice, so that no connection to somewhere
-/// else takes one while its broker is down.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() as u16 % 1000) * 10;
-    loop {
-        let port = 20_000 + start.wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst)) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 /// The coordinator's program, beside the broker's; it is built if it is not there.
 pub fn coordinator_program() -> PathBuf {

@@ -36,7 +36,7 @@ pub fn distribution(variable: &str, in_cache: &str) -> Option<PathBuf> {
     let path = place(variable, in_cache);
     let there = path.join("bin").exists();
     if !there {
-        septet_skip::skip(in_cache, &format!("it is not in {} ({variable})", path.display()));
+        septet_testing::skip(in_cache, &format!("it is not in {} ({variable})", path.display()));
     }
     there.then_some(path)
 }

@@ -7,16 +7,14 @@ pub mod zookeeper;
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Condvar, Mutex, PoisonError,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+pub use septet_testing::free_port;
 use tempfile::TempDir;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_septet-coordinator");
@@ -34,19 +32,6 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A port that nobody listens on. Below those that the kernel gives to outgoing connections, so that it is still
-/// free when a server comes back to it.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = std::process::id() as u16 % 20_000;
-    loop {
-        let port = 10_000 + (base + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -29,7 +29,7 @@ pub fn class_path() -> Option<String> {
 
 /// Says that a test was left out.
 pub fn skip(what: &str) {
-    septet_skip::skip(what, "SEPTET_TEST_KAFKA is not set, a directory with Apache Kafka 3.9 and its ZooKeeper");
+    septet_testing::skip(what, "SEPTET_TEST_KAFKA is not set, a directory with Apache Kafka 3.9 and its ZooKeeper");
 }
 
 pub struct ZooKeeper {

@@ -3,16 +3,14 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Once,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Once,
     time::{Duration, Instant},
 };
 
+use septet_testing::free_port;
 use tempfile::TempDir;
 
 use super::DEADLINE;
@@ -24,18 +22,6 @@ pub enum Kind {
 }
 
 pub const BOTH: [Kind; 2] = [Kind::Ours, Kind::Apache];
-
-/// A port below the range of the kernel's own choice, so that it is free when a server comes back to it.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() as u16 % 1000) * 10;
-    loop {
-        let port = 10_000 + start.wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 /// The coordinator's program, beside this test's; it is built if it is not there.
 fn coordinator() -> PathBuf {

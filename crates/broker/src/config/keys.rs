@@ -1,0 +1,116 @@
+//! Names of the settings: which are obeyed, which are known and have no effect, and which may be changed at run time.
+//!
+//! Invariant: a key that [`Config`](super::Config) reads is in [`OBEYED`] or checked quietly; any other one is warned of.
+
+/// Keys of listeners that a broker may be given at run time, for itself only.
+pub const LISTENERS: [&str; 3] = ["advertised.listeners", "listener.security.protocol.map", "listeners"];
+
+/// Keys that are obeyed.
+pub const OBEYED: &[&str] = &[
+    "broker.id",
+    "listeners",
+    "advertised.listeners",
+    "log.dirs",
+    "log.dir",
+    "zookeeper.connect",
+    "zookeeper.session.timeout.ms",
+    "num.partitions",
+    "default.replication.factor",
+    "auto.create.topics.enable",
+    "log.segment.bytes",
+    "log.index.interval.bytes",
+    "log.roll.ms",
+    "log.roll.hours",
+    "log.retention.ms",
+    "log.retention.minutes",
+    "log.retention.hours",
+    "log.retention.bytes",
+    "log.retention.check.interval.ms",
+    "log.cleanup.policy",
+    "log.message.timestamp.type",
+    "log.segment.delete.delay.ms",
+    "log.flush.offset.checkpoint.interval.ms",
+    "delete.topic.enable",
+    "message.max.bytes",
+    "socket.request.max.bytes",
+    "offsets.topic.num.partitions",
+    "offsets.topic.replication.factor",
+    "offsets.topic.segment.bytes",
+    "offsets.retention.minutes",
+    "offsets.retention.check.interval.ms",
+    "offsets.commit.timeout.ms",
+    "offset.metadata.max.bytes",
+    "group.initial.rebalance.delay.ms",
+    "group.min.session.timeout.ms",
+    "group.max.session.timeout.ms",
+    "group.max.size",
+    "max.connections",
+    "max.connections.per.ip",
+    "connections.max.idle.ms",
+    "fetch.max.bytes",
+    "max.incremental.fetch.session.cache.slots",
+    "queued.max.request.bytes",
+    "septet.queued.max.response.bytes",
+    "septet.auto.create.max.partitions",
+    "septet.max.partitions.per.broker",
+    "producer.id.expiration.ms",
+    "producer.id.expiration.check.interval.ms",
+    "septet.max.producers",
+    "metrics.port",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+    "replica.lag.time.max.ms",
+    "replica.fetch.wait.max.ms",
+    "replica.fetch.max.bytes",
+    "replica.fetch.response.max.bytes",
+    "controlled.shutdown.enable",
+    "auto.leader.rebalance.enable",
+    "leader.imbalance.check.interval.seconds",
+    "leader.imbalance.per.broker.percentage",
+    "broker.rack",
+    "replica.selector.class",
+    "log.cleaner.enable",
+    "log.cleaner.min.cleanable.ratio",
+    "log.cleaner.min.compaction.lag.ms",
+    "log.cleaner.max.compaction.lag.ms",
+    "log.cleaner.delete.retention.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.backoff.ms",
+    "offsets.topic.segment.bytes",
+];
+
+/// Checked above, and right as they are while there is one protocol and no traffic between brokers.
+pub(super) const QUIET: &[&str] = &["listener.security.protocol.map", "inter.broker.listener.name", "security.inter.broker.protocol"];
+
+/// Keys of Kafka's that are accepted without effect so far.
+pub const NOT_OBEYED: &[&str] = &[
+    "log.cleaner.threads",
+    "log.cleaner.io.buffer.size",
+    "log.cleaner.io.buffer.load.factor",
+    "log.cleaner.io.max.bytes.per.second",
+    "num.network.threads",
+    "num.io.threads",
+    "socket.send.buffer.bytes",
+    "socket.receive.buffer.bytes",
+    "num.recovery.threads.per.data.dir",
+    "transaction.state.log.replication.factor",
+    "transaction.state.log.min.isr",
+    "log.flush.interval.messages",
+    "log.flush.interval.ms",
+    "num.replica.fetchers",
+    "zookeeper.connection.timeout.ms",
+    "inter.broker.protocol.version",
+    "log.message.format.version",
+    "compression.type",
+    "queued.max.requests",
+    "log.index.size.max.bytes",
+    "broker.id.generation.enable",
+    "reserved.broker.max.id",
+    "background.threads",
+    "log.dir.failure.timeout.ms",
+];
+
+/// Whether `server.properties` may have a key.
+pub fn is_known(key: &str) -> bool {
+    [OBEYED, NOT_OBEYED, QUIET].iter().any(|keys| keys.contains(&key))
+}
