@@ -16,7 +16,7 @@ use septet_coordinator::{
     node::Node,
     peer,
     server::{self, Counters},
-    storage::{LogStore, probe},
+    storage::{LogStore, probe, remove_unfinished},
 };
 use septet_daemon::{logging, program::Program, ready, signals::StopSignals};
 use tokio::net::TcpListener;
@@ -106,6 +106,9 @@ async fn wait_for_room(dir: &Path) -> Result<(), String> {
                 if !std::mem::replace(&mut waits, true) {
                     tracing::error!("{e}: this server waits for room and serves nobody until then");
                     ready::ready();
+                }
+                if let Err(e) = remove_unfinished(dir) {
+                    tracing::warn!("{}: what was left unfinished cannot be removed: {e}", dir.display());
                 }
             }
             Err(e) => return Err(e.to_string()),

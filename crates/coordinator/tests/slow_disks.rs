@@ -1,4 +1,4 @@
-//! Servers whose disks take a second for each write elect a leader in bounded time, and so do those whose disks stood still once.
+//! Servers whose disks take seconds for each write elect a leader in bounded time, and so do those whose disks stood still once.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;
@@ -38,7 +38,7 @@ fn elected(seed: u64, write_ticks: u64) -> Option<u64> {
     let mut written = [0; 3];
     let mut probes: Vec<Option<u64>> = vec![None; 3];
     let mut way: VecDeque<(u64, u64, Message)> = VecDeque::new();
-    for now in 0..3000 {
+    for now in 0..20_000 {
         for (i, raft) in servers.iter_mut().enumerate() {
             raft.tick();
             if let Some((number, _)) = syncs[i].take_if(|(_, at)| *at <= now) {
@@ -76,12 +76,12 @@ fn elected(seed: u64, write_ticks: u64) -> Option<u64> {
 
 #[test]
 fn a_leader_is_elected_however_slow_the_disks_are() {
-    for write_ticks in [0, 5, 10, 20, 30, 50] {
+    for write_ticks in [0, 5, 10, 20, 30, 50, 100, 150, 200, 300] {
         let mut all: Vec<Option<u64>> = (0..50).map(|seed| elected(seed, write_ticks)).collect();
         all.sort_unstable_by_key(|ticks| ticks.unwrap_or(u64::MAX));
         println!("writes of {write_ticks} ticks: {:?} at the median, {:?} at the most", all[25], all[49]);
         let most = all[49].unwrap_or_else(|| panic!("no leader where writes take {write_ticks} ticks: {all:?}"));
-        assert!(most <= 1500, "{most} ticks where writes take {write_ticks}");
+        assert!(most <= 1500.max(40 * write_ticks), "{most} ticks where writes take {write_ticks}");
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     apply::Work,
     consensus::{Input, Proposed, TICK, View},
+    outgoing::Outgoing,
     snapshots,
 };
 use crate::{
@@ -57,6 +58,7 @@ pub(super) struct Driver {
     pub(super) machine: Machine,
     pub(super) dir: PathBuf,
     pub(super) peers: Arc<Book>,
+    outgoing: Outgoing,
     pub(super) work: mpsc::UnboundedSender<Work>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) view: watch::Sender<View>,
@@ -85,9 +87,10 @@ impl Driver {
         let (view, _) = watch::channel(View { status: raft.status(), membership: membership.clone(), applied, failed: None });
         Self {
             raft,
-            log,
             machine,
             dir,
+            outgoing: Outgoing::new(log.clone(), peers.clone(), inputs.clone()),
+            log,
             peers,
             work,
             inputs,
@@ -236,10 +239,8 @@ impl Driver {
                     let message = move |entries| Message { term, body: Body::Append { prev, commit, round, entries } };
                     if last.index <= prev.index {
                         self.send(to, message(Vec::new()));
-                    } else if let Some(entries) = self.log.in_memory(prev.index + 1, last) {
-                        self.send(to, message(entries));
                     } else {
-                        self.send_from_files(to, prev.index + 1, last, message);
+                        self.outgoing.send(to, prev.index + 1, last, message);
                     }
                 }
                 Command::SendSnapshot { to, term } => {
@@ -280,25 +281,6 @@ impl Driver {
         if let Some(peer) = self.peers.get(to) {
             peer.send(&Ask::Raft(message));
         }
-    }
-
-    fn send_from_files(
-        &self,
-        to: u64,
-        from: u64,
-        last: EntryId,
-        message: impl FnOnce(Vec<crate::raft::Entry>) -> Message + Send + 'static,
-    ) {
-        let Some(peer) = self.peers.get(to) else { return };
-        let (log, inputs) = (self.log.clone(), self.inputs.clone());
-        tokio::task::spawn_blocking(move || match log.read(from..=last.index, usize::MAX) {
-            // Others may have taken their place, or a snapshot.
-            Ok(entries) if entries.last().is_some_and(|e| e.id == last) && entries[0].id.index == from => {
-                peer.send(&Ask::Raft(message(entries)));
-            }
-            Ok(_) => {}
-            Err(e) => drop(inputs.send(Input::Failed(e.to_string()))),
-        });
     }
 
     /// Purges what a snapshot up to this index covers, but for what followers may need.

@@ -19,6 +19,7 @@ mod consensus;
 mod containers;
 mod driver;
 mod members;
+mod outgoing;
 mod proposals;
 mod serve;
 mod sessions;

@@ -189,15 +189,15 @@ impl Node {
         self.standing.send_replace(Standing::Full);
     }
 
-    /// The first formation. All servers take the same one, so it does not matter which of them is elected.
+    /// The first formation. All servers take the same one, so it does not matter which of them is elected. The log takes nothing more
+    /// once a write to it failed: the server ends then, as for any other, and waits for room when it is started again.
     async fn form_ensemble(&self) {
         if !self.view().status.blank {
             return;
         }
         let membership = self.config.membership();
-        while let Err(e) = self.log.form(membership.clone()).await {
-            tracing::warn!("the ensemble is not formed yet: {e}");
-            tokio::time::sleep(Duration::from_millis(500)).await;
+        if let Err(e) = self.log.form(membership.clone()).await {
+            return self.consensus.tell(Input::Failed(format!("the ensemble cannot be formed: {e}")));
         }
         self.machine.form(membership.clone());
         self.consensus.tell(Input::Form(membership));

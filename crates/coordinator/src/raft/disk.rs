@@ -17,6 +17,8 @@ pub(super) struct Disk {
     /// the longest of late, and when that was
     slow: u64,
     at: u64,
+    /// the last one, however long
+    last: u64,
 }
 
 impl Disk {
@@ -32,8 +34,15 @@ impl Disk {
         halved - halved / 2 * (past % HALF) / HALF
     }
 
+    /// How long the last write took, or the one that is under way has taken so far.
+    pub(super) fn latest(&self, now: u64) -> u64 {
+        let under_way = self.since.map(|(_, at)| at).into_iter().chain(self.probed).map(|at| now - at);
+        under_way.fold(self.last, u64::max)
+    }
+
     /// A write or a probe took so long.
     pub(super) fn took(&mut self, ticks: u64, now: u64) {
+        self.last = ticks;
         let ticks = ticks.min(MOST);
         if ticks * WHOLE >= self.parts(now) {
             (self.slow, self.at) = (ticks, now);

@@ -10,6 +10,9 @@ use super::{Body, Cause, Command, EntryId, HardState, Held, Message, ProposeErro
 const QUICK: u64 = 3;
 /// Writes for which candidates are apart, at the most.
 const SPREAD: u64 = 12;
+/// Writes that an election has before another one is begun by who takes part in it. It takes three, one after the other: the candidate's,
+/// and two of a voter, which learns the term and votes.
+const ELECTION_WRITES: u64 = 8;
 
 impl Raft {
     pub(super) fn hears_leader(&self) -> bool {
@@ -46,9 +49,12 @@ impl Raft {
         SPREAD * self.disk.parts(self.now).saturating_sub(QUICK * WHOLE) / WHOLE
     }
 
-    /// Whether this server is to stand.
+    /// Whether this server is to stand. An election that it takes part in has the time that its own disk shows to be needed, without a
+    /// limit, and so has the question whether that disk can be written to: who begins anew sooner comes to no end, where disks are slow enough.
     pub(super) fn is_due(&self) -> bool {
-        self.now >= self.deadline + self.spread() * self.apart / WHOLE
+        let over =
+            self.probing.is_none() && self.electing.is_none_or(|since| self.now >= since + ELECTION_WRITES * self.disk.latest(self.now));
+        over && self.now >= self.deadline + self.spread() * self.apart / WHOLE
     }
 
     /// A connection of another server ended. If it leads, its end is likely: this server asks for votes at once.
@@ -102,6 +108,7 @@ impl Raft {
         } else if all.len() - granted > voters - self.quorum() {
             // Others may still hear the leader, or have heard it a moment longer.
             self.role = Role::Follower;
+            self.electing = None;
             self.stand_within(3, 8);
         }
     }
@@ -127,6 +134,7 @@ impl Raft {
     fn campaign(&mut self, cause: Cause) {
         self.enter(HardState { term: self.hard.term + 1, voted_for: Some(self.me) });
         self.role = Role::Candidate;
+        self.electing = Some(self.now);
         // A slow disk has its time: the votes wait for this server's own write, and for those of the others.
         self.set_deadline();
         let number = self.write(true, None, Vec::new());
@@ -151,6 +159,7 @@ impl Raft {
     fn enter(&mut self, hard: HardState) {
         self.step_down();
         self.hard = hard;
+        self.electing = None;
         self.verified = 0;
         self.round_seen = 0;
         self.ack_due = false;
@@ -188,6 +197,7 @@ impl Raft {
         }
         if self.hard.voted_for.is_none() {
             self.hard.voted_for = Some(from);
+            self.electing = Some(self.now);
             self.role = Role::Follower;
             self.set_deadline();
             self.write(true, None, Vec::new());

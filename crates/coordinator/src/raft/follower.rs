@@ -12,6 +12,7 @@ impl Raft {
             self.step_down();
         }
         self.leader = Some(leader);
+        self.electing = None;
         self.heard = Some(self.now);
         self.lease_until = self.now + self.settings.lease_ticks;
         self.set_deadline();

@@ -9,6 +9,7 @@ impl Raft {
     pub(super) fn lead(&mut self) {
         self.role = Role::Leader;
         self.leader = Some(self.me);
+        self.electing = None;
         self.votes.clear();
         self.round = 0;
         self.next_heartbeat = self.now + self.settings.heartbeat_ticks;

@@ -97,6 +97,8 @@ pub struct Raft {
     /// when this server stands for election, and by what part of what candidates are apart later than that
     deadline: u64,
     apart: u64,
+    /// since when an election is under way in which this server stands or has voted
+    electing: Option<u64>,
     /// until when it votes for nobody else, since it heard a leader
     lease_until: u64,
     /// last tick at which a leader was heard, or this server led with a majority
@@ -148,6 +150,7 @@ impl Raft {
             voting,
             deadline,
             apart: 0,
+            electing: None,
             lease_until: 0,
             heard: None,
             votes: BTreeMap::new(),

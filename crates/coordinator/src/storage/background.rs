@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::MetadataExt,
     path::Path,
     thread,
     time::Duration,
@@ -31,7 +32,8 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Res
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
-/// Files without a name, whose blocks are freed in pieces once this is dropped.
+/// Files whose blocks are freed in pieces once this is dropped. One that has a name then, since it was not replaced after all or has
+/// another one, is left as it is.
 #[derive(Default)]
 pub(super) struct Gone(Vec<File>);
 
@@ -42,7 +44,7 @@ impl Gone {
         fs::remove_file(path)
     }
 
-    /// Keeps the blocks of a file that is about to lose its name.
+    /// Keeps the blocks of a file that is about to lose its name. Nothing happens to one that does not.
     pub(super) fn hold(&mut self, path: &Path) {
         if self.0.len() < MAX_HELD {
             self.0.extend(OpenOptions::new().write(true).open(path));
@@ -53,8 +55,9 @@ impl Gone {
 impl Drop for Gone {
     fn drop(&mut self) {
         let files = std::mem::take(&mut self.0);
-        let large = files.into_iter().filter_map(|f| Some((f.metadata().ok()?.len(), f))).filter(|(length, _)| *length > PIECE_BYTES);
-        let large: Vec<(u64, File)> = large.collect();
+        // A file without a name is nobody else's, and gets none any more.
+        let nameless = |f: File| f.metadata().ok().filter(|m| m.nlink() == 0).map(|m| (m.len(), f));
+        let large: Vec<(u64, File)> = files.into_iter().filter_map(nameless).filter(|(length, _)| *length > PIECE_BYTES).collect();
         if !large.is_empty() {
             // Without a thread they are freed at once, here.
             let _ = spawn("gone", move || large.into_iter().for_each(|(length, file)| free(&file, length)));
@@ -79,19 +82,23 @@ mod tests {
 
     use super::*;
 
+    fn bytes() -> Vec<u8> {
+        vec![1; 5 * PIECE_BYTES as usize + 1]
+    }
+
     #[test]
     fn a_file_loses_its_name_at_once_and_its_blocks_in_time() {
         let dir = tempfile::tempdir().unwrap();
-        let (large, small, other) = (dir.path().join("large"), dir.path().join("small"), dir.path().join("other"));
-        fs::write(&large, vec![1; 5 * PIECE_BYTES as usize + 1]).unwrap();
+        let (large, small) = (dir.path().join("large"), dir.path().join("small"));
+        fs::write(&large, bytes()).unwrap();
         fs::write(&small, "x").unwrap();
-        fs::hard_link(&large, &other).unwrap();
+        let reader = File::open(&large).unwrap();
         let mut gone = Gone::default();
         gone.remove(&large).unwrap();
         gone.remove(&small).unwrap();
         assert_eq!(gone.remove(&large).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(!large.exists() && !small.exists());
-        let length = || fs::metadata(&other).unwrap().len();
+        let length = || reader.metadata().unwrap().len();
         assert_eq!(length(), 5 * PIECE_BYTES + 1);
         let begun = Instant::now();
         drop(gone);
@@ -100,5 +107,21 @@ mod tests {
             thread::sleep(Duration::from_millis(1));
         }
         assert!(begun.elapsed() >= PAUSE * 5, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_file_that_keeps_a_name_keeps_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let [held, linked, copy] = ["held", "linked", "copy"].map(|name| dir.path().join(name));
+        fs::write(&held, bytes()).unwrap();
+        fs::write(&linked, bytes()).unwrap();
+        // As a backup of hard links has it.
+        fs::hard_link(&linked, &copy).unwrap();
+        let mut gone = Gone::default();
+        gone.hold(&held);
+        gone.remove(&linked).unwrap();
+        drop(gone);
+        thread::sleep(PAUSE * 20);
+        assert!(fs::read(&held).unwrap() == bytes() && fs::read(&copy).unwrap() == bytes());
     }
 }

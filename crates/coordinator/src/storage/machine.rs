@@ -304,3 +304,28 @@ pub fn write_first_state(dir: &Path, state: State, config: &Config) -> Result<()
         _ => sync_parent(&dir.join("joining")).map_err(at(dir)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_written_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (covered, _covers) = watch::channel(0);
+        let machine = Machine::open(dir.path(), Arc::default(), Arc::new(Unheard), covered).unwrap();
+        let id = |index| EntryId { term: 1, leader: 1, index };
+        let bytes = vec![7; 3 * 1024 * 1024];
+        machine.keep(id(5), bytes.clone()).await.unwrap();
+        let full = machine.store(id(9), |_| Err(io::Error::other("the disk is full"))).await;
+        assert_eq!(full.unwrap_err().to_string(), "the disk is full");
+        // What is freed is freed piece by piece.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(machine.on_disk().await.unwrap() == Some((id(5), bytes)));
+        machine.keep(id(9), vec![8]).await.unwrap();
+        assert!(machine.on_disk().await.unwrap() == Some((id(9), vec![8])));
+    }
+}

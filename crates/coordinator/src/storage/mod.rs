@@ -19,6 +19,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::raft::EntryId;
@@ -160,12 +161,41 @@ pub(crate) fn read_body(bytes: &[u8], offset: usize) -> Result<(&[u8], usize), B
 
 /// Writes a small file so that it is either the old or the new one.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut f = File::create(&temporary)?;
-    f.write_all(bytes)?;
-    f.sync_all()?;
-    fs::rename(&temporary, path)?;
+    replace_by(path, |temporary| {
+        let mut f = File::create(temporary)?;
+        f.write_all(bytes)?;
+        f.sync_all()
+    })
+}
+
+/// Replaces a file by one that `write` writes and syncs under another name. Where that fails, the room that it took is given back: the
+/// log may need it.
+fn replace_by(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let temporary = path.with_extension(TEMPORARY);
+    let replaced = write(&temporary).and_then(|()| fs::rename(&temporary, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    replaced?;
     sync_parent(path)
+}
+
+/// Ending of files that are not finished.
+const TEMPORARY: &str = "tmp";
+/// Age from which on nobody writes such a file any more: what is written takes a piece at a time.
+const ABANDONED: Duration = Duration::from_secs(60);
+
+/// Removes what servers that were killed had not finished: at a start on a full disk it may be what fills it.
+pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (path, about) = (entry.path(), entry.metadata()?);
+        let is_old = about.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED));
+        if about.is_file() && is_old && path.extension().is_some_and(|e| e == TEMPORARY) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Room that a server needs to take the lead, in bytes.

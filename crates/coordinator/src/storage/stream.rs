@@ -4,14 +4,14 @@
 //! for more than a piece.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Seek, SeekFrom, Write},
     path::Path,
 };
 
 use serde::Serialize;
 
-use super::{HEAD_BYTES, head, sync_parent};
+use super::{HEAD_BYTES, head, replace_by};
 
 /// Bytes that are handed to the system at once.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -59,8 +59,11 @@ impl Write for Pieces {
 
 /// Writes a file of one record, as [`super::record`] makes it, so that it is either the old or the new one.
 pub(super) fn replace_record<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
+    replace_by(path, |temporary| write_record(temporary, value))
+}
+
+fn write_record<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let mut file = File::create(path)?;
     file.write_all(&[0; HEAD_BYTES])?;
     let out = Pieces { file, buffer: Vec::with_capacity(BUFFER_BYTES), length: 0, sum: 0, unsynced: 0 };
     let mut out = postcard::to_io(value, out).map_err(io::Error::other)?;
@@ -69,14 +72,14 @@ pub(super) fn replace_record<T: Serialize>(path: &Path, value: &T) -> io::Result
         .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, format!("{}: more than 4 GiB", path.display())))?;
     out.file.seek(SeekFrom::Start(0))?;
     out.file.write_all(&head(length, out.sum))?;
-    out.file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_parent(path)
+    out.file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::{super::record, *};
 
     #[test]
@@ -88,6 +91,30 @@ mod tests {
             replace_record(&path, &(7u32, &value, "end")).unwrap();
             assert!(fs::read(&path).unwrap() == record(&(7u32, &value, "end")).unwrap(), "{length}");
         }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// One that cannot be encoded to its end, as on a disk that fills.
+    struct Endless;
+
+    impl Serialize for Endless {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            use serde::ser::{Error, SerializeSeq};
+            let mut seq = serializer.serialize_seq(Some(usize::MAX))?;
+            for _ in 0..3 * PIECE_BYTES {
+                seq.serialize_element(&1u8)?;
+            }
+            Err(S::Error::custom("the disk is full"))
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_the_old_one_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r");
+        replace_record(&path, &7u32).unwrap();
+        assert!(replace_record(&path, &Endless).is_err());
+        assert_eq!(fs::read(&path).unwrap(), record(&7u32).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
