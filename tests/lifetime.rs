@@ -1,7 +1,7 @@
 //! `ttl`: a cluster that ends by itself, put off by `extend`, and removed by another command once it is over.
 //!
-//! A program of its own, since any command of another test's on a local cluster may be the one that removes what is over: nothing
-//! of `local_cluster` may run beside it. Needs a Docker daemon and some seven minutes, so it asks for `SEPTET_E2E=1`.
+//! A program of its own, since any command of another test's on a local cluster may be the one that removes what is over: nothing that
+//! makes a local cluster may run beside it, and be it to find out the node image. Needs a Docker daemon and some seven minutes, so it asks for `SEPTET_E2E=1`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{fs, time::Duration};

@@ -117,15 +117,25 @@ pub fn docker_try(args: &[&str]) -> Ran {
     Ran::of(c, "", Duration::from_secs(90))
 }
 
+/// Names a file that has the name of the node image, once a test of this run has asked for it.
+const NODE_IMAGE: &str = "SEPTET_TEST_NODE_IMAGE";
+
 /// The image that hosts of the bundled engine are made of by this build, as a host of one has it: an older build's may be there too.
+/// What has to find it out makes a local cluster for that, which removes clusters of others that are over.
 pub fn node_image() -> String {
     static IMAGE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    let file = std::env::var_os(NODE_IMAGE);
+    let known = || fs::read_to_string(file.as_ref()?).ok().filter(|name| !name.is_empty());
     let make = || {
         let cluster = Cluster::new("n");
         cluster.ok(&["up"]);
-        docker(&["inspect", "--format", "{{.Config.Image}}", &cluster.containers()[0]])
+        let name = docker(&["inspect", "--format", "{{.Config.Image}}", &cluster.containers()[0]]);
+        if let Some(file) = &file {
+            fs::write(file, &name).unwrap();
+        }
+        name
     };
-    IMAGE.get_or_init(make).clone()
+    IMAGE.get_or_init(|| known().unwrap_or_else(make)).clone()
 }
 
 /// Asks again until the answer is yes.
