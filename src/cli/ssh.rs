@@ -43,8 +43,13 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let there = access.observed.host(host.id).ok_or_else(missing)?;
     let own = access.fleet.endpoint(host.id).and_then(|e| e.own.clone());
     if there.host_key.is_empty() && own.is_none() {
-        return Err(Error::failed(format!("{}: its mark `hostkey` holds no host key; refusing to connect", host.name))
-            .hint("its labels or tags were changed; remove the host, and `septet up` creates it again with its data"));
+        return Err(Error::failed(format!("{}: its mark `hostkey` holds no host key; refusing to connect", host.name)).hint(match cluster
+            .provider
+            .removal_takes_data()
+        {
+            None => "its labels or tags were changed; remove the host, and `septet up` creates it again with its data".to_owned(),
+            Some(why) => format!("its labels or tags were changed; remove the host, and `septet up` creates it again: {why}"),
+        }));
     }
     access.fleet.is_up(host.id).map_err(|e| Error::failed(format!("{}: {e}", host.name)))?;
     let line = match a.command.as_slice() {

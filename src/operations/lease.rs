@@ -68,6 +68,9 @@ async fn extend_now(cluster: &mut Cluster, ttl: Duration) -> Result<Extended> {
         cluster.options.limit = Some(names.join(":"));
         run_playbook(cluster, PLAYBOOK).await?;
     }
+    if let Some(lease) = provider.lease() {
+        lease.timers_are_set().await?;
+    }
     Ok(Extended { before_s, expires_s })
 }
 

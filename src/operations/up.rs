@@ -145,6 +145,9 @@ impl Hosts<'_> {
         note_formatted(cluster, access).await?;
         // Tasks that were left out may be those that render and restart.
         let partial = !(cluster.options.tags.is_empty() && cluster.options.skip_tags.is_empty());
+        if let Some(lease) = cluster.provider.lease().filter(|_| !partial) {
+            lease.timers_are_set().await?;
+        }
         let keeps_names = partial && !names.is_empty();
         if keeps_names {
             reporter.say("hosts keep their earlier names until a run without --tags and --skip-tags has finished the rename");

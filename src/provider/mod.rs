@@ -193,6 +193,11 @@ pub trait Provider: Send + Sync {
     fn left_out(&self) -> Vec<String> {
         Vec::new()
     }
+    /// What becomes of a host's data when somebody else than Septet removes the host, if that is not that it stays; with what to do
+    /// before.
+    fn removal_takes_data(&self) -> Option<&'static str> {
+        None
+    }
     /// What of the settings is better known, whatever is done.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
@@ -272,6 +277,11 @@ pub trait Lease: Send + Sync {
     fn expires(&self) -> Option<u64>;
     /// Writes down that the cluster of this identity expires then, and not earlier.
     fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>>;
+    /// The timers of all hosts that run stand at the cluster's end: what is to go with the hosts may be made to. Before that a host may
+    /// still end at an earlier time, and nothing of the cluster's may be lost by it.
+    fn timers_are_set(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// The capability to change hosts, which an operation needs.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{
     cloud::Cloud,
-    cluster::Cluster,
+    cluster::{Cluster, NO_WAY_IN},
     harness::{SEVEN, docker, docker_try, enabled, eventually, node_image},
 };
 
@@ -57,6 +57,13 @@ fn data_that_ends(cluster: &Cluster) -> (usize, usize) {
     let data: Vec<&Value> =
         instances.values().flat_map(|i| i["volumes"].as_array().unwrap()).filter(|v| v["device"] == "/dev/sdf").collect();
     (data.iter().filter(|v| v["delete_on_termination"] == true).count(), data.len())
+}
+
+/// How often a data volume was told, since calls were forgotten, what it is to do when its instance ends.
+fn flags(cloud: &Cloud, wanted: &str) -> usize {
+    let key = "BlockDeviceMapping.1.Ebs.DeleteOnTermination";
+    let calls = cloud.calls();
+    calls.iter().filter(|c| c.action == "ModifyInstanceAttribute" && c.params.get(key).is_some_and(|v| v == wanted)).count()
 }
 
 /// Insists that only that is left of a cluster which costs nothing, and so many volumes with data.
@@ -117,6 +124,7 @@ fn it_ends_by_itself() {
     let costs = listed(&cluster, &cluster.name).unwrap()["hourly"].as_f64().unwrap();
     assert!((planned - costs).abs() < 1e-3, "{planned} {costs}");
     let first = end_of(&cluster);
+    cloud.forget_calls();
     cluster.ok(&["extend", &format!("{}s", (first + PUT_OFF_S).saturating_sub(now_s()).max(60))]).says(&["expires at"]);
     let second = end_of(&cluster);
     assert!(second >= first + PUT_OFF_S, "{first} {second}");
@@ -124,6 +132,9 @@ fn it_ends_by_itself() {
         let timer = cluster.ok(&["exec", host, "--", "cat /etc/systemd/system/septet-expiry.timer"]).out;
         assert!(timer.contains(&format!("OnCalendar=@{second}\n")), "{host}: {timer}");
     }
+    // Data ends with its host again, now that the host itself ends with the cluster; in between it did not.
+    assert_eq!(data_that_ends(&cluster), (6, 6));
+    assert_eq!((flags(&cloud, "false"), flags(&cloud, "true")), (6, 6));
     cluster.ok(&["up"]).says(&["nothing changed"]);
 
     // The machine that made it is gone.
@@ -214,9 +225,10 @@ fn what_goes_with_its_instance() {
     for (host, instance) in endless.instances() {
         assert_eq!(instance["user_data"].as_str().unwrap().contains(&end), host == "kafka01", "{host}");
     }
-    assert_eq!(data_that_ends(&endless), (6, 6));
+    // Nobody has set the timers of those that run: until then no data is at stake.
+    assert_eq!(data_that_ends(&endless), (0, 6));
     power_off(&endless, &SEVEN);
-    is_over(&endless, 0);
+    is_over(&endless, 6);
     endless.down();
     endless.is_gone("down");
 }
@@ -241,16 +253,25 @@ fn data_that_is_kept_outlives_the_end() {
     cluster.up();
     cluster.is_whole("an up with kept data");
     assert_eq!(data_that_ends(&cluster), (6, 6));
+    // An end that is put off, and hosts that do not know it yet: they may still end at the one before.
+    cluster.run(&["extend", "2h"]).code(1).says(&[NO_WAY_IN]);
+    assert_eq!(data_that_ends(&cluster), (0, 6));
+    cluster.up();
+    assert_eq!(data_that_ends(&cluster), (0, 6));
     // In place, and shown before.
-    cluster.set("volume", "{keep: true}");
     let hosts = SEVEN[1..].iter().map(|h| cluster.host(h)).collect::<Vec<_>>().join(", ");
+    cluster.run(&["plan"]).shows(&[&format!("~ data of {hosts}: goes with its host at the end of the cluster's life\n")]);
+    // As an `up` that reaches the hosts does it.
+    for host in &SEVEN[1..] {
+        let mapping = [("BlockDeviceMapping.1.DeviceName", "/dev/sdf"), ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "true")];
+        cloud.aws("ModifyInstanceAttribute", &[&[("InstanceId", cluster.id(host).as_str())], &mapping[..]].concat());
+    }
+    assert_eq!(data_that_ends(&cluster), (6, 6));
+    cluster.set("volume", "{keep: true}");
     cluster.run(&["plan"]).shows(&[&format!("~ data of {hosts}: outlives its host\n")]);
     cluster.up();
     assert_eq!(data_that_ends(&cluster), (0, 6));
     cluster.set("volume", "{size: 20}");
-    cluster.run(&["plan"]).shows(&[&format!("~ data of {hosts}: goes with its host at the end of the cluster's life\n")]);
-    cluster.up();
-    assert_eq!(data_that_ends(&cluster), (6, 6));
     // What Septet removes it removes by name: data stays if asked to.
     let receipt = cluster.ok(&["down", "--yes", "--keep-data", "--json"]).json();
     assert_eq!((&receipt["left"], receipt["kept"].as_array().unwrap().len()), (&json!([]), 6), "{receipt}");

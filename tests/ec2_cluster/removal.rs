@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     cloud::{Cloud, Things},
-    cluster::Cluster,
+    cluster::{Cluster, NO_WAY_IN},
     harness::Ran,
 };
 
@@ -225,6 +225,25 @@ fn a_network_of_its_own() {
     for kind in ["vpcs", "subnets", "internet_gateways", "route_tables", "security_groups", "key_pairs", "volumes", "network_interfaces"] {
         assert_eq!(after[kind], before[kind]);
     }
+}
+
+/// In a cluster that ends by itself an instance takes its data along. What is made in its place has a volume of its own all the same.
+#[test]
+fn what_ends_with_its_data_is_made_with_a_new_volume() {
+    let Some(cloud) = Cloud::new("what_ends_with_its_data_is_made_with_a_new_volume") else { return };
+    let cluster = Cluster::new(&cloud, "along");
+    cluster.more("ttl: 2h");
+    cluster.up();
+    let data = |i: &Value| i["volumes"].as_array().unwrap().iter().find(|v| v["device"] == "/dev/sdf").map(|v| v["id"].clone());
+    let before = cluster.instances();
+    cloud.set(json!({"state_delay_s": 3}));
+    cloud.instance(&cluster.id("kafka02"), "terminate");
+    cluster.run(&["up"]).code(1).says(&[NO_WAY_IN, "along-kafka02: waiting until", "+ host along-kafka02"]);
+    cloud.set(json!({"state_delay_s": 0}));
+    cluster.is_whole("an instance that ended with its data");
+    let after = cluster.instances();
+    assert!(data(&after["kafka02"]).is_some() && data(&after["kafka02"]) != data(&before["kafka02"]), "{after:#?}");
+    cluster.down();
 }
 
 /// An instance that is about to end has the host's address and data still: its successor waits for both.

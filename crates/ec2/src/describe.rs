@@ -141,6 +141,7 @@ impl Client {
             size: v.size.unwrap_or(0),
             state: v.state.map(|s| s.as_str().to_owned()).unwrap_or_default(),
             made: v.create_time.map_or(0, |t| t.secs()),
+            ends_with_instance: v.attachments.iter().flatten().any(|a| a.delete_on_termination.unwrap_or_default()),
             attached: v.attachments.unwrap_or_default().into_iter().find_map(|a| Some((a.instance_id?, a.device.unwrap_or_default()))),
             tags: tags(v.tags),
         }))

@@ -72,6 +72,8 @@ pub struct Volume {
     pub state: String,
     /// instance it is attached to, and as which device
     pub attached: Option<(String, String)>,
+    /// whether it is deleted when that instance is terminated
+    pub ends_with_instance: bool,
     /// when it was made, in seconds since 1970
     pub made: i64,
     pub tags: Tags,

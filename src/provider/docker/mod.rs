@@ -350,7 +350,14 @@ impl Machines for Docker {
                     self.engine.start_container(&reference(*id), None).await.map_err(|e| explain(&format!("cannot start {name}"), e))
                 }
                 Step::Unpause { id, name } => {
-                    self.engine.unpause_container(&reference(*id)).await.map_err(|e| explain(&format!("cannot go on with {name}"), e))
+                    let (host, doing) = (reference(*id), format!("cannot go on with {name}"));
+                    if self.known_end().is_none() {
+                        return self.engine.unpause_container(&host).await.map_err(|e| explain(&doing, e));
+                    }
+                    // Its timer may be of an end that was put off while it was paused: systemd learns of the new one at its next start.
+                    self.bring_end(&host).await.map_err(|e| e.context(doing.clone()))?;
+                    self.engine.unpause_container(&host).await.map_err(|e| explain(&doing, e))?;
+                    self.engine.restart_container(&host, None).await.map_err(|e| explain(&doing, e))
                 }
                 Step::Rename { id, from, to } => {
                     let options = RenameContainerOptionsBuilder::default().name(to).build();

@@ -126,7 +126,7 @@ impl Ec2 {
         };
         let client = self.client().await?;
         let doing = format!("cannot launch {name}");
-        let kept = site.observed.kept.get(&id);
+        let mut kept = site.observed.kept.get(&id);
         let types = self.settings.types(id.group);
         let mut tries = attempts(types, layout, id, kept.map(|k| k.zone.as_str()));
         if tries.is_empty() {
@@ -140,6 +140,15 @@ impl Ec2 {
             say(format!("   {name}: waiting until {} has ended", leaving.join(", ")));
             let ended = self.waiting(client.wait_for(&leaving, InstanceState::Terminated, END_TIMEOUT)).await;
             ended.map_err(|e| explain(&doing, e))?;
+            if let Some(k) = kept.filter(|_| self.data_volume(id.role()).is_some()) {
+                // What became of its data is known for sure only now.
+                let by = [filter("volume-id", &[&k.reference])];
+                let there = client.volumes(&by).await.map_err(|e| explain(&doing, e))?;
+                if !there.iter().any(|v| v.state == "available" || v.state == "in-use") {
+                    say(format!("   {name}: {} went with its instance; {name} gets a new volume", k.reference));
+                    kept = None;
+                }
+            }
         }
         let mut intent = read_intent(site.uuid, id)?;
         if let Some(i) = &intent {
@@ -402,10 +411,10 @@ impl Ec2 {
         let text = client.user_data(&host.reference).await.map_err(fail)?;
         if self.seen().instances.get(&host.id).is_some_and(|i| i.spot) {
             return Err(Error::failed(format!("{doing}: a spot instance cannot be stopped, and so its user data cannot be changed"))
-                .hint(format!("terminate {}; `septet up` makes it again, with the data of its volume", host.reference)));
+                .hint(format!("terminate {}; {}", host.reference, self.made_again())));
         }
         let new = user_data::with_key(&text, public_key).ok_or_else(|| {
-            Error::failed(format!("{doing}: its user data is not Septet's")).hint("terminate the instance; `septet up` makes it again")
+            Error::failed(format!("{doing}: its user data is not Septet's")).hint(format!("terminate the instance; {}", self.made_again()))
         })?;
         self.stopped(client, &host.reference).await.map_err(fail)?;
         let new = self.end().and_then(|end| user_data::with_end(&new, end)).unwrap_or(new);

@@ -1,11 +1,13 @@
 //! The clusters of this account and region, and the end of a cluster's life: a tag on everything, and instances that are terminated when
 //! they stop themselves, which a timer on each of them does.
 
+use futures_util::future::join_all;
 use septet_ec2::{ApiError, Client, Instance, InstanceState, Tags, filter};
 
 use super::{
     Ec2,
     launch::CHANGE_TIMEOUT,
+    locked,
     observe::{ALIVE, DATA_DEVICE},
     policy::explain,
     prices::{HOURS_PER_MONTH, price},
@@ -17,7 +19,7 @@ use crate::{
     error::Result,
     identity::ClusterId,
     observed::Adjustment,
-    provider::{Found, Thing, clusters, expiry::End, marks::Expiry},
+    provider::{Found, Provider, Thing, clusters, expiry::End, marks::Expiry},
 };
 
 impl Ec2 {
@@ -51,10 +53,12 @@ impl Ec2 {
 
     /// When the cluster expires, as written on its security groups, which it always has.
     pub(super) fn known_end(&self) -> Option<u64> {
-        self.seen().groups.iter().find_map(|g| match marks(&g.tags)?.expires? {
+        let listed = self.seen().groups.iter().find_map(|g| match marks(&g.tags)?.expires? {
             Expiry::At(s) => Some(s),
             Expiry::Unreadable => None,
-        })
+        });
+        // An end is only ever put off.
+        listed.max(*locked(&self.written_end))
     }
 
     /// When the cluster expires, or will, if it is about to be made.
@@ -72,24 +76,51 @@ impl Ec2 {
         client.modify_user_data(instance, &new).await
     }
 
-    /// Writes the end on everything that the cluster has. Instances are last: they stop by their timers, which are set afterwards.
+    /// Writes the end on everything that the cluster has. Instances are last: they stop by their timers, which are set afterwards. Until
+    /// then their data is spared: whatever comes between, an instance that ends at the earlier time does not take it along.
     pub(super) async fn extend_now(&self, uuid: ClusterId, expires_s: u64) -> Result<()> {
         let client = self.client().await?;
         let fail = |e: ApiError| explain("cannot write down when the cluster expires", e);
         let all = self.list_now(uuid).await?;
+        let instances: Vec<String> = all.iter().filter(|r| r.kind == "instance").map(|r| r.id.clone()).collect();
+        // One that is stopped is told the new end before it starts.
+        let stopped = |id: &String| self.seen().instances.values().any(|i| i.id == *id && i.state == InstanceState::Stopped);
+        let run: Vec<String> = instances.iter().filter(|id| !stopped(id)).cloned().collect();
+        if !run.is_empty() {
+            self.spare_data(client, &run).await.map_err(fail)?;
+        }
         let ids: Vec<String> = all.iter().map(|r| r.id.clone()).collect();
         client.set_tags(&ids, &Tags::from([(EXPIRES.to_owned(), expires_s.to_string())])).await.map_err(fail)?;
-        let ids: Vec<&str> = all.iter().filter(|r| r.kind == "instance").map(|r| r.id.as_str()).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        for instance in client.instances(&[filter("instance-id", &ids), filter("instance-state-name", &ALIVE)]).await.map_err(fail)? {
-            client.terminate_when_it_stops(&instance.id).await.map_err(fail)?;
-            if let Some(ends) = self.data_is_to(true, &instance) {
-                client.delete_on_termination(&instance.id, DATA_DEVICE, ends).await.map_err(fail)?;
+        *locked(&self.written_end) = Some(expires_s);
+        for id in instances {
+            match client.terminate_when_it_stops(&id).await {
+                Err(e) if e.is_not_found() || e.code == "IncorrectInstanceState" => {}
+                other => other.map_err(fail)?,
             }
         }
         Ok(())
+    }
+
+    /// Has data volumes end with their instances, where that is wanted, once the instances themselves end when the cluster does.
+    pub(super) async fn end_data_with_hosts(&self) -> Result<()> {
+        let cluster_ends = self.known_end().is_some();
+        let due: Vec<String> = {
+            let seen = self.seen();
+            seen.instances.values().filter(|i| self.data_is_to(cluster_ends, i) == Some(true)).map(|i| i.id.clone()).collect()
+        };
+        if due.is_empty() {
+            return Ok(());
+        }
+        let client = self.client().await?;
+        let set = join_all(due.iter().map(|id| client.delete_on_termination(id, DATA_DEVICE, true))).await;
+        let set: std::result::Result<(), ApiError> = set.into_iter().filter(|r| !r.as_ref().is_err_and(ApiError::is_not_found)).collect();
+        set.map_err(|e| explain("cannot have data end with its hosts", e))
+    }
+
+    /// What a hint says of a host that somebody terminates so that `up` makes it again: what becomes of its data.
+    pub(super) fn made_again(&self) -> String {
+        let data = self.removal_takes_data().map_or(", with its data".to_owned(), |why| format!("; {why}"));
+        format!("`septet up` makes it again{data}")
     }
 
     /// Whether data volumes are deleted with their instances: in a cluster that ends by itself, unless they are to be kept.

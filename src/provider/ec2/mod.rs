@@ -83,6 +83,8 @@ pub struct Ec2 {
     made: Mutex<BTreeSet<String>>,
     /// those of them that were launched with a volume for data: it must be seen too
     with_data: Mutex<BTreeSet<String>>,
+    /// the end that this process wrote down: tags that were set a moment ago may not be listed yet
+    written_end: Mutex<Option<u64>>,
     waits: Mutex<Waits>,
     holding: Mutex<Option<lock::Hold>>,
 }
@@ -133,6 +135,7 @@ impl Ec2 {
             seen: Mutex::default(),
             made: Mutex::default(),
             with_data: Mutex::default(),
+            written_end: Mutex::default(),
             waits: Mutex::default(),
             holding: Mutex::default(),
         }
@@ -295,6 +298,10 @@ impl Provider for Ec2 {
         Some(format!("{address}:{port}"))
     }
 
+    fn removal_takes_data(&self) -> Option<&'static str> {
+        self.data_ends().then_some("its data goes with it, unless `volume: {keep: true}` stands below `ec2` and `septet up` has run before")
+    }
+
     fn warnings(&self) -> Vec<String> {
         let open = "security: classroom opens every TCP port of every host to the whole internet; leave `security` out when the lesson is over, and `septet up` closes them";
         let spot = "spot and ttl: an instance that AWS takes back takes its data along; write `volume: {keep: true}` below `ec2` to keep it until `septet down`";
@@ -412,5 +419,9 @@ impl Lease for Ec2 {
 
     fn extend(&self, uuid: ClusterId, expires_s: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.extend_now(uuid, expires_s))
+    }
+
+    fn timers_are_set(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.end_data_with_hosts())
     }
 }

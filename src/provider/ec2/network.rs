@@ -90,8 +90,10 @@ impl Ec2 {
             Adjustment::Tags { name, ids, tags } => {
                 client.set_tags(ids, tags).await.map_err(|e| explain(&format!("cannot set tags of {name}"), e))
             }
-            Adjustment::DataEnds { name, ids, ends } => {
-                let all = join_all(ids.iter().map(|id| client.delete_on_termination(id, DATA_DEVICE, *ends))).await;
+            // Once the hosts' timers are set: see `Lease::timers_are_set`.
+            Adjustment::DataEnds { ends: true, .. } => Ok(()),
+            Adjustment::DataEnds { name, ids, .. } => {
+                let all = join_all(ids.iter().map(|id| client.delete_on_termination(id, DATA_DEVICE, false))).await;
                 let done: std::result::Result<(), _> = all.into_iter().collect();
                 done.map_err(|e| explain(&format!("cannot say what becomes of the data of {name}"), e))
             }

@@ -113,7 +113,8 @@ impl Ec2 {
                 let of = v.attached.as_ref().map(|(instance, device)| (instance, device.as_str()));
                 let leaves = |id: &HostId| matches!(of, Some((i, DATA_DEVICE)) if seen.leaving.get(id).is_some_and(|l| l.contains(i)));
                 let id = marks.host;
-                if v.state != "available" && !id.as_ref().is_some_and(leaves) {
+                // One that leaves leaves its data behind, unless that goes with it.
+                if v.state != "available" && (v.ends_with_instance || !id.as_ref().is_some_and(leaves)) {
                     continue;
                 }
                 uuids.push(marks.cluster);

@@ -182,7 +182,8 @@ impl Ec2 {
         if let Some(v) = self.settings.volume.as_ref().filter(|_| with_data > 0) {
             let size = v.size.map(|s| format!(", {s} GiB")).unwrap_or_default();
             let encrypted = if v.encrypted { ", encrypted" } else { "" };
-            out.push(format!("{with_data} data volumes (gp3{size}{encrypted}), which outlive their hosts"));
+            let fate = if self.data_ends() { "end with the cluster's life" } else { "outlive their hosts" };
+            out.push(format!("{with_data} data volumes (gp3{size}{encrypted}), which {fate}"));
         }
         out
     }
