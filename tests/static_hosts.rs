@@ -40,7 +40,9 @@ fn keys_of_hosts() {
     }
     let remaining: String = known.lines().filter(|l| !l.starts_with("10.99.61.13 ")).map(|l| format!("{l}\n")).collect();
     fs::write(lab.path("known"), remaining).unwrap();
-    lab.septet(&["plan", "--accept-new"], 0);
+    lab.refused(&["list"], &["unknown host key SHA256:"]);
+    lab.septet(&["list", "--accept-new"], 0);
+    lab.septet(&["plan"], 0);
 }
 
 #[test]
