@@ -14,7 +14,8 @@ use serde_json::json;
 use super::{Global, print_data, print_json};
 use crate::{
     error::{Error, Kind, Result},
-    inventory::select,
+    inventory::{HostId, select},
+    observed::Observed,
     operations::Access,
     playbook::Options,
     ssh::{End, Output, SshError, quote},
@@ -71,6 +72,14 @@ impl Ran {
     }
 }
 
+/// Why a host is not connected to: it did not answer when it was asked whose it is, and may do so by now.
+fn unreached(observed: &Observed, id: HostId) -> Option<SshError> {
+    let message = &observed.unreached.get(&id)?.message;
+    // The host is named wherever this is shown.
+    let place = observed.host(id).map(|h| format!("{} ({}): ", h.name, h.reference)).unwrap_or_default();
+    Some(SshError::Unreachable(message.strip_prefix(&place).unwrap_or(message).to_owned()))
+}
+
 fn fate(confirmed: bool) -> &'static str {
     if confirmed { "ended" } else { "the host did not confirm that it ended" }
 }
@@ -90,9 +99,12 @@ pub async fn run(g: &Global, a: &Arguments, interrupted: &Arc<AtomicBool>) -> Re
     let asks = hosts.iter().enumerate().map(|(at, h)| {
         let (access, line) = (&access, line.as_str());
         async move {
-            let connected = tokio::select! {
-                c = access.fleet.connection(h.id) => c,
-                () = stop::raised(interrupted) => Err(SshError::Lost("interrupted before the command began".into())),
+            let connected = match unreached(&access.observed, h.id) {
+                Some(why) => Err(why),
+                None => tokio::select! {
+                    c = access.fleet.connection(h.id) => c,
+                    () = stop::raised(interrupted) => Err(SshError::Lost("interrupted before the command began".into())),
+                },
             };
             let result = match connected {
                 Ok(c) => c.run(line, a.r#become, limit, stop::raised(interrupted)).await,
@@ -216,7 +228,42 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
+    use crate::{
+        inventory::Group,
+        observed::{HostState, ObservedHost},
+    };
+
+    #[test]
+    fn a_host_of_which_nobody_knows_whose_it_is_fails_with_the_reason() {
+        let (id, other) = (HostId { group: Group::BROKERS, index: 1 }, HostId { group: Group::BROKERS, index: 2 });
+        let host = ObservedHost {
+            id,
+            reference: "10.0.0.1".into(),
+            name: "p-kafka01".into(),
+            state: HostState::Running,
+            address: IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            public: None,
+            host_key: String::new(),
+            published: BTreeMap::new(),
+            architecture: None,
+            size: None,
+            data_volume: None,
+            data_is_new: false,
+        };
+        let observed = |message: &str| Observed {
+            hosts: vec![host.clone()],
+            unreached: BTreeMap::from([(id, Error::failed(message))]),
+            ..Observed::default()
+        };
+        let shown = |message: &str| Ran::new("p-kafka01", Err(unreached(&observed(message), id).unwrap()), 60).failure();
+        assert_eq!(shown("p-kafka01 (10.0.0.1): refused").as_deref(), Some("p-kafka01 (refused)"));
+        assert_eq!(shown("refused").as_deref(), Some("p-kafka01 (refused)"));
+        assert!(unreached(&observed("refused"), other).is_none());
+    }
 
     #[test]
     fn the_summary_counts_hosts() {

@@ -86,6 +86,21 @@ impl Global {
         if path.is_file() { Inventory::read(&path) } else { Inventory::built_in() }
     }
 
+    /// The inventory, with what the command line says of hosts that exist: for commands that ask such hosts.
+    pub(super) fn selected(&self) -> Result<Inventory> {
+        let mut inventory = self.inventory()?;
+        if let ProviderSettings::Static(settings) = &mut inventory.provider {
+            settings.accept_new = self.accept_new;
+            settings.forks = self.forks;
+            settings.ignore_unreachable = self.ignore_unreachable;
+            settings.become_password = self.become_password()?;
+        } else if self.ask_become_pass {
+            return Err(Error::invalid("--ask-become-pass: hosts that Septet made need no password for sudo")
+                .hint("leave -K out; it is for hosts of provider `static`"));
+        }
+        Ok(inventory)
+    }
+
     /// A command line of ours with the options of this run that select the cluster.
     pub(super) fn command(&self, rest: &str) -> String {
         let option = |name: &str, path: &Option<PathBuf>| path.as_ref().map(|p| format!("{name} {} ", shown(p))).unwrap_or_default();
@@ -117,18 +132,8 @@ impl Global {
     }
 
     pub(super) fn cluster(&self, options: Options, reporter: Arc<Reporter>, interrupted: &Arc<AtomicBool>) -> Result<Cluster> {
-        let mut inventory = self.inventory()?;
-        if let ProviderSettings::Static(settings) = &mut inventory.provider {
-            settings.accept_new = self.accept_new;
-            settings.forks = self.forks;
-            settings.ignore_unreachable = self.ignore_unreachable;
-            settings.become_password = self.become_password()?;
-        } else if self.ask_become_pass {
-            return Err(Error::invalid("--ask-become-pass: hosts that Septet made need no password for sudo")
-                .hint("leave -K out; it is for hosts of provider `static`"));
-        }
         let options = Options { forks: self.forks, ..options };
-        let mut cluster = Cluster::open(inventory, self.project()?, reporter, interrupted.clone(), options)?;
+        let mut cluster = Cluster::open(self.selected()?, self.project()?, reporter, interrupted.clone(), options)?;
         cluster.recorder = self.recorder.clone();
         Ok(cluster)
     }

@@ -7,7 +7,7 @@ use crate::{clock, error::Result, operations, provider::Found, report::plain_tab
 
 /// Runs it.
 pub async fn run(g: &Global) -> Result<()> {
-    let list = operations::list(&g.inventory()?).await?;
+    let list = operations::list(&g.selected()?).await?;
     if g.json { print_json(&list) } else { print_data(&(table(&list, clock::now_s()) + "\n")) }
 }
 

@@ -378,9 +378,28 @@ async fn dispatch(cli: Cli, interrupted: &Arc<AtomicBool>) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::{inventory::ProviderSettings, visible::Secret};
 
     fn global(words: &[&str]) -> Global {
         Cli::try_parse_from(["septet"].iter().chain(words)).unwrap().global
+    }
+
+    #[test]
+    fn what_the_command_line_says_of_hosts_that_exist_is_part_of_the_inventory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("i.yml");
+        let text = "cluster: c\nprefix: p\nprovider: {static: {hosts: {control: a, coordinators: [b], brokers: [d]}}}\n";
+        std::fs::write(&file, text).unwrap();
+        let g = global(&["list", "-K", "--accept-new", "--forks", "3", "-i", file.to_str().unwrap()]);
+        // It was typed already.
+        g.become_password.set(Secret::new("s3cret")).unwrap();
+        let ProviderSettings::Static(settings) = g.selected().unwrap().provider else { panic!("another provider") };
+        assert!(settings.accept_new && settings.forks == 3 && !settings.ignore_unreachable);
+        assert_eq!(settings.become_password, Some(Secret::new("s3cret")));
+        // Hosts of the other providers have no password.
+        std::fs::write(&file, "cluster: c\nprefix: p\n").unwrap();
+        let e = g.selected().unwrap_err();
+        assert!(e.kind == Kind::Invalid && e.message.starts_with("--ask-become-pass: "), "{e}");
     }
 
     #[test]

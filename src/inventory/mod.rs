@@ -198,8 +198,7 @@ impl Inventory {
         let vars_node = f.take("vars");
         let vars = vars_node.map_or_else(|| Ok(Vars::new()), variables)?;
         let ports = match vars_node {
-            Some(n) => Ports::read(&vars)
-                .map_err(|e| n.error(e).hint("each listener needs its own port; 2888 and 3888 are used between coordinators"))?,
+            Some(n) => read_ports(n, &vars, engine.metadata())?,
             None => Ports::default(),
         };
         let groups = f.take("groups");
@@ -362,6 +361,15 @@ fn variables(n: &Node) -> Result<Vars> {
         return Err(n.error("`septet` holds Septet's own variables and cannot be set").hint("choose another name"));
     }
     Ok(vars)
+}
+
+/// Ports of an engine's listeners; `at` is where the variables stand.
+fn read_ports(at: &Node, vars: &Vars, metadata: Metadata) -> Result<Ports> {
+    let hint = match metadata {
+        Metadata::Zookeeper => "each listener needs its own port; 2888 and 3888 are used between coordinators",
+        Metadata::Kraft => "each listener needs its own port",
+    };
+    Ports::read(vars, metadata).map_err(|e| at.error(e).hint(hint))
 }
 
 /// A time as `90m`, `8h` or `2d`; a minute at the least, a year at the most.

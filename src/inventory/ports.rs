@@ -1,6 +1,6 @@
 //! Ports of the engine's listeners, as `vars:` may set them for the whole cluster.
 //!
-//! Invariant: they are valid, distinct, and above those that only root may listen on.
+//! Invariant: they are valid and above those that only root may listen on; those of one mode's listeners are distinct.
 
 use serde_json::Value;
 
@@ -50,8 +50,16 @@ impl Ports {
         [self.kafka, self.external, self.controller, self.zookeeper]
     }
 
+    /// Ports of the listeners that a mode has.
+    fn used(&self, metadata: Metadata) -> Vec<u16> {
+        match metadata {
+            Metadata::Zookeeper => vec![self.kafka, self.external, self.zookeeper, self.followers, self.election],
+            Metadata::Kraft => vec![self.kafka, self.external, self.controller],
+        }
+    }
+
     /// Those that the inventory's `vars` set, the usual ones for the others.
-    pub(super) fn read(vars: &Vars) -> Result<Self, String> {
+    pub(super) fn read(vars: &Vars, metadata: Metadata) -> Result<Self, String> {
         let mut ports = Self::default().settable();
         for ((key, _), port) in Self::KEYS.iter().zip(&mut ports) {
             let Some(value) = vars.get(*key) else { continue };
@@ -60,7 +68,7 @@ impl Ports {
         }
         let [kafka, external, controller, zookeeper] = ports;
         let this = Self { kafka, external, controller, zookeeper, ..Self::default() };
-        let all = [kafka, external, controller, zookeeper, this.followers, this.election];
+        let all = this.used(metadata);
         match all.iter().enumerate().find(|(i, port)| all[..*i].contains(port)) {
             Some((_, port)) => Err(format!("port {port} is given to two listeners")),
             None => Ok(this),
@@ -108,23 +116,46 @@ mod tests {
 
     use super::*;
 
-    fn read(vars: Value) -> Result<Ports, String> {
-        Ports::read(vars.as_object().unwrap())
+    const MODES: [Metadata; 2] = [Metadata::Zookeeper, Metadata::Kraft];
+
+    fn read(vars: Value, metadata: Metadata) -> Result<Ports, String> {
+        Ports::read(vars.as_object().unwrap(), metadata)
     }
 
     #[test]
     fn ports_are_numbers_that_services_can_listen_on_once() {
-        assert_eq!(read(json!({})), Ok(Ports::default()));
-        assert_eq!(read(json!({"kafka_port": 9192, "zookeeper_port": "2182"})).map(|p| (p.kafka, p.zookeeper)), Ok((9192, 2182)));
-        for bad in
-            [json!(0), json!(1023), json!(65536), json!(-1), json!("ssh"), json!(9092.5), json!(null), json!([9092]), json!("{{ p }}")]
-        {
-            assert!(read(json!({ "kafka_port": bad })).is_err_and(|e| e == "`kafka_port` is not a port from 1024 to 65535"), "{bad}");
+        let numbers = json!({"kafka_port": 9192, "zookeeper_port": "2182"});
+        for mode in MODES {
+            assert_eq!(read(json!({}), mode), Ok(Ports::default()));
+            assert_eq!(read(numbers.clone(), mode).map(|p| (p.kafka, p.zookeeper)), Ok((9192, 2182)));
+            for bad in
+                [json!(0), json!(1023), json!(65536), json!(-1), json!("ssh"), json!(9092.5), json!(null), json!([9092]), json!("{{ p }}")]
+            {
+                let said = read(json!({ "kafka_port": bad }), mode);
+                assert!(said.is_err_and(|e| e == "`kafka_port` is not a port from 1024 to 65535"), "{bad}");
+            }
+            for twice in [json!({"kafka_port": 19092}), json!({"kafka_port": 5000, "external_port": 5000})] {
+                assert!(read(twice.clone(), mode).is_err_and(|e| e.ends_with("is given to two listeners")), "{twice}");
+            }
         }
-        for twice in
-            [json!({"kafka_port": 19092}), json!({"zookeeper_port": 2888}), json!({"controller_port": 5000, "external_port": 5000})]
-        {
-            assert!(read(twice.clone()).is_err_and(|e| e.ends_with("is given to two listeners")), "{twice}");
+    }
+
+    #[test]
+    fn a_port_is_taken_by_the_listeners_of_its_mode_only() {
+        let [zookeeper, kraft] = MODES;
+        let cases = [
+            (json!({"external_port": 9093}), kraft),
+            (json!({"controller_port": 5000, "external_port": 5000}), kraft),
+            (json!({"controller_port": 9092}), kraft),
+            (json!({"external_port": 2181}), zookeeper),
+            (json!({"kafka_port": 2888}), zookeeper),
+            (json!({"external_port": 3888}), zookeeper),
+            (json!({"zookeeper_port": 2888}), zookeeper),
+        ];
+        for (vars, mode) in cases {
+            for other in MODES {
+                assert_eq!(read(vars.clone(), other).is_err(), other == mode, "{vars} with {}", other.name());
+            }
         }
     }
 

@@ -9,20 +9,20 @@ use regex::Regex;
 /// Stands in the place of what was taken out.
 pub const REDACTED: &str = "(redacted)";
 
+/// Parts of keys whose values are secret. In the patterns below, `WORDS` stands for them.
+const WORDS: &str = r"passw|passphrase|\bpass\b|[_.\-]pass\b|[_.\-]pwd\b|\bpwd\b|secret|token|credential|authorization|cookie|jaas|private_?key|access_?key|api_?key|sasl[\w.\-]*config";
+
 /// A key whose value is secret, then the sign that ends it, then the value up to the end of the line or of its quotes.
-static KEYED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(
-        r#"(?i)(["']?[\w.\-]*(?:passw|passphrase|\bpass\b|[_.\-]pass\b|[_.\-]pwd\b|\bpwd\b|secret|token|credential|authorization|cookie|jaas|private_?key|access_?key|api_?key|sasl[\w.\-]*config)[\w.\-]*["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;}][^\r\n]*)"#,
-    )
-    .ok()
-});
-/// A key whose value is secret and begins on the lines that follow: a block of text, a list or a mapping, in YAML or JSON.
-static NESTED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(
-        r#"(?i)^(\s*(?:-\s+)?["']?[\w.\-]*(?:passw|passphrase|\bpass\b|[_.\-]pass\b|[_.\-]pwd\b|\bpwd\b|secret|token|credential|jaas|private_?key|access_?key|api_?key)[\w.\-]*["']?\s*:)\s*(?:[|>][\w+\-]*|[&!]\S+|\{[^}]*|\[[^\]]*)?\s*(?:#.*)?$"#,
-    )
-    .ok()
-});
+static KEYED: LazyLock<Option<Regex>> =
+    LazyLock::new(|| with_words(r#"(?i)(["']?[\w.\-]*(?:WORDS)[\w.\-]*["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;}][^\r\n]*)"#));
+/// A line of YAML or JSON that begins with a key whose value is secret: what stands before the key, then the key.
+static LINE: LazyLock<Option<Regex>> = LazyLock::new(|| with_words(r#"(?i)^(\s*(?:-\s+)*)["']?[\w.\-]*(?:WORDS)[\w.\-]*["']?\s*:"#));
+/// What stands behind a key whose value begins on the lines that follow: nothing, anchors and tags, the sign of a block of text, or the
+/// beginning of a list or a mapping.
+static OPENS: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"^\s*(?:[&!]\S+\s*)*(?:[|>][\w+\-]*|\{[^}]*|\[[^\]]*)?\s*(?:#.*)?$").ok());
+/// A value in quotes, also over several lines.
+static QUOTED: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r#"^[ \t]*(?s:"(?:[^"\\]|\\.)*"|'[^']*')"#).ok());
 /// An option of a command line whose value is secret and is an argument of its own, as `ps` shows it.
 static OPTION: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
@@ -40,6 +40,11 @@ static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(\w+://[
 /// Keys that are secret and are given as the value of a mark of AWS.
 static AWS_KEY: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b").ok());
 
+/// A pattern over the words of secret keys.
+fn with_words(pattern: &str) -> Option<Regex> {
+    Regex::new(&pattern.replace("WORDS", WORDS)).ok()
+}
+
 /// The text without secrets; nothing but a note where it cannot be searched.
 pub fn redacted(text: &str) -> String {
     let (Some(keyed), Some(address), Some(aws)) = (KEYED.as_ref(), ADDRESS.as_ref(), AWS_KEY.as_ref()) else {
@@ -49,8 +54,7 @@ pub fn redacted(text: &str) -> String {
         return REDACTED.to_owned();
     };
     let text = without_private_keys(text);
-    let Some(nested) = NESTED.as_ref() else { return REDACTED.to_owned() };
-    let text = without_nested(&text, nested);
+    let Some(text) = without_nested(&text) else { return REDACTED.to_owned() };
     let text = option.replace_all(&text, |c: &regex::Captures<'_>| {
         let (name, value) = (c[2].to_ascii_lowercase(), &c[3]);
         // Where a secret lies is none; and another option is no value.
@@ -89,31 +93,45 @@ fn without_private_keys(text: &str) -> String {
     out
 }
 
-/// Without what is below a secret key: lines that are indented deeper, items of a list at its own depth, and what closes them.
-fn without_nested(text: &str, nested: &Regex) -> String {
+/// Without what is below a secret key, whatever its value begins with: lines that are indented deeper than the key. Where the value only
+/// begins there, also items of a list at the key's own depth, and what closes them. `None`: it cannot be searched.
+fn without_nested(text: &str) -> Option<String> {
+    let (secret, opens, quoted) = (LINE.as_ref()?, OPENS.as_ref()?, QUOTED.as_ref()?);
     let depth = |line: &str| line.len() - line.trim_start().len();
     let mut out = String::with_capacity(text.len());
-    let mut lines = text.split_inclusive('\n').peekable();
-    while let Some(line) = lines.next() {
-        let Some(key) = nested.captures(line.trim_end()).and_then(|c| c.get(1)) else {
+    let mut rest = text;
+    while let Some(line) = rest.split_inclusive('\n').next() {
+        let after = &rest[line.len()..];
+        let Some(found) = secret.captures(line.trim_end()) else {
             out.push_str(line);
+            rest = after;
             continue;
         };
-        let own = depth(line);
+        // The column of the key itself: behind the signs of list items, so that other keys of the same item are not below it.
+        let (key, own) = (&found[0], found[1].len());
+        let value = &rest[key.len()..];
+        // Within quotes, depth means nothing.
+        if let Some(quotes) = quoted.find(value).filter(|q| q.as_str().contains('\n')) {
+            out.push_str(&format!("{key} {REDACTED}"));
+            rest = &value[quotes.end()..];
+            continue;
+        }
+        let has_items = opens.is_match(&line.trim_end()[key.len()..]);
         let is_below = |next: &str| {
             let (text, deep) = (next.trim(), depth(next));
-            text.is_empty() || deep > own || deep == own && (text.starts_with("- ") || text == "-" || text.starts_with(['}', ']']))
+            let is_item = || text.starts_with("- ") || text == "-" || text.starts_with(['}', ']']);
+            text.is_empty() || deep > own || has_items && deep == own && is_item()
         };
+        let length: usize = after.split_inclusive('\n').take_while(|next| is_below(next)).map(str::len).sum();
+        let (below, next) = after.split_at(length);
         // Blank lines alone are no value.
-        let below: String = std::iter::from_fn(|| lines.next_if(|next| is_below(next))).collect();
-        if below.trim().is_empty() {
-            out.push_str(line);
-            out.push_str(&below);
-        } else {
-            out.push_str(&format!("{} {REDACTED}\n", key.as_str()));
+        match below.trim().is_empty() {
+            true => out.extend([line, below]),
+            false => out.push_str(&format!("{key} {REDACTED}\n")),
         }
+        rest = next;
     }
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -149,6 +167,22 @@ mod tests {
             ("  \"secrets\": {\n    \"a\": \"x\",\n    \"b\": 1\n  },\n  \"n\": 2\n", "  \"secrets\": (redacted)\n  \"n\": 2\n"),
             ("secrets: {a: x,\n  b: y}\nport: 1\n", "secrets: (redacted)\nport: 1\n"),
             ("secrets:\n  a:\n    b: x\n\n  c: y\nport: 1\n", "secrets: (redacted)\nport: 1\n"),
+            // Whatever the line of the key ends with.
+            ("secrets: {a: {x: 1},\n  b: hunter2}\nport: 1\n", "secrets: (redacted)\nport: 1\n"),
+            ("\"secrets\": {\"a\": {\"x\": \"1\"},\n  \"b\": \"hunter2\"}\nport: 1\n", "\"secrets\": (redacted)\nport: 1\n"),
+            ("api_tokens: [[a],\n  [b]]\nport: 1\n", "api_tokens: (redacted)\nport: 1\n"),
+            ("db_password: &pw |\n  hunter2\nport: 1\n", "db_password: (redacted)\nport: 1\n"),
+            ("api_tokens: !!seq &t\n- a1\nport: 1\n", "api_tokens: (redacted)\nport: 1\n"),
+            ("db_password: abc\n  def\nport: 1\n", "db_password: (redacted)\nport: 1\n"),
+            ("db_password: \"abc\\\n  def\n\nghi\" # why\nport: 1\n", "db_password: (redacted)\nport: 1\n"),
+            ("db_password: 'abc\n  def\nghi'\nport: 1\n", "db_password: (redacted)\nport: 1\n"),
+            // Below is what is deeper than the key, not than its list item.
+            (
+                "- password: x\n  user: ann\n- password: y\n   z\n  user: bob\n",
+                "- password: (redacted)\n  user: ann\n- password: (redacted)\n  user: bob\n",
+            ),
+            ("- api_tokens:\n  - a1\n  user: ann\n- port: 1\n", "- api_tokens: (redacted)\n  user: ann\n- port: 1\n"),
+            ("- - db_password: |\n      hunter2\n    user: ann\n", "- - db_password: (redacted)\n    user: ann\n"),
             ("db_pwd: hunter2\nport: 1\n", "db_pwd: (redacted)\nport: 1\n"),
             ("Cookie: session=1\n", "Cookie: (redacted)\n"),
             ("compass: north, bypass=1\n", "compass: north, bypass=1\n"),

@@ -16,8 +16,10 @@ pub const EVERY_S: u64 = 20;
 const PATIENCE_S: u64 = SILENCE_S - 30;
 /// How often the clock is read. Timers stand still while a machine sleeps, and the clock does not.
 const TICK: Duration = Duration::from_secs(5);
-/// How long one renewal may take.
-const RENEWAL: Duration = Duration::from_secs(60);
+/// How long one renewal may take, in seconds.
+const RENEWAL_S: u64 = 60;
+/// What a renewal gets that begins late, in seconds: a machine that slept asks once before it gives up.
+const LEAST_S: u64 = 10;
 
 /// Why a lock is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,36 @@ impl Heartbeat {
     }
 }
 
+/// How long a renewal may take that begins so long after the last one that succeeded, both in seconds: what is left of the patience.
+fn limit_s(since_s: u64) -> u64 {
+    PATIENCE_S.saturating_sub(since_s).clamp(LEAST_S, RENEWAL_S)
+}
+
+/// What a renewal answers until the clock shows this time, in seconds since 1970. It is read at each tick: a timer would stand still while
+/// the machine sleeps.
+async fn answered<T>(
+    renewal: impl Future<Output = Result<bool>>,
+    until_s: u64,
+    clock: impl Fn() -> u64,
+    tick: impl Fn() -> T,
+) -> Option<Result<bool>>
+where
+    T: Future<Output = ()>,
+{
+    let mut renewal = std::pin::pin!(renewal);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut renewal => return Some(answer),
+            () = tick() => {
+                if clock() >= until_s {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
 /// Renews until the lock is lost. `clock` is in seconds, and `tick` waits until it is to be read again.
 async fn keep<F, R, T>(mut renew: F, clock: impl Fn() -> u64, tick: impl Fn() -> T) -> Lost
 where
@@ -96,13 +128,15 @@ where
         let now = clock();
         if now.saturating_sub(tried) >= EVERY_S || missed {
             n += 1;
-            let began = now;
-            match tokio::time::timeout(RENEWAL, renew(n)).await {
-                Ok(Ok(true)) => (renewed, missed) = (began, false),
+            let limit = limit_s(now.saturating_sub(renewed));
+            let answer = answered(renew(n), now.saturating_add(limit), &clock, &tick);
+            // The timer is for a clock that is set back meanwhile.
+            match tokio::time::timeout(Duration::from_secs(limit), answer).await.ok().flatten() {
+                Some(Ok(true)) => (renewed, missed) = (now, false),
                 // Lists may lag behind: it is looked for once more.
-                Ok(Ok(false)) if missed => return Lost::Gone,
-                Ok(Ok(false)) => missed = true,
-                Ok(Err(_)) | Err(_) => {}
+                Some(Ok(false)) if missed => return Lost::Gone,
+                Some(Ok(false)) => missed = true,
+                Some(Err(_)) | None => {}
             }
             tried = clock();
         }
@@ -124,23 +158,58 @@ mod tests {
     /// it is lost, in seconds, if that is within an hour.
     async fn lost_after(results: &[Option<bool>], asleep_s: u64) -> Option<(u64, Lost)> {
         let (now, ticks) = (Cell::new(1_000), Cell::new(0));
+        let (now, ticks) = (&now, &ticks);
         let renew = |n: u64| {
             let result = results[results.len().min(n as usize) - 1];
             async move { result.ok_or_else(|| Error::failed("no answer")) }
         };
-        let tick = || {
+        let tick = move || async move {
             ticks.set(ticks.get() + 1);
             now.set(now.get() + TICK.as_secs() + if ticks.get() == 3 { asleep_s } else { 0 });
-            let over = ticks.get() > 720;
-            async move {
-                if over {
-                    std::future::pending::<()>().await;
-                }
+            if ticks.get() > 720 {
+                std::future::pending::<()>().await;
             }
         };
         let kept = keep(renew, || now.get(), tick);
         let why = tokio::time::timeout(Duration::from_millis(50), kept).await.ok()?;
         Some((now.get() - 1_000, why))
+    }
+
+    /// When the lock is lost, in seconds, if no renewal succeeds: those whose bit is set hang, the others fail at once. The machine sleeps for
+    /// `asleep_s` in its sixth tick, while the first renewal is under way if that one hangs.
+    async fn lost_after_hanging(hangs: u32, asleep_s: u64) -> u64 {
+        let (now, ticks) = (Cell::new(1_000), Cell::new(0));
+        let (now, ticks) = (&now, &ticks);
+        let renew = |n: u64| async move {
+            if (hangs >> (n - 1).min(31)) & 1 == 1 {
+                std::future::pending::<()>().await;
+            }
+            Err::<bool, _>(Error::failed("no answer"))
+        };
+        let tick = move || async move {
+            ticks.set(ticks.get() + 1);
+            now.set(now.get() + TICK.as_secs() + if ticks.get() == 6 { asleep_s } else { 0 });
+        };
+        keep(renew, || now.get(), tick).await;
+        now.get() - 1_000
+    }
+
+    #[test]
+    fn a_renewal_gets_what_is_left_of_the_patience() {
+        let since = [0, 20, 210, 211, 259, 260, 261, 270, 300, 3600, u64::MAX];
+        assert_eq!(since.map(limit_s), [60, 60, 60, 59, 11, 10, 10, 10, 10, 10, 10]);
+    }
+
+    #[tokio::test]
+    async fn a_loss_is_noticed_before_others_take_over_whatever_hangs() {
+        const MARGIN_S: u64 = 15;
+        // No more renewals than these begin before the loss, whichever of them hang.
+        for hangs in (0..1 << 14).chain([u32::MAX]) {
+            let after = lost_after_hanging(hangs, 0).await;
+            assert!(after > PATIENCE_S && after + MARGIN_S <= SILENCE_S, "{hangs:b}: {after}");
+        }
+        // A machine that sleeps during a renewal does not wait for the rest of it.
+        assert_eq!(lost_after_hanging(1, 3600).await, 3600 + 30);
     }
 
     #[tokio::test]

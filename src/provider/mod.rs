@@ -189,7 +189,8 @@ pub trait Provider: Send + Sync {
     fn given(&self) -> Vec<ObservedHost> {
         Vec::new()
     }
-    /// Hosts that the last listing left out, each with the reason, where that was asked for: they could not be reached.
+    /// Hosts that are left out of a removal, each with the reason, where that was asked for: the first listing could not reach them, and
+    /// later ones do not try.
     fn left_out(&self) -> Vec<String> {
         Vec::new()
     }

@@ -94,6 +94,26 @@ fn ports_of_the_user() {
 }
 
 #[test]
+fn ports_of_listeners_that_a_mode_does_not_have_are_free() {
+    let read = |engine: &str, vars: &str| {
+        Inventory::parse(Path::new("inventory.yml"), &format!("{GOOD}engine: {engine}\nvars: {{{vars}}}\n")).map(|i| i.ports)
+    };
+    let (zookeeper, kraft) = ("{apache: {version: 3.9.1, metadata: zookeeper}}", "{apache: {metadata: kraft}}");
+    for engine in ["bundled", zookeeper] {
+        assert_eq!(read(engine, "external_port: 9093").unwrap().external, 9093);
+        assert!(read(engine, "external_port: 2181").unwrap_err().message.ends_with("port 2181 is given to two listeners"));
+    }
+    for port in [2181, 2888, 3888] {
+        assert_eq!(read(kraft, &format!("external_port: {port}")).unwrap().external, port);
+    }
+    let e = read(kraft, "external_port: 9093").unwrap_err();
+    assert!(
+        e.message.ends_with("port 9093 is given to two listeners") && e.hint.as_deref() == Some("each listener needs its own port"),
+        "{e}"
+    );
+}
+
+#[test]
 fn mistakes_in_groups_of_the_users() {
     let groups = |g: &str| format!("{GOOD}groups:\n{g}");
     let said = answers(&[

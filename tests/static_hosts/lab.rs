@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -200,6 +200,30 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         let (code, out, err) = run(c);
         assert_eq!(err, "");
         (code, out)
+    }
+
+    /// septet that asks for the cluster's name on a pipe: what happens between the question and the answer, and the answer. Its exit
+    /// code, standard output and standard error.
+    pub fn septet_asked(&self, args: &[&str], meanwhile: impl FnOnce(), answer: &str) -> (i32, String, String) {
+        let shown = self.path("asked");
+        let mut c = Command::new("timeout");
+        c.arg(COMMAND_TIMEOUT.as_secs().to_string()).arg(env!("CARGO_BIN_EXE_septet")).args(["-i", "lab.yml"]).args(args);
+        c.current_dir(self.dir.path()).env("XDG_STATE_HOME", self.path("state")).env_remove("SSH_AUTH_SOCK");
+        c.env_remove("SEPTET_BECOME_PASSWORD").stdin(Stdio::piped()).stdout(fs::File::create(&shown).unwrap()).stderr(Stdio::piped());
+        let mut child = c.spawn().unwrap();
+        let (mut input, mut errors) = (child.stdin.take().unwrap(), child.stderr.take().unwrap());
+        let (mut err, mut part) = (Vec::new(), [0; 4096]);
+        while !err.ends_with(b"to go on: ") {
+            let length = errors.read(&mut part).unwrap();
+            assert_ne!(length, 0, "it does not ask: {}", String::from_utf8_lossy(&err));
+            err.extend_from_slice(&part[..length]);
+        }
+        meanwhile();
+        input.write_all(answer.as_bytes()).unwrap();
+        drop(input);
+        errors.read_to_end(&mut err).unwrap();
+        let code = child.wait().unwrap().code().unwrap_or(-1);
+        (code, fs::read_to_string(shown).unwrap(), String::from_utf8_lossy(&err).into_owned())
     }
 
     /// septet without any terminal, not even the one that the tests were started from.

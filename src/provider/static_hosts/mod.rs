@@ -3,6 +3,7 @@
 //! Invariants: a host is changed only once its owner's file names this cluster, and that file is made at one go, so that of two
 //! clusters only one gets a host; what was on a host before is never removed; data stays unless its removal was asked for.
 
+mod left_out;
 mod observe;
 mod owner;
 mod probe;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use left_out::LeftOut;
 use owner::{Owner, is_data_path};
 use probe::Probe;
 
@@ -73,8 +75,8 @@ pub struct StaticHosts {
     has_ttl: bool,
     jumps: Arc<Jumps>,
     seen: Mutex<BTreeMap<HostId, Seen>>,
-    /// Hosts that the last listing for a removal left out, with the reason.
-    left_out: Mutex<BTreeMap<HostId, String>>,
+    /// Hosts that are left out of the removal that this is used for.
+    left_out: Mutex<LeftOut>,
     /// How to connect to each host, whether or not it answered.
     routes: Mutex<BTreeMap<HostId, Own>>,
 }
@@ -291,7 +293,7 @@ impl Provider for StaticHosts {
     }
 
     fn left_out(&self) -> Vec<String> {
-        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).reasons()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -21,7 +21,7 @@ use crate::{
 
 /// Whether a failure concerns one host only. What is wrong with the user's own configuration, or with what stands on a host, ends the
 /// command instead.
-fn is_of_one_host(e: &SshError) -> bool {
+pub(super) fn is_of_one_host(e: &SshError) -> bool {
     matches!(
         e,
         SshError::Unreachable(_)
@@ -71,35 +71,22 @@ impl StaticHosts {
         Ok(seen)
     }
 
-    pub(super) async fn look_at_all(&self) -> Vec<(&Wanted, std::result::Result<Seen, SshError>)> {
-        all(self.at_once, self.wanted.iter().map(|w| async move { (w, self.look(w).await) })).await
+    /// Asks these hosts; their answers in the same order.
+    async fn look_at<'a>(&'a self, hosts: Vec<&'a Wanted>) -> Vec<(&'a Wanted, std::result::Result<Seen, SshError>)> {
+        all(self.at_once, hosts.into_iter().map(|w| async move { (w, self.look(w).await) })).await
     }
 
-    /// For a removal: what each host answered. One that cannot be reached is an error, since it could hold anything; or it is left out
-    /// and noted, where that was asked for.
+    /// For a removal: what each host answered that is not left out of it.
     pub(super) async fn look_for_removal(&self) -> Result<Vec<(&Wanted, Probe)>> {
-        let (mut out, mut left_out, mut first) = (Vec::new(), BTreeMap::new(), None);
-        for (wanted, looked) in self.look_at_all().await {
-            match looked {
-                Ok(seen) => out.push((wanted, seen.probe)),
-                Err(e) => {
-                    let error = Self::cannot_reach(wanted, &e);
-                    if !is_of_one_host(&e) || !self.ignore_unreachable {
-                        let ignore = "or leave it out with `septet down --ignore-unreachable`: what was installed on it stays there";
-                        let hint = error.hint.as_ref().map_or_else(|| format!("start it, {ignore}"), |h| format!("{h}; {ignore}"));
-                        return Err(if is_of_one_host(&e) { error.hint(hint) } else { error });
-                    }
-                    left_out.insert(wanted.id, error.message.clone());
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        // Without any host nothing would be removed and all would seem gone.
-        if let Some(e) = first.filter(|_| out.is_empty()) {
-            return Err(e);
-        }
-        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = left_out;
-        Ok(out)
+        let looked = self.look_at(self.not_left_out()).await;
+        let answers = looked.into_iter().map(|(wanted, looked)| (wanted, looked.map(|seen| seen.probe))).collect();
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).sort_out(answers, self.ignore_unreachable)
+    }
+
+    /// Hosts that are looked at for a removal.
+    fn not_left_out(&self) -> Vec<&Wanted> {
+        let left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wanted.iter().filter(|w| !left_out.has(w.id)).collect()
     }
 
     /// What is wrong with reaching a host, with what to do about it.
@@ -120,7 +107,7 @@ impl StaticHosts {
 
     pub(super) async fn observe_now(&self) -> Result<Observed> {
         let (mut seen, mut failed) = (Vec::new(), Vec::new());
-        for (wanted, result) in self.look_at_all().await {
+        for (wanted, result) in self.look_at(self.wanted.iter().collect()).await {
             match result {
                 Ok(s) => seen.push((wanted, s.probe)),
                 Err(e) if is_of_one_host(&e) => failed.push((wanted, e)),
