@@ -24,11 +24,10 @@ pub async fn explain(provider: &dyn Provider, failed: &[(ObservedHost, SshError)
         lines.extend(last_lines(&words.unwrap_or_default()).into_iter().map(|l| format!("  {l}")));
     }
     let e = Error::failed(format!("hosts cannot be logged in to:\n  {}", lines.join("\n  ")));
-    let again = "if the host only booted slowly, run the same command again; else restart or remove it at the provider, and `septet up` makes it again";
-    match provider.removal_takes_data() {
-        None => e.hint(format!("{again} with its data")),
-        Some(why) => e.hint(format!("{again}; where it is removed, {why}")),
-    }
+    let data = provider.removal_takes_data().map_or(" with its data".to_owned(), |why| format!("; where it is removed, {why}"));
+    e.hint(format!(
+        "if the host only booted slowly, run the same command again; else restart or remove it at the provider, and `septet up` makes it again{data}"
+    ))
 }
 
 /// The last lines of a text that are not empty, each cut to a width that fits.
