@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    io::Read,
     path::{Component, Path, PathBuf},
 };
 
@@ -92,6 +93,17 @@ fn own_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(out)
 }
 
+/// A digest of a file's bytes, which may be many.
+fn digest_of(path: &Path) -> std::io::Result<[u8; 32]> {
+    let (mut file, mut hash, mut piece) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hash.finalize().into()),
+            n => hash.update(&piece[..n]),
+        }
+    }
+}
+
 impl Project {
     /// Where the user may have a file, before what ships and after it. Templates and files of ours have plain names, such
     /// as `hosts`: a stray file of that name must not take their place.
@@ -118,9 +130,17 @@ impl Project {
         Some(Found { path: Path::new(kind).join(inner), disk: None, bytes: Cow::Borrowed(file.contents()) })
     }
 
-    /// A digest over the playbooks and templates that ship, and the project's own.
+    /// A digest over the playbooks and templates that ship, and the project's own, with its files and variables.
     pub fn digest(&self) -> Result<String> {
         let mut hash = Sha256::new();
+        for kind in ["files", "vars"] {
+            for path in own_files(&self.root.join(kind))? {
+                let name = path.strip_prefix(&self.root).unwrap_or(&path).to_string_lossy().into_owned();
+                hash.update((name.len() as u64).to_be_bytes());
+                hash.update(name);
+                hash.update(digest_of(&path).map_err(|e| Error::failed(format!("{}: {e}", path.display())))?);
+            }
+        }
         let mut add = |name: &str, bytes: &[u8]| {
             for part in [name.as_bytes(), bytes] {
                 hash.update((part.len() as u64).to_be_bytes());
@@ -210,5 +230,29 @@ impl Project {
         let bytes = std::fs::read(&path).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))?;
         let shown = path.strip_prefix(&self.root).unwrap_or(&path).to_owned();
         Ok(Found { path: if absolute { path.clone() } else { shown }, disk: Some(path), bytes: bytes.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_digest_is_of_all_that_plays_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = Project { root: dir.path().to_owned() };
+        let mut seen = vec![project.digest().unwrap()];
+        for file in ["playbooks/a.yml", "templates/t", "files/etc/f", "vars/v.yml"] {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            for text in ["one", "two"] {
+                std::fs::write(&path, text).unwrap();
+                let digest = project.digest().unwrap();
+                assert!(!seen.contains(&digest), "{file}");
+                seen.push(digest);
+            }
+        }
+        assert_eq!(project.digest().unwrap(), *seen.last().unwrap());
     }
 }

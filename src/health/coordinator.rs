@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Checker, Problem, QUESTION_TIMEOUT};
+use super::{Checker, Problem, QUESTION_TIMEOUT, QUORUM};
 use crate::{
     inventory::{HostId, Role},
     ssh::Connection,
@@ -19,6 +19,8 @@ use crate::{
 
 /// Transactions that a follower may be behind: what is on its way while one asks.
 const MAX_LAG: u64 = 1000;
+/// The mode of a server that is cut off from the others and serves reads all the same (`readonlymode.enabled`).
+const READ_ONLY: &str = "read-only";
 /// Longest answer to a four-letter word, in bytes.
 const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 
@@ -47,12 +49,20 @@ async fn word(control: &Connection, host: &str, port: u16, word: &str) -> Result
 type View = Result<Option<CoordinatorView>, String>;
 
 async fn view(control: &Connection, host: &str, port: u16) -> View {
-    let text = word(control, host, port, "srvr").await?;
+    parsed(&word(control, host, port, "srvr").await?)
+}
+
+/// What a server says of itself.
+fn parsed(text: &str) -> View {
     let get = |k: &str| text.lines().find_map(|l| l.strip_prefix(k)).map(str::trim);
     let (Some(mode), Some(zxid)) = (get("Mode:"), get("Zxid:")) else {
         let first = text.lines().next().unwrap_or("an empty answer").trim();
         return if first.contains("not currently serving") { Ok(None) } else { Err(format!("strange answer: {first}")) };
     };
+    // It answers reads of clients that asked for that, and is no part of a majority.
+    if mode == READ_ONLY {
+        return Ok(None);
+    }
     let zxid = u64::from_str_radix(zxid.trim_start_matches("0x"), 16).map_err(|_| format!("strange zxid {zxid}"))?;
     Ok(Some(CoordinatorView { mode: mode.to_owned(), zxid }))
 }
@@ -100,11 +110,11 @@ fn judge(checker: &Checker<'_>, answers: Vec<(HostId, View)>) -> (Vec<Problem>, 
     let leaders: Vec<HostId> = views.iter().filter(|(_, v)| v.mode == "leader" || v.mode == "standalone").map(|(id, _)| *id).collect();
     match leaders.as_slice() {
         [_] => {}
-        [] if answered == 0 => add("coordinators".into(), format!("none of {all} answers")),
-        [] => add("coordinators".into(), format!("no leader among the {answered} of {all} that answer")),
+        [] if answered == 0 => add(QUORUM.into(), format!("none of {all} answers")),
+        [] => add(QUORUM.into(), format!("no leader among the {answered} of {all} that answer")),
         many => {
             let names: Vec<String> = many.iter().map(|id| checker.name(*id)).collect();
-            add("coordinators".into(), format!("{} leaders: {}", many.len(), names.join(", ")));
+            add(QUORUM.into(), format!("{} leaders: {}", many.len(), names.join(", ")));
         }
     }
     if let Some(top) = leaders.first().and_then(|l| views.get(l)) {
@@ -153,6 +163,16 @@ mod tests {
             behind,
             ["p-zk02: coordinator: 8188 transactions behind the leader", "p-zk03: coordinator: epoch 1 while the leader is in 2"]
         );
+    }
+
+    #[test]
+    fn who_serves_reads_only_is_no_part_of_the_ensemble() {
+        let srvr = |mode: &str| format!("Zookeeper version: 3.8\nConnections: 1\nZxid: 0x200000005\nMode: {mode}\nNode count: 5\n");
+        assert_eq!(parsed(&srvr("follower")), is("follower", 0x2_0000_0005));
+        assert_eq!(parsed(&srvr("observer")), is("observer", 0x2_0000_0005));
+        assert_eq!(parsed(&srvr("read-only")), Ok(None));
+        assert_eq!(parsed("This ZooKeeper instance is not currently serving requests\n"), Ok(None));
+        assert!(parsed("hello\n").is_err());
     }
 
     #[test]

@@ -31,6 +31,8 @@ use crate::{
     ssh::{Connection, Fleet, SshError},
 };
 
+/// Stands for the metadata servers as a whole, where it is not one of them that has a problem.
+const QUORUM: &str = "coordinators";
 /// How long one question may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -145,13 +147,18 @@ impl Checker<'_> {
         let running = self.existing(&mut notes);
         if let Some(fleet) = self.fleet {
             let reachable = self.reach(fleet, &running, &mut notes).await;
-            if let Ok(control) = fleet.control().await {
-                let (metadata, kafka) = (self.keepers(&reachable), self.of(Role::Broker, &reachable));
-                let (coordinators, brokers) = tokio::join!(self.metadata(&control, &metadata), broker::check(self, &control, &kafka));
-                for (problems, of_role) in [coordinators, brokers] {
-                    notes.problems.extend(problems);
-                    notes.notes.extend(of_role);
+            match fleet.control().await {
+                Ok(control) => {
+                    let (metadata, kafka) = (self.keepers(&reachable), self.of(Role::Broker, &reachable));
+                    let (coordinators, brokers) = tokio::join!(self.metadata(&control, &metadata), broker::check(self, &control, &kafka));
+                    for (problems, of_role) in [coordinators, brokers] {
+                        notes.problems.extend(problems);
+                        notes.notes.extend(of_role);
+                    }
                 }
+                // What nobody was asked is not healthy. Why it cannot be reached may stand there already.
+                Err(e) if reachable.contains(&HostId::CONTROL) => notes.add(&self.name(HostId::CONTROL), format!("SSH: {e}")),
+                Err(_) => {}
             }
         }
         self.report(notes)
@@ -318,7 +325,8 @@ impl Checker<'_> {
     /// Problems of one role only: what a rolling restart waits for.
     pub async fn role(&self, role: Role) -> Vec<Problem> {
         let mut notes = Notes { problems: Vec::new(), notes: BTreeMap::new() };
-        let running: Vec<HostId> = self.existing(&mut notes).into_iter().filter(|i| i.role() == role).collect();
+        let all = self.existing(&mut notes);
+        let running = self.of(role, &all);
         let control_name = self.name(HostId::CONTROL);
         notes.problems.retain(|p| p.host == control_name || self.inventory.of(role).any(|h| self.name(h.id) == p.host));
         match self.fleet {
@@ -334,7 +342,14 @@ impl Checker<'_> {
                             problems.extend(broker::check(self, &control, &running).await.0);
                             (problems, BTreeMap::new())
                         }
-                        Role::Broker => broker::check(self, &control, &running).await,
+                        Role::Broker => {
+                            let keepers = self.keepers(&all);
+                            let (metadata, mut brokers) =
+                                tokio::join!(self.metadata(&control, &keepers), broker::check(self, &control, &running));
+                            // Without a majority of them no partition gets another leader, and brokers tell what was: all seems well.
+                            brokers.0.extend(metadata.0.into_iter().filter(|p| p.host == QUORUM));
+                            brokers
+                        }
                     };
                     notes.problems.extend(problems);
                 }

@@ -13,7 +13,7 @@ use kafka_protocol::{
 };
 use tokio::time::timeout;
 
-use super::{Checker, CoordinatorView, Problem, QUESTION_TIMEOUT, kafka::Client};
+use super::{Checker, CoordinatorView, Problem, QUESTION_TIMEOUT, QUORUM, kafka::Client};
 use crate::{
     inventory::{HostId, Inventory},
     ssh::Connection,
@@ -90,7 +90,7 @@ pub async fn check(checker: &Checker<'_>, control: &Connection, ids: &[HostId]) 
 fn judge(checker: &Checker<'_>, answers: Answers) -> (Vec<Problem>, BTreeMap<HostId, String>) {
     let (mut problems, mut notes) = (Vec::new(), BTreeMap::new());
     let voters = checker.inventory.voters();
-    let whole = if checker.inventory.is_combined() { "brokers" } else { "coordinators" };
+    let whole = if checker.inventory.is_combined() { "brokers" } else { QUORUM };
     let mut add = |host: &str, reason: String| problems.push(Problem::new(host, reason));
     let (mut leaders, mut answered) = (Vec::new(), 0);
     for (id, answer) in answers {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rusqlite::Connection;
@@ -32,6 +35,8 @@ pub struct Recorder {
     /// the command, as `up`, and its identifying parameters
     command: Option<(&'static str, BTreeMap<&'static str, String>)>,
     recording: OnceLock<Option<Recording>>,
+    /// nothing is left for another execution to go on with
+    done: AtomicBool,
 }
 
 impl Recorder {
@@ -43,7 +48,7 @@ impl Recorder {
     /// Records a command. Another execution with the same parameters continues one that has not succeeded. Values that may be
     /// secret belong in as digests.
     pub fn of(command: &'static str, parameters: BTreeMap<&'static str, String>) -> Self {
-        Self { command: Some((command, parameters)), recording: OnceLock::new() }
+        Self { command: Some((command, parameters)), ..Self::default() }
     }
 
     /// An execution begins; only the first call has an effect. Called with the cluster's lock, so that no other execution of its
@@ -88,10 +93,15 @@ impl Recorder {
         self.recording().is_some_and(|r| r.begun.continues.is_some())
     }
 
+    /// What the command is for is done, whatever it finds afterwards: the same command begins anew.
+    pub fn done(&self) {
+        self.done.store(true, Ordering::SeqCst);
+    }
+
     /// The command has ended.
     pub fn end(&self, error: Option<&Error>) {
         let Some(r) = self.recording() else { return };
-        if let Err(e) = r.writer.end(Ended::of(error)) {
+        if let Err(e) = r.writer.end(Ended::of(error).with_work_done(self.done.load(Ordering::SeqCst))) {
             r.reporter.warn(&e.message);
         }
     }

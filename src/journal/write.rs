@@ -134,18 +134,26 @@ pub struct Ended {
     exit_code: u8,
     error: Option<String>,
     hint: Option<String>,
+    /// nothing is left for another execution to go on with, although this one failed
+    done: bool,
 }
 
 impl Ended {
+    /// The same of one that has done what its command is for, where it has.
+    pub fn with_work_done(self, done: bool) -> Self {
+        Self { done: self.done || done, ..self }
+    }
+
     /// By the result of its command.
     pub fn of(error: Option<&Error>) -> Self {
         match error {
-            None => Self { status: Status::Completed, exit_code: 0, error: None, hint: None },
+            None => Self { status: Status::Completed, exit_code: 0, error: None, hint: None, done: true },
             Some(e) => Self {
                 status: if e.kind == Kind::Interrupted { Status::Interrupted } else { Status::Failed },
                 exit_code: e.kind.exit_code(),
                 error: Some(e.message.clone()).filter(|m| !m.is_empty()),
                 hint: e.hint.clone(),
+                done: false,
             },
         }
     }
@@ -166,8 +174,10 @@ pub fn end(t: &Transaction<'_>, execution: i64, ended: &Ended, now_ms: i64, left
             i64::try_from(left_out).unwrap_or(i64::MAX)
         ],
     )?;
-    if ended.status == Status::Completed {
+    if ended.status == Status::Completed || ended.done {
         t.execute("UPDATE instance SET finished = 1 WHERE id = (SELECT instance FROM execution WHERE id = ?1)", [execution])?;
+    }
+    if ended.status == Status::Completed {
         t.execute(
             "UPDATE instance SET finished = 1 WHERE cluster IN (SELECT i.cluster FROM instance i JOIN execution e ON e.instance = i.id
              WHERE e.id = ?1 AND (i.command IN ('down', 'rename') OR i.command = 'up' AND i.parameters = '{}'))",

@@ -53,6 +53,21 @@ fn what_has_not_succeeded_is_continued_by_the_same_command() {
 }
 
 #[test]
+fn what_has_done_its_work_and_failed_then_is_not_continued() {
+    let mut db = empty();
+    let dead = |_: &Process| false;
+    let first = begin(&mut db, &spec("restart", "{}", 1), dead).unwrap();
+    let t = db.transaction().unwrap();
+    let ended = Ended::of(Some(&Error::failed("the cluster is not healthy"))).with_work_done(true);
+    end(&t, first.execution, &ended, 99_000, 0).unwrap();
+    t.commit().unwrap();
+    let second = begin(&mut db, &spec("restart", "{}", 2), dead).unwrap();
+    assert_eq!((second.continues, second.instance_began_ms), (None, 2000));
+    let list = Journal::of(db).list(9, None).unwrap();
+    assert_eq!(list.iter().map(|e| e.status.name()).collect::<Vec<_>>(), ["running", "failed"]);
+}
+
+#[test]
 fn one_that_runs_is_not_continued_and_a_removal_leaves_nothing_to_continue() {
     let mut db = empty();
     begin(&mut db, &spec("up", "{}", 1), |_| true).unwrap();

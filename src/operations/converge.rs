@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     identity::ClusterId,
     inventory::Inventory,
-    observed::Observed,
+    observed::{Observed, ObservedHost},
     plan::{self, Plan, Reason, StageKind, Step},
     provider::{self, Check, Provider, Verdict},
     report::Reporter,
@@ -127,6 +127,12 @@ impl Converge<'_> {
         stop::check(self.interrupted)?;
         let resizes: Vec<Step> = plan.of(&StageKind::Resize).cloned().collect();
         if !resizes.is_empty() {
+            // Hosts that were made without a service would keep the gate closed: they get it first.
+            let is_bare = |h: &ObservedHost| h.data_volume.is_some() && h.data_is_new;
+            if makes_hosts(&plan) || observed.hosts.iter().any(is_bare) {
+                hosts.configure(&observed, phases).await?;
+                stop::check(self.interrupted)?;
+            }
             observed = phases.time(reporter, "resize", hosts.resize(&resizes)).await?;
         }
         if hosts.configure(&observed, phases).await? {

@@ -79,9 +79,10 @@ impl Gate for KeyGate {
             if !role.serves() {
                 return Ok(Order { then: hosts, ..Order::default() });
             }
-            let (_, last) = gate.serving(role).await?;
-            let (leaders, mut then): (Vec<HostId>, Vec<HostId>) = hosts.into_iter().partition(|id| last.contains(id));
-            then.extend(leaders);
+            let (serving, last) = gate.serving(role).await?;
+            // One that does not serve keeps the gate closed for all others, and not for itself.
+            let mut then = hosts;
+            then.sort_by_key(|id| (serving.contains(id), last.contains(id)));
             Ok(Order { then, ..Order::default() })
         })
     }

@@ -91,12 +91,14 @@ pub(super) fn warn_of_twins(cluster: &Cluster, observed: &Observed) {
 async fn up_now(cluster: &mut Cluster, expected: Option<&Plan>) -> Result<UpOutcome> {
     cluster.begin();
     warn(cluster);
+    let project_digest = expected.map(|_| cluster.project.digest()).transpose()?;
     let plays = parse::playbook(&cluster.project, engine::playbook(&cluster.inventory.engine))?;
     let mut phases = Phases::default();
     let (reporter, interrupted) = (cluster.reporter.clone(), cluster.interrupted.clone());
     let (provider, inventory) = (cluster.provider.clone(), cluster.inventory.clone());
     let converge = Converge { provider: &*provider, inventory: &inventory, reporter: &reporter, interrupted: &interrupted };
-    let mut hosts = Hosts { cluster, expected, plays, access: None, keys_added: 0, recap: Recap::default(), keeps_names: false };
+    let mut hosts =
+        Hosts { cluster, expected, project_digest, plays, access: None, keys_added: 0, recap: Recap::default(), keeps_names: false };
     let (plan, observed) = converge.run(&mut hosts, &mut phases).await?;
     let Hosts { cluster, access, keys_added, recap, keeps_names, .. } = hosts;
     let mut steps: Vec<Step> = plan.all().cloned().collect();
@@ -116,6 +118,8 @@ struct Hosts<'a> {
     cluster: &'a mut Cluster,
     /// what a plan file has
     expected: Option<&'a Plan>,
+    /// what the project was when it was compared with that
+    project_digest: Option<String>,
     plays: Vec<Play>,
     /// once they are connected
     access: Option<Access>,
@@ -133,6 +137,14 @@ impl Hosts<'_> {
     async fn configured(&mut self, observed: &Observed, phases: &mut Phases) -> Result<bool> {
         let (cluster, access) = (&*self.cluster, self.access()?);
         let reporter = &cluster.reporter;
+        if let Some(digest) = &self.project_digest
+            && cluster.project.digest()? != *digest
+        {
+            return Err(Error::failed(
+                "the project's playbooks, templates, files or variables changed after they were compared with the plan",
+            )
+            .hint("no service was configured; `septet plan --out FILE` makes a new plan"));
+        }
         look_before(cluster, observed, &access.fleet).await?;
         let names = other_names(cluster, observed, &access.fleet).await?;
         let log = self.expected.map(|_| ChangeLog::listen(reporter));

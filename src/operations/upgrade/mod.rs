@@ -321,7 +321,8 @@ impl Site<'_> {
                 add(id, turn)?;
             }
         }
-        if let Some(l) = self.levels().await?.filter(|l| l.finalized < l.supported) {
+        // Where a broker is down its upgrade may be what brings it back: what is left to finish is found out after it.
+        if let Some(l) = self.levels().await.ok().flatten().filter(|l| l.finalized < l.supported) {
             out.unfinished = Some((l.finalized, l.supported));
         }
         Ok(out)
