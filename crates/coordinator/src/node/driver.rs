@@ -238,7 +238,9 @@ impl Driver {
                 Command::SendEntries { to, term, prev, last, commit, round } => {
                     let message = move |entries| Message { term, body: Body::Append { prev, commit, round, entries } };
                     if last.index <= prev.index {
-                        self.send(to, message(Vec::new()));
+                        // While entries before it are still read, it would be refused, and they be sent again: it is a sign of life only.
+                        let prev = if self.outgoing.is_reading(to) { EntryId::default() } else { prev };
+                        self.send(to, Message { term, body: Body::Append { prev, commit, round, entries: Vec::new() } });
                     } else {
                         self.outgoing.send(to, prev.index + 1, last, message);
                     }

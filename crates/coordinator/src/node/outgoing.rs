@@ -49,6 +49,11 @@ impl Outgoing {
         Self { log, peers, inputs, ways: BTreeMap::new() }
     }
 
+    /// Whether entries for a server are asked for and not sent yet.
+    pub(super) fn is_reading(&self, to: u64) -> bool {
+        self.ways.get(&to).is_some_and(|way| way.waiting.load(Ordering::Acquire) > 0)
+    }
+
     /// Sends the entries from an index up to an entry. They are dropped where others have taken their place, or a snapshot.
     pub(super) fn send(&mut self, to: u64, from: u64, last: EntryId, make: impl FnOnce(Vec<Entry>) -> Message + Send + 'static) {
         let way = self.ways.entry(to).or_insert_with(|| {

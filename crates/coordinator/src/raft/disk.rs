@@ -2,6 +2,9 @@
 
 /// The longest that counts, in ticks. What took longer was a disk that stood still once, not one by which elections can go.
 const MOST: u64 = 50;
+/// The longest of which is remembered how long the last one took, in ticks. Elections go by that too, but a disk that stood still for a
+/// minute is not to keep servers from standing for minutes after it.
+const REMEMBERED: u64 = 300;
 /// Parts of a tick.
 pub(super) const WHOLE: u64 = 1024;
 /// Ticks in which what was measured comes to count half as much.
@@ -17,7 +20,7 @@ pub(super) struct Disk {
     /// the longest of late, and when that was
     slow: u64,
     at: u64,
-    /// the last one, however long
+    /// the last one
     last: u64,
 }
 
@@ -37,7 +40,7 @@ impl Disk {
     /// How long the last write took, or the one that is under way has taken so far.
     pub(super) fn latest(&self, now: u64) -> u64 {
         let under_way = self.since.map(|(_, at)| at).into_iter().chain(self.probed).map(|at| now - at);
-        under_way.fold(self.last, u64::max)
+        under_way.fold(self.last.min(REMEMBERED), u64::max)
     }
 
     /// A write or a probe took so long.

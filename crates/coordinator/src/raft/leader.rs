@@ -32,7 +32,8 @@ impl Raft {
         if self.transfer.is_some() {
             return Err(ProposeError::Transferring);
         }
-        let uncommitted = self.log.bytes(self.commit, self.log.last_index());
+        // What others have and this disk has not yet waits here, too.
+        let uncommitted = self.log.bytes(self.commit.min(self.log.durable()), self.log.last_index());
         if uncommitted > self.settings.max_uncommitted_bytes as u64 { Err(ProposeError::Busy) } else { Ok(()) }
     }
 
@@ -153,9 +154,15 @@ impl Raft {
         self.progress.get(&id).is_some_and(|p| self.now - p.heard <= 2 * self.settings.heartbeat_ticks)
     }
 
+    /// Whether a snapshot would find somebody there: to read it for one that is away costs as much.
+    fn takes_snapshots(&self, id: u64) -> bool {
+        self.answers(id) && self.progress.get(&id).is_some_and(|p| p.answered)
+    }
+
     fn send_sign_of_life(&mut self, id: u64) {
+        let is_there = self.takes_snapshots(id);
         let Some(p) = self.progress.get_mut(&id) else { return };
-        if p.flow != Flow::Snapshot && self.log.id(p.next - 1).is_none() {
+        if p.flow != Flow::Snapshot && self.log.id(p.next - 1).is_none() && is_there {
             // What was not answered is no longer in the log, so an answer could not say where to go on.
             p.switch(Flow::Snapshot);
             self.out.push(Command::SendSnapshot { to: id, term: self.hard.term });
@@ -178,7 +185,7 @@ impl Raft {
 
     /// Sends what may be sent; says whether anything was.
     fn send_entries(&mut self, id: u64) -> bool {
-        let mut sent = false;
+        let (mut sent, is_there) = (false, self.takes_snapshots(id));
         loop {
             let Some(p) = self.progress.get_mut(&id) else { return sent };
             let may = match p.flow {
@@ -190,8 +197,10 @@ impl Raft {
                 return sent;
             }
             let Some(prev) = self.log.id(p.next - 1) else {
-                p.switch(Flow::Snapshot);
-                self.out.push(Command::SendSnapshot { to: id, term: self.hard.term });
+                if is_there {
+                    p.switch(Flow::Snapshot);
+                    self.out.push(Command::SendSnapshot { to: id, term: self.hard.term });
+                }
                 return sent;
             };
             let upto = self.log.fitting(prev.index, self.settings.max_message_bytes);

@@ -17,6 +17,15 @@ use super::{HEAD_BYTES, head, replace_by};
 const BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes after which they are synced.
 const PIECE_BYTES: usize = 1024 * 1024;
+/// Room that is left for the log, in bytes, and as a part of the file system where that is less: a log that cannot be written ends the
+/// server, and a snapshot can be made later.
+const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+const RESERVE_PART: u64 = 20;
+
+/// Whether enough is left for the log, of a file system of so many bytes with so many free.
+fn leaves_room(free: u64, whole: u64) -> bool {
+    free >= RESERVE_BYTES.min(whole / RESERVE_PART)
+}
 
 /// A file that counts, sums and syncs what is written to it.
 struct Pieces {
@@ -37,6 +46,10 @@ impl Pieces {
         if self.unsynced >= PIECE_BYTES {
             self.unsynced = 0;
             self.file.sync_data()?;
+            let disk = rustix::fs::fstatvfs(&self.file)?;
+            if !leaves_room(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize) {
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "what is left of the disk is for the log"));
+            }
         }
         Ok(())
     }
@@ -92,6 +105,13 @@ mod tests {
             assert!(fs::read(&path).unwrap() == record(&(7u32, &value, "end")).unwrap(), "{length}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_log_keeps_some_room() {
+        const MIB: u64 = 1024 * 1024;
+        assert!(leaves_room(64 * MIB, 100_000 * MIB) && !leaves_room(63 * MIB, 100_000 * MIB));
+        assert!(leaves_room(2 * MIB, 40 * MIB) && !leaves_room(MIB, 40 * MIB));
     }
 
     /// One that cannot be encoded to its end, as on a disk that fills.
