@@ -7,16 +7,17 @@ use crate::{
 
 /// Bug, seed, invariant.
 const FOUND: &[(Bug, u64, &str)] = &[
+    (Bug::VoteForgotten, 1949, "votes"),
     (Bug::HardStateNotWritten, 0, "votes"),
     (Bug::ReportedBeforeSync, 0, "votes"),
     (Bug::TruncationSkipped, 0, "durability"),
     (Bug::AcknowledgedBeforeSync, 0, "durability"),
-    (Bug::AcknowledgedUnverified, 35, "durability"),
+    (Bug::AcknowledgedUnverified, 14, "durability"),
     (Bug::CommitIsLast, 0, "durability"),
-    (Bug::RestartCommitsLog, 10, "durability"),
+    (Bug::RestartCommitsLog, 1, "durability"),
     (Bug::StaleTermAccepted, 599, "progress"),
     (Bug::PreviousNotCompared, 0, "log matching"),
-    (Bug::LogsNotCompared, 7, "leader completeness"),
+    (Bug::LogsNotCompared, 1, "leader completeness"),
     (Bug::PreVoteTakenForVote, 21, "election safety"),
     (Bug::RefusalTakenForVote, 0, "election safety"),
     (Bug::ReadWithoutRound, 4, "reads"),
@@ -26,19 +27,19 @@ const FOUND: &[(Bug, u64, &str)] = &[
     (Bug::AcknowledgedOnAppend, 0, "state machine safety"),
     (Bug::AcknowledgedByIndex, 2, "state machine safety"),
     (Bug::BlankVotes, 543, "leader completeness"),
-    (Bug::PurgedBeforeSnapshot, 99, "progress"),
+    (Bug::PurgedBeforeSnapshot, 12, "progress"),
     (Bug::SnapshotStateLost, 0, "state machine safety"),
     (Bug::SnapshotMembershipLost, 3, "configuration"),
     (Bug::SnapshotNamedTooHigh, 0, "state machine safety"),
-    (Bug::InstallNotRepaired, 1932, "log matching"),
+    (Bug::InstallNotRepaired, 7757, "progress"),
     (Bug::AppliedTwice, 0, "state machine safety"),
 ];
 
 /// The same, where an operator changes the ensemble.
-const FOUND_WITH_EDITS: &[(Bug, u64, &str)] = &[(Bug::LeaderDecidesAlone, 13, "agreement"), (Bug::MembershipForgotten, 3, "configuration")];
+const FOUND_WITH_EDITS: &[(Bug, u64, &str)] = &[(Bug::LeaderDecidesAlone, 1, "agreement"), (Bug::MembershipForgotten, 1, "configuration")];
 
-/// No seed that was tried finds these (1,500 of the first, 500 and 100 of the others): other rules may catch what they let through.
-const CAUGHT_OTHERWISE: &[Bug] = &[Bug::VoteForgotten, Bug::EntriesOfAnotherLog, Bug::StaleSnapshotAccepted];
+/// No seed that was tried finds these (2,500 of each): other rules may catch what they let through.
+const CAUGHT_OTHERWISE: &[Bug] = &[Bug::EntriesOfAnotherLog, Bug::StaleSnapshotAccepted];
 
 #[test]
 fn planted_bugs_are_found() {
