@@ -13,6 +13,8 @@ const SPREAD: u64 = 12;
 /// Writes that an election has before another one is begun by who takes part in it. It takes three, one after the other: the candidate's,
 /// and two of a voter, which learns the term and votes.
 const ELECTION_WRITES: u64 = 8;
+/// Ticks between two looks at a disk for which an election is given time.
+const LOOK: u64 = 25;
 
 impl Raft {
     pub(super) fn hears_leader(&self) -> bool {
@@ -49,12 +51,24 @@ impl Raft {
         SPREAD * self.disk.parts(self.now).saturating_sub(QUICK * WHOLE) / WHOLE
     }
 
-    /// Whether this server is to stand. An election that it takes part in has the time that its own disk shows to be needed, without a
-    /// limit, and so has the question whether that disk can be written to: who begins anew sooner comes to no end, where disks are slow enough.
+    /// Whether this server is to stand, as far as time goes. The question whether its disk can be written to has the time that it takes.
     pub(super) fn is_due(&self) -> bool {
-        let over =
-            self.probing.is_none() && self.electing.is_none_or(|since| self.now >= since + ELECTION_WRITES * self.disk.latest(self.now));
-        over && self.now >= self.deadline + self.spread() * self.apart / WHOLE
+        self.probing.is_none() && self.now >= self.deadline + self.spread() * self.apart / WHOLE
+    }
+
+    /// Stands, unless an election in which this server takes part has not had the time yet that its disk shows to be needed: who begins
+    /// anew sooner comes to no end, where disks are slow enough. Whether the disk still is so slow is looked at meanwhile.
+    pub(super) fn stand(&mut self) {
+        let needed = ELECTION_WRITES * self.disk.latest(self.now);
+        if self.electing.is_none_or(|since| self.now >= since + needed) {
+            return self.pre_campaign();
+        }
+        self.deadline = self.now + LOOK;
+        self.apart = 0;
+        if self.disk.probed.is_none() {
+            self.disk.probed = Some(self.now);
+            self.out.push(Command::Probe);
+        }
     }
 
     /// A connection of another server ended. If it leads, its end is likely: this server asks for votes at once.

@@ -178,7 +178,7 @@ impl Raft {
         self.now += 1;
         match self.role {
             Role::Leader => self.tick_leader(),
-            _ if self.is_due() => self.pre_campaign(),
+            _ if self.is_due() => self.stand(),
             _ => {}
         }
     }
