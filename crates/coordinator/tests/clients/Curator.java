@@ -429,7 +429,8 @@ public class Curator {
         PersistentNode node = new PersistentNode(client, CreateMode.EPHEMERAL, false, "/alive", bytes("here"));
         node.start();
         node.waitForInitialCreate(30, TimeUnit.SECONDS);
-        long before = one.checkExists().forPath("/alive").getEphemeralOwner();
+        // Its server may learn of it a moment later.
+        long before = eventually(() -> one.checkExists().forPath("/alive")).getEphemeralOwner();
         kill(client);
         Stat after = eventually(() -> {
             Stat stat = one.checkExists().forPath("/alive");

