@@ -1,23 +1,18 @@
 //! Single steps of the Raft core that the simulation's invariants do not see: work that is done for nothing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use septet_coordinator::raft::{Body, Command, EntryId, HardState, LogView, Membership, Message, Raft, Role, Settings, Stored};
+#[path = "common/raft_settings.rs"]
+mod raft_settings;
+
+use septet_coordinator::raft::{Body, Command, EntryId, HardState, LogView, Membership, Message, Raft, Role, Stored};
+
+use raft_settings::settings;
 
 fn leader() -> Raft {
-    let settings = Settings {
-        me: 1,
-        election_ticks: 60,
-        lease_ticks: 40,
-        heartbeat_ticks: 5,
-        max_term: 1_000_000,
-        max_message_bytes: 1 << 20,
-        max_inflight_bytes: 8 << 20,
-        max_uncommitted_bytes: 64 << 20,
-    };
     let membership = Membership { voters: [1, 2, 3].into(), ..Membership::default() };
     // Everything up to here is in a snapshot only.
     let log = LogView::new(EntryId { term: 1, leader: 1, index: 100 }, Some(membership));
-    let mut raft = Raft::new(settings, Stored { hard: HardState { term: 1, voted_for: Some(1) }, log, applied: 100 }, true, 1);
+    let mut raft = Raft::new(settings(1), Stored { hard: HardState { term: 1, voted_for: Some(1) }, log, applied: 100 }, true, 1);
     while raft.status().role != Role::Leader {
         raft.tick();
         let mut answers = Vec::new();

@@ -1,26 +1,16 @@
 //! Servers whose disks take seconds for each write elect a leader in bounded time, and so do those whose disks stood still once.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/raft_settings.rs"]
+mod raft_settings;
+
 use std::collections::VecDeque;
 
-use septet_coordinator::raft::{
-    Body, Command, Entry, EntryId, HardState, LogView, Membership, Message, Payload, Raft, Role, Settings, Stored,
-};
+use septet_coordinator::raft::{Body, Command, Entry, EntryId, HardState, LogView, Membership, Message, Payload, Raft, Role, Stored};
+
+use raft_settings::settings;
 
 const SERVERS: [u64; 3] = [1, 2, 3];
-
-fn settings(me: u64) -> Settings {
-    Settings {
-        me,
-        election_ticks: 60,
-        lease_ticks: 40,
-        heartbeat_ticks: 5,
-        max_term: 1_000_000,
-        max_message_bytes: 1 << 20,
-        max_inflight_bytes: 8 << 20,
-        max_uncommitted_bytes: 64 << 20,
-    }
-}
 
 /// Ticks until there is a leader, where a write takes so many.
 fn elected(seed: u64, write_ticks: u64) -> Option<u64> {
